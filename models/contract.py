@@ -1,0 +1,112 @@
+"""What every contestant promises, whatever its architecture (shape letters: docs/shapes.md).
+
+The training loop and the probes see a model only through this contract, and one test module
+(`tests/models/test_contract.py`) checks every law below for every model in `conf/model/`.
+
+Laws
+----
+* causal: changing token t leaves the logits before t unchanged; batch rows are independent;
+* any split of T gives the same logits, down to single tokens;
+* `forward(x, init_state(B))` equals `forward(x)`;
+* `loss` equals `forward` followed by cross entropy, yet never holds `[B, T, V]` logits;
+* `flops` agrees with a measured count, and its second difference in length is 0 for a recurrent
+  model and a positive constant for full attention;
+* `config` rebuilds the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+# A tree of named tensors: nested dicts whose leaves are tensors. Nothing else, so that any state
+# can be detached, moved, saved and counted without knowing the model it came from.
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters that share a learning-rate multiplier and a weight-decay switch."""
+
+    names: tuple[str, ...]
+    lr_scale: float = 1.0
+    decay: bool = False
+
+
+@runtime_checkable
+class Contestant(Protocol):
+    """The members the bench uses. `models.trunk.Trunk` provides most of them."""
+
+    config: Any
+    """Frozen dataclass; `type(model)(config)` builds an equal model."""
+
+    def __call__(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+        """See `forward`."""
+        ...
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+        """Parallel pass over `tokens[B, T]`, continuing from `state`.
+
+        Returns logits `[B, T, V]` and the state after the last token. `None` in means `None` out:
+        training pays for no cache. A state passed in is consumed (caches may be written in
+        place): `clone_state` it first to continue from one point twice.
+        """
+        ...
+
+    def loss(
+        self, tokens: Tensor, targets: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State | None]:
+        """Mean cross entropy of `targets[B, T]`, nats per token, fp32 scalar; and the state."""
+        ...
+
+    def init_state(self, batch: int, capacity: int | None = None) -> State:
+        """The state before the first token. `capacity` is a hint in tokens for growing caches."""
+        ...
+
+    def flops(self, batch: int, length: int, past: int = 0, dense: bool = False) -> int:
+        """Forward operations of the reference algorithm for `length` tokens after `past` tokens.
+
+        A total, not per token; two per multiply-add. Causal work is counted exactly; `dense`
+        counts every query against every key instead (the convention of most published MFU).
+        """
+        ...
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Every parameter name exactly once, with its learning-rate scale and decay."""
+        ...
+
+    def backends(self) -> dict[str, str]:
+        """Kernels in use by operator, e.g. `{"wkv": "reference"}` or `{"attention": "flash"}`."""
+        ...
+
+
+def named_tensors(state: State, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield every leaf of a state tree as `(dotted name, tensor)`, in insertion order."""
+    for name, value in state.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Tensor):
+            yield path, value
+        else:
+            yield from named_tensors(value, f"{path}.")
+
+
+def map_state(state: State, change: Any) -> State:
+    """A new tree of the same shape with `change(tensor)` at every leaf."""
+    return {
+        name: change(value) if isinstance(value, Tensor) else map_state(value, change)
+        for name, value in state.items()
+    }
+
+
+def clone_state(state: State) -> State:
+    """An independent copy, to continue from one point more than once."""
+    return map_state(state, torch.clone)
+
+
+def detach_state(state: State) -> State:
+    """The same values cut out of the autograd graph (truncated back-propagation, generation)."""
+    return map_state(state, torch.Tensor.detach)

@@ -1,0 +1,50 @@
+"""From a plain description to a model: the only place that turns a class path into a class."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, fields
+from typing import Any
+
+from models.contract import Contestant
+from models.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything needed to rebuild a model, as plain data (pickles and serialises to JSON)."""
+
+    name: str
+    """Contestant name, the stem of its YAML in `conf/model/`."""
+    size: str
+    """Preset it was built from, for people."""
+    target: str
+    """Class path inside `models`, e.g. `models.rwkv4.RWKV4`."""
+    config: dict[str, Any]
+    """Fields of the class's config dataclass."""
+
+
+def model_class(target: str) -> Any:
+    """The class at `target`; refuses anything outside the `models` package.
+
+    Raises `UserError` if the path does not name a contestant.
+    """
+    module_name, _, class_name = target.rpartition(".")
+    if module_name.split(".")[0] != "models":
+        raise UserError(f"model.target={target!r}: only classes inside models/ can be built")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"model.target={target!r}: no such class ({error})") from None
+    if not hasattr(cls, "Config"):
+        raise UserError(f"model.target={target!r}: not a contestant (it has no Config)")
+    return cls
+
+
+def build(spec: ModelSpec) -> Contestant:
+    """A freshly initialised model. Raises `UserError` on unknown or missing config fields."""
+    cls = model_class(spec.target)
+    known = {field.name for field in fields(cls.Config)}
+    if unknown := sorted(set(spec.config) - known):
+        raise UserError(f"{spec.target} has no config field {', '.join(unknown)}")
+    return cls(cls.Config(**spec.config))
