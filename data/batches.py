@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +155,10 @@ def train_loader(
     conf: DataConf,
     seed: int,
     start_step: int,
-    steps: int,
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader:
-    """The batches of steps `start_step .. start_step + steps - 1`, in order: `[B / world, T + 1]`.
+    """The batches of steps `start_step`, `start_step + 1`, ..., without end: `[B / world, T + 1]`.
 
     A step here is one forward and backward pass: with gradient accumulation, several make an
     optimizer step. The sampler already knows the rank, so Lightning must not replace it
@@ -166,7 +166,7 @@ def train_loader(
     """
     return DataLoader(
         Batches(corpus, conf, seed, rank, world),
-        sampler=range(start_step, start_step + steps),
+        sampler=count(start_step),
         batch_size=None,
         num_workers=conf.workers,
         pin_memory=torch.cuda.is_available(),

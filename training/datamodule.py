@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 
 import lightning
 from data.batches import train_loader, validation_windows
@@ -32,7 +31,7 @@ class Tokens(lightning.LightningDataModule):
             self._corpus,
             self._conf,
             self._seed,
-            steps=count(start),
+            start,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
         )
