@@ -179,7 +179,7 @@ def _job_problems(config_name: str, base: DictConfig, keys: list[Override]) -> l
 
 def _has(config: Any, name: str) -> bool:
     for part in name.split("."):
-        if not OmegaConf.is_dict(config) or part not in config:
+        if not OmegaConf.is_dict(config) or part not in list(config):
             return False
         config = config._get_node(part)
     return True
@@ -187,9 +187,9 @@ def _has(config: Any, name: str) -> bool:
 
 def _names(config: DictConfig, prefix: str = "") -> Iterator[str]:
     """Dotted names of every leaf a user may set."""
-    for part in config:
+    for part in map(str, config):
         node = config._get_node(part)
-        if OmegaConf.is_dict(node) and not node._is_none() and not node._is_missing():
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
             if part != "sizes":
                 yield from _names(node, f"{prefix}{part}.")
         else:
@@ -205,7 +205,7 @@ def _model_problems(model: DictConfig) -> Iterator[str]:
     except UserError as error:
         yield str(error)
         return
-    for name in model:
+    for name in map(str, model):
         if name in NOT_FIELDS or model[name] is None:
             continue
         if name not in {item.name for item in fields(config_class)}:

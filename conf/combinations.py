@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from data.corpora import CORPORA
 from models.errors import UserError
 from models.registry import build
 from training.folder import check_name
+
+Checker = Callable[[Any], Iterator[str]]
 
 
 def combination_problems(config_name: str, config: Any) -> list[str]:
@@ -43,9 +44,6 @@ def _train(config: TrainConf) -> Iterator[str]:
         yield "data=text needs data.paths, e.g. data.paths='[book.txt]'"
     if data.corpus == "stdlib" and data.paths:
         yield f"data.paths={data.paths} is not read by data=stdlib; did you mean data=text?"
-    for pattern in data.paths:
-        if not glob.glob(str(Path(pattern).expanduser()), recursive=True):
-            yield f"data.paths: no file matches {pattern!r}"
     if data.tokenizer not in ("bpe", "bytes", "chars") and not Path(data.tokenizer).is_file():
         yield f"data.tokenizer={data.tokenizer!r}: not bpe, bytes or chars, and no such file"
     if config.resume not in ("auto", "never") and not Path(config.resume).is_file():
@@ -105,4 +103,9 @@ def _device(accelerator: str) -> Iterator[str]:
         yield "accelerator='gpu': PyTorch sees no GPU here (scripts/doctor.py says more)"
 
 
-CHECKS = {"train": _train, "probe": _probe, "report": _report, "generate": _generate}
+CHECKS: dict[str, Checker] = {
+    "train": _train,
+    "probe": _probe,
+    "report": _report,
+    "generate": _generate,
+}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import lightning
-from data.batches import train_loader, validation_windows
-from data.store import Corpus
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from conf.schema import DataConf
+from data.batches import train_loader, validation_windows
+from data.store import Corpus
 
 
 class Tokens(lightning.LightningDataModule):
