@@ -75,7 +75,7 @@ class TimeMix(nn.Module):
         w = -torch.exp(self.time_decay.float())
         u = self.time_first.float()
         y, wkv = wkv4(w, u, k, v, None if state is None else state["wkv"], self.backend)
-        after = None if state is None else {"shift": x[:, -1], "wkv": wkv}
+        after = None if state is None else {"shift": x[:, -1].clone(), "wkv": wkv}
         return self.output(torch.sigmoid(r) * y), after
 
     def init_state(self, batch: int) -> State:
@@ -109,7 +109,7 @@ class ChannelMix(nn.Module):
         before = token_shift(x, None if state is None else state["shift"])
         k = self.key(torch.lerp(before, x, self.time_mix_k.to(x.dtype)))
         r = self.receptance(torch.lerp(before, x, self.time_mix_r.to(x.dtype)))
-        after = None if state is None else {"shift": x[:, -1]}
+        after = None if state is None else {"shift": x[:, -1].clone()}
         return torch.sigmoid(r) * self.value(torch.relu(k).square()), after
 
     def init_state(self, batch: int) -> State:

@@ -72,8 +72,8 @@ def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any]
         loggers: list[Logger] = [metrics]
         if tracker is not None:
             loggers.append(WandbLogger(experiment=tracker))
-        trainer = build_trainer(conf, loggers, callbacks)
         with quiet():
+            trainer = build_trainer(conf, loggers, callbacks)
             trainer.fit(module, datamodule, ckpt_path=start, weights_only=True)
         summary = summarise(conf, spec, corpus, trainer, module, monitor)
         if tracker is not None:
@@ -170,7 +170,8 @@ class quiet(warnings.catch_warnings):
 
     def __enter__(self) -> None:
         super().__enter__()
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         for pattern in (
             ".*does not have many workers.*",
             ".*isinstance.treespec.*",
