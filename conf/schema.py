@@ -20,7 +20,7 @@ class DataConf:
     corpus: str = MISSING  # stdlib | text
     paths: list[str] = field(default_factory=list)  # text: files or globs
     tokenizer: str = "bpe"  # bpe | bytes | chars | path of a tokenizer.json
-    vocab_size: int = 4096  # entries of a bpe trained on the corpus
+    vocab_size: int = 3072  # entries of a bpe trained on the corpus
     length: int = 512  # context length, tokens
     batch_size: int = 4  # sequences per optimizer step and accumulation part, all processes
     val_fraction: float = 0.02  # of the corpus bytes, whole files where there are several
@@ -108,7 +108,7 @@ class ProbeConf:
     runs_dir: str = "runs"
     seed: int = 0
     model: Any = MISSING
-    vocab_size: int = 4096
+    vocab_size: int = 3072
     lengths: list[int] = field(default_factory=lambda: [256, 512, 1024, 2048, 4096, 8192])
     probes: list[str] = field(default_factory=lambda: ["train", "prefill", "decode"])
     sweeps: list[str] = field(default_factory=lambda: ["fixed_tokens", "batch_1"])
