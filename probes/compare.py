@@ -27,6 +27,7 @@ class Measure:
     field: str  # seconds | peak_bytes | state_bytes
     title: str
     noun: str  # as it stands in a sentence
+    wins: str  # what the cheaper one does, as in "RWKV-4 trains faster"
     per: str  # sequence | token: what one value is the cost of
 
     @property
@@ -36,23 +37,22 @@ class Measure:
 
 # fmt: off
 MEASURES = (
-    Measure("train", "train", "batch_1", "seconds",
-            "Training time per sequence", "training time per sequence", "sequence"),
+    Measure("train", "train", "batch_1", "seconds", "Training time per sequence",
+            "training time per sequence", "trains faster", "sequence"),
     Measure("train_fixed_tokens", "train", "fixed_tokens", "seconds",
-            "Training time per token, full batches",
-            "training time per token in batches of equal token count", "token"),
-    Measure("prefill", "prefill", "batch_1", "seconds",
-            "Time to read a prompt (prefill)", "time to read a prompt", "sequence"),
+            "Training time per token, full batches", "training time per token in full batches",
+            "trains faster in full batches", "token"),
+    Measure("prefill", "prefill", "batch_1", "seconds", "Time to read a prompt (prefill)",
+            "time to read a prompt", "reads a prompt faster", "sequence"),
     Measure("prefill_fixed_tokens", "prefill", "fixed_tokens", "seconds",
-            "Prefill time per token, full batches",
-            "prefill time per token in batches of equal token count", "token"),
-    Measure("decode", "decode", "batch_1", "seconds",
-            "Time per generated token (decode)", "time per generated token", "token"),
-    Measure("memory", "train", "batch_1", "peak_bytes",
-            "Peak memory of a training step", "peak training memory", "sequence"),
-    Measure("state", "decode", "batch_1", "state_bytes",
-            "Memory carried from token to token (state)", "memory carried from token to token",
-            "sequence"),
+            "Prefill time per token, full batches", "prefill time per token in full batches",
+            "reads prompts faster in full batches", "token"),
+    Measure("decode", "decode", "batch_1", "seconds", "Time per generated token (decode)",
+            "time per generated token", "generates text faster", "token"),
+    Measure("memory", "train", "batch_1", "peak_bytes", "Peak memory of a training step",
+            "peak training memory", "trains in less memory", "sequence"),
+    Measure("state", "decode", "batch_1", "state_bytes", "Memory of the context (state)",
+            "memory to remember the context", "remembers the context in less memory", "sequence"),
 )
 # fmt: on
 
@@ -247,8 +247,8 @@ def slope(one: Curve, measure: Measure, window: tuple[int, int]) -> Slope | None
     fitted = statistics.loglog_slope(inside)
     quadratic = statistics.polynomial_fit(inside)
     linear = fitted.low <= 1 <= fitted.high and quadratic.c_low <= 0 <= quadratic.c_high
-    ends = (None, None) if isnan(fitted.low) else (fitted.low, fitted.high)
-    return Slope(fitted.value, *ends, (min(inside), max(inside)), linear)
+    low, high = (None if isnan(end) else end for end in (fitted.low, fitted.high))
+    return Slope(fitted.value, low, high, (min(inside), max(inside)), linear)
 
 
 def _per_batch_token(measure: Measure) -> bool:

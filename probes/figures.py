@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from probes import compare, words
 from probes.collect import Arm, Material
@@ -61,34 +61,37 @@ def _panels(
     material: Material, found: Sequence[Finding], measures: Sequence[Measure], overview: bool
 ) -> Figure:
     figure = Figure(figsize=(5.4 * len(measures), 4.3), layout="constrained", facecolor="white")
-    colours = palette(material.arms)
     grid = figure.subplots(1, len(measures), squeeze=False)
     for axes, measure in zip(grid[0], measures, strict=True):
-        _panel(axes, material, measure, colours)
         own = [one for one in found if one.measure == measure and one.kind == "crosses"]
+        _panel(axes, material, measure, with_state=overview and measure.key == "memory")
         for one in own if len(material.pairs) == 1 else []:
             _mark_crossing(axes, one)
-        if overview and measure.key == "memory" and compare.curves(material, _BY_KEY["state"]):
-            _add_state(axes, material, colours)
     row = material.rows[0]
     where = f"{row.device.get('name')}, {row.device.get('threads')} threads, {row.precision}"
     figure.supxlabel(f"{where}, commit {row.commit[:12]}", fontsize=7.5, color=MUTED)
     return figure
 
 
-def _panel(axes: Axes, material: Material, measure: Measure, colours: dict[str, str]) -> None:
+def _panel(axes: Axes, material: Material, measure: Measure, with_state: bool) -> None:
+    """One measure; `with_state` adds the bytes carried between tokens as dashed curves."""
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    axes.set_yscale("log", base=2 if measure.unit == "B" else 10)
+    colours = palette(material.arms)
+    drawn = [(one, "-", "") for one in compare.curves(material, measure)]
+    if with_state:
+        drawn += [(one, "--", " state") for one in compare.curves(material, _BY_KEY["state"])]
     ends = []
-    for one in compare.curves(material, measure):
-        colour = colours[one.arm.label]
-        _draw_curve(axes, one, colour, "-")
+    for one, dashes, suffix in drawn:
         if one.measured:
+            _draw_curve(axes, one, colours[one.arm.label], dashes)
             last = max(one.measured.values(), key=lambda point: point.length)
-            ends.append((last.length, last.median, words.name(one.arm), colour))
-    _dress(axes, measure)
-    for one in compare.curves(material, measure):
-        _draw_failures(axes, one, colours[one.arm.label])
+            text = words.name(one.arm) + suffix
+            ends.append((last.length, last.median, text, colours[one.arm.label]))
+    title = "Peak training memory, and state (dashed)" if with_state else measure.title
+    _dress(axes, measure, title)
+    for place, one in enumerate(compare.curves(material, measure)):
+        _draw_failures(axes, one, colours[one.arm.label], place)
     _label_ends(axes, ends)
 
 
@@ -100,53 +103,56 @@ def _draw_curve(axes: Axes, one: Curve, colour: str, dashes: str) -> None:
         low, high = zip(*(point.quartiles for point in points), strict=True)
         axes.fill_between(lengths, low, high, color=colour, alpha=0.18, linewidth=0)
     medians = [point.median for point in points]
-    axes.plot(
-        lengths, medians, dashes, marker=marker, markersize=4.5, color=colour, linewidth=1.8
-    )
+    axes.plot(lengths, medians, dashes, marker=marker, markersize=4.5, color=colour, linewidth=1.8)
 
 
-def _draw_failures(axes: Axes, one: Curve, colour: str) -> None:
-    """A cross at the top of the panel with the reason: a failed point is data."""
+def _draw_failures(axes: Axes, one: Curve, colour: str, place: int) -> None:
+    """A cross above the panel with the reason beside it: a failed point is data."""
+    top = axes.get_xaxis_transform()
+    height = 1.02 - 0.05 * place
     for point in one.failed:
         axes.plot(
-            point.length, 0.97, "x", color=colour, markersize=7, markeredgewidth=2,
-            transform=axes.get_xaxis_transform(), clip_on=False,
+            point.length, height, "x", color=colour, markersize=6, markeredgewidth=2,
+            transform=top, clip_on=False,
         )  # fmt: skip
         axes.annotate(
-            point.status, (point.length, 0.97), xycoords=axes.get_xaxis_transform(),
-            xytext=(0, -13), textcoords="offset points", ha="center", fontsize=8, color=colour,
+            point.status, (point.length, height), xycoords=top, xytext=(-6, 0),
+            textcoords="offset points", ha="right", va="center", fontsize=8.5, color=colour,
         )  # fmt: skip
 
 
-def _dress(axes: Axes, measure: Measure) -> None:
-    unit = "bytes" if measure.unit == "B" else "time"
-    axes.set_title(measure.title, loc="left", fontsize=11, fontweight="bold", color=INK)
+def _dress(axes: Axes, measure: Measure, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=12)
     axes.set_xlabel("context length, tokens", fontsize=9, color=MUTED)
-    kind = "bytes per sequence" if unit == "bytes" else f"time per {measure.per}"
-    axes.set_ylabel(kind, fontsize=9, color=MUTED)
+    kind = "bytes" if measure.unit == "B" else "time"
+    axes.set_ylabel(f"{kind} per {measure.per}", fontsize=9, color=MUTED)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
     axes.grid(True, color=GRID, linewidth=0.8)
     axes.tick_params(colors=MUTED, labelsize=8.5, length=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.tokens(round(value))))
-    axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: words.quantity(value, measure.unit))
+        FuncFormatter(lambda value, _: words.round_quantity(value, measure.unit))
     )
-    axes.yaxis.set_minor_locator(NullLocator())
+    if measure.unit == "s":
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=12))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
     axes.margins(x=0.06, y=0.12)
 
 
 def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
     """Names beside the last points, pushed apart where they would touch."""
-    axes.figure.canvas.draw()
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()  # settles the layout, and with it the pixels of a value
     place = None
     for x, y, text, colour in sorted(ends, key=lambda end: end[1]):
         wanted = axes.transData.transform((x, y))[1]
-        actual = wanted if place is None else max(wanted, place + 17 * axes.figure.dpi / 100)
+        actual = wanted if place is None else max(wanted, place + 13 * figure.dpi / 72)
         place = actual
         axes.annotate(
-            text, (x, y), xytext=(8, (actual - wanted) * 72 / axes.figure.dpi),
+            text, (x, y), xytext=(8, (actual - wanted) * 72 / figure.dpi),
             textcoords="offset points", va="center", fontsize=9, fontweight="bold", color=colour,
             annotation_clip=False,
         )  # fmt: skip
@@ -158,20 +164,7 @@ def _mark_crossing(axes: Axes, finding: Finding) -> None:
         axes.axvspan(crossing.low, crossing.high, color=INK, alpha=0.08, linewidth=0)
     axes.axvline(crossing.length, color=INK, linewidth=1, linestyle=(0, (3, 2)))
     axes.annotate(
-        f"crossover\n{words.tokens(crossing.length)}", (crossing.length, 0.02),
-        xycoords=axes.get_xaxis_transform(), xytext=(5, 0), textcoords="offset points",
+        f"crossover\n{words.tokens(crossing.length)} tokens", (crossing.length, 0.02),
+        xycoords=axes.get_xaxis_transform(), xytext=(6, 0), textcoords="offset points",
         fontsize=8.5, color=INK, va="bottom",
     )  # fmt: skip
-
-
-def _add_state(axes: Axes, material: Material, colours: dict[str, str]) -> None:
-    """Bytes carried between tokens, dashed, in the memory panel of the overview."""
-    ends = []
-    for one in compare.curves(material, _BY_KEY["state"]):
-        _draw_curve(axes, one, colours[one.arm.label], "--")
-        if one.measured:
-            last = max(one.measured.values(), key=lambda point: point.length)
-            ends.append((last.length, last.median, "state", colours[one.arm.label]))
-    _label_ends(axes, ends)
-    axes.set_title("Peak training memory, and state (dashed)", loc="left", fontsize=11,
-                   fontweight="bold", color=INK)  # fmt: skip

@@ -34,7 +34,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from probes import compare, figures, html, words
+from probes import compare, figures, html, story, words
 from probes.collect import Arm, Material, collect
 from probes.compare import Finding, Slope
 from probes.rows import Row
@@ -231,7 +231,7 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 def print_table(report: Report, console: Console) -> None:
     """Costs per length for every pair, then crossovers and slopes."""
-    console.print(words.headline(report.material, report.findings), style="bold")
+    console.print(story.headline(report.material, report.findings), style="bold")
     for recurrent, attention in report.material.pairs:
         console.print(_pair_table(report, recurrent, attention))
     crossovers = Table(title="Crossovers", title_justify="left")
@@ -243,10 +243,10 @@ def print_table(report: Report, console: Console) -> None:
     slopes = Table(title="Slopes: cost grows as T^p", title_justify="left")
     for heading in ("contestant", "measure", "p", "95 % interval", "window", "linear"):
         slopes.add_column(heading)
-    for (label, key), one in report.slopes.items():
-        window = f"{one.window[0]:,} to {one.window[1]:,}"
-        bounds = words.bounds(one)
-        slopes.add_row(label, key, f"{one.value:.2f}", bounds, window, "yes" if one.linear else "no")
+    for (label, key), fitted in report.slopes.items():
+        window = f"{fitted.window[0]:,} to {fitted.window[1]:,}"
+        linear = "yes" if fitted.linear else "no"
+        slopes.add_row(label, key, f"{fitted.value:.2f}", words.bounds(fitted), window, linear)
     console.print(slopes)
     console.print(f"{report.out / 'index.html'}")
 

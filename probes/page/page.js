@@ -54,8 +54,9 @@ function logTicks(low, high, unit, count) {
   }
   const decades = powers(low, high, 10, 1);
   if (decades.length > 3) return decades;
-  const all = powers(low / 10, high, 10, 1).flatMap((p) => [p, 2 * p, 5 * p]);
-  return all.filter((tick) => tick >= low && tick <= high);
+  const within = (digits) => powers(low / 10, high, 10, 1).flatMap((p) => digits.map((d) => d * p)).filter((tick) => tick >= low && tick <= high);
+  const few = within([1, 2, 5]);
+  return few.length > 2 ? few : within([1, 1.5, 2, 3, 4, 5, 6, 8]);
 }
 function scale(low, high, from, to, log) {
   const f = log ? Math.log : (x) => x;
@@ -77,9 +78,9 @@ function layout(chart, width) {
   const series = shown(chart), log = view.scale === "log";
   const lengths = [...new Set(chart.series.flatMap((one) => one.points.map((p) => p.length)))].sort((a, b) => a - b);
   const values = series.flatMap((one) => good(one).flatMap((p) => [p.low, p.high, p.median]));
-  const height = Math.round(Math.max(270, Math.min(430, width * 0.56)));
+  const height = Math.round(Math.max(290, Math.min(440, width * 0.56)));
   const longest = Math.max(4, ...series.map((one) => ARMS.get(one.arm).name.length));
-  const box = { left: 62, right: width - 16 - Math.min(150, longest * 7.6), top: 34, bottom: height - 46 };
+  const box = { left: 62, right: width - 16 - Math.min(150, longest * 7.6), top: 52, bottom: height - 46 };
   const peak = Math.max(...values), least = Math.min(...values);
   const room = Math.max(peak / least, 1.6) ** 0.08;
   const [lo, hi] = log ? [least / room, peak * room] : [0, peak * 1.06];
@@ -88,7 +89,7 @@ function layout(chart, width) {
   const size = chart.unit === "s" ? unitOf(peak, "s")[1] : unitOf(peak, "B")[1];
   const yTicks = log ? logTicks(lo, hi, chart.unit, 6) : linearTicks(hi / size, 5).map((tick) => tick * size);
   const xTicks = thin(log ? lengths : linearTicks(lengths[lengths.length - 1], 5), x, 46);
-  return { series, lengths, width, height, box, x, y, xTicks, yTicks: thin(yTicks, y, 20), empty: !values.length };
+  return { series, lengths, width, height, box, x, y, xTicks, yTicks: thin(yTicks, y, 24), empty: !values.length };
 }
 
 function axes(chart, at) {
@@ -142,12 +143,16 @@ function names(at) {
 function crossings(chart, at) {
   const visible = chart.crossings.filter((one) => one.arms.every((arm) => !view.hidden.has(arm)));
   const { x, box } = at;
-  return visible.map((one) => {
+  let taken = -Infinity;
+  return [...visible].sort((one, other) => one.length - other.length).map((one) => {
     const low = one.low ?? (one.high && at.lengths[0]), high = one.high ?? (one.low && at.lengths.at(-1));
-    const px = x(one.length), left = px > (box.left + box.right) / 2;
+    const px = x(one.length), text = `crosses at ${significant(one.length)}`, half = text.length * 3.5;
+    const middle = Math.max(box.left + half, Math.min(at.width - half, px));
     const band = low && high ? `<rect class="interval" x="${x(low)}" width="${Math.max(1, x(high) - x(low))}" y="${box.top}" height="${box.bottom - box.top}"/>` : "";
-    const label = visible.length > 2 ? "" : `<text class="where" x="${left ? px - 8 : px + 8}" y="${box.bottom - 10}" text-anchor="${left ? "end" : "start"}">crosses at ${significant(one.length)}</text>`;
-    return `${band}<line class="crossing" x1="${px}" x2="${px}" y1="${box.top}" y2="${box.bottom}"/>${label}`;
+    const fits = middle - half > taken;
+    if (fits) taken = middle + half;
+    return `${band}<line class="crossing" x1="${px}" x2="${px}" y1="${box.top - 16}" y2="${box.bottom}"/>` +
+      (fits ? `<text class="where" x="${middle}" y="${box.top - 21}" text-anchor="middle">${text}</text>` : "");
   }).join("");
 }
 
