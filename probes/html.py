@@ -41,7 +41,7 @@ def page(report: Report) -> str:
     parts = {
         "title": "Crossover report: " + ", ".join(map(words.name, report.material.arms)),
         "headline": tables.prose(story.headline(report.material, report.findings)),
-        "meta": tables.prose(" · ".join(fact for fact in facts if fact)),
+        "meta": " · ".join(f'<span class="nowrap">{escape(fact)}</span>' for fact in facts if fact),
         "story": _story(report),
         "ranges": _ranges(report),
         "chips": "".join(_chip(report, arm) for arm in report.material.arms),

@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 
 def prose(text: str) -> str:
-    """Escaped text whose numbers stay on one line with their units."""
-    return re.sub(
-        r"(\d) (?=(?:%|[µm]?s|min|[KMG]?i?B|tokens|times)\b|%)", "\\1\u00a0", escape(text)
-    )
+    """Escaped text whose numbers stay on one line with their units, and names in one piece."""
+    kept = re.sub(r"(\d) (?=%|(?:[µm]?s|min|[KMG]?i?B|tokens|times)\b)", "\\1\u00a0", escape(text))
+    return re.sub(r"\bRWKV-\d", r'<span class="nowrap">\g<0></span>', kept)
 
 
 def table(caption: str, headings: Sequence[str], rows: Iterable[str]) -> str:
@@ -104,15 +103,15 @@ def crossovers(report: Report) -> str:
         note = words.reason(one) if one.kind == "missing" else f"{mine}: {one.note}"
         cells = [
             length,
-            shown.removeprefix("95 % interval "),
-            words.span(one) if one.lengths else "",
+            shown.removeprefix("95 % interval ").replace(" to ", "\u00a0to\u00a0"),
+            f"{one.lengths[0]:,}\u00a0to\u00a0{one.lengths[-1]:,}" if one.lengths else "",
             one.measure.sweep.replace("_", " "),
             *([f"{mine} / {other}"] if several else []),
             note,
         ]
         rows.append(row(escape(one.measure.title), cells, 1))
     caption = "From this context length on, the RWKV stays cheaper, up to the longest one compared."
-    headings = ["measure", "#crossover, tokens", "95 % interval", "compared over", "sweep",
+    headings = ["measure", "#crossover, tokens", "95 % interval", "compared over, tokens", "sweep",
                 *(["pair"] if several else []), "note"]  # fmt: skip
     return table(caption, headings, rows)
 

@@ -22,13 +22,9 @@ def significant(value: float, digits: int = 3) -> str:
     """`value` with so many significant digits, thousands separated, never in exponent form."""
     if value == 0:
         return "0"
-    magnitude = len(f"{abs(value):.0f}") if abs(value) >= 1 else 1 - _leading_zeros(abs(value))
-    rounded = round(value, digits - magnitude)
-    return f"{rounded:,.{max(0, digits - magnitude)}f}"
-
-
-def _leading_zeros(value: float) -> int:
-    return -int(f"{value:e}".split("e")[1])
+    rounded = f"{value:.{digits - 1}e}"
+    decimals = digits - 1 - int(rounded.split("e")[1])
+    return f"{float(rounded):,.{max(0, decimals)}f}"
 
 
 def tokens(length: float) -> str:
@@ -123,7 +119,7 @@ def verdict(finding: Finding) -> str:
         places = listing([tokens(one.length) for one in finding.crossings])
         return (
             f"The curves of {noun} of {mine} and {other} cross {len(finding.crossings)} times "
-            f"between {span(finding)} (near {places}): there is no single crossover."
+            f"from {span(finding)} (near {places}): there is no single crossover."
         )
     crossing = finding.crossings[0]
     place = f"about {tokens(crossing.length)} tokens of context ({interval(crossing, finding)})"

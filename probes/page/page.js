@@ -146,7 +146,7 @@ function crossings(chart, at) {
   let taken = -Infinity;
   return [...visible].sort((one, other) => one.length - other.length).map((one) => {
     const low = one.low ?? (one.high && at.lengths[0]), high = one.high ?? (one.low && at.lengths.at(-1));
-    const px = x(one.length), text = `crosses at ${significant(one.length)}`, half = text.length * 3.5;
+    const px = x(one.length), text = (visible.length > 1 ? "" : "crosses at ") + significant(one.length), half = text.length * 3.5;
     const middle = Math.max(box.left + half, Math.min(at.width - half, px));
     const band = low && high ? `<rect class="interval" x="${x(low)}" width="${Math.max(1, x(high) - x(low))}" y="${box.top}" height="${box.bottom - box.top}"/>` : "";
     const fits = middle - half > taken;
@@ -248,12 +248,12 @@ document.getElementById("copy").addEventListener("click", async () => {
   }
 });
 
-let drawnAt = 0;
+let drawnAt = document.body.clientWidth;
+drawAll();
 new ResizeObserver(() => {
   if (document.body.clientWidth !== drawnAt) { drawnAt = document.body.clientWidth; drawAll(); }
 }).observe(document.body);
 let opened = [];
 window.addEventListener("beforeprint", () => { opened = [...document.querySelectorAll("details:not([open])")]; opened.forEach((one) => { one.open = true; }); });
 window.addEventListener("afterprint", () => opened.forEach((one) => { one.open = false; }));
-drawAll();
 document.body.setAttribute("data-charts", String(figures.length));

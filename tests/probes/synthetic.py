@@ -68,7 +68,7 @@ def make_row(contestant: str, probe: str, length: int, **changes: Any) -> Row:
 
 
 def make_rows(
-    contestants: tuple[str, ...] = ("rwkv", "gpt"),
+    contestants: tuple[str, ...] = ("rwkv4", "gpt"),
     probes: tuple[str, ...] = ("train", "prefill", "decode"),
     fixed: bool = True,
 ) -> list[Row]:
