@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from probes.rows import Row, append_row
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
@@ -128,3 +130,9 @@ def write_run(folder: Path, rows: list[Row], *summaries: dict[str, Any]) -> Path
         (folder / summary["name"]).mkdir()
         (folder / summary["name"] / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def has_colour(image: np.ndarray, colour: str) -> bool:
+    """Whether some pixel is close to the hexadecimal colour."""
+    wanted = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    return bool((np.abs(image[..., :3] - wanted).max(axis=-1) < 0.02).any())

@@ -11,19 +11,13 @@ from matplotlib.image import imread
 from probes import compare, figures
 from probes.collect import collect
 from probes.rows import Row
-from tests.probes.synthetic import failed, make_rows, write_run
+from tests.probes.synthetic import failed, has_colour, make_rows, write_run
 
 
 def drawn(folder: Path, rows: list[Row]) -> dict[str, np.ndarray]:
     material = collect([write_run(folder / "run", rows)])
     paths = figures.draw_all(material, compare.findings(material), folder)
     return {path.name: imread(path) for path in paths}
-
-
-def has_colour(image: np.ndarray, colour: str) -> bool:
-    """Whether some pixel is close to the hexadecimal colour."""
-    wanted = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
-    return bool((np.abs(image[..., :3] - wanted).max(axis=-1) < 0.02).any())
 
 
 def test_every_picture_shows_both_contestants(tmp_path: Path) -> None:

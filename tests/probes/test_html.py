@@ -8,13 +8,24 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.image import imread
 
-from probes.html import embed
-from probes.report import COLUMNS, write_report
+from probes.collect import collect
+from probes.figures import ATTENTION, RECURRENT
+from probes.html import embed, page
+from probes.report import COLUMNS, analyse
 from probes.rows import Row
-from tests.probes.synthetic import failed, make_row, make_rows, make_summary, write_run
+from tests.probes.synthetic import (
+    failed,
+    has_colour,
+    make_row,
+    make_rows,
+    make_summary,
+    write_run,
+)
 
 VOID = {"meta", "link", "br", "input", "img"}
 
@@ -36,15 +47,24 @@ class Elements(HTMLParser):
         assert self.open.pop() == tag
 
 
-def page_of(folder: Path, rows: list[Row] | None = None, quality: bool = True) -> Path:
-    rows = rows or [*make_rows(), failed("gpt", "train", 16384, "oom")]
-    runs = (make_summary("rwkv4", 3.3), make_summary("gpt", 3.2)) if quality else ()
-    run = write_run(folder / "run", rows, *runs)
-    return write_report([run], folder / "out", 1024, 8192, False).out / "index.html"
+def write_page(folder: Path, rows: list[Row], *summaries: dict[str, Any]) -> Path:
+    """The page of these rows alone, without the other files of a report."""
+    material = collect([write_run(folder / "run", rows, *summaries)])
+    path = folder / "index.html"
+    path.write_text(page(analyse(material, folder, (1024, 8192))))
+    return path
 
 
-def test_nothing_is_loaded_from_outside(tmp_path: Path) -> None:
-    text = page_of(tmp_path).read_text()
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of two contestants, trained and probed, of which one ran out of memory once."""
+    rows = [*make_rows(), failed("gpt", "train", 16384, "oom")]
+    runs = (make_summary("rwkv4", 3.3), make_summary("gpt", 3.2))
+    return write_page(tmp_path_factory.mktemp("page"), rows, *runs)
+
+
+def test_nothing_is_loaded_from_outside(usual: Path) -> None:
+    text = usual.read_text()
     assert not re.search(r"https?://|//[a-z]+\.[a-z]|@import|url\(|\bfetch\(|XMLHttpRequest", text)
     elements = Elements()
     elements.feed(text)
@@ -58,7 +78,7 @@ def test_nothing_is_loaded_from_outside(tmp_path: Path) -> None:
 
 def test_rows_are_embedded_and_cannot_break_out(tmp_path: Path) -> None:
     rows = [*make_rows(), failed("gpt", "train", 16384, "error", command="</script><b>&amp;")]
-    text = page_of(tmp_path, rows).read_text()
+    text = write_page(tmp_path, rows).read_text()
     assert "</script><b>" not in text
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
     assert found
@@ -70,8 +90,8 @@ def test_rows_are_embedded_and_cannot_break_out(tmp_path: Path) -> None:
         embed(float("nan"))
 
 
-def test_order_and_content_of_the_page(tmp_path: Path) -> None:
-    text = page_of(tmp_path).read_text().replace("\u00a0", " ")
+def test_order_and_content_of_the_page(usual: Path) -> None:
+    text = usual.read_text().replace("\u00a0", " ")
     body = re.sub(r"<span class=\"nowrap\">(.*?)</span>", r"\1", text)
     landmarks = [
         "<h1>", "First, where RWKV-4 loses", "(this is called attention)", 'id="ranges"',
@@ -92,9 +112,7 @@ def test_order_and_content_of_the_page(tmp_path: Path) -> None:
 
 
 def test_without_trainings_failures_or_pairs(tmp_path: Path) -> None:
-    text = page_of(
-        tmp_path, make_rows(("gpt",), ("decode",), fixed=False), quality=False
-    ).read_text()
+    text = write_page(tmp_path, make_rows(("gpt",), ("decode",), fixed=False)).read_text()
     assert "Only GPT was measured" in text
     assert "None: every point finished." in text
     assert "No finished training was given" in text
@@ -109,29 +127,29 @@ needs_browser = pytest.mark.skipif(
 )
 
 
-def browse(folder: Path, page: Path, *arguments: str) -> str:
+def browse(folder: Path, path: Path, *arguments: str) -> str:
     """The DOM after the scripts ran, less the scripts; or what the arguments ask for."""
     assert BROWSER is not None
     command = [
         BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync",
         "--hide-scrollbars", f"--user-data-dir={folder / 'profile'}",
-        *(arguments or ("--dump-dom",)), page.as_uri(),
+        *(arguments or ("--dump-dom",)), path.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return re.sub(r"<script.*?</script>", "", done.stdout, flags=re.S)
 
 
-def scripted(page: Path, script: str) -> Path:
+def scripted(folder: Path, path: Path, script: str) -> Path:
     """A copy of the page that does something once it is drawn."""
-    copy = page.with_name("scripted.html")
-    copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    copy = folder / "scripted.html"
+    copy.write_text(path.read_text().replace("</body>", f"<script>{script}</script></body>"))
     return copy
 
 
 @needs_browser
-def test_every_chart_is_drawn(tmp_path: Path) -> None:
-    dom = browse(tmp_path, page_of(tmp_path))
+def test_every_chart_is_drawn(tmp_path: Path, usual: Path) -> None:
+    dom = browse(tmp_path, usual)
     assert "data-error" not in dom
     assert 'data-charts="7"' in dom
     assert dom.count("<svg ") == 7
@@ -155,14 +173,14 @@ def test_every_chart_is_drawn(tmp_path: Path) -> None:
     ids=["one arm", "four pairs", "one length", "one arm failed", "all failed"],
 )
 def test_odd_material_is_drawn_without_an_error(tmp_path: Path, rows: list[Row]) -> None:
-    dom = browse(tmp_path, page_of(tmp_path, rows, quality=False))
+    dom = browse(tmp_path, write_page(tmp_path, rows))
     assert "data-error" not in dom
     assert "data-charts=" in dom
     assert "NaN" not in dom
 
 
 @needs_browser
-def test_tooltip_toggles_and_axes(tmp_path: Path) -> None:
+def test_tooltip_toggles_and_axes(tmp_path: Path, usual: Path) -> None:
     actions = """
       document.querySelector('[data-arm="gpt"]').click();
       document.querySelector('[data-scale="linear"]').click();
@@ -173,7 +191,7 @@ def test_tooltip_toggles_and_axes(tmp_path: Path) -> None:
       const labels = [...plot.querySelectorAll('text')].map((label) => label.textContent);
       document.body.dataset.ticks = labels.join('|');
     """
-    dom = browse(tmp_path, scripted(page_of(tmp_path), actions))
+    dom = browse(tmp_path, scripted(tmp_path, usual, actions))
     body = dom[dom.index("<body") : dom.index("<main")]
     assert "data-error" not in body
     assert 'data-curves="7"' in body
@@ -183,21 +201,15 @@ def test_tooltip_toggles_and_axes(tmp_path: Path) -> None:
 
 
 @needs_browser
-def test_a_script_error_is_shown(tmp_path: Path) -> None:
-    dom = browse(tmp_path, scripted(page_of(tmp_path), "throw new Error('broken on purpose');"))
+def test_a_script_error_is_shown(tmp_path: Path, usual: Path) -> None:
+    dom = browse(tmp_path, scripted(tmp_path, usual, "throw new Error('broken on purpose');"))
     assert 'data-error="Uncaught Error: broken on purpose"' in dom
 
 
 @needs_browser
-def test_screenshot_has_both_colours(tmp_path: Path) -> None:
-    from matplotlib.image import imread
-
-    from probes.figures import ATTENTION, RECURRENT
-    from tests.probes.test_figures import has_colour
-
+def test_screenshot_has_both_colours(tmp_path: Path, usual: Path) -> None:
     shot = tmp_path / "shot.png"
-    page = page_of(tmp_path)
-    browse(tmp_path, page, f"--screenshot={shot}", "--window-size=1200,3000")
+    browse(tmp_path, usual, f"--screenshot={shot}", "--window-size=1200,3000")
     image = imread(shot)
     assert image.shape[:2] == (3000, 1200)
     assert has_colour(image, RECURRENT[0]) and has_colour(image, ATTENTION[0])

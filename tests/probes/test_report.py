@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from models.errors import UserError
-from probes.report import COLUMNS, print_table, write_report
+from probes.report import COLUMNS, Report, print_table, write_report
 from tests.probes.synthetic import (
     TRAIN_CROSSOVER,
     failed,
@@ -30,28 +30,34 @@ def summary_of(out: Path) -> dict[str, Any]:
     return found
 
 
-def test_all_files_and_nothing_else(tmp_path: Path) -> None:
-    rows = [*make_rows(), failed("gpt", "train", 16384, "oom")]
-    run = write_run(tmp_path / "run", rows, make_summary("rwkv4", 3.3), make_summary("gpt", 3.2))
+ROWS = [*make_rows(), failed("gpt", "train", 16384, "oom", command='a "b", c')]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Two contestants, trained and probed, written over an older report."""
+    runs = (make_summary("rwkv4", 3.3), make_summary("gpt", 3.2))
+    run = write_run(tmp_path_factory.mktemp("runs") / "run", ROWS, *runs)
     out = run / "report"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     (out / "index.html").write_text("old")
-    report = write_report([run], out, 1024, 8192, False)
+    return write_report([run], out, 1024, 8192, False)
+
+
+def test_all_files_and_nothing_else(report: Report) -> None:
+    out = report.out
     assert sorted(path.name for path in out.iterdir()) == [
         "crossover.json", "crossover.png", "decode.png", "index.html", "memory.png", "notes.txt",
         "prefill.png", "rows.csv", "train_time.png",
     ]  # fmt: skip
     assert (out / "index.html").read_text().startswith("<!doctype html>")
-    assert not [path for path in run.iterdir() if path.name.startswith(".")]
+    assert not [path for path in out.parent.iterdir() if path.name.startswith(".")]
     assert report.summary == summary_of(out)
 
 
-def test_crossover_json(tmp_path: Path) -> None:
-    rows = [*make_rows(), failed("gpt", "train", 16384, "oom")]
-    run = write_run(tmp_path / "run", rows, make_summary("rwkv4", 3.3), make_summary("gpt", 3.2))
-    write_report([run], tmp_path / "out", 1024, 8192, False)
-    found = summary_of(tmp_path / "out")
+def test_crossover_json(report: Report) -> None:
+    found = summary_of(report.out)
 
     train = found["crossovers"]["train"]
     assert train["length"] == pytest.approx(TRAIN_CROSSOVER, rel=0.05)
@@ -87,7 +93,7 @@ def test_crossover_json(tmp_path: Path) -> None:
         "Test CPU", "2", "float32",
     )  # fmt: skip
     assert machine["versions"]["torch"] == "2.13.0"
-    assert machine["command"] == ["python scripts/probe.py -m model=rwkv4,gpt"]
+    assert machine["command"] == ["python scripts/probe.py -m model=rwkv4,gpt", 'a "b", c']
     assert [one["status"] for one in found["failures"]] == ["oom"]
 
 
@@ -100,16 +106,13 @@ def test_several_pairs_are_keyed_by_pair(tmp_path: Path) -> None:
     assert report.summary["baselines"]["gzip_bits_per_byte"] is None
 
 
-def test_csv_holds_every_row(tmp_path: Path) -> None:
-    rows = [*make_rows(), failed("gpt", "train", 16384, "oom", command='a "b", c')]
-    run = write_run(tmp_path / "run", rows)
-    write_report([run], tmp_path / "out", 1024, 8192, False)
-    with (tmp_path / "out" / "rows.csv").open(newline="") as file:
+def test_csv_holds_every_row(report: Report) -> None:
+    with (report.out / "rows.csv").open(newline="") as file:
         head, *lines = csv.reader(file)
     assert tuple(head) == COLUMNS
-    assert len(lines) == len(rows)
+    assert len(lines) == len(ROWS)
     by_name = dict(zip(head, lines[0], strict=True))
-    assert json.loads(by_name["seconds"]) == rows[0].seconds
+    assert json.loads(by_name["seconds"]) == ROWS[0].seconds
     last = dict(zip(head, lines[-1], strict=True))
     assert (last["status"], last["command"], last["seconds_median"]) == ("oom", 'a "b", c', "")
 
@@ -125,9 +128,7 @@ def test_a_refusal_writes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "index.html").exists()
 
 
-def test_terminal_table(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", [*make_rows(), failed("gpt", "train", 16384, "oom")])
-    report = write_report([run], tmp_path / "out", 1024, 8192, False)
+def test_terminal_table(report: Report, tmp_path: Path) -> None:
     console = Console(width=200, record=True, file=(tmp_path / "terminal.txt").open("w"))
     print_table(report, console)
     text = console.export_text()
