@@ -101,7 +101,7 @@ class Attention(nn.Module):
         chosen = torch._fused_sdp_choice(
             q, k, k, is_causal=True, enable_gqa=self.n_head != self.n_kv_head
         )
-        return {int(backend): name for name, backend in KERNELS.items()}[chosen]
+        return {backend.value: name for name, backend in KERNELS.items()}[chosen]
 
 
 class AttentionTrunk(Trunk):
@@ -130,7 +130,9 @@ class AttentionTrunk(Trunk):
         return split_decay(self)
 
     def backends(self) -> dict[str, str]:
-        return {"attention": self.blocks[0].att.kernel_in_use()}  # type: ignore[union-attr]
+        attention = self.blocks[0].att
+        assert isinstance(attention, Attention)
+        return {"attention": attention.kernel_in_use()}
 
 
 def rope_table(past: int, length: int, head_size: int, base: float, like: Tensor) -> Rope:

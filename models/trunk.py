@@ -11,7 +11,7 @@ The plug-in unit is the block and not the mixer, because RWKV's channel mix carr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,11 @@ class Trunk(nn.Module, ABC):
     def backends(self) -> dict[str, str]:
         """See the contract."""
 
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, under their own type."""
+        return cast(list[Block], list(self.blocks))
+
     def enter(self, tokens: Tensor, state: State | None) -> Stream:
         """Tokens `[B, T]` to the stream the first block reads."""
         return self.emb(tokens)
@@ -82,7 +87,7 @@ class Trunk(nn.Module, ABC):
         """Normed residual `[B, T, C]` that the head reads, and the state after the last token."""
         stream = self.enter(tokens, state)
         after: State | None = None if state is None else self.advance(state, tokens.shape[1])
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self.layers):
             before = None if state is None else state["blocks"][str(layer)]
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 stream, new = checkpoint(block, stream, before, use_reentrant=False)
@@ -106,7 +111,7 @@ class Trunk(nn.Module, ABC):
         return {
             "blocks": {
                 str(layer): block.init_state(batch, capacity)
-                for layer, block in enumerate(self.blocks)
+                for layer, block in enumerate(self.layers)
             }
         }
 
@@ -116,7 +121,7 @@ class Trunk(nn.Module, ABC):
 
     def flops(self, batch: int, length: int, past: int = 0, dense: bool = False) -> int:
         head = linear_flops(self.head, batch * length)
-        return head + sum(block.flops(batch, length, past, dense) for block in self.blocks)
+        return head + sum(block.flops(batch, length, past, dense) for block in self.layers)
 
 
 def linear_flops(layer: nn.Linear, rows: int) -> int:

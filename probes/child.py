@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import multiprocessing
 import os
 import signal
@@ -46,11 +47,11 @@ def preload(modules: Sequence[str]) -> None:
     """Modules the fork server imports once for all children; call before the first child.
 
     They must not compute with torch or touch a GPU when imported: neither threads nor CUDA
-    survive a fork.
+    survive a fork. One that cannot be imported is left to the children, to fail there.
     """
     if METHOD == "forkserver":
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["__main__", "torch", *modules])
+        context.set_forkserver_preload(["__main__", *filter(_importable, modules)])
 
 
 def run(work: Callable[..., None], arguments: Sequence[Any], timeout_s: float) -> Outcome:
@@ -80,9 +81,7 @@ def run(work: Callable[..., None], arguments: Sequence[Any], timeout_s: float) -
     return Outcome(status, error, facts)
 
 
-def _listen(
-    receiver: Connection, facts: dict[str, Any], deadline: float
-) -> tuple[str, str | None]:
+def _listen(receiver: Connection, facts: dict[str, Any], deadline: float) -> tuple[str, str | None]:
     """Collect facts until the child says how it ended, or until the deadline.
 
     Raises `EOFError` or `OSError` if it dies without a word.
@@ -111,14 +110,22 @@ def _kill(process: Any) -> None:
     process.join()
 
 
+def _importable(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except Exception:  # a syntax error would end the server, and every child with it
+        return False
+    return True
+
+
 def _main(sender: Connection, work: Callable[..., None], arguments: Sequence[Any]) -> None:
     """What the child does: report facts as dicts and, last, `(status, error)`."""
     if sys.platform == "linux":
         os.setsid()  # Ctrl-C must reach the parent only, which then ends the whole group
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nor outlive a killed parent
+    ending: tuple[str, str | None] = OK, None
     try:
         work(sender.send, *arguments)
-        ending = (OK, None)
     except BaseException as error:
         memory.lift_limit()
         ending = _classify(error)

@@ -78,7 +78,8 @@ def measure(report: Report, task: Task) -> None:
     report({"flops": _flops(model, task), "flops_dense": _flops(model, task, dense=True)})
     memory.reset_peak(task.device)
     found = {"train": _train, "prefill": _prefill, "decode": _decode}[task.probe](model, task)
-    report({**found, "backends": dict(model.backends())})
+    with _autocast(task):  # kernels are chosen by the precision they will see
+        report({**found, "backends": dict(model.backends())})
 
 
 def _train(model: Any, task: Task) -> dict[str, Any]:
@@ -119,8 +120,9 @@ def _decode(model: Any, task: Task) -> dict[str, Any]:
     """Seconds per token after a context of `length` tokens: mean over `decode_steps` tokens.
 
     Every repeat starts at the same position from a copy of the same state. The peak is read in an
-    untimed pass before any copy exists, so it holds weights, state and one step. The state has
-    room for `decode_steps` more tokens, which count in `state_bytes` where a cache grows.
+    untimed pass before any copy exists, so it holds weights, state and one step; the memory limit
+    must have room for the copy too. The state has room for `decode_steps` more tokens, which count
+    in `state_bytes` where a cache grows.
     """
     _for_inference(model, task)
     tokens = _tokens(task, task.length + task.decode_steps)
@@ -183,9 +185,7 @@ def _repeat(
     return seconds, result
 
 
-def _once(
-    task: Task, before: Callable[[], Any], work: Callable[[Any], Any]
-) -> tuple[float, Any]:
+def _once(task: Task, before: Callable[[], Any], work: Callable[[Any], Any]) -> tuple[float, Any]:
     prepared = before()
     _wait(task)
     start = time.perf_counter()
@@ -214,7 +214,7 @@ def _tokens(task: Task, length: int) -> Tensor:
 
 def _autocast(task: Task) -> AbstractContextManager[Any]:
     """Training keeps fp32 weights and lowers the precision of single operations."""
-    if task.precision == "float32":
+    if task.probe != "train" or task.precision == "float32":
         return nullcontext()
     return torch.autocast(task.device, DTYPES[task.precision])
 

@@ -1,8 +1,9 @@
 """Peak memory of this process, and a limit on it.
 
 On a GPU the peak is what tensors asked for (`torch.cuda.max_memory_allocated`). On the CPU it is
-the largest resident size the kernel saw (`VmHWM`), which also holds the interpreter, torch and its
-threads: a child process that only imports them is measured the same way and subtracted.
+the largest resident size the kernel saw (`VmHWM`), less the pages of mapped files: library code,
+tens of MiB that come in as operators are first used. What is left also holds the interpreter
+and torch: a child process that only imports them is measured the same way and subtracted.
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ def reset_peak(device: str) -> str:
     try:
         CLEAR_REFS.write_text("5")  # sets the kernel's peak back to the present size
     except OSError:
-        return "VmHWM of the whole child, minus an import-only child"
-    return "VmHWM since the model was built, minus an import-only child"
+        return "VmHWM of the whole child less mapped files, minus an import-only child"
+    return "VmHWM since the model was built less mapped files, minus an import-only child"
 
 
 def peak(device: str) -> int | None:
     """Bytes at the highest point since `reset_peak`; `None` where it cannot be measured."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    return _status("VmHWM") if sys.platform == "linux" else None
+    if sys.platform != "linux":
+        return None
+    return _status("VmHWM") - _status("RssFile")
 
 
 def limit(device: str, size: int) -> None:

@@ -9,10 +9,11 @@ same for all three statements:
   scaling each point's by sqrt(n / (n - 1)) for the median already fitted to them. A draw gives
   every point a fresh median of as many residuals as it has repeats.
 * All repeats of a point share one process and its luck (memory layout, a busy neighbour), which
-  they cannot show. It shows as points that scatter about a smooth curve (the fitted line for the
-  slope, `a + bT + cT^2` otherwise) by more than their repeats explain. That excess is added as a
-  second noise, of a size drawn from the chi-squared distribution its few degrees of freedom allow.
-  A curve that fits badly therefore widens the interval too.
+  they cannot show. It shows as points that scatter about a smooth curve by more than their repeats
+  explain: about the fitted line or polynomial, and for the crossover about the better of
+  `a + bT + cT^2` and a parabola in log-log. That excess is added as a second noise, of a size drawn
+  from the chi-squared distribution its few degrees of freedom allow. A curve that fits badly
+  therefore widens the interval too.
 
 An interval does not cover the error of interpolating between two measured lengths.
 """
@@ -22,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import nan
+from math import inf, nan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,12 +105,15 @@ def polynomial_fit(samples: Samples, seed: int = 0) -> PolynomialFit:
     lengths, logs = _points(samples)
     if len(lengths) < 3:
         return PolynomialFit(nan, nan, nan, nan, nan)
-    design = _polynomial_design(lengths, _medians(logs))
+    medians = _medians(logs)
+    design = _polynomial_design(lengths, medians)
     units = lengths.max() ** np.arange(3)
     a, b, c = _nonnegative(design, np.ones((1, len(lengths))))[0] / units
-    noise = _noise(lengths, [logs], np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    noise = _repeat_noise(logs, rng)
     if noise is None:
         return PolynomialFit(float(a), float(b), float(c), nan, nan)
+    noise += _scatter(*_about_polynomial(lengths, medians), noise, rng)
     drawn = _nonnegative(design, 1 + noise)[:, 2] / units[2]
     low, high = np.percentile(drawn, LEVELS)
     return PolynomialFit(float(a), float(b), float(c), float(low), float(high))
@@ -130,10 +134,9 @@ def crossover(samples_a: Samples, samples_b: Samples, seed: int = 0) -> Crossove
     root = float(_last_roots(np.log(lengths), ratio[None])[0])
     changes = int(np.count_nonzero(np.diff(ratio >= 0)))
     drawn = None
-    noise = _noise(lengths, [logs_a, logs_b], np.random.default_rng(seed))
+    noise = _noise_of_both(lengths, logs_a, logs_b, np.random.default_rng(seed))
     if noise is not None:
-        noise_a, noise_b = np.split(noise, 2, axis=1)
-        drawn = _last_roots(np.log(lengths), ratio + noise_a - noise_b)
+        drawn = _last_roots(np.log(lengths), ratio + noise[0] - noise[1])
     if np.isinf(root):
         reason = _why_none(root, changes)
         crossing = 0.0 if drawn is None else float(np.mean(np.isfinite(drawn)))
@@ -167,26 +170,25 @@ def _medians(logs: Sequence[Array]) -> Array:
     return np.array([np.median(values) for values in logs])
 
 
-def _noise(
-    lengths: Array, contestants: Sequence[Sequence[Array]], rng: np.random.Generator
-) -> Array | None:
-    """Errors of the log medians `[draws, contestants * points]`, or `None` without repeats.
+def _noise_of_both(
+    lengths: Array, logs_a: Sequence[Array], logs_b: Sequence[Array], rng: np.random.Generator
+) -> list[Array] | None:
+    """Errors of the log medians, `[draws, points]` of each, or `None` without repeats.
 
-    Repeats are pooled per contestant; the scatter about the polynomial is the machine's doing and
-    is pooled over contestants.
+    Repeats are pooled per contestant; the scatter is the machine's doing and is pooled over both.
     """
     noises, residuals, freedom = [], [], 0
-    for logs in contestants:
+    for logs in (logs_a, logs_b):
         noise = _repeat_noise(logs, rng)
         if noise is None:
             return None
-        design = _polynomial_design(lengths, _medians(logs))
-        fitted = _nonnegative(design, np.ones((1, len(lengths))))[0]
+        curves = [about(lengths, _medians(logs)) for about in (_about_polynomial, _about_parabola)]
+        rest, degrees = min(curves, key=_variance)
         noises.append(noise)
-        residuals.append(1 - design @ fitted)
-        freedom += len(lengths) - int(np.count_nonzero(fitted))
+        residuals.append(rest)
+        freedom += degrees
     noise = np.concatenate(noises, axis=1)
-    return noise + _scatter(np.concatenate(residuals), freedom, noise, rng)
+    return np.split(noise + _scatter(np.concatenate(residuals), freedom, noise, rng), 2, axis=1)
 
 
 def _repeat_noise(logs: Sequence[Array], rng: np.random.Generator) -> Array | None:
@@ -211,6 +213,25 @@ def _scatter(residuals: Array, freedom: int, noise: Array, rng: np.random.Genera
     variance = squares / rng.chisquare(freedom, size=len(noise))
     excess = np.sqrt(np.maximum(variance - explained, 0))
     return excess[:, None] * rng.standard_normal(noise.shape)
+
+
+def _variance(curve: tuple[Array, int]) -> float:
+    """Of residuals with their degrees of freedom; infinite where nothing is left to judge by."""
+    residuals, freedom = curve
+    return float(residuals @ residuals) / freedom if freedom else inf
+
+
+def _about_polynomial(lengths: Array, medians: Array) -> tuple[Array, int]:
+    """Residuals of the logs about `a + bT + cT^2`, and their degrees of freedom."""
+    design = _polynomial_design(lengths, medians)
+    fitted = _nonnegative(design, np.ones((1, len(lengths))))[0]
+    return 1 - design @ fitted, len(lengths) - int(np.count_nonzero(fitted))
+
+
+def _about_parabola(lengths: Array, medians: Array) -> tuple[Array, int]:
+    """The same about a parabola in log-log, which power laws and smooth bends fit."""
+    design = np.vander(np.log(lengths / lengths[0]), min(3, len(lengths)))
+    return medians - design @ (np.linalg.pinv(design) @ medians), max(0, len(lengths) - 3)
 
 
 def _polynomial_design(lengths: Array, medians: Array) -> Array:

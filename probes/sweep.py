@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from probes.points import Point, left_out, list_points
 from probes.rows import OK, Row, append_row, read_rows
 
 GIB = 1 << 30
+CALIBRATE_SECONDS = 300.0  # importing torch from a cold disk can take a while
 
 
 def run_sweep(
@@ -49,7 +49,7 @@ def run_sweep(
     with _progress() as progress:
         say = progress.console.print
         for notice in left_out(conf) + _reuse_notices(points, bench, finished, path):
-            say(notice, markup=False, highlight=False)
+            say(notice, markup=False, highlight=False, soft_wrap=True)
         bar = progress.add_task("", total=len(points))
         for point in points:
             progress.update(bar, description=str(point))
@@ -57,7 +57,7 @@ def run_sweep(
             if row is None:
                 row = bench.measure(point)
                 append_row(path, row)
-                say(describe(row), markup=False, highlight=False)
+                say(describe(row), markup=False, highlight=False, soft_wrap=True)
                 on_row(row)
             rows.append(row)
             progress.advance(bar)
@@ -79,7 +79,7 @@ class _Bench:
     """What stays the same during a sweep: configuration, machine, the import-only child."""
 
     def __init__(self, conf: ProbeConf, kind: str) -> None:
-        outcome = child.run(calibrate, (kind, conf.threads), conf.timeout_s)
+        outcome = child.run(calibrate, (kind, conf.threads), CALIBRATE_SECONDS)
         if outcome.status != OK:
             raise UserError(f"a process that only imports torch fails here: {outcome.error}")
         self.conf = conf
@@ -90,7 +90,7 @@ class _Bench:
     def measure(self, point: Point) -> Row:
         """Run the point in a child. Never raises for what happens there."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        load = os.getloadavg()[0]
+        load = psutil.getloadavg()[0]
         outcome = child.run(measure, (self._task(point),), self.conf.timeout_s)
         return self.row(
             point,

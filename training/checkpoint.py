@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import re
@@ -15,18 +14,13 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from models.errors import UserError
-from training.files import atomic, sha256, write_text
+from models.files import atomic, damage, manifest_path, write_manifest
 from training.folder import RunFolder
 
 log = logging.getLogger("crossover")
 
 KEEP = 2
 PATTERN = re.compile(r"step-(\d{8})\.ckpt")
-
-
-def manifest_path(path: Path) -> Path:
-    """The small JSON file beside a checkpoint that says what it must contain."""
-    return path.with_suffix(".json")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -42,8 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         with atomic(path) as file:
             torch.save(checkpoint, file)
-        manifest = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        write_text(manifest_path(path), json.dumps(manifest) + "\n")
+        write_manifest(path)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None
@@ -57,24 +50,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         # The manifest goes last: a checkpoint without one counts as damaged and is passed over.
         Path(path).unlink(missing_ok=True)
         manifest_path(Path(path)).unlink(missing_ok=True)
-
-
-def damage(path: Path) -> str | None:
-    """Why a checkpoint cannot be trusted, or None."""
-    if not path.is_file():
-        return "no such file"
-    try:
-        manifest = json.loads(manifest_path(path).read_text())
-        size, digest = manifest["bytes"], manifest["sha256"]
-    except FileNotFoundError:
-        return f"its manifest {manifest_path(path).name} is missing"
-    except (ValueError, KeyError, TypeError):
-        return f"its manifest {manifest_path(path).name} is unreadable"
-    if path.stat().st_size != size:
-        return f"{path.stat().st_size} bytes instead of {size}"
-    if sha256(path) != digest:
-        return "its SHA-256 differs from its manifest"
-    return None
 
 
 def saved(folder: RunFolder) -> list[Path]:

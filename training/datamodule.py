@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 
 import lightning
-from data.batches import train_loader, validation_windows
-from data.store import Corpus
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from conf.schema import DataConf
+from data.batches import train_loader, validation_windows
+from data.store import Corpus
 
 
 class Tokens(lightning.LightningDataModule):
@@ -32,7 +31,7 @@ class Tokens(lightning.LightningDataModule):
             self._corpus,
             self._conf,
             self._seed,
-            steps=count(start),
+            start,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
+
 from data.batches import all_validation
 from data.store import Corpus
-
 from models.contract import Contestant
 
 

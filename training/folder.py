@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
-from training.files import write_text
+from models.files import write_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -11,8 +11,8 @@ import yaml
 
 from conf.schema import TrainConf
 from models.errors import UserError
+from models.files import damage
 from models.registry import ModelSpec
-from training.checkpoint import damage
 from training.folder import RunFolder
 
 # What may differ between the start of a run and its continuation; anything else is another run.

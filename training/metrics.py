@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from training.files import write_text
+from models.files import write_text
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

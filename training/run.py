@@ -12,17 +12,17 @@ from typing import Any
 import lightning
 import wandb
 import yaml
-from data.batches import Batches
-from data.store import Corpus, prepare
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 
 from conf.schema import TrainConf
+from data.batches import Batches
+from data.store import Corpus, prepare
+from models.files import write_text
 from models.registry import ModelSpec, build
 from training.checkpoint import AtomicCheckpointIO, Checkpointer, newest
 from training.datamodule import Tokens
 from training.evaluate import full_validation
-from training.files import write_text
 from training.folder import RunFolder
 from training.identity import check_checkpoint, check_same_run, describe
 from training.metrics import JsonlLogger

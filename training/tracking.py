@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 import wandb
 
 from conf.schema import WandbConf
-from training.files import write_text
+from models.files import write_text
 
 TRAIN_AXES = {"train/*": "trainer/global_step", "val/*": "trainer/global_step"}
 PROBE_AXES = {"probe/*": "context_length"}

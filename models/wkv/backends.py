@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from models.errors import UserError
+from models.wkv.build import BuildError
 
 BACKENDS = ("auto", "reference", "cpu", "cuda")
 _log = logging.getLogger("crossover.wkv")
@@ -46,8 +47,12 @@ def report() -> dict[str, str]:
 
 @functools.cache
 def _problem(name: str) -> str | None:
-    """Why native back end `name` cannot work on this machine, or None. Asked once per process."""
-    return f"{name}: not built yet"
+    """Why native back end `name` cannot work on this machine, or None. Builds it; once per process."""
+    try:
+        kernels(name).load()
+    except BuildError as error:
+        return str(error)
+    return None
 
 
 @functools.cache

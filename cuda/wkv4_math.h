@@ -1,0 +1,227 @@
+// WKV-4 arithmetic, written once: the CPU build compiles it for vectors of channels, the GPU build
+// for one channel per thread. Derivations: docs/wkv.md. Reference: models/wkv/reference.py.
+//
+// F is float or a vector of floats with the usual operators, and needs exp_(x <= 88), max_, abs_,
+// round_, where_(condition, yes, no) and any_above(x, limit).
+//
+// An IO object gives one tile of at most TILE tokens: k(t), v(t), grad(t) read, y(t, x), gk(t, x),
+// gv(t, x) write.
+#pragma once
+
+#ifdef __CUDACC__
+#define WKV_HD __host__ __device__ __forceinline__
+#else
+#define WKV_HD inline
+#endif
+
+namespace wkv {
+
+constexpr int CHUNK = 32;           // tokens between checkpoints, as in reference.py
+constexpr float EMPTY = -1e38f;     // exponent of an empty sum
+constexpr float FAST_RANGE = 20.f;  // |k - reference| for which one exponent serves a whole tile
+constexpr float FAST_BONUS = 15.f;  // the same for |u|
+constexpr float KEEP_RANGE = 8.f;   // how far the first key may be before the reference moves
+
+// Two sums with a common exponent, true values a e^p and b e^p: a state, or the adjoint of one.
+template <class F>
+struct Sums {
+  F a, b, p;
+};
+
+// Constants of a channel.
+template <class F>
+struct Channel {
+  F w, u;
+  F W, U;    // e^w, e^u
+  F lost;    // e^{n w} - W^n for a full tile of n tokens: what rounding W loses over it
+  F misfit;  // above FAST_RANGE where the fast path must not be taken at all
+};
+
+template <class F>
+WKV_HD Channel<F> channel(F w, F u, F lost) {
+  return {w, u, exp_(w), exp_(min_(u, F{} + FAST_BONUS)), lost,
+          max_(abs_(u) - FAST_BONUS, F{}) * 1e9f};
+}
+
+// (l.p - q) + decay, not (l.p + decay) - q: the rounding of q = l.p + decay must not be lost.
+template <class F>
+WKV_HD Sums<F> combine(Sums<F> l, Sums<F> r, F decay) {
+  F q = max_(l.p + decay, r.p);
+  F x = exp_((l.p - q) + decay), y = exp_(r.p - q);
+  return {x * l.a + y * r.a, x * l.b + y * r.b, q};
+}
+
+// The same sums at exponent `p`, which must not be far below their own.
+template <class F>
+WKV_HD Sums<F> rescale(Sums<F> s, F p) {
+  F x = exp_(s.p - p);
+  return {x * s.a, x * s.b, p};
+}
+
+// Neumaier's compensated sum: partial sums over a million tokens keep fp32 accuracy.
+template <class F>
+struct Total {
+  F sum, rest;
+  WKV_HD void add(F x) {
+    F t = sum + x, back = t - sum;
+    rest += (sum - (t - back)) + (x - back);
+    sum = t;
+  }
+};
+
+// ---------------------------------------------------------------- forward, one tile
+//
+// `s` is the state before the tile, replaced by the one after it, at whatever exponent suits the
+// arithmetic. `top` follows the running maximum max(pp + w, k), the exponent states are handed out
+// with.
+
+// Any exponents: every token carries its own running maximum.
+template <bool OUTPUT, class F, class IO>
+WKV_HD void forward_safe(IO& io, int n, const Channel<F>& c, Sums<F>& s, F& top) {
+  for (int t = 0; t < n; t++) {
+    F k = io.k(t), v = io.v(t);
+    top = max_(top + c.w, k);
+    if constexpr (OUTPUT) {
+      F p = max_(s.p, c.u + k);
+      F past = exp_(s.p - p), now = exp_(c.u + k - p);
+      io.y(t, (past * s.a + now * v) / (past * s.b + now));
+    }
+    s = combine(s, {v, F{} + 1.f, k}, c.w);
+  }
+}
+
+// Reference exponent of a tile. Whole numbers, so that differences of two are exact, and moved
+// only when needed, so that a state is rarely rescaled.
+template <class F>
+WKV_HD F reference(F first_key, F carried) {
+  return where_(abs_(first_key - carried) < KEEP_RANGE, carried, round_(first_key));
+}
+
+// One exponential per token: all exponents relative to one reference r. Returns false, with the
+// outputs of this tile to be overwritten, if some key is too far from r.
+template <bool OUTPUT, class F, class IO>
+WKV_HD bool forward_fast(IO& io, int n, const Channel<F>& c, Sums<F>& s, F& top) {
+  F r = reference(io.k(0), s.p);
+  F worst = max_(s.p - r, c.misfit);
+  Sums<F> start = rescale(s, r);
+  F a = start.a, b = start.b, peak = top;
+  for (int t = 0; t < n; t++) {
+    F k = io.k(t), v = io.v(t), x = k - r;
+    peak = max_(peak + c.w, k);
+    worst = max_(abs_(x), worst);
+    F e = exp_(x);
+    if constexpr (OUTPUT) {
+      F now = c.U * e;
+      io.y(t, (a + now * v) / (b + now));
+    }
+    a = c.W * a + e * v;
+    b = c.W * b + e;
+  }
+  if (any_above(worst, FAST_RANGE)) return false;
+  if (n == CHUNK) a += c.lost * start.a, b += c.lost * start.b;
+  s = {a, b, r};
+  top = peak;
+  return true;
+}
+
+template <bool OUTPUT, class F, class IO>
+WKV_HD void forward_tile(IO& io, int n, const Channel<F>& c, Sums<F>& s, F& top) {
+  if (!forward_fast<OUTPUT>(io, n, c, s, top)) forward_safe<OUTPUT>(io, n, c, s, top);
+}
+
+// ---------------------------------------------------------------- backward, one tile
+
+// Sums over tokens: gradients of u and of w.
+template <class F>
+struct Gradients {
+  Total<F> w, u;
+};
+
+template <class F, int N>
+struct Tape {
+  F x[N], q[N], y[N], a[N], b[N], p[N], pp[N];
+};
+
+// `s` is the state before the tile, `adj` the adjoint of the state after it, replaced by that of
+// the state before it. Without OUTPUT only `adj` is computed.
+template <bool OUTPUT, class F, class IO, int N>
+WKV_HD void backward_safe(IO& io, int n, const Channel<F>& c, Sums<F> s, Sums<F>& adj,
+                          Gradients<F>& g, Tape<F, N>& tape) {
+  for (int t = 0; t < n; t++) {
+    F k = io.k(t), v = io.v(t);
+    F p = max_(s.p, c.u + k);
+    F past = exp_(s.p - p), now = exp_(c.u + k - p);
+    F inverse = 1.f / (past * s.b + now);
+    F q = io.grad(t) * inverse;
+    tape.y[t] = (past * s.a + now * v) * inverse;
+    tape.x[t] = q * now;
+    tape.q[t] = q;
+    tape.p[t] = p;
+    tape.a[t] = s.a, tape.b[t] = s.b, tape.pp[t] = s.p;
+    s = combine(s, {v, F{} + 1.f, k}, c.w);
+  }
+  F gw{}, gu{};
+  for (int t = n - 1; t >= 0; t--) {
+    if constexpr (OUTPUT) {
+      F v = io.v(t), later = exp_(io.k(t) + adj.p);
+      F bonus = tape.x[t] * (v - tape.y[t]);
+      io.gv(t, tape.x[t] + later * adj.a);
+      io.gk(t, bonus + later * (adj.a * v + adj.b));
+      gu += bonus;
+      gw += exp_((tape.pp[t] + adj.p) + c.w) * (tape.a[t] * adj.a + tape.b[t] * adj.b);
+    }
+    adj = combine(adj, {tape.q[t], -tape.q[t] * tape.y[t], -tape.p[t]}, c.w);
+  }
+  g.w.add(gw);
+  g.u.add(gu);
+}
+
+template <bool OUTPUT, class F, class IO, int N>
+WKV_HD bool backward_fast(IO& io, int n, const Channel<F>& c, Sums<F> s, Sums<F>& adj,
+                          Gradients<F>& g, Tape<F, N>& tape) {
+  F r = reference(io.k(0), s.p);
+  F worst = max_(max_(s.p - r, adj.p + r), c.misfit);
+  Sums<F> start = rescale(s, r), end = rescale(adj, -r);
+  F a = start.a, b = start.b;
+  for (int t = 0; t < n; t++) {
+    F x = io.k(t) - r, v = io.v(t);
+    worst = max_(abs_(x), worst);
+    F e = exp_(x), now = c.U * e, ev = e * v;
+    F inverse = 1.f / (b + now);
+    tape.x[t] = e;
+    tape.q[t] = io.grad(t) * inverse;
+    tape.y[t] = (a + c.U * ev) * inverse;
+    if constexpr (OUTPUT) tape.a[t] = a, tape.b[t] = b;
+    a = c.W * a + ev;
+    b = c.W * b + e;
+  }
+  if (any_above(worst, FAST_RANGE)) return false;
+  F P = end.a, Q = end.b, gw{}, gu{};
+  for (int t = n - 1; t >= 0; t--) {
+    F q = tape.q[t], qy = q * tape.y[t];
+    if constexpr (OUTPUT) {
+      F v = io.v(t), e = tape.x[t], Uq = c.U * q;
+      F bonus = Uq * (v - tape.y[t]);
+      io.gv(t, e * (P + Uq));
+      io.gk(t, e * (bonus + (P * v + Q)));
+      gu += e * bonus;
+      gw += tape.a[t] * P + tape.b[t] * Q;
+    }
+    P = c.W * P + q;
+    Q = c.W * Q - qy;
+  }
+  if (n == CHUNK) P += c.lost * end.a, Q += c.lost * end.b;
+  g.w.add(c.W * gw);
+  g.u.add(gu);
+  adj = {P, Q, -r};
+  return true;
+}
+
+template <bool OUTPUT, class F, class IO, int N>
+WKV_HD void backward_tile(IO& io, int n, const Channel<F>& c, Sums<F> s, Sums<F>& adj,
+                          Gradients<F>& g, Tape<F, N>& tape) {
+  if (!backward_fast<OUTPUT>(io, n, c, s, adj, g, tape))
+    backward_safe<OUTPUT>(io, n, c, s, adj, g, tape);
+}
+
+}  // namespace wkv
