@@ -85,7 +85,8 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Material:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; runs= takes run or group folders")
         if (path := folder / "probes.jsonl").is_file():
-            rows += read_rows(path)
+            # Within one file a later row of the same point is its repetition, and replaces it.
+            rows += {row.key: row for row in read_rows(path)}.values()
         for path in [folder / "summary.json", *sorted(folder.glob("*/summary.json"))]:
             if path.is_file():
                 trainings[path.resolve()] = _read_summary(path)

@@ -89,8 +89,9 @@ def _panel(axes: Axes, material: Material, measure: Measure, with_state: bool) -
             text = words.name(one.arm) + suffix
             ends.append((last.length, last.median, text, colours[one.arm.label]))
     title = "Peak training memory, and state (dashed)" if with_state else measure.title
-    _dress(axes, measure, title)
-    for place, one in enumerate(compare.curves(material, measure)):
+    failed = [one for one in compare.curves(material, measure) if one.failed]
+    _dress(axes, measure, title, rows_above=len(failed))
+    for place, one in enumerate(reversed(failed)):
         _draw_failures(axes, one, colours[one.arm.label], place)
     _label_ends(axes, ends)
 
@@ -107,9 +108,9 @@ def _draw_curve(axes: Axes, one: Curve, colour: str, dashes: str) -> None:
 
 
 def _draw_failures(axes: Axes, one: Curve, colour: str, place: int) -> None:
-    """A cross above the panel with the reason beside it: a failed point is data."""
+    """A row of crosses above the panel with the reason beside them: a failed point is data."""
     top = axes.get_xaxis_transform()
-    height = 1.02 - 0.05 * place
+    height = 1.03 + 0.045 * place
     for point in one.failed:
         axes.plot(
             point.length, height, "x", color=colour, markersize=6, markeredgewidth=2,
@@ -121,8 +122,10 @@ def _draw_failures(axes: Axes, one: Curve, colour: str, place: int) -> None:
         )  # fmt: skip
 
 
-def _dress(axes: Axes, measure: Measure, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=12)
+def _dress(axes: Axes, measure: Measure, title: str, rows_above: int) -> None:
+    axes.set_title(
+        title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=8 + 12 * rows_above
+    )
     axes.set_xlabel("context length, tokens", fontsize=9, color=MUTED)
     kind = "bytes" if measure.unit == "B" else "time"
     axes.set_ylabel(f"{kind} per {measure.per}", fontsize=9, color=MUTED)
@@ -146,13 +149,18 @@ def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()  # settles the layout, and with it the pixels of a value
-    place = None
-    for x, y, text, colour in sorted(ends, key=lambda end: end[1]):
-        wanted = axes.transData.transform((x, y))[1]
-        actual = wanted if place is None else max(wanted, place + 13 * figure.dpi / 72)
-        place = actual
+    gap, top = 13 * figure.dpi / 72, axes.bbox.y1
+    ends = sorted(ends, key=lambda end: end[1])
+    wanted = [axes.transData.transform((x, y))[1] for x, y, _, _ in ends]
+    actual: list[float] = []
+    for pixel in wanted:
+        actual.append(max(pixel, actual[-1] + gap) if actual else pixel)
+    for place in reversed(range(len(actual))):
+        actual[place] = min(actual[place], top)
+        top = actual[place] - gap
+    for (x, y, text, colour), at, pixel in zip(ends, actual, wanted, strict=True):
         axes.annotate(
-            text, (x, y), xytext=(8, (actual - wanted) * 72 / figure.dpi),
+            text, (x, y), xytext=(8, (at - pixel) * 72 / figure.dpi),
             textcoords="offset points", va="center", fontsize=9, fontweight="bold", color=colour,
             annotation_clip=False,
         )  # fmt: skip

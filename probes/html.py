@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from probes import compare, story, tables, words
 from probes.collect import Arm
 from probes.compare import Curve, Finding, Measure
+from probes.flat import COLUMNS, flat
 
 if TYPE_CHECKING:
     from probes.report import Report
@@ -33,7 +34,7 @@ def page(report: Report) -> str:
     facts = (
         story.answer_interval(report.findings),
         machine["device"],
-        f"{machine['threads']} threads",
+        f"threads: {machine['threads']}",
         machine["precision"],
         f"commit {machine['commit'][:12]}",
         machine["date"][:10],
@@ -112,17 +113,19 @@ def _track(report: Report, finding: Finding, low: int, high: int, titled: bool) 
     def span(css: str, start: float, end: float, style: str = "", text: str = "") -> str:
         width = 100 * log2(end / start) / log2(high / low)
         place = f"left:{_percent(start, low, high)};width:{width:.2f}%"
-        shown = escape(text) if width > 14 else ""
-        return f'<span class="{css}" style="{place};{style}">{shown}</span>'
+        return f'<span class="{css}" style="{place};{style}">{text}</span>'
 
     edges = [finding.lengths[0], *(one.length for one in finding.crossings), finding.lengths[-1]]
     cheaper = finding.ratio(finding.lengths[0]) < 1
-    parts = []
+    parts, labels = [], []
     for start, end in pairwise(edges):
         arm = (finding.recurrent if cheaper else finding.attention).arm
         colour = f"--c:var(--{tables.colour(report, arm)})"
         text = "equal" if finding.kind == "equal" else words.name(arm)
-        parts.append(span("part", start, end, colour, text) if end > start else "")
+        if end > start:
+            parts.append(span("part", start, end, colour))
+        if log2(end / start) > 0.14 * log2(high / low):  # too short for a name otherwise
+            labels.append(span("label", start, end, colour, f"<b>{escape(text)}</b>"))
         cheaper = not cheaper
     for one in finding.crossings:
         if one.low is not None or one.high is not None:
@@ -137,7 +140,7 @@ def _track(report: Report, finding: Finding, low: int, high: int, titled: bool) 
     return (
         f'<div class="range"><div class="what">{escape(finding.measure.title) if titled else ""}'
         f"<small>{tables.prose(what)}</small></div>"
-        f'<div class="track" role="img" aria-label="{label}">{"".join(parts)}</div></div>'
+        f'<div class="track" role="img" aria-label="{label}">{"".join(parts + labels)}</div></div>'
     )
 
 
@@ -168,8 +171,6 @@ def _figure(report: Report, place: int, measure: Measure) -> str:
 
 
 def _data(report: Report, charts: Sequence[Measure]) -> dict[str, Any]:
-    from probes.report import COLUMNS, flat
-
     return {
         "arms": [
             {

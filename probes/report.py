@@ -11,16 +11,14 @@
   is a single number (memory, state). `crossings` lists all lengths where the order changes, if
   that is not simply the one.
 * `slopes`: per contestant and measure the exponent of cost against length: `value`, `low`,
-  `high`, `window` in tokens, and `linear`, claimed only if the slope's interval contains 1 and
-  that of the quadratic coefficient contains 0.
+  `high`, `window` in tokens, and `linear`, claimed only if the slope's interval contains 1 but
+  neither 0 nor 2, and that of the quadratic coefficient contains 0.
 * `contestants`, `baselines`, `machine`, `failures`: what was compared, on what, and which points
   did not finish.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import shutil
@@ -28,7 +26,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -37,6 +35,7 @@ from rich.table import Table
 from probes import compare, figures, html, story, words
 from probes.collect import Arm, Material, collect
 from probes.compare import Finding, Slope
+from probes.flat import csv_text
 from probes.rows import Row
 
 INTERVAL = "95 % bootstrap"
@@ -197,33 +196,6 @@ def failures(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Every point that did not finish."""
     fields = ("contestant", "probe", "sweep", "context_length", "batch", "status", "error")
     return [{name: getattr(row, name) for name in fields} for row in rows if row.status != "ok"]
-
-
-# ---- rows.csv ------------------------------------------------------------------------------------
-
-_PLAIN = (
-    "probe", "sweep", "contestant", "size", "parameters", "context_length", "batch", "status",
-    "error", "peak_bytes", "peak_method", "state_bytes", "flops", "flops_dense", "precision",
-    "seed", "commit", "load_before", "started", "command",
-)  # fmt: skip
-COLUMNS = (*_PLAIN, "seconds_median", "seconds", "device", "backends", "versions", "config")
-
-
-def flat(row: Row) -> list[Any]:
-    """One row as plain values in the order of `COLUMNS`; lists and dicts as JSON."""
-    packed = (list(row.seconds), row.device, row.backends, row.versions, row.config)
-    middle = median(row.seconds) if row.seconds else None
-    plain = [getattr(row, name) for name in _PLAIN]
-    return [*plain, middle, *(json.dumps(value, sort_keys=True) for value in packed)]
-
-
-def csv_text(rows: Sequence[Row]) -> str:
-    """All rows, one line each, after a line of column names."""
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(flat(row) for row in rows)
-    return buffer.getvalue()
 
 
 # ---- terminal ------------------------------------------------------------------------------------

@@ -52,11 +52,13 @@ def colour(report: Report, arm: Arm) -> str:
 
 
 def swatch(report: Report, arm: Arm) -> str:
+    """The name of an arm after a spot of its colour and shape."""
     css = "" if arm.recurrent else ' class="square"'
     return f'<i{css} style="--c:var(--{colour(report, arm)})"></i>{escape(words.name(arm))}'
 
 
 def contestants(report: Report) -> str:
+    """Size, quality and kernels of every arm, with what compressors reach for scale."""
     rows = []
     for arm in report.material.arms:
         facts = report.summary["contestants"][arm.label]
@@ -93,6 +95,7 @@ def _optional(facts: dict[str, Any], name: str, style: str) -> list[str]:
 
 
 def crossovers(report: Report) -> str:
+    """One row per finding: the crossover length and its interval, or why there is none."""
     several = len(report.material.pairs) > 1
     rows = []
     for one in report.findings:
@@ -100,10 +103,12 @@ def crossovers(report: Report) -> str:
         crossing = one.crossover
         length = words.tokens(crossing.length) if crossing else "none in range"
         shown = words.interval(crossing, one) if crossing else ""
+        if shown.startswith(words.INTERVAL):
+            shown = shown.removeprefix(words.INTERVAL).replace(" ", "\u00a0")
         note = words.reason(one) if one.kind == "missing" else f"{mine}: {one.note}"
         cells = [
             length,
-            shown.removeprefix("95 % interval ").replace(" to ", "\u00a0to\u00a0"),
+            shown,
             f"{one.lengths[0]:,}\u00a0to\u00a0{one.lengths[-1]:,}" if one.lengths else "",
             one.measure.sweep.replace("_", " "),
             *([f"{mine} / {other}"] if several else []),
@@ -117,6 +122,7 @@ def crossovers(report: Report) -> str:
 
 
 def slopes(report: Report) -> str:
+    """The exponents of growth, with their intervals."""
     titles = {measure.key: measure.title for measure in compare.MEASURES}
     arms = {arm.label: arm for arm in report.material.arms}
     rows = []
@@ -130,13 +136,14 @@ def slopes(report: Report) -> str:
     caption = (
         "The exponent p of cost ~ T^p: 0 is constant, 1 linear, 2 quadratic; costs are per "
         "sequence, those of decode per generated token. Linear is claimed only if the interval of "
-        "p contains 1 and that of the quadratic part contains 0."
+        "p contains 1 but neither 0 nor 2, and that of the quadratic part contains 0."
     )
     headings = ["contestant", "#p", "measure", "95 % interval", "window, tokens", "linear"]
     return table(caption, headings, rows)
 
 
 def method(report: Report) -> str:
+    """Machine, versions, kernels per probe, and the commands."""
     machine = report.summary["machine"]
     memory = words.size_bytes(machine["memory_bytes"]) if machine["memory_bytes"] else "unknown"
     entries = {
@@ -165,6 +172,7 @@ def method(report: Report) -> str:
 
 
 def failed(report: Report) -> str:
+    """Every point that did not finish, with its error."""
     failed = report.summary["failures"]
     if not failed:
         return "<p>None: every point finished.</p>"
@@ -184,6 +192,7 @@ def failed(report: Report) -> str:
 
 
 def points(report: Report, measure: Measure) -> str:
+    """The medians behind one chart."""
     drawn = compare.curves(report.material, measure)
     by_length = [{point.length: point for point in one.points} for one in drawn]
     rows = []

@@ -15,6 +15,8 @@ FAILURES = {
     "error": "failed with an error",
 }
 
+INTERVAL = "95 % interval "
+
 # ---- numbers -------------------------------------------------------------------------------------
 
 
@@ -28,8 +30,13 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def tokens(length: float) -> str:
-    """A measured length as it is, an interpolated one to three significant digits."""
-    return f"{length:,}" if isinstance(length, int) else significant(length)
+    """A measured length as it is, an interpolated one to three digits and whole tokens."""
+    return f"{length if isinstance(length, int) else float(f'{length:.3g}'):,.0f}"
+
+
+def times(ratio: float) -> str:
+    """`1.7 times as much`; a third digit where two would say `1.0`."""
+    return f"{significant(ratio, 2 if ratio >= 1.1 else 3)} times as much"
 
 
 def seconds(value: float) -> str:
@@ -77,16 +84,14 @@ def interval(crossing: Crossing, finding: Finding) -> str:
     """The 95 % interval in words; an end outside the measured lengths is said to be there."""
     if crossing.low is None and crossing.high is None:
         single = _single(finding)
-        return (
-            "one value per point, no interval" if single else "95 % interval wider than the range"
-        )
+        return "one value per point, no interval" if single else f"{INTERVAL}wider than the range"
     low = f"below {tokens(finding.lengths[0])}"
     high = f"above {tokens(finding.lengths[-1])}"
     if crossing.low is not None:
-        low = significant(crossing.low)
+        low = tokens(crossing.low)
     if crossing.high is not None:
-        high = significant(crossing.high)
-    return f"95 % interval {low} to {high}"
+        high = tokens(crossing.high)
+    return f"{INTERVAL}{low} to {high}"
 
 
 def _single(finding: Finding) -> bool:
@@ -159,16 +164,16 @@ def failures(one: Curve, measure: Measure) -> str:
 def loss_example(finding: Finding, length: int) -> str:
     """`at 512 tokens 20.1 ms against 12.0 ms for GPT, 1.7 times as much`."""
     mine, other = _costs(finding, length)
-    factor, rival = significant(finding.ratio(length), 2), spoken(finding.attention.arm)
-    return f"at {tokens(length)} tokens {mine} against {other} for {rival}, {factor} times as much"
+    factor, rival = times(finding.ratio(length)), spoken(finding.attention.arm)
+    return f"at {tokens(length)} tokens {mine} against {other} for {rival}, {factor}"
 
 
 def win_example(finding: Finding, length: int) -> str:
     """`12.0 ms at 512 tokens, where GPT takes 20.1 ms, 1.7 times as much`."""
     mine, other = _costs(finding, length)
-    factor = significant(1 / finding.ratio(length), 2)
+    factor = times(1 / finding.ratio(length))
     rival = spoken(finding.attention.arm)
-    return f"{mine} at {tokens(length)} tokens, where {rival} takes {other}, {factor} times as much"
+    return f"{mine} at {tokens(length)} tokens, where {rival} takes {other}, {factor}"
 
 
 def _costs(finding: Finding, length: int) -> tuple[str, str]:

@@ -136,7 +136,9 @@ function names(at) {
     const last = good(one).at(-1);
     return { arm: ARMS.get(one.arm), x: at.x(last.length), y: at.y(last.median) };
   }).sort((a, b) => a.y - b.y);
+  // Pushed down until none touches, then up again where the last would leave the chart.
   ends.forEach((end, place) => { if (place) end.y = Math.max(end.y, ends[place - 1].y + 16); });
+  ends.reduceRight((limit, end) => { end.y = Math.min(end.y, limit); return end.y - 16; }, at.box.bottom);
   return ends.map((end) => `<text class="name" style="--c:var(--${end.arm.colour})" x="${end.x + 10}" y="${end.y + 4}">${escape(end.arm.name)}</text>`).join("");
 }
 
@@ -146,7 +148,7 @@ function crossings(chart, at) {
   let taken = -Infinity;
   return [...visible].sort((one, other) => one.length - other.length).map((one) => {
     const low = one.low ?? (one.high && at.lengths[0]), high = one.high ?? (one.low && at.lengths.at(-1));
-    const px = x(one.length), text = (visible.length > 1 ? "" : "crosses at ") + significant(one.length), half = text.length * 3.5;
+    const px = x(one.length), text = (visible.length > 1 ? "" : "crosses at ") + whole(Number(one.length.toPrecision(3))), half = text.length * 3.5;
     const middle = Math.max(box.left + half, Math.min(at.width - half, px));
     const band = low && high ? `<rect class="interval" x="${x(low)}" width="${Math.max(1, x(high) - x(low))}" y="${box.top}" height="${box.bottom - box.top}"/>` : "";
     const fits = middle - half > taken;
@@ -183,7 +185,7 @@ function tip(figure, chart, place) {
     marks += `<g ${colour}>${marker(one.arm, px, at.y(point.median), 6)}</g>`;
     const many = point.raw.length > 1;
     text += `<div ${colour}>${escape(arm.name)}: ${quantity(point.median, chart.unit)}` + (many
-      ? `<small>middle half ${quantity(point.low, chart.unit)} to ${quantity(point.high, chart.unit)}</small><small>repeats ${point.raw.map((v) => quantity(v, chart.unit)).join(", ")}</small>` : "") + "</div>";
+      ? `<small>middle half ${quantity(point.low, chart.unit)} to ${quantity(point.high, chart.unit)}</small><small>repeats ${point.raw.map((v) => quantity(v, chart.unit).replace(" ", "\u00a0")).join(", ")}</small>` : "") + "</div>";
   }
   for (const [mine, other] of DATA.pairs.slice(0, 3))
     if (median[mine] && median[other])

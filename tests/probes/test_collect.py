@@ -10,7 +10,7 @@ import pytest
 
 from models.errors import UserError
 from probes.collect import collect
-from tests.probes.synthetic import make_row, make_rows, make_summary, write_run
+from tests.probes.synthetic import failed, make_row, make_rows, make_summary, write_run
 
 HERE = {"kind": "cpu", "name": "Test CPU", "threads": 2, "memory_bytes": 2**34}
 
@@ -26,6 +26,13 @@ def test_rows_and_trainings_are_found(tmp_path: Path) -> None:
     # A training's own folder may be named as well, and counts once.
     again = collect([folder, folder / "gpt-tiny"])
     assert len(again.trainings) == 2
+
+
+def test_a_point_measured_again_replaces_its_first_row(tmp_path: Path) -> None:
+    first = failed("gpt", "train", 256, "oom", commit="older")
+    again = make_row("gpt", "train", 256)
+    material = collect([write_run(tmp_path / "a", [first, make_row("rwkv4", "train", 256), again])])
+    assert [row.status for row in material.rows] == ["ok", "ok"]
 
 
 def test_missing_folder_and_missing_rows_are_refused(tmp_path: Path) -> None:
@@ -57,7 +64,7 @@ def test_missing_folder_and_missing_rows_are_refused(tmp_path: Path) -> None:
 def test_mixed_rows_are_refused_unless_allowed(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    odd = make_row("gpt", "train", 256, **changes)
+    odd = make_row("gpt", "train", 256, **({"seed": 1} | changes))
     folder = write_run(tmp_path / "a", [*make_rows(fixed=False), odd])
     with pytest.raises(UserError, match=message) as caught:
         collect([folder])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from probes import compare
@@ -98,6 +99,19 @@ def test_slope_and_the_claim_of_linearity(power: int, linear: bool) -> None:
     assert slope.low <= power <= slope.high
     assert slope.window == (512, 4096)
     assert slope.linear is linear
+
+
+def test_an_interval_that_tells_nothing_claims_nothing() -> None:
+    rng = np.random.default_rng(0)
+    rows = tuple(
+        make_row("gpt", "train", t, seconds=list(t * np.exp(rng.normal(0, 1.5, 5))))
+        for t in LENGTHS
+    )
+    slope = compare.slope(compare.curve(Arm("gpt", "gpt", rows), TRAIN), TRAIN, (512, 4096))
+    assert slope is not None and slope.low is not None and slope.high is not None
+    assert slope.low <= 1 <= slope.high
+    assert slope.low < 0 or slope.high > 2
+    assert not slope.linear
 
 
 def test_slope_needs_three_lengths_and_repeats_for_an_interval() -> None:

@@ -15,8 +15,9 @@ from matplotlib.image import imread
 
 from probes.collect import collect
 from probes.figures import ATTENTION, RECURRENT
+from probes.flat import COLUMNS
 from probes.html import embed, page
-from probes.report import COLUMNS, analyse
+from probes.report import analyse
 from probes.rows import Row
 from tests.probes.synthetic import (
     failed,
@@ -195,7 +196,7 @@ def test_tooltip_toggles_and_axes(tmp_path: Path, usual: Path) -> None:
     body = dom[dom.index("<body") : dom.index("<main")]
     assert "data-error" not in body
     assert 'data-curves="7"' in body
-    assert "256 tokens" in body and "repeats 2.23 s, 2.26 s, 2.28 s" in body
+    assert "256 tokens" in body and "repeats 2.23 s, 2.26 s, 2.28 s" in body.replace("&nbsp;", " ")
     assert "GPT" not in body
     assert "|5,000|" in body and "|10 s|" in body
 

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from models.errors import UserError
-from probes.report import COLUMNS, Report, print_table, write_report
+from probes.flat import COLUMNS
+from probes.report import Report, print_table, write_report
 from tests.probes.synthetic import (
     TRAIN_CROSSOVER,
     failed,

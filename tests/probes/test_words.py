@@ -51,6 +51,17 @@ def test_axis_labels_drop_empty_decimals() -> None:
     assert words.round_quantity(1.5 * 2**20, "B") == "1.5 MiB"
 
 
+def test_token_counts_are_whole() -> None:
+    assert words.tokens(8192) == "8,192"
+    assert words.tokens(77.24) == "77"
+    assert words.tokens(2839.4) == "2,840"
+
+
+def test_factors_say_more_than_one() -> None:
+    assert words.times(1.72) == "1.7 times as much"
+    assert words.times(1.04) == "1.04 times as much"
+
+
 def test_names_and_lists() -> None:
     assert words.name(Arm("rwkv7 small", "rwkv7", ())) == "RWKV-7 small"
     assert words.name(Arm("gpt", "gpt", ())) == "GPT"
