@@ -30,13 +30,15 @@ PLAIN_HYDRA = (
 )
 
 
-def launch(config_name: str, task: Callable[[Any], None], argv: list[str] | None = None) -> None:
+def launch(config_name: str, task: Callable[[Any], None], together: bool = False) -> None:
     """Check the command line, then run `task` on the typed configuration of each Hydra job.
+
+    With `together`, `task` gets the list of all jobs of a multirun at once.
 
     Refuses a bad command line before any work: all problems at once, exit status 2, no traceback.
     A job that raises `UserError` prints its message; the other jobs of a multirun still run.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    argv = sys.argv[1:]
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     schema.register()
     if "--help" in argv or "-h" in argv:
@@ -45,16 +47,26 @@ def launch(config_name: str, task: Callable[[Any], None], argv: list[str] | None
     if not any(flag in argv for flag in ("--cfg", "-c", "--info", "-i", "--hydra-help")):
         refuse(problems_of(config_name, argv))
     failures: list[UserError] = []
+    jobs: list[Any] = []
 
-    def job(config: DictConfig) -> None:
+    def attempt(conf: Any) -> None:
         try:
-            task(OmegaConf.to_object(config))
+            task(conf)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             failures.append(error)
 
+    def job(config: DictConfig) -> None:
+        conf = OmegaConf.to_object(config)
+        jobs.append(conf)
+        if not together:
+            attempt(conf)
+
     sys.argv = [sys.argv[0], *argv, *PLAIN_HYDRA]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+    sys.argv = [sys.argv[0], *argv]
+    if together and jobs:
+        attempt(jobs)
     if failures:
         sys.exit(REFUSED)
 

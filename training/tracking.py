@@ -36,9 +36,9 @@ def wandb_mode(conf: WandbConf) -> str:
     return "online" if has_login() else "offline"
 
 
-def run_id(folder: Path) -> str:
+def run_id(folder: Path, name: str) -> str:
     """The run's wandb id, made once and kept in its folder, so that a restart continues it."""
-    path = folder / "wandb" / "run-id"
+    path = folder / "wandb" / f"{name}.id"
     if not path.is_file():
         write_text(path, secrets.token_hex(4) + "\n")
     return path.read_text().strip()
@@ -52,7 +52,7 @@ def wandb_settings(
         "project": conf.project,
         "entity": conf.entity,
         "name": name,
-        "id": run_id(folder),
+        "id": run_id(folder, name),
         "group": group,
         "job_type": job_type,
         "tags": list(conf.tags),
