@@ -60,7 +60,7 @@ def test_a_library_follows_its_sources(folder):
     libraries = []
     for number in (1, 2):
         header.write_text(f"#define NUMBER {number}\n")
-        libraries.append(build.shared_library("one.cpp", ["number.h"]))
+        libraries.append(build.shared_library("one", ["one.cpp"], ["number.h"]))
         assert ctypes.CDLL(str(libraries[-1])).number() == number
     assert libraries[0] != libraries[1]
 
@@ -69,7 +69,7 @@ def test_a_library_follows_its_sources(folder):
 def test_a_failed_build_shows_the_compilers_last_lines(folder):
     (folder / "cuda" / "bad.cpp").write_text("int f() { return undeclared_name; }\n")
     with pytest.raises(BuildError, match=r"(?s)could not compile cuda/bad.cpp:\n.*undeclared_name"):
-        build.shared_library("bad.cpp", [])
+        build.shared_library("bad", ["bad.cpp"], [])
 
 
 def test_no_compiler_is_said_plainly(monkeypatch, tmp_path):
