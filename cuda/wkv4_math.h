@@ -1,8 +1,9 @@
 // WKV-4 arithmetic, written once: the CPU build compiles it for vectors of channels, the GPU build
 // for one channel per thread. Derivations: docs/wkv.md. Reference: models/wkv/reference.py.
 //
-// F is float or a vector of floats with the usual operators, and needs exp_(x <= 88), max_, abs_,
-// round_, where_(condition, yes, no) and any_above(x, limit).
+// F is float or a vector of floats with the usual operators, and needs exp_(x <= 88), min_, max_,
+// abs_, round_, where_(condition, yes, no) and any_above(x, limit). max_ keeps its second argument
+// when the first is NaN.
 //
 // An IO object gives one tile of at most TILE tokens: k(t), v(t), grad(t) read, y(t, x), gk(t, x),
 // gv(t, x) write.
@@ -21,6 +22,7 @@ constexpr float EMPTY = -1e38f;     // exponent of an empty sum
 constexpr float FAST_RANGE = 20.f;  // |k - reference| for which one exponent serves a whole tile
 constexpr float FAST_BONUS = 15.f;  // the same for |u|
 constexpr float KEEP_RANGE = 8.f;   // how far the first key may be before the reference moves
+constexpr float FAST_SUM = 1e-10f;  // times a sum, above FAST_RANGE: too near to overflow
 
 // Two sums with a common exponent, true values a e^p and b e^p: a state, or the adjoint of one.
 template <class F>
@@ -41,6 +43,11 @@ template <class F>
 WKV_HD Channel<F> channel(F w, F u, F lost) {
   return {w, u, exp_(w), exp_(min_(u, F{} + FAST_BONUS)), lost,
           max_(abs_(u) - FAST_BONUS, F{}) * 1e9f};
+}
+
+template <class F>
+WKV_HD Sums<F> empty() {
+  return {F{}, F{}, F{} + EMPTY};
 }
 
 // (l.p - q) + decay, not (l.p + decay) - q: the rounding of q = l.p + decay must not be lost.
@@ -75,19 +82,23 @@ struct Total {
 // arithmetic. `top` follows the running maximum max(pp + w, k), the exponent states are handed out
 // with.
 
-// Any exponents: every token carries its own running maximum.
+// Any exponents. The sums of this tile alone, `own`, follow a running maximum; what came before is
+// added to them afresh at every token, so that its decay is rounded once per tile, not per token.
 template <bool OUTPUT, class F, class IO>
 WKV_HD void forward_safe(IO& io, int n, const Channel<F>& c, Sums<F>& s, F& top) {
+  Sums<F> own = empty<F>();
   for (int t = 0; t < n; t++) {
     F k = io.k(t), v = io.v(t);
     top = max_(top + c.w, k);
     if constexpr (OUTPUT) {
-      F p = max_(s.p, c.u + k);
-      F past = exp_(s.p - p), now = exp_(c.u + k - p);
-      io.y(t, (past * s.a + now * v) / (past * s.b + now));
+      Sums<F> before = combine(s, own, c.w * float(t));
+      F p = max_(before.p, c.u + k);
+      F past = exp_(before.p - p), now = exp_((k - p) + c.u);
+      io.y(t, (past * before.a + now * v) / (past * before.b + now));
     }
-    s = combine(s, {v, F{} + 1.f, k}, c.w);
+    own = combine(own, {v, F{} + 1.f, k}, c.w);
   }
+  s = combine(s, own, c.w * float(n));
 }
 
 // Reference exponent of a tile. Whole numbers, so that differences of two are exact, and moved
@@ -102,8 +113,8 @@ WKV_HD F reference(F first_key, F carried) {
 template <bool OUTPUT, class F, class IO>
 WKV_HD bool forward_fast(IO& io, int n, const Channel<F>& c, Sums<F>& s, F& top) {
   F r = reference(io.k(0), s.p);
-  F worst = max_(s.p - r, c.misfit);
   Sums<F> start = rescale(s, r);
+  F worst = max_(abs_(start.b) * FAST_SUM, max_(s.p - r, c.misfit));
   F a = start.a, b = start.b, peak = top;
   for (int t = 0; t < n; t++) {
     F k = io.k(t), v = io.v(t), x = k - r;
@@ -137,9 +148,13 @@ struct Gradients {
   Total<F> w, u;
 };
 
+// What the backward sweep needs of each token. With q = gradient / denominator and d = v - y, both
+// q y and q d are kept: each is computed from what it is small in. A large bonus makes y so close
+// to v that their difference would be rounding error, a slow decay makes y much smaller than v.
 template <class F, int N>
 struct Tape {
-  F x[N], q[N], y[N], a[N], b[N], p[N], pp[N];
+  F e[N], q[N], qy[N], qd[N], a[N], b[N];
+  F p[N], pp[N];  // of the denominator and of a, b: the safe path only
 };
 
 // `s` is the state before the tile, `adj` the adjoint of the state after it, replaced by that of
@@ -147,31 +162,36 @@ struct Tape {
 template <bool OUTPUT, class F, class IO, int N>
 WKV_HD void backward_safe(IO& io, int n, const Channel<F>& c, Sums<F> s, Sums<F>& adj,
                           Gradients<F>& g, Tape<F, N>& tape) {
+  Sums<F> own = empty<F>();
   for (int t = 0; t < n; t++) {
     F k = io.k(t), v = io.v(t);
-    F p = max_(s.p, c.u + k);
-    F past = exp_(s.p - p), now = exp_(c.u + k - p);
-    F inverse = 1.f / (past * s.b + now);
+    Sums<F> before = combine(s, own, c.w * float(t));
+    F p = max_(before.p, c.u + k);
+    F past = exp_(before.p - p), now = exp_((k - p) + c.u);
+    F inverse = 1.f / (past * before.b + now);
     F q = io.grad(t) * inverse;
-    tape.y[t] = (past * s.a + now * v) * inverse;
-    tape.x[t] = q * now;
+    tape.e[t] = now;
     tape.q[t] = q;
+    tape.qy[t] = q * ((past * before.a + now * v) * inverse);
+    tape.qd[t] = q * ((past * (v * before.b - before.a)) * inverse);
     tape.p[t] = p;
-    tape.a[t] = s.a, tape.b[t] = s.b, tape.pp[t] = s.p;
-    s = combine(s, {v, F{} + 1.f, k}, c.w);
+    tape.a[t] = before.a, tape.b[t] = before.b, tape.pp[t] = before.p;
+    own = combine(own, {v, F{} + 1.f, k}, c.w);
   }
+  own = empty<F>();
   F gw{}, gu{};
   for (int t = n - 1; t >= 0; t--) {
     if constexpr (OUTPUT) {
-      F v = io.v(t), later = exp_(io.k(t) + adj.p);
-      F bonus = tape.x[t] * (v - tape.y[t]);
-      io.gv(t, tape.x[t] + later * adj.a);
-      io.gk(t, bonus + later * (adj.a * v + adj.b));
+      Sums<F> after = combine(adj, own, c.w * float(n - 1 - t));
+      F v = io.v(t), later = exp_(io.k(t) + after.p), bonus = tape.e[t] * tape.qd[t];
+      io.gv(t, tape.e[t] * tape.q[t] + later * after.a);
+      io.gk(t, bonus + later * (after.a * v + after.b));
       gu += bonus;
-      gw += exp_((tape.pp[t] + adj.p) + c.w) * (tape.a[t] * adj.a + tape.b[t] * adj.b);
+      gw += exp_((tape.pp[t] + after.p) + c.w) * (tape.a[t] * after.a + tape.b[t] * after.b);
     }
-    adj = combine(adj, {tape.q[t], -tape.q[t] * tape.y[t], -tape.p[t]}, c.w);
+    own = combine(own, {tape.q[t], -tape.qy[t], -tape.p[t]}, c.w);
   }
+  adj = combine(adj, own, c.w * float(n));
   g.w.add(gw);
   g.u.add(gu);
 }
@@ -180,17 +200,18 @@ template <bool OUTPUT, class F, class IO, int N>
 WKV_HD bool backward_fast(IO& io, int n, const Channel<F>& c, Sums<F> s, Sums<F>& adj,
                           Gradients<F>& g, Tape<F, N>& tape) {
   F r = reference(io.k(0), s.p);
-  F worst = max_(max_(s.p - r, adj.p + r), c.misfit);
   Sums<F> start = rescale(s, r), end = rescale(adj, -r);
+  F worst = max_(abs_(start.b) * FAST_SUM, max_(s.p - r, c.misfit));
+  worst = max_(abs_(end.a) * FAST_SUM, max_(abs_(end.b) * FAST_SUM, max_(adj.p + r, worst)));
   F a = start.a, b = start.b;
   for (int t = 0; t < n; t++) {
     F x = io.k(t) - r, v = io.v(t);
     worst = max_(abs_(x), worst);
     F e = exp_(x), now = c.U * e, ev = e * v;
-    F inverse = 1.f / (b + now);
-    tape.x[t] = e;
-    tape.q[t] = io.grad(t) * inverse;
-    tape.y[t] = (a + c.U * ev) * inverse;
+    F inverse = 1.f / (b + now), q = io.grad(t) * inverse;
+    tape.q[t] = q;
+    tape.qy[t] = q * ((a + c.U * ev) * inverse);
+    if constexpr (OUTPUT) tape.e[t] = e, tape.qd[t] = q * ((v * b - a) * inverse);
     if constexpr (OUTPUT) tape.a[t] = a, tape.b[t] = b;
     a = c.W * a + ev;
     b = c.W * b + e;
@@ -198,17 +219,16 @@ WKV_HD bool backward_fast(IO& io, int n, const Channel<F>& c, Sums<F> s, Sums<F>
   if (any_above(worst, FAST_RANGE)) return false;
   F P = end.a, Q = end.b, gw{}, gu{};
   for (int t = n - 1; t >= 0; t--) {
-    F q = tape.q[t], qy = q * tape.y[t];
+    F q = tape.q[t];
     if constexpr (OUTPUT) {
-      F v = io.v(t), e = tape.x[t], Uq = c.U * q;
-      F bonus = Uq * (v - tape.y[t]);
-      io.gv(t, e * (P + Uq));
+      F e = tape.e[t], v = io.v(t), bonus = c.U * tape.qd[t];
+      io.gv(t, e * (P + c.U * q));
       io.gk(t, e * (bonus + (P * v + Q)));
       gu += e * bonus;
       gw += tape.a[t] * P + tape.b[t] * Q;
     }
     P = c.W * P + q;
-    Q = c.W * Q - qy;
+    Q = c.W * Q - tape.qy[t];
   }
   if (n == CHUNK) P += c.lost * end.a, Q += c.lost * end.b;
   g.w.add(c.W * gw);

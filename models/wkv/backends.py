@@ -47,7 +47,7 @@ def report() -> dict[str, str]:
 
 @functools.cache
 def _problem(name: str) -> str | None:
-    """Why native back end `name` cannot work on this machine, or None. Builds it; once per process."""
+    """Why native back end `name` cannot work on this machine, or None. Asked once per process."""
     try:
         kernels(name).load()
     except BuildError as error:
@@ -58,8 +58,9 @@ def _problem(name: str) -> str | None:
 @functools.cache
 def _notice(reason: str) -> None:
     """Say once per reason that the slow path is taken."""
-    first_line = reason.splitlines()[0]
-    _log.warning("wkv: using the chunked reference, which is slower (%s)", first_line)
+    lines = reason.splitlines()
+    summary = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1].strip()}"
+    _log.warning("wkv: using the chunked reference, which is slower (%s)", summary)
 
 
 def kernels(name: str) -> Any:

@@ -60,19 +60,20 @@ def cached(name: str, write: Callable[[Path], None]) -> Path:
     return target
 
 
-def shared_library(source: str, headers: list[str]) -> Path:
-    """`cuda/<source>` as a shared library for this very CPU. Raises `BuildError`."""
-    files = [SOURCES / name for name in (source, *headers)]
+def shared_library(name: str, sources: list[str], headers: list[str]) -> Path:
+    """`sources` of `cuda/` as one shared library for this very CPU. Raises `BuildError`."""
+    files = [SOURCES / file for file in sources]
     compiler, version = _compiler()
-    name = Path(source).stem
-    key = fingerprint(files, compiler, version, FLAGS, _cpu())
+    key = fingerprint([*files, *(SOURCES / h for h in headers)], compiler, version, FLAGS, _cpu())
 
     def compile_to(path: Path) -> None:
-        command = [compiler, *FLAGS, str(files[0]), "-o", str(path)]
+        command = [compiler, *FLAGS, *map(str, files), "-o", str(path)]
         # Where the compiler has no OpenMP, the kernels run on one thread.
         if _run([*command, "-fopenmp"]) is not None and (output := _run(command)) is not None:
             tail = "\n".join(output.splitlines()[-TAIL_LINES:])
-            raise BuildError(f"{compiler} could not compile cuda/{source}:\n{tail}")
+            raise BuildError(
+                f"{compiler} could not compile cuda/{', cuda/'.join(sources)}:\n{tail}"
+            )
 
     return cached(f"{name}-{key}.so", compile_to)
 

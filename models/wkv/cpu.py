@@ -1,10 +1,11 @@
-"""The C++ kernels of `cuda/wkv4_cpu.cpp`: built on first use, called through their C interface."""
+"""The C++ kernels of `cuda/*_cpu.cpp`: built on first use, called through their C interface."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import c_int, c_int64, c_void_p
+from ctypes import POINTER, c_int, c_int64, c_void_p
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,21 +13,35 @@ from torch import Tensor
 from models.wkv.build import BuildError, shared_library
 from models.wkv.reference import CHUNK
 
-_SHAPE = [c_int64] * 3
+_SOURCES, _HEADERS = ["wkv4_cpu.cpp", "pointwise_cpu.cpp"], ["wkv4_math.h", "vec.h"]
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_SHAPE: list[Any] = [c_int64] * 3
+_COUNT: list[Any] = [c_int64]
+_MANY: Any = POINTER(c_void_p)
+_ARGUMENTS = {
+    "wkv4_forward": [*_SHAPE, *[c_void_p] * 8],
+    "wkv4_backward": [*_SHAPE, *[c_void_p] * 12],
+    "gate": [*_COUNT, *[c_void_p] * 3],
+    "gate_backward": [*_COUNT, *[c_void_p] * 5],
+    "squared_relu": [*_COUNT, *[c_void_p] * 2],
+    "squared_relu_backward": [*_COUNT, *[c_void_p] * 3],
+    "token_shift_mix": [*_SHAPE, c_int, *[c_void_p] * 3, _MANY],
+    "token_shift_mix_backward": [*_SHAPE, c_int, *[c_void_p] * 3, _MANY, *[c_void_p] * 3],
+}
+"""C signatures; every function ends with the number of threads."""
 
 
 @functools.cache
 def load() -> ctypes.CDLL:
     """The library, built if needed. Raises `BuildError`."""
-    path = shared_library("wkv4_cpu.cpp", ["wkv4_math.h", "vec.h"])
+    path = shared_library("cpu", _SOURCES, _HEADERS)
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise BuildError(f"{path} was built but cannot be loaded: {error}") from None
-    for dtype in _NAMES.values():
-        getattr(library, f"wkv4_forward_{dtype}").argtypes = [*_SHAPE, *[c_void_p] * 8, c_int]
-        getattr(library, f"wkv4_backward_{dtype}").argtypes = [*_SHAPE, *[c_void_p] * 12, c_int]
+    for name, arguments in _ARGUMENTS.items():
+        for dtype in _NAMES.values():
+            getattr(library, f"{name}_{dtype}").argtypes = [*arguments, c_int]
     return library
 
 
@@ -36,10 +51,10 @@ def wkv4_forward(
     """As `reference.wkv4_forward`; the checkpoints are empty unless `save`."""
     batch, length, channels = k.shape
     w, u, k, v, state = (x.contiguous() for x in (w, u, k, v, state))
-    y = torch.empty(v.shape, dtype=v.dtype)
-    out = torch.empty(state.shape)
+    y, out = _new(v), _new(state)
     checkpoints = torch.empty(batch, -(-length // CHUNK) if save else 0, 3, channels)
-    _call("wkv4_forward", k, w, u, k, v, state, y, out, checkpoints if save else None)
+    saved = checkpoints if save else None
+    _call("wkv4_forward", k.dtype, *k.shape, w, u, k, v, state, y, out, saved)
     return y, out, checkpoints
 
 
@@ -53,16 +68,73 @@ def wkv4_backward(
     grad_y: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `reference.wkv4_backward`."""
-    grad_y = grad_y.to(v.dtype)
-    inputs = tuple(x.contiguous() for x in (w, u, k, v, checkpoints, adjoint, grad_y))
-    gw, gu, before = torch.empty(w.shape), torch.empty(u.shape), torch.empty(adjoint.shape)
-    gk, gv = torch.empty(k.shape, dtype=k.dtype), torch.empty(v.shape, dtype=v.dtype)
-    _call("wkv4_backward", k, *inputs, gw, gu, gk, gv, before)
+    inputs = [x.contiguous() for x in (w, u, k, v, checkpoints, adjoint, grad_y.to(v.dtype))]
+    grads = gw, gu, gk, gv, before = [_new(x) for x in (w, u, k, v, adjoint)]
+    _call("wkv4_backward", k.dtype, *k.shape, *inputs, *grads)
     return gw, gu, gk, gv, before
 
 
-def _call(name: str, k: Tensor, *tensors: Tensor | None) -> None:
-    """Call the kernel `name` of k's dtype on the data of `tensors`."""
-    function = getattr(load(), f"{name}_{_NAMES[k.dtype]}")
-    pointers = (None if x is None else x.data_ptr() for x in tensors)
-    function(*k.shape, *pointers, torch.get_num_threads())
+def gate(r: Tensor, x: Tensor) -> Tensor:
+    """sigmoid(r) * x."""
+    r, x, out = r.contiguous(), x.contiguous(), _new(x)
+    _call("gate", x.dtype, x.numel(), r, x, out)
+    return out
+
+
+def gate_backward(r: Tensor, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of r and x."""
+    r, x, grad, gr, gx = r.contiguous(), x.contiguous(), grad.contiguous(), _new(r), _new(x)
+    _call("gate_backward", x.dtype, x.numel(), r, x, grad, gr, gx)
+    return gr, gx
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """max(x, 0) squared."""
+    x, out = x.contiguous(), _new(x)
+    _call("squared_relu", x.dtype, x.numel(), x, out)
+    return out
+
+
+def squared_relu_backward(x: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of x."""
+    x, grad, gx = x.contiguous(), grad.contiguous(), _new(x)
+    _call("squared_relu_backward", x.dtype, x.numel(), x, grad, gx)
+    return gx
+
+
+def token_shift_mix(z: Tensor, previous: Tensor, mu: Tensor) -> list[Tensor]:
+    """As `pointwise.token_shift_mix`."""
+    z, previous, mu = z.contiguous(), previous.contiguous(), mu.contiguous()
+    out = [_new(z) for _ in mu]
+    _call("token_shift_mix", z.dtype, *z.shape, len(mu), z, previous, mu, out)
+    return out
+
+
+def token_shift_mix_backward(
+    z: Tensor, previous: Tensor, mu: Tensor, grads: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of z, previous and mu."""
+    z, previous, mu = z.contiguous(), previous.contiguous(), mu.contiguous()
+    grads = [x.contiguous() for x in grads]
+    gz, gp, gmu = _new(z), _new(previous), _new(mu)
+    name = "token_shift_mix_backward"
+    _call(name, z.dtype, *z.shape, len(mu), z, previous, mu, grads, gz, gp, gmu)
+    return gz, gp, gmu
+
+
+def _new(like: Tensor) -> Tensor:
+    """A contiguous tensor of the shape and dtype of `like`, not filled."""
+    return torch.empty(like.shape, dtype=like.dtype)
+
+
+def _call(name: str, dtype: torch.dtype, *arguments: int | Tensor | list[Tensor] | None) -> None:
+    """Call kernel `name` for `dtype`: numbers as they are, contiguous tensors as addresses."""
+    values: list[object] = []
+    for x in arguments:
+        if isinstance(x, Tensor):
+            values.append(x.data_ptr())
+        elif isinstance(x, list):
+            values.append((c_void_p * len(x))(*(y.data_ptr() for y in x)))
+        else:
+            values.append(x)
+    getattr(load(), f"{name}_{_NAMES[dtype]}")(*values, torch.get_num_threads())

@@ -1,3 +1,10 @@
+"""The CUDA kernels: not there yet."""
+
+from __future__ import annotations
+
 from models.wkv.build import BuildError
-def load():
-    raise BuildError("not written yet")
+
+
+def load() -> None:
+    """Raises `BuildError`."""
+    raise BuildError("the CUDA kernels are not part of this checkout")

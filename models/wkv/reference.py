@@ -66,7 +66,7 @@ def combine(left: Scaled, right: Scaled, decay: Tensor) -> Scaled:
 def output(state: Scaled, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """y_t from the state before token t; also its denominator and that one's exponent."""
     p = torch.maximum(state.p, u + k).detach()
-    past, now = torch.exp(state.p - p), torch.exp(u + k - p)
+    past, now = torch.exp(state.p - p), torch.exp((k - p) + u)
     denominator = past * state.b + now
     return (past * state.a + now * v) / denominator, denominator, p
 
@@ -201,7 +201,7 @@ class _Tape(NamedTuple):
         gk, gv = torch.empty_like(self.k), torch.empty_like(self.v)
         for t in reversed(range(len(self.y))):
             k_t, v_t, before = self.k[..., t, :], self.v[..., t, :], self.before[t]
-            own = self.q[t] * torch.exp(self.u + k_t - self.p[t])  # dL/d(numerator) e^{u+k}
+            own = self.q[t] * torch.exp((k_t - self.p[t]) + self.u)  # dL/d(numerator) e^{u+k}
             bonus = own * (v_t - self.y[t])
             later = torch.exp(k_t + right.p)
             gv[..., t, :] = own + later * right.a

@@ -1,0 +1,242 @@
+// The elementwise work around WKV-4 on the CPU, each in one pass over memory: token shift and mix,
+// sigmoid gate, squared ReLU, and their gradients. Plain C interface, called from
+// models/wkv/cpu.py. Arithmetic in fp32, element types float, bf16, fp16.
+
+#include <algorithm>
+#include <vector>
+
+#include "vec.h"
+
+namespace {
+
+using Index = int64_t;
+
+constexpr Index TILE = 32;           // rows walked down one vector of channels
+constexpr Index ITEM = 512;          // rows of one unit of work; fixed, so sums do not vary
+constexpr Index GRAIN = 32768;       // elements below which a second thread does not pay
+constexpr Index STREAM = 32 << 20;   // bytes of an output from which on it bypasses the cache
+
+int useful_threads(Index elements, int most) {
+  return int(std::min<Index>(most, elements / GRAIN + 1));
+}
+
+vec sigmoid(vec x) { return 1.f / (1.f + exp_(min_(vec{} + 88.f, -x))); }
+
+// ---------------------------------------------------------------- flat arrays
+
+// body(i, read, write): read(p) loads and write(p, x) stores the vector at element i. `address` is
+// that of the output; of several, their bitwise or.
+template <class E, class Body>
+void each(Index n, uintptr_t address, int most, Body body) {
+  bool streamed = Index(n * sizeof(E)) >= STREAM && address % sizeof(vec) == 0;
+  Index whole = n / LANES;
+#pragma omp parallel num_threads(useful_threads(n, most))
+  {
+    FlushDenormals flush;
+    auto read = [](const E* p) { return load(p); };
+    auto keep = [](E* p, vec x) { store(p, x); };
+    auto pass = [](E* p, vec x) { stream(p, x); };
+    if (streamed) {
+#pragma omp for schedule(static)
+      for (Index i = 0; i < whole; i++) body(i * LANES, read, pass);
+    } else {
+#pragma omp for schedule(static)
+      for (Index i = 0; i < whole; i++) body(i * LANES, read, keep);
+    }
+  }
+  if (int rest = int(n % LANES)) {
+    FlushDenormals flush;
+    body(whole * LANES, [&](const E* p) { return load(p, rest); },
+         [&](E* p, vec x) { store(p, x, rest); });
+  }
+}
+
+template <class E>
+void gate(Index n, const E* r, const E* x, E* out, int threads) {
+  each<E>(n, uintptr_t(out), threads, [&](Index i, auto read, auto write) {
+    write(out + i, sigmoid(read(r + i)) * read(x + i));
+  });
+}
+
+template <class E>
+void gate_backward(Index n, const E* r, const E* x, const E* grad, E* gr, E* gx, int threads) {
+  each<E>(n, uintptr_t(gr) | uintptr_t(gx), threads, [&](Index i, auto read, auto write) {
+    vec k = read(r + i), s = sigmoid(k), through = read(grad + i) * s;
+    write(gr + i, through * read(x + i) * sigmoid(-k));  // 1 - s without cancellation
+    write(gx + i, through);
+  });
+}
+
+template <class E>
+void squared_relu(Index n, const E* x, E* out, int threads) {
+  each<E>(n, uintptr_t(out), threads, [&](Index i, auto read, auto write) {
+    vec positive = max_(vec{}, read(x + i));
+    write(out + i, positive * positive);
+  });
+}
+
+template <class E>
+void squared_relu_backward(Index n, const E* x, const E* grad, E* gx, int threads) {
+  each<E>(n, uintptr_t(gx), threads, [&](Index i, auto read, auto write) {
+    write(gx + i, 2.f * max_(vec{}, read(x + i)) * read(grad + i));
+  });
+}
+
+// ---------------------------------------------------------------- token shift and mix
+
+// body(row, rows, first channel, lanes) for every tile of `from..to` and vector of channels.
+template <class Body>
+void each_tile(Index from, Index to, Index C, Body body) {
+  for (Index t = from; t < to; t += TILE)
+    for (Index c = 0; c < C; c += LANES)
+      body(t, std::min(TILE, to - t), c, int(std::min<Index>(LANES, C - c)));
+}
+
+template <class E>
+vec read(const E* p, int lanes) {
+  return lanes == LANES ? load(p) : load(p, lanes);
+}
+template <class E>
+void write(E* p, vec x, int lanes, bool streamed) {
+  if (lanes < LANES)
+    store(p, x, lanes);
+  else if (streamed)
+    stream(p, x);
+  else
+    store(p, x);
+}
+
+template <class E>
+bool may_stream(const E* p, Index C, Index elements) {
+  return (uintptr_t(p) | (C * sizeof(E))) % sizeof(vec) == 0 && Index(elements * sizeof(E)) >= STREAM;
+}
+
+// out_m = previous + (z - previous) mu_m, previous being the row before.
+template <int M, class E>
+void mix(Index B, Index T, Index C, const E* z, const E* previous, const float* mu, E* const* out,
+         int threads) {
+  Index items = (T + ITEM - 1) / ITEM;
+  bool streamed = true;
+  for (int m = 0; m < M; m++) streamed &= may_stream(out[m], C, B * T * C);
+#pragma omp parallel num_threads(useful_threads(B* T* C, threads))
+  {
+    FlushDenormals flush;
+#pragma omp for schedule(dynamic, 1)
+    for (Index item = 0; item < B * items; item++) {
+      Index b = item / items, from = item % items * ITEM;
+      each_tile(from, std::min(T, from + ITEM), C, [&](Index t, Index rows, Index c, int lanes) {
+        const E* here = z + (b * T + t) * C + c;
+        vec past = t > 0 ? read(here - C, lanes) : read(previous + b * C + c, lanes);
+        vec share[M];
+        for (int m = 0; m < M; m++) share[m] = read(mu + m * C + c, lanes);
+        for (Index i = 0; i < rows; i++) {
+          __builtin_prefetch(here + (i + TILE) * C, 0, 2);
+          vec now = read(here + i * C, lanes), step = now - past;
+          for (int m = 0; m < M; m++)
+            write(out[m] + (b * T + t + i) * C + c, past + step * share[m], lanes, streamed);
+          past = now;
+        }
+      });
+    }
+  }
+}
+
+// gz_t = sum_m g_m,t mu_m + g_m,t+1 (1 - mu_m);  gmu_m = sum_t g_m,t (z_t - z_t-1).
+template <int M, class E>
+void mix_backward(Index B, Index T, Index C, const E* z, const E* previous, const float* mu,
+                  const E* const* grad, E* gz, E* gprevious, float* gmu, int threads) {
+  Index items = (T + ITEM - 1) / ITEM, width = M * ((C + LANES - 1) / LANES);
+  std::vector<vec> partial(B * items * width);
+  bool streamed = may_stream(gz, C, B * T * C);
+#pragma omp parallel num_threads(useful_threads(B* T* C, threads))
+  {
+    FlushDenormals flush;
+#pragma omp for schedule(dynamic, 1)
+    for (Index item = 0; item < B * items; item++) {
+      Index b = item / items, from = item % items * ITEM;
+      each_tile(from, std::min(T, from + ITEM), C, [&](Index t, Index rows, Index c, int lanes) {
+        Index start = (b * T + t) * C + c;
+        vec past = t > 0 ? read(z + start - C, lanes) : read(previous + b * C + c, lanes);
+        vec share[M], sum[M] = {}, pending{};  // pending: what row t takes of its own gradients
+        for (int m = 0; m < M; m++) share[m] = read(mu + m * C + c, lanes);
+        for (Index i = 0; i <= rows; i++) {
+          vec own{}, to_past{};
+          if (t + i < T) {  // row `rows` belongs to the next tile: only what it sends back
+            vec all{};
+            for (int m = 0; m < M; m++) {
+              const E* g = grad[m] + start + i * C;
+              __builtin_prefetch(g + TILE * C, 0, 2);
+              vec x = read(g, lanes);
+              own += x * share[m];
+              all += x;
+              if (i < rows) sum[m] += x * (read(z + start + i * C, lanes) - past);
+            }
+            to_past = all - own;
+          }
+          if (i > 0)
+            write(gz + start + (i - 1) * C, pending + to_past, lanes, streamed);
+          else if (t == 0)
+            write(gprevious + b * C + c, to_past, lanes, false);
+          pending = own;
+          if (i < rows) past = read(z + start + i * C, lanes);
+        }
+        for (int m = 0; m < M; m++) partial[item * width + c / LANES * M + m] += sum[m];
+      });
+    }
+  }
+  for (Index c = 0; c < C; c++)
+    for (int m = 0; m < M; m++) {
+      double total = 0;
+      for (Index item = 0; item < B * items; item++)
+        total += partial[item * width + c / LANES * M + m][c % LANES];
+      gmu[m * C + c] = float(total);
+    }
+}
+
+// The number of mixes is a compile-time constant, so that their shares stay in registers.
+template <int M, class Call>
+void with_count(int count, Call call) {
+  if constexpr (M > 0) {
+    if (count == M)
+      call(std::integral_constant<int, M>{});
+    else
+      with_count<M - 1>(count, call);
+  }
+}
+constexpr int MOST_MIXES = 6;
+
+}  // namespace
+
+#define POINTWISE(NAME, E)                                                                         \
+  void gate_##NAME(Index n, const E* r, const E* x, E* out, int threads) {                         \
+    gate(n, r, x, out, threads);                                                                   \
+  }                                                                                                \
+  void gate_backward_##NAME(Index n, const E* r, const E* x, const E* grad, E* gr, E* gx,          \
+                            int threads) {                                                         \
+    gate_backward(n, r, x, grad, gr, gx, threads);                                                 \
+  }                                                                                                \
+  void squared_relu_##NAME(Index n, const E* x, E* out, int threads) {                             \
+    squared_relu(n, x, out, threads);                                                              \
+  }                                                                                                \
+  void squared_relu_backward_##NAME(Index n, const E* x, const E* grad, E* gx, int threads) {      \
+    squared_relu_backward(n, x, grad, gx, threads);                                                \
+  }                                                                                                \
+  void token_shift_mix_##NAME(Index B, Index T, Index C, int count, const E* z, const E* previous, \
+                              const float* mu, E* const* out, int threads) {                       \
+    with_count<MOST_MIXES>(count, [&](auto M) {                                                    \
+      mix<M>(B, T, C, z, previous, mu, out, threads);                                              \
+    });                                                                                            \
+  }                                                                                                \
+  void token_shift_mix_backward_##NAME(Index B, Index T, Index C, int count, const E* z,           \
+                                       const E* previous, const float* mu, const E* const* grad,   \
+                                       E* gz, E* gprevious, float* gmu, int threads) {             \
+    with_count<MOST_MIXES>(count, [&](auto M) {                                                    \
+      mix_backward<M>(B, T, C, z, previous, mu, grad, gz, gprevious, gmu, threads);                \
+    });                                                                                            \
+  }
+
+extern "C" {
+POINTWISE(float32, float)
+POINTWISE(bfloat16, bf16)
+POINTWISE(float16, fp16)
+}

@@ -1,0 +1,22 @@
+"""Every kernel test runs on one thread and on poisoned memory, unless it asks otherwise."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """New tensors are full of NaN, so a kernel that skips an element shows."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Sets the number of threads for one test; 1 where a test does not care."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
