@@ -54,8 +54,8 @@ class Attention(nn.Module):
             raise UserError(f"model.attention={kernel!r} is not one of {known}")
         self.head_size = n_embd // n_head
         self.kernel = kernel
-        self.widths = (n_embd, *2 * (self.n_kv_head * self.head_size,))
-        self.qkv = nn.Linear(n_embd, sum(self.widths), bias=bias)
+        heads = n_head + 2 * self.n_kv_head
+        self.qkv = nn.Linear(n_embd, heads * self.head_size, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
 
     def forward(
@@ -63,12 +63,12 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, State | None]:
         """x `[B, T, C]` after `past` tokens, to `[B, T, C]`."""
         batch, length, width = x.shape
-        q, k, v = (
-            part.view(batch, length, -1, self.head_size).transpose(1, 2)
-            for part in self.qkv(x).split(self.widths, dim=-1)
-        )
+        heads = self.qkv(x).view(batch, length, -1, self.head_size)
+        qk, v = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
         if rope is not None:
-            q, k = rotate(q, rope), rotate(k, rope)
+            qk = rotate(qk, rope)  # queries and keys at once: fewer passes over memory
+        q, k = qk.split((self.n_head, self.n_kv_head), dim=2)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         if state is not None:
             state = extend_cache(state, k, v, past)
             k, v = state["k"][:, :, : past + length], state["v"][:, :, : past + length]
@@ -136,16 +136,16 @@ class AttentionTrunk(Trunk):
 
 
 def rope_table(past: int, length: int, head_size: int, base: float, like: Tensor) -> Rope:
-    """cos and sin `[T, N/2]` of positions past .. past + T - 1 (Su et al. 2021, eq. 34)."""
+    """cos and sin `[T, 1, N/2]` of positions past .. past + T - 1 (Su et al. 2021, eq. 34)."""
     half = head_size // 2
     exponent = torch.arange(half, device=like.device, dtype=torch.float32) / half
     position = torch.arange(past, past + length, device=like.device, dtype=torch.float32)
-    angle = torch.outer(position, base**-exponent)
+    angle = torch.outer(position, base**-exponent)[:, None]
     return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
 
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:
-    """Rotate the pairs (x_i, x_{i+N/2}) of x `[B, H, T, N]` by the position's angles."""
+    """Rotate the pairs (x_i, x_{i+N/2}) of x `[B, T, H, N]` by the position's angles."""
     cos, sin = rope
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -22,6 +22,7 @@ from models.contract import ParamGroup, State
 from models.trunk import Block, Stream, Trunk, linear_flops
 from models.wkv import wkv4, wkv4_flops, wkv4_initial_state
 from models.wkv.backends import resolve
+from models.wkv.pointwise import gate, squared_relu, token_shift_mix
 
 EMBEDDING_SCALE = 6e-4  # official: U(-lr, lr) at the usual peak rate; block 0 normalises it away
 
@@ -35,12 +36,6 @@ class RWKV4Config:
     n_embd: int  # [C]
     n_ffn: int | None = None  # [F]; default 4 C
     wkv: str = "auto"  # back end of the recurrence: auto | reference | cpu | cuda
-
-
-def token_shift(x: Tensor, before: Tensor | None) -> Tensor:
-    """x `[B, T, C]` moved one token later; `before` `[B, C]` (or zeros) comes first."""
-    first = torch.zeros_like(x[:, :1]) if before is None else before.to(x.dtype)[:, None]
-    return torch.cat((first, x[:, :-1]), dim=1)
 
 
 class TimeMix(nn.Module):
@@ -68,15 +63,15 @@ class TimeMix(nn.Module):
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """x `[B, T, C]` to `[B, T, C]`."""
-        before = token_shift(x, None if state is None else state["shift"])
-        k = self.key(torch.lerp(before, x, self.time_mix_k.to(x.dtype)))
-        v = self.value(torch.lerp(before, x, self.time_mix_v.to(x.dtype)))
-        r = self.receptance(torch.lerp(before, x, self.time_mix_r.to(x.dtype)))
+        mixes = torch.cat((self.time_mix_k, self.time_mix_v, self.time_mix_r)).squeeze(1)
+        before = None if state is None else state["shift"]
+        x_k, x_v, x_r = token_shift_mix(x, before, mixes)
+        k, v, r = self.key(x_k), self.value(x_v), self.receptance(x_r)
         w = -torch.exp(self.time_decay.float())
         u = self.time_first.float()
         y, wkv = wkv4(w, u, k, v, None if state is None else state["wkv"], self.backend)
         after = None if state is None else {"shift": x[:, -1].clone(), "wkv": wkv}
-        return self.output(torch.sigmoid(r) * y), after
+        return self.output(gate(r, y)), after
 
     def init_state(self, batch: int) -> State:
         weight = self.key.weight
@@ -106,11 +101,12 @@ class ChannelMix(nn.Module):
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """x `[B, T, C]` to `[B, T, C]`."""
-        before = token_shift(x, None if state is None else state["shift"])
-        k = self.key(torch.lerp(before, x, self.time_mix_k.to(x.dtype)))
-        r = self.receptance(torch.lerp(before, x, self.time_mix_r.to(x.dtype)))
+        mixes = torch.cat((self.time_mix_k, self.time_mix_r)).squeeze(1)
+        before = None if state is None else state["shift"]
+        x_k, x_r = token_shift_mix(x, before, mixes)
+        value = self.value(squared_relu(self.key(x_k)))
         after = None if state is None else {"shift": x[:, -1].clone()}
-        return torch.sigmoid(r) * self.value(torch.relu(k).square()), after
+        return gate(self.receptance(x_r), value), after
 
     def init_state(self, batch: int) -> State:
         weight = self.receptance.weight
