@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 from typing import Any
 
 import pytest
@@ -164,8 +165,8 @@ def test_flops_agree_with_a_count(name: str, past: int) -> None:
 def test_flops_grow_as_the_architecture_says(model: Any) -> None:
     lengths = [256, 512, 768, 1024]
     totals = [model.flops(1, length) for length in lengths]
-    first = [b - a for a, b in zip(totals, totals[1:], strict=False)]
-    second = {b - a for a, b in zip(first, first[1:], strict=False)}
+    first = [b - a for a, b in itertools.pairwise(totals)]
+    second = {b - a for a, b in itertools.pairwise(first)}
     assert len(second) == 1
     recurrent = "wkv" in model.backends()
     assert second == {0} if recurrent else second.pop() > 0
