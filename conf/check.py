@@ -27,13 +27,34 @@ from models.errors import UserError
 from models.registry import model_class
 
 CONF = Path(__file__).resolve().parent
+KINDS = {
+    "Integer": "expected an integer",
+    "Float": "expected a number",
+    "bool": "expected true or false",
+}
 MOST_JOBS = 1000  # of a multirun that are checked as a whole
+
+
+def quoted(config_name: str, words: list[str]) -> list[str]:
+    """The words with the values of verbatim keys in Hydra's quotes."""
+    verbatim = {
+        item.name for item in fields(schema.SCRIPTS[config_name]) if item.metadata.get("verbatim")
+    }
+    return [_quote(word) if word.partition("=")[0] in verbatim else word for word in words]
+
+
+def _quote(word: str) -> str:
+    name, _, text = word.partition("=")
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
+    text = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    text = re.sub(r"(\\+)$", r"\1\1", text)
+    return f"{name}='{text}'"
 
 
 def problems_of(config_name: str, argv: list[str]) -> list[str]:
     """Every problem of a command line, in reading order; empty if it can run."""
     schema.register()
-    words = [word for word in argv if not word.startswith("-")]
+    words = quoted(config_name, [word for word in argv if not word.startswith("-")])
     multirun = "-m" in argv or "--multirun" in argv
     overrides, problems = _parse(words, multirun)
     groups = [override for override in overrides if _is_group(override)]
@@ -150,16 +171,10 @@ def _try(base: DictConfig, name: str, text: str) -> str | None:
     try:
         OmegaConf.update(trial, name, value, merge=True)
     except OmegaConfBaseException as error:
-        kind = re.search(r"could not be converted to (\w+)", str(error))
-        expected = f"expected {_article(kind[1])}" if kind else str(error).splitlines()[0]
-        return f"{name}={text}: {expected}"
+        kind = re.search(r"could not be converted to (\w+)|not a valid (bool)", str(error))
+        expected = KINDS.get(kind[1] or kind[2]) if kind else None
+        return f"{name}={text}: {expected or str(error).splitlines()[0]}"
     return None
-
-
-def _article(kind: str) -> str:
-    return {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}.get(
-        kind, f"a {kind.lower()}"
-    )
 
 
 def _job_problems(config_name: str, base: DictConfig, keys: list[Override]) -> list[str]:

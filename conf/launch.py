@@ -12,7 +12,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from conf import schema
-from conf.check import problems_of
+from conf.check import problems_of, quoted
 from conf.help import help_text
 from models.errors import UserError
 
@@ -62,7 +62,7 @@ def launch(config_name: str, task: Callable[[Any], None], together: bool = False
         if not together:
             attempt(conf)
 
-    sys.argv = [sys.argv[0], *argv, *PLAIN_HYDRA]
+    sys.argv = [sys.argv[0], *quoted(config_name, argv), *PLAIN_HYDRA]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     sys.argv = [sys.argv[0], *argv]
     if together and jobs:

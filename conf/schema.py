@@ -21,9 +21,13 @@ def key(
     choices: tuple[str, ...] = (),
     low: float | None = None,
     high: float | None = None,
+    verbatim: bool = False,
 ) -> Any:
-    """A dataclass field that knows its meaning and its bounds (inclusive)."""
-    metadata = {"doc": doc, "choices": choices, "low": low, "high": high}
+    """A dataclass field that knows its meaning and its bounds (inclusive).
+
+    The value of a `verbatim` field is taken as typed, free of Hydra's grammar for values.
+    """
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "verbatim": verbatim}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -172,7 +176,7 @@ class GenerateConf:
     """Continue a prompt with a trained run, token by token."""
 
     run: str = key(MISSING, "run name (GROUP/NAME in a sweep) or folder")
-    prompt: str = key("", "text to continue")
+    prompt: str = key("", "text to continue", verbatim=True)
     tokens: int = key(200, "tokens to generate", low=1)
     temperature: float = key(0.8, "0: always the likeliest token", low=0)
     top_k: int = key(50, "sample among the likeliest; 0: all", low=0)

@@ -59,6 +59,7 @@ def wandb_settings(
         "dir": str(folder),
         "mode": wandb_mode(conf),
         "resume": "allow",
+        "settings": wandb.Settings(silent=True, console="off"),
     }
 
 

@@ -65,7 +65,10 @@ def losses(folder: RunFolder) -> list[tuple[int, str, float]]:
         ("rwkv4", {}),
         ("transformer", {}),
         ("rwkv4", {"trainer__accumulate_grad_batches": 3, "data__workers": 2}),
-        ("transformer", {"trainer__accumulate_grad_batches": 2, "trainer__precision": "bf16-mixed"}),
+        (
+            "transformer",
+            {"trainer__accumulate_grad_batches": 2, "trainer__precision": "bf16-mixed"},
+        ),
         ("rwkv4", {"training__gradient_checkpointing": True, "trainer__precision": "bf16-mixed"}),
     ],
 )
@@ -139,7 +142,7 @@ def test_another_configuration_is_refused(tmp_path: Path, corpus: Path) -> None:
     run(run_conf(tmp_path, corpus))
     with pytest.raises(UserError, match=r"optim\.lr=0\.001 then, 0\.5 now"):
         run(run_conf(tmp_path, corpus, optim__lr=0.5))
-    with pytest.raises(UserError, match="model.name='rwkv4' then, 'gpt' now"):
+    with pytest.raises(UserError, match=r"model\.name='rwkv4' then, 'gpt' now"):
         run(run_conf(tmp_path, corpus), "gpt")
 
 
@@ -148,7 +151,7 @@ def test_a_checkpoint_of_another_model_or_tokenizer_is_refused(
 ) -> None:
     _, folder = run(run_conf(tmp_path / "a", corpus))
     path = str(saved(folder)[-1])
-    with pytest.raises(UserError, match="belongs to another run: model.config"):
+    with pytest.raises(UserError, match=r"belongs to another run: model\.config"):
         run(run_conf(tmp_path / "b", corpus, resume=path), "transformer")
     with pytest.raises(UserError, match="another corpus or tokenizer"):
         run(run_conf(tmp_path / "c", corpus, resume=path, data__tokenizer="chars"))
