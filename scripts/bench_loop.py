@@ -1,0 +1,116 @@
+"""What the shared training loop costs over a bare PyTorch loop: `python scripts/bench_loop.py`.
+
+Both run the same model on the same batches with the same optimizer, schedule and clipping, in
+alternating rounds of one process, so that drift of the machine falls on both. The model is
+nanoGPT's preset for a CPU. Prints a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning
+import torch
+
+from conf.schema import CheckpointConf, DataConf, TrainConf, TrainerConf, TrainingConf
+from data.batches import Batches
+from data.store import Corpus, prepare
+from models.registry import ModelSpec, build
+from probes.machine import commit, cpu_name
+from training.checkpoint import Checkpointer
+from training.datamodule import Tokens
+from training.folder import RunFolder
+from training.metrics import JsonlLogger
+from training.module import LanguageModel
+from training.monitor import Monitor
+from training.optim import build_optimizer, build_schedule
+from training.run import build_trainer, quiet
+from training.throughput import Throughput
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "gpt": {"target": "models.gpt.GPT", "n_head": 4, "n_positions": 64},
+    "rwkv4": {"target": "models.rwkv4.RWKV4"},
+}
+
+
+def main() -> None:
+    """Run the rounds and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--text", help="a text file; default: Python's standard library")
+    parser.add_argument("--steps", type=int, default=200, help="of one round")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    data = DataConf(corpus="stdlib", tokenizer="bytes", length=64, batch_size=12)
+    if arguments.text:
+        data.corpus, data.paths, data.tokenizer = "text", [arguments.text], "chars"
+        data.val_fraction = 0.1
+    corpus = prepare(data)
+    conf = TrainConf(
+        data=data,
+        trainer=TrainerConf(max_steps=arguments.steps, accelerator="cpu"),
+        training=TrainingConf(log_every=100, val_every=0, progress=False),
+        checkpoint=CheckpointConf(every=10 * arguments.steps),
+    )
+    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {commit()}")
+    print("\n| contestant | bare loop, ms/step | shared loop, ms/step | ratio (min to max) |")
+    print("|---|--:|--:|--:|")
+    for name, preset in PRESETS.items():
+        print(compare(name, preset, conf, corpus, arguments.rounds), flush=True)
+
+
+def compare(name: str, preset: dict[str, Any], conf: TrainConf, corpus: Corpus, rounds: int) -> str:
+    """One row of the table: medians over the rounds, ratio round by round."""
+    fields = {key: value for key, value in preset.items() if key != "target"}
+    config = {"vocab_size": corpus.vocab_size, "n_layer": 4, "n_embd": 128, **fields}
+    spec = ModelSpec(name, "nano", preset["target"], config)
+    bare, shared = [], []
+    for _ in range(rounds):
+        bare.append(bare_loop(spec, conf, corpus))
+        shared.append(shared_loop(spec, conf, corpus))
+    ratios = [ours / theirs for ours, theirs in zip(shared, bare, strict=True)]
+    return (
+        f"| {name} | {1e3 * median(bare):.2f} | {1e3 * median(shared):.2f} | "
+        f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) |"
+    )
+
+
+def bare_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> float:
+    """Seconds per step of the loop one would write by hand."""
+    lightning.seed_everything(conf.seed, verbose=False)
+    model: Any = build(spec)
+    optimizer = build_optimizer(model, conf.optim)
+    schedule = build_schedule(optimizer, conf.trainer.max_steps, conf.optim)
+    batches, meter = Batches(corpus, conf.data, conf.seed), Throughput()
+    meter.start()
+    for step in range(conf.trainer.max_steps):
+        batch = batches[step]
+        loss, _ = model.loss(batch[:, :-1], batch[:, 1:])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), conf.trainer.gradient_clip_val)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        meter.step(1)
+    return meter.seconds / meter.tokens
+
+
+def shared_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> float:
+    """Seconds per step of `training.run`, with its loggers and callbacks."""
+    lightning.seed_everything(conf.seed, verbose=False)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
+        checkpointer = Checkpointer(RunFolder(Path(folder)), conf.checkpoint.every, {})
+        metrics = JsonlLogger(Path(folder) / "metrics.jsonl")
+        trainer = build_trainer(conf, [metrics], [monitor, checkpointer])
+        module = LanguageModel(build(spec), conf.optim, conf.trainer.max_steps)
+        trainer.fit(module, Tokens(corpus, conf.data, conf.seed, 1))
+    tokens_per_step = conf.data.batch_size * conf.data.length
+    return monitor.throughput.seconds / (monitor.throughput.tokens / tokens_per_step)
+
+
+if __name__ == "__main__":
+    main()
