@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "elements.h"
+
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -94,13 +96,6 @@ inline vec exp_(vec x) {
 }
 
 inline vec quick_exp_(vec x) { return exp_(x); }
-
-struct bf16 {
-  uint16_t bits;
-};
-struct fp16 {
-  uint16_t bits;
-};
 
 inline vec load(const float* p) {
   vec x;

@@ -9,11 +9,7 @@
 // An IO object gives one tile of tokens: k(t), v(t), grad(t) read, y(t, x), gk(t, x), gv(t, x) write.
 #pragma once
 
-#ifdef __CUDACC__
-#define WKV_HD __host__ __device__ __forceinline__
-#else
-#define WKV_HD inline
-#endif
+#include "elements.h"
 
 namespace wkv {
 
