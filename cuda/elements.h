@@ -1,10 +1,18 @@
 // Element types of tensors and their conversion to float, on the host and on the device.
 #pragma once
 
+// WKV_RARE: out of line, because it is seldom run and its registers would weigh on those who do
+// not call it. Such functions take and return values only, so that nothing must live in memory.
 #ifdef __CUDACC__
 #define WKV_HD __host__ __device__ __forceinline__
+#define WKV_RARE __host__ __device__ __noinline__
+#define WKV_ROLLED _Pragma("unroll 1")
+#define WKV_AHEAD _Pragma("unroll 8")  // so that the loads of 8 tokens are under way at once
 #else
 #define WKV_HD inline
+#define WKV_RARE __attribute__((noinline))
+#define WKV_ROLLED
+#define WKV_AHEAD
 #include <cstring>
 #endif
 

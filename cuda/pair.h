@@ -48,30 +48,49 @@ WKV_HD Pair quick_exp_(Pair a) {
 #endif
 }
 
-// A pair in memory. `count` of its two channels exist; `whole` says that both do and are aligned.
+// Two elements in memory, aligned as one.
 template <class E>
 struct alignas(2 * sizeof(E)) Packed {
   E x, y;
 };
 
+// Of data no thread writes meanwhile, so that loads may be moved ahead of stores.
 template <class E>
-WKV_HD Pair load_pair(const E* p, int count, bool whole) {
-  if (whole) {
-    Packed<E> both = *reinterpret_cast<const Packed<E>*>(p);
-    return {to_float(both.x), to_float(both.y)};
+WKV_HD Packed<E> load_packed(const E* p) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(E) == 4) {
+    float2 both = __ldg(reinterpret_cast<const float2*>(p));
+    return {both.x, both.y};
+  } else {
+    unsigned both = __ldg(reinterpret_cast<const unsigned*>(p));
+    return {{(unsigned short)(both)}, {(unsigned short)(both >> 16)}};
   }
-  return {count > 0 ? to_float(p[0]) : 0.f, count > 1 ? to_float(p[1]) : 0.f};
+#else
+  return *reinterpret_cast<const Packed<E>*>(p);
+#endif
 }
 
+// Both elements, aligned.
 template <class E>
-WKV_HD void store_pair(E* p, Pair value, int count, bool whole) {
+WKV_HD Pair load_pair(const E* p) {
+  Packed<E> both = load_packed(p);
+  return {to_float(both.x), to_float(both.y)};
+}
+template <class E>
+WKV_HD void store_pair(E* p, Pair value) {
   Packed<E> both;
   from_float(value.x, both.x);
   from_float(value.y, both.y);
-  if (whole) {
-    *reinterpret_cast<Packed<E>*>(p) = both;
-    return;
-  }
-  if (count > 0) p[0] = both.x;
-  if (count > 1) p[1] = both.y;
+  *reinterpret_cast<Packed<E>*>(p) = both;
+}
+
+// The first `count` of the two, anywhere.
+template <class E>
+WKV_HD Pair load_pair(const E* p, int count) {
+  return {count > 0 ? to_float(p[0]) : 0.f, count > 1 ? to_float(p[1]) : 0.f};
+}
+template <class E>
+WKV_HD void store_pair(E* p, Pair value, int count) {
+  if (count > 0) from_float(value.x, p[0]);
+  if (count > 1) from_float(value.y, p[1]);
 }

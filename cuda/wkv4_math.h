@@ -87,11 +87,18 @@ struct Total {
 // arithmetic. `top` follows the running maximum max(pp + w, k), the exponent states are handed out
 // with.
 
+template <class F>
+struct Walk {
+  Sums<F> s;
+  F top;
+};
+
 // Any exponents. The sums of this tile alone, `own`, follow a running maximum; what came before is
 // added to them afresh at every token, so that its decay is rounded once per tile, not per token.
-template <bool OUTPUT, class F, class IO, class Count>
-WKV_HD void forward_safe(IO& io, Count n, const Channel<F>& c, Sums<F>& s, F& top) {
+template <bool OUTPUT, class F, class IO>
+WKV_RARE Walk<F> forward_safe(IO io, int n, Channel<F> c, Sums<F> s, F top) {
   Sums<F> own = empty<F>();
+  WKV_ROLLED
   for (int t = 0; t < n; t++) {
     F k = io.k(t), v = io.v(t);
     top = max_(top + c.w, k);
@@ -103,7 +110,7 @@ WKV_HD void forward_safe(IO& io, Count n, const Channel<F>& c, Sums<F>& s, F& to
     }
     own = combine(own, {v, F{} + 1.f, k}, c.w);
   }
-  s = combine(s, own, c.w * float(n));
+  return {combine(s, own, c.w * float(n)), top};
 }
 
 // Reference exponent of a tile. Whole numbers, so that differences of two are exact, and moved
@@ -116,11 +123,12 @@ WKV_HD F reference(F first_key, F carried) {
 // One exponential per token: all exponents relative to one reference r. Returns false, with the
 // outputs of this tile to be overwritten, if some key is too far from r.
 template <bool OUTPUT, class F, class IO, class Count>
-WKV_HD bool forward_fast(IO& io, Count n, const Channel<F>& c, Sums<F>& s, F& top) {
+WKV_HD bool forward_fast(const IO& io, Count n, const Channel<F>& c, Sums<F>& s, F& top) {
   F r = reference(io.k(0), s.p);
   Sums<F> start = rescale(s, r);
   F worst = max_(abs_(start.b) * FAST_SUM, max_(s.p - r, c.misfit));
   F a = start.a, b = start.b, peak = top;
+  WKV_AHEAD
   for (int t = 0; t < n; t++) {
     F k = io.k(t), v = io.v(t), x = k - r;
     peak = max_(peak + c.w, k);
@@ -141,8 +149,11 @@ WKV_HD bool forward_fast(IO& io, Count n, const Channel<F>& c, Sums<F>& s, F& to
 }
 
 template <bool OUTPUT, class F, class IO, class Count>
-WKV_HD void forward_tile(IO& io, Count n, const Channel<F>& c, Sums<F>& s, F& top) {
-  if (!forward_fast<OUTPUT>(io, n, c, s, top)) forward_safe<OUTPUT>(io, n, c, s, top);
+WKV_HD void forward_tile(const IO& io, Count n, const Channel<F>& c, Sums<F>& s, F& top) {
+  if (forward_fast<OUTPUT>(io, n, c, s, top)) return;
+  Walk<F> walk = forward_safe<OUTPUT>(io, n, c, s, top);
+  s = walk.s;
+  top = walk.top;
 }
 
 // ---------------------------------------------------------------- backward, one tile
@@ -169,9 +180,10 @@ WKV_HD Token<F> token(Sums<F> before, F u, F k, F v, F grad) {
 
 // What the tile alone gives to the adjoint of the state before it. Going forward in time: token t
 // counts with e^{t w}.
-template <class F, class IO, class Count>
-WKV_HD Sums<F> adjoint_safe(IO& io, Count n, const Channel<F>& c, Sums<F> s) {
+template <class F, class IO>
+WKV_RARE Sums<F> adjoint_safe(IO io, int n, Channel<F> c, Sums<F> s) {
   Sums<F> own = empty<F>(), sum = empty<F>();
+  WKV_ROLLED
   for (int t = 0; t < n; t++) {
     F k = io.k(t), v = io.v(t);
     Token<F> x = token(combine(s, own, c.w * float(t)), c.u, k, v, io.grad(t));
@@ -182,11 +194,12 @@ WKV_HD Sums<F> adjoint_safe(IO& io, Count n, const Channel<F>& c, Sums<F> s) {
 }
 
 template <class F, class IO, class Count>
-WKV_HD Sums<F> adjoint_tile(IO& io, Count n, const Channel<F>& c, Sums<F> s) {
+WKV_HD Sums<F> adjoint_tile(const IO& io, Count n, const Channel<F>& c, Sums<F> s) {
   F r = reference(io.k(0), s.p);
   Sums<F> start = rescale(s, r);
   F worst = max_(abs_(start.b) * FAST_SUM, max_(s.p - r, c.misfit));
   F a = start.a, b = start.b, P{}, Q{}, weight = F{} + 1.f;
+  WKV_AHEAD
   for (int t = 0; t < n; t++) {
     F x = io.k(t) - r, v = io.v(t);
     worst = max_(abs_(x), worst);
@@ -208,45 +221,48 @@ struct Gradients {
   Total<F> w, u;
 };
 
-// What the sweep back needs of each token; p and pp, exponents of the denominator and of a and b,
-// only where they differ from token to token.
+// What the sweep back needs of each token.
 template <class F, int N>
 struct Tape {
   F e[N], q[N], qy[N], qd[N], a[N], b[N];
-  F p[N], pp[N];
 };
 
-// `adj` is the adjoint of the state after the tile, replaced by that of the state before it.
-template <class F, class IO, class Count, int N>
-WKV_HD void backward_safe(IO& io, Count n, const Channel<F>& c, Sums<F> s, Sums<F>& adj,
-                          Gradients<F>& g, Tape<F, N>& tape) {
-  Sums<F> own = empty<F>();
+template <class F>
+struct Pulled {
+  Sums<F> adj;
+  F gw, gu;
+};
+
+template <class F, int N, class IO>
+WKV_RARE Pulled<F> backward_safe(IO io, int n, Channel<F> c, Sums<F> s, Sums<F> adj) {
+  Token<F> tokens[N];
+  Sums<F> before[N], own = empty<F>();
+  WKV_ROLLED
   for (int t = 0; t < n; t++) {
     F k = io.k(t), v = io.v(t);
-    Sums<F> before = combine(s, own, c.w * float(t));
-    Token<F> x = token(before, c.u, k, v, io.grad(t));
-    tape.e[t] = x.now, tape.q[t] = x.q, tape.qy[t] = x.qy, tape.qd[t] = x.qd, tape.p[t] = x.p;
-    tape.a[t] = before.a, tape.b[t] = before.b, tape.pp[t] = before.p;
+    before[t] = combine(s, own, c.w * float(t));
+    tokens[t] = token(before[t], c.u, k, v, io.grad(t));
     own = combine(own, {v, F{} + 1.f, k}, c.w);
   }
   own = empty<F>();
   F gw{}, gu{};
+  WKV_ROLLED
   for (int t = n - 1; t >= 0; t--) {
-    Sums<F> after = combine(adj, own, c.w * float(n - 1 - t));
-    F v = io.v(t), later = exp_(io.k(t) + after.p), bonus = tape.e[t] * tape.qd[t];
-    io.gv(t, tape.e[t] * tape.q[t] + later * after.a);
+    Token<F> x = tokens[t];
+    Sums<F> past = before[t], after = combine(adj, own, c.w * float(n - 1 - t));
+    F v = io.v(t), later = exp_(io.k(t) + after.p), bonus = x.now * x.qd;
+    io.gv(t, x.now * x.q + later * after.a);
     io.gk(t, bonus + later * (after.a * v + after.b));
     gu += bonus;
-    gw += exp_((tape.pp[t] + after.p) + c.w) * (tape.a[t] * after.a + tape.b[t] * after.b);
-    own = combine(own, {tape.q[t], -tape.qy[t], -tape.p[t]}, c.w);
+    gw += exp_((past.p + after.p) + c.w) * (past.a * after.a + past.b * after.b);
+    own = combine(own, {x.q, -x.qy, -x.p}, c.w);
   }
-  adj = combine(adj, own, c.w * float(n));
-  g.w.add(gw);
-  g.u.add(gu);
+  return {combine(adj, own, c.w * float(n)), gw, gu};
 }
 
+// `adj` is the adjoint of the state after the tile, replaced by that of the state before it.
 template <class F, class IO, class Count, int N>
-WKV_HD void backward_tile(IO& io, Count n, const Channel<F>& c, Sums<F> s, Sums<F>& adj,
+WKV_HD void backward_tile(const IO& io, Count n, const Channel<F>& c, Sums<F> s, Sums<F>& adj,
                           Gradients<F>& g, Tape<F, N>& tape) {
   F r = reference(io.k(0), s.p);
   Sums<F> start = rescale(s, r), end = rescale(adj, -r);
@@ -266,7 +282,13 @@ WKV_HD void backward_tile(IO& io, Count n, const Channel<F>& c, Sums<F> s, Sums<
     a = c.W * a + ev;
     b = c.W * b + e;
   }
-  if (any_above(worst, FAST_RANGE)) return backward_safe(io, n, c, s, adj, g, tape);
+  if (any_above(worst, FAST_RANGE)) {
+    Pulled<F> result = backward_safe<F, N>(io, n, c, s, adj);
+    g.w.add(result.gw);
+    g.u.add(result.gu);
+    adj = result.adj;
+    return;
+  }
   F P = end.a, Q = end.b, gw{}, gu{};
   for (int t = n - 1; t >= 0; t--) {
     F q = tape.q[t], e = tape.e[t], v = io.v(t), bonus = c.U * tape.qd[t];

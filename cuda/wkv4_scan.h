@@ -88,10 +88,13 @@ struct Place {
   }
   WKV_HD Index token(int warp) const { return segment * SEGMENT + warp * CHUNK; }
   WKV_HD Index tile(int warp) const { return segment * WARPS + warp; }
-  WKV_HD bool whole(const void* p, int bytes) const {
-    return count == 2 && shape.C % 2 == 0 && (unsigned long long)(p) % (2 * bytes) == 0;
-  }
 };
+
+template <class E>
+WKV_HD bool aligned(const void* a, const void* b, const void* c) {
+  using Address = unsigned long long;
+  return ((Address)(a) | (Address)(b) | (Address)(c)) % (2 * sizeof(E)) == 0;
+}
 
 WKV_HD void wait_for(const unsigned* flag);       // until it is raised
 WKV_HD void raise(unsigned* flag, int lane);      // after what all lanes wrote
@@ -109,41 +112,55 @@ WKV_HD Summary read(const Pair* slots, int lane) {
 
 // Rows (a, b, p) of C floats.
 WKV_HD Sums<Pair> load_rows(const float* rows, Index C, Index c, int count) {
-  return {load_pair(rows + c, count, false), load_pair(rows + C + c, count, false),
-          load_pair(rows + 2 * C + c, count, false)};
+  return {load_pair(rows + c, count), load_pair(rows + C + c, count),
+          load_pair(rows + 2 * C + c, count)};
 }
 WKV_HD void store_rows(float* rows, Index C, Index c, int count, Sums<Pair> s) {
-  store_pair(rows + c, s.a, count, false);
-  store_pair(rows + C + c, s.b, count, false);
-  store_pair(rows + 2 * C + c, s.p, count, false);
+  store_pair(rows + c, s.a, count);
+  store_pair(rows + C + c, s.b, count);
+  store_pair(rows + 2 * C + c, s.p, count);
 }
 
 // Constants of a thread's channels. No error can be raised here: w >= 0 gives NaN instead.
 WKV_HD Channel<Pair> constants(const Place& at, const float* w, const float* u, int span) {
-  Pair decay = load_pair(w + at.channel, at.count, false);
+  Pair decay = load_pair(w + at.channel, at.count);
   decay = where_(decay < 0.f, decay, Pair{NAN, NAN});
   if (at.count < 2) decay.y = -1.f;
   Pair W = exp_(decay);
   // A fast decay forgets before the error of W can matter.
   Pair drift = where_(-decay < 0.5f, log1p_(W - 1.f) - decay, Pair{});
-  return channel(decay, load_pair(u + at.channel, at.count, false), W, drift, span);
+  return channel(decay, load_pair(u + at.channel, at.count), W, drift, span);
 }
 
-// One column of one tile: rows of C elements, `row` the first.
-template <class E>
+// One thread's channels of one tile: rows of C elements. WHOLE: both channels exist, aligned.
+template <class E, bool WHOLE>
 struct Tile {
   const E *k_, *v_, *grad_;
   E *y_, *gk_, *gv_;
   Index stride;
   int count;
-  bool whole;
 
-  WKV_HD Pair k(int t) const { return load_pair(k_ + t * stride, count, whole); }
-  WKV_HD Pair v(int t) const { return load_pair(v_ + t * stride, count, whole); }
-  WKV_HD Pair grad(int t) const { return load_pair(grad_ + t * stride, count, whole); }
-  WKV_HD void y(int t, Pair x) const { store_pair(y_ + t * stride, x, count, whole); }
-  WKV_HD void gk(int t, Pair x) const { store_pair(gk_ + t * stride, x, count, whole); }
-  WKV_HD void gv(int t, Pair x) const { store_pair(gv_ + t * stride, x, count, whole); }
+  WKV_HD Pair read(const E* p, int t) const {
+    if constexpr (WHOLE) return load_pair(p + t * stride);
+    return load_pair(p + t * stride, count);
+  }
+  WKV_HD void write(E* p, int t, Pair x) const {
+    if constexpr (WHOLE)
+      store_pair(p + t * stride, x);
+    else
+      store_pair(p + t * stride, x, count);
+  }
+  WKV_HD Pair k(int t) const { return read(k_, t); }
+  WKV_HD Pair v(int t) const { return read(v_, t); }
+  WKV_HD Pair grad(int t) const { return read(grad_, t); }
+  WKV_HD void y(int t, Pair x) const { write(y_, t, x); }
+  WKV_HD void gk(int t, Pair x) const { write(gk_, t, x); }
+  WKV_HD void gv(int t, Pair x) const { write(gv_, t, x); }
+  // The same tile from token `t` on.
+  WKV_HD Tile from(int t) const {
+    Index i = t * stride;
+    return {k_ + i, v_ + i, grad_ + i, y_ + i, gk_ + i, gv_ + i, stride, count};
+  }
 };
 
 // ---------------------------------------------------------------- the scan over segments
@@ -160,6 +177,7 @@ WKV_HD void look_back(const Place& at, const Board& board, Shared& shared, Pair 
   };
   // This segment, its warps in the direction of the scan.
   Summary mine = nothing();
+  WKV_ROLLED
   for (int i = 0; i < WARPS; i++) {
     int warp = backward ? WARPS - 1 - i : i;
     mine = combine(mine, shared.own[warp][lane], w * float(at.tokens(warp)));
@@ -170,6 +188,7 @@ WKV_HD void look_back(const Place& at, const Board& board, Shared& shared, Pair 
   // The earlier segments of the group, then everything before the group.
   Summary near = nothing();
   float tokens = 0;
+  WKV_ROLLED
   for (Index i = group * GROUP; i < at.order; i++) {
     wait_for(board.posted + slot + i);
     near = combine(near, read(board.summaries + (slot + i) * 4 * LANES, lane), w * length(i));
@@ -194,6 +213,7 @@ WKV_HD void look_back(const Place& at, const Board& board, Shared& shared, Pair 
 // What precedes a warp's tile in the direction of the scan.
 WKV_HD Summary before_warp(const Place& at, const Shared& shared, Pair w, int warp, bool backward) {
   Summary sum = shared.before[at.lane];
+  WKV_ROLLED
   for (int i = 0; i < WARPS; i++) {
     int other = backward ? WARPS - 1 - i : i;
     if (other == warp) break;
@@ -214,10 +234,14 @@ struct Forward {
   float *state_out, *checkpoints;  // no checkpoints: null
   Board board;
 
-  WKV_HD Tile<E> tile(const Place& at, int warp) const {
+  // body(tile) for a warp's tile.
+  template <class Body>
+  WKV_HD void with_tile(const Place& at, int warp, Body body) const {
     Index i = (at.b * shape.T + at.token(warp)) * shape.C + at.channel;
-    bool whole = at.whole(k, sizeof(E)) && at.whole(v, sizeof(E)) && at.whole(y, sizeof(E));
-    return {k + i, v + i, nullptr, y + i, nullptr, nullptr, shape.C, at.count, whole};
+    if (at.count == 2 && shape.C % 2 == 0 && aligned<E>(k, v, y))
+      body(Tile<E, true>{k + i, v + i, k, y + i, y, y, shape.C, 2});
+    else
+      body(Tile<E, false>{k + i, v + i, k, y + i, y, y, shape.C, at.count});
   }
 
   WKV_HD void summarise(Shared& shared, int warp, int lane) const {
@@ -225,8 +249,8 @@ struct Forward {
     Summary own = nothing();
     int n = at.tokens(warp);
     if (at.count > 0 && n > 0) {
-      Tile<E> io = tile(at, warp);
-      forward_tile<false>(io, n, constants(at, w, u, CHUNK), own.sums, own.top);
+      Channel<Pair> c = constants(at, w, u, CHUNK);
+      with_tile(at, warp, [&](auto io) { forward_tile<false>(io, n, c, own.sums, own.top); });
     }
     shared.own[warp][lane] = own;
   }
@@ -250,9 +274,8 @@ struct Forward {
     if (checkpoints)
       store_rows(checkpoints + (at.b * shape.tiles() + at.tile(warp)) * 3 * shape.C, shape.C,
                  at.channel, at.count, s);
-    Tile<E> io = tile(at, warp);
     Pair unused{};
-    forward_tile<true>(io, n, c, s, unused);
+    with_tile(at, warp, [&](auto io) { forward_tile<true>(io, n, c, s, unused); });
   }
 };
 
@@ -270,11 +293,13 @@ struct Backward {
   float* adjoint_in;
   Board board;
 
-  WKV_HD Tile<E> tile(const Place& at, int warp, int first) const {
-    Index i = (at.b * shape.T + at.token(warp) + first) * shape.C + at.channel;
-    bool whole = at.whole(k, sizeof(E)) && at.whole(v, sizeof(E)) && at.whole(grad, sizeof(E)) &&
-                 at.whole(gk, sizeof(E)) && at.whole(gv, sizeof(E));
-    return {k + i, v + i, grad + i, nullptr, gk + i, gv + i, shape.C, at.count, whole};
+  template <class Body>
+  WKV_HD void with_tile(const Place& at, int warp, Body body) const {
+    Index i = (at.b * shape.T + at.token(warp)) * shape.C + at.channel;
+    if (at.count == 2 && shape.C % 2 == 0 && aligned<E>(k, v, grad) && aligned<E>(gk, gv, gv))
+      body(Tile<E, true>{k + i, v + i, grad + i, gk, gk + i, gv + i, shape.C, 2});
+    else
+      body(Tile<E, false>{k + i, v + i, grad + i, gk, gk + i, gv + i, shape.C, at.count});
   }
   WKV_HD Sums<Pair> checkpoint(const Place& at, int warp) const {
     return load_rows(checkpoints + (at.b * shape.tiles() + at.tile(warp)) * 3 * shape.C, shape.C,
@@ -286,8 +311,9 @@ struct Backward {
     Summary own = nothing();
     int n = at.tokens(warp);
     if (at.count > 0 && n > 0) {
-      Tile<E> io = tile(at, warp, 0);
-      own.sums = adjoint_tile(io, n, constants(at, w, u, CHUNK), checkpoint(at, warp));
+      Channel<Pair> c = constants(at, w, u, CHUNK);
+      Sums<Pair> start = checkpoint(at, warp);
+      with_tile(at, warp, [&](auto io) { own.sums = adjoint_tile(io, n, c, start); });
     }
     shared.own[warp][lane] = own;
   }
@@ -308,33 +334,37 @@ struct Backward {
     Gradients<Pair> g{};
     if (at.count > 0 && n > 0) {
       Channel<Pair> c = constants(at, w, u, STEP);
-      Sums<Pair> adj = before_warp(at, shared, c.w, warp, true).sums;
-      // States before every step, then the steps from the last to the first.
-      Sums<Pair> starts[CHUNK / STEP], s = checkpoint(at, warp);
-      Pair unused{};
-      int steps = (n + STEP - 1) / STEP;
-      for (int i = 0; i < steps; i++) {
-        starts[i] = s;
-        Tile<E> io = tile(at, warp, i * STEP);
-        if (i + 1 < steps) forward_tile<false>(io, Const<STEP>{}, c, s, unused);
-      }
-      for (int i = steps - 1; i >= 0; i--) {
-        Tile<E> io = tile(at, warp, i * STEP);
-        Tape<Pair, STEP> tape;
-        if (n - i * STEP >= STEP)
-          backward_tile(io, Const<STEP>{}, c, starts[i], adj, g, tape);
-        else
-          ragged(io, n - i * STEP, c, starts[i], adj, g);
-      }
+      Sums<Pair> adj = before_warp(at, shared, c.w, warp, true).sums, start = checkpoint(at, warp);
+      with_tile(at, warp, [&](auto io) { pull(io, n, c, start, adj, g); });
     }
     shared.gradients[warp][lane] = g;
   }
 
-  // The last tokens of a sequence; apart, so that the tape of full steps stays in registers.
-  static WKV_HD void ragged(const Tile<E>& io, int n, const Channel<Pair>& c, Sums<Pair> s,
-                            Sums<Pair>& adj, Gradients<Pair>& g) {
-    Tape<Pair, STEP> tape;
-    backward_tile(io, n, c, s, adj, g, tape);
+  // A tile in steps: the states before every step, then the steps from the last to the first.
+  template <class IO>
+  static WKV_HD void pull(const IO& io, int n, const Channel<Pair>& c, Sums<Pair> s,
+                          Sums<Pair>& adj, Gradients<Pair>& g) {
+    Sums<Pair> starts[CHUNK / STEP];
+    Pair unused{};
+    int steps = (n + STEP - 1) / STEP;
+    WKV_ROLLED
+    for (int i = 0; i < steps; i++) {
+      starts[i] = s;
+      if (i + 1 < steps) forward_tile<false>(io.from(i * STEP), Const<STEP>{}, c, s, unused);
+    }
+    WKV_ROLLED
+    for (int i = steps - 1; i >= 0; i--) {
+      IO step = io.from(i * STEP);
+      if (n - i * STEP >= STEP) {
+        Tape<Pair, STEP> tape;
+        backward_tile(step, Const<STEP>{}, c, starts[i], adj, g, tape);
+      } else {  // the last tokens of the sequence
+        Pulled<Pair> x = backward_safe<Pair, STEP>(step, n - i * STEP, c, starts[i], adj);
+        adj = x.adj;
+        g.w.add(x.gw);
+        g.u.add(x.gu);
+      }
+    }
   }
 
   WKV_HD void add_up(const Shared& shared, int lane) const {
@@ -346,8 +376,8 @@ struct Backward {
       sum_u.add(g.u.sum + g.u.rest);
     }
     float* out = partial + (at.b * shape.segments() + at.segment) * 2 * shape.C + at.channel;
-    store_pair(out, sum_w.sum + sum_w.rest, at.count, false);
-    store_pair(out + shape.C, sum_u.sum + sum_u.rest, at.count, false);
+    store_pair(out, sum_w.sum + sum_w.rest, at.count);
+    store_pair(out + shape.C, sum_u.sum + sum_u.rest, at.count);
   }
 };
 

@@ -19,11 +19,12 @@ from models.wkv.reference import CHUNK
 SOURCE = "wkv4_cuda.cu"
 HEADERS = ("wkv4_scan.h", "wkv4_math.h", "pair.h", "elements.h")
 OPTIONS = {"std": "c++17", "ftz": True, "prec_div": False}
-KERNELS = tuple(
-    f"wkv4_{direction}_{dtype}"
-    for direction in ("forward", "backward")
-    for dtype in ("float32", "bfloat16", "float16")
-) + ("wkv4_reduce",)
+_DTYPES = ("float32", "bfloat16", "float16")
+KERNELS = (
+    *(f"wkv4_forward_{dtype}" for dtype in _DTYPES),
+    *(f"wkv4_backward_{dtype}" for dtype in _DTYPES),
+    "wkv4_reduce",
+)
 
 # Of cuda/wkv4_scan.h: channels and tokens of a block, segments between full prefixes, threads.
 _COLUMN, _SEGMENT, _GROUP, _THREADS = 64, 256, 16, 256
