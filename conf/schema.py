@@ -1,4 +1,4 @@
-"""Every configuration key, its type, default and meaning. YAML files in this folder only choose.
+"""Every configuration key, its type, default, bounds and meaning. The YAML files only choose.
 
 This file imports nothing of Crossover, so that any part may use these types. The `model` group is
 not listed here: its keys are the fields of the contestant's own config dataclass (see
@@ -10,87 +10,115 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
+
+
+def key(
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    verbatim: bool = False,
+) -> Any:
+    """A dataclass field that knows its meaning and its bounds (inclusive).
+
+    The value of a `verbatim` field is taken as typed, free of Hydra's grammar for values.
+    """
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "verbatim": verbatim}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
 class DataConf:
     """Corpus, tokenizer and the batches cut from them."""
 
-    corpus: str = MISSING  # stdlib | text
-    paths: list[str] = field(default_factory=list)  # text: files or globs
-    tokenizer: str = "bpe"  # bpe | bytes | chars | path of a tokenizer.json
-    vocab_size: int = 4096  # entries of a bpe trained on the corpus
-    length: int = 512  # context length, tokens
-    batch_size: int = 4  # sequences per optimizer step and accumulation part, all processes
-    val_fraction: float = 0.02  # of the corpus bytes, whole files where there are several
-    workers: int = 0  # loader processes; the order of batches does not depend on it
-    cache_dir: str = ".cache"  # prepared corpora, safe to delete
+    corpus: str = key(MISSING, "name of a reader in data/corpora.py")
+    paths: list[str] = key([], "text: files or globs")
+    tokenizer: str = key("bpe", "bpe, bytes, chars, or the path of a tokenizer.json")
+    vocab_size: int = key(3072, "entries of a bpe trained on the corpus", low=257, high=65536)
+    length: int = key(512, "context length, tokens", low=1)
+    batch_size: int = key(4, "sequences per micro-batch, over all processes", low=1)
+    val_fraction: float = key(0.02, "of the corpus, held out", low=0.0001, high=0.9)
+    workers: int = key(0, "loader processes; never changes the order of batches", low=0)
+    cache_dir: str = key(".cache", "prepared corpora, safe to delete")
 
 
 @dataclass
 class OptimConf:
     """AdamW with linear warm-up and cosine decay."""
 
-    lr: float = 1e-3  # peak learning rate
-    final_lr: float = 1e-4  # at max_steps
-    warmup_steps: int = 20
-    beta1: float = 0.9
-    beta2: float = 0.99
-    eps: float = 1e-8
-    weight_decay: float = 0.1  # matrices only, chosen by name in the model's param_groups
+    lr: float = key(1e-3, "peak learning rate", low=0)
+    final_lr: float = key(1e-4, "learning rate of the last step", low=0)
+    warmup_steps: int = key(20, "optimizer steps of linear warm-up", low=0)
+    beta1: float = key(0.9, "decay of the gradient's mean", low=0, high=0.9999)
+    beta2: float = key(0.99, "decay of the gradient's square", low=0, high=0.999999)
+    eps: float = key(1e-8, "added to the root of the gradient's square", low=0)
+    weight_decay: float = key(0.1, "of the parameters each contestant names for it", low=0)
 
 
 @dataclass
 class TrainerConf:
     """Arguments of Lightning's Trainer, under Lightning's names."""
 
-    max_steps: int = 200  # optimizer steps
-    accelerator: str = "auto"  # auto | cpu | gpu
-    devices: int = 1
-    strategy: str = "auto"  # auto | ddp
-    precision: str = "32-true"  # 32-true | bf16-mixed | 16-mixed | bf16-true
-    accumulate_grad_batches: int = 1
-    gradient_clip_val: float = 1.0
+    max_steps: int = key(200, "optimizer steps", low=1)
+    accelerator: str = key("auto", "where to train", choices=("auto", "cpu", "gpu"))
+    devices: int = key(1, "processes on this machine", low=1)
+    strategy: str = key("auto", "how processes share the work", choices=("auto", "ddp"))
+    precision: str = key(
+        "32-true",
+        "of arithmetic and weights",
+        choices=("32-true", "bf16-mixed", "16-mixed", "bf16-true"),
+    )
+    accumulate_grad_batches: int = key(1, "micro-batches per optimizer step", low=1)
+    gradient_clip_val: float = key(1.0, "largest gradient norm; 0: no limit", low=0)
 
 
 @dataclass
 class TrainingConf:
     """The shared loop: what it saves memory on, and how often it looks up."""
 
-    gradient_checkpointing: bool = False  # recompute each block in backward
-    log_every: int = 10  # optimizer steps between rows of metrics.jsonl
-    val_every: int = 100  # optimizer steps between validations; 0: only at the end
-    val_windows: int = 32  # sequences of data.length per validation; the last one reads all
-    progress: bool = True  # live progress line
+    gradient_checkpointing: bool = key(False, "recompute each block in the backward pass")
+    log_every: int = key(10, "optimizer steps between rows of metrics.jsonl", low=1)
+    val_every: int = key(100, "optimizer steps between validations; 0: only at the end", low=0)
+    val_windows: int = key(32, "sequences per validation; the last one reads all", low=1)
+    progress: bool = key(True, "show a live line")
 
 
 @dataclass
 class CheckpointConf:
     """When to save; the last two are kept."""
 
-    every: int = 100  # optimizer steps; the end is always saved
+    every: int = key(100, "optimizer steps; the end is always saved", low=1)
 
 
 @dataclass
 class WandbConf:
     """Weights & Biases. Every number it gets is in metrics.jsonl too."""
 
-    mode: str = "auto"  # auto (offline when there is no login) | online | offline | disabled
-    project: str = "crossover"
-    entity: str | None = None
-    tags: list[str] = field(default_factory=list)
+    mode: str = key(
+        "auto",
+        "auto is online with a login, else offline",
+        choices=("auto", "online", "offline", "disabled"),
+    )
+    project: str = key("crossover", "project the runs appear in")
+    entity: str | None = key(None, "user or team; default: that of the login")
+    tags: list[str] = key([], "labels to filter runs by")
 
 
 @dataclass
 class TrainConf:
-    """scripts/train.py"""
+    """Train a contestant, or continue where it stopped."""
 
-    name: str | None = None  # run name: the identity; default MODEL-SIZE-CORPUS-lLENGTH-sSEED
-    group: str | None = None  # sweep the run belongs to: runs/GROUP/NAME
-    runs_dir: str = "runs"
-    seed: int = 0
-    resume: str = "auto"  # auto (newest checkpoint of this run) | never | path of a checkpoint
+    name: str | None = key(None, "the run's identity; default MODEL-SIZE-CORPUS-lLENGTH-sSEED")
+    group: str | None = key(None, "sweep it belongs to; the folder is then runs/GROUP/NAME")
+    runs_dir: str = key("runs", "where run folders go")
+    seed: int = key(0, "of initialisation and of the order of batches", low=0, high=2**32 - 1)
+    resume: str = key("auto", "auto: newest checkpoint; never: start again; or a checkpoint's path")
     model: Any = MISSING
     data: DataConf = field(default_factory=DataConf)
     optim: OptimConf = field(default_factory=OptimConf)
@@ -102,48 +130,72 @@ class TrainConf:
 
 @dataclass
 class ProbeConf:
-    """scripts/probe.py"""
+    """Measure contestants over context lengths; with -m, several in one interleaved sweep."""
 
-    group: str = "probe"  # rows go to runs/GROUP/probes.jsonl
-    runs_dir: str = "runs"
-    seed: int = 0
+    group: str = key("probe", "rows go to runs/GROUP/probes.jsonl")
+    runs_dir: str = key("runs", "where run folders go")
+    seed: int = key(0, "of weights, tokens and the order of points", low=0, high=2**32 - 1)
     model: Any = MISSING
-    vocab_size: int = 4096
-    lengths: list[int] = field(default_factory=lambda: [256, 512, 1024, 2048, 4096, 8192])
-    probes: list[str] = field(default_factory=lambda: ["train", "prefill", "decode"])
-    sweeps: list[str] = field(default_factory=lambda: ["fixed_tokens", "batch_1"])
-    fixed_tokens: int = 8192  # tokens per batch of the fixed_tokens sweep
-    repeats: int = 5  # timed repeats of a point
-    warmup: int = 1  # untimed repeats before them
-    decode_steps: int = 32  # tokens decoded per repeat, starting at the position
-    accelerator: str = "auto"  # auto | cpu | gpu
-    precision: str = "float32"  # float32 | bfloat16 | float16
-    threads: int = 0  # CPU threads; 0: torch's default
-    timeout_s: float = 600.0  # of one point
-    memory_gib: float = 0.0  # limit of one point; 0: the memory available
+    vocab_size: int = key(3072, "vocabulary of the measured models", low=2)
+    lengths: list[int] = key([256, 512, 1024, 2048, 4096, 8192], "context lengths, tokens", low=1)
+    probes: list[str] = key(
+        ["train", "prefill", "decode"],
+        "what to measure",
+        choices=("train", "prefill", "decode"),
+    )
+    sweeps: list[str] = key(
+        ["fixed_tokens", "batch_1"], "how batches go", choices=("fixed_tokens", "batch_1")
+    )
+    fixed_tokens: int = key(8192, "tokens per batch of the fixed_tokens sweep", low=1)
+    repeats: int = key(5, "timed repeats of a point", low=1)
+    warmup: int = key(1, "untimed repeats before them", low=0)
+    decode_steps: int = key(32, "tokens decoded per repeat, starting at the position", low=1)
+    accelerator: str = key("auto", "where to measure", choices=("auto", "cpu", "gpu"))
+    precision: str = key(
+        "float32", "of weights and arithmetic", choices=("float32", "bfloat16", "float16")
+    )
+    threads: int = key(0, "CPU threads; 0: PyTorch's default", low=0)
+    timeout_s: float = key(600.0, "longest time of one point, seconds", low=0.1)
+    memory_gib: float = key(0.0, "memory limit of one point; 0: what is available", low=0)
     wandb: WandbConf = field(default_factory=WandbConf)
 
 
 @dataclass
 class ReportConf:
-    """scripts/report.py"""
+    """Turn probe rows and finished trainings into one page, figures and tables."""
 
-    runs: list[str] = MISSING  # run or group folders: probe rows and finished trainings
-    out: str | None = None  # default: report/ inside the first of them
-    slope_from: int = 1024  # context lengths of the log-log slope, from ...
-    slope_to: int = 8192  # ... to, inclusive
-    allow_mixed: bool = False  # compare rows of different machines, precisions or versions
+    runs: list[str] = key(MISSING, "run or group folders")
+    out: str | None = key(None, "folder to write; default: report/ inside the first of them")
+    slope_from: int = key(1024, "shortest context length of the log-log slope", low=1)
+    slope_to: int = key(8192, "longest, inclusive", low=1)
+    allow_mixed: bool = key(False, "compare rows of different machines, precisions or versions")
 
 
 @dataclass
 class GenerateConf:
-    """scripts/generate.py"""
+    """Continue a prompt with a trained run, token by token."""
 
-    run: str = MISSING  # run name or folder
-    prompt: str = ""
-    tokens: int = 200
-    temperature: float = 0.8  # 0: always the likeliest token
-    top_k: int = 50  # 0: no limit
-    seed: int = 0
-    runs_dir: str = "runs"
-    accelerator: str = "auto"
+    run: str = key(MISSING, "run name (GROUP/NAME in a sweep) or folder")
+    prompt: str = key("", "text to continue", verbatim=True)
+    tokens: int = key(200, "tokens to generate", low=1)
+    temperature: float = key(0.8, "0: always the likeliest token", low=0)
+    top_k: int = key(50, "sample among the likeliest; 0: all", low=0)
+    seed: int = key(0, "of the sampling", low=0, high=2**32 - 1)
+    runs_dir: str = key("runs", "where run folders are")
+    accelerator: str = key("auto", "where to run", choices=("auto", "cpu", "gpu"))
+
+
+SCRIPTS: dict[str, type] = {
+    "train": TrainConf,
+    "probe": ProbeConf,
+    "report": ReportConf,
+    "generate": GenerateConf,
+}
+
+
+def register() -> None:
+    """Make the schemas known to Hydra, under the names the YAML files use."""
+    store = ConfigStore.instance()
+    for script, node in SCRIPTS.items():
+        store.store(name=f"{script}_schema", node=node)
+    store.store(group="data", name="schema", node=DataConf)

@@ -1,0 +1,1 @@
+"""Tokens: corpora, tokenizers, the prepared store, and the map from a step to its batch."""

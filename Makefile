@@ -1,0 +1,45 @@
+# `make help` lists the targets. Each does its own set-up, in .venv, with plain pip.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/installed ## make .venv with everything a run needs
+
+demo: $(VENV)/installed ## train both contestants, probe them, write runs/demo/report/
+	$(BIN)/python scripts/train.py -m experiment=demo model=rwkv4,transformer group=demo
+	$(BIN)/python scripts/probe.py -m experiment=demo model=rwkv4,transformer group=demo
+	$(BIN)/python scripts/report.py runs='[runs/demo]'
+
+test: $(VENV)/installed-dev lint ## lint, types and the whole test-suite (without the slow ones)
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(VENV)/installed-dev ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-dev ## ruff (format and lint) and mypy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed-dev ## time the kernels and the training loop on this machine
+	$(BIN)/python scripts/bench_kernels.py
+	$(BIN)/python scripts/bench_loop.py
+
+clean: ## delete .venv and prepared corpora; runs/ stays
+	rm -rf $(VENV) .cache

@@ -1,0 +1,111 @@
+"""Values that are fine alone and impossible together, by script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conf.model_spec import model_spec, nearest
+from conf.schema import GenerateConf, ProbeConf, ReportConf, TrainConf
+from data.corpora import CORPORA
+from models.errors import UserError
+from models.registry import build
+from training.folder import check_name
+
+Checker = Callable[[Any], Iterator[str]]
+
+
+def combination_problems(config_name: str, config: Any) -> list[str]:
+    """Every impossible combination in a typed configuration."""
+    return list(CHECKS[config_name](config))
+
+
+def _train(config: TrainConf) -> Iterator[str]:
+    data, trainer = config.data, config.trainer
+    for key, name in (("name", config.name), ("group", config.group)):
+        yield from _folder_name(key, name)
+    if data.corpus not in CORPORA:
+        yield f"data.corpus={data.corpus!r}: no such corpus{nearest(data.corpus, list(CORPORA))}"
+    yield from _device(trainer.accelerator)
+    yield from _buildable(config.model, data.vocab_size, data.length, "data.length")
+    if config.optim.final_lr > config.optim.lr:
+        yield f"optim.final_lr={config.optim.final_lr} is above optim.lr={config.optim.lr}"
+    if data.batch_size % trainer.devices:
+        yield (
+            f"data.batch_size={data.batch_size} cannot be shared by "
+            f"trainer.devices={trainer.devices}: choose a multiple"
+        )
+    if trainer.precision == "16-mixed" and not _on_gpu(trainer.accelerator):
+        yield "trainer.precision='16-mixed' needs a GPU; on a CPU use 'bf16-mixed'"
+    if data.corpus == "text" and not data.paths:
+        yield "data=text needs data.paths, e.g. data.paths='[book.txt]'"
+    if data.corpus == "stdlib" and data.paths:
+        yield f"data.paths={data.paths} is not read by data=stdlib; did you mean data=text?"
+    if data.tokenizer not in ("bpe", "bytes", "chars") and not Path(data.tokenizer).is_file():
+        yield f"data.tokenizer={data.tokenizer!r}: not bpe, bytes or chars, and no such file"
+    if config.resume not in ("auto", "never") and not Path(config.resume).is_file():
+        yield f"resume={config.resume!r}: not auto or never, and no such checkpoint"
+
+
+def _probe(config: ProbeConf) -> Iterator[str]:
+    yield from _folder_name("group", config.group)
+    yield from _device(config.accelerator)
+    if not config.lengths:
+        yield "lengths=[]: give at least one context length"
+        return
+    reach = max(config.lengths) + ("decode" in config.probes) * config.decode_steps
+    yield from _buildable(
+        config.model, config.vocab_size, reach, "the longest of lengths (+ decode_steps)"
+    )
+    if "fixed_tokens" in config.sweeps and config.fixed_tokens < min(config.lengths):
+        yield f"fixed_tokens={config.fixed_tokens} is below every context length in lengths"
+
+
+def _report(config: ReportConf) -> Iterator[str]:
+    if config.slope_from >= config.slope_to:
+        yield f"slope_from={config.slope_from} must be below slope_to={config.slope_to}"
+
+
+def _generate(config: GenerateConf) -> Iterator[str]:
+    yield from _device(config.accelerator)
+
+
+def _buildable(model: dict[str, Any], vocab: int, length: int, name: str) -> Iterator[str]:
+    """Whether the model's own checks accept its sizes, without allocating it."""
+    try:
+        with torch.device("meta"):
+            built = build(model_spec(model, vocab))
+    except UserError as error:
+        yield str(error)
+        return
+    positions = getattr(built.config, "n_positions", length)
+    if positions < length:
+        yield f"model.n_positions={positions} is shorter than {name}={length}"
+
+
+def _folder_name(key: str, name: str | None) -> Iterator[str]:
+    try:
+        if name is not None:
+            check_name(key, name)
+    except UserError as error:
+        yield str(error)
+
+
+def _on_gpu(accelerator: str) -> bool:
+    return accelerator != "cpu" and torch.cuda.is_available()
+
+
+def _device(accelerator: str) -> Iterator[str]:
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        yield "accelerator='gpu': PyTorch sees no GPU here (scripts/doctor.py says more)"
+
+
+CHECKS: dict[str, Checker] = {
+    "train": _train,
+    "probe": _probe,
+    "report": _report,
+    "generate": _generate,
+}

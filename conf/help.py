@@ -1,0 +1,68 @@
+"""`--help` as a table of contents: what can be chosen, every key, its default and its meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from conf.schema import SCRIPTS
+
+CONF = Path(__file__).resolve().parent
+
+
+def help_text(config_name: str) -> str:
+    """The help page of one script."""
+    node = SCRIPTS[config_name]
+    lines = [
+        (node.__doc__ or "").strip(),
+        "",
+        f"usage: python scripts/{config_name}.py [key=value ...]",
+        "       -m model=a,b runs every combination of comma-separated values",
+        "       --cfg job prints the configuration and does nothing else",
+        "",
+    ]
+    text = (CONF / f"{config_name}.yaml").read_text()
+    groups = [path for path in sorted(CONF.iterdir()) if f"- {path.name}:" in text]
+    if groups:
+        lines.append("choices (files in conf/)")
+        for group in groups:
+            names = ", ".join(path.stem for path in sorted(group.glob("*.yaml")))
+            lines.append(f"  {group.name}={names}")
+        lines.append("")
+    rows = list(_rows(node))
+    width = max(len(name) for name, _, _ in rows)
+    for name, default, doc in rows:
+        if default is None:
+            lines += ["", f"{name}: {doc}"]
+        else:
+            lines.append(f"  {name:<{width}}  {doc}{default}")
+    if "model" in (path.name for path in groups):
+        lines += ["", "model.* keys and sizes: conf/model/*.yaml"]
+    return "\n".join(lines)
+
+
+def _rows(node: type, prefix: str = "") -> Iterator[tuple[str, str | None, str]]:
+    """(name, default or None for a heading, meaning) of every key, plain keys first."""
+    groups = []
+    for item in fields(node):
+        default = _default(item)
+        if is_dataclass(default):
+            groups.append((item.name, type(default)))
+        elif "doc" in item.metadata:
+            choices = item.metadata["choices"]
+            doc = item.metadata["doc"] + (f": {' | '.join(choices)}" if choices else "")
+            shown = "" if default in ("???", None, "") else f" [{_show(default)}]"
+            yield f"{prefix}{item.name}", shown, doc
+    for name, kind in groups:
+        yield name, None, (kind.__doc__ or "").strip()
+        yield from _rows(kind, f"{name}.")
+
+
+def _default(item: Any) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def _show(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,73 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_ABANDONED_AFTER = 24 * 3600  # seconds until a killed process's leftovers are swept
+
+
+def make_folder(folder: Path, fill: Callable[[Path], None], sound: Callable[[Path], bool]) -> None:
+    """Have `fill` write into a sibling of `folder`, then rename that to `folder`.
+
+    If a `sound` folder has come to stand there meanwhile it stays and the new one is dropped; one
+    that is not sound is replaced. If `fill` raises, nothing remains. Raises `OSError`.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder.parent)
+    aside = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
+    aside.mkdir()
+    try:
+        fill(aside)
+        for path in (*aside.iterdir(), aside):
+            _sync(path)
+        _put(aside, folder, sound)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put(aside: Path, folder: Path, sound: Callable[[Path], bool]) -> None:
+    for _ in range(100):  # each turn but the last lost a race against another process
+        try:
+            aside.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            _sync(folder.parent)
+            return
+        if sound(folder):
+            return
+        broken = aside.with_name(f"broken.{aside.name}")
+        try:
+            folder.rename(broken)
+        except FileNotFoundError:  # another process took it away
+            continue
+        shutil.rmtree(broken, ignore_errors=True)
+    raise OSError(errno.EBUSY, "other processes keep replacing it", str(folder))
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what a killed process left long ago."""
+    for path in parent.glob("*.tmp"):
+        try:
+            abandoned = time.time() - path.stat().st_mtime > _ABANDONED_AFTER
+        except FileNotFoundError:
+            continue
+        if abandoned:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Make a file's content, or a folder's list of names, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

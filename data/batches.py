@@ -1,0 +1,215 @@
+"""Steps to batches: a batch is a pure function of (corpus fingerprint, seed, step).
+
+Nothing is remembered between batches, so any step can be asked for at once, by any process, with
+any number of loader workers; resuming a run is starting the loader at another step.
+
+An epoch lays a grid of windows over the training tokens at a random offset and visits each window
+once, in pseudo-random order. Row r of the endless list of windows is window `r % windows` of epoch
+`r // windows`; step s takes rows `s * batch_size` onwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from conf.schema import DataConf
+from data.store import Corpus
+from models.errors import UserError
+
+_ROUNDS = 6  # of the Feistel network; 4 already look random (Luby and Rackoff 1988)
+
+
+@dataclass(frozen=True)
+class BatchIndex:
+    """Where each batch starts. Holds no tokens, so it costs nothing to copy to a worker."""
+
+    tokens: int
+    """Training tokens of the corpus."""
+    length: int
+    """Context length T; a window is T + 1 tokens, its inputs and its targets one later."""
+    batch_size: int
+    """Rows of a batch over all processes."""
+    fingerprint: str
+    """Of the corpus."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.tokens < self.length + 1:
+            raise UserError(f"{self.tokens} tokens are too few for data.length={self.length}")
+
+    @property
+    def windows(self) -> int:
+        """Windows of an epoch. Neighbours share one token, the last target of the earlier one.
+
+        One window fewer than would fit, so that the grid can start anywhere in the first T tokens.
+        """
+        return max(1, (self.tokens - self.length) // self.length)
+
+    def starts(self, step: int) -> np.ndarray:
+        """First token of each window of the batch at `step`: int64 `[B]`."""
+        first = step * self.batch_size
+        return self._starts(np.arange(first, first + self.batch_size))
+
+    def order_hash(self, steps: int) -> str:
+        """16 hex digits over the first `steps` batches: equal for equal tokens in equal order."""
+        total = hashlib.sha256(f"{self.fingerprint} {self.length} {self.batch_size}".encode())
+        rows = steps * self.batch_size
+        for first in range(0, rows, 1 << 16):
+            part = self._starts(np.arange(first, min(rows, first + (1 << 16))))
+            total.update(part.astype("<i8").tobytes())
+        return total.hexdigest()[:16]
+
+    def _starts(self, rows: np.ndarray) -> np.ndarray:
+        epochs, places = np.divmod(rows, self.windows)
+        starts = np.empty_like(rows)
+        for epoch in np.unique(epochs):
+            offset_key, *keys = self._keys(int(epoch))
+            offset = offset_key % (self.tokens - self.windows * self.length)
+            here = epochs == epoch
+            starts[here] = offset + permute(places[here], self.windows, keys) * self.length
+        return starts
+
+    def _keys(self, epoch: int) -> list[int]:
+        """The random numbers of an epoch, 64 bits each: one for the offset, one per round."""
+        name = f"{self.fingerprint} {self.seed} {epoch}".encode()
+        digest = hashlib.shake_256(name).digest(8 * (1 + _ROUNDS))
+        return np.frombuffer(digest, dtype="<u8").tolist()
+
+
+def permute(index: np.ndarray, size: int, keys: list[int]) -> np.ndarray:
+    """A pseudo-random bijection of 0 .. size-1, evaluated at `index` without building it.
+
+    A Feistel network over the next even number of bits; results that fall outside are sent through
+    again until they land inside (cycle walking: Black and Rogaway 2002).
+    """
+    half = np.uint64(((size - 1).bit_length() + 1) // 2)
+    mask = np.uint64((1 << int(half)) - 1)
+    rounds = np.array(keys, dtype=np.uint64)
+    x = index.astype(np.uint64)
+    outside = np.ones(x.shape, dtype=bool)
+    while outside.any():
+        walking = x[outside]
+        left, right = walking >> half, walking & mask
+        for key in rounds:
+            left, right = right, left ^ (_mix(right + key) & mask)
+        x[outside] = (left << half) | right
+        outside = x >= size
+    return x.astype(np.int64)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """Scramble 64-bit integers (the finaliser of SplitMix64: Steele, Lea and Flood 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class Batches(Dataset[Tensor]):
+    """`batches[step]` is this process's part of the batch at `step`: int64 `[B / world, T + 1]`.
+
+    Inputs are `[:, :-1]`, targets `[:, 1:]`. Raises `UserError` if the batch cannot be shared out
+    evenly.
+    """
+
+    def __init__(
+        self, corpus: Corpus, conf: DataConf, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        if conf.batch_size < 1 or conf.batch_size % world:
+            raise UserError(
+                f"data.batch_size={conf.batch_size} cannot be shared by {world} processes evenly: "
+                f"choose a positive multiple of {world}"
+            )
+        meta = corpus.meta
+        self.index = BatchIndex(
+            meta.train_tokens, conf.length, conf.batch_size, corpus.fingerprint, seed
+        )
+        rows = conf.batch_size // world
+        self._share = slice(rank * rows, (rank + 1) * rows)
+        self._path: Path = corpus.folder / "train.bin"
+        self._dtype = meta.dtype
+        self._tokens: np.memmap | None = None
+
+    def __getitem__(self, step: int) -> Tensor:
+        if self._tokens is None:  # each worker opens the file itself
+            self._tokens = np.memmap(self._path, dtype=self._dtype, mode="r")
+        starts = self.index.starts(step)[self._share]
+        window = np.arange(self.index.length + 1)
+        return torch.from_numpy(self._tokens[starts[:, None] + window].astype(np.int64))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tokens": None}
+
+
+def train_loader(
+    corpus: Corpus,
+    conf: DataConf,
+    seed: int,
+    start_step: int,
+    rank: int = 0,
+    world: int = 1,
+) -> DataLoader:
+    """The batches of steps `start_step`, `start_step + 1`, ..., without end: `[B / world, T + 1]`.
+
+    A step here is one forward and backward pass: with gradient accumulation, several make an
+    optimizer step. The sampler already knows the rank, so Lightning must not replace it
+    (`use_distributed_sampler=False`).
+    """
+    return DataLoader(
+        Batches(corpus, conf, seed, rank, world),
+        sampler=count(start_step),
+        batch_size=None,
+        num_workers=conf.workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else iterating would advance the global one
+    )
+
+
+def validation_windows(
+    tokens: np.ndarray, length: int, count: int, batch: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """At most `count` fixed windows spread evenly over `tokens`: (inputs, targets) `[batch, T]`.
+
+    Windows do not overlap (but for the token where one ends and the next begins), so there may be
+    fewer than `count`; the last batch may be smaller.
+    """
+    targets = len(tokens) - 1
+    count = min(count, targets // length)
+    starts = [i * targets // count for i in range(count)]
+    for first in range(0, count, batch):
+        yield _inputs_and_targets(tokens, starts[first : first + batch], length)
+
+
+def all_validation(
+    tokens: np.ndarray, length: int, batch: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every token of `tokens` but the first as a target exactly once: pairs `[batch, T]`.
+
+    The last batch of full windows may be smaller, and what does not fill a window comes at the end
+    as one shorter row: weigh losses by the number of targets.
+    """
+    targets = len(tokens) - 1
+    full = targets // length * length
+    for first in range(0, full, batch * length):
+        starts = list(range(first, min(full, first + batch * length), length))
+        yield _inputs_and_targets(tokens, starts, length)
+    if full < targets:
+        yield _inputs_and_targets(tokens, [full], targets - full)
+
+
+def _inputs_and_targets(
+    tokens: np.ndarray, starts: list[int], length: int
+) -> tuple[Tensor, Tensor]:
+    rows = torch.from_numpy(
+        np.stack([tokens[start : start + length + 1].astype(np.int64) for start in starts])
+    )
+    return rows[:, :-1], rows[:, 1:]

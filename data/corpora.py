@@ -1,0 +1,218 @@
+"""Corpora: where the documents come from and how they are split.
+
+A corpus is an ordered list of documents. To add one, write a function `DataConf -> list[Document]`
+here, decorate it with `@register("name")`, and give it a YAML in `conf/data/`.
+
+Documents are read whole into memory on every run: their content is what the fingerprint is made of,
+so an edited file can never be mistaken for the one that was prepared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sysconfig
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from conf.schema import DataConf
+from models.errors import UserError
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text. `name` is relative, so that a corpus is the same corpus wherever it lies."""
+
+    name: str
+    content: bytes
+    """UTF-8."""
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the content alone: equal for identical files whatever their names."""
+        return hashlib.sha256(self.content).digest()
+
+
+@dataclass(frozen=True)
+class Split:
+    """The documents to train on and those held out. No content occurs in both."""
+
+    train: tuple[Document, ...]
+    val: tuple[Document, ...]
+    fingerprint: str
+    """16 hex digits over every name and content, and which side each is on."""
+
+
+Reader = Callable[[DataConf], list[Document]]
+CORPORA: dict[str, Reader] = {}
+
+
+def register(name: str) -> Callable[[Reader], Reader]:
+    """Make a reader selectable as `data.corpus=name`."""
+
+    def add(reader: Reader) -> Reader:
+        CORPORA[name] = reader
+        return reader
+
+    return add
+
+
+def load(conf: DataConf) -> Split:
+    """Read and split the corpus named by `conf.corpus`.
+
+    Raises `UserError` if the name is unknown, the files cannot be used, or there is not enough text
+    to have both a training and a validation part.
+    """
+    if conf.corpus not in CORPORA:
+        raise UserError(
+            f"data.corpus={conf.corpus!r}: no such corpus; choose one of {', '.join(CORPORA)}"
+        )
+    return split(CORPORA[conf.corpus](conf), conf.val_fraction)
+
+
+def split(documents: Sequence[Document], val_fraction: float) -> Split:
+    """Hold out `val_fraction` of the bytes.
+
+    Empty documents and exact copies of an earlier one are left out first. Several documents are
+    split whole, a single one is cut in two: its end validates, as in nanoGPT's character-level
+    Tiny Shakespeare (`val_fraction=0.1`).
+    """
+    if not 0 < val_fraction < 1:
+        raise UserError(f"data.val_fraction={val_fraction}: must lie between 0 and 1")
+    distinct = {doc.digest: doc for doc in reversed(documents) if doc.content}
+    kept = [doc for doc in documents if distinct.get(doc.digest) is doc]
+    if not kept:
+        raise UserError("the corpus is empty: no file has any text in it")
+    if len(kept) == 1:
+        train, val = _cut(kept[0], val_fraction)
+    else:
+        train, val = _deal(kept, val_fraction)
+    return Split(train, val, _fingerprint(train, val))
+
+
+def _cut(document: Document, val_fraction: float) -> tuple[tuple[Document, ...], ...]:
+    """Beginning and end of one document, parted between two characters."""
+    content = document.content
+    cut = int(len(content) * (1 - val_fraction))
+    while cut > 0 and content[cut] & 0xC0 == 0x80:  # a UTF-8 continuation byte
+        cut -= 1
+    if cut == 0:
+        raise UserError(f"{document.name}: {len(content)} bytes are too short to split; add text")
+    return (Document(document.name, content[:cut]),), (Document(document.name, content[cut:]),)
+
+
+def _deal(documents: list[Document], val_fraction: float) -> tuple[tuple[Document, ...], ...]:
+    """Whole documents, drawn in an order nobody chose, until the validation share is full.
+
+    One that would overfill the share is passed over; if none fits, the smallest validates. Both
+    sides keep the order of `documents`.
+    """
+    room = val_fraction * sum(len(doc.content) for doc in documents)
+    held_out: set[bytes] = set()
+    for doc in sorted(documents, key=_lot):
+        if len(doc.content) <= room:
+            room -= len(doc.content)
+            held_out.add(doc.digest)
+    if not held_out:
+        held_out.add(min(documents, key=lambda doc: (len(doc.content), _lot(doc))).digest)
+    train = tuple(doc for doc in documents if doc.digest not in held_out)
+    val = tuple(doc for doc in documents if doc.digest in held_out)
+    return train, val
+
+
+def _lot(document: Document) -> bytes:
+    return hashlib.sha256(document.digest + document.name.encode()).digest()
+
+
+def _fingerprint(train: Sequence[Document], val: Sequence[Document]) -> str:
+    total = hashlib.sha256()
+    for side, documents in ((b"train", train), (b"val", val)):
+        for doc in documents:
+            total.update(side + b"\0" + doc.name.encode() + b"\0" + doc.digest)
+    return total.hexdigest()[:16]
+
+
+_NOT_LIBRARY = {  # installed packages, byte code, and folders of tests and demonstrations
+    *("site-packages", "dist-packages", "__pycache__"),
+    *("test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo"),
+}
+
+
+@register("stdlib")
+def stdlib(conf: DataConf) -> list[Document]:
+    """The running Python's own standard library source: real text present on every machine.
+
+    About 580 files and 11 MB. It differs a little between Python versions: compare fingerprints.
+    """
+    root = sysconfig.get_path("stdlib")
+    paths = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in _NOT_LIBRARY]
+        paths += [Path(folder, name) for name in names if name.endswith(".py")]
+    documents = []
+    for path in sorted(paths):
+        content = path.read_bytes()
+        if _is_text(content):
+            documents.append(Document(path.relative_to(root).as_posix(), content))
+    if not documents:
+        raise UserError(f"data.corpus=stdlib: this Python has no .py files under {root}; use text")
+    return documents
+
+
+@register("text")
+def text(conf: DataConf) -> list[Document]:
+    """The UTF-8 files named by `data.paths`, each a file or a glob (`**` descends)."""
+    if not conf.paths:
+        raise UserError("data.corpus=text needs data.paths, e.g. 'data.paths=[book.txt]'")
+    problems: list[str] = []
+    paths = sorted({path for pattern in conf.paths for path in _expand(pattern, problems)})
+    contents = {path: _read(path, problems) for path in paths}
+    if problems:
+        more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
+        raise UserError("data.paths: " + "; ".join(problems[:5] + more))
+    base = os.path.commonpath([path.parent for path in paths])
+    return [Document(path.relative_to(base).as_posix(), contents[path]) for path in paths]
+
+
+def _expand(pattern: str, problems: list[str]) -> list[Path]:
+    """The absolute paths of the files that `pattern` names."""
+    path = Path(pattern).expanduser().absolute()
+    if path.is_file():
+        return [path.resolve()]
+    if path.is_dir():
+        problems.append(f"{pattern!r} is a folder (name its files, e.g. {path / '**/*.txt'})")
+        return []
+    anchor = Path(path.anchor)
+    try:
+        hits = list(anchor.glob(str(path.relative_to(anchor))))
+    except ValueError as error:  # ** beside other characters
+        problems.append(f"{pattern!r} is not a glob ({error})")
+        return []
+    found = [hit.resolve() for hit in hits if hit.is_file()]
+    if not found:
+        problems.append(f"{pattern!r} does not exist and matches no file")
+    return found
+
+
+def _read(path: Path, problems: list[str]) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        problems.append(f"{path} cannot be read ({error.strerror})")
+        return b""
+    if not _is_text(content):
+        problems.append(f"{path} is not UTF-8 text (binary, compressed or in another encoding)")
+    return content
+
+
+def _is_text(content: bytes) -> bool:
+    """Valid UTF-8 without a NUL byte, which no text has and most binary formats do."""
+    if b"\0" in content:
+        return False
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

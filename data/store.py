@@ -1,0 +1,279 @@
+"""The prepared corpus: tokens on disk, memory-mapped, made once and checked on every opening.
+
+    CACHE_DIR/FINGERPRINT/
+        train.bin  val.bin   token ids, uint16 (uint32 for more than 65,536 entries), nothing else
+        tokenizer.json
+        meta.json            `Meta`, with the size and checksum of the other three
+
+The fingerprint covers every document, the split and the tokenizer, so a folder is never out of
+date; it appears by one rename, so it is never half there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import lzma
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from conf.schema import DataConf
+from data import corpora, tokenizers
+from data.atomic import make_folder
+from data.corpora import Document
+from data.tokenizers import TextTokenizer
+from models.errors import UserError
+
+FORMAT = 1  # of the folder; raise it when the same corpus would be stored differently
+
+_PAYLOAD = ("train.bin", "val.bin", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a prepared corpus is, and how hard its validation text is for simple compressors."""
+
+    format: int
+    corpus: str
+    fingerprint: str
+    tokenizer: str
+    tokenizer_fingerprint: str
+    vocab_size: int
+    dtype: str
+    train_documents: int
+    val_documents: int
+    train_bytes: int
+    val_bytes: int
+    train_tokens: int
+    """Including the end-of-text token before each document."""
+    val_tokens: int
+    val_tokens_per_byte: float
+    """Times nats per token, divided by ln 2: bits per byte, comparable across tokenizers."""
+    unigram_entropy: float
+    """Nats per validation token under the validation tokens' own frequencies."""
+    gzip_bits_per_byte: float
+    """Of the validation documents in one stream, `gzip -9`."""
+    xz_bits_per_byte: float
+    """The same for `xz -9`."""
+    files: dict[str, tuple[int, str]]
+    """Size in bytes and SHA-256 of the other files of the folder."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus. Its token arrays are opened when first asked for, in each process."""
+
+    folder: Path
+    meta: Meta
+    tokenizer: TextTokenizer
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over documents, split and tokenizer."""
+        return self.meta.fingerprint
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids a model of this corpus needs."""
+        return self.meta.vocab_size
+
+    @cached_property
+    def train(self) -> np.memmap:
+        """Training tokens `[train_tokens]`, read-only."""
+        return np.memmap(self.folder / "train.bin", dtype=self.meta.dtype, mode="r")
+
+    @cached_property
+    def val(self) -> np.memmap:
+        """Validation tokens `[val_tokens]`, read-only."""
+        return np.memmap(self.folder / "val.bin", dtype=self.meta.dtype, mode="r")
+
+
+def prepare(conf: DataConf) -> Corpus:
+    """The corpus of `conf`, tokenized: opened if it has been prepared before, made if not.
+
+    Any number of processes may call this at once. Raises `UserError` for a corpus or tokenizer that
+    cannot be used, for text the tokenizer cannot represent, and for `conf.length` too long.
+    """
+    split = corpora.load(conf)
+    key = f"{FORMAT} {split.fingerprint} {tokenizers.recipe(conf)}"
+    fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]
+    folder = Path(conf.cache_dir) / fingerprint
+    problem = damage(folder)
+    if problem:
+        if folder.exists():
+            _say(f"prepared corpus {folder} is damaged ({problem}): making it again")
+        try:
+            make_folder(
+                folder,
+                fill=lambda aside: _fill(aside, fingerprint, conf, split),
+                sound=lambda found: damage(found) is None,
+            )
+        except OSError as error:
+            raise UserError(
+                f"data.cache_dir={conf.cache_dir}: cannot store the prepared corpus there ({error})"
+            ) from None
+    corpus = Corpus(folder, _read_meta(folder), TextTokenizer.load(folder / "tokenizer.json"))
+    _check_length(conf, corpus.meta)
+    return corpus
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a prepared folder, or `None`."""
+    try:
+        meta = _read_meta(folder)
+        for name in _PAYLOAD:
+            if [*meta.files[name]] != [*_size_and_checksum(folder / name)]:
+                return f"{name} has changed"
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _fill(folder: Path, fingerprint: str, conf: DataConf, split: corpora.Split) -> None:
+    sizes = {
+        side: sum(len(doc.content) for doc in getattr(split, side)) for side in ("train", "val")
+    }
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        training = progress.add_task(f"tokenizer ({Path(conf.tokenizer).name})", total=None)
+        tokenizer = tokenizers.build(conf, _texts(split.train), _texts(split.val))
+        progress.update(training, total=1, completed=1)
+
+        encoding = progress.add_task("encoding", total=sum(sizes.values()))
+        dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
+        tokens = {
+            side: _write_tokens(
+                folder / f"{side}.bin",
+                getattr(split, side),
+                tokenizer,
+                dtype,
+                lambda done: progress.advance(encoding, done),
+            )
+            for side in ("train", "val")
+        }
+        held_out = b"".join(doc.content for doc in split.val)
+        comparing = progress.add_task("gzip and xz of the validation text", total=None)
+        gzipped, xzipped = len(gzip.compress(held_out, 9)), len(lzma.compress(held_out, preset=9))
+        progress.update(comparing, total=1, completed=1)
+
+    tokenizer.save(folder / "tokenizer.json")
+    val = np.fromfile(folder / "val.bin", dtype=dtype)
+    meta = Meta(
+        format=FORMAT,
+        corpus=conf.corpus,
+        fingerprint=fingerprint,
+        tokenizer=conf.tokenizer,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        dtype=dtype,
+        train_documents=len(split.train),
+        val_documents=len(split.val),
+        train_bytes=sizes["train"],
+        val_bytes=sizes["val"],
+        train_tokens=tokens["train"],
+        val_tokens=tokens["val"],
+        val_tokens_per_byte=tokens["val"] / sizes["val"],
+        unigram_entropy=unigram_entropy(val),
+        gzip_bits_per_byte=8 * gzipped / sizes["val"],
+        xz_bits_per_byte=8 * xzipped / sizes["val"],
+        files={name: _size_and_checksum(folder / name) for name in _PAYLOAD},
+    )
+    (folder / "meta.json").write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
+    _say(
+        f"prepared {conf.corpus}: {meta.train_tokens:,} training and {meta.val_tokens:,} "
+        f"validation tokens of a {meta.vocab_size:,}-entry vocabulary"
+    )
+    if conf.tokenizer == "bpe" and meta.vocab_size < conf.vocab_size:
+        _say(f"the text is too short for data.vocab_size={conf.vocab_size}: use {meta.vocab_size}")
+
+
+def unigram_entropy(tokens: np.ndarray) -> float:
+    """Entropy in nats per token of `tokens[T]` under their own frequencies: -sum p ln p."""
+    counts = np.bincount(tokens)
+    p = counts[counts > 0] / tokens.size
+    return float(-(p * np.log(p)).sum())
+
+
+def _texts(documents: Sequence[Document]) -> Iterator[str]:
+    return (doc.content.decode() for doc in documents)
+
+
+def _write_tokens(
+    path: Path,
+    documents: Sequence[Document],
+    tokenizer: TextTokenizer,
+    dtype: str,
+    advance: Callable[[int], None],
+) -> int:
+    """Encode documents into `path`, each after an end-of-text token; returns the token count.
+
+    The separator comes first, so that even the first word of the first document is predicted from
+    something and every byte of text counts in the validation loss.
+    """
+    separator = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+    count = 0
+    with path.open("wb") as file:
+        for group in _groups(documents):
+            encoded = tokenizer.encode_many([piece for piece, _ in group])
+            parts = [
+                separator + ids if first else ids
+                for (_, first), ids in zip(group, encoded, strict=True)
+            ]
+            tokens = np.fromiter(chain.from_iterable(parts), dtype=dtype)
+            tokens.tofile(file)
+            count += tokens.size
+            advance(sum(len(piece.encode()) for piece, _ in group))
+    return count
+
+
+def _groups(documents: Sequence[Document], size: int = 1 << 20) -> Iterator[list[tuple[str, bool]]]:
+    """Pieces of the documents in order, about `size` characters at a time, to encode in parallel.
+
+    Each piece comes with whether it begins a document.
+    """
+    group: list[tuple[str, bool]] = []
+    held = 0
+    for text in _texts(documents):
+        for i, piece in enumerate(tokenizers.cut(text)):
+            group.append((piece, i == 0))
+            held += len(piece)
+            if held >= size:
+                yield group
+                group, held = [], 0
+    if group:
+        yield group
+
+
+def _read_meta(folder: Path) -> Meta:
+    return Meta(**json.loads((folder / "meta.json").read_text(encoding="utf-8")))
+
+
+def _size_and_checksum(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_length(conf: DataConf, meta: Meta) -> None:
+    shortest = min(meta.train_tokens, meta.val_tokens)
+    if conf.length < 1:
+        raise UserError(f"data.length={conf.length}: must be at least 1")
+    if conf.length + 1 > shortest:
+        raise UserError(
+            f"data.length={conf.length} needs {conf.length + 1:,} tokens in a row, but there are "
+            f"{meta.train_tokens:,} for training and {meta.val_tokens:,} for validation: lower "
+            f"data.length to {shortest - 1:,} or less, give more text or change "
+            f"data.val_fraction={conf.val_fraction}"
+        )
+
+
+def _say(line: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)

@@ -1,0 +1,190 @@
+"""Causal self-attention with a cache: what `transformer` and `gpt` share.
+
+One `forward` serves training, prefill, chunks and single steps. The cache is allocated ahead and
+written in place, as any serious decoder does, so that the baseline's decoding is not slowed by
+copies; it doubles when it is full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from models.contract import ParamGroup, State
+from models.errors import UserError
+from models.init import init_normal, split_decay
+from models.trunk import Stream, Trunk, linear_flops
+
+Rope = tuple[Tensor, Tensor]
+
+KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+MIN_CAPACITY = 64
+
+
+class Attention(nn.Module):
+    """Multi-head causal self-attention, with rotary positions where a table is given.
+
+    Vaswani et al. 2017 (arXiv 1706.03762) section 3.2; grouped-query heads of Ainslie et al. 2023
+    (arXiv 2305.13245). Raises `UserError` if the sizes do not divide or the kernel is unknown.
+    """
+
+    def __init__(
+        self, n_embd: int, n_head: int, n_kv_head: int | None, kernel: str, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.n_head, self.n_kv_head = n_head, n_kv_head or n_head
+        if n_embd % n_head:
+            raise UserError(f"model.n_embd={n_embd} must be a multiple of model.n_head={n_head}")
+        if n_head % self.n_kv_head:
+            raise UserError(
+                f"model.n_head={n_head} must be a multiple of model.n_kv_head={n_kv_head}"
+            )
+        if kernel != "auto" and kernel not in KERNELS:
+            known = ", ".join(["auto", *KERNELS])
+            raise UserError(f"model.attention={kernel!r} is not one of {known}")
+        self.head_size = n_embd // n_head
+        self.kernel = kernel
+        heads = n_head + 2 * self.n_kv_head
+        self.qkv = nn.Linear(n_embd, heads * self.head_size, bias=bias)
+        self.output = nn.Linear(n_embd, n_embd, bias=bias)
+
+    def forward(
+        self, x: Tensor, past: int, state: State | None, rope: Rope | None = None
+    ) -> tuple[Tensor, State | None]:
+        """x `[B, T, C]` after `past` tokens, to `[B, T, C]`."""
+        batch, length, width = x.shape
+        heads = self.qkv(x).view(batch, length, -1, self.head_size)
+        qk, v = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
+        if rope is not None:
+            qk = rotate(qk, rope)  # queries and keys at once: fewer passes over memory
+        q, k = qk.split((self.n_head, self.n_kv_head), dim=2)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        if state is not None:
+            state = extend_cache(state, k, v, past)
+            k, v = state["k"][:, :, : past + length], state["v"][:, :, : past + length]
+        y = attend(q, k, v, self.kernel)
+        return self.output(y.transpose(1, 2).reshape(batch, length, width)), state
+
+    def init_state(self, batch: int, capacity: int | None) -> State:
+        """Empty keys and values `[B, G, capacity, N]`."""
+        shape = (batch, self.n_kv_head, capacity or 0, self.head_size)
+        return {name: self.qkv.weight.new_empty(shape).detach() for name in ("k", "v")}
+
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
+        """Projections, and two products of `N` per head and query-key pair."""
+        pairs = length * (past + length) if dense else length * past + length * (length + 1) // 2
+        projections = linear_flops(self.qkv, batch * length) + linear_flops(
+            self.output, batch * length
+        )
+        return projections + 4 * batch * self.n_head * self.head_size * pairs
+
+    def kernel_in_use(self) -> str:
+        """The kernel that PyTorch dispatches a training step to, by name."""
+        if self.kernel != "auto":
+            return self.kernel
+        like = self.qkv.weight
+        dtype = like.dtype
+        if torch.is_autocast_enabled(like.device.type):
+            dtype = torch.get_autocast_dtype(like.device.type)
+        q = torch.empty(1, self.n_head, 16, self.head_size, dtype=dtype, device=like.device)
+        k = torch.empty(1, self.n_kv_head, 16, self.head_size, dtype=dtype, device=like.device)
+        chosen = torch._fused_sdp_choice(
+            q, k, k, is_causal=True, enable_gqa=self.n_head != self.n_kv_head
+        )
+        return {backend.value: name for name, backend in KERNELS.items()}[chosen]
+
+
+class AttentionTrunk(Trunk):
+    """A trunk whose state knows how many tokens it has seen, and whose stream carries it."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        init_normal(self, config.n_layer, residual=("att.output.weight", "ffn.down.weight"))
+
+    def past(self, state: State | None) -> int:
+        """Tokens seen before this call."""
+        return 0 if state is None else int(state["length"])
+
+    def leave(self, stream: Stream) -> Tensor:
+        return stream[0]
+
+    def init_state(self, batch: int, capacity: int | None = None) -> State:
+        # The length lives on the CPU, so that reading it never waits for the GPU.
+        length = torch.tensor(0, device="cpu")
+        return {"length": length, **super().init_state(batch, capacity)}
+
+    def advance(self, state: State, length: int) -> State:
+        return {"length": state["length"] + length, **super().advance(state, length)}
+
+    def param_groups(self) -> list[ParamGroup]:
+        return split_decay(self)
+
+    def backends(self) -> dict[str, str]:
+        attention = self.blocks[0].att
+        assert isinstance(attention, Attention)
+        return {"attention": attention.kernel_in_use()}
+
+
+def rope_table(past: int, length: int, head_size: int, base: float, like: Tensor) -> Rope:
+    """cos and sin `[T, 1, N/2]` of positions past .. past + T - 1 (Su et al. 2021, eq. 34)."""
+    half = head_size // 2
+    exponent = torch.arange(half, device=like.device, dtype=torch.float32) / half
+    position = torch.arange(past, past + length, device=like.device, dtype=torch.float32)
+    angle = torch.outer(position, base**-exponent)[:, None]
+    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """Rotate the pairs (x_i, x_{i+N/2}) of x `[B, T, H, N]` by the position's angles."""
+    cos, sin = rope
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def extend_cache(cache: State, k: Tensor, v: Tensor, past: int) -> State:
+    """Write new `k`, `v` `[B, G, T, N]` after the first `past` entries, growing if needed."""
+    needed = past + k.shape[2]
+    grown = {name: _with_capacity(cache[name], past, needed) for name in ("k", "v")}
+    grown["k"][:, :, past:needed] = k
+    grown["v"][:, :, past:needed] = v
+    return grown
+
+
+def _with_capacity(buffer: Tensor, used: int, needed: int) -> Tensor:
+    if needed <= buffer.shape[2]:
+        return buffer
+    capacity = max(needed, 2 * buffer.shape[2], MIN_CAPACITY)
+    grown = buffer.new_empty(*buffer.shape[:2], capacity, buffer.shape[3])
+    grown[:, :, :used] = buffer[:, :, :used]
+    return grown
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
+    """softmax(q k^T / sqrt(N)) v, causal, the last query aligned with the last key.
+
+    q `[B, H, T, N]`, k and v `[B, G, S, N]` with S >= T; returns `[B, H, T, N]`.
+    """
+    length, keys = q.shape[2], k.shape[2]
+    mask = None
+    if 1 < length < keys:
+        ones = torch.ones(length, keys, dtype=torch.bool, device=q.device)
+        mask = ones.tril(keys - length)
+    with contextlib.nullcontext() if kernel == "auto" else sdpa_kernel(KERNELS[kernel]):
+        return F.scaled_dot_product_attention(
+            q,
+            k.to(q.dtype),
+            v.to(q.dtype),
+            attn_mask=mask,
+            is_causal=length == keys > 1,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )

@@ -1,0 +1,80 @@
+"""Writing files so that a crash leaves the old one or the new one, and knowing a damaged one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary sibling of `path` for writing; rename it to `path` if the body succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file atomically."""
+    with atomic(path) as file:
+        file.write(text.encode())
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file's contents."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def manifest_path(path: Path) -> Path:
+    """The small JSON file beside a file that says what it must contain."""
+    return path.with_suffix(".json")
+
+
+def write_manifest(path: Path) -> None:
+    """Record the size and SHA-256 of a finished file beside it."""
+    manifest = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    write_text(manifest_path(path), json.dumps(manifest) + "\n")
+
+
+def damage(path: Path) -> str | None:
+    """Why a file with a manifest cannot be trusted, or None."""
+    if not path.is_file():
+        return "no such file"
+    try:
+        manifest = json.loads(manifest_path(path).read_text())
+        size, digest = manifest["bytes"], manifest["sha256"]
+    except FileNotFoundError:
+        return f"its manifest {manifest_path(path).name} is missing"
+    except (ValueError, KeyError, TypeError):
+        return f"its manifest {manifest_path(path).name} is unreadable"
+    if path.stat().st_size != size:
+        return f"{path.stat().st_size} bytes instead of {size}"
+    if sha256(path) != digest:
+        return "its SHA-256 differs from its manifest"
+    return None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; a no-op where folders cannot be opened."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,72 @@
+"""Cross entropy fused with the output projection, so that [B, T, V] logits never exist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Tokens per chunk: large enough to keep the matrix product efficient, small enough that a chunk
+# of logits (512 * V * 4 bytes, 8 MiB at V = 4096) stays near the cache.
+CHUNK_TOKENS = 512
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Mean of -log softmax(hidden @ weight^T)[target] over all positions.
+
+    hidden `[..., C]`, weight `[V, C]`, targets `[...]` int64; returns an fp32 scalar, nats per
+    token. Logits are formed for at most `CHUNK_TOKENS` positions at a time and reduced in fp32.
+    When a gradient is needed it is computed in the same pass (one extra product per chunk, the
+    logits are never recomputed); peak extra memory is one chunk of logits plus the gradients.
+    """
+    hidden = hidden.reshape(-1, hidden.shape[-1])
+    if torch.is_autocast_enabled(hidden.device.type):
+        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+    return _LinearCrossEntropy.apply(hidden, weight, targets.reshape(-1))
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        count = hidden.shape[0]
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        matrix = weight.to(hidden.dtype)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = (
+            torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+            if needs_weight
+            else None
+        )
+        for start in range(0, count, CHUNK_TOKENS):
+            part = slice(start, min(start + CHUNK_TOKENS, count))
+            logits = (hidden[part] @ matrix.T).float()
+            target = targets[part, None]
+            log_norm = logits.logsumexp(-1, keepdim=True)
+            total += (log_norm - logits.gather(-1, target)).sum()
+            if grad_hidden is None and grad_weight is None:
+                continue
+            # d loss / d logits = (softmax - one hot) / count
+            grad_logits = logits.sub_(log_norm).exp_().div_(count)
+            grad_logits.scatter_add_(-1, target, grad_logits.new_full(target.shape, -1 / count))
+            grad_logits = grad_logits.to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad_logits, matrix, out=grad_hidden[part])
+            if grad_weight is not None:
+                if grad_logits.dtype == torch.float32:
+                    grad_weight.addmm_(grad_logits.T, hidden[part])
+                else:
+                    grad_weight += grad_logits.T @ hidden[part]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden * grad.to(grad_hidden.dtype)
+        if grad_weight is not None:
+            grad_weight = (grad_weight * grad).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, None

@@ -1,0 +1,90 @@
+"""The modern Transformer baseline: RoPE, RMSNorm, SwiGLU, optional grouped-query heads.
+
+Llama's block (Touvron et al. 2023, arXiv 2302.13971), attention by PyTorch's fused kernels. It is
+meant to be the best baseline the machine can run: a weak one would make every conclusion worthless.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.attention import Attention, AttentionTrunk, rope_table
+from models.contract import State
+from models.trunk import Block, Stream, linear_flops
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape letters in brackets."""
+
+    vocab_size: int  # [V]
+    n_layer: int  # [L]
+    n_embd: int  # [C]
+    n_head: int  # [H]
+    n_kv_head: int | None = None  # [G], grouped-query attention; default H
+    n_ffn: int | None = None  # [F]; default 3 C, which makes a block 13 C^2 like RWKV-4's
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-5
+    attention: str = "auto"  # auto | flash | efficient | cudnn | math
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: W_down (silu(W_gate x) * W_up x) (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width = config.n_ffn or 3 * config.n_embd
+        self.gate_up = nn.Linear(config.n_embd, 2 * width, bias=False)
+        self.down = nn.Linear(width, config.n_embd, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+    def flops(self, rows: int) -> int:
+        return linear_flops(self.gate_up, rows) + linear_flops(self.down, rows)
+
+
+class TransformerBlock(Block):
+    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.ln1 = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
+        self.att = Attention(config.n_embd, config.n_head, config.n_kv_head, config.attention)
+        self.ln2 = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
+        self.ffn = FeedForward(config)
+
+    def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
+        x, past, rope = stream
+        mixed, state = self.att(self.ln1(x), past, state, rope)
+        x = x + mixed
+        x = x + self.ffn(self.ln2(x))
+        return (x, past, rope), state
+
+    def init_state(self, batch: int, capacity: int | None) -> State:
+        return self.att.init_state(batch, capacity)
+
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
+        return self.att.flops(batch, length, past, dense) + self.ffn.flops(batch * length)
+
+
+class Transformer(AttentionTrunk):
+    """Embedding, L blocks, RMSNorm, head; positions enter as rotations of queries and keys."""
+
+    Config = TransformerConfig
+
+    def build_block(self, layer: int) -> TransformerBlock:
+        return TransformerBlock(self.config)
+
+    def build_norm(self) -> nn.RMSNorm:
+        return nn.RMSNorm(self.config.n_embd, eps=self.config.norm_eps)
+
+    def enter(self, tokens: Tensor, state: State | None) -> Stream:
+        past = self.past(state)
+        x = self.emb(tokens)
+        head_size = self.config.n_embd // self.config.n_head
+        return x, past, rope_table(past, tokens.shape[1], head_size, self.config.rope_base, x)

@@ -1,0 +1,129 @@
+"""The trunk every contestant shares: embedding, blocks, final norm, head and fused loss.
+
+    stream = enter(tokens)            embedding, plus whatever flows up the stack with it
+    stream, state = block(stream, state)        once per layer
+    logits = head(norm(leave(stream)))
+
+Sharing it keeps the comparison fair: the block is the only thing in which two contestants differ.
+The plug-in unit is the block and not the mixer, because RWKV's channel mix carries state too.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from models.contract import ParamGroup, State
+from models.loss import linear_cross_entropy
+
+# What flows from block to block: the residual stream [B, T, C], or a tuple starting with it.
+Stream = Any
+
+
+class Block(nn.Module, ABC):
+    """One layer: `(stream, state) -> (stream, state)`."""
+
+    @abstractmethod
+    def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
+        """Advance the stream by one layer. `None` state in means `None` out."""
+
+    @abstractmethod
+    def init_state(self, batch: int, capacity: int | None) -> State:
+        """State of this layer before the first token."""
+
+    @abstractmethod
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
+        """Forward operations of this layer; see `models.contract.Contestant.flops`."""
+
+
+class Trunk(nn.Module, ABC):
+    """Base of all contestants; subclasses say how to build a block and how to initialise."""
+
+    Config: ClassVar[type]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.emb = nn.Embedding(config.vocab_size, config.n_embd)
+        self.blocks = nn.ModuleList(self.build_block(layer) for layer in range(config.n_layer))
+        self.ln_out = self.build_norm()
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.gradient_checkpointing = False
+
+    @abstractmethod
+    def build_block(self, layer: int) -> Block:
+        """The block of one layer, counted from 0."""
+
+    @abstractmethod
+    def build_norm(self) -> nn.Module:
+        """The final norm over `C`."""
+
+    @abstractmethod
+    def param_groups(self) -> list[ParamGroup]:
+        """See the contract."""
+
+    @abstractmethod
+    def backends(self) -> dict[str, str]:
+        """See the contract."""
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, under their own type."""
+        return cast(list[Block], list(self.blocks))
+
+    def enter(self, tokens: Tensor, state: State | None) -> Stream:
+        """Tokens `[B, T]` to the stream the first block reads."""
+        return self.emb(tokens)
+
+    def leave(self, stream: Stream) -> Tensor:
+        """The stream after the last block to the residual `[B, T, C]` the final norm reads."""
+        return stream
+
+    def hidden(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+        """Normed residual `[B, T, C]` that the head reads, and the state after the last token."""
+        stream = self.enter(tokens, state)
+        after: State | None = None if state is None else self.advance(state, tokens.shape[1])
+        for layer, block in enumerate(self.layers):
+            before = None if state is None else state["blocks"][str(layer)]
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                stream, new = checkpoint(block, stream, before, use_reentrant=False)
+            else:
+                stream, new = block(stream, before)
+            if after is not None:
+                after["blocks"][str(layer)] = new
+        return self.ln_out(self.leave(stream)), after
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+        hidden, state = self.hidden(tokens, state)
+        return self.head(hidden), state
+
+    def loss(
+        self, tokens: Tensor, targets: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State | None]:
+        hidden, state = self.hidden(tokens, state)
+        return linear_cross_entropy(hidden, self.head.weight, targets), state
+
+    def init_state(self, batch: int, capacity: int | None = None) -> State:
+        return {
+            "blocks": {
+                str(layer): block.init_state(batch, capacity)
+                for layer, block in enumerate(self.layers)
+            }
+        }
+
+    def advance(self, state: State, length: int) -> State:
+        """The part of the state above the blocks after `length` more tokens."""
+        return {"blocks": {}}
+
+    def flops(self, batch: int, length: int, past: int = 0, dense: bool = False) -> int:
+        head = linear_flops(self.head, batch * length)
+        return head + sum(block.flops(batch, length, past, dense) for block in self.layers)
+
+
+def linear_flops(layer: nn.Linear, rows: int) -> int:
+    """Two operations per weight and row."""
+    return 2 * rows * layer.in_features * layer.out_features

@@ -1,0 +1,212 @@
+"""What a report is made of: probe rows, finished trainings, and the arms they belong to.
+
+A comparison is only worth drawing when everything but the architecture is the same, so this file
+also holds the refusals: rows of two machines, precisions, vocabularies, thread counts, versions
+or commits, contestants of different size, and trainings on different data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import UserError
+from probes.rows import Row, read_rows
+
+SIZE_TOLERANCE = 0.01  # largest relative difference of parameter counts called "the same size"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One curve of every chart: a contestant, or one variant of it when several were measured."""
+
+    label: str
+    """Contestant name, with what tells its variants apart: `gpt`, `gpt math`, `rwkv7 small`."""
+    contestant: str
+    rows: tuple[Row, ...]
+
+    @property
+    def recurrent(self) -> bool:
+        return self.contestant.startswith("rwkv")
+
+    @property
+    def size(self) -> str:
+        return self.rows[0].size
+
+    @property
+    def parameters(self) -> int | None:
+        """Unknown when no point got as far as building the model."""
+        return max((row.parameters for row in self.rows if row.parameters), default=None)
+
+    def backends(self, probe: str | None = None) -> dict[str, list[str]]:
+        """Kernels used by operator, over the rows of one probe or of all."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for row in self.rows:
+            if probe in (None, row.probe):
+                for operator, name in row.backends.items():
+                    found[operator].add(str(name))
+        return {operator: sorted(names) for operator, names in sorted(found.items())}
+
+
+@dataclass(frozen=True)
+class Material:
+    """Rows in file order, trainings by name, arms with the recurrent ones first."""
+
+    rows: tuple[Row, ...]
+    trainings: tuple[dict[str, Any], ...]
+    arms: tuple[Arm, ...]
+
+    @property
+    def pairs(self) -> list[tuple[Arm, Arm]]:
+        """Every recurrent arm against every attention arm."""
+        attention = [arm for arm in self.arms if not arm.recurrent]
+        return [(one, other) for one in self.arms if one.recurrent for other in attention]
+
+    def trainings_of(self, arm: Arm) -> list[dict[str, Any]]:
+        """Finished trainings of an arm's contestant and size."""
+        key = (arm.contestant, arm.size)
+        return [run for run in self.trainings if (run.get("contestant"), run.get("size")) == key]
+
+
+def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Material:
+    """Read `probes.jsonl` and `summary.json` of every folder, and of its sub-folders the latter.
+
+    Raises `UserError` for a folder that is missing, when no folder holds a probe row, and, unless
+    `allow_mixed`, when the rows or trainings must not be compared.
+    """
+    rows: list[Row] = []
+    trainings: dict[Path, dict[str, Any]] = {}
+    folders = list(runs)
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; runs= takes run or group folders")
+        if (path := folder / "probes.jsonl").is_file():
+            # Within one file a later row of the same point is its repetition, and replaces it.
+            rows += {row.key: row for row in read_rows(path)}.values()
+        for path in [folder / "summary.json", *sorted(folder.glob("*/summary.json"))]:
+            if path.is_file():
+                trainings[path.resolve()] = _read_summary(path)
+    if not rows:
+        names = ", ".join(str(folder) for folder in folders) or "nothing"
+        raise UserError(f"no probe rows in {names}: run scripts/probe.py and give its group folder")
+    runs_found = tuple(sorted(trainings.values(), key=lambda run: str(run.get("name"))))
+    if not allow_mixed:
+        _refuse_mixed_rows(rows)
+        _refuse_unequal_sizes(rows)
+        _refuse_mixed_trainings(runs_found)
+    return Material(tuple(rows), runs_found, tuple(_arms(rows)))
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not a training summary ({error})") from None
+    if not isinstance(summary, dict) or "contestant" not in summary:
+        raise UserError(f"{path}: not a training summary (it names no contestant)")
+    return summary
+
+
+# ---- refusals ------------------------------------------------------------------------------------
+
+_SAME: dict[str, Callable[[Row], Any]] = {
+    "device": lambda row: f"{row.device.get('kind')} {row.device.get('name')}",
+    "threads": lambda row: row.device.get("threads"),
+    "precision": lambda row: row.precision,
+    "vocabulary size": lambda row: row.config.get("vocab_size"),
+    "torch version": lambda row: row.versions.get("torch"),
+    "commit": lambda row: row.commit,
+}
+
+
+def _refuse(what: str, values: Iterable[str]) -> None:
+    raise UserError(
+        f"these must not be compared: {what} differs ({'; '.join(values)}); "
+        "measure them alike, or pass allow_mixed=true"
+    )
+
+
+def _refuse_mixed_rows(rows: list[Row]) -> None:
+    for name, read in _SAME.items():
+        count: dict[str, int] = defaultdict(int)
+        for row in rows:
+            count[str(read(row))] += 1
+        if len(count) > 1:
+            _refuse(name, (f"{value}: {n} rows" for value, n in sorted(count.items())))
+    batches: dict[tuple[str, str, int], set[int]] = defaultdict(set)
+    for row in rows:
+        batches[row.probe, row.sweep, row.context_length].add(row.batch)
+    for (probe, sweep, length), found in batches.items():
+        if len(found) > 1:
+            where = f"batch of {probe} at {length} tokens, sweep {sweep},"
+            _refuse(where, map(str, sorted(found)))
+
+
+def _refuse_unequal_sizes(rows: list[Row]) -> None:
+    counts: dict[str, int] = {}
+    for row in rows:
+        if row.parameters:
+            name = f"{row.contestant} {row.size}"
+            counts[name] = max(counts.get(name, 0), row.parameters)
+    if counts and max(counts.values()) > (1 + SIZE_TOLERANCE) * min(counts.values()):
+        what = f"the number of parameters (more than {SIZE_TOLERANCE:.0%})"
+        _refuse(what, (f"{name}: {n:,}" for name, n in sorted(counts.items())))
+
+
+def _refuse_mixed_trainings(trainings: tuple[dict[str, Any], ...]) -> None:
+    """Every contestant must have seen the same data, in the same order, for as long."""
+    for field in ("precision", "data_fingerprint", "tokens", "order_hash"):
+        seen: dict[str, set[str]] = defaultdict(set)
+        for run in trainings:
+            seen[f"{run['contestant']} {run.get('size')}"].add(str(run.get(field)))
+        if len({frozenset(values) for values in seen.values()}) > 1:
+            what = f"{field} of the trainings"
+            _refuse(what, (f"{arm}: {', '.join(sorted(v))}" for arm, v in sorted(seen.items())))
+
+
+# ---- arms ----------------------------------------------------------------------------------------
+
+
+def _arms(rows: list[Row]) -> list[Arm]:
+    """Split rows into arms. Variants exist where one point was measured in more than one way."""
+    by_contestant: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_contestant[row.contestant].append(row)
+    arms = []
+    for contestant, own in by_contestant.items():
+        keys = _telling_apart(own, _configuration) or _telling_apart(own, _kernels)
+        by_label: dict[str, list[Row]] = defaultdict(list)
+        for row in own:
+            facts = _configuration(row) | _kernels(row)
+            words = [_word(key, facts[key]) for key in keys if key in facts]
+            by_label[" ".join([contestant, *words])].append(row)
+        arms += [Arm(label, contestant, tuple(part)) for label, part in by_label.items()]
+    return sorted(arms, key=lambda arm: (not arm.recurrent, arm.label))
+
+
+def _configuration(row: Row) -> dict[str, Any]:
+    return {"size": row.size, **row.config}
+
+
+def _kernels(row: Row) -> dict[str, Any]:
+    return {f"{operator} kernel": name for operator, name in row.backends.items()}
+
+
+def _telling_apart(rows: list[Row], facts: Callable[[Row], dict[str, Any]]) -> list[str]:
+    """Names of the facts that take more than one value among the rows of a single point."""
+    values: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for row in rows:
+        for name, value in facts(row).items():
+            point = (name, row.probe, row.sweep, row.context_length)
+            values[point].add(json.dumps(value, sort_keys=True))
+    names = {point[0] for point, found in values.items() if len(found) > 1}
+    # A size is a name for a whole configuration: it says all that its fields would.
+    return ["size"] if "size" in names else sorted(names)
+
+
+def _word(key: str, value: Any) -> str:
+    return value if isinstance(value, str) else f"{key}={value}"

@@ -1,0 +1,257 @@
+"""From rows to findings: curves, who is cheaper where, crossover lengths and slopes.
+
+A *measure* is one quantity against context length, e.g. training time per sequence. For every
+measure each arm has a curve, and every recurrent arm is compared with every attention arm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import isnan
+
+import numpy as np
+
+from probes import statistics
+from probes.collect import Arm, Material
+from probes.rows import Row
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One quantity against context length."""
+
+    key: str
+    probe: str
+    sweep: str
+    field: str  # seconds | peak_bytes | state_bytes
+    title: str
+    noun: str  # as it stands in a sentence
+    wins: str  # what the cheaper one does, as in "RWKV-4 trains faster"
+    per: str  # sequence | token: what one value is the cost of
+
+    @property
+    def unit(self) -> str:
+        return "s" if self.field == "seconds" else "B"
+
+
+# fmt: off
+MEASURES = (
+    Measure("train", "train", "batch_1", "seconds", "Training time per sequence",
+            "training time per sequence", "trains faster", "sequence"),
+    Measure("train_fixed_tokens", "train", "fixed_tokens", "seconds",
+            "Training time per token, full batches", "training time per token in full batches",
+            "trains faster in full batches", "token"),
+    Measure("prefill", "prefill", "batch_1", "seconds", "Time to read a prompt (prefill)",
+            "time to read a prompt", "reads a prompt faster", "sequence"),
+    Measure("prefill_fixed_tokens", "prefill", "fixed_tokens", "seconds",
+            "Prefill time per token, full batches", "prefill time per token in full batches",
+            "reads prompts faster in full batches", "token"),
+    Measure("decode", "decode", "batch_1", "seconds", "Time per generated token (decode)",
+            "time per generated token", "generates text faster", "token"),
+    Measure("memory", "train", "batch_1", "peak_bytes", "Peak memory of a training step",
+            "peak training memory", "trains in less memory", "sequence"),
+    Measure("state", "decode", "batch_1", "state_bytes", "Memory of the context (state)",
+            "memory to remember the context", "remembers the context in less memory", "sequence"),
+)
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured context length of one curve; `values` is empty unless status is ok."""
+
+    length: int
+    status: str
+    values: tuple[float, ...]
+    error: str | None = None
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.values))
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        low, high = np.percentile(self.values, [25, 75])
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The points of one arm, by rising length."""
+
+    arm: Arm
+    points: tuple[Point, ...]
+
+    @property
+    def measured(self) -> dict[int, Point]:
+        return {point.length: point for point in self.points if point.status == "ok"}
+
+    @property
+    def failed(self) -> list[Point]:
+        return [point for point in self.points if point.status != "ok"]
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A length in tokens at which the cheaper arm changes, and its 95 % bootstrap interval.
+
+    An end of the interval is None where it lies outside the measured lengths; both are None where
+    there is no interval (one repeat per point, or not the last of several crossings).
+    """
+
+    length: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One recurrent arm against one attention arm in one measure.
+
+    `kind` is what the medians say: `crosses` (the recurrent arm is cheaper beyond one length),
+    `reverse` (cheaper below one length only), `several` (the order changes more than once),
+    `always`, `never`, `equal`, or `missing` (fewer than two lengths measured for both).
+    """
+
+    measure: Measure
+    recurrent: Curve
+    attention: Curve
+    kind: str
+    crossings: tuple[Crossing, ...] = ()
+    note: str = ""
+    """What `statistics.crossover` adds in words."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Lengths measured for both."""
+        return sorted(self.recurrent.measured.keys() & self.attention.measured.keys())
+
+    def ratio(self, length: int) -> float:
+        """Cost of the recurrent arm over that of the attention arm; below 1 it is cheaper."""
+        mine, other = self.recurrent.measured[length], self.attention.measured[length]
+        return mine.median / other.median
+
+    @property
+    def crossover(self) -> Crossing | None:
+        """The length from which the recurrent arm stays cheaper, if there is one."""
+        wins_at_the_end = self.crossings and self.ratio(self.lengths[-1]) < 1
+        return self.crossings[-1] if wins_at_the_end else None
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Exponent p of `cost ~ T^p` over `window`, costs per sequence (or per generated token).
+
+    The interval is None where a point is a single number, as peak memory is.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    window: tuple[int, int]
+    linear: bool
+
+
+def curve(arm: Arm, measure: Measure) -> Curve:
+    """One point per length; where a point was measured again, the last row counts."""
+    points: dict[int, Point] = {}
+    for row in arm.rows:
+        if (row.probe, row.sweep) != (measure.probe, measure.sweep):
+            continue
+        if row.status != "ok":
+            points[row.context_length] = Point(row.context_length, row.status, (), row.error)
+        elif values := _values(row, measure):
+            points[row.context_length] = Point(row.context_length, "ok", values)
+    return Curve(arm, tuple(points[length] for length in sorted(points)))
+
+
+def _values(row: Row, measure: Measure) -> tuple[float, ...]:
+    if measure.field == "seconds":
+        if measure.probe == "decode":
+            return tuple(row.seconds)
+        parts = row.batch * (row.context_length if measure.per == "token" else 1)
+        return tuple(seconds / parts for seconds in row.seconds)
+    value = getattr(row, measure.field)
+    return (value / row.batch,) if value else ()
+
+
+def curves(material: Material, measure: Measure) -> list[Curve]:
+    """The curves of all arms that have a point of this measure, failed ones included."""
+    found = [curve(arm, measure) for arm in material.arms]
+    return [one for one in found if one.points]
+
+
+def findings(material: Material) -> list[Finding]:
+    """Every pair in every measure; a second sweep only where it was probed."""
+    return [
+        find(curve(recurrent, measure), curve(attention, measure), measure)
+        for measure in MEASURES
+        if measure.sweep == "batch_1" or curves(material, measure)
+        for recurrent, attention in material.pairs
+    ]
+
+
+def find(recurrent: Curve, attention: Curve, measure: Measure) -> Finding:
+    """Who is cheaper where."""
+    bare = Finding(measure, recurrent, attention, "missing")
+    if len(bare.lengths) < 2:
+        return bare
+    ratios = [bare.ratio(length) for length in bare.lengths]
+    cheaper = [ratio < 1 for ratio in ratios]
+    changes = [
+        (bare.lengths[place], bare.lengths[place + 1])
+        for place, (before, after) in enumerate(pairwise(cheaper))
+        if before != after
+    ]
+    if all(ratio == 1 for ratio in ratios):
+        kind = "equal"
+    elif not changes:
+        kind = "always" if cheaper[0] else "never"
+    elif len(changes) > 1:
+        kind = "several"
+    else:
+        kind = "reverse" if cheaper[0] else "crosses"
+    mine = {length: recurrent.measured[length].values for length in bare.lengths}
+    other = {length: attention.measured[length].values for length in bare.lengths}
+    stays_cheaper = statistics.crossover(mine, other)
+    crossings = [Crossing(_between(bare, *change)) for change in changes]
+    if crossings:
+        # The last crossing, whichever way it goes, has a bootstrap interval.
+        last = stays_cheaper if cheaper[-1] else statistics.crossover(other, mine)
+        if last.length is not None:
+            crossings[-1] = Crossing(last.length, last.low, last.high)
+    return Finding(measure, recurrent, attention, kind, tuple(crossings), stays_cheaper.reason)
+
+
+def _between(bare: Finding, before: int, after: int) -> float:
+    """Where the log ratio, linear in log length, is zero."""
+    one, other = np.log(bare.ratio(before)), np.log(bare.ratio(after))
+    share = one / (one - other)
+    return float(np.exp(np.log(before) + share * (np.log(after) - np.log(before))))
+
+
+def slope(one: Curve, measure: Measure, window: tuple[int, int]) -> Slope | None:
+    """The log-log slope over the window, or None with fewer than three lengths inside it.
+
+    `linear` is claimed only when the slope's interval contains 1 but neither 0 nor 2, so that it
+    tells something, and the interval of c in `a + bT + cT^2` contains 0.
+    """
+    inside = {
+        length: [value * (length if _per_batch_token(measure) else 1) for value in point.values]
+        for length, point in one.measured.items()
+        if window[0] <= length <= window[1]
+    }
+    if len(inside) < 3:
+        return None
+    fitted = statistics.loglog_slope(inside)
+    quadratic = statistics.polynomial_fit(inside)
+    telling = 0 < fitted.low <= 1 <= fitted.high < 2
+    linear = telling and quadratic.c_low <= 0 <= quadratic.c_high
+    low, high = (None if isnan(end) else end for end in (fitted.low, fitted.high))
+    return Slope(fitted.value, low, high, (min(inside), max(inside)), linear)
+
+
+def _per_batch_token(measure: Measure) -> bool:
+    """Per-token costs of a whole pass; their slope is given per sequence like the others'."""
+    return measure.per == "token" and measure.probe != "decode"

@@ -1,0 +1,178 @@
+"""The still pictures: one PNG per group of measures, and `crossover.png` for a README."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from probes import compare, words
+from probes.collect import Arm, Material
+from probes.compare import Curve, Finding, Measure
+
+INK, MUTED, GRID = "#1d2433", "#667085", "#e4e7ec"
+RECURRENT = ("#0b6e75", "#3c9a6b", "#2f5fb3", "#7a4fb0")
+ATTENTION = ("#c2491d", "#b8860b", "#a83259", "#7d5a3c")
+_BY_KEY = {measure.key: measure for measure in compare.MEASURES}
+FILES = {
+    "train_time.png": ("train", "train_fixed_tokens"),
+    "prefill.png": ("prefill", "prefill_fixed_tokens"),
+    "decode.png": ("decode",),
+    "memory.png": ("memory", "state"),
+    "crossover.png": ("train", "memory"),
+}
+
+
+def palette(arms: Sequence[Arm]) -> dict[str, str]:
+    """A colour per arm label: cool for recurrent, warm for attention."""
+    cool = [arm.label for arm in arms if arm.recurrent]
+    warm = [arm.label for arm in arms if not arm.recurrent]
+    return {
+        label: shades[place % len(shades)]
+        for labels, shades in ((cool, RECURRENT), (warm, ATTENTION))
+        for place, label in enumerate(labels)
+    }
+
+
+def draw_all(material: Material, found: Sequence[Finding], folder: Path) -> list[Path]:
+    """Write every picture that has a curve into `folder`."""
+    paths = []
+    for file, keys in FILES.items():
+        measures = [_BY_KEY[key] for key in keys if compare.curves(material, _BY_KEY[key])]
+        if measures:
+            figure = _panels(material, found, measures, overview=file == "crossover.png")
+            paths.append(_save(figure, folder / file))
+    return paths
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    with path.open("wb") as file:
+        figure.savefig(file, format="png", dpi=160)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def _panels(
+    material: Material, found: Sequence[Finding], measures: Sequence[Measure], overview: bool
+) -> Figure:
+    figure = Figure(figsize=(5.4 * len(measures), 4.3), layout="constrained", facecolor="white")
+    grid = figure.subplots(1, len(measures), squeeze=False)
+    for axes, measure in zip(grid[0], measures, strict=True):
+        own = [one for one in found if one.measure == measure and one.kind == "crosses"]
+        _panel(axes, material, measure, with_state=overview and measure.key == "memory")
+        for one in own if len(material.pairs) == 1 else []:
+            _mark_crossing(axes, one)
+    row = material.rows[0]
+    where = f"{row.device.get('name')}, {row.device.get('threads')} threads, {row.precision}"
+    figure.supxlabel(f"{where}, commit {row.commit[:12]}", fontsize=7.5, color=MUTED)
+    return figure
+
+
+def _panel(axes: Axes, material: Material, measure: Measure, with_state: bool) -> None:
+    """One measure; `with_state` adds the bytes carried between tokens as dashed curves."""
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2 if measure.unit == "B" else 10)
+    colours = palette(material.arms)
+    drawn = [(one, "-", "") for one in compare.curves(material, measure)]
+    if with_state:
+        drawn += [(one, "--", " state") for one in compare.curves(material, _BY_KEY["state"])]
+    ends = []
+    for one, dashes, suffix in drawn:
+        if one.measured:
+            _draw_curve(axes, one, colours[one.arm.label], dashes)
+            last = max(one.measured.values(), key=lambda point: point.length)
+            text = words.name(one.arm) + suffix
+            ends.append((last.length, last.median, text, colours[one.arm.label]))
+    title = "Peak training memory, and state (dashed)" if with_state else measure.title
+    failed = [one for one in compare.curves(material, measure) if one.failed]
+    _dress(axes, measure, title, rows_above=len(failed))
+    for place, one in enumerate(reversed(failed)):
+        _draw_failures(axes, one, colours[one.arm.label], place)
+    _label_ends(axes, ends)
+
+
+def _draw_curve(axes: Axes, one: Curve, colour: str, dashes: str) -> None:
+    points = [one.measured[length] for length in sorted(one.measured)]
+    lengths = [point.length for point in points]
+    marker = "o" if one.arm.recurrent else "s"
+    if any(len(point.values) > 1 for point in points):
+        low, high = zip(*(point.quartiles for point in points), strict=True)
+        axes.fill_between(lengths, low, high, color=colour, alpha=0.18, linewidth=0)
+    medians = [point.median for point in points]
+    axes.plot(lengths, medians, dashes, marker=marker, markersize=4.5, color=colour, linewidth=1.8)
+
+
+def _draw_failures(axes: Axes, one: Curve, colour: str, place: int) -> None:
+    """A row of crosses above the panel with the reason beside them: a failed point is data."""
+    top = axes.get_xaxis_transform()
+    height = 1.03 + 0.045 * place
+    for point in one.failed:
+        axes.plot(
+            point.length, height, "x", color=colour, markersize=6, markeredgewidth=2,
+            transform=top, clip_on=False,
+        )  # fmt: skip
+        axes.annotate(
+            point.status, (point.length, height), xycoords=top, xytext=(-6, 0),
+            textcoords="offset points", ha="right", va="center", fontsize=8.5, color=colour,
+        )  # fmt: skip
+
+
+def _dress(axes: Axes, measure: Measure, title: str, rows_above: int) -> None:
+    axes.set_title(
+        title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=8 + 12 * rows_above
+    )
+    axes.set_xlabel("context length, tokens", fontsize=9, color=MUTED)
+    kind = "bytes" if measure.unit == "B" else "time"
+    axes.set_ylabel(f"{kind} per {measure.per}", fontsize=9, color=MUTED)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRID)
+    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.tick_params(colors=MUTED, labelsize=8.5, length=0)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.tokens(round(value))))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: words.round_quantity(value, measure.unit))
+    )
+    if measure.unit == "s":
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=12))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
+    axes.margins(x=0.06, y=0.12)
+
+
+def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
+    """Names beside the last points, pushed apart where they would touch."""
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()  # settles the layout, and with it the pixels of a value
+    gap, top = 13 * figure.dpi / 72, axes.bbox.y1
+    ends = sorted(ends, key=lambda end: end[1])
+    wanted = [axes.transData.transform((x, y))[1] for x, y, _, _ in ends]
+    actual: list[float] = []
+    for pixel in wanted:
+        actual.append(max(pixel, actual[-1] + gap) if actual else pixel)
+    for place in reversed(range(len(actual))):
+        actual[place] = min(actual[place], top)
+        top = actual[place] - gap
+    for (x, y, text, colour), at, pixel in zip(ends, actual, wanted, strict=True):
+        axes.annotate(
+            text, (x, y), xytext=(8, (at - pixel) * 72 / figure.dpi),
+            textcoords="offset points", va="center", fontsize=9, fontweight="bold", color=colour,
+            annotation_clip=False,
+        )  # fmt: skip
+
+
+def _mark_crossing(axes: Axes, finding: Finding) -> None:
+    crossing = finding.crossings[0]
+    if crossing.low is not None and crossing.high is not None:
+        axes.axvspan(crossing.low, crossing.high, color=INK, alpha=0.08, linewidth=0)
+    axes.axvline(crossing.length, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+    axes.annotate(
+        f"crossover\n{words.tokens(crossing.length)} tokens", (crossing.length, 0.02),
+        xycoords=axes.get_xaxis_transform(), xytext=(6, 0), textcoords="offset points",
+        fontsize=8.5, color=INK, va="bottom",
+    )  # fmt: skip

@@ -1,0 +1,77 @@
+"""Peak memory of this process, and a limit on it.
+
+On a GPU the peak is what tensors asked for (`torch.cuda.max_memory_allocated`). On the CPU it is
+the largest resident size the kernel saw (`VmHWM`), less the pages of mapped files: library code,
+tens of MiB that come in as operators are first used. What is left also holds the interpreter
+and torch: a child process that only imports them is measured the same way and subtracted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+
+import torch
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+def reset_peak(device: str) -> str:
+    """Forget the peak so far, where the system allows it; says what `peak` will then measure."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return "torch.cuda.max_memory_allocated, minus an import-only child"
+    if sys.platform != "linux":
+        return f"not measured on {sys.platform}"
+    # Blocks freed but kept by the allocator would count as memory of what runs next.
+    ctypes.CDLL(None).malloc_trim(0)
+    try:
+        CLEAR_REFS.write_text("5")  # sets the kernel's peak back to the present size
+    except OSError:
+        return "VmHWM of the whole child less mapped files, minus an import-only child"
+    return "VmHWM since the model was built less mapped files, minus an import-only child"
+
+
+def peak(device: str) -> int | None:
+    """Bytes at the highest point since `reset_peak`; `None` where it cannot be measured."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform != "linux":
+        return None
+    return _status("VmHWM") - _status("RssFile")
+
+
+def limit(device: str, size: int) -> None:
+    """Let allocations fail once this process holds `size` bytes more than now.
+
+    On the CPU the limit is on private memory (`RLIMIT_DATA`), so library code does not count, and
+    there is one on Linux only. On a GPU it is a share of the card for torch's allocator.
+    """
+    if device == "cuda":
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, size / total))
+    elif sys.platform == "linux":
+        _limit_data(_status("VmData") + size)
+
+
+def lift_limit() -> None:
+    """Undo `limit` on the CPU, so that a process that ran into it can still report."""
+    if sys.platform == "linux":
+        _limit_data(None)
+
+
+def _limit_data(size: int | None) -> None:
+    import resource  # does not exist on every system
+
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (hard if size is None else size, hard))
+
+
+def _status(name: str) -> int:
+    """A size from /proc/self/status, in bytes."""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"{STATUS} has no line {name}")

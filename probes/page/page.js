@@ -1,0 +1,261 @@
+"use strict";
+// A failure must be seen: the banner and the attribute say that a chart is missing, and why.
+window.onerror = (message) => {
+  document.body.setAttribute("data-error", String(message));
+  const banner = document.getElementById("problem");
+  banner.textContent = "A chart could not be drawn (" + message + "). The tables hold the same numbers.";
+  banner.hidden = false;
+};
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const ARMS = new Map(DATA.arms.map((arm) => [arm.label, arm]));
+const view = { hidden: new Set(), scale: "log" };
+
+// ---- numbers, as in words.py
+
+function significant(value, digits = 3) {
+  if (!value) return "0";
+  const places = Math.max(0, digits - 1 - Math.floor(Math.log10(Math.abs(value)) + 1e-12));
+  const rounded = Number(value.toPrecision(digits));
+  return rounded.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places });
+}
+function unitOf(value, unit) {
+  const steps = unit === "s" ? [["µs", 1e-6], ["ms", 1e-3], ["s", 1]]
+    : [["B", 1], ["KiB", 1024], ["MiB", 1024 ** 2], ["GiB", 1024 ** 3]];
+  return steps.find(([, size], place) => value < 999.5 * size || place === steps.length - 1);
+}
+function quantity(value, unit, digits = 3) {
+  const [name, size] = unitOf(value, unit);
+  return significant(value / size, digits) + " " + name;
+}
+const short = (value, unit) => quantity(value, unit).replace(/(\.\d*?)0+ /, "$1 ").replace(". ", " ");
+const whole = (value) => Math.round(value).toLocaleString("en-US");
+const escape = (text) => String(text).replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
+
+// ---- scales: value -> pixel, and the ticks to label
+
+function linearTicks(top, count) {
+  const rough = top / count, power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].find((factor) => factor * power >= rough) * power;
+  return Array.from({ length: Math.floor(top / step + 1e-9) + 1 }, (_, place) => place * step);
+}
+function powers(low, high, base, every) {
+  const ticks = [];
+  for (let p = Math.ceil(Math.log(low) / Math.log(base) - 1e-9); base ** p <= high * (1 + 1e-9); p++)
+    if (p % every === 0) ticks.push(base ** p);
+  return ticks;
+}
+function logTicks(low, high, unit, count) {
+  if (unit === "B") {
+    for (let every = 1; ; every++) {
+      const ticks = powers(low, high, 2, every);
+      if (ticks.length <= count) return ticks;
+    }
+  }
+  const decades = powers(low, high, 10, 1);
+  if (decades.length > 3) return decades;
+  const within = (digits) => powers(low / 10, high, 10, 1).flatMap((p) => digits.map((d) => d * p)).filter((tick) => tick >= low && tick <= high);
+  const few = within([1, 2, 5]);
+  return few.length > 2 ? few : within([1, 1.5, 2, 3, 4, 5, 6, 8]);
+}
+function scale(low, high, from, to, log) {
+  const f = log ? Math.log : (x) => x;
+  return (value) => from + ((f(value) - f(low)) / (f(high) - f(low) || 1)) * (to - from);
+}
+function thin(ticks, at, gap) {
+  const kept = [];
+  for (const tick of ticks)
+    if (!kept.length || Math.abs(at(tick) - at(kept[kept.length - 1])) >= gap) kept.push(tick);
+  return kept;
+}
+
+// ---- one chart
+
+function shown(chart) { return chart.series.filter((one) => !view.hidden.has(one.arm)); }
+const good = (one) => one.points.filter((point) => point.status === "ok");
+
+function layout(chart, width) {
+  const series = shown(chart), log = view.scale === "log";
+  const lengths = [...new Set(chart.series.flatMap((one) => one.points.map((p) => p.length)))].sort((a, b) => a - b);
+  const values = series.flatMap((one) => good(one).flatMap((p) => [p.low, p.high, p.median]));
+  const height = Math.round(Math.max(290, Math.min(440, width * 0.56)));
+  const longest = Math.max(4, ...series.map((one) => ARMS.get(one.arm).name.length));
+  const box = { left: 62, right: width - 16 - Math.min(150, longest * 7.6), top: 52, bottom: height - 46 };
+  const peak = Math.max(...values), least = Math.min(...values);
+  const room = Math.max(peak / least, 1.6) ** 0.08;
+  const [lo, hi] = log ? [least / room, peak * room] : [0, peak * 1.06];
+  const x = scale(log ? lengths[0] : 0, lengths[lengths.length - 1], box.left + 6, box.right - 6, log);
+  const y = scale(lo, hi, box.bottom, box.top, log);
+  const size = chart.unit === "s" ? unitOf(peak, "s")[1] : unitOf(peak, "B")[1];
+  const yTicks = log ? logTicks(lo, hi, chart.unit, 6) : linearTicks(hi / size, 5).map((tick) => tick * size);
+  const xTicks = thin(log ? lengths : linearTicks(lengths[lengths.length - 1], 5), x, 46);
+  return { series, lengths, width, height, box, x, y, xTicks, yTicks: thin(yTicks, y, 24), empty: !values.length };
+}
+
+function axes(chart, at) {
+  const { box, x, y, xTicks, yTicks } = at;
+  const rows = yTicks.map((tick) => `<line class="grid" x1="${box.left}" x2="${box.right}" y1="${y(tick)}" y2="${y(tick)}"/>` +
+    `<text x="${box.left - 9}" y="${y(tick) + 4}" text-anchor="end">${tick ? short(tick, chart.unit) : 0}</text>`);
+  const columns = xTicks.map((tick) => `<line class="grid" x1="${x(tick)}" x2="${x(tick)}" y1="${box.bottom}" y2="${box.bottom + 5}"/>` +
+    `<text x="${x(tick)}" y="${box.bottom + 20}" text-anchor="middle">${whole(tick)}</text>`);
+  const middle = (box.left + box.right) / 2;
+  return rows.join("") + columns.join("") +
+    `<text x="${middle}" y="${at.height - 6}" text-anchor="middle">context length, tokens</text>` +
+    `<text x="0" y="13">${escape(chart.axis)}</text>`;
+}
+
+function marker(arm, px, py, size) {
+  return ARMS.get(arm).recurrent ? `<circle class="dot" cx="${px}" cy="${py}" r="${size}"/>`
+    : `<rect class="dot" x="${px - size}" y="${py - size}" width="${2 * size}" height="${2 * size}" rx="1"/>`;
+}
+
+function drawSeries(one, at) {
+  const points = good(one), { x, y, box } = at;
+  const place = (p) => `${x(p.length).toFixed(1)},${y(p.median).toFixed(1)}`;
+  const floor = (value) => Math.min(box.bottom, y(value));
+  const band = points.map((p) => `${x(p.length)},${y(p.high)}`)
+    .concat([...points].reverse().map((p) => `${x(p.length)},${floor(p.low)}`));
+  const dots = points.map((p) => marker(one.arm, x(p.length), y(p.median), 4.2));
+  const failed = one.points.filter((p) => p.status !== "ok").map((p) => {
+    const px = x(p.length), py = box.top - 4 + 13 * failureRow(one, p, at);
+    return `<path class="cross" d="M${px - 4},${py - 4}l8,8m0,-8l-8,8"/>` +
+      `<text class="failure" x="${px - 9}" y="${py + 4}" text-anchor="end">${escape(p.status)}</text>`;
+  });
+  return `<g style="--c:var(--${ARMS.get(one.arm).colour})">` +
+    (points.length ? `<polygon class="band" points="${band.join(" ")}"/><path class="curve" d="M${points.map(place).join("L")}"/>` : "") +
+    dots.join("") + failed.join("") + "</g>";
+}
+// Two arms that fail at one length are drawn one under the other.
+function failureRow(one, point, at) {
+  const before = at.series.slice(0, at.series.indexOf(one));
+  return before.filter((other) => other.points.some((p) => p.length === point.length && p.status !== "ok")).length;
+}
+
+function names(at) {
+  const ends = at.series.filter((one) => good(one).length).map((one) => {
+    const last = good(one).at(-1);
+    return { arm: ARMS.get(one.arm), x: at.x(last.length), y: at.y(last.median) };
+  }).sort((a, b) => a.y - b.y);
+  // Pushed down until none touches, then up again where the last would leave the chart.
+  ends.forEach((end, place) => { if (place) end.y = Math.max(end.y, ends[place - 1].y + 16); });
+  ends.reduceRight((limit, end) => { end.y = Math.min(end.y, limit); return end.y - 16; }, at.box.bottom);
+  return ends.map((end) => `<text class="name" style="--c:var(--${end.arm.colour})" x="${end.x + 10}" y="${end.y + 4}">${escape(end.arm.name)}</text>`).join("");
+}
+
+function crossings(chart, at) {
+  const visible = chart.crossings.filter((one) => one.arms.every((arm) => !view.hidden.has(arm)));
+  const { x, box } = at;
+  let taken = -Infinity;
+  return [...visible].sort((one, other) => one.length - other.length).map((one) => {
+    const low = one.low ?? (one.high && at.lengths[0]), high = one.high ?? (one.low && at.lengths.at(-1));
+    const px = x(one.length), text = (visible.length > 1 ? "" : "crosses at ") + whole(Number(one.length.toPrecision(3))), half = text.length * 3.5;
+    const middle = Math.max(box.left + half, Math.min(at.width - half, px));
+    const band = low && high ? `<rect class="interval" x="${x(low)}" width="${Math.max(1, x(high) - x(low))}" y="${box.top}" height="${box.bottom - box.top}"/>` : "";
+    const fits = middle - half > taken;
+    if (fits) taken = middle + half;
+    return `${band}<line class="crossing" x1="${px}" x2="${px}" y1="${box.top - 16}" y2="${box.bottom}"/>` +
+      (fits ? `<text class="where" x="${middle}" y="${box.top - 21}" text-anchor="middle">${text}</text>` : "");
+  }).join("");
+}
+
+function draw(figure, chart) {
+  const plot = figure.querySelector(".plot");
+  const at = layout(chart, plot.clientWidth || 640);
+  const body = at.empty ? `<text x="20" y="60">No finished point to draw for the models shown.</text>`
+    : axes(chart, at) + crossings(chart, at) + at.series.map((one) => drawSeries(one, at)).join("") + names(at);
+  plot.querySelector(".canvas").innerHTML =
+    `<svg viewBox="0 0 ${at.width} ${at.height}" role="img" aria-label="${escape(chart.alt)}">${body}<g class="hover"></g></svg>`;
+  figure.at = at;
+}
+
+// ---- the tooltip: raw repeats and their middle half at one length
+
+function tip(figure, chart, place) {
+  const { at } = figure, box = figure.querySelector(".tip"), hover = figure.querySelector(".hover");
+  if (place === null || at.empty) { box.hidden = true; if (hover) hover.innerHTML = ""; figure.place = null; return; }
+  figure.place = place;
+  const length = at.lengths[place], px = at.x(length), median = {};
+  let marks = `<line class="guide" x1="${px}" x2="${px}" y1="${at.box.top}" y2="${at.box.bottom}"/>`, text = `<b>${whole(length)} tokens</b>`;
+  for (const one of at.series) {
+    const point = one.points.find((p) => p.length === length), arm = ARMS.get(one.arm);
+    if (!point) continue;
+    const colour = `style="--c:var(--${arm.colour})"`;
+    if (point.status !== "ok") { text += `<div ${colour}>${escape(arm.name)}: ${escape(point.status)}<small>${escape(point.error || "")}</small></div>`; continue; }
+    median[one.arm] = point.median;
+    marks += `<g ${colour}>${marker(one.arm, px, at.y(point.median), 6)}</g>`;
+    const many = point.raw.length > 1;
+    text += `<div ${colour}>${escape(arm.name)}: ${quantity(point.median, chart.unit)}` + (many
+      ? `<small>middle half ${quantity(point.low, chart.unit)} to ${quantity(point.high, chart.unit)}</small><small>repeats ${point.raw.map((v) => quantity(v, chart.unit).replace(" ", "\u00a0")).join(", ")}</small>` : "") + "</div>";
+  }
+  for (const [mine, other] of DATA.pairs.slice(0, 3))
+    if (median[mine] && median[other])
+      text += `<small>${escape(ARMS.get(mine).name)} / ${escape(ARMS.get(other).name)} = ${significant(median[mine] / median[other])}</small>`;
+  hover.innerHTML = marks;
+  box.innerHTML = text;
+  box.hidden = false;
+  const side = px > at.width / 2;
+  box.style.left = side ? "auto" : px + 14 + "px";
+  box.style.right = side ? at.width - px + 14 + "px" : "auto";
+}
+
+function nearest(figure, event) {
+  const { at } = figure, frame = figure.querySelector("svg").getBoundingClientRect();
+  const px = ((event.clientX - frame.left) / frame.width) * at.width;
+  return at.lengths.reduce((best, length, place) => Math.abs(at.x(length) - px) < Math.abs(at.x(at.lengths[best]) - px) ? place : best, 0);
+}
+
+// ---- wiring
+
+const figures = [...document.querySelectorAll("figure[data-chart]")].map((figure) => [figure, DATA.charts[figure.dataset.chart]]);
+const drawAll = () => figures.forEach(([figure, chart]) => { draw(figure, chart); tip(figure, chart, null); });
+
+for (const [figure, chart] of figures) {
+  const plot = figure.querySelector(".plot");
+  plot.addEventListener("pointermove", (event) => tip(figure, chart, nearest(figure, event)));
+  plot.addEventListener("pointerdown", (event) => tip(figure, chart, nearest(figure, event)));
+  plot.addEventListener("pointerleave", () => tip(figure, chart, null));
+  plot.addEventListener("blur", () => tip(figure, chart, null));
+  plot.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key], last = figure.at.lengths.length - 1;
+    if (event.key === "Escape") tip(figure, chart, null);
+    if (!step) return;
+    event.preventDefault();
+    tip(figure, chart, Math.max(0, Math.min(last, (figure.place ?? (step > 0 ? -1 : last + 1)) + step)));
+  });
+}
+for (const button of document.querySelectorAll("[data-arm]"))
+  button.addEventListener("click", () => {
+    const hide = !view.hidden.has(button.dataset.arm);
+    view.hidden[hide ? "add" : "delete"](button.dataset.arm);
+    button.setAttribute("aria-pressed", String(!hide));
+    drawAll();
+  });
+const scales = [...document.querySelectorAll("[data-scale]")];
+for (const button of scales)
+  button.addEventListener("click", () => {
+    view.scale = button.dataset.scale;
+    scales.forEach((one) => one.setAttribute("aria-pressed", String(one === button)));
+    drawAll();
+  });
+
+const cell = (value) => value === null ? "" : /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
+document.getElementById("copy").addEventListener("click", async () => {
+  const text = [DATA.columns, ...DATA.rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
+  const done = document.getElementById("copied");
+  try {
+    await navigator.clipboard.writeText(text);
+    done.textContent = `Copied ${DATA.rows.length} rows.`;
+  } catch {
+    done.textContent = "The browser refused; use rows.csv beside this page.";
+  }
+});
+
+let drawnAt = document.body.clientWidth;
+drawAll();
+new ResizeObserver(() => {
+  if (document.body.clientWidth !== drawnAt) { drawnAt = document.body.clientWidth; drawAll(); }
+}).observe(document.body);
+let opened = [];
+window.addEventListener("beforeprint", () => { opened = [...document.querySelectorAll("details:not([open])")]; opened.forEach((one) => { one.open = true; }); });
+window.addEventListener("afterprint", () => opened.forEach((one) => { one.open = false; }));
+document.body.setAttribute("data-charts", String(figures.length));

@@ -1,0 +1,91 @@
+"""Which points a sweep measures, and in which order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from conf.schema import ProbeConf
+from models.errors import UserError
+from models.registry import ModelSpec
+
+PROBES = ("train", "prefill", "decode")
+SWEEPS = ("fixed_tokens", "batch_1")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement: a contestant, what is asked of it, and the shape `[batch, length]`."""
+
+    spec: ModelSpec
+    probe: str
+    sweep: str
+    length: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.spec.name} {self.probe} {self.sweep} T={self.length} B={self.batch}"
+
+
+def list_points(specs: Sequence[ModelSpec], conf: ProbeConf) -> list[Point]:
+    """The points of a sweep, in a random order that depends on `conf.seed` alone.
+
+    Contestants take turns: every (probe, sweep, length) is measured for all of them, in shuffled
+    order, before the next one starts, so that a machine that slows down with time slows all of
+    them. The lengths are shuffled too, or the drift would look like a slope.
+
+    Raises `UserError` on a choice that does not exist, or if nothing is left to measure.
+    """
+    _check(specs, conf)
+    rounds = [
+        (probe, sweep, length)
+        for probe in conf.probes
+        for sweep in conf.sweeps
+        for length in conf.lengths
+        if not (probe == "decode" and sweep == "fixed_tokens")
+        and not (sweep == "fixed_tokens" and length > conf.fixed_tokens)
+    ]
+    if not rounds:
+        raise UserError(
+            f"nothing to measure with probes={list(conf.probes)}, sweeps={list(conf.sweeps)}, "
+            f"lengths={list(conf.lengths)}: decode needs the batch_1 sweep, and fixed_tokens takes "
+            f"lengths up to {conf.fixed_tokens}"
+        )
+    order = random.Random(conf.seed)
+    order.shuffle(rounds)
+    points = []
+    for probe, sweep, length in rounds:
+        batch = conf.fixed_tokens // length if sweep == "fixed_tokens" else 1
+        for spec in order.sample(list(specs), len(specs)):
+            points.append(Point(spec, probe, sweep, length, batch))
+    return points
+
+
+def left_out(conf: ProbeConf) -> list[str]:
+    """What `list_points` does not measure although it was named, one line each."""
+    notices = []
+    too_long = sorted(length for length in conf.lengths if length > conf.fixed_tokens)
+    if "fixed_tokens" in conf.sweeps and too_long:
+        notices.append(
+            f"fixed_tokens: lengths {', '.join(map(str, too_long))} are left out, "
+            f"a batch holds {conf.fixed_tokens} tokens"
+        )
+    if "decode" in conf.probes and "batch_1" not in conf.sweeps:
+        notices.append("decode is left out, it is measured in the batch_1 sweep only")
+    return notices
+
+
+def _check(specs: Sequence[ModelSpec], conf: ProbeConf) -> None:
+    if not specs:
+        raise UserError("no contestant to measure: name at least one, e.g. model=rwkv4")
+    for key, chosen, known in (("probes", conf.probes, PROBES), ("sweeps", conf.sweeps, SWEEPS)):
+        if unknown := sorted(set(chosen) - set(known)):
+            raise UserError(f"{key}={unknown}: choose from {', '.join(known)}")
+        if len(set(chosen)) < len(chosen):
+            raise UserError(f"{key}={list(chosen)}: one is named twice")
+    if len(set(conf.lengths)) < len(conf.lengths) or any(n < 1 for n in conf.lengths):
+        raise UserError(f"lengths={list(conf.lengths)}: positive numbers, each once")
+    for key in ("repeats", "decode_steps", "fixed_tokens"):
+        if getattr(conf, key) < 1:
+            raise UserError(f"{key}={getattr(conf, key)}: must be at least 1")

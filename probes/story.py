@@ -1,0 +1,218 @@
+"""The answer and the paragraphs of the report, for a reader who does not know what attention is.
+
+The rule: say where the recurrent model loses before saying where it wins, give the measured
+numbers, and claim nothing about lengths that were not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from probes import words
+from probes.collect import Arm, Material
+from probes.compare import Curve, Finding
+
+
+def headline(material: Material, found: Sequence[Finding]) -> str:
+    """The answer in one sentence, for training time or the first measure that was probed."""
+    if not material.pairs:
+        shown = words.listing([words.spoken(arm) for arm in material.arms])
+        return f"Only {shown} was measured: a crossover needs an RWKV and an attention model."
+    told = [one for one in found if one.kind != "missing"]
+    if not told:
+        return "No probe was measured at two context lengths for both kinds of model."
+    measure = told[0].measure
+    same = [one for one in told if one.measure == measure]
+    if len(same) == 1:
+        return _answer(same[0])
+    crossing = [one for one in same if one.kind == "crosses"]
+    if not crossing:
+        return (
+            f"In {measure.noun}, none of the {len(same)} pairs of an RWKV and an attention model "
+            "has a single crossover within the lengths measured."
+        )
+    first = min(crossing, key=lambda one: one.crossings[0].length)
+    return (
+        f"In {measure.noun}, RWKV overtakes attention in {len(crossing)} of {len(same)} pairs, "
+        f"first at about {words.tokens(first.crossings[0].length)} tokens of context "
+        f"({words.name(first.recurrent.arm)} against {words.name(first.attention.arm)})."
+    )
+
+
+def _answer(finding: Finding) -> str:
+    mine, other = words.spoken(finding.recurrent.arm), words.spoken(finding.attention.arm)
+    wins = finding.measure.wins
+    if finding.kind in ("equal", "several"):
+        return words.verdict(finding)
+    if finding.kind == "always":
+        return (
+            f"{mine} {wins} than {other} at every context length measured, {words.span(finding)}."
+        )
+    if finding.kind == "never":
+        return f"At no context length measured, {words.span(finding)}, {mine} {wins} than {other}."
+    place = f"about {words.tokens(finding.crossings[0].length)} tokens of context"
+    if finding.kind == "crosses":
+        return f"From {place}, {mine} {wins} than {other}."
+    return f"Only up to {place}, {mine} {wins} than {other}."
+
+
+def answer_interval(found: Sequence[Finding]) -> str:
+    """The interval that belongs to the headline, where it names the crossover of one pair."""
+    told = [one for one in found if one.kind != "missing"]
+    same = [one for one in told if one.measure == told[0].measure]
+    if len(same) != 1 or same[0].kind not in ("crosses", "reverse"):
+        return ""
+    return f"{words.interval(same[0].crossings[0], same[0])} tokens"
+
+
+def story(material: Material, found: Sequence[Finding]) -> list[tuple[str, list[str]]]:
+    """Blocks of paragraphs, each with a heading (empty with a single pair), for a reader who does
+    not know what attention is. The first paragraph of every pair says where the RWKV loses."""
+    blocks = []
+    for pair in material.pairs:
+        own = [
+            one for one in found
+            if (one.recurrent.arm, one.attention.arm) == pair and one.measure.sweep == "batch_1"
+        ]  # fmt: skip
+        told = [one for one in own if one.kind != "missing"]
+        losses = _losses(material, own, told, pair)
+        blocks.append((pair, losses, _wins(told, words.spoken(pair[0]))))
+    timed = [one for one in found if one.measure.field == "seconds"]
+    sides = [(side, one.measure) for one in timed for side in (one.recurrent, one.attention)]
+    lost = [words.failures(side, measure) for side, measure in sides]
+    kernels = [memory_note(arm) for arm in material.arms if not arm.recurrent]
+    rest = [" ".join(dict.fromkeys(filter(None, lost))), " ".join(filter(None, kernels))]
+    rest = [text for text in rest if text]
+    if len(blocks) == 1:
+        pair, losses, wins = blocks[0]
+        middle = _explanation(words.spoken(pair[0]), words.spoken(pair[1]))
+        return [("", [losses, middle, *filter(None, [wins]), *rest])]
+    told_pairs = [
+        (
+            f"{words.name(pair[0])} against {words.name(pair[1])}",
+            [text for text in (losses, wins) if text],
+        )
+        for pair, losses, wins in blocks
+    ]
+    about = _explanation("An RWKV", "An attention model") if blocks else ""
+    return [*told_pairs, ("What is being compared", [text for text in (about, *rest) if text])]
+
+
+def _losses(
+    material: Material, found: Sequence[Finding], told: Sequence[Finding], pair: tuple[Arm, Arm]
+) -> str:
+    mine = words.spoken(pair[0])
+    sentences = [text for one in told if (text := _loss(one))]
+    sentences += [text for one in found if (text := _lost_points(one))]
+    quality, worse = _quality(material, pair)
+    if worse:
+        sentences.append(quality)
+    if sentences:
+        start = (
+            f"First, where {mine} loses; lengths are counted in tokens, which are pieces of words."
+        )
+        text = " ".join([start, *sentences])
+    elif told:
+        text = f"{mine} lost at no length measured here; other lengths may differ."
+    else:
+        text = "There is not enough here to say where either model loses."
+    return text if worse else f"{text} {quality}"
+
+
+def _lost_points(finding: Finding) -> str:
+    """Lengths at which only the recurrent arm did not finish."""
+    alone = [
+        point for point in finding.recurrent.failed if point.length in finding.attention.measured
+    ]
+    if not alone or finding.measure.field != "seconds":
+        return ""
+    said = words.failures(Curve(finding.recurrent.arm, tuple(alone)), finding.measure)
+    return f"{said.removesuffix('.')}, where {words.spoken(finding.attention.arm)} finished."
+
+
+def _loss(finding: Finding) -> str:
+    dearer = [length for length in finding.lengths if finding.ratio(length) > 1]
+    if not dearer:
+        return ""
+    if len(dearer) == len(finding.lengths):
+        where = "At every context length measured"
+    elif finding.kind in ("crosses", "reverse"):
+        side = "Below" if finding.kind == "crosses" else "Above"
+        where = f"{side} about {words.tokens(finding.crossings[0].length)} tokens of context"
+    else:
+        where = f"At {words.listing([words.tokens(length) for length in dearer])} tokens"
+    worst = max(dearer, key=finding.ratio)
+    return f"{where} it needs more {finding.measure.noun}: {words.loss_example(finding, worst)}."
+
+
+def _quality(material: Material, pair: tuple[Arm, Arm]) -> tuple[str, bool]:
+    """How well the two predict text, and whether the recurrent one is the worse."""
+    mine, other = (material.trainings_of(arm) for arm in pair)
+    if not mine or not other:
+        lacking = [
+            words.spoken(arm) for arm, runs in ((pair[0], mine), (pair[1], other)) if not runs
+        ]
+        return (
+            "How well the two predict text is not known: "
+            f"no finished training of {words.listing(lacking, 'or')} was given.",
+            False,
+        )
+    loss = [fmean(run["val_loss"] for run in runs) for runs in (mine, other)]
+    bits = [fmean(run["val_bits_per_byte"] for run in runs) for runs in (mine, other)]
+    numbers = (
+        f"a validation loss of {loss[0]:.3f} against {loss[1]:.3f} nats per token "
+        f"({bits[0]:.3f} against {bits[1]:.3f} bits per byte), lower being better"
+    )
+    first, second = words.spoken(pair[0]), words.spoken(pair[1])
+    if loss[0] == loss[1]:
+        return f"After the same training both predict new text equally well: {numbers}.", False
+    word = "less well" if loss[0] > loss[1] else "better"
+    text = f"After the same training {first} predicts new text {word} than {second}: {numbers}."
+    return text, loss[0] > loss[1]
+
+
+def _explanation(mine: str, other: str) -> str:
+    mine, other = mine[0].upper() + mine[1:], other[0].upper() + other[1:]
+    return (
+        "A language model reads text in pieces called tokens, and the context length is how many "
+        f"of them it takes into account at once. {other} looks back at all earlier tokens for each "
+        "new one (this is called attention), so a text twice as long means about four times as "
+        f"much looking back. {mine} keeps a summary of fixed size instead and updates it token by "
+        "token, so a text twice as long means twice the work. What that costs in practice depends "
+        "on how well each runs on the machine, which is why it is measured."
+    )
+
+
+def _wins(told: Sequence[Finding], mine: str) -> str:
+    examples = []
+    for finding in told:
+        cheaper = [length for length in finding.lengths if finding.ratio(length) < 1]
+        if cheaper:
+            best = min(cheaper, key=finding.ratio)
+            examples.append(f"{finding.measure.noun} ({words.win_example(finding, best)})")
+    if not examples:
+        return f"{mine} won nowhere in the range measured." if told else ""
+    return f"{mine} wins, most clearly, in {words.listing(examples)}."
+
+
+def memory_note(arm: Arm) -> str:
+    """What the attention kernels that ran do to training memory; nothing about unknown ones."""
+    linear = (
+        "never stores the whole table of scores: its training memory grows linearly with the "
+        "context and its compute quadratically"
+    )
+    growth = {
+        "flash": linear,
+        "efficient": linear,
+        "cudnn": linear,
+        "math": "stores the whole table of scores: this part of its training memory grows "
+        "quadratically with the context, as its compute does",
+    }
+    used = arm.backends("train").get("attention") or arm.backends().get("attention", [])
+    who = words.spoken(arm)
+    return " ".join(
+        f"The attention of {who} ran on the {kernel} back end, which {growth[kernel]}."
+        for kernel in used
+        if kernel in growth
+    )

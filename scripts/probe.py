@@ -1,0 +1,65 @@
+"""Measure contestants: `python scripts/probe.py -m model=rwkv4,transformer`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+
+import wandb
+
+from conf.launch import launch
+from conf.model_spec import model_spec
+from conf.schema import ProbeConf
+from probes.rows import Row
+from probes.sweep import run_sweep
+from training.folder import check_name
+from training.tracking import PROBE_AXES, define_axes, wandb_settings
+
+
+def main(confs: list[ProbeConf]) -> None:
+    """One interleaved sweep over every contestant of the command line, so that drift cancels."""
+    conf = confs[0]
+    specs = [model_spec(one.model, one.vocab_size) for one in confs]
+    folder = Path(conf.runs_dir, check_name("group", conf.group))
+    measured: list[Row] = []
+    rows = run_sweep(specs, conf, folder / "probes.jsonl", measured.append)
+    failed = sum(row.status != "ok" for row in rows)
+    print(f"{folder / 'probes.jsonl'}: {len(rows)} points, {failed} of them failed")
+    for name in dict.fromkeys(row.contestant for row in measured):
+        if conf.wandb.mode != "disabled":
+            track(conf, folder, name, [row for row in rows if row.contestant == name])
+
+
+def track(conf: ProbeConf, folder: Path, name: str, rows: list[Row]) -> None:
+    """The curves of one contestant as a wandb run with context length as the x axis."""
+    run = wandb.init(
+        **wandb_settings(conf.wandb, folder, f"probe-{name}", conf.group, "probe"),
+        config={"model": rows[0].config, "precision": conf.precision, "device": rows[0].device},
+    )
+    try:
+        define_axes(run, PROBE_AXES)
+        for length, metrics in sorted(curves(rows).items()):
+            run.log({"context_length": length, **metrics})
+    finally:
+        run.finish()
+
+
+def curves(rows: list[Row]) -> dict[int, dict[str, float]]:
+    """Metrics by context length: `probe/PROBE/SWEEP/FIGURE`."""
+    points: dict[int, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        point, prefix = points[row.context_length], f"probe/{row.probe}/{row.sweep}"
+        if row.seconds:
+            seconds = median(row.seconds)
+            tokens = 1 if row.probe == "decode" else row.batch * row.context_length
+            point[f"{prefix}/seconds"] = seconds
+            point[f"{prefix}/tokens_per_second"] = tokens / seconds
+        for name in ("peak_bytes", "state_bytes", "flops", "flops_dense"):
+            if (value := getattr(row, name)) is not None:
+                point[f"{prefix}/{name}"] = value
+    return points
+
+
+if __name__ == "__main__":
+    launch("probe", main, together=True)

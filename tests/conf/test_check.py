@@ -1,0 +1,127 @@
+"""Bad command lines are refused with every problem at once; good ones are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from conf import schema
+from conf.check import CONF, problems_of, quoted
+
+GOOD = [
+    ("train", []),
+    ("train", ["model=gpt", "data.length=64", "trainer.max_steps=3", "name=first"]),
+    ("train", ["-m", "model=rwkv4,transformer,gpt", "seed=0,1"]),
+    ("train", ["model.n_layer=3", "model.size=tiny"]),
+    ("train", ["data.paths=[]", "wandb.tags=[a,b]", "optim.lr=1e-4", "optim.final_lr=0"]),
+    ("train", ["experiment=demo"]),
+    ("probe", ["-m", "model=rwkv4,transformer", "lengths=[64,128]"]),
+    ("report", ["runs=[runs/a,runs/b]", "slope_from=512"]),
+    ("generate", ["run=first", "prompt=def foo(x, y=None):", "temperature=0"]),
+]
+
+BAD = [
+    ("train", ["modle=gpt"], ["unknown key 'modle'; did you mean 'model'?"]),
+    ("train", ["data.lenght=3"], ["unknown key 'data.lenght'; did you mean 'data.length'?"]),
+    ("train", ["max_steps=3"], ["unknown key 'max_steps'; did you mean 'trainer.max_steps'?"]),
+    ("train", ["model=rwkv5"], ["model=rwkv5: no such model; did you mean 'rwkv4'?"]),
+    ("train", ["data=wikipedia"], ["data=wikipedia: no such data; choose one of stdlib, text"]),
+    ("train", ["trainer.max_steps=ten"], ["trainer.max_steps=ten: expected an integer"]),
+    ("train", ["optim.lr=fast"], ["optim.lr=fast: expected a number"]),
+    ("train", ["training.progress=maybe"], ["training.progress=maybe: expected true or false"]),
+    ("train", ["trainer.max_steps=0"], ["trainer.max_steps=0: must be at least 1"]),
+    ("train", ["data.val_fraction=2"], ["data.val_fraction=2.0: must be at most 0.9"]),
+    (
+        "train",
+        ["trainer.precision=32-ture"],
+        ["trainer.precision='32-ture': not one of its values; did you mean '32-true'?"],
+    ),
+    ("train", ["model.size=6m"], ["model.size='6m' is not a size of rwkv4; did you mean '5m'?"]),
+    ("train", ["model.n_layer=two"], ["model.n_layer=two: expected an integer"]),
+    (
+        "train",
+        ["model=transformer", "model.n_head=3"],
+        ["model.n_embd=256 must be a multiple of model.n_head=3"],
+    ),
+    (
+        "train",
+        ["model=gpt", "data.length=2048"],
+        ["model.n_positions=1024 is shorter than data.length=2048"],
+    ),
+    ("train", ["optim.final_lr=1"], ["optim.final_lr=1.0 is above optim.lr=0.001"]),
+    ("train", ["data=text"], ["data=text needs data.paths, e.g. data.paths='[book.txt]'"]),
+    ("train", ["name=a/b"], ["name='a/b' is not a folder name"]),
+    ("train", ["group=.."], ["group='..' is not a folder name"]),
+    ("train", ["resume=nothing.ckpt"], ["resume='nothing.ckpt': not auto or never"]),
+    ("train", ["model=rwkv4,gpt"], ["'model=rwkv4,gpt' names several values: add -m"]),
+    ("train", ["-m", "model=rwkv4,gpt", "name=a"], ["name=a would name every run of model"]),
+    ("train", ["trainer.max_steps"], ["'trainer.max_steps' is not of the form key=value"]),
+    ("train", ["+new=1"], ["'+new=1': keys cannot be added or removed"]),
+    ("train", ["trainer=3"], ["trainer=3: trainer is a group of keys"]),
+    ("train", ["model.target=os.system"], ["only classes inside models/ can be built"]),
+    ("probe", ["lengths=[]"], ["lengths=[]: give at least one context length"]),
+    ("probe", ["lengths=[0]"], ["lengths=0: must be at least 1"]),
+    ("probe", ["probes=[trian]"], ["probes='trian': not one of its values; did you mean 'train'?"]),
+    ("probe", ["data=text"], ["data= has no meaning for probe.py"]),
+    ("probe", ["model=gpt"], ["model.n_positions=1024 is shorter than the longest of lengths"]),
+    ("report", [], ["runs has no value: give it on the command line"]),
+    ("report", ["runs=[a]", "slope_from=9000"], ["slope_from=9000 must be below slope_to=8192"]),
+    (
+        "train",
+        ["data.lenght=3", "trainer.max_steps=ten", "trainer.devices=0"],
+        ["unknown key 'data.lenght'", "expected an integer", "trainer.devices=0: must be"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("script", "words"), GOOD)
+def test_good_lines_pass(script: str, words: list[str]) -> None:
+    assert problems_of(script, words) == []
+
+
+@pytest.mark.parametrize(("script", "words", "expected"), BAD)
+def test_bad_lines_are_refused(script: str, words: list[str], expected: list[str]) -> None:
+    problems = problems_of(script, words)
+    assert len(problems) == len(expected), problems
+    for problem, start in zip(problems, expected, strict=True):
+        assert start in problem
+        assert "\n" not in problem
+
+
+def test_a_gpu_is_asked_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    problems = problems_of("train", ["trainer.accelerator=gpu", "trainer.precision=16-mixed"])
+    assert "PyTorch sees no GPU" in problems[0]
+    assert "needs a GPU; on a CPU use 'bf16-mixed'" in problems[1]
+
+
+def test_checking_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    problems_of("train", ["name=first", "model=gpt"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def ",
+        "  x",
+        "a'b",
+        'a"b',
+        "f(x, y): {z} [w]",
+        "a=b,c",
+        "back\\slash\\",
+        "${a}",
+        "\\'",
+        "a\nb",
+        "é",
+    ],
+)
+def test_verbatim_values_survive(text: str) -> None:
+    schema.register()
+    words = quoted("generate", ["run=first", f"prompt={text}"])
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("generate", overrides=words)
+    assert config.prompt == text

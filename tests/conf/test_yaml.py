@@ -1,0 +1,76 @@
+"""Every shipped YAML is composed, and every model it describes is built."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from conf import schema
+from conf.check import configuration_problems
+from conf.help import help_text
+from conf.model_spec import NOT_FIELDS
+from models.registry import build, model_class
+from tests.contestants import FOLDER, NAMES, spec_of
+
+CONF = Path(schema.__file__).parent
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and list(path.glob("*.yaml")))
+
+
+def typed(script: str, *words: str) -> Any:
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(script, overrides=list(words))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_choice_composes(group: str) -> None:
+    for path in sorted((CONF / group).glob("*.yaml")):
+        words = [f"{group}={path.stem}"]
+        if group == "data" and path.stem == "text":
+            words.append("data.paths=[book.txt]")
+        config = typed("train", *words)
+        assert configuration_problems("train", config) == [], path
+        assert isinstance(OmegaConf.to_object(config), schema.TrainConf)
+
+
+@pytest.mark.parametrize("script", sorted(schema.SCRIPTS))
+def test_every_script_has_a_yaml_and_help(script: str) -> None:
+    config = typed(script)
+    assert set(config) == {item.name for item in fields(schema.SCRIPTS[script])}
+    text = help_text(script)
+    for name in config:
+        assert str(name) in text
+    assert max(len(line) for line in text.splitlines()) <= 120
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_size_of_every_model_is_built(name: str) -> None:
+    group = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    known = {item.name for item in fields(model_class(group["target"]).Config)}
+    assert {key for key in group if key not in NOT_FIELDS} == known - {"vocab_size"}
+    for size in group["sizes"]:
+        with torch.device("meta"):
+            model: Any = build(spec_of(name, str(size)))
+        assert next(model.parameters()).device.type == "meta"
+
+
+def test_every_key_is_documented() -> None:
+    def check(node: type) -> None:
+        for item in fields(node):
+            if item.name == "model":
+                continue
+            default = item.default_factory() if callable(item.default_factory) else item.default
+            if hasattr(default, "__dataclass_fields__"):
+                check(type(default))
+            else:
+                assert item.metadata["doc"], item.name
+
+    for node in schema.SCRIPTS.values():
+        check(node)

@@ -1,0 +1,176 @@
+"""Corpora: reading, refusing, splitting, fingerprinting."""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from conf.schema import DataConf
+from data import corpora
+from data.corpora import Document
+from models.errors import UserError
+
+
+def documents(*contents: str) -> list[Document]:
+    return [Document(f"{i}.txt", content.encode()) for i, content in enumerate(contents)]
+
+
+def many(count: int = 200) -> list[Document]:
+    return documents(*(f"document {i} " * (1 + i % 7) for i in range(count)))
+
+
+def text_conf(*paths: Path | str, **settings: object) -> DataConf:
+    return DataConf(corpus="text", paths=[str(path) for path in paths], **settings)  # type: ignore[arg-type]
+
+
+def test_one_file_is_cut_where_nanogpt_cuts_it() -> None:
+    content = "abcdefghij" * 100 + "xyz"
+    parts = corpora.split(documents(content), val_fraction=0.1)
+    assert parts.train[0].content.decode() == content[: int(len(content) * 0.9)]
+    assert parts.val[0].content.decode() == content[int(len(content) * 0.9) :]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.3, 0.5, 0.77])
+def test_one_file_is_cut_between_characters(fraction: float) -> None:
+    content = "é漢🎉a" * 25
+    parts = corpora.split(documents(content), fraction)
+    train, val = parts.train[0].content.decode(), parts.val[0].content.decode()
+    assert train + val == content
+    assert abs(len(val.encode()) - fraction * len(content.encode())) < 5
+
+
+def test_several_files_are_split_whole_and_disjoint() -> None:
+    docs = many()
+    parts = corpora.split(docs, val_fraction=0.1)
+    assert sorted([*parts.train, *parts.val], key=docs.index) == docs
+    assert not {d.content for d in parts.train} & {d.content for d in parts.val}
+    share = sum(len(d.content) for d in parts.val) / sum(len(d.content) for d in docs)
+    assert 0.09 < share <= 0.1
+
+
+def test_validation_files_are_drawn_from_everywhere() -> None:
+    docs = many()
+    places = [docs.index(doc) for doc in corpora.split(docs, 0.1).val]
+    assert min(places) < 50 and max(places) > 150
+
+
+def test_split_depends_on_the_documents_alone() -> None:
+    first, again = corpora.split(many(), 0.1), corpora.split(many(), 0.1)
+    assert first == again
+
+
+def test_identical_files_are_kept_once() -> None:
+    docs = documents("same text", "other text", "same text", "", "third text")
+    parts = corpora.split(docs, 0.4)
+    assert sorted(d.name for d in (*parts.train, *parts.val)) == ["0.txt", "1.txt", "4.txt"]
+
+
+def test_a_share_smaller_than_every_file_takes_the_smallest() -> None:
+    parts = corpora.split(documents("a" * 100, "b" * 30, "c" * 200), 0.02)
+    assert [d.name for d in parts.val] == ["1.txt"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda docs: [Document("new name", docs[0].content), *docs[1:]],
+        lambda docs: [Document(docs[0].name, b"new content"), *docs[1:]],
+        lambda docs: docs[1:],
+        lambda docs: docs[::-1],
+    ],
+    ids=["name", "content", "fewer", "order"],
+)
+def test_fingerprint_sees_every_change(change) -> None:  # type: ignore[no-untyped-def]
+    docs = many()
+    assert corpora.split(docs, 0.1).fingerprint != corpora.split(change(docs), 0.1).fingerprint
+
+
+def test_fingerprint_sees_the_split() -> None:
+    assert corpora.split(many(), 0.1).fingerprint != corpora.split(many(), 0.3).fingerprint
+    one = documents("some text " * 50)
+    assert corpora.split(one, 0.1).fingerprint != corpora.split(one, 0.3).fingerprint
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 2.0])
+def test_impossible_fraction_is_refused(fraction: float) -> None:
+    with pytest.raises(UserError, match="val_fraction"):
+        corpora.split(many(), fraction)
+
+
+def test_unknown_corpus_names_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"'novel'.*stdlib, text"):
+        corpora.load(DataConf(corpus="novel"))
+
+
+def test_registering_a_function_adds_a_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora, "CORPORA", dict(corpora.CORPORA))
+    corpora.register("poems")(lambda conf: documents("roses are red", "violets are blue"))
+    assert len(corpora.load(DataConf(corpus="poems")).train) == 1
+
+
+def test_text_reads_files_and_globs_once(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for name in ("a.txt", "b[1].txt", "deep/c.txt", "deep/er/d.txt", "deep/e.md"):
+        (tmp_path / name).write_text(f"text of {name}")
+    conf = text_conf(tmp_path / "b[1].txt", tmp_path / "**/*.txt", tmp_path / "a.txt")
+    names = [doc.name for doc in corpora.text(conf)]
+    assert names == ["a.txt", "b[1].txt", "deep/c.txt", "deep/er/d.txt"]
+
+
+def test_text_is_the_same_corpus_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prints = set()
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        for i in range(9):
+            (tmp_path / place / f"{i}.txt").write_text(f"file number {i} " * 9)
+        prints.add(corpora.load(text_conf(tmp_path / place / "*.txt")).fingerprint)
+    monkeypatch.chdir(tmp_path / "here")
+    prints.add(corpora.load(text_conf("../there/*.txt")).fingerprint)
+    assert len(prints) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.txt", None, "does not exist"),
+        ("empty.txt", b"", "empty"),
+        ("latin1.txt", "café".encode("latin-1"), "latin1.txt is not UTF-8"),
+        ("image.png", b"\x89PNG\r\n\0\0\0\rIHDR", "image.png is not UTF-8"),
+        ("nul.bin", b"text\0text", "nul.bin is not UTF-8"),
+        ("short.txt", b"x", "too short"),
+    ],
+)
+def test_bad_file_is_one_message(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        corpora.load(text_conf(tmp_path / name))
+
+
+def test_all_bad_files_are_reported_together(tmp_path: Path) -> None:
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError) as caught:
+        corpora.load(text_conf(tmp_path / "bad.txt", tmp_path / "gone.txt", tmp_path, "**x"))
+    for part in ("bad.txt is not", "gone.txt' does not", "is a folder", "'**x' is not a glob"):
+        assert part in str(caught.value)
+
+
+def test_text_without_paths_is_refused() -> None:
+    with pytest.raises(UserError, match=r"needs data\.paths"):
+        corpora.load(text_conf())
+
+
+def test_stdlib_is_this_pythons_source_without_tests() -> None:
+    docs = {doc.name: doc for doc in corpora.stdlib(DataConf(corpus="stdlib"))}
+    root = Path(sysconfig.get_path("stdlib"))
+    assert docs["json/decoder.py"].content == (root / "json/decoder.py").read_bytes()
+    folders = {folder for name in docs for folder in name.split("/")[:-1]}
+    assert {"asyncio", "email"} <= folders
+    assert not folders & {"test", "tests", "idlelib", "site-packages", "__pycache__"}
+    assert sum(len(doc.content) for doc in docs.values()) > 5_000_000

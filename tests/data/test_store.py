@@ -1,0 +1,267 @@
+"""The store: what it holds, when it works, and how it survives damage."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import math
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conf.schema import DataConf
+from data import corpora, store, tokenizers
+from data.corpora import Document
+from data.store import Corpus, prepare, unigram_entropy
+from models.errors import UserError
+
+POEM = "".join(f"Row {i}, row {i * i}, row your boat ü\n" for i in range(300))
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> DataConf:
+    (tmp_path / "texts").mkdir()
+    for i in range(12):
+        (tmp_path / "texts" / f"{i}.txt").write_text(f"part {i}\n{POEM[i * 500 : i * 500 + 3000]}")
+    return DataConf(
+        corpus="text",
+        paths=[str(tmp_path / "texts" / "*.txt")],
+        vocab_size=300,
+        length=32,
+        val_fraction=0.2,
+        cache_dir=str(tmp_path / "cache"),
+    )
+
+
+def changed(conf: DataConf, **settings: object) -> DataConf:
+    return DataConf(**{**vars(conf), **settings})
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["bpe", "bytes", "chars"])
+def test_tokens_are_the_documents(conf: DataConf, kind: str) -> None:
+    conf = changed(conf, tokenizer=kind)
+    corpus, split = prepare(conf), corpora.load(conf)
+    end = corpus.tokenizer.end_of_text
+    separator = "" if end is None else corpus.tokenizer.decode([end])
+    for tokens, documents in ((corpus.train, split.train), (corpus.val, split.val)):
+        assert isinstance(tokens, np.memmap) and tokens.dtype == np.uint16
+        text = "".join(separator + doc.content.decode() for doc in documents)
+        assert corpus.tokenizer.decode(tokens.tolist()) == text
+        if end is not None:
+            assert (tokens == end).sum() == len(documents)
+            assert tokens[0] == end
+
+
+def test_meta_counts(conf: DataConf) -> None:
+    corpus, split = prepare(conf), corpora.load(conf)
+    meta = corpus.meta
+    assert (meta.train_tokens, meta.val_tokens) == (len(corpus.train), len(corpus.val))
+    assert meta.train_bytes == sum(len(doc.content) for doc in split.train)
+    assert meta.val_bytes == sum(len(doc.content) for doc in split.val)
+    assert (meta.train_documents, meta.val_documents) == (len(split.train), len(split.val))
+    assert meta.val_tokens_per_byte == meta.val_tokens / meta.val_bytes
+    assert meta.unigram_entropy == unigram_entropy(corpus.val)
+    assert corpus.vocab_size == meta.vocab_size == 300
+    assert corpus.folder.name == corpus.fingerprint == meta.fingerprint
+    assert meta.tokenizer_fingerprint == corpus.tokenizer.fingerprint
+
+
+def test_compressor_figures_are_those_of_the_compressors(conf: DataConf) -> None:
+    meta = prepare(conf).meta
+    held_out = b"".join(doc.content for doc in corpora.load(conf).val)
+    for bits_per_byte, compressed in (
+        (meta.gzip_bits_per_byte, gzip.compress(held_out, compresslevel=9)),
+        (meta.xz_bits_per_byte, lzma.compress(held_out, format=lzma.FORMAT_XZ, preset=9)),
+    ):
+        assert bits_per_byte * len(held_out) / 8 == pytest.approx(len(compressed), abs=1e-6)
+
+
+def test_unigram_entropy_by_hand() -> None:
+    # frequencies 1/2, 1/4, 1/4: 1.5 bits
+    assert unigram_entropy(np.array([7, 0, 7, 3])) == pytest.approx(1.5 * math.log(2))
+    assert unigram_entropy(np.array([5, 5, 5], dtype=np.uint16)) == 0
+
+
+def test_single_file_of_characters_is_nanogpts_split(conf: DataConf, tmp_path: Path) -> None:
+    (tmp_path / "poem.txt").write_text(POEM.replace("ü", "u"))
+    paths = [str(tmp_path / "poem.txt")]
+    corpus = prepare(changed(conf, paths=paths, tokenizer="chars", val_fraction=0.1))
+    text = POEM.replace("ü", "u")
+    ids = {c: i for i, c in enumerate(sorted(set(text)))}
+    assert corpus.vocab_size == len(ids)
+    assert corpus.train.tolist() == [ids[c] for c in text[: int(len(text) * 0.9)]]
+    assert corpus.val.tolist() == [ids[c] for c in text[int(len(text) * 0.9) :]]
+
+
+def test_large_vocabularies_are_stored_in_32_bits(conf: DataConf, tmp_path: Path) -> None:
+    tokenizers.char_tokenizer(map(chr, [*range(0xD800), *range(0xE000, 0x15000)])).save(
+        tmp_path / "wide.json"
+    )
+    (tmp_path / "wide.txt").write_text("".join(map(chr, range(0x13000, 0x13400))))
+    corpus = prepare(
+        changed(conf, paths=[str(tmp_path / "wide.txt")], tokenizer=str(tmp_path / "wide.json"))
+    )
+    assert corpus.train.dtype == np.uint32
+    assert corpus.train[0] == 0x13000 - 0x800
+
+
+def test_second_call_does_no_work_and_says_nothing(
+    conf: DataConf, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = prepare(conf)
+    assert "prepared text" in capfd.readouterr().err
+    before = snapshot(first.folder)
+    again = prepare(changed(conf, length=64, batch_size=2, workers=1))
+    assert snapshot(first.folder) == before
+    assert again.fingerprint == first.fingerprint
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "change", [{"vocab_size": 280}, {"tokenizer": "bytes"}, {"val_fraction": 0.3}]
+)
+def test_what_changes_the_tokens_changes_the_fingerprint(
+    conf: DataConf, change: dict[str, object]
+) -> None:
+    assert prepare(conf).fingerprint != prepare(changed(conf, **change)).fingerprint
+
+
+def test_an_edited_file_is_noticed(conf: DataConf, tmp_path: Path) -> None:
+    first = prepare(conf)
+    (tmp_path / "texts" / "3.txt").write_text("quite another text " * 50)
+    assert prepare(conf).fingerprint != first.fingerprint
+
+
+def test_preparing_twice_gives_the_same_bytes(conf: DataConf) -> None:
+    folder = prepare(conf).folder
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+    prepare(conf)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.bin", "tokenizer.json", "meta.json"])
+@pytest.mark.parametrize("harm", [truncate, flip, Path.unlink])
+def test_damage_is_noticed_and_repaired(
+    conf: DataConf, capfd: pytest.CaptureFixture[str], name: str, harm
+) -> None:  # type: ignore[no-untyped-def]
+    folder = prepare(conf).folder
+    sound = {path.name: path.read_bytes() for path in folder.iterdir()}
+    capfd.readouterr()
+    if name == "meta.json" and harm is flip:
+        meta = json.loads((folder / name).read_text())
+        meta["files"]["val.bin"][1] = "0" * 64
+        (folder / name).write_text(json.dumps(meta))
+    else:
+        harm(folder / name)
+    prepare(conf)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == sound
+    notices = [line for line in capfd.readouterr().err.splitlines() if "damaged" in line]
+    assert len(notices) == 1
+    assert names(Path(conf.cache_dir)) == [folder.name]
+
+
+def test_interrupted_preparation_leaves_nothing(
+    conf: DataConf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.lzma, "compress", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(conf)
+    assert names(Path(conf.cache_dir)) == []
+    prepare(conf)
+    assert len(names(Path(conf.cache_dir))) == 1
+
+
+def test_text_the_tokenizer_cannot_represent(conf: DataConf, tmp_path: Path) -> None:
+    tokenizers.char_tokenizer(set(POEM + "part") - {"ü"}).save(tmp_path / "ascii.json")
+    with pytest.raises(UserError, match=r"'ü' \(U\+00FC\)"):
+        prepare(changed(conf, tokenizer=str(tmp_path / "ascii.json")))
+    assert names(Path(conf.cache_dir)) == []
+
+
+def test_too_long_a_context_gives_both_counts(conf: DataConf) -> None:
+    meta = prepare(conf).meta
+    longest = min(meta.train_tokens, meta.val_tokens) - 1
+    prepare(changed(conf, length=longest))
+    with pytest.raises(UserError) as caught:
+        prepare(changed(conf, length=longest + 1))
+    for part in (f"{meta.train_tokens:,}", f"{meta.val_tokens:,}", f"to {longest:,} or less"):
+        assert part in str(caught.value)
+    with pytest.raises(UserError, match=r"data\.length=0"):
+        prepare(changed(conf, length=0))
+
+
+def test_unusable_cache_folder(conf: DataConf, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"data\.cache_dir=.*file"):
+        prepare(changed(conf, cache_dir=str(tmp_path / "file")))
+
+
+def test_a_text_too_short_for_its_vocabulary_is_reported(
+    conf: DataConf, capfd: pytest.CaptureFixture[str]
+) -> None:
+    corpus = prepare(changed(conf, vocab_size=50_000))
+    assert corpus.vocab_size < 50_000
+    assert f"use {corpus.vocab_size}" in capfd.readouterr().err
+
+
+def _prepare_in_child(conf: DataConf, results) -> None:  # type: ignore[no-untyped-def]
+    results.put(prepare(conf).train.tobytes())
+
+
+def test_processes_may_prepare_at_once(conf: DataConf) -> None:
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    children = [context.Process(target=_prepare_in_child, args=(conf, results)) for _ in range(2)]
+    for child in children:
+        child.start()
+    tokens = [results.get(timeout=60) for _ in children]
+    for child in children:
+        child.join()
+    assert tokens[0] == tokens[1] == prepare(conf).train.tobytes()
+    assert len(names(Path(conf.cache_dir))) == 1
+
+
+def test_real_source_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty files of the standard library, end to end."""
+
+    def some(conf: DataConf) -> list[Document]:
+        return corpora.stdlib(conf)[:40]
+
+    monkeypatch.setattr(corpora, "CORPORA", {"stdlib": some})
+    corpus: Corpus = prepare(
+        DataConf(corpus="stdlib", vocab_size=1024, val_fraction=0.1, cache_dir=str(tmp_path))
+    )
+    meta = corpus.meta
+    assert corpus.vocab_size == 1024
+    assert 0.25 < meta.val_tokens_per_byte < 0.5
+    assert 4 < meta.unigram_entropy < math.log(1024)
+    assert 1 < meta.xz_bits_per_byte < meta.gzip_bits_per_byte < 4
+    assert "import" in corpus.tokenizer.decode(corpus.val.tolist())

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import models
+from models.errors import UserError
+from models.files import damage, write_manifest
+from models.registry import ModelSpec, build, model_class
+from models.sampling import generate, sample
+from tests.contestants import NAMES, shaken, some_tokens, spec_of
+
+
+def save(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    write_manifest(path)
+    return path
+
+
+def checkpoint_of(model: Any, spec: ModelSpec) -> dict[str, Any]:
+    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
+    return {"state_dict": weights, "crossover": {"identity": {"model": vars(spec)}}}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_load_gives_the_saved_model(tmp_path: Path, name: str) -> None:
+    model = shaken(name)
+    loaded: Any = models.load(save(tmp_path / "a.ckpt", checkpoint_of(model, spec_of(name))))
+    assert not loaded.training
+    tokens = some_tokens(1, 9)
+    torch.testing.assert_close(loaded(tokens)[0], model.eval()(tokens)[0], rtol=0, atol=0)
+
+
+class Malicious:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("executed"),))
+
+
+def test_a_pickle_that_executes_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    for content in (Malicious(), {"crossover": Malicious()}):
+        with pytest.raises(UserError, match="is not a Crossover checkpoint"):
+            models.load(save(tmp_path / "a.ckpt", content))
+    assert not (tmp_path / "executed").exists()
+    pickle.loads(pickle.dumps(Malicious()))
+    assert (tmp_path / "executed").exists(), "the trap must work when it is sprung"
+
+
+def test_foreign_and_damaged_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        models.load(tmp_path / "none.ckpt")
+    with pytest.raises(UserError, match="is not a Crossover checkpoint"):
+        models.load(save(tmp_path / "b.ckpt", {"weights": torch.zeros(3)}))
+    path = save(tmp_path / "c.ckpt", checkpoint_of(shaken("gpt"), spec_of("gpt")))
+    assert damage(path) is None
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match="bytes instead of"):
+        models.load(path)
+
+
+@pytest.mark.parametrize("target", ["os.system", "torch.nn.Linear", "models.rwkv4.Nothing", "x"])
+def test_only_contestants_are_built(target: str) -> None:
+    with pytest.raises(UserError, match=r"model\.target="):
+        model_class(target)
+
+
+def test_unknown_fields_are_refused() -> None:
+    spec = spec_of("gpt")
+    with pytest.raises(UserError, match="has no config field n_lyer"):
+        build(ModelSpec(spec.name, spec.size, spec.target, {**spec.config, "n_lyer": 3}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_generation_equals_reading_the_whole_text(name: str) -> None:
+    model = shaken(name).eval()
+    prompt = some_tokens(1, 7)[0]
+    generated = list(generate(model, prompt, 20, temperature=0, top_k=0))
+    text = prompt.tolist()
+    for token in generated:
+        logits, _ = model(torch.tensor([text]))
+        assert token == int(logits[0, -1].argmax())
+        text.append(token)
+
+
+def test_sampling_respects_top_k_and_seed() -> None:
+    logits = torch.tensor([0.0, 3.0, 2.0, 2.5])
+    drawn = [
+        int(sample(logits, 1.0, 2, torch.Generator().manual_seed(seed))) for seed in range(200)
+    ]
+    assert set(drawn) == {1, 3}
+    assert int(sample(logits, 0, 0, None)) == 1
+    again = [int(sample(logits, 1.0, 2, torch.Generator().manual_seed(s))) for s in range(200)]
+    assert drawn == again

@@ -1,0 +1,138 @@
+"""Probe rows with known curves, for the tests of the report.
+
+By default training costs `2 + 1e-3 T` seconds for an RWKV and `1 + 5e-4 T + 3e-7 T^2` for an
+attention model, which cross at about 2,840 tokens. Prefill and decoding cross too, memory and
+state never do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probes.rows import Row, append_row
+
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
+REPEATS = (0.99, 1.0, 1.01, 0.995, 1.005)
+FIXED_TOKENS = 8192
+TRAIN_CROSSOVER = 2839.0  # root of 1 + 5e-4 T - 3e-7 T^2
+
+Cost = Callable[[int], float]
+COSTS: dict[tuple[str, str], Cost] = {
+    ("rwkv", "train"): lambda length: 2 + 1e-3 * length,
+    ("attention", "train"): lambda length: 1 + 5e-4 * length + 3e-7 * length**2,
+    ("rwkv", "prefill"): lambda length: 4e-4 * length,
+    ("attention", "prefill"): lambda length: 1.5e-4 * length + 1.2e-7 * length**2,
+    ("rwkv", "decode"): lambda length: 4e-3,
+    ("attention", "decode"): lambda length: 3e-3 + 5e-7 * length,
+}
+
+
+def make_row(contestant: str, probe: str, length: int, **changes: Any) -> Row:
+    """One row of batch 1 with the default costs; `changes` replace its fields."""
+    recurrent = contestant.startswith("rwkv")
+    cost = COSTS["rwkv" if recurrent else "attention", probe](length)
+    memory = 5e7 + 4e4 * length if recurrent else 4e7 + 3e4 * length
+    state = 184_320 if recurrent else 36_864 * length
+    values: dict[str, Any] = {
+        "probe": probe,
+        "sweep": "batch_1",
+        "contestant": contestant,
+        "size": "tiny",
+        "target": f"models.{contestant}.Model",
+        "config": {"vocab_size": 4096, "n_embd": 256},
+        "parameters": 10_000_000 if recurrent else 10_050_000,
+        "context_length": length,
+        "batch": 1,
+        "status": "ok",
+        "error": None,
+        "seconds": [cost * repeat for repeat in REPEATS],
+        "peak_bytes": int(memory),
+        "peak_method": "resident set of the process, minus imports",
+        "state_bytes": None if probe == "train" else state,
+        "flops": 10**9,
+        "flops_dense": 10**9,
+        "backends": {"wkv": "cpu"} if recurrent else {"attention": "flash"},
+        "precision": "float32",
+        "seed": 0,
+        "device": {"kind": "cpu", "name": "Test CPU", "threads": 2, "memory_bytes": 2**34},
+        "versions": {"python": "3.11.2", "torch": "2.13.0"},
+        "commit": "0123456789abcdef",
+        "load_before": 0.1,
+        "started": "2026-01-01T00:00:00+00:00",
+        "command": "python scripts/probe.py -m model=rwkv4,gpt",
+    }
+    return Row(**(values | changes))
+
+
+def make_rows(
+    contestants: tuple[str, ...] = ("rwkv4", "gpt"),
+    probes: tuple[str, ...] = ("train", "prefill", "decode"),
+    fixed: bool = True,
+) -> list[Row]:
+    """Every contestant, probe and length, batch 1; with `fixed` the second sweep too."""
+    rows = []
+    for length in LENGTHS:
+        for contestant in contestants:
+            for probe in probes:
+                one = make_row(contestant, probe, length)
+                rows.append(one)
+                if fixed and probe != "decode":
+                    batch = FIXED_TOKENS // length
+                    times = [seconds * batch for seconds in one.seconds]
+                    more = {"sweep": "fixed_tokens", "batch": batch, "seconds": times}
+                    rows.append(make_row(contestant, probe, length, **more))
+    return rows
+
+
+def failed(contestant: str, probe: str, length: int, status: str, **changes: Any) -> Row:
+    """A point that did not finish."""
+    lost = {"seconds": [], "peak_bytes": None, "state_bytes": None, "parameters": None}
+    why = {"status": status, "error": f"{status} at {length}", "backends": {}}
+    return make_row(contestant, probe, length, **lost, **why, **changes)
+
+
+def make_summary(contestant: str, loss: float, **changes: Any) -> dict[str, Any]:
+    """The summary of a finished training."""
+    values: dict[str, Any] = {
+        "name": f"{contestant}-tiny",
+        "contestant": contestant,
+        "size": "tiny",
+        "parameters": 10_000_000,
+        "steps": 200,
+        "tokens": 409_600,
+        "val_loss": loss,
+        "val_bits_per_byte": loss / 1.6,
+        "unigram_entropy": 6.5,
+        "gzip_bits_per_byte": 2.4,
+        "xz_bits_per_byte": 2.0,
+        "order_hash": "abc",
+        "data_fingerprint": "def",
+        "tokens_per_second": 5000.0,
+        "train_seconds": 82.0,
+        "precision": "32-true",
+        "backends": {},
+        "peak_bytes": 10**8,
+    }
+    return values | changes
+
+
+def write_run(folder: Path, rows: list[Row], *summaries: dict[str, Any]) -> Path:
+    """A group folder with its rows, and one sub-folder per training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        append_row(folder / "probes.jsonl", row)
+    for summary in summaries:
+        (folder / summary["name"]).mkdir()
+        (folder / summary["name"] / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def has_colour(image: np.ndarray, colour: str) -> bool:
+    """Whether some pixel is close to the hexadecimal colour."""
+    wanted = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    return bool((np.abs(image[..., :3] - wanted).max(axis=-1) < 0.02).any())

@@ -1,0 +1,109 @@
+"""What is read, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.errors import UserError
+from probes.collect import collect
+from tests.probes.synthetic import failed, make_row, make_rows, make_summary, write_run
+
+HERE = {"kind": "cpu", "name": "Test CPU", "threads": 2, "memory_bytes": 2**34}
+
+
+def test_rows_and_trainings_are_found(tmp_path: Path) -> None:
+    rows = make_rows(("gpt", "rwkv4"))
+    folder = write_run(tmp_path / "a", rows, make_summary("rwkv4", 3.3), make_summary("gpt", 3.2))
+    material = collect([folder])
+    assert len(material.rows) == len(rows)
+    assert [arm.label for arm in material.arms] == ["rwkv4", "gpt"]
+    assert [run["name"] for run in material.trainings] == ["gpt-tiny", "rwkv4-tiny"]
+    assert [run["val_loss"] for run in material.trainings_of(material.arms[0])] == [3.3]
+    # A training's own folder may be named as well, and counts once.
+    again = collect([folder, folder / "gpt-tiny"])
+    assert len(again.trainings) == 2
+
+
+def test_a_point_measured_again_replaces_its_first_row(tmp_path: Path) -> None:
+    first = failed("gpt", "train", 256, "oom", commit="older")
+    again = make_row("gpt", "train", 256)
+    material = collect([write_run(tmp_path / "a", [first, make_row("rwkv4", "train", 256), again])])
+    assert [row.status for row in material.rows] == ["ok", "ok"]
+
+
+def test_missing_folder_and_missing_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        collect([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="no probe rows"):
+        collect([tmp_path])
+    (tmp_path / "probes.jsonl").write_text("")
+    with pytest.raises(UserError, match="no probe rows"):
+        collect([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"device": HERE | {"name": "Other CPU"}},
+            r"device differs \(cpu Other CPU: 1 rows; cpu T",
+        ),
+        ({"device": HERE | {"threads": 4}}, r"threads differs \(2: 36 rows; 4: 1 rows\)"),
+        ({"precision": "bfloat16"}, r"precision differs \(bfloat16: 1 rows; float32: 36 rows\)"),
+        ({"config": {"vocab_size": 256}}, r"vocabulary size differs \(256: 1 rows; 4096: 36 rows"),
+        ({"versions": {"torch": "2.11.0"}}, r"torch version differs \(2\.11\.0: 1"),
+        ({"commit": "feed"}, r"commit differs \(0123456789abcdef: 36 rows; feed: 1 rows\)"),
+        ({"parameters": 10_200_000}, r"parameters .*gpt tiny: 10,200,000; rwkv4 tiny: 10,000,000"),
+        ({"batch": 2}, r"batch of train at 256 tokens, sweep batch_1, differs \(1; 2\)"),
+    ],
+)
+def test_mixed_rows_are_refused_unless_allowed(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    odd = make_row("gpt", "train", 256, **({"seed": 1} | changes))
+    folder = write_run(tmp_path / "a", [*make_rows(fixed=False), odd])
+    with pytest.raises(UserError, match=message) as caught:
+        collect([folder])
+    assert "\n" not in str(caught.value)
+    assert len(collect([folder], allow_mixed=True).rows) == 37
+
+
+def test_sizes_within_one_percent_are_equal(tmp_path: Path) -> None:
+    rows = [make_row("rwkv4", "train", 256), make_row("gpt", "train", 256, parameters=10_100_000)]
+    assert len(collect([write_run(tmp_path / "a", rows)]).pairs) == 1
+
+
+@pytest.mark.parametrize("field", ["tokens", "order_hash", "data_fingerprint", "precision"])
+def test_trainings_on_different_data_are_refused(tmp_path: Path, field: str) -> None:
+    unlike = make_summary("gpt", 3.2) | {field: "other"}
+    folder = write_run(tmp_path / "a", make_rows(), make_summary("rwkv4", 3.3), unlike)
+    with pytest.raises(UserError, match=f"{field} of the trainings differs"):
+        collect([folder])
+    assert len(collect([folder], allow_mixed=True).trainings) == 2
+
+
+def test_a_broken_summary_is_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", make_rows())
+    (folder / "summary.json").write_text(json.dumps({"loss": 3}))
+    with pytest.raises(UserError, match=r"summary\.json: not a training summary"):
+        collect([folder])
+
+
+def test_variants_of_a_contestant_become_arms_of_their_own(tmp_path: Path) -> None:
+    rows = make_rows(fixed=False)
+    base = rows[1].config
+    for kernel in ("flash", "math"):
+        for length in (256, 512):
+            config = base | {"attention": kernel}
+            kernels = {"attention": kernel}
+            rows.append(make_row("transformer", "train", length, config=config, backends=kernels))
+    material = collect([write_run(tmp_path / "a", rows)])
+    assert [arm.label for arm in material.arms] == [
+        "rwkv4", "gpt", "transformer flash", "transformer math",
+    ]  # fmt: skip
+    assert material.arms[3].backends() == {"attention": ["math"]}
+    assert len(material.pairs) == 3

@@ -1,0 +1,137 @@
+"""Findings from curves whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from probes import compare
+from probes.collect import Arm
+from probes.compare import MEASURES, Curve, Finding
+from tests.probes.synthetic import LENGTHS, TRAIN_CROSSOVER, failed, make_row
+
+TRAIN, TRAIN_FIXED, *_ = MEASURES
+BY_KEY = {measure.key: measure for measure in MEASURES}
+Cost = Callable[[int], float]
+
+
+def made(contestant: str, cost: Cost, lengths: tuple[int, ...] = LENGTHS) -> Curve:
+    """A training curve with three repeats per point."""
+    rows = tuple(
+        make_row(contestant, "train", t, seconds=[cost(t) * x for x in (0.999, 1, 1.001)])
+        for t in lengths
+    )
+    return compare.curve(Arm(contestant, contestant, rows), TRAIN)
+
+
+def against_one(cost: Cost) -> Finding:
+    """RWKV at `cost` against attention at a constant second."""
+    return compare.find(made("rwkv4", cost), made("gpt", lambda t: 1.0), TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cost", "places"),
+    [
+        ("crosses", lambda t: 1000 / t, [1000]),
+        ("reverse", lambda t: t / 1000, [1000]),
+        ("always", lambda t: 0.5, []),
+        ("never", lambda t: 2.0, []),
+        ("equal", lambda t: 1.0, []),
+        ("several", lambda t: 2.0 if t in (256, 2048) else 0.5, [362, 1448, 2896]),
+    ],
+)
+def test_kinds_of_finding(kind: str, cost: Cost, places: list[float]) -> None:
+    found = against_one(cost)
+    assert found.kind == kind
+    assert [one.length for one in found.crossings] == pytest.approx(places, rel=0.01)
+    if kind in ("crosses", "reverse"):
+        crossing = found.crossings[0]
+        assert crossing.low is not None and crossing.high is not None
+        assert crossing.low <= crossing.length <= crossing.high
+    # The crossover is where the RWKV becomes the cheaper one for good.
+    assert (found.crossover is not None) == (kind in ("crosses", "several"))
+
+
+def test_too_few_shared_lengths_is_missing() -> None:
+    short = made("gpt", lambda t: 1.0, (256,))
+    assert compare.find(made("rwkv4", lambda t: 2.0), short, TRAIN).kind == "missing"
+
+
+def test_known_crossover_lies_in_its_interval() -> None:
+    curves = [
+        compare.curve(Arm(who, who, tuple(make_row(who, "train", t) for t in LENGTHS)), TRAIN)
+        for who in ("rwkv4", "gpt")
+    ]
+    crossing = compare.find(*curves, TRAIN).crossover
+    assert crossing is not None and crossing.low is not None and crossing.high is not None
+    # Straight lines between six lengths on log axes miss a curved root by a few percent.
+    assert crossing.length == pytest.approx(TRAIN_CROSSOVER, rel=0.05)
+    assert crossing.low < crossing.length < crossing.high
+
+
+def test_units_of_values() -> None:
+    row = make_row("gpt", "train", 512, sweep="fixed_tokens", batch=16, seconds=[8.192])
+    arm = Arm("gpt", "gpt", (row, make_row("gpt", "decode", 512, seconds=[0.25])))
+    assert compare.curve(arm, TRAIN_FIXED).points[0].values == (8.192 / 16 / 512,)
+    assert compare.curve(arm, BY_KEY["decode"]).points[0].values == (0.25,)
+    assert compare.curve(arm, BY_KEY["state"]).points[0].values == (36_864 * 512,)
+    assert compare.curve(arm, TRAIN).points == ()
+
+
+def test_a_repeated_point_counts_once_and_a_failed_one_is_kept() -> None:
+    rows = (
+        failed("gpt", "train", 512, "timeout"),
+        make_row("gpt", "train", 512, seconds=[3.0]),
+        failed("gpt", "train", 1024, "oom"),
+    )
+    curve = compare.curve(Arm("gpt", "gpt", rows), TRAIN)
+    assert [(point.length, point.status) for point in curve.points] == [(512, "ok"), (1024, "oom")]
+    assert curve.measured[512].values == (3.0,)
+
+
+@pytest.mark.parametrize(("power", "linear"), [(1, True), (2, False), (0, False)])
+def test_slope_and_the_claim_of_linearity(power: int, linear: bool) -> None:
+    slope = compare.slope(made("gpt", lambda t: 1e-6 * t**power), TRAIN, (512, 4096))
+    assert slope is not None and slope.low is not None and slope.high is not None
+    assert slope.value == pytest.approx(power, abs=0.01)
+    assert slope.low <= power <= slope.high
+    assert slope.window == (512, 4096)
+    assert slope.linear is linear
+
+
+def test_an_interval_that_tells_nothing_claims_nothing() -> None:
+    rng = np.random.default_rng(0)
+    rows = tuple(
+        make_row("gpt", "train", t, seconds=list(t * np.exp(rng.normal(0, 1.5, 5))))
+        for t in LENGTHS
+    )
+    slope = compare.slope(compare.curve(Arm("gpt", "gpt", rows), TRAIN), TRAIN, (512, 4096))
+    assert slope is not None and slope.low is not None and slope.high is not None
+    assert slope.low <= 1 <= slope.high
+    assert slope.low < 0 or slope.high > 2
+    assert not slope.linear
+
+
+def test_slope_needs_three_lengths_and_repeats_for_an_interval() -> None:
+    curve = made("gpt", lambda t: 1e-6 * t)
+    assert compare.slope(curve, TRAIN, (4096, 8192)) is None
+    rows = tuple(make_row("gpt", "decode", t) for t in LENGTHS)
+    cache = compare.slope(
+        compare.curve(Arm("gpt", "gpt", rows), BY_KEY["state"]), BY_KEY["state"], (256, 8192)
+    )
+    assert cache is not None
+    assert cache.value == pytest.approx(1)
+    assert cache.low is None and not cache.linear
+
+
+def test_slope_of_a_per_token_cost_is_given_per_sequence() -> None:
+    rows = tuple(
+        make_row("gpt", "train", t, sweep="fixed_tokens", batch=8192 // t, seconds=[1.0, 1.001])
+        for t in LENGTHS
+    )
+    slope = compare.slope(
+        compare.curve(Arm("gpt", "gpt", rows), TRAIN_FIXED), TRAIN_FIXED, (1, 9999)
+    )
+    assert slope is not None and slope.value == pytest.approx(1, abs=0.01)

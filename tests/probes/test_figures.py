@@ -1,0 +1,50 @@
+"""The pictures are real, complete and drawn for whatever was probed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from probes import compare, figures
+from probes.collect import collect
+from probes.rows import Row
+from tests.probes.synthetic import failed, has_colour, make_rows, write_run
+
+
+def drawn(folder: Path, rows: list[Row]) -> dict[str, np.ndarray]:
+    material = collect([write_run(folder / "run", rows)])
+    paths = figures.draw_all(material, compare.findings(material), folder)
+    return {path.name: imread(path) for path in paths}
+
+
+def test_every_picture_shows_both_contestants(tmp_path: Path) -> None:
+    images = drawn(tmp_path, make_rows())
+    assert set(images) == set(figures.FILES)
+    for name, image in images.items():
+        assert image.shape[0] > 500 and image.shape[1] > 800, name
+        assert has_colour(image, figures.RECURRENT[0]), name
+        assert has_colour(image, figures.ATTENTION[0]), name
+
+
+def test_only_what_was_probed_is_drawn(tmp_path: Path) -> None:
+    assert set(drawn(tmp_path, make_rows(probes=("prefill",), fixed=False))) == {"prefill.png"}
+
+
+@pytest.mark.parametrize("status", ["oom", "timeout", "error"])
+def test_failed_points_are_drawn(tmp_path: Path, status: str) -> None:
+    rows = make_rows(("rwkv4",), ("prefill",), fixed=False)
+    assert not has_colour(drawn(tmp_path / "a", rows)["prefill.png"], figures.ATTENTION[0])
+    rows += [failed("gpt", "prefill", 8192, status)]
+    assert has_colour(drawn(tmp_path / "b", rows)["prefill.png"], figures.ATTENTION[0])
+
+
+def test_colours_tell_families_and_arms_apart(tmp_path: Path) -> None:
+    rows = make_rows(("rwkv4", "rwkv7", "gpt", "transformer"), fixed=False)
+    arms = collect([write_run(tmp_path, rows)]).arms
+    colours = figures.palette(arms)
+    assert len(set(colours.values())) == 4
+    assert {colours["rwkv4"], colours["rwkv7"]} <= set(figures.RECURRENT)
+    assert {colours["gpt"], colours["transformer"]} <= set(figures.ATTENTION)

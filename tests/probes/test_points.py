@@ -1,0 +1,80 @@
+from collections import Counter
+
+import pytest
+
+from conf.schema import ProbeConf
+from models.errors import UserError
+from models.registry import ModelSpec
+from probes.points import left_out, list_points
+
+SPECS = [ModelSpec(name, "tiny", f"models.{name}.X", {}) for name in ("a", "b", "c")]
+
+
+def conf(**changes) -> ProbeConf:
+    return ProbeConf(**{"lengths": [256, 1024, 4096, 16384], "fixed_tokens": 4096} | changes)
+
+
+def test_batches_fill_the_fixed_tokens():
+    points = list_points(SPECS, conf())
+    fixed = {point.length: point.batch for point in points if point.sweep == "fixed_tokens"}
+    assert fixed == {256: 16, 1024: 4, 4096: 1}
+    single = {(point.length, point.batch) for point in points if point.sweep == "batch_1"}
+    assert single == {(256, 1), (1024, 1), (4096, 1), (16384, 1)}
+
+
+def test_decode_has_one_sweep_and_nothing_is_twice():
+    points = list_points(SPECS, conf())
+    counts = Counter((point.probe, point.sweep, point.spec.name) for point in points)
+    for spec in SPECS:
+        assert counts["decode", "batch_1", spec.name] == 4
+        assert counts["decode", "fixed_tokens", spec.name] == 0
+        assert counts["train", "batch_1", spec.name] == 4
+        assert counts["train", "fixed_tokens", spec.name] == 3
+    assert len({str(point) for point in points}) == len(points) == 3 * (4 + 2 * 7)
+
+
+def test_contestants_take_turns_in_changing_order():
+    points = list_points(SPECS, conf())
+    turns = [points[start : start + 3] for start in range(0, len(points), 3)]
+    for turn in turns:
+        assert {point.spec.name for point in turn} == {"a", "b", "c"}
+        assert len({(point.probe, point.sweep, point.length) for point in turn}) == 1
+    assert len({tuple(point.spec.name for point in turn) for turn in turns}) > 1
+
+
+def test_order_depends_on_the_seed_alone():
+    assert list_points(SPECS, conf()) == list_points(SPECS, conf())
+    other = list_points(SPECS, conf(seed=1))
+    assert other != list_points(SPECS, conf())
+    assert Counter(map(str, other)) == Counter(map(str, list_points(SPECS, conf())))
+
+
+def test_what_is_left_out_is_said():
+    assert left_out(conf(lengths=[256], sweeps=["fixed_tokens", "batch_1"])) == []
+    (notice,) = left_out(conf())
+    assert "16384" in notice
+    (notice,) = left_out(conf(lengths=[256], sweeps=["fixed_tokens"]))
+    assert "decode" in notice
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"probes": ["train", "sprint"]}, "sprint"),
+        ({"sweeps": ["batch_2"]}, "batch_2"),
+        ({"sweeps": ["batch_1", "batch_1"]}, "twice"),
+        ({"lengths": [256, 0]}, "lengths"),
+        ({"repeats": 0}, "repeats"),
+        ({"probes": ["decode"], "sweeps": ["fixed_tokens"]}, "nothing to measure"),
+        ({"lengths": [8192], "sweeps": ["fixed_tokens"]}, "nothing to measure"),
+        ({"lengths": []}, "nothing to measure"),
+    ],
+)
+def test_refusals(changes, message):
+    with pytest.raises(UserError, match=message):
+        list_points(SPECS, conf(**changes))
+
+
+def test_no_contestant():
+    with pytest.raises(UserError, match="contestant"):
+        list_points([], conf())

@@ -1,0 +1,140 @@
+"""The files of a report, from rows whose answer is known."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from models.errors import UserError
+from probes.flat import COLUMNS
+from probes.report import Report, print_table, write_report
+from tests.probes.synthetic import (
+    TRAIN_CROSSOVER,
+    failed,
+    make_rows,
+    make_summary,
+    write_run,
+)
+
+
+def summary_of(out: Path) -> dict[str, Any]:
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    text = (out / "crossover.json").read_text()
+    found: dict[str, Any] = json.loads(text, parse_constant=refuse)
+    return found
+
+
+ROWS = [*make_rows(), failed("gpt", "train", 16384, "oom", command='a "b", c')]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Two contestants, trained and probed, written over an older report."""
+    runs = (make_summary("rwkv4", 3.3), make_summary("gpt", 3.2))
+    run = write_run(tmp_path_factory.mktemp("runs") / "run", ROWS, *runs)
+    out = run / "report"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    (out / "index.html").write_text("old")
+    return write_report([run], out, 1024, 8192, False)
+
+
+def test_all_files_and_nothing_else(report: Report) -> None:
+    out = report.out
+    assert sorted(path.name for path in out.iterdir()) == [
+        "crossover.json", "crossover.png", "decode.png", "index.html", "memory.png", "notes.txt",
+        "prefill.png", "rows.csv", "train_time.png",
+    ]  # fmt: skip
+    assert (out / "index.html").read_text().startswith("<!doctype html>")
+    assert not [path for path in out.parent.iterdir() if path.name.startswith(".")]
+    assert report.summary == summary_of(out)
+
+
+def test_crossover_json(report: Report) -> None:
+    found = summary_of(report.out)
+
+    train = found["crossovers"]["train"]
+    assert train["length"] == pytest.approx(TRAIN_CROSSOVER, rel=0.05)
+    assert train["low"] < train["length"] < train["high"]
+    assert train["contestants"] == ["rwkv4", "gpt"]
+    assert train["sweep"] == "batch_1"
+    assert train["interval"] == "95 % bootstrap"
+    assert "none_in_range" not in train
+    assert found["crossovers"]["train_fixed_tokens"]["sweep"] == "fixed_tokens"
+    for key, who in (("memory", "never cheaper"), ("state", "always cheaper")):
+        entry = found["crossovers"][key]
+        assert entry["none_in_range"] is True
+        assert who in entry["reason"]
+        assert "length" not in entry
+
+    slopes = found["slopes"]
+    assert slopes["rwkv4"]["prefill"]["value"] == pytest.approx(1, abs=0.02)
+    assert slopes["rwkv4"]["prefill"]["linear"] is True
+    assert slopes["rwkv4"]["prefill"]["window"] == [1024, 8192]
+    assert 1.3 < slopes["gpt"]["prefill"]["value"] < 2
+    assert slopes["gpt"]["prefill"]["linear"] is False
+    assert slopes["gpt"]["state"]["low"] is None
+
+    gpt = found["contestants"]["gpt"]
+    assert gpt["parameters"] == 10_050_000
+    assert (gpt["val_loss"], gpt["bits_per_byte"], gpt["trainings"]) == (3.2, 2.0, ["gpt-tiny"])
+    assert gpt["backends"] == {"attention": ["flash"]}
+    assert found["baselines"] == {
+        "unigram_entropy": 6.5, "gzip_bits_per_byte": 2.4, "xz_bits_per_byte": 2.0,
+    }  # fmt: skip
+    machine = found["machine"]
+    assert (machine["device"], machine["threads"], machine["precision"]) == (
+        "Test CPU", "2", "float32",
+    )  # fmt: skip
+    assert machine["versions"]["torch"] == "2.13.0"
+    assert machine["command"] == ["python scripts/probe.py -m model=rwkv4,gpt", 'a "b", c']
+    assert [one["status"] for one in found["failures"]] == ["oom"]
+
+
+def test_several_pairs_are_keyed_by_pair(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", make_rows(("rwkv4", "gpt", "transformer"), fixed=False))
+    report = write_report([run], tmp_path / "out", 1024, 8192, False)
+    keys = list(report.summary["crossovers"])
+    assert keys[:2] == ["train:rwkv4/gpt", "train:rwkv4/transformer"]
+    assert len(keys) == 10
+    assert report.summary["baselines"]["gzip_bits_per_byte"] is None
+
+
+def test_csv_holds_every_row(report: Report) -> None:
+    with (report.out / "rows.csv").open(newline="") as file:
+        head, *lines = csv.reader(file)
+    assert tuple(head) == COLUMNS
+    assert len(lines) == len(ROWS)
+    by_name = dict(zip(head, lines[0], strict=True))
+    assert json.loads(by_name["seconds"]) == ROWS[0].seconds
+    last = dict(zip(head, lines[-1], strict=True))
+    assert (last["status"], last["command"], last["seconds_median"]) == ("oom", 'a "b", c', "")
+
+
+def test_a_refusal_writes_nothing(tmp_path: Path) -> None:
+    odd = make_rows(("gpt",), fixed=False)[0]
+    other = type(odd)(**{**odd.__dict__, "precision": "bfloat16"})
+    run = write_run(tmp_path / "run", [*make_rows(), other])
+    with pytest.raises(UserError, match="precision differs"):
+        write_report([run], tmp_path / "out", 1024, 8192, False)
+    assert not (tmp_path / "out").exists()
+    write_report([run], tmp_path / "out", 1024, 8192, True)
+    assert (tmp_path / "out" / "index.html").exists()
+
+
+def test_terminal_table(report: Report, tmp_path: Path) -> None:
+    console = Console(width=200, record=True, file=(tmp_path / "terminal.txt").open("w"))
+    print_table(report, console)
+    text = console.export_text()
+    lines = {line.split("│")[1].strip(): line for line in text.splitlines() if "│" in line}
+    assert "2.26 s" in lines["256"] and "1.15 s" in lines["256"] and "1.97" in lines["256"]
+    assert "oom" in lines["16,384"]
+    assert "RWKV-4 trains faster than GPT" in text
+    assert "fixed_tokens" in text

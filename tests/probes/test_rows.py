@@ -1,0 +1,99 @@
+import logging
+from dataclasses import replace
+
+import pytest
+
+from models.errors import UserError
+from probes.rows import OK, Row, append_row, read_rows
+
+
+def make_row(**changes) -> Row:
+    row = Row(
+        probe="prefill",
+        sweep="batch_1",
+        contestant="rwkv4",
+        size="tiny",
+        target="models.rwkv4.RWKV4",
+        config={"n_layer": 2, "vocab_size": 256},
+        parameters=1000,
+        context_length=512,
+        batch=1,
+        status=OK,
+        error=None,
+        seconds=[0.1, 0.2],
+        peak_bytes=10,
+        peak_method="VmHWM",
+        state_bytes=5,
+        flops=7,
+        flops_dense=8,
+        backends={"wkv": "reference"},
+        precision="float32",
+        seed=0,
+        device={"kind": "cpu", "name": "x", "threads": 2, "memory_bytes": 1},
+        versions={"torch": "2"},
+        commit="unknown",
+        load_before=0.5,
+        started="2025-01-01T00:00:00+00:00",
+        command="python scripts/probe.py",
+    )
+    return replace(row, **changes)
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "group" / "probes.jsonl"
+    rows = [make_row(), make_row(status="oom", error="no memory\nleft", seconds=[])]
+    for row in rows:
+        append_row(path, row)
+    assert read_rows(path) == rows
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_no_file_is_no_rows(tmp_path):
+    assert read_rows(tmp_path / "probes.jsonl") == []
+
+
+@pytest.mark.parametrize("torn", ['{"probe": "pre', make_row().to_json()[:-1], "\N{BULLET}"])
+def test_torn_line_is_ignored_then_healed(tmp_path, caplog, torn):
+    path = tmp_path / "probes.jsonl"
+    append_row(path, make_row())
+    with path.open("ab") as file:
+        file.write(torn.encode()[:-1] if torn == "\N{BULLET}" else torn.encode())
+    with caplog.at_level(logging.WARNING):
+        assert read_rows(path) == [make_row()]
+    assert "cut short" in caplog.text
+    append_row(path, make_row(seed=1))
+    assert read_rows(path) == [make_row(), make_row(seed=1)]
+
+
+@pytest.mark.parametrize("line", ["not json", '{"probe": "train"}', "[1]"])
+def test_a_broken_line_before_the_last_is_refused(tmp_path, line):
+    path = tmp_path / "probes.jsonl"
+    append_row(path, make_row())
+    with path.open("a") as file:
+        file.write(line + "\n")
+    append_row(path, make_row())
+    with pytest.raises(UserError, match="line 2"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"contestant": "gpt"},
+        {"config": {"n_layer": 3, "vocab_size": 256}},
+        {"probe": "train"},
+        {"sweep": "fixed_tokens"},
+        {"context_length": 1024},
+        {"batch": 2},
+        {"precision": "bfloat16"},
+        {"seed": 1},
+        {"device": {"kind": "cpu", "name": "y", "threads": 2}},
+    ],
+)
+def test_key_tells_points_apart(change):
+    assert make_row(**change).key != make_row().key
+
+
+def test_key_ignores_what_was_measured():
+    other = make_row(seconds=[9.0], status="oom", commit="abc", parameters=None, started="later")
+    assert other.key == make_row().key

@@ -1,0 +1,206 @@
+"""The sentences must be true in every case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probes import compare, story, words
+from probes.collect import Material, collect
+from probes.compare import Finding
+from probes.rows import Row
+from tests.probes.synthetic import LENGTHS, failed, make_row, make_rows, make_summary, write_run
+
+
+def told(folder: Path, rows: list[Row], *summaries: Any) -> tuple[Material, list[Finding]]:
+    material = collect([write_run(folder / "run", rows, *summaries)])
+    return material, compare.findings(material)
+
+
+def paragraphs(material: Material, found: list[Finding]) -> list[str]:
+    return [text for _, block in story.story(material, found) for text in block]
+
+
+def trained(cost: Callable[[int], float]) -> list[Row]:
+    """Training rows: RWKV at `cost`, attention at a second, memory the same."""
+    rows = []
+    for length in LENGTHS:
+        for who, seconds in (("rwkv4", cost(length)), ("gpt", 1.0)):
+            repeats = [seconds, seconds * 1.002]
+            rows.append(make_row(who, "train", length, seconds=repeats, peak_bytes=10**8))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("cost", "headline", "verdict", "loss"),
+    [
+        (
+            lambda t: 1000 / t,
+            "From about 1,000 tokens of context, RWKV-4 trains faster than GPT.",
+            "RWKV-4 needs less training time per sequence than GPT.",
+            "Below about 1,000 tokens of context it needs more training time per sequence: at 256 "
+            "tokens 3.91 s against 1.00 s for GPT, 3.9 times as much.",
+        ),
+        (
+            lambda t: 0.5,
+            "RWKV-4 trains faster than GPT at every context length measured, 256 to 8,192 tokens.",
+            "RWKV-4 needs less training time per sequence than GPT at every length measured, 256 "
+            "to 8,192 tokens.",
+            "RWKV-4 lost at no length measured here; other lengths may differ.",
+        ),
+        (
+            lambda t: 2.0,
+            "At no context length measured, 256 to 8,192 tokens, RWKV-4 trains faster than GPT.",
+            "RWKV-4 needs more training time per sequence than GPT at every length measured, 256 "
+            "to 8,192 tokens.",
+            "At every context length measured it needs more training time per sequence: at 256 "
+            "tokens 2.00 s against 1.00 s for GPT, 2.0 times as much.",
+        ),
+        (
+            lambda t: t / 1000,
+            "Only up to about 1,000 tokens of context, RWKV-4 trains faster than GPT.",
+            "beyond, it needs more.",
+            "Above about 1,000 tokens of context it needs more training time per sequence: at "
+            "8,192 tokens 8.20 s against 1.00 s for GPT, 8.2 times as much.",
+        ),
+        (
+            lambda t: 2.0 if t in (256, 2048) else 0.5,
+            "The curves of training time per sequence of RWKV-4 and GPT cross 3 times from 256 "
+            "to 8,192 tokens (near 362, 1,450 and 2,900): there is no single crossover.",
+            "there is no single crossover.",
+            "At 256 and 2,048 tokens it needs more training time per sequence",
+        ),
+        (
+            lambda t: 1.0,
+            "RWKV-4 and GPT need the same training time per sequence at every length measured, 256 "
+            "to 8,192 tokens.",
+            "need the same training time",
+            "RWKV-4 lost at no length measured here",
+        ),
+    ],
+)
+def test_every_kind_of_answer(
+    tmp_path: Path, cost: Callable[[int], float], headline: str, verdict: str, loss: str
+) -> None:
+    material, found = told(tmp_path, trained(cost))
+    assert story.headline(material, found) == headline
+    assert verdict in words.verdict(found[0])
+    first = paragraphs(material, found)[0]
+    assert loss in first
+    assert first.startswith("First, where RWKV-4 loses") == ("lost at no" not in loss)
+
+
+def test_the_worse_model_is_called_worse_first(tmp_path: Path) -> None:
+    runs = (make_summary("rwkv4", 3.312), make_summary("gpt", 3.204))
+    first, *rest = paragraphs(*told(tmp_path, make_rows(), *runs))
+    assert (
+        "RWKV-4 predicts new text less well than GPT: a validation loss of 3.312 against" in first
+    )
+    assert "attention" in rest[0]
+    assert rest[1].startswith("RWKV-4 wins, most clearly, in training time per sequence (10.2 s at")
+
+
+def test_worse_quality_alone_is_still_a_loss(tmp_path: Path) -> None:
+    runs = (make_summary("rwkv4", 3.3), make_summary("gpt", 3.2))
+    first = paragraphs(*told(tmp_path, trained(lambda t: 0.5), *runs))[0]
+    assert first.startswith("First, where RWKV-4 loses")
+    assert "less well" in first
+
+
+def test_better_and_equal_quality(tmp_path: Path) -> None:
+    better = (make_summary("rwkv4", 3.1), make_summary("gpt", 3.2))
+    assert (
+        "RWKV-4 predicts new text better"
+        in paragraphs(*told(tmp_path / "a", make_rows(), *better))[0]
+    )
+    equal = (make_summary("rwkv4", 3.2), make_summary("gpt", 3.2))
+    assert "equally well" in paragraphs(*told(tmp_path / "b", make_rows(), *equal))[0]
+
+
+def test_unknown_quality_is_said_to_be_unknown(tmp_path: Path) -> None:
+    first = paragraphs(*told(tmp_path / "a", make_rows()))[0]
+    assert "no finished training of RWKV-4 or GPT was given" in first
+    first = paragraphs(*told(tmp_path / "b", make_rows(), make_summary("gpt", 3.2)))[0]
+    assert "no finished training of RWKV-4 was given" in first
+
+
+def test_missing_probes_are_not_talked_about(tmp_path: Path) -> None:
+    material, found = told(tmp_path, make_rows(probes=("decode",), fixed=False))
+    assert story.headline(material, found).endswith("RWKV-4 generates text faster than GPT.")
+    by_key = {one.measure.key: one for one in found}
+    assert set(by_key) == {"train", "prefill", "decode", "memory", "state"}
+    assert words.verdict(by_key["train"]) == (
+        "No comparison of training time per sequence: not probed."
+    )
+    assert not any("training time" in text for text in paragraphs(material, found))
+
+
+def test_one_kind_of_model_alone(tmp_path: Path) -> None:
+    material, found = told(tmp_path, make_rows(("gpt",)))
+    assert story.headline(material, found) == (
+        "Only GPT was measured: a crossover needs an RWKV and an attention model."
+    )
+    assert found == []
+
+
+def test_a_single_length_gives_no_answer(tmp_path: Path) -> None:
+    rows = [make_row(who, "train", 256) for who in ("rwkv4", "gpt")]
+    material, found = told(tmp_path, rows)
+    assert story.headline(material, found).startswith(
+        "No probe was measured at two context lengths"
+    )
+    assert "there is one" in words.verdict(found[0])
+    assert "not enough here" in paragraphs(material, found)[0]
+
+
+def test_failed_points_are_told(tmp_path: Path) -> None:
+    rows = [*make_rows(fixed=False), failed("gpt", "train", 16384, "oom")]
+    rows += [failed("gpt", "prefill", t, "timeout") for t in (16384, 32768)]
+    text = " ".join(paragraphs(*told(tmp_path, rows)))
+    assert "Training at 16,384 tokens, GPT ran out of memory." in text
+    assert "Reading a prompt at 16,384 and 32,768 tokens, GPT did not finish within" in text
+
+
+def test_a_point_only_the_rwkv_failed_is_a_loss(tmp_path: Path) -> None:
+    rows = [*make_rows(fixed=False), failed("rwkv4", "train", 16384, "oom")]
+    rows.append(make_row("gpt", "train", 16384))
+    first = paragraphs(*told(tmp_path, rows))[0]
+    assert "Training at 16,384 tokens, RWKV-4 ran out of memory, where GPT finished." in first
+
+
+@pytest.mark.parametrize("kernel", ["flash", "efficient", "cudnn", "math", "novel"])
+def test_memory_is_called_quadratic_of_the_math_kernel_only(tmp_path: Path, kernel: str) -> None:
+    rows = [
+        make_row(row.contestant, row.probe, row.context_length,
+                 backends={"wkv": "cpu"} if row.contestant == "rwkv4" else {"attention": kernel})
+        for row in make_rows(fixed=False)
+    ]  # fmt: skip
+    material, found = told(tmp_path, rows)
+    note = story.memory_note(material.arms[1])
+    text = " ".join(paragraphs(material, found))
+    assert note in text
+    if kernel == "novel":
+        assert note == ""
+    elif kernel == "math":
+        assert "training memory grows quadratically" in note
+    else:
+        assert f"on the {kernel} back end" in note
+        assert (
+            "training memory grows linearly with the context and its compute quadratically" in note
+        )
+    assert "quadratic memory" not in text
+
+
+def test_several_pairs(tmp_path: Path) -> None:
+    rows = make_rows(("rwkv4", "gpt", "transformer"), fixed=False)
+    material, found = told(tmp_path, rows)
+    assert "RWKV overtakes attention in 2 of 2 pairs" in story.headline(material, found)
+    headings = [heading for heading, _ in story.story(material, found)]
+    assert headings == [
+        "RWKV-4 against GPT",
+        "RWKV-4 against Transformer",
+        "What is being compared",
+    ]

@@ -1,0 +1,70 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import pytest
+
+from probes import words
+from probes.collect import Arm
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (2839.4, "2,840"),
+        (1.5, "1.50"),
+        (0.01234, "0.0123"),
+        (999.6, "1,000"),
+        (12, "12.0"),
+    ],
+)
+def test_significant(value: float, text: str) -> None:
+    assert words.significant(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2.5e-6, "2.50 µs"),
+        (0.0123, "12.3 ms"),
+        (0.9999, "1.00 s"),
+        (75, "75.0 s"),
+        (900, "15.0 min"),
+    ],
+)
+def test_seconds(value: float, text: str) -> None:
+    assert words.seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(512, "512 B"), (184_320, "180 KiB"), (2**30, "1.00 GiB"), (2**44, "16,400 GiB")],
+)
+def test_bytes(value: float, text: str) -> None:
+    assert words.size_bytes(value) == text
+
+
+def test_axis_labels_drop_empty_decimals() -> None:
+    assert words.round_quantity(0.005, "s") == "5 ms"
+    assert words.round_quantity(0.1, "s") == "100 ms"
+    assert words.round_quantity(1.5 * 2**20, "B") == "1.5 MiB"
+
+
+def test_token_counts_are_whole() -> None:
+    assert words.tokens(8192) == "8,192"
+    assert words.tokens(77.24) == "77"
+    assert words.tokens(2839.4) == "2,840"
+
+
+def test_factors_say_more_than_one() -> None:
+    assert words.times(1.72) == "1.7 times as much"
+    assert words.times(1.04) == "1.04 times as much"
+
+
+def test_names_and_lists() -> None:
+    assert words.name(Arm("rwkv7 small", "rwkv7", ())) == "RWKV-7 small"
+    assert words.name(Arm("gpt", "gpt", ())) == "GPT"
+    assert words.spoken(Arm("transformer", "transformer", ())) == "the Transformer"
+    assert words.listing(["a"]) == "a"
+    assert words.listing(["a", "b", "c"]) == "a, b and c"

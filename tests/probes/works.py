@@ -1,0 +1,88 @@
+"""What the tests run in child processes; a module of its own so that it pickles by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.errors import UserError
+from probes import memory
+from probes.child import Report
+
+
+def tell(report: Report, facts: dict[str, Any]) -> None:
+    report(facts)
+
+
+def count_threads(report: Report) -> None:
+    def count(pid: int) -> int:
+        return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+    report({"child": count(os.getpid()), "server": count(os.getppid())})
+
+
+def whether_loaded(report: Report, module: str) -> None:
+    report({"loaded": module in sys.modules, "pid": os.getpid(), "server": os.getppid()})
+
+
+def sleep_with_helper(report: Report) -> None:
+    """A child that started a process of its own, as a compiler would be."""
+    helper = subprocess.Popen(["sleep", "600"])
+    report({"child": os.getpid(), "helper": helper.pid})
+    time.sleep(600)
+
+
+def fail(report: Report, message: str, for_user: bool) -> None:
+    report({"before": 1})
+    raise UserError(message) if for_user else ValueError(message)
+
+
+def kill_self(report: Report, number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def leave(report: Report) -> None:
+    os._exit(7)
+
+
+def allocate(report: Report, size: int, limit: int | None, temporary: int = 0) -> None:
+    """Touch `size` bytes under a limit, after `temporary` bytes that are freed before."""
+    if limit is not None:
+        memory.limit("cpu", limit)
+    if temporary:
+        del_me = torch.ones(temporary, dtype=torch.uint8)
+        del del_me
+    memory.reset_peak("cpu")
+    before = memory.peak("cpu")
+    block = torch.ones(size, dtype=torch.uint8)
+    del block
+    report({"before": before, "peak": memory.peak("cpu")})
+
+
+def wait_for_ever(started: str) -> None:
+    """Parent of the Ctrl-C test: a child that sleeps, its pids written to `started`."""
+    from probes import child
+
+    child.run(write_pids_and_sleep, (started,), 600)
+
+
+def write_pids_and_sleep(report: Report, started: str) -> None:
+    helper = subprocess.Popen(["sleep", "600"])
+    aside = Path(started + ".tmp")
+    aside.write_text(f"{os.getpid()} {helper.pid}")
+    aside.rename(started)
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    from tests.probes import works
+
+    works.wait_for_ever(sys.argv[1])

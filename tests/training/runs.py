@@ -1,0 +1,55 @@
+"""Small real runs for the tests of the training loop."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from conf.schema import CheckpointConf, DataConf, TrainConf, TrainerConf, TrainingConf, WandbConf
+from tests.contestants import spec_of
+from training.folder import RunFolder
+from training.run import train
+
+
+def write_corpus(folder: Path) -> Path:
+    """A few kilobytes of text with something to learn in it."""
+    words = random.Random(0).choices(["alpha", "beta", "gamma", "delta", "def", "(x):"], k=4000)
+    path = folder / "corpus.txt"
+    path.write_text(" ".join(words))
+    return path
+
+
+def run_conf(folder: Path, corpus: Path, **changes: Any) -> TrainConf:
+    """A run of 8 steps on `corpus`; `changes` are dotted keys with `__` for the dot."""
+    conf = TrainConf(
+        name="run",
+        runs_dir=str(folder),
+        data=DataConf(
+            corpus="text",
+            paths=[str(corpus)],
+            tokenizer="bytes",
+            length=32,
+            batch_size=4,
+            val_fraction=0.1,
+            cache_dir=str(corpus.parent / "cache"),
+        ),
+        trainer=TrainerConf(max_steps=8, accelerator="cpu"),
+        training=TrainingConf(log_every=1, val_every=3, val_windows=4, progress=False),
+        checkpoint=CheckpointConf(every=4),
+        wandb=WandbConf(mode="disabled"),
+    )
+    for name, value in changes.items():
+        *path, leaf = name.split("__")
+        target: Any = conf
+        for part in path:
+            target = getattr(target, part)
+        assert hasattr(target, leaf), name
+        setattr(target, leaf, value)
+    return conf
+
+
+def run(conf: TrainConf, contestant: str = "rwkv4") -> tuple[dict[str, Any], RunFolder]:
+    """Train; the summary and the folder."""
+    folder = RunFolder.of(conf.runs_dir, conf.group, conf.name or "run")
+    return train(conf, spec_of(contestant), folder), folder

@@ -1,0 +1,173 @@
+"""N straight steps equal k steps, a restart, and N - k steps: bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.errors import UserError
+from tests.training.runs import run, run_conf, write_corpus
+from training.checkpoint import newest, saved
+from training.folder import RunFolder
+from training.metrics import read_rows
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def interrupted_at(folder: RunFolder, step: int, elsewhere: Path) -> None:
+    """What would lie in the folder had the run been killed right after its save at `step`."""
+    copy = RunFolder(elsewhere / folder.path.name)
+    copy.checkpoints.mkdir(parents=True)
+    shutil.copy(folder.config, copy.config)
+    shutil.copy(folder.metrics, copy.metrics)  # including rows the checkpoint knows nothing of
+    for path in folder.checkpoints.glob(f"step-{step:08d}.*"):
+        shutil.copy(path, copy.checkpoints)
+
+
+def content(folder: RunFolder) -> dict[str, Any]:
+    path = newest(folder)
+    assert path is not None
+    return torch.load(path, weights_only=True)
+
+
+def assert_same(one: Any, other: Any, path: str = "") -> None:
+    """Equal to the last bit, whatever the nesting."""
+    assert type(one) is type(other), path
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            assert_same(one[key], other[key], f"{path}/{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), path
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_same(left, right, f"{path}/{index}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    else:
+        assert one == other, path
+
+
+def losses(folder: RunFolder) -> list[tuple[int, str, float]]:
+    rows = read_rows(folder.metrics)
+    return [(row["step"], key, row[key]) for row in rows for key in row if key.endswith("/loss")]
+
+
+@pytest.mark.parametrize(
+    ("contestant", "changes"),
+    [
+        ("rwkv4", {}),
+        ("transformer", {}),
+        ("rwkv4", {"trainer__accumulate_grad_batches": 3, "data__workers": 2}),
+        (
+            "transformer",
+            {"trainer__accumulate_grad_batches": 2, "trainer__precision": "bf16-mixed"},
+        ),
+        ("rwkv4", {"training__gradient_checkpointing": True, "trainer__precision": "bf16-mixed"}),
+    ],
+)
+def test_resumed_run_ends_in_the_same_bits(
+    tmp_path: Path, corpus: Path, contestant: str, changes: dict[str, Any]
+) -> None:
+    straight_conf = run_conf(tmp_path / "a", corpus, **changes)
+    straight_summary, straight = run(straight_conf, contestant)
+    interrupted_at(straight, 4, tmp_path / "b")
+    resumed_summary, resumed = run(run_conf(tmp_path / "b", corpus, **changes), contestant)
+
+    one, other = content(straight), content(resumed)
+    for callbacks in (one["callbacks"], other["callbacks"]):
+        callbacks.pop("Monitor")  # it holds seconds
+    assert one["global_step"] == 8
+    assert_same(one, other)
+    assert losses(straight) == losses(resumed)
+    for summary in (straight_summary, resumed_summary):
+        for measured in ("train_seconds", "tokens_per_second", "peak_bytes"):
+            summary.pop(measured)
+    assert straight_summary == resumed_summary
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path, corpus: Path) -> None:
+    conf = run_conf(tmp_path, corpus, trainer__max_steps=2)
+    summary, folder = run(conf)
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+    assert run(conf)[0] == summary
+    assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
+
+
+def test_a_longer_run_continues_a_finished_one(tmp_path: Path, corpus: Path) -> None:
+    run(run_conf(tmp_path, corpus, trainer__max_steps=4))
+    summary, folder = run(run_conf(tmp_path, corpus, trainer__max_steps=6))
+    assert summary["steps"] == 6
+    assert [row["step"] for row in read_rows(folder.metrics) if "train/loss" in row] == [
+        1, 2, 3, 4, 5, 6,
+    ]  # fmt: skip
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path: Path, corpus: Path) -> None:
+    _, folder = run(run_conf(tmp_path, corpus, checkpoint__every=2))
+    assert [path.name for path in saved(folder)] == ["step-00000006.ckpt", "step-00000008.ckpt"]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, folder = run(run_conf(tmp_path, corpus))
+    last = saved(folder)[-1]
+    with last.open("r+b") as file:
+        file.seek(last.stat().st_size // 2)
+        file.write(b"\xff\x00\xff")
+    folder.summary_path.unlink()
+    summary, _ = run(run_conf(tmp_path, corpus))
+    assert "is damaged (its SHA-256 differs" in caplog.text
+    assert "continuing from step 4" in caplog.text
+    assert summary["steps"] == 8
+
+
+def test_nothing_is_trained_from_garbage(tmp_path: Path, corpus: Path) -> None:
+    _, folder = run(run_conf(tmp_path, corpus))
+    for path in saved(folder):
+        path.write_bytes(path.read_bytes()[:1000])
+    folder.summary_path.unlink()
+    with pytest.raises(UserError, match="every checkpoint is damaged"):
+        run(run_conf(tmp_path, corpus))
+
+
+def test_another_configuration_is_refused(tmp_path: Path, corpus: Path) -> None:
+    run(run_conf(tmp_path, corpus))
+    with pytest.raises(UserError, match=r"optim\.lr=0\.001 then, 0\.5 now"):
+        run(run_conf(tmp_path, corpus, optim__lr=0.5))
+    with pytest.raises(UserError, match=r"model\.name='rwkv4' then, 'gpt' now"):
+        run(run_conf(tmp_path, corpus), "gpt")
+
+
+def test_a_checkpoint_of_another_model_or_tokenizer_is_refused(
+    tmp_path: Path, corpus: Path
+) -> None:
+    _, folder = run(run_conf(tmp_path / "a", corpus))
+    path = str(saved(folder)[-1])
+    with pytest.raises(UserError, match=r"belongs to another run: model\.config"):
+        run(run_conf(tmp_path / "b", corpus, resume=path), "transformer")
+    with pytest.raises(UserError, match="another corpus or tokenizer"):
+        run(run_conf(tmp_path / "c", corpus, resume=path, data__tokenizer="chars"))
+    assert not (tmp_path / "b").exists() and not (tmp_path / "c").exists()
+
+
+def test_a_checkpoint_can_start_another_run(tmp_path: Path, corpus: Path) -> None:
+    _, folder = run(run_conf(tmp_path / "a", corpus))
+    first = str(saved(folder)[0])
+    summary, fork = run(run_conf(tmp_path / "b", corpus, resume=first))
+    assert summary["steps"] == 8
+    assert [row["step"] for row in read_rows(fork.metrics) if "train/loss" in row] == [5, 6, 7, 8]
+
+
+def test_resume_never_keeps_the_old_folder_aside(tmp_path: Path, corpus: Path) -> None:
+    run(run_conf(tmp_path, corpus))
+    _, folder = run(run_conf(tmp_path, corpus, resume="never", trainer__max_steps=2))
+    assert [path.name for path in saved(folder)] == ["step-00000002.ckpt"]
+    assert len(saved(RunFolder(tmp_path / "run.old-1"))) == 2

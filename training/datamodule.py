@@ -1,0 +1,64 @@
+"""The corpus as Lightning wants it: loaders that start where the run stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import lightning
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from conf.schema import DataConf
+from data.batches import train_loader, validation_windows
+from data.store import Corpus
+
+
+class Tokens(lightning.LightningDataModule):
+    """Training batches are a function of the step, so resuming is starting at another number."""
+
+    def __init__(self, corpus: Corpus, conf: DataConf, seed: int, val_windows: int) -> None:
+        super().__init__()
+        self._corpus = corpus
+        self._conf = conf
+        self._seed = seed
+        self._val_windows = val_windows
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        # Lightning restores global_step before it asks for the loader.
+        start = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        return train_loader(
+            self._corpus,
+            self._conf,
+            self._seed,
+            start,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        windows = ValidationWindows(
+            self._corpus,
+            self._conf,
+            self._val_windows,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
+        return DataLoader(windows, batch_size=None)
+
+
+class ValidationWindows(IterableDataset):
+    """Fixed windows spread over the validation tokens, dealt out to the processes in turn."""
+
+    def __init__(self, corpus: Corpus, conf: DataConf, windows: int, rank: int, world: int) -> None:
+        self._corpus, self._conf, self._windows = corpus, conf, windows
+        self._rank, self._world = rank, world
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = validation_windows(
+            self._corpus.val, self._conf.length, self._windows, self._conf.batch_size
+        )
+        for number, batch in enumerate(batches):
+            if number % self._world == self._rank:
+                yield batch

@@ -1,0 +1,32 @@
+"""The last word on a trained model: its loss on every validation token."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from data.batches import all_validation
+from data.store import Corpus
+from models.contract import Contestant
+
+
+@torch.no_grad()
+def full_validation(model: Contestant, corpus: Corpus, length: int, batch: int) -> float:
+    """Mean loss, nats per token, over the whole validation set in windows of `length` tokens.
+
+    Every validation token but the first is a target exactly once; each window starts without
+    memory of the one before, for every contestant alike.
+    """
+    total, count = 0.0, 0
+    device = next(model.parameters()).device  # type: ignore[attr-defined]
+    for tokens, targets in all_validation(corpus.val, length, batch):
+        loss, _ = model.loss(tokens.to(device), targets.to(device))
+        total += loss.item() * targets.numel()
+        count += targets.numel()
+    return total / count
+
+
+def bits_per_byte(loss: float, corpus: Corpus) -> float:
+    """Nats per validation token as bits per byte of validation text."""
+    return loss / math.log(2) * corpus.meta.val_tokens_per_byte

@@ -1,0 +1,88 @@
+"""The run folder: its name is the run's identity, and everything about the run lies in it.
+
+runs/[GROUP/]NAME/
+    config.yaml      what was asked for
+    checkpoints/     step-00000100.ckpt and its manifest, the last two
+    metrics.jsonl    every number that was logged
+    summary.json     written when the run has finished
+    wandb/           the Weights & Biases records, and the run's id
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import UserError
+from models.files import write_text
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def check_name(key: str, name: str) -> str:
+    """`name` if it can name one folder. Raises `UserError` otherwise."""
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{key}={name!r} is not a folder name: use letters, digits, '.', '_' and '-' "
+            "(runs of one sweep go together with group=...)"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, runs_dir: str, group: str | None, name: str) -> RunFolder:
+        """The folder of a run. Raises `UserError` if a name cannot be a folder."""
+        parts = [check_name("group", group)] if group else []
+        return cls(Path(runs_dir, *parts, check_name("name", name)))
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def summary_path(self) -> Path:
+        return self.path / "summary.json"
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run, or None."""
+        if not self.summary_path.is_file():
+            return None
+        return json.loads(self.summary_path.read_text())
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        write_text(self.summary_path, json.dumps(summary, indent=2) + "\n")
+
+    def set_aside(self) -> Path | None:
+        """Rename an existing folder to NAME.old-K, so that a fresh start loses nothing."""
+        if not self.path.exists():
+            return None
+        number = 1
+        while (aside := self.path.with_name(f"{self.name}.old-{number}")).exists():
+            number += 1
+        self.path.rename(aside)
+        return aside

@@ -1,0 +1,93 @@
+"""Which run is this? What must stay the same for a folder or a checkpoint to be continued."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from conf.schema import TrainConf
+from models.errors import UserError
+from models.files import damage
+from models.registry import ModelSpec
+from training.folder import RunFolder
+
+# What may differ between the start of a run and its continuation; anything else is another run.
+CHANGEABLE = (
+    "trainer.max_steps",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.strategy",
+    "training.log_every",
+    "training.val_every",
+    "training.val_windows",
+    "training.progress",
+    "training.gradient_checkpointing",
+    "checkpoint.",
+    "wandb.",
+    "data.workers",
+    "data.cache_dir",
+    "data.paths",  # the corpus's fingerprint decides
+    "resume",
+    "runs_dir",
+    "model.config.vocab_size",  # decided by the corpus
+)
+
+
+def describe(conf: TrainConf, spec: ModelSpec) -> dict[str, Any]:
+    """The whole configuration as plain values: what `config.yaml` holds."""
+    return {**asdict(conf), "model": asdict(spec)}
+
+
+def check_same_run(folder: RunFolder, described: dict[str, Any]) -> None:
+    """Raise `UserError` if the folder belongs to a run with another configuration."""
+    if not folder.config.is_file():
+        return
+    before = flatten(yaml.safe_load(folder.config.read_text()))
+    now = flatten(described)
+    different = [
+        f"{key}={before.get(key)!r} then, {now.get(key)!r} now"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and not key.startswith(CHANGEABLE)
+    ]
+    if different:
+        raise UserError(
+            f"{folder.path} was started with another configuration ({'; '.join(different)}). "
+            "Choose another name=, or resume=never to start again (the old folder is kept aside)"
+        )
+
+
+def check_checkpoint(path: Path, identity: dict[str, Any]) -> int:
+    """The optimizer step of a checkpoint that this run may continue from.
+
+    Raises `UserError` if it is damaged or belongs to another model or corpus.
+    """
+    if problem := damage(path):
+        raise UserError(f"checkpoint {path}: {problem}")
+    content = torch.load(path, weights_only=True, mmap=True)
+    found = content.get("crossover", {}).get("identity", {})
+    theirs, ours = flatten(found.get("model", {})), flatten(identity["model"])
+    different = [
+        f"model.{key}={theirs.get(key)!r} there, {ours.get(key)!r} here"
+        for key in sorted({*theirs, *ours})
+        if theirs.get(key) != ours.get(key) and key != "size"
+    ]
+    if found.get("data") != identity["data"]:
+        different.append("another corpus or tokenizer")
+    if different:
+        raise UserError(f"checkpoint {path} belongs to another run: {'; '.join(different)}")
+    return int(content["global_step"])
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,65 @@
+"""The contestant inside Lightning's loop: one loss, one optimizer, nothing model-specific."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from conf.schema import OptimConf
+from models.contract import Contestant
+from training.optim import build_optimizer, build_schedule
+
+
+class LanguageModel(lightning.LightningModule):
+    """Trains any `models.contract.Contestant` on batches of `[B, T + 1]` tokens."""
+
+    def __init__(self, model: Contestant, optim: OptimConf, max_steps: int) -> None:
+        super().__init__()
+        self.model = model
+        self.optim = optim
+        self.max_steps = max_steps
+        self.loss_sum: Tensor | float = 0.0
+        """Sum of the micro-batch losses of the current optimizer step, still on the device."""
+        self.grad_norm: Tensor | float = 0.0
+        """Gradient norm before clipping of the last optimizer step."""
+        self.val_sum = torch.zeros(2)
+        """Summed validation loss and its number of tokens."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss, _ = self.model.loss(batch[:, :-1], batch[:, 1:])
+        self.loss_sum = self.loss_sum + loss.detach()
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        limit = gradient_clip_val if gradient_clip_val else float("inf")
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_sum = torch.zeros(2, dtype=torch.float64)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        tokens, targets = batch
+        loss, _ = self.model.loss(tokens, targets)
+        self.val_sum[0] += loss.item() * targets.numel()
+        self.val_sum[1] += targets.numel()
+
+    def validation_loss(self) -> float:
+        """Mean over the last validation, all processes, nats per token."""
+        total = self.trainer.strategy.reduce(self.val_sum.to(self.device), reduce_op="sum")
+        return float(total[0] / total[1])
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.model, self.optim)  # type: ignore[arg-type]
+        schedule = build_schedule(optimizer, self.max_steps, self.optim)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

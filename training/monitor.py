@@ -1,0 +1,163 @@
+"""What a run says while it trains: rows for the loggers and one live line for the terminal."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from typing import Any
+
+import lightning
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from conf.schema import TrainConf
+from training.module import LanguageModel
+from training.throughput import Throughput
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes this process has held: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else kilobytes * 1024
+
+
+class Monitor(lightning.Callback):
+    """Logs every `training.log_every` optimizer steps and after each validation.
+
+    `tokens_per_byte` of the corpus turns nats per token into bits per byte, which can be compared
+    between tokenizers.
+    """
+
+    def __init__(self, conf: TrainConf, tokens_per_byte: float) -> None:
+        self._log_every = conf.training.log_every
+        self._tokens_per_step = (
+            conf.data.batch_size * conf.data.length * conf.trainer.accumulate_grad_batches
+        )
+        self._tokens_per_byte = tokens_per_byte
+        self._line = Line() if conf.training.progress else None
+        self._last_step = 0
+        self._interrupted = False
+        self.throughput = Throughput()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._last_step = trainer.global_step
+        if self._line is not None and trainer.is_global_zero:
+            self._line.start(trainer.global_step, int(trainer.max_steps))
+        self.throughput.start()
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        if self._interrupted:  # by a validation or a save, which are not training time
+            self.throughput.start()
+            self._interrupted = False
+
+    def on_save_checkpoint(self, *args: Any) -> None:
+        self._interrupted = True
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
+        step = trainer.global_step
+        if step == self._last_step:  # a micro-batch of an unfinished optimizer step
+            return
+        self._last_step = step
+        module: LanguageModel = pl_module
+        loss_sum, module.loss_sum = module.loss_sum, 0.0
+        self.throughput.step(self._tokens_per_step)
+        if step % self._log_every and step != trainer.max_steps:
+            return
+        mean = torch.as_tensor(loss_sum) / trainer.accumulate_grad_batches
+        loss = float(trainer.strategy.reduce(mean, reduce_op="mean"))
+        row = {
+            "train/loss": loss,
+            "train/bits_per_byte": self.bits_per_byte(loss),
+            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/grad_norm": float(module.grad_norm),
+            "train/tokens": step * self._tokens_per_step,
+            "train/peak_memory_bytes": peak_memory(module.device),
+        }
+        if (rate := self.throughput.tokens_per_second) is not None:
+            row["train/tokens_per_second"] = rate
+        self._log(trainer, row)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        loss = pl_module.validation_loss()
+        self._log(trainer, {"val/loss": loss, "val/bits_per_byte": self.bits_per_byte(loss)})
+        self._interrupted = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"tokens": self.throughput.tokens, "seconds": self.throughput.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.throughput.tokens = state_dict["tokens"]
+        self.throughput.seconds = state_dict["seconds"]
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self.close()
+
+    def on_exception(self, trainer: lightning.Trainer, *args: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._line is not None:
+            self._line.stop()
+
+    def bits_per_byte(self, loss: float) -> float:
+        """Nats per token to bits per byte of text."""
+        return loss / math.log(2) * self._tokens_per_byte
+
+    def _log(self, trainer: lightning.Trainer, row: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.global_step)
+        if self._line is not None and trainer.is_global_zero:
+            self._line.show(trainer.global_step, row)
+
+
+class Line:
+    """Step, loss, bits per byte, tokens per second and memory; a live bar on a terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._figures: dict[str, float] = {}
+
+    def start(self, step: int, total: int) -> None:
+        self._task = self._progress.add_task("train", total=total, completed=step, figures="")
+        self._progress.start()
+
+    def show(self, step: int, row: dict[str, float]) -> None:
+        self._figures.update(row)
+        text = describe(self._figures)
+        if not self._console.is_terminal:
+            self._console.print(f"step {step}  {text}", highlight=False)
+        elif self._task is not None:
+            self._progress.update(self._task, completed=step, figures=text)
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+
+def describe(figures: dict[str, float]) -> str:
+    """The figures of a training line that are known so far, with units."""
+    parts = []
+    if "train/loss" in figures:
+        parts.append(f"loss {figures['train/loss']:.3f}")
+        parts.append(f"{figures['train/bits_per_byte']:.3f} bits/byte")
+    if "val/loss" in figures:
+        parts.append(f"val {figures['val/loss']:.3f}")
+    if "train/tokens_per_second" in figures:
+        parts.append(f"{figures['train/tokens_per_second']:,.0f} tokens/s")
+    if "train/peak_memory_bytes" in figures:
+        parts.append(f"{figures['train/peak_memory_bytes'] / 2**30:.2f} GiB")
+    return "  ".join(parts)
