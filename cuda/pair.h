@@ -36,7 +36,7 @@ WKV_HD Pair max_(Pair a, Pair b) { return {fmaxf(a.x, b.x), fmaxf(a.y, b.y)}; }
 WKV_HD Pair abs_(Pair a) { return {fabsf(a.x), fabsf(a.y)}; }
 WKV_HD Pair round_(Pair a) { return {rintf(a.x), rintf(a.y)}; }
 WKV_HD Pair exp_(Pair a) { return {expf(a.x), expf(a.y)}; }
-WKV_HD Pair log1p_(Pair a) { return {log1pf(a.x), log1pf(a.y)}; }
+WKV_HD Pair expm1_(Pair a) { return {expm1f(a.x), expm1f(a.y)}; }
 WKV_HD bool any_above(Pair a, float limit) { return a.x > limit || a.y > limit; }
 WKV_HD bool same(Pair a, Pair b) { return a.x == b.x && a.y == b.y; }
 

@@ -139,11 +139,9 @@ void each_vector(Index from, Index to, Body body) {
 std::vector<Channel<vec>> constants(const float* w, const float* u, Shape s) {
   std::vector<Channel<vec>> all;
   each_vector(0, s.C, [&](auto, Index c, int count) {
-    vec decay = load(w + c, count), W = exp_(decay), drift{};
-    // A fast decay forgets before the error of W can matter.
-    for (int i = 0; i < count; i++)
-      if (decay[i] > -0.5f) drift[i] = std::log1p(W[i] - 1.f) - decay[i];
-    all.push_back(channel(decay, load(u + c, count), W, drift, CHUNK));
+    vec decay = load(w + c, count), minus_one{};
+    for (int i = 0; i < count; i++) minus_one[i] = std::expm1(CHUNK * decay[i]);
+    all.push_back(channel(decay, load(u + c, count), minus_one, CHUNK));
   });
   return all;
 }

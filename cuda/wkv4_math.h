@@ -30,18 +30,24 @@ struct Sums {
 template <class F>
 struct Channel {
   F w, u;
-  F W, U;    // e^w, e^u
-  F lost;    // e^{span w} - W^span: what rounding W loses over a tile
-  F misfit;  // above FAST_RANGE where the fast path must not be taken at all
+  F W, U;        // e^w, e^u
+  F tile, rest;  // e^{span w} in two parts: a rounded factor would change the decay over long T
+  F misfit;      // above FAST_RANGE where the fast path must not be taken at all
   int span;
 };
 
-// `drift` is log W - w, the error of the rounded W.
+// `minus_one` is e^{span w} - 1, computed as such.
 template <class F>
-WKV_HD Channel<F> channel(F w, F u, F W, F drift, int span) {
-  F misfit = max_(abs_(u) - FAST_BONUS, F{}) * 1e9f;
-  F lost = -(drift * float(span)) * exp_(w * float(span));
-  return {w, u, W, exp_(min_(u, F{} + FAST_BONUS)), lost, misfit, span};
+WKV_HD Channel<F> channel(F w, F u, F minus_one, int span) {
+  F misfit = max_(abs_(u) - FAST_BONUS, F{}) * 1e9f, tile = exp_(w * float(span));
+  F rest = minus_one - (tile - 1.f);
+  return {w, u, exp_(w), exp_(min_(u, F{} + FAST_BONUS)), tile, rest, misfit, span};
+}
+
+// What is left of `x` after a tile of n tokens, and `more` added in the tile. One rounding.
+template <class F>
+WKV_HD F after_tile(const Channel<F>& c, int n, F x, F more) {
+  return n == c.span ? c.tile * x + (c.rest * x + more) : exp_(c.w * float(n)) * x + more;
 }
 
 template <int N>
@@ -120,30 +126,33 @@ WKV_HD F reference(F first_key, F carried) {
   return where_(abs_(first_key - carried) < KEEP_RANGE, carried, round_(first_key));
 }
 
-// One exponential per token: all exponents relative to one reference r. Returns false, with the
+// One exponential per token: all exponents relative to one reference r. The sums of the tile alone
+// are kept apart from those that run on from before, for the sake of what is handed to the next
+// tile: it is rounded once per tile, not per token. Returns false, with the
 // outputs of this tile to be overwritten, if some key is too far from r.
 template <bool OUTPUT, class F, class IO, class Count>
 WKV_HD bool forward_fast(const IO& io, Count n, const Channel<F>& c, Sums<F>& s, F& top) {
   F r = reference(io.k(0), s.p);
   Sums<F> start = rescale(s, r);
   F worst = max_(abs_(start.b) * FAST_SUM, max_(s.p - r, c.misfit));
-  F a = start.a, b = start.b, peak = top;
+  F a = start.a, b = start.b, own_a{}, own_b{}, peak = top;
   WKV_AHEAD
   for (int t = 0; t < n; t++) {
     F k = io.k(t), v = io.v(t), x = k - r;
     peak = max_(peak + c.w, k);
     worst = max_(abs_(x), worst);
-    F e = quick_exp_(x);
+    F e = quick_exp_(x), ev = e * v;
     if constexpr (OUTPUT) {
       F now = c.U * e;
       io.y(t, (a + now * v) / (b + now));
+      a = c.W * a + ev;
+      b = c.W * b + e;
     }
-    a = c.W * a + e * v;
-    b = c.W * b + e;
+    own_a = c.W * own_a + ev;
+    own_b = c.W * own_b + e;
   }
   if (any_above(worst, FAST_RANGE)) return false;
-  if (n == c.span) a += c.lost * start.a, b += c.lost * start.b;
-  s = {a, b, r};
+  s = {after_tile(c, n, start.a, own_a), after_tile(c, n, start.b, own_b), r};
   top = peak;
   return true;
 }
@@ -289,7 +298,7 @@ WKV_HD void backward_tile(const IO& io, Count n, const Channel<F>& c, Sums<F> s,
     adj = result.adj;
     return;
   }
-  F P = end.a, Q = end.b, gw{}, gu{};
+  F P = end.a, Q = end.b, own_P{}, own_Q{}, gw{}, gu{};
   for (int t = n - 1; t >= 0; t--) {
     F q = tape.q[t], e = tape.e[t], v = io.v(t), bonus = c.U * tape.qd[t];
     io.gv(t, e * (P + c.U * q));
@@ -298,11 +307,12 @@ WKV_HD void backward_tile(const IO& io, Count n, const Channel<F>& c, Sums<F> s,
     gw += tape.a[t] * P + tape.b[t] * Q;
     P = c.W * P + q;
     Q = c.W * Q - tape.qy[t];
+    own_P = c.W * own_P + q;
+    own_Q = c.W * own_Q - tape.qy[t];
   }
-  if (n == c.span) P += c.lost * end.a, Q += c.lost * end.b;
   g.w.add(c.W * gw);
   g.u.add(gu);
-  adj = {P, Q, -r};
+  adj = {after_tile(c, n, end.a, own_P), after_tile(c, n, end.b, own_Q), -r};
 }
 
 }  // namespace wkv

@@ -126,10 +126,8 @@ WKV_HD Channel<Pair> constants(const Place& at, const float* w, const float* u, 
   Pair decay = load_pair(w + at.channel, at.count);
   decay = where_(decay < 0.f, decay, Pair{NAN, NAN});
   if (at.count < 2) decay.y = -1.f;
-  Pair W = exp_(decay);
-  // A fast decay forgets before the error of W can matter.
-  Pair drift = where_(-decay < 0.5f, log1p_(W - 1.f) - decay, Pair{});
-  return channel(decay, load_pair(u + at.channel, at.count), W, drift, span);
+  Pair minus_one = expm1_(decay * float(span));
+  return channel(decay, load_pair(u + at.channel, at.count), minus_one, span);
 }
 
 // One thread's channels of one tile: rows of C elements. WHOLE: both channels exist, aligned.
