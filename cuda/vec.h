@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "elements.h"
+
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -68,6 +70,14 @@ inline bool any_above(vec x, float limit) {
 #endif
 }
 
+inline bool same(vec x, vec y) {
+#if defined(__AVX512F__)
+  return _mm512_cmpneq_ps_mask((__m512)x, (__m512)y) == 0;
+#else
+  return std::memcmp(&x, &y, sizeof x) == 0;
+#endif
+}
+
 // e^x for x <= 88 within 2 units in the last place; below -87 it stays at 1e-38. exp_(0) is 1.
 // x = n ln 2 + f with |f| <= ln 2 / 2, and the minimax polynomial of degree 6 for e^f.
 inline vec exp_(vec x) {
@@ -85,12 +95,7 @@ inline vec exp_(vec x) {
   return (vec)((ivec)p + ((ivec)shifted << 23));
 }
 
-struct bf16 {
-  uint16_t bits;
-};
-struct fp16 {
-  uint16_t bits;
-};
+inline vec quick_exp_(vec x) { return exp_(x); }
 
 inline vec load(const float* p) {
   vec x;

@@ -135,28 +135,16 @@ void each_vector(Index from, Index to, Body body) {
   if (c < to) body(std::false_type{}, c, int(to - c));
 }
 
-// Constants of every channel, for each of its vectors.
-struct Channels {
-  std::vector<float> lost;
-  const float *w, *u;
-
-  Channels(const float* w, const float* u, Shape s) : lost(s.C), w(w), u(u) {
-    if (s.T < CHUNK) return;  // `lost` is used on full tiles only
-    for (Index c = 0; c < s.C; c += LANES) {
-      int count = int(std::min<Index>(LANES, s.C - c));
-      vec W = exp_(load(w + c, count));
-      for (int i = 0; i < count; i++)
-        lost[c + i] = float(std::exp(CHUNK * double(w[c + i])) - std::pow(double(W[i]), CHUNK));
-    }
-  }
-  Channel<vec> at(Index c, int count) const {
-    return channel(load(w + c, count), load(u + c, count), load(&lost[c], count));
-  }
-};
-
-// Between tiles a block keeps its running values here, a few vectors per vector of channels.
-template <class T>
-using PerVector = std::vector<T>;
+// Constants of every vector of channels.
+std::vector<Channel<vec>> constants(const float* w, const float* u, Shape s) {
+  std::vector<Channel<vec>> all;
+  each_vector(0, s.C, [&](auto, Index c, int count) {
+    vec decay = load(w + c, count), minus_one{};
+    for (int i = 0; i < count; i++) minus_one[i] = std::expm1(CHUNK * decay[i]);
+    all.push_back(channel(decay, load(u + c, count), minus_one, CHUNK));
+  });
+  return all;
+}
 
 bool aligned(const void* p, Index C) {
   return (reinterpret_cast<uintptr_t>(p) | (C * sizeof(float))) % (LANES * sizeof(float)) == 0;
@@ -166,7 +154,7 @@ template <class E>
 void forward(Shape s, const float* w, const float* u, const E* k, const E* v, const float* state,
              E* y, float* state_out, float* checkpoints, int max_threads) {
   Plan plan(s, max_threads);
-  Channels channels(w, u, s);
+  std::vector<Channel<vec>> channels = constants(w, u, s);
   bool streamed = aligned(y, s.C) && Index(s.B * s.T * s.C * sizeof(E)) >= STREAM_BYTES;
   // Start of every segment, and its running maximum: [B, segments, 3 or 1, C].
   std::vector<float> starts(s.B * plan.segments * 3 * s.C), tops(s.B * plan.segments * s.C);
@@ -177,7 +165,7 @@ void forward(Shape s, const float* w, const float* u, const E* k, const E* v, co
 
   // Walk a segment's tiles; without output only its last state counts.
   auto walk = [&](auto output, Index b, Index segment, Index from, Index to, auto begin, auto end) {
-    PerVector<Carry> carry((to - from + LANES - 1) / LANES);
+    std::vector<Carry> carry((to - from + LANES - 1) / LANES);
     each_vector(from, to, [&](auto, Index c, int count) {
       carry[(c - from) / LANES] = begin(c, count);
     });
@@ -192,7 +180,7 @@ void forward(Shape s, const float* w, const float* u, const E* k, const E* v, co
           put(checkpoints + (b * s.tiles() + tile) * 3 * s.C, s.C, c, count, now.s);
         ForwardTile<E, whole> io{
             {s.C, count, streamed}, k + offset + c, v + offset + c, y + offset + c, ahead};
-        forward_tile<output>(io, n, channels.at(c, count), now.s, now.top);
+        forward_tile<output>(io, n, channels[c / LANES], now.s, now.top);
       });
     }
     each_vector(from, to, [&](auto, Index c, int count) {
@@ -247,7 +235,7 @@ void backward(Shape s, const float* w, const float* u, const E* k, const E* v,
               const float* checkpoints, const float* adjoint, const E* grad_y, float* gw, float* gu,
               E* gk, E* gv, float* adjoint_in, int max_threads) {
   Plan plan(s, max_threads);
-  Channels channels(w, u, s);
+  std::vector<Channel<vec>> channels = constants(w, u, s);
   bool streamed =
       aligned(gk, s.C) && aligned(gv, s.C) && Index(s.B * s.T * s.C * sizeof(E)) >= STREAM_BYTES;
   std::vector<float> ends(s.B * plan.segments * 3 * s.C);         // adjoints after each segment
@@ -258,7 +246,7 @@ void backward(Shape s, const float* w, const float* u, const E* k, const E* v,
   };
 
   auto walk = [&](auto output, Index b, Index segment, Index from, Index to, auto begin, auto end) {
-    PerVector<Carry> carry((to - from + LANES - 1) / LANES);
+    std::vector<Carry> carry((to - from + LANES - 1) / LANES);
     Tape<vec, CHUNK> tape;
     each_vector(from, to, [&](auto, Index c, int count) {
       carry[(c - from) / LANES] = Carry{begin(c, count), {}};
@@ -274,7 +262,11 @@ void backward(Shape s, const float* w, const float* u, const E* k, const E* v,
         Index at = offset + c;
         BackwardTile<E, whole> io{
             {s.C, count, streamed}, k + at, v + at, grad_y + at, gk + at, gv + at, ahead};
-        backward_tile<output>(io, n, channels.at(c, count), start, now.adj, now.g, tape);
+        const Channel<vec>& channel = channels[c / LANES];
+        if constexpr (output)
+          backward_tile(io, n, channel, start, now.adj, now.g, tape);
+        else
+          now.adj = combine(now.adj, adjoint_tile(io, n, channel, start), channel.w * float(n));
       });
     }
     each_vector(from, to, [&](auto, Index c, int count) {

@@ -1,19 +1,15 @@
 // WKV-4 arithmetic, written once: the CPU build compiles it for vectors of channels, the GPU build
-// for one channel per thread. Derivations: docs/wkv.md. Reference: models/wkv/reference.py.
+// for a pair of channels per thread. Derivations: docs/wkv.md. Reference: models/wkv/reference.py.
 //
-// F is float or a vector of floats with the usual operators, and needs exp_(x <= 88), min_, max_,
-// abs_, round_, where_(condition, yes, no) and any_above(x, limit). max_ keeps its second argument
-// when the first is NaN.
+// F is a vector of floats with the usual operators, and needs exp_(x <= 88), quick_exp_ (the same,
+// for single tokens: its error is not carried along), min_, max_, abs_, round_, any_above(x, limit),
+// same(x, y) (in every lane) and where_(condition, yes, no). max_ keeps its second argument when the
+// first is NaN. `Count` is int, or Const<n> for loops to unroll.
 //
-// An IO object gives one tile of at most TILE tokens: k(t), v(t), grad(t) read, y(t, x), gk(t, x),
-// gv(t, x) write.
+// An IO object gives one tile of tokens: k(t), v(t), grad(t) read, y(t, x), gk(t, x), gv(t, x) write.
 #pragma once
 
-#ifdef __CUDACC__
-#define WKV_HD __host__ __device__ __forceinline__
-#else
-#define WKV_HD inline
-#endif
+#include "elements.h"
 
 namespace wkv {
 
@@ -30,20 +26,34 @@ struct Sums {
   F a, b, p;
 };
 
-// Constants of a channel.
+// Constants of a channel, for tiles of `span` tokens.
 template <class F>
 struct Channel {
   F w, u;
-  F W, U;    // e^w, e^u
-  F lost;    // e^{n w} - W^n for a full tile of n tokens: what rounding W loses over it
-  F misfit;  // above FAST_RANGE where the fast path must not be taken at all
+  F W, U;        // e^w, e^u
+  F tile, rest;  // e^{span w} in two parts: a rounded factor would change the decay over long T
+  F misfit;      // above FAST_RANGE where the fast path must not be taken at all
+  int span;
 };
 
+// `minus_one` is e^{span w} - 1, computed as such.
 template <class F>
-WKV_HD Channel<F> channel(F w, F u, F lost) {
-  return {w, u, exp_(w), exp_(min_(u, F{} + FAST_BONUS)), lost,
-          max_(abs_(u) - FAST_BONUS, F{}) * 1e9f};
+WKV_HD Channel<F> channel(F w, F u, F minus_one, int span) {
+  F misfit = max_(abs_(u) - FAST_BONUS, F{}) * 1e9f, tile = exp_(w * float(span));
+  F rest = minus_one - (tile - 1.f);
+  return {w, u, exp_(w), exp_(min_(u, F{} + FAST_BONUS)), tile, rest, misfit, span};
 }
+
+// What is left of `x` after a tile of n tokens, and `more` added in the tile. One rounding.
+template <class F>
+WKV_HD F after_tile(const Channel<F>& c, int n, F x, F more) {
+  return n == c.span ? c.tile * x + (c.rest * x + more) : exp_(c.w * float(n)) * x + more;
+}
+
+template <int N>
+struct Const {
+  WKV_HD constexpr operator int() const { return N; }
+};
 
 template <class F>
 WKV_HD Sums<F> empty() {
@@ -61,6 +71,7 @@ WKV_HD Sums<F> combine(Sums<F> l, Sums<F> r, F decay) {
 // The same sums at exponent `p`, which must not be far below their own.
 template <class F>
 WKV_HD Sums<F> rescale(Sums<F> s, F p) {
+  if (same(s.p, p)) return s;
   F x = exp_(s.p - p);
   return {x * s.a, x * s.b, p};
 }
@@ -82,11 +93,18 @@ struct Total {
 // arithmetic. `top` follows the running maximum max(pp + w, k), the exponent states are handed out
 // with.
 
+template <class F>
+struct Walk {
+  Sums<F> s;
+  F top;
+};
+
 // Any exponents. The sums of this tile alone, `own`, follow a running maximum; what came before is
 // added to them afresh at every token, so that its decay is rounded once per tile, not per token.
 template <bool OUTPUT, class F, class IO>
-WKV_HD void forward_safe(IO& io, int n, const Channel<F>& c, Sums<F>& s, F& top) {
+WKV_RARE Walk<F> forward_safe(IO io, int n, Channel<F> c, Sums<F> s, F top) {
   Sums<F> own = empty<F>();
+  WKV_ROLLED
   for (int t = 0; t < n; t++) {
     F k = io.k(t), v = io.v(t);
     top = max_(top + c.w, k);
@@ -98,7 +116,7 @@ WKV_HD void forward_safe(IO& io, int n, const Channel<F>& c, Sums<F>& s, F& top)
     }
     own = combine(own, {v, F{} + 1.f, k}, c.w);
   }
-  s = combine(s, own, c.w * float(n));
+  return {combine(s, own, c.w * float(n)), top};
 }
 
 // Reference exponent of a tile. Whole numbers, so that differences of two are exact, and moved
@@ -108,96 +126,152 @@ WKV_HD F reference(F first_key, F carried) {
   return where_(abs_(first_key - carried) < KEEP_RANGE, carried, round_(first_key));
 }
 
-// One exponential per token: all exponents relative to one reference r. Returns false, with the
+// One exponential per token: all exponents relative to one reference r. The sums of the tile alone
+// are kept apart from those that run on from before, for the sake of what is handed to the next
+// tile: it is rounded once per tile, not per token. Returns false, with the
 // outputs of this tile to be overwritten, if some key is too far from r.
-template <bool OUTPUT, class F, class IO>
-WKV_HD bool forward_fast(IO& io, int n, const Channel<F>& c, Sums<F>& s, F& top) {
+template <bool OUTPUT, class F, class IO, class Count>
+WKV_HD bool forward_fast(const IO& io, Count n, const Channel<F>& c, Sums<F>& s, F& top) {
   F r = reference(io.k(0), s.p);
   Sums<F> start = rescale(s, r);
   F worst = max_(abs_(start.b) * FAST_SUM, max_(s.p - r, c.misfit));
-  F a = start.a, b = start.b, peak = top;
+  F a = start.a, b = start.b, own_a{}, own_b{}, peak = top;
+  WKV_AHEAD
   for (int t = 0; t < n; t++) {
     F k = io.k(t), v = io.v(t), x = k - r;
     peak = max_(peak + c.w, k);
     worst = max_(abs_(x), worst);
-    F e = exp_(x);
+    F e = quick_exp_(x), ev = e * v;
     if constexpr (OUTPUT) {
       F now = c.U * e;
       io.y(t, (a + now * v) / (b + now));
+      a = c.W * a + ev;
+      b = c.W * b + e;
     }
-    a = c.W * a + e * v;
-    b = c.W * b + e;
+    own_a = c.W * own_a + ev;
+    own_b = c.W * own_b + e;
   }
   if (any_above(worst, FAST_RANGE)) return false;
-  if (n == CHUNK) a += c.lost * start.a, b += c.lost * start.b;
-  s = {a, b, r};
+  s = {after_tile(c, n, start.a, own_a), after_tile(c, n, start.b, own_b), r};
   top = peak;
   return true;
 }
 
-template <bool OUTPUT, class F, class IO>
-WKV_HD void forward_tile(IO& io, int n, const Channel<F>& c, Sums<F>& s, F& top) {
-  if (!forward_fast<OUTPUT>(io, n, c, s, top)) forward_safe<OUTPUT>(io, n, c, s, top);
+template <bool OUTPUT, class F, class IO, class Count>
+WKV_HD void forward_tile(const IO& io, Count n, const Channel<F>& c, Sums<F>& s, F& top) {
+  if (forward_fast<OUTPUT>(io, n, c, s, top)) return;
+  Walk<F> walk = forward_safe<OUTPUT>(io, n, c, s, top);
+  s = walk.s;
+  top = walk.top;
 }
 
 // ---------------------------------------------------------------- backward, one tile
+//
+// `s` is the state before the tile. With q = gradient / denominator, the adjoints obey
+// P_{t-1} = W P_t + q_t and Q_{t-1} = W Q_t - q_t y_t.
 
-// Sums over tokens: gradients of u and of w.
+// A token seen from the backward pass, all relative to the exponent p of its denominator. d = v - y;
+// q y and q d are each computed from what they are small in: a large bonus makes y so close to v
+// that their difference would be rounding error, a slow decay makes y much smaller than v.
+template <class F>
+struct Token {
+  F now, q, qy, qd, p;
+};
+
+template <class F>
+WKV_HD Token<F> token(Sums<F> before, F u, F k, F v, F grad) {
+  F p = max_(before.p, u + k);
+  F past = exp_(before.p - p), now = exp_((k - p) + u);
+  F inverse = 1.f / (past * before.b + now), q = grad * inverse;
+  return {now, q, q * ((past * before.a + now * v) * inverse),
+          q * ((past * (v * before.b - before.a)) * inverse), p};
+}
+
+// What the tile alone gives to the adjoint of the state before it. Going forward in time: token t
+// counts with e^{t w}.
+template <class F, class IO>
+WKV_RARE Sums<F> adjoint_safe(IO io, int n, Channel<F> c, Sums<F> s) {
+  Sums<F> own = empty<F>(), sum = empty<F>();
+  WKV_ROLLED
+  for (int t = 0; t < n; t++) {
+    F k = io.k(t), v = io.v(t);
+    Token<F> x = token(combine(s, own, c.w * float(t)), c.u, k, v, io.grad(t));
+    sum = combine({x.q, -x.qy, -x.p}, sum, c.w * float(t));
+    own = combine(own, {v, F{} + 1.f, k}, c.w);
+  }
+  return sum;
+}
+
+template <class F, class IO, class Count>
+WKV_HD Sums<F> adjoint_tile(const IO& io, Count n, const Channel<F>& c, Sums<F> s) {
+  F r = reference(io.k(0), s.p);
+  Sums<F> start = rescale(s, r);
+  F worst = max_(abs_(start.b) * FAST_SUM, max_(s.p - r, c.misfit));
+  F a = start.a, b = start.b, P{}, Q{}, weight = F{} + 1.f;
+  WKV_AHEAD
+  for (int t = 0; t < n; t++) {
+    F x = io.k(t) - r, v = io.v(t);
+    worst = max_(abs_(x), worst);
+    F e = quick_exp_(x), now = c.U * e, ev = e * v;
+    F inverse = 1.f / (b + now), q = io.grad(t) * inverse * weight;
+    P += q;
+    Q += -q * ((a + c.U * ev) * inverse);
+    a = c.W * a + ev;
+    b = c.W * b + e;
+    weight = weight * c.W;
+  }
+  if (any_above(worst, FAST_RANGE)) return adjoint_safe(io, n, c, s);
+  return {P, Q, -r};
+}
+
+// Sums over tokens: gradients of w and of u.
 template <class F>
 struct Gradients {
   Total<F> w, u;
 };
 
-// What the backward sweep needs of each token. With q = gradient / denominator and d = v - y, both
-// q y and q d are kept: each is computed from what it is small in. A large bonus makes y so close
-// to v that their difference would be rounding error, a slow decay makes y much smaller than v.
+// What the sweep back needs of each token.
 template <class F, int N>
 struct Tape {
   F e[N], q[N], qy[N], qd[N], a[N], b[N];
-  F p[N], pp[N];  // of the denominator and of a, b: the safe path only
 };
 
-// `s` is the state before the tile, `adj` the adjoint of the state after it, replaced by that of
-// the state before it. Without OUTPUT only `adj` is computed.
-template <bool OUTPUT, class F, class IO, int N>
-WKV_HD void backward_safe(IO& io, int n, const Channel<F>& c, Sums<F> s, Sums<F>& adj,
-                          Gradients<F>& g, Tape<F, N>& tape) {
-  Sums<F> own = empty<F>();
+template <class F>
+struct Pulled {
+  Sums<F> adj;
+  F gw, gu;
+};
+
+template <class F, int N, class IO>
+WKV_RARE Pulled<F> backward_safe(IO io, int n, Channel<F> c, Sums<F> s, Sums<F> adj) {
+  Token<F> tokens[N];
+  Sums<F> before[N], own = empty<F>();
+  WKV_ROLLED
   for (int t = 0; t < n; t++) {
     F k = io.k(t), v = io.v(t);
-    Sums<F> before = combine(s, own, c.w * float(t));
-    F p = max_(before.p, c.u + k);
-    F past = exp_(before.p - p), now = exp_((k - p) + c.u);
-    F inverse = 1.f / (past * before.b + now);
-    F q = io.grad(t) * inverse;
-    tape.e[t] = now;
-    tape.q[t] = q;
-    tape.qy[t] = q * ((past * before.a + now * v) * inverse);
-    tape.qd[t] = q * ((past * (v * before.b - before.a)) * inverse);
-    tape.p[t] = p;
-    tape.a[t] = before.a, tape.b[t] = before.b, tape.pp[t] = before.p;
+    before[t] = combine(s, own, c.w * float(t));
+    tokens[t] = token(before[t], c.u, k, v, io.grad(t));
     own = combine(own, {v, F{} + 1.f, k}, c.w);
   }
   own = empty<F>();
   F gw{}, gu{};
+  WKV_ROLLED
   for (int t = n - 1; t >= 0; t--) {
-    if constexpr (OUTPUT) {
-      Sums<F> after = combine(adj, own, c.w * float(n - 1 - t));
-      F v = io.v(t), later = exp_(io.k(t) + after.p), bonus = tape.e[t] * tape.qd[t];
-      io.gv(t, tape.e[t] * tape.q[t] + later * after.a);
-      io.gk(t, bonus + later * (after.a * v + after.b));
-      gu += bonus;
-      gw += exp_((tape.pp[t] + after.p) + c.w) * (tape.a[t] * after.a + tape.b[t] * after.b);
-    }
-    own = combine(own, {tape.q[t], -tape.qy[t], -tape.p[t]}, c.w);
+    Token<F> x = tokens[t];
+    Sums<F> past = before[t], after = combine(adj, own, c.w * float(n - 1 - t));
+    F v = io.v(t), later = exp_(io.k(t) + after.p), bonus = x.now * x.qd;
+    io.gv(t, x.now * x.q + later * after.a);
+    io.gk(t, bonus + later * (after.a * v + after.b));
+    gu += bonus;
+    gw += exp_((past.p + after.p) + c.w) * (past.a * after.a + past.b * after.b);
+    own = combine(own, {x.q, -x.qy, -x.p}, c.w);
   }
-  adj = combine(adj, own, c.w * float(n));
-  g.w.add(gw);
-  g.u.add(gu);
+  return {combine(adj, own, c.w * float(n)), gw, gu};
 }
 
-template <bool OUTPUT, class F, class IO, int N>
-WKV_HD bool backward_fast(IO& io, int n, const Channel<F>& c, Sums<F> s, Sums<F>& adj,
+// `adj` is the adjoint of the state after the tile, replaced by that of the state before it.
+template <class F, class IO, class Count, int N>
+WKV_HD void backward_tile(const IO& io, Count n, const Channel<F>& c, Sums<F> s, Sums<F>& adj,
                           Gradients<F>& g, Tape<F, N>& tape) {
   F r = reference(io.k(0), s.p);
   Sums<F> start = rescale(s, r), end = rescale(adj, -r);
@@ -207,41 +281,38 @@ WKV_HD bool backward_fast(IO& io, int n, const Channel<F>& c, Sums<F> s, Sums<F>
   for (int t = 0; t < n; t++) {
     F x = io.k(t) - r, v = io.v(t);
     worst = max_(abs_(x), worst);
-    F e = exp_(x), now = c.U * e, ev = e * v;
+    F e = quick_exp_(x), now = c.U * e, ev = e * v;
     F inverse = 1.f / (b + now), q = io.grad(t) * inverse;
+    tape.e[t] = e;
     tape.q[t] = q;
     tape.qy[t] = q * ((a + c.U * ev) * inverse);
-    if constexpr (OUTPUT) tape.e[t] = e, tape.qd[t] = q * ((v * b - a) * inverse);
-    if constexpr (OUTPUT) tape.a[t] = a, tape.b[t] = b;
+    tape.qd[t] = q * ((v * b - a) * inverse);
+    tape.a[t] = a, tape.b[t] = b;
     a = c.W * a + ev;
     b = c.W * b + e;
   }
-  if (any_above(worst, FAST_RANGE)) return false;
-  F P = end.a, Q = end.b, gw{}, gu{};
+  if (any_above(worst, FAST_RANGE)) {
+    Pulled<F> result = backward_safe<F, N>(io, n, c, s, adj);
+    g.w.add(result.gw);
+    g.u.add(result.gu);
+    adj = result.adj;
+    return;
+  }
+  F P = end.a, Q = end.b, own_P{}, own_Q{}, gw{}, gu{};
   for (int t = n - 1; t >= 0; t--) {
-    F q = tape.q[t];
-    if constexpr (OUTPUT) {
-      F e = tape.e[t], v = io.v(t), bonus = c.U * tape.qd[t];
-      io.gv(t, e * (P + c.U * q));
-      io.gk(t, e * (bonus + (P * v + Q)));
-      gu += e * bonus;
-      gw += tape.a[t] * P + tape.b[t] * Q;
-    }
+    F q = tape.q[t], e = tape.e[t], v = io.v(t), bonus = c.U * tape.qd[t];
+    io.gv(t, e * (P + c.U * q));
+    io.gk(t, e * (bonus + (P * v + Q)));
+    gu += e * bonus;
+    gw += tape.a[t] * P + tape.b[t] * Q;
     P = c.W * P + q;
     Q = c.W * Q - tape.qy[t];
+    own_P = c.W * own_P + q;
+    own_Q = c.W * own_Q - tape.qy[t];
   }
-  if (n == CHUNK) P += c.lost * end.a, Q += c.lost * end.b;
   g.w.add(c.W * gw);
   g.u.add(gu);
-  adj = {P, Q, -r};
-  return true;
-}
-
-template <bool OUTPUT, class F, class IO, int N>
-WKV_HD void backward_tile(IO& io, int n, const Channel<F>& c, Sums<F> s, Sums<F>& adj,
-                          Gradients<F>& g, Tape<F, N>& tape) {
-  if (!backward_fast<OUTPUT>(io, n, c, s, adj, g, tape))
-    backward_safe<OUTPUT>(io, n, c, s, adj, g, tape);
+  adj = {after_tile(c, n, end.a, own_P), after_tile(c, n, end.b, own_Q), -r};
 }
 
 }  // namespace wkv

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.wkv.build import BuildError, shared_library
 from models.wkv.reference import CHUNK
 
-_SOURCES, _HEADERS = ["wkv4_cpu.cpp", "pointwise_cpu.cpp"], ["wkv4_math.h", "vec.h"]
+_SOURCES, _HEADERS = ["wkv4_cpu.cpp", "pointwise_cpu.cpp"], ["wkv4_math.h", "vec.h", "elements.h"]
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _SHAPE: list[Any] = [c_int64] * 3
 _COUNT: list[Any] = [c_int64]

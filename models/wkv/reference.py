@@ -223,12 +223,16 @@ def _steps(k: Tensor, v: Tensor) -> zip[tuple[Tensor, Tensor]]:
 
 
 def _carry(first: Scaled, summaries: Scaled, decay: Tensor) -> tuple[Tensor, Scaled]:
-    """Exclusive scan over chunks: what comes before each `[B, n, 3, C]`, and after the last."""
-    before, carry = [], first
-    for chunk in zip(*(x.unbind(1) for x in summaries), strict=True):
+    """Exclusive scan over chunks: what comes before each `[B, n, 3, C]`, and after the last.
+
+    In fp64, which costs nothing here: these are the sums that live long enough to gather rounding.
+    """
+    dtype, before = first.a.dtype, []
+    carry, decay = Scaled(*(x.double() for x in first)), decay.double()
+    for chunk in zip(*(x.double().unbind(1) for x in summaries), strict=True):
         before.append(pack(carry))
         carry = combine(carry, Scaled(*chunk), decay)
-    return torch.stack(before, dim=1), carry
+    return torch.stack(before, dim=1).to(dtype), Scaled(*(x.to(dtype) for x in carry))
 
 
 def _apply(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Scaled) -> tuple[Tensor, Scaled]:
