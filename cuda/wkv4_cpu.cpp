@@ -139,7 +139,7 @@ void each_vector(Index from, Index to, Body body) {
 std::vector<Channel<vec>> constants(const float* w, const float* u, Shape s) {
   std::vector<Channel<vec>> all;
   each_vector(0, s.C, [&](auto, Index c, int count) {
-    vec decay = load(w + c, count), minus_one{};
+    vec decay = max_(vec{} + FASTEST, load(w + c, count)), minus_one{};
     for (int i = 0; i < count; i++) minus_one[i] = std::expm1(CHUNK * decay[i]);
     all.push_back(channel(decay, load(u + c, count), minus_one, CHUNK));
   });

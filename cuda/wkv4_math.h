@@ -15,6 +15,7 @@ namespace wkv {
 
 constexpr int CHUNK = 32;           // tokens between checkpoints, as in reference.py
 constexpr float EMPTY = -1e38f;     // exponent of an empty sum
+constexpr float FASTEST = -1e30f;   // decays below count as this: 0 tokens of it are still 0
 constexpr float FAST_RANGE = 20.f;  // |k - reference| for which one exponent serves a whole tile
 constexpr float FAST_BONUS = 15.f;  // the same for |u|
 constexpr float KEEP_RANGE = 8.f;   // how far the first key may be before the reference moves

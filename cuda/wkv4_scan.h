@@ -124,7 +124,7 @@ WKV_HD void store_rows(float* rows, Index C, Index c, int count, Sums<Pair> s) {
 // Constants of a thread's channels. No error can be raised here: w >= 0 gives NaN instead.
 WKV_HD Channel<Pair> constants(const Place& at, const float* w, const float* u, int span) {
   Pair decay = load_pair(w + at.channel, at.count);
-  decay = where_(decay < 0.f, decay, Pair{NAN, NAN});
+  decay = where_(decay < 0.f, max_(decay, Pair{FASTEST, FASTEST}), Pair{NAN, NAN});
   if (at.count < 2) decay.y = -1.f;
   Pair minus_one = expm1_(decay * float(span));
   return channel(decay, load_pair(u + at.channel, at.count), minus_one, span);

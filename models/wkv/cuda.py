@@ -6,7 +6,7 @@ Neither nvcc nor a host compiler is needed; a GPU is needed to launch, not to co
 from __future__ import annotations
 
 import functools
-import importlib.metadata
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ _SUMMARY = 8 * 32  # floats in a block's summary
 
 def load() -> None:
     """Make sure that the kernels can run on the current device. Raises `BuildError`."""
-    _core()
     if not torch.cuda.is_available():
         raise BuildError("PyTorch sees no CUDA GPU here")
     _kernels(torch.cuda.current_device())
@@ -119,17 +118,18 @@ def _launch(
         0 if x is None else x.data_ptr() if isinstance(x, Tensor) else int(x) for x in arguments
     ]
     with torch.cuda.device(device):
+        index = torch.cuda.current_device()
+        core.Device(index).set_current()  # in this thread: backward passes have their own
         handle = torch.cuda.current_stream().cuda_stream
         stream = core.Stream.from_handle(handle) if handle else core.LEGACY_DEFAULT_STREAM
         config = core.LaunchConfig(grid=grid, block=block)
-        core.launch(stream, config, _kernels(torch.cuda.current_device())[name], *values)
+        core.launch(stream, config, _kernels(index)[name], *values)
 
 
 @functools.cache
 def _kernels(device: int) -> dict[str, Any]:
     """The kernels by name, loaded for GPU number `device`. Raises `BuildError`."""
     core = _core()
-    core.Device(device).set_current()
     major, minor = torch.cuda.get_device_capability(device)
     path = _cubin(f"sm_{major}{minor}")
     try:
@@ -141,14 +141,23 @@ def _kernels(device: int) -> dict[str, Any]:
 
 def _cubin(arch: str) -> Path:
     """The compiled kernels in the cache. Raises `BuildError`."""
-    versions = [importlib.metadata.version(name) for name in ("cuda-core", "nvidia-cuda-nvrtc")]
     files = [SOURCES / name for name in (SOURCE, *HEADERS)]
-    key = fingerprint(files, arch, OPTIONS, versions)
+    key = fingerprint(files, arch, OPTIONS, _core().__version__, _nvrtc_version())
     return cached(f"cuda-{arch}-{key}.cubin", lambda path: _write(path, compile_for(arch)))
 
 
 def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
+
+
+@functools.cache
+def _nvrtc_version() -> tuple[int, int]:
+    """Of the compiler. Raises `BuildError` if it cannot be loaded."""
+    try:
+        _, major, minor = importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion()
+    except Exception as error:  # missing package, missing or foreign library
+        raise BuildError(f"NVRTC cannot be loaded: {error}") from None
+    return major, minor
 
 
 @functools.cache

@@ -42,7 +42,7 @@ def wkv4(
     error would need a host synchronisation, so does w >= 0.
 
     Raises `UserError` naming the argument that is wrong, or the back end that cannot work.
-    Source: RWKV (Peng et al., 2023), eq. 16, in the stable form of appendix D.
+    Source: RWKV (Peng et al., 2023, arXiv:2305.13048), the WKV operator and its stable form.
     """
     _check(w, u, k, v, state)
     compute = torch.float64 if k.dtype == torch.float64 else torch.float32

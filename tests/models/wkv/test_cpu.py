@@ -54,6 +54,15 @@ def test_keys_over_the_whole_range_of_exponents(ramp, length, fresh):
     check(case._replace(k=RAMPS[ramp](length)[None, :, None].expand_as(case.k).contiguous()))
 
 
+@pytest.mark.parametrize("decay", [-1e-30, -80.0, -1e5, -torch.inf])
+@pytest.mark.parametrize("ramp", ["rising", "falling"])
+def test_any_decay(decay, ramp):
+    case = random_case(1, 300, 17)
+    k = RAMPS[ramp](300)[None, :, None] / 4 + case.k
+    case = case._replace(k=k, w=torch.full_like(case.w, decay))
+    check(case)
+
+
 @pytest.mark.parametrize("bonus", [-100.0, -16.0, 14.0, 16.0, 100.0])
 def test_any_bonus(bonus):
     case = random_case(1, 100, 17)
