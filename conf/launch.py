@@ -39,7 +39,7 @@ def launch(config_name: str, task: Callable[[Any], None], together: bool = False
     A job that raises `UserError` prints its message; the other jobs of a multirun still run.
     """
     argv = sys.argv[1:]
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    speak()
     schema.register()
     if "--help" in argv or "-h" in argv:
         print(help_text(config_name))
@@ -69,6 +69,20 @@ def launch(config_name: str, task: Callable[[Any], None], together: bool = False
         attempt(jobs)
     if failures:
         sys.exit(REFUSED)
+
+
+class Notices(logging.Handler):
+    """Our own notices, bare, on whatever standard error is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+def speak() -> None:
+    """Let notices of the `crossover` loggers reach the terminal, whatever Hydra sets up."""
+    logger = logging.getLogger("crossover")
+    if not any(isinstance(handler, Notices) for handler in logger.handlers):
+        logger.addHandler(Notices())
 
 
 def refuse(problems: list[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from models.errors import UserError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("crossover")
 
 OK = "ok"
 OOM = "oom"

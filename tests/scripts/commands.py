@@ -1,0 +1,32 @@
+"""Running a script as its user does, in this process where that is enough: imports take long."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def run_script(capfd: pytest.CaptureFixture[str], name: str, *words: str) -> Done:
+    """`python scripts/NAME.py WORDS...` in this process."""
+    before, status = sys.argv, 0
+    sys.argv = [str(ROOT / "scripts" / f"{name}.py"), *words]
+    capfd.readouterr()
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as exit:
+        status = int(exit.code or 0)
+    finally:
+        sys.argv = before
+    return Done(status, *capfd.readouterr())
