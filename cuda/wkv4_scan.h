@@ -25,6 +25,7 @@ constexpr int COLUMN = 2 * LANES;        // channels of a block
 constexpr int WARPS = 8;                 // of a block, one behind the other in time
 constexpr int SEGMENT = WARPS * CHUNK;   // tokens of a block
 constexpr int GROUP = 16;                // segments between two full prefixes
+constexpr int BATCH = 4;                 // summaries read at once
 constexpr int STEP = 4;                  // tokens whose backward values fit in registers
 
 // A segment's sums and the running maximum of its keys.
@@ -96,8 +97,8 @@ WKV_HD bool aligned(const void* a, const void* b, const void* c) {
   return ((Address)(a) | (Address)(b) | (Address)(c)) % (2 * sizeof(E)) == 0;
 }
 
-WKV_HD void wait_for(const unsigned* flag);       // until it is raised
-WKV_HD void raise(unsigned* flag, int lane);      // after what all lanes wrote
+WKV_HD void wait_for(const unsigned* flags, int count, int lane);  // until all are raised
+WKV_HD void raise(unsigned* flag, int lane);                       // after what all lanes wrote
 
 WKV_HD void post(Pair* slots, const Summary& x, int lane) {
   slots[0 * LANES + lane] = x.sums.a;
@@ -183,18 +184,27 @@ WKV_HD void look_back(const Place& at, const Board& board, Shared& shared, Pair 
   Index slot = at.column * s.segments(), group = at.order / GROUP, group_slot = at.column * s.groups();
   post(board.summaries + (slot + at.order) * 4 * LANES, mine, lane);
   raise(board.posted + slot + at.order, lane);
-  // The earlier segments of the group, then everything before the group.
+  // The earlier segments of the group, a few loads under way at once; then all before the group.
+  Index start = group * GROUP;
+  int count = int(at.order - start);
+  wait_for(board.posted + slot + start, count, lane);
   Summary near = nothing();
   float tokens = 0;
   WKV_ROLLED
-  for (Index i = group * GROUP; i < at.order; i++) {
-    wait_for(board.posted + slot + i);
-    near = combine(near, read(board.summaries + (slot + i) * 4 * LANES, lane), w * length(i));
-    tokens += length(i);
+  for (int i = 0; i < count; i += BATCH) {
+    Summary batch[BATCH];
+    for (int j = 0; j < BATCH; j++)
+      if (i + j < count) batch[j] = read(board.summaries + (slot + start + i + j) * 4 * LANES, lane);
+    for (int j = 0; j < BATCH; j++)
+      if (i + j < count) {
+        float length_j = length(start + i + j);
+        near = combine(near, batch[j], w * length_j);
+        tokens += length_j;
+      }
   }
   Summary far = first;
   if (group > 0) {
-    wait_for(board.totalled + group_slot + group - 1);
+    wait_for(board.totalled + group_slot + group - 1, 1, lane);
     far = read(board.totals + (group_slot + group - 1) * 4 * LANES, lane);
   }
   Summary before = combine(far, near, w * tokens);
