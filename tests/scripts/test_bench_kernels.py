@@ -1,4 +1,4 @@
-"""The record a benchmark of the kernels leaves: errors that show, rows that admit what is missing."""
+"""A benchmark of the kernels: errors that show, rows that admit what is missing."""
 
 import pytest
 import torch
