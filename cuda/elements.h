@@ -40,9 +40,18 @@ WKV_HD float to_float(fp16 x) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
   return value;
 #else
-  _Float16 half;
-  memcpy(&half, &x.bits, sizeof half);
-  return float(half);
+  // By hand: compilers in use do not all know a half type. Subnormal halves are normal floats.
+  unsigned rest = x.bits & 0x7fff, sign = unsigned(x.bits & 0x8000) << 16, bits;
+  float small = float(rest) * 5.9604645e-8f;  // 2^-24
+  memcpy(&bits, &small, sizeof bits);
+  if (rest >= 0x7c00)
+    bits = 0x7f800000 | (rest & 0x3ff) << 13;
+  else if (rest >= 0x400)
+    bits = (rest << 13) + (112u << 23);
+  bits |= sign;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
 #endif
 }
 
@@ -61,7 +70,20 @@ WKV_HD void from_float(float x, fp16& out) {
 #ifdef __CUDA_ARCH__
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
 #else
-  _Float16 half = _Float16(x);
-  memcpy(&out.bits, &half, sizeof half);
+  unsigned bits, magnitude, half;
+  memcpy(&bits, &x, sizeof bits);
+  magnitude = bits & 0x7fffffff;
+  float small;
+  memcpy(&small, &magnitude, sizeof small);
+  small += 0.5f;  // rounds subnormal halves, whose unit is 2^-24
+  memcpy(&half, &small, sizeof half);
+  half -= 0x3f000000;
+  if (magnitude > 0x7f800000)
+    half = 0x7e00;
+  else if (magnitude >= 0x477ff000)
+    half = 0x7c00;
+  else if (magnitude >= 0x38800000)
+    half = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  out.bits = (unsigned short)(half | bits >> 16 & 0x8000);
 #endif
 }

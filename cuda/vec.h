@@ -116,26 +116,25 @@ inline void store(bf16* p, vec x) {
   std::memcpy(p, &h, sizeof h);
 }
 
-typedef _Float16 f16vec __attribute__((vector_size(2 * VEC_LANES)));
-
 inline vec load(const fp16* p) {
 #if defined(__AVX512F__)
-  __m256i h;
-  std::memcpy(&h, p, sizeof h);
-  return (vec)_mm512_cvtph_ps(h);
+  return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX__) && defined(__F16C__)
+  return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
 #else
-  f16vec h;
-  std::memcpy(&h, p, sizeof h);
-  return __builtin_convertvector(h, vec);
+  vec x;
+  for (int i = 0; i < LANES; i++) x[i] = to_float(p[i]);
+  return x;
 #endif
 }
 inline void store(fp16* p, vec x) {
 #if defined(__AVX512F__)
-  __m256i h = _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX__) && defined(__F16C__)
+  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
 #else
-  f16vec h = __builtin_convertvector(x, f16vec);
+  for (int i = 0; i < LANES; i++) from_float(x[i], p[i]);
 #endif
-  std::memcpy(p, &h, sizeof h);
 }
 
 // The first `count` lanes only; the others read as 0.

@@ -165,6 +165,7 @@ void forward(Shape s, const float* w, const float* u, const E* k, const E* v, co
 
   // Walk a segment's tiles; without output only its last state counts.
   auto walk = [&](auto output, Index b, Index segment, Index from, Index to, auto begin, auto end) {
+    constexpr bool OUTPUT = decltype(output)::value;
     std::vector<Carry> carry((to - from + LANES - 1) / LANES);
     each_vector(from, to, [&](auto, Index c, int count) {
       carry[(c - from) / LANES] = begin(c, count);
@@ -176,11 +177,11 @@ void forward(Shape s, const float* w, const float* u, const E* k, const E* v, co
       Index ahead = t + CHUNK < s.T ? CHUNK * s.C : 0;
       each_vector(from, to, [&](auto whole, Index c, int count) {
         Carry& now = carry[(c - from) / LANES];
-        if (output && checkpoints)
+        if (OUTPUT && checkpoints)
           put(checkpoints + (b * s.tiles() + tile) * 3 * s.C, s.C, c, count, now.s);
-        ForwardTile<E, whole> io{
+        ForwardTile<E, decltype(whole)::value> io{
             {s.C, count, streamed}, k + offset + c, v + offset + c, y + offset + c, ahead};
-        forward_tile<output>(io, n, channels[c / LANES], now.s, now.top);
+        forward_tile<OUTPUT>(io, n, channels[c / LANES], now.s, now.top);
       });
     }
     each_vector(from, to, [&](auto, Index c, int count) {
@@ -246,6 +247,7 @@ void backward(Shape s, const float* w, const float* u, const E* k, const E* v,
   };
 
   auto walk = [&](auto output, Index b, Index segment, Index from, Index to, auto begin, auto end) {
+    constexpr bool OUTPUT = decltype(output)::value;
     std::vector<Carry> carry((to - from + LANES - 1) / LANES);
     Tape<vec, CHUNK> tape;
     each_vector(from, to, [&](auto, Index c, int count) {
@@ -260,10 +262,10 @@ void backward(Shape s, const float* w, const float* u, const E* k, const E* v,
         Carry& now = carry[(c - from) / LANES];
         Sums<vec> start = get(checkpoints + (b * s.tiles() + tile) * 3 * s.C, s.C, c, count);
         Index at = offset + c;
-        BackwardTile<E, whole> io{
+        BackwardTile<E, decltype(whole)::value> io{
             {s.C, count, streamed}, k + at, v + at, grad_y + at, gk + at, gv + at, ahead};
         const Channel<vec>& channel = channels[c / LANES];
-        if constexpr (output)
+        if constexpr (OUTPUT)
           backward_tile(io, n, channel, start, now.adj, now.g, tape);
         else
           now.adj = combine(now.adj, adjoint_tile(io, n, channel, start), channel.w * float(n));

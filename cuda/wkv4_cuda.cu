@@ -7,13 +7,14 @@
 
 namespace wkv {
 
-__device__ void wait_for(const unsigned* flag) {
-  unsigned value;
-  while (true) {
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
-    if (value) return;
-    __nanosleep(20);
+__device__ void wait_for(const unsigned* flags, int count, int lane) {
+  unsigned value = lane >= count;
+  while (!value) {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flags + lane) : "memory");
+    if (!value) __nanosleep(20);
   }
+  __syncwarp();
+  __threadfence();  // what one lane has seen raised holds for all
 }
 
 __device__ void raise(unsigned* flag, int lane) {
@@ -39,9 +40,10 @@ __device__ void scan(const Pass& pass, Shared& shared) {
 
 using namespace wkv;
 
-// Two blocks per multiprocessor: their segments still fit its cache for the second look at them.
+// Three blocks per multiprocessor, two going backward: as many as the registers allow, and their
+// segments in 16-bit types still fit its cache for the second look at them.
 #define WKV4(NAME, E)                                                                            \
-  extern "C" __global__ void __launch_bounds__(WARPS* LANES, 2) wkv4_forward_##NAME(             \
+  extern "C" __global__ void __launch_bounds__(WARPS* LANES, 3) wkv4_forward_##NAME(             \
       Index B, Index T, Index C, const float* w, const float* u, const E* k, const E* v,         \
       const float* state, E* y, float* state_out, float* checkpoints, unsigned* ticket,          \
       unsigned* posted, unsigned* totalled, Pair* summaries, Pair* totals) {                     \

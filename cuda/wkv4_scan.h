@@ -13,102 +13,11 @@
 // wkv4_cuda.cu call them in parallel, wkv4_scan_host.cpp one thread after the other, to test them.
 #pragma once
 
-#include "pair.h"
-#include "wkv4_math.h"
+#include "wkv4_board.h"
 
 namespace wkv {
 
-using Index = long long;
-
-constexpr int LANES = 32;                // of a warp
-constexpr int COLUMN = 2 * LANES;        // channels of a block
-constexpr int WARPS = 8;                 // of a block, one behind the other in time
-constexpr int SEGMENT = WARPS * CHUNK;   // tokens of a block
-constexpr int GROUP = 16;                // segments between two full prefixes
-constexpr int STEP = 4;                  // tokens whose backward values fit in registers
-
-// A segment's sums and the running maximum of its keys.
-struct Summary {
-  Sums<Pair> sums;
-  Pair top;
-};
-
-WKV_HD Summary nothing() { return {empty<Pair>(), Pair{EMPTY, EMPTY}}; }
-
-WKV_HD Summary combine(Summary l, Summary r, Pair decay) {
-  return {combine(l.sums, r.sums, decay), max_(l.top + decay, r.top)};
-}
-
-// Memory through which blocks talk. Zeroed before every launch.
-struct Board {
-  unsigned* ticket;      // next place in line
-  unsigned* posted;      // [columns, segments] summary of a segment is there
-  unsigned* totalled;    // [columns, groups] everything up to the end of a group is there
-  Pair* summaries;       // [columns, segments, 4, LANES]
-  Pair* totals;          // [columns, groups, 4, LANES]
-};
-
-// Values visible to the threads of one block.
-struct Shared {
-  unsigned ticket;
-  Summary own[WARPS][LANES];   // of every warp's tile
-  Summary before[LANES];       // of all segments earlier in the scan
-  Gradients<Pair> gradients[WARPS][LANES];
-};
-
-struct Shape {
-  Index B, T, C;
-  WKV_HD Index columns() const { return (C + COLUMN - 1) / COLUMN; }    // of one sequence
-  WKV_HD Index segments() const { return (T + SEGMENT - 1) / SEGMENT; }
-  WKV_HD Index groups() const { return (segments() + GROUP - 1) / GROUP; }
-  WKV_HD Index tiles() const { return (T + CHUNK - 1) / CHUNK; }
-};
-
-WKV_HD int clamp(Index n, int most) { return n < 0 ? 0 : n > most ? most : int(n); }
-
-// Where a thread works. `order` counts segments in the direction of the scan, `segment` in time.
-struct Place {
-  Shape shape;
-  Index column, order, segment, b, channel;
-  int lane, count;  // `count` of the two channels from `channel` on exist
-
-  WKV_HD Place(Shape s, unsigned ticket, int lane, bool backward) : shape(s), lane(lane) {
-    Index all = s.B * s.columns();
-    column = ticket % all;
-    order = ticket / all;
-    segment = backward ? s.segments() - 1 - order : order;
-    b = column / s.columns();
-    channel = column % s.columns() * COLUMN + 2 * lane;
-    count = clamp(s.C - channel, 2);
-  }
-  // Tokens of segment number `i` in time, of its warp's tile.
-  WKV_HD int tokens(Index i) const { return clamp(shape.T - i * SEGMENT, SEGMENT); }
-  WKV_HD int tokens(int warp) const {
-    return clamp(shape.T - segment * SEGMENT - warp * CHUNK, CHUNK);
-  }
-  WKV_HD Index token(int warp) const { return segment * SEGMENT + warp * CHUNK; }
-  WKV_HD Index tile(int warp) const { return segment * WARPS + warp; }
-};
-
-template <class E>
-WKV_HD bool aligned(const void* a, const void* b, const void* c) {
-  using Address = unsigned long long;
-  return ((Address)(a) | (Address)(b) | (Address)(c)) % (2 * sizeof(E)) == 0;
-}
-
-WKV_HD void wait_for(const unsigned* flag);       // until it is raised
-WKV_HD void raise(unsigned* flag, int lane);      // after what all lanes wrote
-
-WKV_HD void post(Pair* slots, const Summary& x, int lane) {
-  slots[0 * LANES + lane] = x.sums.a;
-  slots[1 * LANES + lane] = x.sums.b;
-  slots[2 * LANES + lane] = x.sums.p;
-  slots[3 * LANES + lane] = x.top;
-}
-WKV_HD Summary read(const Pair* slots, int lane) {
-  return {{slots[0 * LANES + lane], slots[1 * LANES + lane], slots[2 * LANES + lane]},
-          slots[3 * LANES + lane]};
-}
+constexpr int STEP = 4;  // tokens whose backward values fit in registers
 
 // Rows (a, b, p) of C floats.
 WKV_HD Sums<Pair> load_rows(const float* rows, Index C, Index c, int count) {
@@ -161,65 +70,6 @@ struct Tile {
   }
 };
 
-// ---------------------------------------------------------------- the scan over segments
-
-// Publishes a segment's summary and returns, in `shared.before`, what precedes it; `first` precedes
-// all. Run by the first warp. At the end of the scan, `finish(everything)`.
-template <class Finish>
-WKV_HD void look_back(const Place& at, const Board& board, Shared& shared, Pair w, Summary first,
-                      bool backward, Finish finish) {
-  Shape s = at.shape;
-  int lane = at.lane;
-  auto length = [&](Index order) {
-    return float(at.tokens(backward ? s.segments() - 1 - order : order));
-  };
-  // This segment, its warps in the direction of the scan.
-  Summary mine = nothing();
-  WKV_ROLLED
-  for (int i = 0; i < WARPS; i++) {
-    int warp = backward ? WARPS - 1 - i : i;
-    mine = combine(mine, shared.own[warp][lane], w * float(at.tokens(warp)));
-  }
-  Index slot = at.column * s.segments(), group = at.order / GROUP, group_slot = at.column * s.groups();
-  post(board.summaries + (slot + at.order) * 4 * LANES, mine, lane);
-  raise(board.posted + slot + at.order, lane);
-  // The earlier segments of the group, then everything before the group.
-  Summary near = nothing();
-  float tokens = 0;
-  WKV_ROLLED
-  for (Index i = group * GROUP; i < at.order; i++) {
-    wait_for(board.posted + slot + i);
-    near = combine(near, read(board.summaries + (slot + i) * 4 * LANES, lane), w * length(i));
-    tokens += length(i);
-  }
-  Summary far = first;
-  if (group > 0) {
-    wait_for(board.totalled + group_slot + group - 1);
-    far = read(board.totals + (group_slot + group - 1) * 4 * LANES, lane);
-  }
-  Summary before = combine(far, near, w * tokens);
-  shared.before[lane] = before;
-  Summary all = combine(before, mine, w * length(at.order));
-  if (at.order + 1 == s.segments()) {
-    finish(all);
-  } else if (at.order % GROUP == GROUP - 1) {
-    post(board.totals + (group_slot + group) * 4 * LANES, all, lane);
-    raise(board.totalled + group_slot + group, lane);
-  }
-}
-
-// What precedes a warp's tile in the direction of the scan.
-WKV_HD Summary before_warp(const Place& at, const Shared& shared, Pair w, int warp, bool backward) {
-  Summary sum = shared.before[at.lane];
-  WKV_ROLLED
-  for (int i = 0; i < WARPS; i++) {
-    int other = backward ? WARPS - 1 - i : i;
-    if (other == warp) break;
-    sum = combine(sum, shared.own[other][at.lane], w * float(at.tokens(other)));
-  }
-  return sum;
-}
-
 // ---------------------------------------------------------------- forward
 
 template <class E>
@@ -245,7 +95,7 @@ struct Forward {
   WKV_HD void summarise(Shared& shared, int warp, int lane) const {
     Place at(shape, shared.ticket, lane, false);
     Summary own = nothing();
-    int n = at.tokens(warp);
+    int n = at.tile_tokens(warp);
     if (at.count > 0 && n > 0) {
       Channel<Pair> c = constants(at, w, u, CHUNK);
       with_tile(at, warp, [&](auto io) { forward_tile<false>(io, n, c, own.sums, own.top); });
@@ -265,7 +115,7 @@ struct Forward {
 
   WKV_HD void apply(Shared& shared, int warp, int lane) const {
     Place at(shape, shared.ticket, lane, false);
-    int n = at.tokens(warp);
+    int n = at.tile_tokens(warp);
     if (at.count == 0 || n == 0) return;
     Channel<Pair> c = constants(at, w, u, CHUNK);
     Sums<Pair> s = before_warp(at, shared, c.w, warp, false).sums;
@@ -307,7 +157,7 @@ struct Backward {
   WKV_HD void summarise(Shared& shared, int warp, int lane) const {
     Place at(shape, shared.ticket, lane, true);
     Summary own = nothing();
-    int n = at.tokens(warp);
+    int n = at.tile_tokens(warp);
     if (at.count > 0 && n > 0) {
       Channel<Pair> c = constants(at, w, u, CHUNK);
       Sums<Pair> start = checkpoint(at, warp);
@@ -328,7 +178,7 @@ struct Backward {
 
   WKV_HD void apply(Shared& shared, int warp, int lane) const {
     Place at(shape, shared.ticket, lane, true);
-    int n = at.tokens(warp);
+    int n = at.tile_tokens(warp);
     Gradients<Pair> g{};
     if (at.count > 0 && n > 0) {
       Channel<Pair> c = constants(at, w, u, STEP);

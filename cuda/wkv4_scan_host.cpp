@@ -9,7 +9,9 @@ namespace wkv {
 
 static bool would_hang;
 
-inline void wait_for(const unsigned* flag) { would_hang |= *flag == 0; }
+inline void wait_for(const unsigned* flags, int count, int) {
+  for (int i = 0; i < count; i++) would_hang |= flags[i] == 0;
+}
 inline void raise(unsigned* flag, int lane) {
   if (lane == LANES - 1) *flag = 1;  // the last to write, here
 }

@@ -58,6 +58,8 @@ def main() -> None:
             "",
             "## Time",
             "",
+            f"Of {arguments.rounds} rounds the best (CPU) or the median (GPU, bf16, cold cache).",
+            "",
             *table(
                 Row._fields,
                 [

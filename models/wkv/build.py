@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import os
@@ -68,8 +69,10 @@ def shared_library(name: str, sources: list[str], headers: list[str]) -> Path:
 
     def compile_to(path: Path) -> None:
         command = [compiler, *FLAGS, *map(str, files), "-o", str(path)]
-        # Where the compiler has no OpenMP, the kernels run on one thread.
-        if _run([*command, "-fopenmp"]) is not None and (output := _run(command)) is not None:
+        if _run([*command, "-fopenmp"]) is None and _loads(path):
+            return
+        # Where the compiler has no OpenMP, or not its library, the kernels run on one thread.
+        if output := _run(command):
             tail = "\n".join(output.splitlines()[-TAIL_LINES:])
             raise BuildError(
                 f"{compiler} could not compile cuda/{', cuda/'.join(sources)}:\n{tail}"
@@ -98,10 +101,19 @@ def _cpu() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
+def _loads(library: Path) -> bool:
+    """Whether everything that `library` needs is there."""
+    try:
+        ctypes.CDLL(str(library))
+    except OSError:
+        return False
+    return True
+
+
 def _run(command: list[str]) -> str | None:
     """What a failing command printed; None if it succeeded."""
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         return str(error)
-    return None if result.returncode == 0 else result.stdout + result.stderr
+    return None if result.returncode == 0 else result.stdout + result.stderr or "no message"

@@ -17,7 +17,7 @@ from models.wkv.build import SOURCES, TAIL_LINES, BuildError, cached, fingerprin
 from models.wkv.reference import CHUNK
 
 SOURCE = "wkv4_cuda.cu"
-HEADERS = ("wkv4_scan.h", "wkv4_math.h", "pair.h", "elements.h")
+HEADERS = ("wkv4_scan.h", "wkv4_board.h", "wkv4_math.h", "pair.h", "elements.h")
 OPTIONS = {"std": "c++17", "ftz": True, "prec_div": False}
 _DTYPES = ("float32", "bfloat16", "float16")
 KERNELS = (
@@ -26,7 +26,7 @@ KERNELS = (
     "wkv4_reduce",
 )
 
-# Of cuda/wkv4_scan.h: channels and tokens of a block, segments between full prefixes, threads.
+# Of cuda/wkv4_board.h: channels and tokens of a block, segments between full prefixes, threads.
 _COLUMN, _SEGMENT, _GROUP, _THREADS = 64, 256, 16, 256
 _SUMMARY = 8 * 32  # floats in a block's summary
 

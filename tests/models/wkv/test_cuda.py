@@ -41,7 +41,7 @@ def test_a_failed_build_shows_the_compilers_last_lines(monkeypatch, tmp_path):
 
 
 def test_geometry_agrees_with_the_header():
-    header = (build.SOURCES / "wkv4_scan.h").read_text()
+    header = (build.SOURCES / "wkv4_board.h").read_text()
     numbers = {"CHUNK": CHUNK}
     for name in ("LANES", "COLUMN", "WARPS", "SEGMENT", "GROUP"):
         (formula,) = re.findall(rf"constexpr int {name} = (.*?);", header)

@@ -10,18 +10,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models.wkv import backends, build, wkv4
+from models.wkv import backends, build, cuda, wkv4
 from models.wkv.build import BuildError
 from models.wkv.reference import CHUNK
 from tests.models.wkv.cases import NAMES, assert_close, errors, random_case, run
 from tests.models.wkv.test_cpu import RAMPS
 
-SEGMENT, GROUP = 256, 16  # of cuda/wkv4_scan.h
+SEGMENT, GROUP = 256, 16  # of cuda/wkv4_board.h
 chunked = functools.partial(wkv4, backend="reference")
 
 
 def emulator():
-    headers = ["wkv4_scan.h", "wkv4_math.h", "pair.h", "elements.h"]
+    headers = [*cuda.HEADERS]
     return ctypes.CDLL(str(build.shared_library("scan", ["wkv4_scan_host.cpp"], headers)))
 
 
