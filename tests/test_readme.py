@@ -1,0 +1,73 @@
+"""The README's commands run as written (with short settings), and its file tree is true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.scripts.commands import ROOT, run_script
+
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+
+# Added to each command, to make it short and to keep it inside a temporary folder.
+SHORT = {
+    "train": ["model.size=tiny", "trainer.max_steps=2", "data.length=64", "data.batch_size=2",
+              "training.val_windows=2", "data.val_fraction=0.002", "wandb.mode=disabled"],
+    "probe": ["model.size=tiny", "vocab_size=512", "lengths=[16,32,64]", "fixed_tokens=64",
+              "repeats=2", "decode_steps=2", "wandb.mode=disabled"],
+    "report": ["slope_from=16", "slope_to=64"],
+    "generate": ["tokens=5"],
+    "doctor": [],
+}  # fmt: skip
+
+
+def test_every_line_is_a_command_we_know() -> None:
+    assert len(LINES) >= 8
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for line in LINES:
+        words = shlex.split(line)
+        if words[0] == "make":
+            assert words[1] in targets
+        else:
+            assert words[0] == "python" and Path(words[1]).stem in SHORT, line
+
+
+def test_the_commands_run_in_order(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    cache = f"data.cache_dir={tmp_path / 'cache'}"
+    for line in LINES:
+        words = shlex.split(line)
+        if words[0] == "make":
+            continue
+        script = Path(words[1]).stem
+        arguments = [word.replace("[runs/", f"[{tmp_path}/") for word in words[2:]]
+        arguments += SHORT[script]
+        if script in ("train", "probe", "generate"):
+            arguments.append(f"runs_dir={tmp_path}")
+        if script == "train":
+            arguments.append(cache)
+        done = run_script(capfd, script, *arguments)
+        assert done.status == 0, f"{line}\n{done.err}"
+    assert (tmp_path / "first" / "summary.json").is_file()
+    assert (tmp_path / "probe" / "report" / "index.html").is_file()
+
+
+def test_the_tree_is_true() -> None:
+    tree = TEXT.split("## The house")[1].split("```text\n")[1].split("```")[0]
+    folders = [line.split()[0] for line in tree.splitlines()]
+    assert all((ROOT / folder).is_dir() for folder in folders)
+    present = {
+        path.name
+        for path in ROOT.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and not path.name.endswith("egg-info")
+    }
+    assert present - {"runs", "__pycache__"} == {folder.split("/")[0] for folder in folders}
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
