@@ -1,8 +1,10 @@
-// The elementwise work around WKV-4 on the CPU, each in one pass over memory: token shift and mix,
-// sigmoid gate, squared ReLU, and their gradients. Plain C interface, called from
-// models/wkv/cpu.py. Arithmetic in fp32, element types float, bf16, fp16.
+// The elementwise work around WKV-4 and around attention on the CPU, each in one pass over memory:
+// token shift and mix, sigmoid gate, squared ReLU; SwiGLU, RMSNorm, rotation; and their gradients.
+// Plain C interface, called from models/wkv/cpu.py. Arithmetic in fp32, element types float, bf16,
+// fp16.
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "vec.h"
@@ -193,6 +195,129 @@ void mix_backward(Index B, Index T, Index C, const E* z, const E* previous, cons
     }
 }
 
+// ---------------------------------------------------------------- rows: SwiGLU, RMSNorm, rotation
+
+// body(row) for every row, in parallel; rows must not share what they write.
+template <class Body>
+void each_row(Index rows, Index width, int most, Body body) {
+#pragma omp parallel num_threads(useful_threads(rows* width, most))
+  {
+    FlushDenormals flush;
+#pragma omp for schedule(static)
+    for (Index row = 0; row < rows; row++) body(row);
+  }
+}
+
+// body(channel, lanes) for every vector of a row.
+template <class Body>
+void each_vector(Index width, Body body) {
+  for (Index c = 0; c < width; c += LANES) body(c, int(std::min<Index>(LANES, width - c)));
+}
+
+// x = (gate, up), each of `width`: out = gate sigmoid(gate) up.
+template <class E>
+void swiglu(Index rows, Index width, const E* x, E* out, int threads) {
+  each_row(rows, width, threads, [&](Index row) {
+    const E* gate = x + row * 2 * width;
+    each_vector(width, [&](Index c, int lanes) {
+      vec k = read(gate + c, lanes);
+      write(out + row * width + c, k * sigmoid(k) * read(gate + width + c, lanes), lanes, false);
+    });
+  });
+}
+
+template <class E>
+void swiglu_backward(Index rows, Index width, const E* x, const E* grad, E* gx, int threads) {
+  each_row(rows, width, threads, [&](Index row) {
+    const E* gate = x + row * 2 * width;
+    E* ggate = gx + row * 2 * width;
+    each_vector(width, [&](Index c, int lanes) {
+      vec k = read(gate + c, lanes), s = sigmoid(k), g = read(grad + row * width + c, lanes);
+      write(ggate + c, g * read(gate + width + c, lanes) * s * (1.f + k * sigmoid(-k)), lanes, false);
+      write(ggate + width + c, g * k * s, lanes, false);
+    });
+  });
+}
+
+inline float sum_(vec x) {
+  float total = 0;
+  for (int lane = 0; lane < LANES; lane++) total += x[lane];
+  return total;
+}
+
+// out = x weight / rms, rms = sqrt(mean(x^2) + eps); 1 / rms of every row is kept.
+template <class E>
+void rms_norm(Index rows, Index width, const E* x, const float* weight, float eps, E* out,
+              float* inverse, int threads) {
+  each_row(rows, width, threads, [&](Index row) {
+    const E* here = x + row * width;
+    vec squares{};
+    each_vector(width, [&](Index c, int lanes) {
+      vec value = read(here + c, lanes);
+      squares += value * value;
+    });
+    float scale = 1 / std::sqrt(sum_(squares) / width + eps);
+    inverse[row] = scale;
+    each_vector(width, [&](Index c, int lanes) {
+      write(out + row * width + c, read(here + c, lanes) * scale * read(weight + c, lanes), lanes,
+            false);
+    });
+  });
+}
+
+// With n = x / rms and h = grad weight: gx = (h - n mean(h n)) / rms, gweight = sum of grad n.
+template <class E>
+void rms_norm_backward(Index rows, Index width, const E* x, const float* weight,
+                       const float* inverse, const E* grad, E* gx, float* gweight, int threads) {
+  Index items = (rows + ITEM - 1) / ITEM, vectors = (width + LANES - 1) / LANES;
+  std::vector<vec> partial(items * vectors);
+  each_row(items, ITEM * width, threads, [&](Index item) {
+    vec* sums = partial.data() + item * vectors;
+    for (Index row = item * ITEM; row < std::min(rows, (item + 1) * ITEM); row++) {
+      const E *here = x + row * width, *g = grad + row * width;
+      float scale = inverse[row];
+      vec product{};
+      each_vector(width, [&](Index c, int lanes) {
+        vec normed = read(here + c, lanes) * scale, through = read(g + c, lanes);
+        product += through * read(weight + c, lanes) * normed;
+        sums[c / LANES] += through * normed;
+      });
+      float mean = sum_(product) / width;
+      each_vector(width, [&](Index c, int lanes) {
+        vec normed = read(here + c, lanes) * scale;
+        vec through = read(g + c, lanes) * read(weight + c, lanes);
+        write(gx + row * width + c, (through - normed * mean) * scale, lanes, false);
+      });
+    }
+  });
+  for (Index c = 0; c < width; c++) {
+    double total = 0;
+    for (Index item = 0; item < items; item++)
+      total += partial[item * vectors + c / LANES][c % LANES];
+    gweight[c] = float(total);
+  }
+}
+
+// Rows of `heads` heads of 2 `half` channels, `stride` elements apart in x and dense in out; row r
+// is at position r % length. (first, second) -> (first cos - second sin, second cos + first sin).
+template <class E>
+void rotate(Index rows, Index length, Index heads, Index half, Index stride, const E* x,
+            const float* cosine, const float* sine, float direction, E* out, int threads) {
+  each_row(rows, heads * 2 * half, threads, [&](Index row) {
+    const float *c = cosine + row % length * half, *s = sine + row % length * half;
+    for (Index head = 0; head < heads; head++) {
+      const E* from = x + row * stride + head * 2 * half;
+      E* to = out + (row * heads + head) * 2 * half;
+      each_vector(half, [&](Index i, int lanes) {
+        vec first = read(from + i, lanes), second = read(from + half + i, lanes);
+        vec cos = read(c + i, lanes), sin = read(s + i, lanes) * direction;
+        write(to + i, first * cos - second * sin, lanes, false);
+        write(to + half + i, second * cos + first * sin, lanes, false);
+      });
+    }
+  });
+}
+
 // The number of mixes is a compile-time constant, so that their shares stay in registers.
 template <int M, class Call>
 void with_count(int count, Call call) {
@@ -220,6 +345,27 @@ constexpr int MOST_MIXES = 6;
   }                                                                                                \
   void squared_relu_backward_##NAME(Index n, const E* x, const E* grad, E* gx, int threads) {      \
     squared_relu_backward(n, x, grad, gx, threads);                                                \
+  }                                                                                                \
+  void swiglu_##NAME(Index rows, Index width, const E* x, E* out, int threads) {                   \
+    swiglu(rows, width, x, out, threads);                                                          \
+  }                                                                                                \
+  void swiglu_backward_##NAME(Index rows, Index width, const E* x, const E* grad, E* gx,           \
+                              int threads) {                                                       \
+    swiglu_backward(rows, width, x, grad, gx, threads);                                            \
+  }                                                                                                \
+  void rms_norm_##NAME(Index rows, Index width, const E* x, const float* weight, float eps,        \
+                       E* out, float* inverse, int threads) {                                      \
+    rms_norm(rows, width, x, weight, eps, out, inverse, threads);                                  \
+  }                                                                                                \
+  void rms_norm_backward_##NAME(Index rows, Index width, const E* x, const float* weight,          \
+                                const float* inverse, const E* grad, E* gx, float* gweight,        \
+                                int threads) {                                                     \
+    rms_norm_backward(rows, width, x, weight, inverse, grad, gx, gweight, threads);                \
+  }                                                                                                \
+  void rotate_##NAME(Index rows, Index length, Index heads, Index half, Index stride,              \
+                     Index direction, const E* x, const float* cosine, const float* sine, E* out,  \
+                     int threads) {                                                                \
+    rotate(rows, length, heads, half, stride, x, cosine, sine, float(direction), out, threads);    \
   }                                                                                                \
   void token_shift_mix_##NAME(Index B, Index T, Index C, int count, const E* z, const E* previous, \
                               const float* mu, E* const* out, int threads) {                       \

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from models.contract import ParamGroup, State
 from models.errors import UserError
 from models.init import init_normal, split_decay
+from models.pointwise import rotate
 from models.trunk import Stream, Trunk, linear_flops
 
 Rope = tuple[Tensor, Tensor]
@@ -66,7 +67,7 @@ class Attention(nn.Module):
         heads = self.qkv(x).view(batch, length, -1, self.head_size)
         qk, v = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
         if rope is not None:
-            qk = rotate(qk, rope)  # queries and keys at once: fewer passes over memory
+            qk = rotate(qk, *rope)  # queries and keys at once: fewer passes over memory
         q, k = qk.split((self.n_head, self.n_kv_head), dim=2)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         if state is not None:
@@ -136,19 +137,12 @@ class AttentionTrunk(Trunk):
 
 
 def rope_table(past: int, length: int, head_size: int, base: float, like: Tensor) -> Rope:
-    """cos and sin `[T, 1, N/2]` of positions past .. past + T - 1 (Su et al. 2021, eq. 34)."""
+    """cos and sin `[T, N/2]`, fp32, of positions past .. past + T - 1 (Su et al. 2021, eq. 34)."""
     half = head_size // 2
     exponent = torch.arange(half, device=like.device, dtype=torch.float32) / half
     position = torch.arange(past, past + length, device=like.device, dtype=torch.float32)
-    angle = torch.outer(position, base**-exponent)[:, None]
-    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
-
-
-def rotate(x: Tensor, rope: Rope) -> Tensor:
-    """Rotate the pairs (x_i, x_{i+N/2}) of x `[B, T, H, N]` by the position's angles."""
-    cos, sin = rope
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    angle = torch.outer(position, base**-exponent)
+    return angle.cos(), angle.sin()
 
 
 def extend_cache(cache: State, k: Tensor, v: Tensor, past: int) -> State:

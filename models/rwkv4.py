@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from models.contract import ParamGroup, State
+from models.pointwise import gate, squared_relu, token_shift_mix
 from models.trunk import Block, Stream, Trunk, linear_flops
 from models.wkv import wkv4, wkv4_flops, wkv4_initial_state
 from models.wkv.backends import resolve
-from models.wkv.pointwise import gate, squared_relu, token_shift_mix
 
 EMBEDDING_SCALE = 6e-4  # official: U(-lr, lr) at the usual peak rate; block 0 normalises it away
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from models.attention import Attention, AttentionTrunk, rope_table
 from models.contract import State
+from models.pointwise import rms_norm, swiglu
 from models.trunk import Block, Stream, linear_flops
 
 
@@ -31,6 +32,18 @@ class TransformerConfig:
     attention: str = "auto"  # auto | flash | efficient | cudnn | math
 
 
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.eps = config.norm_eps
+        self.weight = nn.Parameter(torch.ones(config.n_embd))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
 class FeedForward(nn.Module):
     """SwiGLU: W_down (silu(W_gate x) * W_up x) (Shazeer 2020, arXiv 2002.05202)."""
 
@@ -41,8 +54,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(width, config.n_embd, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(swiglu(self.gate_up(x)))
 
     def flops(self, rows: int) -> int:
         return linear_flops(self.gate_up, rows) + linear_flops(self.down, rows)
@@ -53,9 +65,9 @@ class TransformerBlock(Block):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.ln1 = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
+        self.ln1 = RMSNorm(config)
         self.att = Attention(config.n_embd, config.n_head, config.n_kv_head, config.attention)
-        self.ln2 = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
+        self.ln2 = RMSNorm(config)
         self.ffn = FeedForward(config)
 
     def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
@@ -80,8 +92,8 @@ class Transformer(AttentionTrunk):
     def build_block(self, layer: int) -> TransformerBlock:
         return TransformerBlock(self.config)
 
-    def build_norm(self) -> nn.RMSNorm:
-        return nn.RMSNorm(self.config.n_embd, eps=self.config.norm_eps)
+    def build_norm(self) -> RMSNorm:
+        return RMSNorm(self.config)
 
     def enter(self, tokens: Tensor, state: State | None) -> Stream:
         past = self.past(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import POINTER, c_int, c_int64, c_void_p
+from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ _SOURCES, _HEADERS = ["wkv4_cpu.cpp", "pointwise_cpu.cpp"], ["wkv4_math.h", "vec
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _SHAPE: list[Any] = [c_int64] * 3
 _COUNT: list[Any] = [c_int64]
+_ROWS: list[Any] = [c_int64] * 2
 _MANY: Any = POINTER(c_void_p)
 _ARGUMENTS = {
     "wkv4_forward": [*_SHAPE, *[c_void_p] * 8],
@@ -25,6 +26,11 @@ _ARGUMENTS = {
     "gate_backward": [*_COUNT, *[c_void_p] * 5],
     "squared_relu": [*_COUNT, *[c_void_p] * 2],
     "squared_relu_backward": [*_COUNT, *[c_void_p] * 3],
+    "swiglu": [*_ROWS, *[c_void_p] * 2],
+    "swiglu_backward": [*_ROWS, *[c_void_p] * 3],
+    "rms_norm": [*_ROWS, *[c_void_p] * 2, c_float, *[c_void_p] * 2],
+    "rms_norm_backward": [*_ROWS, *[c_void_p] * 6],
+    "rotate": [*[c_int64] * 6, *[c_void_p] * 4],
     "token_shift_mix": [*_SHAPE, c_int, *[c_void_p] * 3, _MANY],
     "token_shift_mix_backward": [*_SHAPE, c_int, *[c_void_p] * 3, _MANY, *[c_void_p] * 3],
 }
@@ -102,6 +108,52 @@ def squared_relu_backward(x: Tensor, grad: Tensor) -> Tensor:
     return gx
 
 
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) * up of x = (gate, up) `[..., 2 F]`."""
+    x, width = x.contiguous(), x.shape[-1] // 2
+    out = torch.empty(*x.shape[:-1], width, dtype=x.dtype)
+    _call("swiglu", x.dtype, out.numel() // width, width, x, out)
+    return out
+
+
+def swiglu_backward(x: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of x."""
+    x, grad, gx, width = x.contiguous(), grad.contiguous(), _new(x), x.shape[-1] // 2
+    _call("swiglu_backward", x.dtype, grad.numel() // width, width, x, grad, gx)
+    return gx
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x / rms * weight, and 1 / rms of every row."""
+    x, weight, width = x.contiguous(), weight.contiguous(), x.shape[-1]
+    out, inverse = _new(x), torch.empty(x.shape[:-1])
+    _call("rms_norm", x.dtype, inverse.numel(), width, x, weight, eps, out, inverse)
+    return out, inverse
+
+
+def rms_norm_backward(
+    x: Tensor, weight: Tensor, inverse: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and weight."""
+    x, weight, grad, width = x.contiguous(), weight.contiguous(), grad.contiguous(), x.shape[-1]
+    gx, gweight = _new(x), _new(weight)
+    inputs = (x, weight, inverse, grad, gx, gweight)
+    _call("rms_norm_backward", x.dtype, inverse.numel(), width, *inputs)
+    return gx, gweight
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    """As `pointwise.rotate`; direction -1 turns back. x may be a slice of a wider projection."""
+    batch, length, heads, size = x.shape
+    rows_alike = x.stride(2) == size and x.stride(0) == length * x.stride(1)
+    if x.stride(3) != 1 or not rows_alike:
+        x = x.contiguous()
+    out = _new(x)
+    shape = (batch * length, length, heads, size // 2, x.stride(1), direction)
+    _call("rotate", x.dtype, *shape, x, cos.contiguous(), sin.contiguous(), out)
+    return out
+
+
 def token_shift_mix(z: Tensor, previous: Tensor, mu: Tensor) -> list[Tensor]:
     """As `pointwise.token_shift_mix`."""
     z, previous, mu = z.contiguous(), previous.contiguous(), mu.contiguous()
@@ -127,7 +179,7 @@ def _new(like: Tensor) -> Tensor:
     return torch.empty(like.shape, dtype=like.dtype)
 
 
-def _call(name: str, dtype: torch.dtype, *arguments: int | Tensor | list[Tensor] | None) -> None:
+def _call(name: str, dtype: torch.dtype, *arguments: float | Tensor | list[Tensor] | None) -> None:
     """Call kernel `name` for `dtype`: numbers as they are, contiguous tensors as addresses."""
     values: list[object] = []
     for x in arguments:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.attention import Attention, rope_table, rotate
+from models.attention import Attention, rope_table
 from models.errors import UserError
+from models.pointwise import rotate
 from models.registry import build
 from tests.contestants import shaken, some_tokens, spec_of
 
@@ -53,8 +54,8 @@ def test_rotation_depends_on_distance_only() -> None:
     x, y = torch.randn(2, 1, 1, 1, 8).double()
     dots = []
     for shift in (0, 5, 117):
-        q = rotate(x, rope_table(3 + shift, 1, 8, 10_000.0, x))
-        k = rotate(y, rope_table(1 + shift, 1, 8, 10_000.0, y))
+        q = rotate(x, *rope_table(3 + shift, 1, 8, 10_000.0, x))
+        k = rotate(y, *rope_table(1 + shift, 1, 8, 10_000.0, y))
         dots.append((q * k).sum())
     torch.testing.assert_close(dots[0], dots[1], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(dots[0], dots[2], rtol=1e-5, atol=1e-5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.errors import UserError
-from models.wkv.pointwise import gate, squared_relu, token_shift_mix
+from models.pointwise import gate, rms_norm, rotate, squared_relu, swiglu, token_shift_mix
 
 OPS = torch.ops.crossover
 SHAPES = [(1, 1, 1), (2, 33, 7), (1, 600, 16), (3, 40, 50), (1, 1030, 90)]
@@ -21,6 +21,22 @@ def plain_gate(r, x):
 
 def plain_squared_relu(x):
     return (torch.relu(x) ** 2,)
+
+
+def plain_swiglu(x):
+    first, second = x.chunk(2, dim=-1)
+    return (first * torch.sigmoid(first) * second,)
+
+
+def plain_rms_norm(x, weight):
+    return (x / torch.sqrt(x.square().mean(-1, keepdim=True) + 1e-5) * weight,)
+
+
+def plain_rotate(x, cos, sin):
+    """As multiplication of complex numbers."""
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.complex(first, second) * torch.complex(cos, sin)[:, None]
+    return (torch.cat((turned.real, turned.imag), -1),)
 
 
 def compare(fused, plain, inputs, tolerance):
@@ -57,6 +73,38 @@ def test_gate_and_squared_relu(shape, dtype):
     r, x = 3 * torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
     compare(gate, plain_gate, (r, x), tolerance)
     compare(squared_relu, plain_squared_relu, (x,), tolerance)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_swiglu_and_rms_norm(shape, dtype):
+    torch.manual_seed(0)
+    tolerance = max(4 * torch.finfo(dtype).eps, 3e-6)
+    x = 3 * torch.randn(shape).to(dtype)
+    compare(swiglu, plain_swiglu, (torch.cat((x, x.flip(-1)), -1),), tolerance)
+    if shape[-1] == 1:
+        return  # one channel is its own norm: the true gradient is nothing but rounding
+    weight = torch.rand(shape[-1]) + 0.5
+    compare(lambda x, w: rms_norm(x, w, 1e-5), plain_rms_norm, (x, weight), tolerance)
+
+
+@pytest.mark.parametrize("half", [1, 3, 16, 32, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_rotate(half, dtype):
+    torch.manual_seed(0)
+    angle = 100 * torch.rand(11, half)
+    x = torch.randn(2, 11, 3, 2 * half).to(dtype)
+    cos, sin = angle.cos(), angle.sin()
+    tolerance = max(2 * torch.finfo(dtype).eps, 2e-6)
+    compare(
+        lambda x: rotate(x, cos, sin), lambda x: plain_rotate(x, cos.double(), sin.double()), (x,),
+        tolerance,
+    )  # fmt: skip
+    wider = torch.cat((x, x), dim=2)  # a slice of a fused projection needs no copy
+    assert torch.equal(rotate(wider[:, :, :3], cos, sin), rotate(x, cos, sin))
+    assert torch.equal(
+        rotate(x.transpose(0, 1).contiguous().transpose(0, 1), cos, sin), rotate(x, cos, sin)
+    )
 
 
 def test_large_arguments_and_nan():
@@ -96,6 +144,10 @@ def test_opcheck():
     torch.library.opcheck(OPS.token_shift_mix, (z, previous, mu))
     torch.library.opcheck(OPS.gate, (z, z.detach().clone().requires_grad_()))
     torch.library.opcheck(OPS.squared_relu, (z,))
+    x = torch.randn(2, 9, 3, 6, requires_grad=True)
+    torch.library.opcheck(OPS.swiglu, (x,))
+    torch.library.opcheck(OPS.rms_norm, (x, torch.rand(6, requires_grad=True), 1e-5))
+    torch.library.opcheck(OPS.rotate, (x, torch.rand(9, 3), torch.rand(9, 3), 1))
 
 
 def test_compiles_without_a_graph_break():
@@ -116,6 +168,9 @@ def test_compiles_without_a_graph_break():
         (lambda z: token_shift_mix(z, None, torch.rand(7, 5)), "M from 1 to 6"),
         (lambda z: token_shift_mix(z, torch.rand(5, 2), torch.rand(1, 5)), "previous must be"),
         (lambda z: gate(z[:, :1], z), "r must be"),
+        (lambda z: swiglu(z), "must be even"),
+        (lambda z: rms_norm(z, torch.rand(4), 1e-5), "weight must be"),
+        (lambda z: rotate(z[..., None], torch.rand(9, 3), torch.rand(9, 3)), "does not fit"),
     ],
 )
 def test_bad_input(call, message):

@@ -1,4 +1,6 @@
-"""The elementwise work around the WKV operator, each piece in one pass over memory.
+"""The elementwise work around the WKV operator and around attention, each in one pass over memory.
+
+Both families get the same care, or the comparison would measure it.
 
 On a CPU these cost more than the recurrence when written as chains of torch operations. Each is a
 custom op with an exact backward: native C++ where it can be built, plain torch elsewhere.
@@ -57,6 +59,28 @@ def gate(r: Tensor, x: Tensor) -> Tensor:
 def squared_relu(x: Tensor) -> Tensor:
     """max(x, 0) squared."""
     return torch.ops.crossover.squared_relu(x)
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) * up for x = (gate, up) `[..., 2 F]`; returns `[..., F]`."""
+    if x.shape[-1] % 2:
+        raise UserError(f"swiglu: the last dimension must be even, got {list(x.shape)}")
+    return torch.ops.crossover.swiglu(x)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension; weight `[C]` in fp32."""
+    if list(weight.shape) != [x.shape[-1]]:
+        raise UserError(f"rms_norm: weight must be [{x.shape[-1]}], got {list(weight.shape)}")
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return torch.ops.crossover.rms_norm(x, weight.to(wide), eps)[0]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (x_i, x_{i+N/2}) of x `[B, T, H, N]` by angles of cos and sin `[T, N/2]`."""
+    if list(cos.shape) != [x.shape[1], x.shape[3] // 2] or x.shape[3] % 2:
+        raise UserError(f"rotate: x {list(x.shape)} does not fit angles {list(cos.shape)}")
+    return torch.ops.crossover.rotate(x, cos, sin, 1)
 
 
 def _native(x: Tensor) -> bool:
@@ -189,4 +213,129 @@ _define(
 )
 torch.library.register_autograd(
     "crossover::squared_relu", _squared_relu_differentiate, setup_context=_squared_relu_setup
+)
+
+
+# ---------------------------------------------------------------- SwiGLU
+
+
+def _swiglu(x: Tensor) -> Tensor:
+    if _native(x):
+        return cpu.swiglu(x)
+    gate, up = x.chunk(2, dim=-1)
+    return torch.nn.functional.silu(gate) * up
+
+
+def _swiglu_backward(x: Tensor, grad: Tensor) -> Tensor:
+    if _native(x):
+        return cpu.swiglu_backward(x, grad)
+    gate, up = x.chunk(2, dim=-1)
+    share = torch.sigmoid(gate)
+    slope = share * (1 + gate * torch.sigmoid(-gate))
+    return torch.cat((grad * up * slope, grad * gate * share), dim=-1)
+
+
+def _swiglu_setup(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _swiglu_differentiate(ctx: Any, grad: Tensor) -> Tensor:
+    return torch.ops.crossover.swiglu_backward(*ctx.saved_tensors, grad)
+
+
+_define(
+    "swiglu",
+    "(Tensor x) -> Tensor",
+    _swiglu,
+    lambda x: x.new_empty(*x.shape[:-1], x.shape[-1] // 2),
+)
+_define(
+    "swiglu_backward",
+    "(Tensor x, Tensor grad) -> Tensor",
+    _swiglu_backward,
+    lambda x, grad: x.new_empty(x.shape),
+)
+torch.library.register_autograd(
+    "crossover::swiglu", _swiglu_differentiate, setup_context=_swiglu_setup
+)
+
+
+# ---------------------------------------------------------------- RMSNorm
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    if _native(x):
+        return cpu.rms_norm(x, weight, eps)
+    wide = x.to(weight.dtype)
+    inverse = torch.rsqrt(wide.square().mean(-1) + eps)
+    return (wide * inverse[..., None] * weight).to(x.dtype), inverse
+
+
+def _rms_norm_backward(
+    x: Tensor, weight: Tensor, inverse: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    if _native(x):
+        return cpu.rms_norm_backward(x, weight, inverse, grad)
+    normed, wide = x.to(weight.dtype) * inverse[..., None], grad.to(weight.dtype)
+    through = wide * weight
+    gx = (through - normed * (through * normed).mean(-1, keepdim=True)) * inverse[..., None]
+    return gx.to(x.dtype), (wide * normed).flatten(0, -2).sum(0)
+
+
+def _rms_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*inputs[:2], output[1])
+
+
+def _rms_norm_differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    return *torch.ops.crossover.rms_norm_backward(*ctx.saved_tensors, grad), None
+
+
+_define(
+    "rms_norm",
+    "(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)",
+    _rms_norm,
+    lambda x, weight, eps: (x.new_empty(x.shape), weight.new_empty(x.shape[:-1])),
+)
+_define(
+    "rms_norm_backward",
+    "(Tensor x, Tensor weight, Tensor inverse, Tensor grad) -> (Tensor, Tensor)",
+    _rms_norm_backward,
+    lambda x, weight, inverse, grad: (x.new_empty(x.shape), weight.new_empty(weight.shape)),
+)
+torch.library.register_autograd(
+    "crossover::rms_norm", _rms_norm_differentiate, setup_context=_rms_norm_setup
+)
+
+
+# ---------------------------------------------------------------- rotation
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    if _native(x):
+        return cpu.rotate(x, cos, sin, direction)
+    cos, sin = cos[:, None], direction * sin[:, None]
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return turned.to(x.dtype)
+
+
+def _rotate_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, cos, sin, ctx.direction = inputs
+    ctx.save_for_backward(cos, sin)
+
+
+def _rotate_differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    turned_back = torch.ops.crossover.rotate(grad, *ctx.saved_tensors, -ctx.direction)
+    return turned_back, None, None, None
+
+
+_define(
+    "rotate",
+    "(Tensor x, Tensor cos, Tensor sin, int direction) -> Tensor",
+    _rotate,
+    lambda x, cos, sin, direction: x.new_empty(x.shape),
+)
+torch.library.register_autograd(
+    "crossover::rotate", _rotate_differentiate, setup_context=_rotate_setup
 )
