@@ -23,7 +23,7 @@ def test_schedule_has_its_corners() -> None:
     assert factors[-1] == pytest.approx(0.1)
     halfway = 10 + 99 / 2
     assert (factors[math.floor(halfway)] + factors[math.ceil(halfway)]) / 2 == pytest.approx(0.55)
-    assert all(a >= b for a, b in itertools.pairwise(factors))
+    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
 
 
 def test_schedule_survives_tiny_runs() -> None:

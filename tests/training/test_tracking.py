@@ -62,7 +62,7 @@ def test_the_run_is_continued_not_started_anew(tmp_path: Path) -> None:
     names = [path.name for path in folder.path.glob("wandb/offline-run-*")]
     assert len(names) == 2
     identity = run_id(folder.path, folder.name)
-    assert all(name.endswith(identity) for name in names)
+    assert all(f"-{identity}" in name for name in names)
 
 
 def test_disabled_leaves_no_trace(tmp_path: Path) -> None:
