@@ -40,6 +40,7 @@ lint: $(VENV)/installed-dev ## ruff (format and lint) and mypy
 
 bench: $(VENV)/installed-dev ## time the kernels and the training loop on this machine
 	$(BIN)/python scripts/bench_kernels.py
+	$(BIN)/python scripts/bench_models.py
 	$(BIN)/python scripts/bench_loop.py
 
 clean: ## delete .venv and prepared corpora; runs/ stays

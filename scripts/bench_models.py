@@ -1,0 +1,146 @@
+"""A whole training step beside the one of `transformers`: `python scripts/bench_models.py`.
+
+The lab's 5m preset against RwkvForCausalLM and LlamaForCausalLM of equal shape: forward, backward
+and AdamW, in alternating rounds of one process. Then RWKV-4's tokens per second in one long
+sequence over those in many short ones. Prints a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conf.schema import OptimConf
+from models.rwkv4 import RWKV4, RWKV4Config
+from models.transformer import Transformer, TransformerConfig
+from probes.machine import commit, cpu_name
+from training.optim import build_optimizer
+
+VOCAB, LAYERS, WIDTH, HEADS = 3072, 4, 256, 4
+Step = Callable[[Tensor], None]
+
+
+def main() -> None:
+    """Run the comparisons and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--length", type=int, default=4096, help="context of the first two rows")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {commit()}")
+    print("\n| training step of the 5m preset | tokens/s | ratio (min to max) |\n|---|--:|--:|")
+    length, rounds = arguments.length, arguments.rounds
+    print(versus("rwkv4", ours_rwkv(), "RwkvForCausalLM", theirs_rwkv, length, rounds))
+    print(versus("transformer", ours_llama(), "LlamaForCausalLM", theirs_llama, length, rounds))
+    print(long_over_short(ours_rwkv(), rounds))
+
+
+def versus(
+    name: str, ours: Step, peer: str, build_peer: Callable[[], Step], length: int, rounds: int
+) -> str:
+    """One row: tokens per second of ours, and how many times those of the peer."""
+    try:
+        theirs = build_peer()
+    except ImportError:
+        return f"| {name} over {peer}, T={length} | not measured: transformers is missing | |"
+    tokens = some_tokens(1, length)
+    rates = alternate([(ours, tokens), (theirs, tokens)], rounds)
+    ratios = [a / b for a, b in zip(*rates, strict=True)]
+    figures = f"{median(rates[0]):,.0f} and {median(rates[1]):,.0f}"
+    return (
+        f"| {name} over {peer}, B=1, T={length} | {figures} | "
+        f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
+    )
+
+
+def long_over_short(ours: Step, rounds: int) -> str:
+    """One row: B=1, T=16384 over B=64, T=256, the same number of tokens."""
+    rates = alternate([(ours, some_tokens(1, 16384)), (ours, some_tokens(64, 256))], rounds)
+    ratios = [a / b for a, b in zip(*rates, strict=True)]
+    return (
+        f"| rwkv4, B=1, T=16384 over B=64, T=256 | {median(rates[0]):,.0f} and "
+        f"{median(rates[1]):,.0f} | {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) |"
+    )
+
+
+def alternate(cases: list[tuple[Step, Tensor]], rounds: int) -> list[list[float]]:
+    """Tokens per second of every case and round, after one untimed round."""
+    rates: list[list[float]] = [[] for _ in cases]
+    for number in range(rounds + 1):
+        for place, (step, tokens) in enumerate(cases):
+            began = time.perf_counter()
+            step(tokens)
+            if number:
+                rates[place].append(tokens.numel() / (time.perf_counter() - began))
+    return rates
+
+
+def some_tokens(batch: int, length: int) -> Tensor:
+    return torch.randint(0, VOCAB, (batch, length), generator=torch.Generator().manual_seed(0))
+
+
+def ours_rwkv() -> Step:
+    model = RWKV4(RWKV4Config(VOCAB, LAYERS, WIDTH))
+    optimizer = build_optimizer(model, OptimConf())
+    return stepping(lambda tokens: model.loss(tokens, tokens)[0], optimizer)
+
+
+def ours_llama() -> Step:
+    model = Transformer(TransformerConfig(VOCAB, LAYERS, WIDTH, HEADS))
+    optimizer = build_optimizer(model, OptimConf())
+    return stepping(lambda tokens: model.loss(tokens, tokens)[0], optimizer)
+
+
+def theirs_rwkv() -> Step:
+    """Raises `ImportError` without `transformers`."""
+    from transformers import RwkvConfig, RwkvForCausalLM
+
+    config = RwkvConfig(
+        vocab_size=VOCAB,
+        context_length=1 << 20,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        rescale_every=0,
+    )
+    return peer_step(RwkvForCausalLM(config))
+
+
+def theirs_llama() -> Step:
+    """Raises `ImportError` without `transformers`."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=WIDTH,
+        intermediate_size=3 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        max_position_embeddings=1 << 20,
+    )
+    return peer_step(LlamaForCausalLM(config))
+
+
+def peer_step(model: Any) -> Step:
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    return stepping(lambda tokens: model(input_ids=tokens, labels=tokens).loss, optimizer)
+
+
+def stepping(loss: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer) -> Step:
+    """Forward, backward, update."""
+
+    def step(tokens: Tensor) -> None:
+        loss(tokens).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
