@@ -231,11 +231,15 @@ def _between(bare: Finding, before: int, after: int) -> float:
     return float(np.exp(np.log(before) + share * (np.log(after) - np.log(before))))
 
 
+LINEAR = (0.75, 1.25)
+"""A wider interval cannot tell linear from attention's mixture of linear and quadratic work."""
+
+
 def slope(one: Curve, measure: Measure, window: tuple[int, int]) -> Slope | None:
     """The log-log slope over the window, or None with fewer than three lengths inside it.
 
-    `linear` is claimed only when the slope's interval contains 1 but neither 0 nor 2, so that it
-    tells something, and the interval of c in `a + bT + cT^2` contains 0.
+    `linear` is claimed only when the slope's interval contains 1 and stays inside `LINEAR`, so that
+    it tells something, and the interval of c in `a + bT + cT^2` contains 0.
     """
     inside = {
         length: [value * (length if _per_batch_token(measure) else 1) for value in point.values]
@@ -246,7 +250,7 @@ def slope(one: Curve, measure: Measure, window: tuple[int, int]) -> Slope | None
         return None
     fitted = statistics.loglog_slope(inside)
     quadratic = statistics.polynomial_fit(inside)
-    telling = 0 < fitted.low <= 1 <= fitted.high < 2
+    telling = LINEAR[0] < fitted.low <= 1 <= fitted.high < LINEAR[1]
     linear = telling and quadratic.c_low <= 0 <= quadratic.c_high
     low, high = (None if isnan(end) else end for end in (fitted.low, fitted.high))
     return Slope(fitted.value, low, high, (min(inside), max(inside)), linear)

@@ -11,8 +11,8 @@
   is a single number (memory, state). `crossings` lists all lengths where the order changes, if
   that is not simply the one.
 * `slopes`: per contestant and measure the exponent of cost against length: `value`, `low`,
-  `high`, `window` in tokens, and `linear`, claimed only if the slope's interval contains 1 but
-  neither 0 nor 2, and that of the quadratic coefficient contains 0.
+  `high`, `window` in tokens, and `linear`, claimed only if the slope's interval contains 1 and
+  lies within 0.75 to 1.25, and that of the quadratic coefficient contains 0.
 * `contestants`, `baselines`, `machine`, `failures`: what was compared, on what, and which points
   did not finish.
 """

@@ -136,7 +136,7 @@ def slopes(report: Report) -> str:
     caption = (
         "The exponent p of cost ~ T^p: 0 is constant, 1 linear, 2 quadratic; costs are per "
         "sequence, those of decode per generated token. Linear is claimed only if the interval of "
-        "p contains 1 but neither 0 nor 2, and that of the quadratic part contains 0."
+        "p contains 1 and lies within 0.75 to 1.25, and that of the quadratic part contains 0."
     )
     headings = ["contestant", "#p", "measure", "95 % interval", "window, tokens", "linear"]
     return table(caption, headings, rows)
