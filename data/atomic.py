@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
 import secrets
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from models.files import sync
 
 _ABANDONED_AFTER = 24 * 3600  # seconds until a killed process's leftovers are swept
 
@@ -26,7 +27,7 @@ def make_folder(folder: Path, fill: Callable[[Path], None], sound: Callable[[Pat
     try:
         fill(aside)
         for path in (*aside.iterdir(), aside):
-            _sync(path)
+            sync(path)
         _put(aside, folder, sound)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -40,7 +41,7 @@ def _put(aside: Path, folder: Path, sound: Callable[[Path], bool]) -> None:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         else:
-            _sync(folder.parent)
+            sync(folder.parent)
             return
         if sound(folder):
             return
@@ -62,12 +63,3 @@ def _sweep(parent: Path) -> None:
             continue
         if abandoned:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Make a file's content, or a folder's list of names, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

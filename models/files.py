@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +22,8 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-        _sync_folder(path.parent)
+        with suppress(PermissionError):  # some systems do not let folders be opened
+            sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -68,13 +69,10 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; a no-op where folders cannot be opened."""
+def sync(path: Path) -> None:
+    """Make a file's content, or a folder's list of names, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)

@@ -2,10 +2,10 @@
 
 | here | paper |
 |---|---|
-| `time_mix_k`, `_v`, `_r` | mu: weight of the current token in the token shift (eq. 11-13) |
+| `time_mix_k`, `_v`, `_r` | mu: weight of the current token in the token shift (section 3) |
 | `time_decay` | w = -exp(time_decay) < 0, the log decay per channel |
 | `time_first` | u, the bonus of the current token |
-| `wkv4` | eq. 14: decayed average of v weighted by e^k |
+| `wkv4` | wkv_t (section 3; stable form in appendix D): decayed average of v weighted by e^k |
 
 A token's state per layer is two shifted vectors and (aa, bb, pp) of the recurrence: 5 C numbers.
 """
