@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models import pointwise_cpu as cpu
 from models.errors import UserError
-from models.wkv import backends, cpu
+from models.wkv import backends
 
 MOST_MIXES = 6
 _NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -86,7 +87,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _native(x: Tensor) -> bool:
     """Whether the C++ kernels take `x`."""
     usable = x.device.type == "cpu" and x.dtype in _NATIVE_DTYPES
-    return usable and backends.resolve("auto", x.device) == "cpu"
+    return usable and backends.resolve("pointwise", "auto", x.device) == "cpu"
 
 
 def _define(name: str, schema: str, forward: Any, fake: Any) -> None:

@@ -177,7 +177,7 @@ class RWKV4(Trunk):
         ]
 
     def backends(self) -> dict[str, str]:
-        return {"wkv": resolve(self.config.wkv, self.head.weight.device)}
+        return {"wkv": resolve("wkv4", self.config.wkv, self.head.weight.device)}
 
 
 def init_official(model: RWKV4) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from models.wkv import backends, wkv4, wkv4_initial_state
-from models.wkv.reference import wkv4_sequential
+from models.wkv.v4.reference import wkv4_sequential
 from probes.machine import commit, cpu_name
 from scripts.bench_gpu import Row, forward, gpu_rows, inputs, training
 

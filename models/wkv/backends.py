@@ -13,43 +13,53 @@ from models.errors import UserError
 from models.wkv.build import BuildError
 
 BACKENDS = ("auto", "reference", "cpu", "cuda")
+BINDINGS = {
+    "wkv4": {"cpu": "models.wkv.v4.cpu", "cuda": "models.wkv.v4.cuda"},
+    "pointwise": {"cpu": "models.pointwise_cpu"},
+}
+"""Modules with native kernels, by operator and device; each has a `library` to load."""
 _log = logging.getLogger("crossover.wkv")
 
 
-def resolve(backend: str, device: torch.device) -> str:
-    """The back end that `backend` means for tensors on `device`: reference, cpu or cuda.
+def resolve(operator: str, backend: str, device: torch.device) -> str:
+    """What `backend` means for `operator` on `device`: reference, cpu or cuda.
 
-    `auto` takes the native one of the device if it can be built here, else the chunked reference
-    after one line of notice. Raises `UserError` if a back end asked for by name cannot work; its
-    message ends with the compiler's last lines where there are any.
+    `auto` takes the native one of the device if it can be built here, else the reference after one
+    line of notice. Raises `UserError` if a back end asked for by name cannot work; its message
+    ends with the compiler's last lines where there are any.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
     if backend == "reference":
         return backend
-    native = device.type if device.type in ("cpu", "cuda") else None
+    native = device.type if device.type in BINDINGS[operator] else None
     if backend == "auto":
-        if native is None or (problem := _problem(native)):
+        if native is None or (problem := _problem(operator, native)):
             _notice(f"{device.type}: {problem if native else 'no kernels for this device'}")
             return "reference"
         return native
     if backend != native:
         raise UserError(f"backend={backend!r} needs tensors on {backend}, they are on {device}")
-    if problem := _problem(backend):
+    if problem := _problem(operator, backend):
         raise UserError(f"backend={backend!r} cannot work here: {problem}")
     return backend
 
 
 def report() -> dict[str, str]:
     """For each back end "ready", or why not. Builds what is not yet built."""
-    return {"reference": "ready"} | {name: _problem(name) or "ready" for name in ("cpu", "cuda")}
+    return {"reference": "ready"} | {name: _report(name) for name in ("cpu", "cuda")}
+
+
+def _report(name: str) -> str:
+    problems = [_problem(operator, name) for operator in BINDINGS if name in BINDINGS[operator]]
+    return next((problem for problem in problems if problem), "ready")
 
 
 @functools.cache
-def _problem(name: str) -> str | None:
+def _problem(operator: str, name: str) -> str | None:
     """Why native back end `name` cannot work on this machine, or None. Asked once per process."""
     try:
-        kernels(name).load()
+        kernels(operator, name).library.load()
     except BuildError as error:
         return str(error)
     return None
@@ -63,6 +73,6 @@ def _notice(reason: str) -> None:
     _log.warning("wkv: using the chunked reference, which is slower (%s)", summary)
 
 
-def kernels(name: str) -> Any:
+def kernels(operator: str, name: str) -> Any:
     """The module of native back end `name`; call only after `resolve` chose it."""
-    return importlib.import_module(f"models.wkv.{name}")
+    return importlib.import_module(BINDINGS[operator][name])

@@ -21,12 +21,12 @@ def test_report_names_every_back_end():
 
 def test_auto_takes_what_the_report_calls_ready():
     ready = backends.report()["cpu"] == "ready"
-    assert backends.resolve("auto", CPU) == ("cpu" if ready else "reference")
+    assert backends.resolve("wkv4", "auto", CPU) == ("cpu" if ready else "reference")
 
 
 def test_the_reference_is_always_there():
     for device in ("cpu", "cuda", "mps"):
-        assert backends.resolve("reference", torch.device(device)) == "reference"
+        assert backends.resolve("wkv4", "reference", torch.device(device)) == "reference"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_reference_is_always_there():
 )
 def test_impossible_requests(backend, device, message):
     with pytest.raises(UserError, match=message):
-        backends.resolve(backend, torch.device(device))
+        backends.resolve("wkv4", backend, torch.device(device))
 
 
 WITHOUT_KERNELS = """

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from models.wkv import wkv4
-from models.wkv.reference import wkv4_sequential
-from tests.models.wkv.cases import assert_close, random_case, run
+from models.wkv.v4.reference import wkv4_sequential
+from tests.models.wkv.v4.cases import assert_close, random_case, run
 
 
 def chunked(w, u, k, v, state):

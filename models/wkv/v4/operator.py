@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from models.errors import UserError
-from models.wkv import backends, reference
-from models.wkv.reference import CHUNK
+from models.wkv import backends
+from models.wkv.v4 import reference
+from models.wkv.v4.reference import CHUNK
 
 FORWARD_FLOPS = 23
 """Operations per token and channel of the stable recurrence, exponentials counted as one each."""
@@ -112,7 +113,7 @@ def _resolve(backend: str, k: Tensor) -> str:
         if backend not in ("auto", "reference"):
             raise UserError(f"backend={backend!r} computes in float32: k must not be float64")
         return "reference"
-    return backends.resolve(backend, k.device)
+    return backends.resolve("wkv4", backend, k.device)
 
 
 @torch.library.impl("crossover::wkv4", "CompositeExplicitAutograd")
@@ -123,7 +124,7 @@ def _forward(
         raise UserError(f"wkv4: w must be negative everywhere, its largest value is {w.max():g}")
     name = _resolve(backend, k)
     if name != "reference":
-        return backends.kernels(name).wkv4_forward(w, u, k, v, state, save)
+        return backends.kernels("wkv4", name).wkv4_forward(w, u, k, v, state, save)
     y, out, checkpoints = reference.wkv4_forward(w, u, k, v, state)
     return y.to(v.dtype), out, checkpoints if save else checkpoints[:, :0].clone()
 
@@ -157,7 +158,7 @@ def _backward(
     if grad_y is None:
         grad_y = torch.zeros_like(v)
     name = _resolve(backend, k)
-    backward = (reference if name == "reference" else backends.kernels(name)).wkv4_backward
+    backward = (reference if name == "reference" else backends.kernels("wkv4", name)).wkv4_backward
     gw, gu, gk, gv, before = backward(w, u, k, v, checkpoints, adjoint, grad_y)
     scale = torch.exp(before[:, 2:] + checkpoints[:, 0, 2:])  # back to aa, bb of the state given
     grad_in = torch.cat([before[:, :2] * scale, torch.zeros_like(scale)], dim=1)

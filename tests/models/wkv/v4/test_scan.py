@@ -10,18 +10,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models.wkv import backends, build, cuda, wkv4
+from models.wkv import backends, build, wkv4
 from models.wkv.build import BuildError
-from models.wkv.reference import CHUNK
-from tests.models.wkv.cases import NAMES, assert_close, errors, random_case, run
-from tests.models.wkv.test_cpu import RAMPS
+from models.wkv.v4 import cuda
+from models.wkv.v4.reference import CHUNK
+from tests.models.wkv.v4.cases import NAMES, assert_close, errors, random_case, run
+from tests.models.wkv.v4.test_cpu import RAMPS
 
 SEGMENT, GROUP = 256, 16  # of cuda/wkv4_board.h
 chunked = functools.partial(wkv4, backend="reference")
 
 
 def emulator():
-    headers = [*cuda.HEADERS]
+    headers = [*cuda.library.headers]
     return ctypes.CDLL(str(build.shared_library("scan", ["wkv4_scan_host.cpp"], headers)))
 
 
@@ -59,8 +60,8 @@ def backward(w, u, k, v, checkpoints, adjoint, grad_y):
 def scan(monkeypatch):
     """wkv4 through the whole operator, with the emulated kernels under it."""
     kernels = SimpleNamespace(wkv4_forward=forward, wkv4_backward=backward)
-    monkeypatch.setattr(backends, "kernels", lambda name: kernels)
-    monkeypatch.setattr(backends, "resolve", lambda backend, device: backend)
+    monkeypatch.setattr(backends, "kernels", lambda operator, name: kernels)
+    monkeypatch.setattr(backends, "resolve", lambda operator, backend, device: backend)
     return functools.partial(wkv4, backend="cuda")
 
 

@@ -6,38 +6,41 @@ import pytest
 import torch
 
 from models.errors import UserError
-from models.wkv import backends, build, cuda, wkv4
+from models.wkv import backends, build, nvrtc, wkv4
 from models.wkv.build import BuildError
-from models.wkv.reference import CHUNK
-from tests.models.wkv.cases import assert_close, random_case, run
+from models.wkv.v4 import cuda
+from models.wkv.v4.reference import CHUNK
+from tests.models.wkv.v4.cases import assert_close, random_case, run
 
 pytest.importorskip("cuda.core", reason="the optional group [cuda] is not installed")
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
 def test_every_kernel_compiles(arch):
-    cubin = cuda.compile_for(arch)
+    cubin = cuda.library.compile_for(arch)
     assert cubin[:4] == b"\x7fELF"
-    for name in cuda.KERNELS:
+    for name in cuda.library.kernels:
         assert name.encode() + b"\0" in cubin
 
 
 def test_kernels_are_compiled_once(monkeypatch):
     calls = []
-    monkeypatch.setattr(cuda, "compile_for", lambda arch: calls.append(arch) or b"cubin of a test")
-    path = cuda._cubin("sm_test")
+    monkeypatch.setattr(
+        cuda.library, "compile_for", lambda arch: calls.append(arch) or b"cubin of a test"
+    )
+    path = cuda.library.cubin("sm_test")
     try:
-        assert cuda._cubin("sm_test") == path and path.read_bytes() == b"cubin of a test"
+        assert cuda.library.cubin("sm_test") == path and path.read_bytes() == b"cubin of a test"
         assert calls == ["sm_test"]
     finally:
         path.unlink()
 
 
 def test_a_failed_build_shows_the_compilers_last_lines(monkeypatch, tmp_path):
-    (tmp_path / cuda.SOURCE).write_text("__global__ void kernel() { undeclared_name(); }\n")
-    monkeypatch.setattr(cuda, "SOURCES", tmp_path)
+    (tmp_path / cuda.library.source).write_text("__global__ void kernel() { undeclared_name(); }\n")
+    monkeypatch.setattr(nvrtc, "SOURCES", tmp_path)
     with pytest.raises(BuildError, match=r"(?s)for sm_90:\n.*undeclared_name"):
-        cuda.compile_for("sm_90")
+        cuda.library.compile_for("sm_90")
 
 
 def test_geometry_agrees_with_the_header():

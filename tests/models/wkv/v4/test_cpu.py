@@ -5,16 +5,17 @@ import functools
 import pytest
 import torch
 
-from models.wkv import reference, wkv4
+from models.wkv import wkv4
 from models.wkv.build import BuildError
-from tests.models.wkv.cases import NAMES, assert_close, errors, random_case, run
+from models.wkv.v4 import reference
+from tests.models.wkv.v4.cases import NAMES, assert_close, errors, random_case, run
 
 
 def native_problem():
-    from models.wkv import cpu
+    from models.wkv.v4 import cpu
 
     try:
-        cpu.load()
+        cpu.library.load()
     except BuildError as error:
         return str(error)
     return None

@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.errors import UserError
 from models.wkv import wkv4, wkv4_flops, wkv4_initial_state
-from models.wkv.reference import wkv4_sequential
-from tests.models.wkv.cases import NAMES, random_case, run
+from models.wkv.v4.reference import wkv4_sequential
+from tests.models.wkv.v4.cases import NAMES, random_case, run
 
 
 def make(B=2, T=40, C=6):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.wkv import reference
+from models.wkv.v4 import reference
 
 NAMES = ("y", "state", "w", "u", "k", "v", "state_in")
 Operator = Callable[..., tuple[Tensor, Tensor]]

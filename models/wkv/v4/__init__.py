@@ -1,0 +1,1 @@
+"""WKV-4: the operator, its references and its native bindings."""
