@@ -1,6 +1,6 @@
 // The elementwise work around WKV-4 and around attention on the CPU, each in one pass over memory:
 // token shift and mix, sigmoid gate, squared ReLU; SwiGLU, RMSNorm, rotation; and their gradients.
-// Plain C interface, called from models/wkv/cpu.py. Arithmetic in fp32, element types float, bf16,
+// Plain C interface, called from models/pointwise_cpu.py. Arithmetic in fp32, element types float, bf16,
 // fp16.
 
 #include <algorithm>

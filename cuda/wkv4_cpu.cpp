@@ -1,5 +1,5 @@
 // WKV-4 on the CPU: vectors of channels, threads over sequences and channel blocks, and over time
-// segments where those are few. Plain C interface, called from models/wkv/cpu.py.
+// segments where those are few. Plain C interface, called from models/wkv/v4/cpu.py.
 //
 // Arrays are contiguous: k, v, y and their gradients [B, T, C] of one element type, w, u [C],
 // states and adjoints [B, 3, C], checkpoints [B, ceil(T / CHUNK), 3, C], all fp32.

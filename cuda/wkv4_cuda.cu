@@ -1,5 +1,5 @@
 // The kernels of WKV-4 for the GPU: launch geometry and synchronisation around wkv4_scan.h.
-// Compiled by NVRTC without any header of CUDA; launched from models/wkv/cuda.py.
+// Compiled by NVRTC without any header of CUDA; launched from models/wkv/v4/cuda.py.
 
 #define NAN __int_as_float(0x7fc00000)
 

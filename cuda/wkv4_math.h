@@ -1,5 +1,5 @@
 // WKV-4 arithmetic, written once: the CPU build compiles it for vectors of channels, the GPU build
-// for a pair of channels per thread. Derivations: docs/wkv.md. Reference: models/wkv/reference.py.
+// for a pair of channels per thread. Derivations: docs/wkv.md. Reference: models/wkv/v4/reference.py.
 //
 // F is a vector of floats with the usual operators, and needs exp_(x <= 88), quick_exp_ (the same,
 // for single tokens: its error is not carried along), min_, max_, abs_, round_, any_above(x, limit),
