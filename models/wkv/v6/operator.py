@@ -108,9 +108,14 @@ def _check(
     if r.dim() != 4 or 0 in r.shape:
         raise UserError(f"{name}: r must be [B, T, H, N], none of them 0, got {list(r.shape)}")
     batch, _, heads, size = r.shape
-    decay = r.shape if name == "wkv6" else (heads, size)
+    sequence, channels = tuple(r.shape), (heads, size)
     arguments = {"r": r, "w": w, "k": k, "v": v, "u": u}
-    shapes = {"w": decay, "k": r.shape, "v": r.shape, "u": (heads, size)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "w": sequence if name == "wkv6" else channels,
+        "k": sequence,
+        "v": sequence,
+        "u": channels,
+    }
     if state is not None:
         arguments["state"], shapes["state"] = state, (batch, heads, size, size)
     for argument, shape in shapes.items():
