@@ -67,14 +67,17 @@ class Chunk {
   Input<E> in_;
   Index head_, rows_;
 
+  Index ahead(Index step) const { return (in_.grad ? -CHUNK : CHUNK) * step; }
+
   void read_decays(Index at) {
     Index step = shape_.constant ? 0 : shape_.step();
     for (Index c = 0; c < size; c += LANES) {
-      int count = int(std::min<Index>(LANES, shape_.N - c));
       Decay<vec> x{};
       vec missed{};
       for (int t = 0; t < n; t++) {
-        if (t == 0 || step) x = decay(load(in_.w + at + t * step + c, count));
+        const float* w = in_.w + at + t * step + c;
+        __builtin_prefetch(w + ahead(step), 0, 2);
+        if (t == 0 || step) x = decay(wkv6::read(w, shape_.N - c));
         store(d + t * size + c, x.factor);
         missed += x.rest;
       }
@@ -84,7 +87,8 @@ class Chunk {
   }
 
   void read_rows(const E* from, float* rows) {
-    pack(n, shape_.N, size, from, shape_.step(), rows);
+    Index step = shape_.step();
+    pack(n, shape_.N, size, from, step, rows, ahead(step));
     if (in_.grad) std::fill_n(rows + n * size, (rows_ - n) * size, 0.f);
   }
 
@@ -324,15 +328,15 @@ class KeyGradients {
       for (Index i = c; i < size_ * size_; i += size_) through += load(state_t_ + i) * load(adjoint_t_ + i);
       KeyLanes io{size_, rows.r + c, rows.k + c, rows.d + c, past_ + c, future_ + c, table_, {}, {}, {}};
       vec grad_u = gradients(io, load(rows.u + c), through), grad_w{};
-      int count = int(std::min<Index>(LANES, shape_.N - c));
+      Index count = shape_.N - c;
       for (int t = 0; t < rows.n; t++) {
         Index to = at + t * step + c;
-        store(gr + to, io.gr[t], count);
-        store(gk + to, io.gk[t], count);
+        write(gr + to, io.gr[t], count);
+        write(gk + to, io.gk[t], count);
         if (shape_.constant)
           grad_w += io.gw[t];
         else
-          store(gw + to, io.gw[t], count);
+          write(gw + to, io.gw[t], count);
       }
       for (int i = 0; i < LANES; i++) gu_[c + i] += grad_u[i], gw_[c + i] += grad_w[i];
     }

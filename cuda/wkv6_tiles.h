@@ -45,22 +45,34 @@ inline void each_tile(Index columns, Body body) {
   if (c < columns) body(std::integral_constant<int, 1>{}, c);
 }
 
-// n rows of N elements, `step` elements apart, to rows of `padded` floats; and back.
+// All lanes, or the first `count`: whole vectors are worth a branch.
 template <class E>
-inline void pack(Index n, Index N, Index padded, const E* from, Index step, float* to) {
-  for (Index t = 0; t < n; t++, from += step, to += padded) {
-    Index c = 0;
-    for (; c + LANES <= N; c += LANES) store(to + c, load(from + c));
-    if (c < N) store(to + c, load(from + c, int(N - c)));
-  }
+inline vec read(const E* p, Index count) {
+  return count >= LANES ? load(p) : load(p, int(count));
+}
+template <class E>
+inline void write(E* p, vec x, Index count) {
+  if (count >= LANES)
+    store(p, x);
+  else
+    store(p, x, int(count));
+}
+
+// n rows of N elements, `step` elements apart, to rows of `padded` floats; and back. Meanwhile what
+// lies `ahead` elements further is fetched.
+template <class E>
+inline void pack(Index n, Index N, Index padded, const E* from, Index step, float* to,
+                 Index ahead = 0) {
+  for (Index t = 0; t < n; t++, from += step, to += padded)
+    for (Index c = 0; c < N; c += LANES) {
+      if (ahead) __builtin_prefetch(from + c + ahead, 0, 2);
+      store(to + c, read(from + c, N - c));
+    }
 }
 template <class E>
 inline void unpack(Index n, Index N, Index padded, const float* from, E* to, Index step) {
-  for (Index t = 0; t < n; t++, from += padded, to += step) {
-    Index c = 0;
-    for (; c + LANES <= N; c += LANES) store(to + c, load(from + c));
-    if (c < N) store(to + c, load(from + c), int(N - c));
-  }
+  for (Index t = 0; t < n; t++, from += padded, to += step)
+    for (Index c = 0; c < N; c += LANES) write(to + c, load(from + c), N - c);
 }
 
 // For n tokens, `step` floats apart (backwards if negative): out_t += X^T z_t, and then

@@ -45,9 +45,7 @@ def wkv6_backward(
     grad_state: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `reference.wkv6_backward`."""
-    inputs = [
-        x.contiguous() for x in (r, w, k, v, u, checkpoints, grad_y.to(r.dtype), grad_state)
-    ]
+    inputs = [x.contiguous() for x in (r, w, k, v, u, checkpoints, grad_y.to(r.dtype), grad_state)]
     grads = gr, gw, gk, gv, gu, before = [new(x) for x in (r, w, k, v, u, grad_state)]
     library.call("wkv6_backward", r.dtype, *r.shape, w.dim() == 2, *inputs, *grads)
     return gr, gw, gk, gv, gu, before
