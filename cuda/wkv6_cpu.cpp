@@ -66,6 +66,7 @@ class Chunk {
   Shape shape_;
   Input<E> in_;
   Index head_, rows_;
+  Floats memory_;
 
   Index ahead(Index step) const { return (in_.grad ? -CHUNK : CHUNK) * step; }
 
@@ -112,13 +113,14 @@ class Chunk {
  public:
   Index size;  // of a row: N, and zeros up to a whole vector
   int n = 0;   // tokens
-  Floats r, k, v, grad, d, out, u, rest;
+  float *r, *k, *v, *grad, *d, *out, *u, *rest;
 
   Chunk(Shape s, Input<E> in, Index head)
       : shape_(s), in_(in), head_(head), rows_(in.grad ? CHUNK : std::min<Index>(CHUNK, s.T)),
-        size(s.padded()), r(rows_ * size), k(rows_ * size), v(rows_ * size),
-        grad(in.grad ? rows_ * size : 0), d(rows_ * size), out(rows_ * size), u(size),
-        rest(size) {
+        memory_((6 * rows_ + 2) * s.padded()), size(s.padded()) {
+    float* next = memory_;
+    for (float** rows : {&r, &k, &v, &grad, &d, &out}) *rows = next, next += rows_ * size;
+    u = next, rest = next + size;
     pack(1, s.N, size, in.u + head % s.H * s.N, 0, u);
   }
 
@@ -178,7 +180,8 @@ class Segments {
  public:
   Segments(Shape s, const Plan& plan)
       : shape_(s), count_(plan.segments), area_(s.padded() * s.padded()),
-        sums_(plan.heads * count_ * area_), decays_(plan.heads * count_ * s.padded()) {}
+        sums_(count_ > 1 ? plan.heads * count_ * area_ : 0),
+        decays_(count_ > 1 ? plan.heads * count_ * s.padded() : 0) {}
 
   float* sum(Index head, Index met) { return sums_ + (head * count_ + met) * area_; }
   float* log_decay(Index head, Index met) {
