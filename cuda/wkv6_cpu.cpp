@@ -286,19 +286,24 @@ void forward(Shape s, Input<E> in, const float* state, E* y, float* state_out, f
 // One vector of key channels of one chunk, as `gradients` of wkv6_math.h wants it.
 struct KeyLanes {
   Index size;
-  const float *r_, *k_, *d_, *past_, *future_, *table_;
-  vec gr[CHUNK], gk[CHUNK], gw[CHUNK];
+  const float *r_, *k_, *d_, *table_;
+  vec gr_[CHUNK], gk_[CHUNK], gw_[CHUNK];
 
+  KeyLanes(Index size, const float* r, const float* k, const float* d, const float* table,
+           const float* past, const float* future)
+      : size(size), r_(r), k_(k), d_(d), table_(table) {
+    for (int t = 0; t < CHUNK; t++) {
+      gr_[t] = load(past + t * size);
+      gk_[t] = load(future + t * size);
+    }
+  }
   vec r(int t) const { return load(r_ + t * size); }
   vec k(int t) const { return load(k_ + t * size); }
   vec d(int t) const { return load(d_ + t * size); }
-  vec past(int t) const { return load(past_ + t * size); }
-  vec future(int t) const { return load(future_ + t * size); }
   float table(int t, int s) const { return table_[t * CHUNK + s]; }
-  void set(int t, vec r, vec k, vec w) { gr[t] = r, gk[t] = k, gw[t] = w; }
-  void add_r(int t, vec x) { gr[t] += x; }
-  void add_k(int t, vec x) { gk[t] += x; }
-  void add_w(int t, vec x) { gw[t] += x; }
+  vec& gr(int t) { return gr_[t]; }
+  vec& gk(int t) { return gk_[t]; }
+  vec& gw(int t) { return gw_[t]; }
 };
 
 // Gradients of r, k, w and u, for one head and one time segment of it.
@@ -329,17 +334,17 @@ class KeyGradients {
     for (Index c = 0; c < size_; c += LANES) {
       vec through{};
       for (Index i = c; i < size_ * size_; i += size_) through += load(state_t_ + i) * load(adjoint_t_ + i);
-      KeyLanes io{size_, rows.r + c, rows.k + c, rows.d + c, past_ + c, future_ + c, table_, {}, {}, {}};
+      KeyLanes io(size_, rows.r + c, rows.k + c, rows.d + c, table_, past_ + c, future_ + c);
       vec grad_u = gradients(io, load(rows.u + c), through), grad_w{};
       Index count = shape_.N - c;
       for (int t = 0; t < rows.n; t++) {
         Index to = at + t * step + c;
-        write(gr + to, io.gr[t], count);
-        write(gk + to, io.gk[t], count);
+        write(gr + to, io.gr(t), count);
+        write(gk + to, io.gk(t), count);
         if (shape_.constant)
-          grad_w += io.gw[t];
+          grad_w += io.gw(t);
         else
-          write(gw + to, io.gw[t], count);
+          write(gw + to, io.gw(t), count);
       }
       for (int i = 0; i < LANES; i++) gu_[c + i] += grad_u[i], gw_[c + i] += grad_w[i];
     }

@@ -7,6 +7,12 @@
 
 #include "elements.h"
 
+#ifdef __CUDACC__
+#define WKV_UNROLL _Pragma("unroll")
+#else
+#define WKV_UNROLL
+#endif
+
 namespace wkv6 {
 
 constexpr int CHUNK = 32;         // tokens between checkpoints, as in models/wkv/v6/reference.py
@@ -33,54 +39,30 @@ WKV_HD Decay<F> decay(F w) {
   return {where_(w <= 0.f, factor, nan), where_(w > SLOW, lost - (slow - 1.f), F{})};
 }
 
-// Gradients that reach a run of L tokens from one of its ends, handed to the tokens. `io` gives
-// read(t), what token t's query meets at the run's start, with its decay since(t) from there, and
-// its gradient; see Pairs below for both.
+// ---------------------------------------------------------------- gradients, one chunk
 //
-// A pair of tokens adds the same amount to the gradient of every log-decay between them: hence
-// running sums, over the far side of each token.
+// A pair of tokens s < t adds the same amount to the gradient of every log-decay between them. So
+// that of r_t, times r_t, is added to all log-decays between t and where the pair was divided, and
+// that of k_s, times k_s, likewise: running sums, and no decay is ever divided by.
+//
+// `io` gives r(t), k(t), the decay d(t), table(t, s) = v_s . grad_y_t, and references to the gradients
+// gr(t), gk(t), gw(t).
 
-// Queries of tokens [first, first + L), whose keys lie before: since[t] is the decay from `first` to
-// the state that token first + t reads, grad[t] the gradient of r_t since[t].
-template <int L, class F, class IO>
-WKV_HD void queries(IO& io, int first, const F* since, const F* grad) {
-  F later{};
-  for (int t = L - 1; t >= 0; t--) {
-    F g = grad[t] * since[t];
-    io.add_w(first + t, later);
-    io.add_r(first + t, g);
-    later = later + io.r(first + t) * g;
-  }
-}
-
-// Keys of tokens [first, first + L), whose queries lie behind: until[s] is the decay from the state
-// that token first + s leaves to that of the last, grad[s] the gradient of k_s until[s].
-template <int L, class F, class IO>
-WKV_HD void keys(IO& io, int first, const F* until, const F* grad) {
-  F before{};
-  for (int s = 0; s < L; s++) {
-    F g = grad[s] * until[s];
-    io.add_w(first + s, before);
-    io.add_k(first + s, g);
-    before = before + io.k(first + s) * g;
-  }
-}
-
+// since[t]: the decay from the start of the run to the state that token first + t reads.
 template <int L, class F, class IO>
 WKV_HD void decays_since(const IO& io, int first, F* since) {
   since[0] = F{} + 1.f;
-  for (int t = 1; t < L; t++) since[t] = since[t - 1] * io.d(first + t - 1);
+  WKV_UNROLL for (int t = 1; t < L; t++) since[t] = since[t - 1] * io.d(first + t - 1);
 }
 
+// until[s]: the decay from the state that token first + s leaves to the end of the run.
 template <int L, class F, class IO>
 WKV_HD void decays_until(const IO& io, int first, F* until) {
   until[L - 1] = F{} + 1.f;
-  for (int s = L - 1; s > 0; s--) until[s - 1] = until[s] * io.d(first + s);
+  WKV_UNROLL for (int s = L - 1; s > 0; s--) until[s - 1] = until[s] * io.d(first + s);
 }
 
-// Gradients of r, k and w from all pairs of tokens s < t in [first, first + L): those of either half,
-// and those across the middle, where both decays are measured from, so that none is divided by.
-// io.table(t, s) is v_s . grad_y_t.
+// All pairs of tokens in [first, first + L): those of either half, and those across the middle.
 template <int L, class F, class IO>
 WKV_HD void pairs(IO& io, int first) {
   if constexpr (L > 1) {
@@ -91,43 +73,57 @@ WKV_HD void pairs(IO& io, int first) {
     F until[HALF], since[HALF], k[HALF], grad_k[HALF], grad_r[HALF];
     decays_until<HALF>(io, first, until);
     decays_since<HALF>(io, middle, since);
-    for (int s = 0; s < HALF; s++) {
+    WKV_UNROLL for (int s = 0; s < HALF; s++) {
       k[s] = io.k(first + s) * until[s];
       grad_k[s] = F{};
     }
-    for (int t = 0; t < HALF; t++) {
+    WKV_UNROLL for (int t = 0; t < HALF; t++) {
       F r = io.r(middle + t) * since[t], sum{};
-      for (int s = 0; s < HALF; s++) {
+      WKV_UNROLL for (int s = 0; s < HALF; s++) {
         float x = io.table(middle + t, first + s);
-        sum = sum + k[s] * x;
-        grad_k[s] = grad_k[s] + r * x;
+        sum += k[s] * x;
+        grad_k[s] += r * x;
       }
       grad_r[t] = sum;
     }
-    keys<HALF>(io, first, until, grad_k);
-    queries<HALF>(io, middle, since, grad_r);
+    F before{}, later{};
+    WKV_UNROLL for (int s = 0; s < HALF; s++) {
+      F grad = grad_k[s] * until[s];
+      io.gk(first + s) += grad;
+      io.gw(first + s) += before;
+      before += io.k(first + s) * grad;
+    }
+    WKV_UNROLL for (int t = HALF - 1; t >= 0; t--) {
+      F grad = grad_r[t] * since[t];
+      io.gr(middle + t) += grad;
+      io.gw(middle + t) += later;
+      later += io.r(middle + t) * grad;
+    }
   }
 }
 
-// All gradients of one chunk. io.past(t) is S grad_y_t with the state S before the chunk,
-// io.future(t) is G v_t with the adjoint G after it, `through` the row sums of S * G, `u` the bonus.
-// Returns the chunk's part of the gradient of u.
+// All gradients of a chunk. On entry gr(t) is S grad_y_t with the state S before the chunk, and gk(t)
+// is G v_t with the adjoint G after it; `through` is the row sums of S * G, u the bonus. Returns the
+// chunk's part of the gradient of u.
 template <class F, class IO>
 WKV_HD F gradients(IO& io, F u, F through) {
-  F since[CHUNK], until[CHUNK], grad_u{};
-  decays_since<CHUNK>(io, 0, since);
-  decays_until<CHUNK>(io, 0, until);
-  through = through * (since[CHUNK - 1] * io.d(CHUNK - 1));
-  for (int t = 0; t < CHUNK; t++) {
-    F r = io.r(t), k = io.k(t), own = F{} + io.table(t, t);
-    io.set(t, own * u * k, own * u * r, through);
-    grad_u = grad_u + own * r * k;
+  F grad_u{}, before{}, later{}, decays[CHUNK];
+  decays_since<CHUNK>(io, 0, decays);
+  through *= decays[CHUNK - 1] * io.d(CHUNK - 1);
+  WKV_UNROLL for (int t = CHUNK - 1; t >= 0; t--) {
+    F grad = io.gr(t) * decays[t], own = io.k(t) * io.table(t, t);
+    io.gr(t) = grad + own * u;
+    io.gw(t) = through + later;
+    later += io.r(t) * grad;
+    grad_u += io.r(t) * own;
   }
-  F grad[CHUNK];
-  for (int t = 0; t < CHUNK; t++) grad[t] = io.past(t);
-  queries<CHUNK>(io, 0, since, grad);
-  for (int t = 0; t < CHUNK; t++) grad[t] = io.future(t);
-  keys<CHUNK>(io, 0, until, grad);
+  decays_until<CHUNK>(io, 0, decays);
+  WKV_UNROLL for (int t = 0; t < CHUNK; t++) {
+    F grad = io.gk(t) * decays[t];
+    io.gk(t) = grad + io.r(t) * u * io.table(t, t);
+    io.gw(t) += before;
+    before += io.k(t) * grad;
+  }
   pairs<CHUNK, F>(io, 0);
   return grad_u;
 }
