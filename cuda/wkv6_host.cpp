@@ -52,13 +52,15 @@ void scan(Pass<N, E> pass, Index heads, Cut cut, const float* given, float* resu
                               float* result, float* checkpoints) {                                \
     Pass<N, E> pass{{T, H, constant}, back != 0, z, p, q, w, u, out};                             \
     scan(pass, heads, {segments, span}, given, result, checkpoints);                              \
-  }                                                                                               \
-  void wkv6_keys_##NAME##_##N(Index heads, Index T, Index H, Index constant, const E* r,          \
-                              const float* w, const E* k, const E* v, const float* u,             \
-                              const E* grad_y, const float* states, const float* adjoints,        \
-                              E* gr, float* gw, E* gk, float* gu) {                               \
-    using Run = KeyGradients<N, E>;                                                               \
-    Run run{{T, H, constant}, r, k, v, grad_y, w, u, states, adjoints, gr, gk, gw, gu};           \
+  }
+
+#define WKV6_KEYS(N)                                                                              \
+  void wkv6_keys_##N(Index heads, Index type, Index T, Index H, Index constant, const void* r,    \
+                     const float* w, const void* k, const void* v, const float* u,                \
+                     const void* grad_y, const float* states, const float* adjoints, void* gr,    \
+                     float* gw, void* gk, float* gu) {                                            \
+    using Run = KeyGradients<N>;                                                                  \
+    Run run{{T, H, constant}, type, r, k, v, grad_y, w, u, states, adjoints, gr, gk, gw, gu};     \
     for (Index i = 0; i < heads * run.shape.chunks(); i++) {                                      \
       Block<Run::Registers> block(N);                                                             \
       std::vector<Run::Shared> shared(1);                                                         \
@@ -72,4 +74,7 @@ WKV6(bfloat16, bf16, 32)
 WKV6(float16, fp16, 32)
 WKV6(float32, float, 64)
 WKV6(float32, float, 128)
+WKV6_KEYS(32)
+WKV6_KEYS(64)
+WKV6_KEYS(128)
 }

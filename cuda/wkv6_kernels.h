@@ -45,17 +45,6 @@ using namespace wkv6;
     Index head = blockIdx.x / segments, segment = blockIdx.x % segments;                          \
     Run run{{T, H, constant}, back != 0, z, p, q, w, u, out};                                     \
     run.apply(block, shared, head, segment, {segments, span}, start, result, checkpoints);        \
-  }                                                                                               \
-  extern "C" __global__ void __launch_bounds__(N) wkv6_keys_##NAME##_##N(                         \
-      Index T, Index H, Index constant, const E* r, const float* w, const E* k, const E* v,       \
-      const float* u, const E* grad_y, const float* states, const float* adjoints, E* gr,         \
-      float* gw, E* gk, float* gu) {                                                              \
-    using Run = KeyGradients<N, E>;                                                               \
-    __shared__ Run::Shared shared;                                                                \
-    Block<Run::Registers> block;                                                                  \
-    Run run{{T, H, constant}, r, k, v, grad_y, w, u, states, adjoints, gr, gk, gw, gu};           \
-    Index chunks = run.shape.chunks();                                                            \
-    run.run(block, shared, blockIdx.x / chunks, blockIdx.x % chunks);                             \
   }
 
 #define WKV6_SIZE(N)                                                                              \
@@ -66,4 +55,15 @@ using namespace wkv6;
       Index segments, Index elements, const float* given, float* sums, const float* logs) {       \
     Index element = Index(blockIdx.x) * 256 + threadIdx.x;                                        \
     if (element < elements) carry<N>(element, {segments, 0}, given, sums, logs);                  \
+  }                                                                                              \
+  extern "C" __global__ void __launch_bounds__(N) wkv6_keys_##N(                                  \
+      Index type, Index T, Index H, Index constant, const void* r, const float* w, const void* k, \
+      const void* v, const float* u, const void* grad_y, const float* states,                     \
+      const float* adjoints, void* gr, float* gw, void* gk, float* gu) {                          \
+    using Run = KeyGradients<N>;                                                                  \
+    __shared__ Run::Shared shared;                                                                \
+    Block<Run::Registers> block;                                                                  \
+    Run run{{T, H, constant}, type, r, k, v, grad_y, w, u, states, adjoints, gr, gk, gw, gu};     \
+    Index chunks = run.shape.chunks();                                                            \
+    run.run(block, shared, blockIdx.x / chunks, blockIdx.x % chunks);                             \
   }

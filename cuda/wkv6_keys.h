@@ -6,7 +6,24 @@
 
 namespace wkv6 {
 
-template <int N, class E>
+// Calls body(E*) with the element type of that number. A type at run time: what is long here does not
+// depend on it, and would take three times as long to compile.
+template <class Body>
+WKV_HD void with_type(Index type, Body body) {
+  if (type == 0)
+    body(static_cast<float*>(nullptr));
+  else if (type == 1)
+    body(static_cast<bf16*>(nullptr));
+  else
+    body(static_cast<fp16*>(nullptr));
+}
+
+template <class E>
+WKV_HD const E* read_as(E*, const void* p) {
+  return static_cast<const E*>(p);
+}
+
+template <int N>
 struct KeyGradients {
   // In the matrix products a thread has TOKENS neighbouring tokens and KEYS keys, N / KEYS apart; they
   // go through TILE columns of the state or the adjoint at a time.
@@ -38,18 +55,22 @@ struct KeyGradients {
   };
 
   Shape<N> shape;
-  const E *r, *k, *v, *grad_y;
+  Index type;  // of the elements of r, k, v and of the gradients of y, r and k: see with_type
+  const void *r, *k, *v, *grad_y;
   const float *w, *u, *states, *adjoints;  // the last two [heads, chunks, N, N]
-  E *gr, *gk;
+  void *gr, *gk;
   float *gw, *gu;  // gu, and gw of a constant decay, of every sequence and chunk: [B, chunks, H, N]
 
   WKV_HD void load(Shared& shared, Registers& own, int thread, Index at, int n) const {
     own = Registers{};
-    WKV_UNROLL for (int t = 0; t < CHUNK; t++) {
-      Index i = at + t * shape.row() + thread;
-      shared.grad_y[t][thread] = t < n ? to_float(grad_y[i]) : 0.f;
-      shared.v[t][thread] = t < n ? to_float(v[i]) : 0.f;
-    }
+    with_type(type, [&](auto* element) {
+      auto *y_ = read_as(element, grad_y), *v_ = read_as(element, v);
+      WKV_UNROLL for (int t = 0; t < CHUNK; t++) {
+        Index i = at + t * shape.row() + thread;
+        shared.grad_y[t][thread] = t < n ? to_float(y_[i]) : 0.f;
+        shared.v[t][thread] = t < n ? to_float(v_[i]) : 0.f;
+      }
+    });
   }
 
   // Columns [from, from + TILE) of a matrix; neighbouring threads read neighbouring quads of a row.
@@ -119,18 +140,27 @@ struct KeyGradients {
     Index at = shape.at(head, chunk * CHUNK) + thread, row = shape.row();
     Index decay_at = shape.decay_at(head, chunk * CHUNK) + thread;
     Key key{shared, thread, {}, {}, {}, {}};
-    WKV_UNROLL for (int t = 0; t < CHUNK; t++) {
-      key.r_[t] = t < n ? to_float(r[at + t * row]) : 0.f;
-      key.k_[t] = t < n ? to_float(k[at + t * row]) : 0.f;
+    with_type(type, [&](auto* element) {
+      auto *r_ = read_as(element, r), *k_ = read_as(element, k);
+      WKV_UNROLL for (int t = 0; t < CHUNK; t++) {
+        key.r_[t] = t < n ? to_float(r_[at + t * row]) : 0.f;
+        key.k_[t] = t < n ? to_float(k_[at + t * row]) : 0.f;
+      }
+    });
+    WKV_UNROLL for (int t = 0; t < CHUNK; t++)
       key.d_[t] = t < n ? decay(w[shape.constant ? decay_at : decay_at + t * row]).factor : 1.f;
-    }
     float through = 0, sum = 0;
     WKV_UNROLL for (int i = 0; i < TILE / 4; i++) through += shared.tile[thread][i];
     float grad_u = gradients(key, u[head % shape.H * N + thread], through);
+    with_type(type, [&](auto* element) {
+      auto *gr_ = static_cast<decltype(element)>(gr), *gk_ = static_cast<decltype(element)>(gk);
+      for (int t = 0; t < n; t++) {
+        from_float(key.gr(t), gr_[at + t * row]);
+        from_float(key.gk(t), gk_[at + t * row]);
+      }
+    });
     WKV_UNROLL for (int t = 0; t < CHUNK; t++)
       if (t < n) {
-        from_float(key.gr(t), gr[at + t * row]);
-        from_float(key.gk(t), gk[at + t * row]);
         if (shape.constant)
           sum += key.gw(t);
         else

@@ -24,12 +24,10 @@ libraries = {
         f"wkv6_cuda_{size}.cu",
         _HEADERS,
         (
-            *(
-                f"wkv6_{kernel}_{dtype}_{size}"
-                for kernel in ("summarise", "apply", "keys")
-                for dtype in _DTYPES
-            ),
+            *(f"wkv6_summarise_{dtype}_{size}" for dtype in _DTYPES),
             f"wkv6_carry_{size}",
+            *(f"wkv6_apply_{dtype}_{size}" for dtype in _DTYPES),
+            f"wkv6_keys_{size}",
         ),
     )
     for size in SIZES
@@ -152,9 +150,9 @@ def _scan(
 def _keys(r: Tensor, w: Tensor, *tensors: Tensor) -> None:
     """The gradients of r, w, k and u, see cuda/wkv6_keys.h."""
     batch, length, heads, size = r.shape
-    name, grid = f"wkv6_keys_{_dtype(r)}_{size}", batch * heads * _chunks(r)
-    shape = (length, heads, w.dim() == 2)
-    libraries[size].launch(name, r.device, grid, size, *shape, r, w, *tensors)
+    grid, dtype = batch * heads * _chunks(r), _DTYPES.index(_dtype(r))
+    shape = (dtype, length, heads, w.dim() == 2)
+    libraries[size].launch(f"wkv6_keys_{size}", r.device, grid, size, *shape, r, w, *tensors)
 
 
 def _dtype(x: Tensor) -> str:
