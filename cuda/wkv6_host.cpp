@@ -9,13 +9,19 @@ using namespace wkv6;
 
 namespace {
 
+bool backwards;  // the order of the threads, which must not show: else a barrier is missing
+
 template <class Registers>
 struct Block {
   std::vector<Registers> own;
   explicit Block(int threads) : own(threads) {}
   template <class Phase>
   void each(Phase phase) {
-    for (int thread = 0; thread < int(own.size()); thread++) phase(thread, own[thread]);
+    int threads = int(own.size());
+    for (int i = 0; i < threads; i++) {
+      int thread = backwards ? threads - 1 - i : i;
+      phase(thread, own[thread]);
+    }
   }
 };
 
@@ -69,6 +75,7 @@ void scan(Pass<N, E> pass, Index heads, Cut cut, const float* given, float* resu
   }
 
 extern "C" {
+void wkv6_order(Index last_first) { backwards = last_first != 0; }
 WKV6(float32, float, 32)
 WKV6(bfloat16, bf16, 32)
 WKV6(float16, fp16, 32)
