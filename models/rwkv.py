@@ -43,6 +43,9 @@ class Ramps:
 class RWKVBlock(Block):
     """x + time mix(norm(x)), then x + channel mix(norm(x)); block 0 also norms the embedding."""
 
+    att: Any  # modules with `forward(x, state)`, `init_state(batch)` and `flops(batch, length)`
+    ffn: Any
+
     def __init__(self, n_embd: int, layer: int, att: nn.Module, ffn: nn.Module) -> None:
         super().__init__()
         self.ln0 = nn.LayerNorm(n_embd) if layer == 0 else None

@@ -13,8 +13,9 @@ from models.errors import UserError
 from models.wkv.build import BuildError
 
 BACKENDS = ("auto", "reference", "cpu", "cuda")
-BINDINGS = {
+BINDINGS: dict[str, dict[str, str]] = {
     "wkv4": {"cpu": "models.wkv.v4.cpu", "cuda": "models.wkv.v4.cuda"},
+    "wkv7": {},
     "pointwise": {"cpu": "models.pointwise.cpu"},
 }
 """Modules with native kernels, by operator and device; each has a `library` to load."""
