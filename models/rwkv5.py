@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from models.contract import State
 from models.pointwise import gated_head_norm, token_shift_mix
 from models.rwkv import (
-    HEAD_NORM_EPS,
     Ramps,
     RWKVBlock,
     RWKVTrunk,
     carried,
     count_heads,
+    head_norm,
     init_matrices,
     vector,
 )
@@ -74,7 +74,7 @@ class TimeMix(nn.Module):
         self.value = nn.Linear(width, width, bias=False)
         self.gate = nn.Linear(width, width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
-        self.ln_x = nn.GroupNorm(self.heads, width, eps=HEAD_NORM_EPS)
+        self.ln_x = head_norm(self.heads, width, ramps)
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """x `[B, T, C]` to `[B, T, C]`."""
