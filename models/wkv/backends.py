@@ -18,6 +18,7 @@ BINDINGS: dict[str, dict[str, str]] = {
     "wkv6": {},
     "wkv7": {},
     "pointwise": {"cpu": "models.pointwise.cpu"},
+    "step": {"cpu": "models.step"},
 }
 """Modules with native kernels, by operator and device; each has a `library` to load, and `SIZES`
 where it has kernels for some head sizes only."""
