@@ -34,10 +34,12 @@ struct Tile {
     for (int j = 0; j < V; j++) x[i][j] += factor * load(row + j * LANES);
   }
 
-  // += A B: element (i, k) of A is a[i * row + k * step], row k of B is b + k * stride.
+  // += A B: element (i, k) of A is a[i * row + k * step], row k of B is b + k * stride. `count`, the
+  // number of k, is a multiple of 4.
   ALWAYS_INLINE void add(const float* a, Index row, Index step, const float* b, Index stride,
                          Index count) {
-    for (Index k = 0; k < count; k++, a += step, b += stride) {
+#pragma GCC unroll 4
+    for (Index k = 0; k < count / 4 * 4; k++, a += step, b += stride) {
       vec right[V];
 #pragma GCC unroll 4
       for (int j = 0; j < V; j++) right[j] = load(b + j * LANES);

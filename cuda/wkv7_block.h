@@ -115,56 +115,68 @@ void causal_scores(Size<S> size, const float* a, const float* b, float* turned, 
     }
 }
 
-// Fill `block` for tokens start .. start + length - 1; columns of v outside from .. to are left out.
+// Ask for tokens from .. to - 1 to be brought near: their rows are too far apart for the hardware to
+// foresee.
 template <class E, int S>
+void expect(Size<S> size, Tokens<E> tokens, Index from, Index to) {
+  constexpr Index LINE = 64 / sizeof(E);
+  for (Index t = from; t < to; t++)
+    for (Index c = 0; c < size.n(); c += LINE)
+      __builtin_prefetch(tokens[t] + c, !std::is_const<E>::value, 2);
+}
+template <class E, int S>
+void expect(Size<S> size, const Inputs<E>& in, Index from, Index to) {
+  for (const Tokens<const E>& tokens : {in.r, in.k, in.v, in.a, in.b})
+    expect(size, tokens, from, to);
+  expect(size, in.w, from, to);
+}
+
+// Fill `block` for tokens start .. start + length - 1; columns of v outside from .. to are left out,
+// and without FACTORS what only `differentiate` needs.
+template <bool FACTORS, class E, int S>
 void prepare(Block<S>& block, const Inputs<E>& in, Index start, Index length, Index from, Index to,
              float* turned) {
   Size<S> size = block.size;
   Index n = size.width();
   block.start = start, block.length = length;
+  const vec zero{}, one = zero + 1.f;
   for (Index c = 0; c < n; c += LANES) {
-    vec decays[BLOCK], product = vec{} + 1.f, sum{};
-    for (Index t = 0; t < BLOCK; t++) {
-      float *a = block.reads + 2 * t * n + c, *r = a + n;
-      store(block.since + t * n + c, product);
-      if (t >= length) {
-        decays[t] = vec{} + 1.f;
-        store(a, vec{}), store(r, vec{});
-        continue;
-      }
-      vec w = max_(vec{} + LOWEST, size.read(in.w[start + t], c));
+    vec decays[BLOCK], product = one, sum{};
+    for (Index t = 0; t < length; t++) {
+      vec w = max_(zero + LOWEST, size.read(in.w[start + t], c));
       sum += w;
       decays[t] = exp_(w);
+    }
+    for (Index t = 0; t < length; t++) {
+      float* a = block.reads + 2 * t * n + c;
+      if (FACTORS) store(block.since + t * n + c, product);
       store(a, size.read(in.a[start + t], c) * product);
       product *= decays[t];
-      store(r, size.read(in.r[start + t], c) * product);
+      store(a + n, size.read(in.r[start + t], c) * product);
     }
-    store(block.since + BLOCK * n + c, product);
+    if (FACTORS) store(block.since + length * n + c, product);
     store(block.whole + c, exp_(sum));
-    product = vec{} + 1.f;
-    for (Index t = BLOCK - 1; t >= 0; t--) {
-      float *a = block.near + 2 * t * n + c, *r = a + n;
-      float *b = block.writes + 2 * t * n + c, *k = b + n;
-      vec inverse = 1.f / product;
-      store(block.until + (t + 1) * n + c, product);
-      store(block.back + (t + 1) * n + c, inverse);
-      if (t < length) {
-        store(r, size.read(in.r[start + t], c) * inverse);
-        store(b, size.read(in.b[start + t], c) * product);
-        store(k, size.read(in.k[start + t], c) * product);
-        product *= decays[t];
-        // The first a may be any decay away from the end, but it sees no write.
-        store(a, t ? size.read(in.a[start + t], c) / product : vec{});
-      } else {
-        store(a, vec{}), store(r, vec{}), store(b, vec{}), store(k, vec{});
-      }
+    product = one;
+    vec inverse = one;
+    for (Index t = length - 1; t >= 0; t--) {
+      float *a = block.near + 2 * t * n + c, *b = block.writes + 2 * t * n + c;
+      if (FACTORS) store(block.until + (t + 1) * n + c, product);
+      if (FACTORS) store(block.back + (t + 1) * n + c, inverse);
+      store(a + n, size.read(in.r[start + t], c) * inverse);
+      store(b, size.read(in.b[start + t], c) * product);
+      store(b + n, size.read(in.k[start + t], c) * product);
+      product *= decays[t];
+      // The first a may be any decay away from the end, but it sees no write.
+      inverse = t ? 1.f / product : zero;
+      store(a, size.read(in.a[start + t], c) * inverse);
     }
-    store(block.back + c, vec{});
+    if (FACTORS) store(block.back + c, zero);
+    for (Index row = 2 * length * n + c; row < TWO * n; row += n)
+      for (float* p : {block.reads, block.near, block.writes, block.values}) store(p + row, zero);
   }
   for (Index c = from; c < to; c += LANES)
-    for (Index t = 0; t < BLOCK; t++)
-      store(block.values + (2 * t + 1) * n + c,
-            t < length ? size.read(in.v[start + t], c) : vec{});
+    for (Index t = 0; t < length; t++)
+      store(block.values + (2 * t + 1) * n + c, size.read(in.v[start + t], c));
   causal_scores(size, block.near, block.writes, turned, block.scores);
 }
 
@@ -308,9 +320,12 @@ void differentiate(const Block<S>& block, const float* grads, const float* score
   });
   // w_u decays what was there before token u on its way to reads from r_u on, and to the end.
   for (Index c = 0; c < n; c += LANES) {
-    vec through{}, across[BLOCK];
-    for (Index i = 0; i < size.n(); i++) through += load(after + i * n + c) * load(state + i * n + c);
-    through *= load(block.whole + c);
+    vec sums[4] = {}, across[BLOCK];
+    for (Index i = 0; i < n; i += 4)
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++)
+        sums[j] += load(after + (i + j) * n + c) * load(state + (i + j) * n + c);
+    vec through = ((sums[0] + sums[1]) + (sums[2] + sums[3])) * load(block.whole + c);
     for (Index t = 0; t < block.length; t++) {
       across[t] = through;
       through += load(write_terms + (2 * t + 1) * n + c);

@@ -16,6 +16,7 @@ using namespace wkv7;
 
 constexpr Index FEW = 8;       // tokens for which blocks do not pay
 constexpr Index SEGMENT = 64;  // chunks whose gradients of states are kept at once
+constexpr Index TEAM = 8;      // heads walked through time together, at most
 
 struct Shape {
   Index B, T, H;
@@ -39,6 +40,27 @@ Index groups(Index heads, Index vectors, Index threads) {
   while (count < vectors && heads * count < 2 * threads && heads * count % threads) count++;
   return count;
 }
+
+// Heads of one sequence that a thread walks through time together: a token's heads lie side by side
+// in memory, and a walk with one of them would touch a new page at every token.
+struct Teams {
+  Index heads, size, per_sequence;
+
+  Teams(Shape s, Index threads) : heads(s.H), size(std::min(TEAM, s.H)) {
+    auto uneven = [&] {
+      Index count = s.B * ((s.H + size - 1) / size);
+      return count % threads && count < 4 * threads;
+    };
+    while (size > 1 && uneven()) size--;
+    per_sequence = (s.H + size - 1) / size;
+  }
+  Index first(Index team) const {
+    return team / per_sequence * heads + team % per_sequence * size;
+  }
+  Index last(Index team) const {
+    return std::min(first(team) + size, (team / per_sequence + 1) * heads);
+  }
+};
 
 template <int S>
 struct Problem {
@@ -130,20 +152,33 @@ void steps(const Problem<S>& problem, const Inputs<E>& in, const float* state, T
   }
 }
 
-// Calls each(block) for the blocks of a chunk in order, prepared.
-template <class E, int S, class Each>
+// Calls each(block) for the blocks of a chunk in order, prepared; they are all kept, or one at a time.
+template <bool KEEP, class E, int S, class Each>
 Index each_block(const Problem<S>& problem, const Inputs<E>& in, Index chunk, Index from, Index to,
-                 std::vector<Block<S>>& blocks, bool keep, float* turned, Each each) {
+                 std::vector<Block<S>>& blocks, float* turned, Each each) {
   Index begin = chunk * CHUNK, end = begin + problem.tokens_of(chunk), count = 0;
   for (Index t = begin; t < end; count++) {
-    size_t index = keep ? count : 0;
-    if (index == blocks.size()) blocks.emplace_back(problem.size);
+    size_t index = KEEP ? count : 0;
+    while (blocks.size() < index + 2) blocks.emplace_back(problem.size);
     Index length = fitting(problem.size, in.w, t, std::min<Index>(BLOCK, end - t));
-    prepare(blocks[index], in, t, length, from, to, turned);
-    each(blocks[index]);
+    prepare<KEEP>(blocks[index], in, t, length, from, to, turned);
+    each(blocks[index], blocks[index + 1]);
     t += length;
   }
   return count;
+}
+
+template <class E, int S>
+void forward_few(const Problem<S>& problem, const E* r, const float* w, const E* k, const E* v,
+                 const E* a, const E* b, const float* state, E* y, float* state_out, int threads) {
+  Index heads = problem.shape.heads(), useful = heads * problem.shape.T / 16 + 1;
+  threads = int(std::min<Index>(threads, useful));
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (Index head = 0; head < heads; head++) {
+    FlushDenormals flush;
+    steps(problem, problem.inputs(r, w, k, v, a, b, head), problem.state(state, head),
+          problem.tokens(y, head), problem.state(state_out, head));
+  }
 }
 
 template <class E, int S>
@@ -153,36 +188,42 @@ void forward(const Problem<S>& problem, const E* r, const float* w, const E* k, 
   Shape shape = problem.shape;
   Size<S> size = problem.size;
   Index width = size.width(), heads = shape.heads();
-  threads = int(std::min<Index>(threads, heads * shape.T / 32 + 1));
-  bool few = shape.T < FEW && !checkpoints;
-  Index parts = few ? 1 : groups(heads, width / LANES, threads);
+  if (shape.T < FEW && !checkpoints)
+    return forward_few(problem, r, w, k, v, a, b, state, y, state_out, threads);
+  Teams teams(shape, threads);
+  Index parts = groups(heads, width / LANES, threads), vectors = width / LANES;
+  Index square = width * width, items = shape.B * teams.per_sequence * parts;
 #pragma omp parallel num_threads(threads)
   {
     FlushDenormals flush;
     std::vector<Block<S>> blocks;
-    Floats memory = floats(few ? 0 : 2 * width * width + TWO * width);
-    float *now = memory.get(), *scratch = now + width * width, *turned = scratch + width * width;
+    Floats memory = floats((teams.size + 1) * square + TWO * width);
+    float *states = memory.get(), *scratch = states + teams.size * square;
+    float* turned = scratch + square;
 #pragma omp for schedule(dynamic, 1)
-    for (Index item = 0; item < heads * parts; item++) {
-      Index head = item / parts, part = item % parts, vectors = width / LANES;
+    for (Index item = 0; item < items; item++) {
+      Index first = teams.first(item / parts), last = teams.last(item / parts);
+      Index part = item % parts;
       Index from = vectors * part / parts * LANES, to = vectors * (part + 1) / parts * LANES;
-      Inputs<E> in = problem.inputs(r, w, k, v, a, b, head);
-      Tokens<E> out = problem.tokens(y, head);
-      if (few) {
-        steps(problem, in, problem.state(state, head), out, problem.state(state_out, head));
-        continue;
-      }
-      problem.turn_in(problem.state(state, head), now, scratch);
-      for (Index chunk = 0; chunk < shape.chunks(); chunk++) {
-        if (checkpoints) problem.unpad(now, problem.checkpoint(checkpoints, head, chunk), from, to);
-        each_block(problem, in, chunk, from, to, blocks, false, turned, [&](Block<S>& block) {
-          read_state<1>(block, now, from, to, [&](Index t, Index c, vec x) {
-            if (t < block.length) size.write(out[block.start + t], c, x);
+      for (Index head = first; head < last; head++)
+        problem.turn_in(problem.state(state, head), states + (head - first) * square, scratch);
+      for (Index chunk = 0; chunk < shape.chunks(); chunk++)
+        for (Index head = first; head < last; head++) {
+          Inputs<E> in = problem.inputs(r, w, k, v, a, b, head);
+          Tokens<E> out = problem.tokens(y, head);
+          float* now = states + (head - first) * square;
+          if (checkpoints)
+            problem.unpad(now, problem.checkpoint(checkpoints, head, chunk), from, to);
+          each_block<false>(problem, in, chunk, from, to, blocks, turned, [&](auto& block, auto&) {
+            read_state<1>(block, now, from, to, [&](Index t, Index c, vec x) {
+              if (t < block.length) size.write(out[block.start + t], c, x);
+            });
+            advance(block, block.writes, block.values, now, now, from, to);
           });
-          advance(block, block.writes, block.values, now, now, from, to);
-        });
-      }
-      problem.turn_out(now, problem.state(state_out, head), from, to);
+        }
+      for (Index head = first; head < last; head++)
+        problem.turn_out(states + (head - first) * square, problem.state(state_out, head), from,
+                         to);
     }
   }
 }
@@ -192,14 +233,14 @@ template <int S>
 struct Desk {
   std::vector<Block<S>> blocks;
   Floats memory;
-  float *grads, *scores, *state, *turned_state, *turned_after, *read_terms, *write_terms;
+  float *grads, *scores, *turned_state, *turned_after, *read_terms, *write_terms;
 
   explicit Desk(Size<S> size) {
     Index n = size.width(), rows = TWO * n, square = n * n;
-    memory = floats(3 * rows + TWO * TWO + 3 * square);
+    memory = floats(3 * rows + TWO * TWO + 2 * square);
     float* p = memory.get();
     for (float** each : {&grads, &read_terms, &write_terms}) *each = p, p += rows;
-    for (float** each : {&state, &turned_state, &turned_after}) *each = p, p += square;
+    for (float** each : {&turned_state, &turned_after}) *each = p, p += square;
     scores = p;
   }
 };
@@ -217,8 +258,8 @@ void load_grads(const Block<S>& block, Tokens<const E> grad_y, Index from, Index
 template <class E, int S>
 void chunk_adjoint(const Problem<S>& problem, const Inputs<E>& in, Tokens<const E> grad_y,
                    Index chunk, Index from, Index to, float* after, Desk<S>& desk) {
-  Index count = each_block(problem, in, chunk, from, to, desk.blocks, true, desk.read_terms,
-                           [](Block<S>&) {});
+  Index count = each_block<true>(problem, in, chunk, from, to, desk.blocks, desk.read_terms,
+                                 [](auto&, auto&) {});
   while (count-- > 0) {
     Block<S>& block = desk.blocks[count];
     load_grads(block, grad_y, from, to, desk.grads);
@@ -233,16 +274,14 @@ void chunk_gradients(const Problem<S>& problem, const Inputs<E>& in, Tokens<cons
                      const float* checkpoint, Index chunk, float* after, const Gradients<E>& out,
                      Desk<S>& desk) {
   Size<S> size = problem.size;
-  Index n = size.width(), end = chunk * CHUNK + problem.tokens_of(chunk);
-  problem.pad(checkpoint, desk.state, 0, n);
-  auto replay = [&](Block<S>& block) {
-    std::copy(desk.state, desk.state + n * n, block.state);
+  Index n = size.width(), begin = chunk * CHUNK, end = begin + problem.tokens_of(chunk);
+  auto replay = [&](Block<S>& block, Block<S>& next) {
+    if (block.start == begin) problem.pad(checkpoint, block.state, 0, n);
     read_state<2>(block, block.state, 0, n, [](Index, Index, vec) {});
     if (block.start + block.length < end)
-      advance(block, block.writes, block.values, block.state, desk.state, 0, n);
+      advance(block, block.writes, block.values, block.state, next.state, 0, n);
   };
-  Index count =
-      each_block(problem, in, chunk, 0, n, desk.blocks, true, desk.read_terms, replay);
+  Index count = each_block<true>(problem, in, chunk, 0, n, desk.blocks, desk.read_terms, replay);
   while (count-- > 0) {
     Block<S>& block = desk.blocks[count];
     load_grads(block, grad_y, 0, n, desk.grads);
@@ -267,6 +306,7 @@ void backward(const Problem<S>& problem, const E* r, const float* w, const E* k,
   Size<S> size = problem.size;
   Index width = size.width(), square = width * width, heads = shape.heads();
   threads = int(std::min<Index>(threads, heads * shape.chunks()));
+  Teams teams(shape, threads);
   // Heads keep all threads busy, or a first sweep finds the gradients of the states at the ends of
   // chunks, and a second one does the chunks in any order.
   bool sweep = heads < 4 * threads && heads % threads;
@@ -282,16 +322,19 @@ void backward(const Problem<S>& problem, const E* r, const float* w, const E* k,
   {
     FlushDenormals flush;
     Desk<S> desk(size);
+    auto both = [&](Index head, Index chunk, float* after) {
+      chunk_gradients(problem, problem.inputs(r, w, k, v, a, b, head),
+                      problem.tokens(grad_y, head), problem.checkpoint(checkpoints, head, chunk),
+                      chunk, after, gradients(head), desk);
+    };
 #pragma omp for schedule(dynamic, 1)
-    for (Index head = 0; head < heads; head++) {
-      float* after = carried.get() + head * square;
-      problem.turn_in(problem.state(grad_state, head), after, desk.state);
-      if (sweep) continue;
-      for (Index chunk = shape.chunks(); chunk-- > 0;)
-        chunk_gradients(problem, problem.inputs(r, w, k, v, a, b, head),
-                        problem.tokens(grad_y, head),
-                        problem.checkpoint(checkpoints, head, chunk), chunk, after,
-                        gradients(head), desk);
+    for (Index team = 0; team < shape.B * teams.per_sequence; team++) {
+      for (Index head = teams.first(team); head < teams.last(team); head++)
+        problem.turn_in(problem.state(grad_state, head), carried.get() + head * square,
+                        desk.turned_state);
+      for (Index chunk = sweep ? 0 : shape.chunks(); chunk-- > 0;)
+        for (Index head = teams.first(team); head < teams.last(team); head++)
+          both(head, chunk, carried.get() + head * square);
     }
     for (Index last = shape.chunks(); sweep && last > 0; last -= kept) {
       Index first = std::max<Index>(0, last - kept);
@@ -310,12 +353,8 @@ void backward(const Problem<S>& problem, const E* r, const float* w, const E* k,
       }
 #pragma omp for schedule(dynamic, 1)
       for (Index item = 0; item < heads * (last - first); item++) {
-        Index head = item / (last - first), chunk = first + item % (last - first);
-        chunk_gradients(problem, problem.inputs(r, w, k, v, a, b, head),
-                        problem.tokens(grad_y, head),
-                        problem.checkpoint(checkpoints, head, chunk), chunk,
-                        ends.get() + (head * kept + chunk - first) * square, gradients(head),
-                        desk);
+        Index head = item % heads, slot = item / heads;
+        both(head, first + slot, ends.get() + (head * kept + slot) * square);
       }
     }
 #pragma omp for schedule(dynamic, 1)
