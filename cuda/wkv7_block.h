@@ -53,6 +53,44 @@ struct Inputs {
   Tokens<const E> k, v, a, b;
 };
 
+// Brings near the rows of tokens that come next, a few at a time between products: they are too far
+// apart for the hardware to foresee, and asked for all at once they would be waited for.
+class Ahead {
+  struct Rows {
+    const char* p;
+    Index stride, bytes;
+    bool written;
+  };
+  Rows rows_[16];
+  int count_ = 0, next_ = 0;
+  Index left_ = 0;
+
+ public:
+  void start(Index tokens) { count_ = next_ = 0, left_ = tokens; }
+  template <class E>
+  void add(Tokens<E> tokens, Index from, Index n) {
+    rows_[count_++] = {reinterpret_cast<const char*>(tokens[from]), tokens.stride * Index(sizeof(E)),
+                       n * Index(sizeof(E)), !std::is_const<E>::value};
+  }
+  template <class E>
+  void add(const Inputs<E>& in, Index from, Index n) {
+    for (const Tokens<const E>& x : {in.r, in.k, in.v, in.a, in.b}) add(x, from, n);
+    add(in.w, from, n);
+  }
+  ALWAYS_INLINE void some() {
+    for (int i = 0; i < 4 && left_ > 0; i++) {
+      Rows& rows = rows_[next_];
+      for (Index c = 0; c < rows.bytes; c += 64)
+        if (rows.written)
+          __builtin_prefetch(rows.p + c, 1, 2);
+        else
+          __builtin_prefetch(rows.p + c, 0, 2);
+      rows.p += rows.stride;
+      if (++next_ == count_) next_ = 0, left_--;
+    }
+  }
+};
+
 // Everything of a block that does not depend on its start state, and the writes.
 template <int S>
 struct Block {
@@ -65,6 +103,7 @@ struct Block {
   float *scores;                 // [read][write], 0 where not seen
   float *values;                 // what is written: sa and v
   float *state;                  // before the block
+  Ahead* ahead = nullptr;
 
   explicit Block(Size<S> s) : size(s) {
     Index n = s.width(), rows = TWO * n, edges = (BLOCK + 1) * n;
@@ -113,22 +152,6 @@ void causal_scores(Size<S> size, const float* a, const float* b, float* turned, 
         store(c + (x + i) * TWO + y, where_(visible, tile.x[i][0], vec{}));
       }
     }
-}
-
-// Ask for tokens from .. to - 1 to be brought near: their rows are too far apart for the hardware to
-// foresee.
-template <class E, int S>
-void expect(Size<S> size, Tokens<E> tokens, Index from, Index to) {
-  constexpr Index LINE = 64 / sizeof(E);
-  for (Index t = from; t < to; t++)
-    for (Index c = 0; c < size.n(); c += LINE)
-      __builtin_prefetch(tokens[t] + c, !std::is_const<E>::value, 2);
-}
-template <class E, int S>
-void expect(Size<S> size, const Inputs<E>& in, Index from, Index to) {
-  for (const Tokens<const E>& tokens : {in.r, in.k, in.v, in.a, in.b})
-    expect(size, tokens, from, to);
-  expect(size, in.w, from, to);
 }
 
 // Fill `block` for tokens start .. start + length - 1; columns of v outside from .. to are left out,
@@ -189,6 +212,7 @@ void read_state(const Block<S>& block, const float* state, Index from, Index to,
     for (int x = 0; x < TWO; x += ROWS * STEP) {
       Tile<ROWS, V> tile;
       tile.clear();
+      block.ahead->some();
       tile.add(block.reads + x * n, STEP * n, 1, state + c, n, n);
       tile.add(block.scores + x * TWO, STEP * TWO, 1, block.values + c, n, x);
 #pragma GCC unroll 4
@@ -219,6 +243,7 @@ void read_adjoint(const Block<S>& block, const float* after, float* grads, Index
       const int next = y + ROWS;
       Tile<ROWS, V> tile;
       tile.clear();
+      block.ahead->some();
       tile.add(block.writes + y * n, n, 1, after + c, n, n);
       tile.add(block.scores + next * TWO + y, 1, TWO, grads + next * n + c, n, TWO - next);
 #pragma GCC unroll 4
@@ -251,6 +276,7 @@ void advance(const Block<S>& block, const float* keys, const float* values, cons
 #pragma GCC unroll 4
       for (int i = 0; i < ROWS; i++)
         tile.add_row(i, block.whole[row + i], state + (row + i) * n + c);
+      block.ahead->some();
       tile.add(keys + row, 1, n, values + c, n, TWO);
 #pragma GCC unroll 4
       for (int i = 0; i < ROWS; i++)
@@ -282,6 +308,7 @@ void differentiate(const Block<S>& block, const float* grads, const float* score
     Tile<ROWS, V> inner, outer;  // from inside the block, and from beyond it
     for (int x = 0; x < 2 * block.length; x += ROWS) {
       inner.clear();
+      block.ahead->some();
       inner.add(scores + x * TWO, TWO, 1, block.writes + c, n, x + ROWS);
       outer.clear();
       outer.add(grads + x * n, n, 1, state + c, n, n);
@@ -300,6 +327,7 @@ void differentiate(const Block<S>& block, const float* grads, const float* score
     }
     for (int y = 0; y < 2 * block.length; y += ROWS) {
       inner.clear();
+      block.ahead->some();
       inner.add(scores + y * TWO + y, 1, TWO, block.near + y * n + c, n, TWO - y);
       outer.clear();
       outer.add(block.values + y * n, n, 1, after + c, n, n);

@@ -118,14 +118,40 @@ struct Problem {
   }
 };
 
+// What one token does to R rows of a value-major state, and their outputs.
+template <int R, class E, int S>
+ALWAYS_INLINE void step_rows(Size<S> size, const float* before, float* after, const float* token,
+                             const E* v, E* y) {
+  Index n = size.n(), width = size.width();
+  const float *r = token, *decay = r + width, *k = decay + width, *a = k + width, *b = a + width;
+  vec seen[R] = {}, read[R] = {};
+  float sa[R], value[R];
+  for (Index c = 0; c < width; c += LANES)
+#pragma GCC unroll 4
+    for (int i = 0; i < R; i++) seen[i] += size.read(before + i * n, c) * load(a + c);
+#pragma GCC unroll 4
+  for (int i = 0; i < R; i++) sa[i] = sum(seen[i]), value[i] = to_float(v[i]);
+  for (Index c = 0; c < width; c += LANES)
+#pragma GCC unroll 4
+    for (int i = 0; i < R; i++) {
+      vec x = size.read(before + i * n, c) * load(decay + c);
+      x += sa[i] * load(b + c);
+      x += value[i] * load(k + c);
+      size.write(after + i * n, c, x);
+      read[i] += x * load(r + c);
+    }
+#pragma GCC unroll 4
+  for (int i = 0; i < R; i++) from_float(sum(read[i]), y[i]);
+}
+
 // A few tokens, one after the other: the state is value-major and changes in place.
 template <class E, int S>
 void steps(const Problem<S>& problem, const Inputs<E>& in, const float* state, Tokens<E> y,
            float* out) {
   Size<S> size = problem.size;
   Index n = size.n(), width = size.width();
-  Floats memory = floats(5 * width);
-  float *r = memory.get(), *decay = r + width, *k = decay + width, *a = k + width, *b = a + width;
+  Floats token = floats(5 * width);
+  float *r = token.get(), *decay = r + width, *k = decay + width, *a = k + width, *b = a + width;
   for (Index t = 0; t < problem.shape.T; t++, state = out) {
     for (Index c = 0; c < width; c += LANES) {
       store(r + c, size.read(in.r[t], c));
@@ -134,32 +160,22 @@ void steps(const Problem<S>& problem, const Inputs<E>& in, const float* state, T
       store(a + c, size.read(in.a[t], c));
       store(b + c, size.read(in.b[t], c));
     }
-    for (Index i = 0; i < n; i++) {
-      const float* before = state + i * n;
-      float* after = out + i * n;
-      vec seen{}, read{};
-      for (Index c = 0; c < width; c += LANES) seen += size.read(before, c) * load(a + c);
-      float sa = sum(seen), value = to_float(in.v[t][i]);
-      for (Index c = 0; c < width; c += LANES) {
-        vec x = size.read(before, c) * load(decay + c);
-        x += sa * load(b + c);
-        x += value * load(k + c);
-        size.write(after, c, x);
-        read += x * load(r + c);
-      }
-      from_float(sum(read), y[t][i]);
-    }
+    Index i = 0;
+    for (; i + ROWS <= n; i += ROWS)
+      step_rows<ROWS>(size, state + i * n, out + i * n, r, in.v[t] + i, y[t] + i);
+    for (; i < n; i++) step_rows<1>(size, state + i * n, out + i * n, r, in.v[t] + i, y[t] + i);
   }
 }
 
 // Calls each(block) for the blocks of a chunk in order, prepared; they are all kept, or one at a time.
 template <bool KEEP, class E, int S, class Each>
 Index each_block(const Problem<S>& problem, const Inputs<E>& in, Index chunk, Index from, Index to,
-                 std::vector<Block<S>>& blocks, float* turned, Each each) {
+                 std::vector<Block<S>>& blocks, float* turned, Ahead& ahead, Each each) {
   Index begin = chunk * CHUNK, end = begin + problem.tokens_of(chunk), count = 0;
   for (Index t = begin; t < end; count++) {
     size_t index = KEEP ? count : 0;
     while (blocks.size() < index + 2) blocks.emplace_back(problem.size);
+    blocks[index].ahead = &ahead;
     Index length = fitting(problem.size, in.w, t, std::min<Index>(BLOCK, end - t));
     prepare<KEEP>(blocks[index], in, t, length, from, to, turned);
     each(blocks[index], blocks[index + 1]);
@@ -197,6 +213,7 @@ void forward(const Problem<S>& problem, const E* r, const float* w, const E* k, 
   {
     FlushDenormals flush;
     std::vector<Block<S>> blocks;
+    Ahead ahead;
     Floats memory = floats((teams.size + 1) * square + TWO * width);
     float *states = memory.get(), *scratch = states + teams.size * square;
     float* turned = scratch + square;
@@ -212,9 +229,14 @@ void forward(const Problem<S>& problem, const E* r, const float* w, const E* k, 
           Inputs<E> in = problem.inputs(r, w, k, v, a, b, head);
           Tokens<E> out = problem.tokens(y, head);
           float* now = states + (head - first) * square;
+          bool turn = head + 1 == last;
+          Index next = turn ? first : head + 1, begin = (chunk + turn) * CHUNK;
+          ahead.start(std::min(shape.T - begin, Index(CHUNK)));
+          ahead.add(problem.inputs(r, w, k, v, a, b, next), begin, size.n());
+          ahead.add(problem.tokens(y, next), begin, size.n());
           if (checkpoints)
             problem.unpad(now, problem.checkpoint(checkpoints, head, chunk), from, to);
-          each_block<false>(problem, in, chunk, from, to, blocks, turned, [&](auto& block, auto&) {
+          each_block<false>(problem, in, chunk, from, to, blocks, turned, ahead, [&](auto& block, auto&) {
             read_state<1>(block, now, from, to, [&](Index t, Index c, vec x) {
               if (t < block.length) size.write(out[block.start + t], c, x);
             });
@@ -232,6 +254,7 @@ void forward(const Problem<S>& problem, const E* r, const float* w, const E* k, 
 template <int S>
 struct Desk {
   std::vector<Block<S>> blocks;
+  Ahead ahead;
   Floats memory;
   float *grads, *scores, *turned_state, *turned_after, *read_terms, *write_terms;
 
@@ -258,7 +281,7 @@ void load_grads(const Block<S>& block, Tokens<const E> grad_y, Index from, Index
 template <class E, int S>
 void chunk_adjoint(const Problem<S>& problem, const Inputs<E>& in, Tokens<const E> grad_y,
                    Index chunk, Index from, Index to, float* after, Desk<S>& desk) {
-  Index count = each_block<true>(problem, in, chunk, from, to, desk.blocks, desk.read_terms,
+  Index count = each_block<true>(problem, in, chunk, from, to, desk.blocks, desk.read_terms, desk.ahead,
                                  [](auto&, auto&) {});
   while (count-- > 0) {
     Block<S>& block = desk.blocks[count];
@@ -281,7 +304,7 @@ void chunk_gradients(const Problem<S>& problem, const Inputs<E>& in, Tokens<cons
     if (block.start + block.length < end)
       advance(block, block.writes, block.values, block.state, next.state, 0, n);
   };
-  Index count = each_block<true>(problem, in, chunk, 0, n, desk.blocks, desk.read_terms, replay);
+  Index count = each_block<true>(problem, in, chunk, 0, n, desk.blocks, desk.read_terms, desk.ahead, replay);
   while (count-- > 0) {
     Block<S>& block = desk.blocks[count];
     load_grads(block, grad_y, 0, n, desk.grads);
@@ -333,8 +356,18 @@ void backward(const Problem<S>& problem, const E* r, const float* w, const E* k,
         problem.turn_in(problem.state(grad_state, head), carried.get() + head * square,
                         desk.turned_state);
       for (Index chunk = sweep ? 0 : shape.chunks(); chunk-- > 0;)
-        for (Index head = teams.first(team); head < teams.last(team); head++)
+        for (Index head = teams.first(team); head < teams.last(team); head++) {
+          bool turn = head + 1 == teams.last(team);
+          Index next = turn ? teams.first(team) : head + 1;
+          Index begin = (chunk - turn) * CHUNK;
+          desk.ahead.start(begin < 0 ? 0 : std::min(shape.T - begin, Index(CHUNK)));
+          desk.ahead.add(problem.inputs(r, w, k, v, a, b, next), begin, size.n());
+          desk.ahead.add(problem.tokens(grad_y, next), begin, size.n());
+          Gradients<E> out = gradients(next);
+          for (const Tokens<E>& x : {out.r, out.k, out.v, out.a, out.b}) desk.ahead.add(x, begin, size.n());
+          desk.ahead.add(out.w, begin, size.n());
           both(head, chunk, carried.get() + head * square);
+        }
     }
     for (Index last = shape.chunks(); sweep && last > 0; last -= kept) {
       Index first = std::max<Index>(0, last - kept);
