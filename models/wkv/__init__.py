@@ -2,6 +2,7 @@
 
 from models.wkv.v4.operator import wkv4, wkv4_flops, wkv4_initial_state
 from models.wkv.v6.operator import wkv5, wkv5_flops, wkv6, wkv6_flops, wkv6_initial_state
+from models.wkv.v7.operator import wkv7, wkv7_flops, wkv7_initial_state
 
 __all__ = [
     "wkv4",
@@ -12,4 +13,7 @@ __all__ = [
     "wkv6",
     "wkv6_flops",
     "wkv6_initial_state",
+    "wkv7",
+    "wkv7_flops",
+    "wkv7_initial_state",
 ]

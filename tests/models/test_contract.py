@@ -152,14 +152,18 @@ def test_gradient_checkpointing_changes_no_gradient(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("past", [0, 30])
 def test_flops_agree_with_a_count(name: str, past: int) -> None:
+    """Within 3 % both ways; the counter knows what the recurrences count for themselves."""
     exact_kernel = {} if name.startswith("rwkv") else {"attention": "math"}
     model = shaken(name, **exact_kernel)
-    with torch.no_grad():
-        state = model(some_tokens(2, past), model.init_state(2))[1] if past else None
-        with FlopCounterMode(display=False) as counter:
-            model(some_tokens(2, 64), state)
-    counted = counter.get_total_flops()
-    assert 0.97 * counted <= model.flops(2, 64, past=past, dense=True) <= 1.03 * counted
+    for batch, length in itertools.product((1, 3), (16, 64, 200)):
+        with torch.no_grad():
+            state = model.init_state(batch)
+            state = model(some_tokens(batch, past), state)[1] if past else None
+            with FlopCounterMode(display=False) as counter:
+                model(some_tokens(batch, length), state)
+        counted = counter.get_total_flops()
+        predicted = model.flops(batch, length, past=past, dense=True)
+        assert 0.97 * counted <= predicted <= 1.03 * counted, (batch, length)
 
 
 def test_flops_grow_as_the_architecture_says(model: Any) -> None:
@@ -208,14 +212,3 @@ def test_state_differentiates_in_a_recurrent_model(model: Any) -> None:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(cut[name], parameter.grad, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("size", ["5m"])
-def test_sizes_match_within_one_percent(size: str) -> None:
-    with torch.device("meta"):
-        counts = [
-            sum(p.numel() for p in build(spec_of(name, size, 3072)).parameters())  # type: ignore[attr-defined]
-            for name in NAMES
-        ]
-    assert max(counts) <= 1.01 * min(counts)
-    assert 4.5e6 < min(counts) < 5.5e6
