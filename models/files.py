@@ -31,13 +31,8 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replacing(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A sibling of `target` for the body to make, file or folder; `target` once it succeeds.
-
-    Raises `FileExistsError` if `target` is there and `overwrite` is false.
-    """
-    if target.exists() and not overwrite:
-        raise FileExistsError(target)
+def replacing(target: Path) -> Iterator[Path]:
+    """A sibling of `target` for the body to make, file or folder; `target` once it succeeds."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{secrets.token_hex(4)}.{target.name}")  # the suffix is kept
     old = target.with_name(f".{secrets.token_hex(4)}.{target.name}.old")

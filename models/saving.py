@@ -27,12 +27,12 @@ def save(weights: Weights, target: Path, format: str, overwrite: bool = False) -
     suffix = SUFFIXES.get(format, "")
     if suffix and target.suffix != suffix:
         raise UserError(f"target={target}: a name that ends in {suffix} is needed")
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists: choose another target, or overwrite=true")
     try:
-        with replacing(target, overwrite) as aside:
+        with replacing(target) as aside:
             if format == "hf":
                 aside.mkdir()
             WRITERS[format](weights, aside)
-    except FileExistsError:
-        raise UserError(f"{target} exists: choose another target, or overwrite=true") from None
     except OSError as error:
         raise UserError(f"{target} cannot be written ({error})") from None

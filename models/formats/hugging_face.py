@@ -71,7 +71,7 @@ def write(weights: Weights, folder: Path) -> None:
         **family.theirs(_config(spec), dtype),
     }
     (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
-    write_safetensors(folder / "model.safetensors", tensors, {})
+    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
 
 
 def _table(family: Family, spec: ModelSpec) -> dict[str, dict[str, int]]:

@@ -55,7 +55,7 @@ def read_pth(path: Path) -> dict[str, Tensor]:
 def write_pth(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """A flat dict of tensors, as every official tool reads it."""
     with path.open("wb") as file:  # given a name, torch would write it into the file
-        torch.save({name: _alone(tensor) for name, tensor in tensors.items()}, file)
+        torch.save(_separate(tensors), file)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -72,9 +72,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Tensors and metadata; `format: pt` is what readers of PyTorch's tensors look for."""
-    own = {name: _alone(tensor) for name, tensor in tensors.items()}
-    save_file(own, path, {"format": "pt", **metadata})
+    """Tensors and metadata. More than one entry of metadata comes in an order of chance."""
+    save_file(_separate(tensors), path, {**metadata})
 
 
 def _code_in(path: Path) -> Iterator[str]:
@@ -106,12 +105,17 @@ def _globals(stream: io.BufferedReader) -> Iterator[str]:
                     yield f"{module}.{attribute}"
 
 
-def _alone(tensor: Tensor) -> Tensor:
-    """On the CPU, contiguous, and with a storage of its own: a view would drag along the whole."""
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
-        tensor = tensor.clone()
-    return tensor
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each on the CPU, contiguous, in a storage of its own: a view would drag along the whole."""
+    separate: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        partial = storage.nbytes() != tensor.numel() * tensor.element_size()
+        separate[name] = tensor.clone() if partial or storage.data_ptr() in storages else tensor
+        storages.add(separate[name].untyped_storage().data_ptr())
+    return separate
 
 
 def _must_exist(path: Path) -> None:
