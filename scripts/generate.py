@@ -8,7 +8,8 @@ import torch
 
 from conf.launch import launch
 from conf.schema import GenerateConf
-from data.tokenizers import TextTokenizer
+from data import tokenizers
+from data.text import StreamDecoder
 from models import load
 from models.errors import UserError
 from models.sampling import generate
@@ -22,14 +23,14 @@ def main(conf: GenerateConf) -> None:
     checkpoint = newest(folder)
     if checkpoint is None:
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
-    tokenizer = TextTokenizer.load(folder.tokenizer)
+    tokenizer = tokenizers.load(folder.tokenizer)
     on_gpu = conf.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     model = load(checkpoint, device)
     prompt = tokenizer.encode(conf.prompt) or [tokenizer.end_of_text or 0]
     generator = torch.Generator(device).manual_seed(conf.seed)
     print(conf.prompt, end="", flush=True)
-    decoder = tokenizer.stream()
+    decoder = StreamDecoder(tokenizer)
     tokens = torch.tensor(prompt, device=device)
     for token in generate(model, tokens, conf.tokens, conf.temperature, conf.top_k, generator):
         print(decoder.push(token), end="", flush=True)
