@@ -110,7 +110,7 @@ def read_vocabulary(path: Path, text: str) -> WorldTokenizer:
 
     Raises `UserError` naming the first line that is not as it should be.
     """
-    tokens = []
+    tokens: list[bytes] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line or number == 1:
             tokens.append(_token(f"{path}, line {number}", line, expected_id=len(tokens) + 1))

@@ -43,7 +43,7 @@ def test_an_existing_target_stays_unless_it_may_be_replaced(tmp_path: Path, form
     before = read(target).tensors["emb.weight"].clone()
     changed = weights_of()
     changed = Weights(changed.spec, {n: t + 1 for n, t in changed.tensors.items()})
-    with pytest.raises(UserError, match="exists: choose another target, or overwrite=true"):
+    with pytest.raises(UserError, match="exists: choose another, or overwrite=true"):
         save(changed, target, format)
     assert torch.equal(read(target).tensors["emb.weight"], before)
     save(changed, target, format, overwrite=True)
@@ -75,7 +75,7 @@ def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_the_name_must_tell_the_format(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"a name that ends in \.pth is needed"):
+    with pytest.raises(UserError, match=r"format=official needs a name that ends in \.pth"):
         save(weights_of(), tmp_path / "a.bin", "official")
     with pytest.raises(UserError, match=r"ends in \.safetensors"):
         save(weights_of(), tmp_path / "a.pth", "safetensors")
