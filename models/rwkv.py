@@ -27,6 +27,7 @@ class Ramps:
         index = torch.arange(width)
         self.depth = layer / max(n_layer - 1, 1)
         self.remaining = 1 - layer / n_layer
+        self.output_gain = ((1 + layer) / n_layer) ** 0.7  # weight of the norm of heads
         self.channel = index / width  # 0 .. 1 - 1/C
         self.spread = index / max(width - 1, 1)  # 0 .. 1
         self.zigzag = (index + 1) % 3 - 1  # 0, 1, -1, 0, ...
@@ -115,6 +116,13 @@ def carried(state: State | None, name: str) -> Any:
 def vector(values: Tensor) -> nn.Parameter:
     """`[C]` as a parameter of the official shape `[1, 1, C]`."""
     return nn.Parameter(values[None, None].clone())
+
+
+def head_norm(heads: int, width: int, ramps: Ramps) -> nn.GroupNorm:
+    """The norm of every head on its own, after the recurrence; it holds the parameters `[C]`."""
+    norm = nn.GroupNorm(heads, width, eps=HEAD_NORM_EPS)
+    nn.init.constant_(norm.weight, ramps.output_gain)
+    return norm
 
 
 def count_heads(n_embd: int, head_size: int) -> int:

@@ -33,12 +33,12 @@ from models.pointwise import (
     value_residual,
 )
 from models.rwkv import (
-    HEAD_NORM_EPS,
     Ramps,
     RWKVBlock,
     RWKVTrunk,
     carried,
     count_heads,
+    head_norm,
     init_matrices,
     vector,
 )
@@ -120,7 +120,7 @@ class TimeMix(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
-        self.ln_x = nn.GroupNorm(self.heads, width, eps=HEAD_NORM_EPS)
+        self.ln_x = head_norm(self.heads, width, ramps)
 
     def forward(
         self, x: Tensor, v_first: Tensor | None, state: State | None

@@ -110,7 +110,12 @@ def _check(
     batch, _, heads, size = r.shape
     decay = r.shape if name == "wkv6" else (heads, size)
     arguments = {"r": r, "w": w, "k": k, "v": v, "u": u}
-    shapes = {"w": decay, "k": r.shape, "v": r.shape, "u": (heads, size)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "w": decay,
+        "k": r.shape,
+        "v": r.shape,
+        "u": (heads, size),
+    }
     if state is not None:
         arguments["state"], shapes["state"] = state, (batch, heads, size, size)
     for argument, shape in shapes.items():
