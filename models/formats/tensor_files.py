@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.errors import UserError
 
+_HEAD = 1 << 26  # bytes of a file searched for code, more than any real pickle of names needs
 _DATA = ("torch", "torch._utils", "torch.storage", "torch.nn.parameter", "collections")
 
 
@@ -32,7 +33,9 @@ def read_torch(path: Path) -> Any:
         with warnings.catch_warnings(action="ignore"):  # of pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a parser of arbitrary bytes may fail in any way
-        if code := sorted(set(_code_in(path))):
+        with warnings.catch_warnings(action="ignore"):
+            code = sorted(set(_code_in(path)))
+        if code:
             raise UserError(
                 f"{path} contains code ({', '.join(code)}) and not only tensors: refused, nothing "
                 "was executed. Ask its maker for safetensors"
@@ -81,20 +84,22 @@ def _code_in(path: Path) -> Iterator[str]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                pickles = [n for n in archive.namelist() if n.endswith(".pkl")]
-                for name in pickles:
-                    yield from _globals(io.BufferedReader(io.BytesIO(archive.read(name))))
+                for name in archive.namelist():
+                    if name.endswith(".pkl"):
+                        with archive.open(name) as file:
+                            yield from _globals(file.read(_HEAD))
         else:
             with path.open("rb") as file:
-                yield from _globals(file)
-    except (OSError, ValueError, zipfile.BadZipFile):  # damaged: what was found before counts
+                yield from _globals(file.read(_HEAD))
+    except Exception:  # damaged in whatever way: what was found before counts
         return
 
 
-def _globals(stream: io.BufferedReader) -> Iterator[str]:
-    """The same for the pickles in a stream; `genops` parses and never executes."""
+def _globals(data: bytes) -> Iterator[str]:
+    """The same for the pickles at the start of `data`; `genops` parses and never executes."""
+    stream = io.BytesIO(data)
     texts: list[str] = []  # the operands of STACK_GLOBAL are the last two
-    while stream.peek(1):
+    while stream.tell() < len(data):
         for opcode, argument, _ in pickletools.genops(stream):
             if isinstance(argument, str):
                 texts = [*texts[-1:], argument]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from torch import Tensor
 import models
 from models.errors import UserError
 from models.loading import read
+from models.registry import build
+from models.sampling import generate
 from models.saving import save
 from models.weights import Weights
-from tests.contestants import shaken, spec_of
+from tests.contestants import shaken, some_tokens, spec_of
 from tests.official_weights import LAYERS, RANKS, VERSIONS, VOCAB, WIDTH, official_weights
-from tests.oracle import official_logits
+from tests.oracle import Answer, Question, ask
 
 Named = dict[str, Tensor]
 TOKENS = torch.randint(0, VOCAB, (19,), generator=torch.Generator().manual_seed(3)).tolist()
@@ -36,21 +39,65 @@ def same_bits(a: Named, b: Named) -> None:
         assert torch.equal(a[name], b[name]), name
 
 
+def trained(version: str) -> Any:
+    """A fresh model after a few steps on a short text, read again and again."""
+    torch.manual_seed(0)
+    ours: Any = build(spec_of(version))
+    optimizer = torch.optim.AdamW(ours.parameters(), lr=5e-3)
+    text = some_tokens(1, 33).repeat(2, 1)
+    for _ in range(12):
+        loss, _ = ours.loss(text[:, :-1], text[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return ours.eval()
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Answer]]:
+    """Files of random weights (`rwkv4`, ...) and of trained ones (`rwkv4 trained`, ...), and what
+    the official runtime makes of each."""
+    folder = tmp_path_factory.mktemp("official")
+    questions = {}
+    for version in VERSIONS:
+        path = pth(folder / f"{version}.pth", official_weights(version))
+        questions[version] = Question(str(path), version, TOKENS, SPLITS)
+        path = folder / f"{version}-trained.pth"
+        save(Weights(spec_of(version), trained(version).state_dict()), path, "official")
+        questions[f"{version} trained"] = Question(str(path), version, TOKENS[:5], [], greedy=24)
+    found = ask(list(questions.values()))
+    return {
+        name: (Path(question.pth), answer)
+        for (name, question), answer in zip(questions.items(), found, strict=True)
+    }
+
+
 @pytest.mark.parametrize("version", VERSIONS)
-def test_logits_are_those_of_the_official_runtime(tmp_path: Path, version: str) -> None:
-    path = pth(tmp_path / "random.pth", official_weights(version))
-    expected, _ = official_logits(path, version, TOKENS, SPLITS)
+def test_logits_are_those_of_the_official_runtime(
+    answers: dict[str, tuple[Path, Answer]], version: str
+) -> None:
+    path, answer = answers[version]
     model: Any = models.load(path)
     assert not model.training
     with torch.no_grad():
-        for split, official in zip(SPLITS, expected, strict=True):
+        for split, official in zip(SPLITS, answer.logits, strict=True):
             state, rows, rest = model.init_state(1), [], torch.tensor([TOKENS])
             for length in split:
                 logits, state = model(rest[:, :length], state)
                 rows.append(logits[0])
                 rest = rest[:, length:]
             torch.testing.assert_close(torch.cat(rows), official, rtol=0, atol=5e-5)
-    assert expected[0].abs().max() > 1, "a comparison of nothing"
+    assert answer.logits[0].abs().max() > 1, "a comparison of nothing"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_was_trained_here_continues_a_text_there(
+    answers: dict[str, tuple[Path, Answer]], version: str
+) -> None:
+    path, answer = answers[f"{version} trained"]
+    ours = generate(models.load(path), torch.tensor(TOKENS[:5]), 24, temperature=0, top_k=0)
+    assert list(ours) == answer.greedy
+    assert len(set(answer.greedy)) > 3, "the same token again and again shows little"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -178,9 +225,19 @@ def test_truncated_and_foreign_files_are_refused(tmp_path: Path, cut: int) -> No
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(UserError, match=r"a\.pth is damaged or not a file of weights"):
         models.load(path)
-    path.write_bytes(torch.randint(0, 256, (abs(cut),), dtype=torch.uint8).numpy().tobytes())
-    with pytest.raises(UserError, match=r"a\.pth is damaged or not a file of weights"):
-        models.load(path)
+
+
+def test_noise_is_refused_whatever_it_looks_like(tmp_path: Path) -> None:
+    draw, path = random.Random(0), tmp_path / "a.pth"
+    sound = pth(path, {"emb.weight": torch.zeros(3, 4), "x": torch.ones(2)}).read_bytes()
+    for _ in range(200):
+        damaged = bytearray(sound)
+        for _ in range(draw.randrange(1, 9)):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        for content in (draw.randbytes(draw.randrange(3000)), bytes(damaged)):
+            path.write_bytes(content)
+            with pytest.raises(UserError, match=r"a\.pth"):
+                models.load(path)
 
 
 def test_a_value_beyond_float16_is_named(tmp_path: Path) -> None:
