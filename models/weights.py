@@ -63,9 +63,15 @@ def widest(tensors: Mapping[str, Tensor]) -> torch.dtype:
 
 
 def shapes_of(spec: ModelSpec) -> dict[str, torch.Size]:
-    """Names and shapes of the parameters of the model that `spec` builds."""
-    with torch.device("meta"):
-        model: Any = build(spec)
+    """Names and shapes of the parameters of the model that `spec` builds.
+
+    Raises `UserError` if it builds none: a description read from a file may be anything.
+    """
+    try:
+        with torch.device("meta"):
+            model: Any = build(spec)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise UserError(f"no {spec.target} can be built from {spec.config} ({error})") from None
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
@@ -82,7 +88,7 @@ def checked(
     problems = problems or [
         f"{name} holds values that are not finite"
         for name, tensor in tensors.items()
-        if not tensor.isfinite().all()
+        if not _finite(tensor)
     ]
     if problems:
         raise UserError(f"{path}: {listed(problems)}")
@@ -112,6 +118,12 @@ def _misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) 
             yield f"{name} is unknown to this model"
 
 
+def _finite(tensor: Tensor) -> bool:
+    # A sum is finite only if every term is, and takes a thirtieth of the time of looking at each;
+    # one that is not may have overflowed.
+    return bool(tensor.sum().isfinite() or tensor.isfinite().all())
+
+
 def _claims_too_much(tensor: Tensor) -> bool:
     """Whether it repeats its storage: a tiny file could otherwise ask for terabytes."""
     return tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()
@@ -123,7 +135,7 @@ def _essential(shape: torch.Size) -> list[int]:
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     changed = tensor.to(dtype)
-    if not changed.isfinite().all():
+    if not _finite(changed):
         largest = float(tensor.float().abs().max())
         raise UserError(
             f"{name} holds {largest:.6g}, and {str(dtype).removeprefix('torch.')} ends at "

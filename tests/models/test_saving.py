@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,4 +92,15 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_metadata_that_describes_no_model_is_refused(tmp_path: Path, text: str) -> None:
     write_safetensors(tmp_path / "a.safetensors", weights_of().tensors, {"crossover": text})
     with pytest.raises(UserError, match="describes no model"):
+        load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("change", [{"n_layer": "three"}, {"n_embd": -4}, {"n_layr": 3}])
+def test_a_description_that_builds_nothing_is_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    spec = spec_of("rwkv4")
+    odd = replace(spec, config={**spec.config, **change})
+    save(Weights(odd, weights_of().tensors), tmp_path / "a.safetensors", "safetensors")
+    with pytest.raises(UserError, match=next(iter(change))):
         load(tmp_path / "a.safetensors")

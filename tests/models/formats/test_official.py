@@ -249,6 +249,12 @@ def test_a_value_beyond_float16_is_named(tmp_path: Path) -> None:
     assert loaded.to(torch.bfloat16).tensors["emb.weight"].dtype == torch.bfloat16
 
 
+def test_large_values_are_values(tmp_path: Path) -> None:
+    weights = official_weights("rwkv4")
+    weights["ln_out.bias"] = torch.full((WIDTH,), 3e38)  # whose sum is infinite
+    assert read(pth(tmp_path / "a.pth", weights)).tensors["ln_out.bias"].max() > 2e38
+
+
 def test_only_rwkv_becomes_an_official_file(tmp_path: Path) -> None:
     spec = spec_of("gpt")
     with pytest.raises(UserError, match=r"format=official is for rwkv4.* this is a gpt"):
