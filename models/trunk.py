@@ -104,8 +104,14 @@ class Trunk(nn.Module, ABC):
     def loss(
         self, tokens: Tensor, targets: Tensor, state: State | None = None
     ) -> tuple[Tensor, State | None]:
+        loss, _, state = self.objective(tokens, targets, state)
+        return loss, state
+
+    def objective(
+        self, tokens: Tensor, targets: Tensor, state: State | None = None, l2wrap: float = 0.0
+    ) -> tuple[Tensor, Tensor, State | None]:
         hidden, state = self.hidden(tokens, state)
-        return linear_cross_entropy(hidden, self.head.weight, targets), state
+        return *linear_cross_entropy(hidden, self.head.weight, targets, l2wrap), state
 
     def init_state(self, batch: int, capacity: int | None = None) -> State:
         return {
