@@ -1,4 +1,4 @@
-"""Weights into other tools' files: `python scripts/convert.py source=first target=first.pth ...`."""
+"""Write weights as another tool reads them: `python scripts/convert.py source=first ...`."""
 
 from __future__ import annotations
 
