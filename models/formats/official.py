@@ -65,7 +65,7 @@ def from_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Weights:
     found = {name.removeprefix("_forward_module."): value for name, value in tensors.items()}
     name = version(path, found)
     spec = spec_of(path, name, found)
-    unread = {key: found.pop(key) for key in list(found) if _unread(name, key)}
+    unread = {key: found.pop(key) for key in [*found] if name == "rwkv7" and _UNREAD.fullmatch(key)}
     kept = checked(path, found, shapes_of(spec))
     unused = checked(path, unread, {key: tensor.shape for key, tensor in unread.items()})
     return Weights(spec, kept, unused)
@@ -106,7 +106,7 @@ def spec_of(path: Path, name: str, tensors: Mapping[str, Tensor]) -> ModelSpec:
     """The sizes of the model, from the shapes. Raises `UserError` if one cannot be read."""
     layers = {int(found[1]) for key in tensors if (found := re.match(r"blocks\.(\d+)\.", key))}
     if layers != set(range(len(layers))):
-        absent = min(set(range(max(layers))) - layers)
+        absent = next(layer for layer in range(len(layers)) if layer not in layers)
         raise UserError(f"{path}: blocks.{absent} is missing, and blocks.{max(layers)} is there")
 
     def size(key: str, dimension: int) -> int:
@@ -141,7 +141,3 @@ def spec_of(path: Path, name: str, tensors: Mapping[str, Tensor]) -> ModelSpec:
             config["lora_value"] = size(last + "v1", 1)
     shape = f"L{config['n_layer']}-D{config['n_embd']}"
     return ModelSpec(name, shape, TARGETS[name], config)
-
-
-def _unread(name: str, key: str) -> bool:
-    return name == "rwkv7" and _UNREAD.fullmatch(key) is not None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import models
 from models.errors import UserError
+from models.formats.tensor_files import write_safetensors
 from models.loading import read
 from models.registry import build
 from models.sampling import generate
@@ -112,6 +113,16 @@ def test_a_round_through_our_file_keeps_every_bit(
     same_bits(torch.load(tmp_path / "again.pth"), before)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_official_names_in_safetensors_are_the_same_model(tmp_path: Path, version: str) -> None:
+    tensors = official_weights(version)
+    write_safetensors(tmp_path / "a.safetensors", tensors, {"format": "pt"})
+    safe, usual = read(tmp_path / "a.safetensors"), read(pth(tmp_path / "a.pth", tensors))
+    assert safe.spec == usual.spec
+    same_bits(dict(safe.tensors), dict(usual.tensors))
+    same_bits(dict(safe.unused), dict(usual.unused))
+
+
 @pytest.mark.parametrize("layers", [1, LAYERS])
 def test_unread_value_residual_of_layer_0_may_be_there_or_not(tmp_path: Path, layers: int) -> None:
     full = official_weights("rwkv7", layers)
@@ -191,6 +202,7 @@ REFUSED: list[tuple[str, Callable[[Named], Named], str]] = [
     ("rwkv4", adding("blocks.0.tiny_q.weight", 4, 4), "tiny attention"),
     ("rwkv4", without("blocks.1.ln2.bias"), r"blocks\.1\.ln2\.bias \[128\] is missing"),
     ("rwkv4", without("blocks.1."), r"blocks\.1 is missing, and blocks\.2 is there"),
+    ("rwkv4", adding("blocks.999999999999.ln1.bias", 128), r"blocks\.3 is missing, and blocks\.9+ is"),
     ("rwkv4", without("emb"), r"emb\.weight is missing; expected a matrix"),
     ("rwkv4", adding("emb.weight", VOCAB), r"emb\.weight is of shape \[97\]"),
     ("rwkv4", adding("blocks.0.att.extra", 3), r"blocks\.0\.att\.extra is unknown"),
