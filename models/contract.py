@@ -89,7 +89,8 @@ class Contestant(Protocol):
         ...
 
     def backends(self) -> dict[str, str]:
-        """Kernels in use by operator, e.g. `{"wkv": "reference"}` or `{"attention": "flash"}`."""
+        """Kernels in use by operator, `{"wkv": "cpu", "step": "cpu"}` or `{"attention": "flash",
+        "step": "torch"}`; `step` decodes single tokens."""
         ...
 
 
