@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -148,13 +149,13 @@ def _token(where: str, line: str, expected_id: int) -> bytes:
 
 
 def _checked(path: Path, tokens: list[bytes]) -> WorldTokenizer:
-    known = set(tokens)
-    if len(known) < len(tokens):
-        seen: set[bytes] = set()
-        twice = next(token for token in tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
-        raise UserError(f"{path}: {twice!r} is there twice")
-    if absent := [byte for byte in range(256) if bytes([byte]) not in known]:
+    counts = Counter(tokens)
+    absent = [byte for byte in range(256) if bytes([byte]) not in counts]
+    if absent:
         raise UserError(
             f"{path}: no token for byte {absent[0]:#04x}, so some texts could not be encoded"
         )
+    token, times = counts.most_common(1)[0]
+    if times > 1:
+        raise UserError(f"{path}: {token!r} is there twice")
     return WorldTokenizer(tokens)
