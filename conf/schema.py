@@ -59,6 +59,9 @@ class OptimConf:
     beta2: float = key(0.99, "decay of the gradient's square", low=0, high=0.999999)
     eps: float = key(1e-8, "added to the root of the gradient's square", low=0)
     weight_decay: float = key(0.1, "of the parameters each contestant names for it", low=0)
+    l2wrap: float = key(
+        0.0, "of (largest logit)^2 / 2, minimised but not reported; official RWKV: 1e-4", low=0
+    )
 
 
 @dataclass
