@@ -1,8 +1,8 @@
 // The arithmetic of one head over a block of up to BLOCK tokens of WKV-7, as small matrix products.
 //
-// Reads and writes are interleaved: read 2t is a_t, read 2t + 1 is r_t; write 2t is sa_t at key b_t,
-// write 2t + 1 is v_t at key k_t. Read x sees the writes before seen(x) of its block, and the state
-// the block began with. States are key-major here: [key][value]. docs/wkv.md has the derivation.
+// Reads and writes are interleaved: read 2t is a_t, read 2t + 1 is r_t; write 2t is sa_t at key
+// b_t, write 2t + 1 is v_t at key k_t. Read x sees the writes before seen(x) of its block, and the
+// state the block began with. States are key-major here: [key][value]. Derivation: docs/wkv.md.
 #pragma once
 
 #include "wkv7_heads.h"
@@ -79,8 +79,8 @@ void causal_scores(Size<S> size, const float* a, const float* b, float* turned, 
     }
 }
 
-// Fill `block` for tokens start .. start + length - 1; columns of v outside from .. to are left out,
-// and without FACTORS what only `differentiate` needs.
+// Fill `block` for tokens start .. start + length - 1; columns of v outside from .. to are left
+// out, and without FACTORS what only `differentiate` needs.
 template <bool FACTORS, class E, int S>
 void prepare(Block<S>& block, const Inputs<E>& in, Index start, Index length, Index from, Index to,
              float* turned) {

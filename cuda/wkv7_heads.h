@@ -60,7 +60,7 @@ struct Gradients {
 };
 
 // Brings near the rows of tokens that come next, a few at a time between products: they are too far
-// apart for the hardware to foresee, and asked for all at once they would be waited for.
+// apart for the hardware to foresee, and asked for all at once they would have to be waited for.
 class Ahead {
   struct Rows {
     const char* p;
@@ -75,8 +75,9 @@ class Ahead {
   void start(Index tokens) { count_ = next_ = 0, left_ = tokens; }
   template <class E>
   void add(Tokens<E> tokens, Index from, Index n) {
-    rows_[count_++] = {reinterpret_cast<const char*>(tokens[from]), tokens.stride * Index(sizeof(E)),
-                       n * Index(sizeof(E)), !std::is_const<E>::value};
+    constexpr Index bytes = sizeof(E);
+    rows_[count_++] = {reinterpret_cast<const char*>(tokens[from]), tokens.stride * bytes,
+                       n * bytes, !std::is_const<E>::value};
   }
   template <class E>
   void add(const Inputs<E>& in, Index from, Index n) {
