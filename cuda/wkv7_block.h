@@ -88,42 +88,55 @@ void prepare(Block<S>& block, const Inputs<E>& in, Index start, Index length, In
   Index n = size.width();
   block.start = start, block.length = length;
   const vec zero{}, one = zero + 1.f;
-  for (Index c = 0; c < n; c += LANES) {
-    vec decays[BLOCK], product = one, sum{};
+  each_columns(0, n, [&](auto vectors, Index column) {
+    constexpr int V = decltype(vectors)::value;
+    vec decays[BLOCK][V], product[V], inverse[V], sum[V];
+    for (int j = 0; j < V; j++) product[j] = one, sum[j] = zero;
     for (Index t = 0; t < length; t++) {
-      vec w = max_(zero + LOWEST, size.read(in.w[start + t], c));
-      sum += w;
-      decays[t] = exp_(w);
+      float* a = block.reads + 2 * t * n + column;
+#pragma GCC unroll 4
+      for (int j = 0; j < V; j++, a += LANES) {
+        Index c = column + j * LANES;
+        vec w = max_(zero + LOWEST, size.read(in.w[start + t], c));
+        sum[j] += w;
+        decays[t][j] = exp_(w);
+        if (FACTORS) store(block.since + t * n + c, product[j]);
+        store(a, size.read(in.a[start + t], c) * product[j]);
+        product[j] *= decays[t][j];
+        store(a + n, size.read(in.r[start + t], c) * product[j]);
+      }
     }
-    for (Index t = 0; t < length; t++) {
-      float* a = block.reads + 2 * t * n + c;
-      if (FACTORS) store(block.since + t * n + c, product);
-      store(a, size.read(in.a[start + t], c) * product);
-      product *= decays[t];
-      store(a + n, size.read(in.r[start + t], c) * product);
+    for (int j = 0; j < V; j++) {
+      Index c = column + j * LANES;
+      if (FACTORS) store(block.since + length * n + c, product[j]);
+      store(block.whole + c, exp_(sum[j]));
+      product[j] = inverse[j] = one;
     }
-    if (FACTORS) store(block.since + length * n + c, product);
-    store(block.whole + c, exp_(sum));
-    product = one;
-    vec inverse = one;
     for (Index t = length - 1; t >= 0; t--) {
-      float *a = block.near + 2 * t * n + c, *b = block.writes + 2 * t * n + c;
-      if (FACTORS) store(block.until + (t + 1) * n + c, product);
-      if (FACTORS) store(block.back + (t + 1) * n + c, inverse);
-      store(a + n, size.read(in.r[start + t], c) * inverse);
-      store(b, size.read(in.b[start + t], c) * product);
-      store(b + n, size.read(in.k[start + t], c) * product);
-      product *= decays[t];
-      // The first a may be any decay away from the end, but it sees no write.
-      inverse = t ? 1.f / product : zero;
-      store(a, size.read(in.a[start + t], c) * inverse);
+      float *a = block.near + 2 * t * n + column, *b = block.writes + 2 * t * n + column;
+#pragma GCC unroll 4
+      for (int j = 0; j < V; j++, a += LANES, b += LANES) {
+        Index c = column + j * LANES;
+        if (FACTORS) store(block.until + (t + 1) * n + c, product[j]);
+        if (FACTORS) store(block.back + (t + 1) * n + c, inverse[j]);
+        store(a + n, size.read(in.r[start + t], c) * inverse[j]);
+        store(b, size.read(in.b[start + t], c) * product[j]);
+        store(b + n, size.read(in.k[start + t], c) * product[j]);
+        product[j] *= decays[t][j];
+        // The first a may be any decay away from the end, but it sees no write.
+        inverse[j] = t ? 1.f / product[j] : zero;
+        store(a, size.read(in.a[start + t], c) * inverse[j]);
+      }
     }
-    if (FACTORS) store(block.back + c, zero);
-    for (Index row = 2 * length * n + c; row < TWO * n; row += n)
-      for (float* p : {block.reads, block.near, block.writes, block.values}) store(p + row, zero);
-  }
-  for (Index c = from; c < to; c += LANES)
-    for (Index t = 0; t < length; t++)
+    for (int j = 0; j < V; j++) {
+      Index c = column + j * LANES;
+      if (FACTORS) store(block.back + c, zero);
+      for (Index row = 2 * length * n + c; row < TWO * n; row += n)
+        for (float* p : {block.reads, block.near, block.writes, block.values}) store(p + row, zero);
+    }
+  });
+  for (Index t = 0; t < length; t++)
+    for (Index c = from; c < to; c += LANES)
       store(block.values + (2 * t + 1) * n + c, size.read(in.v[start + t], c));
   causal_scores(size, block.near, block.writes, turned, block.scores);
 }
