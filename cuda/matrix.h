@@ -115,6 +115,7 @@ struct Free {
 };
 using Floats = std::unique_ptr<float[], Free>;
 inline Floats floats(Index count) {
+  count = count > 0 ? count : 1;
   void* p = std::aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64);
   if (!p) throw std::bad_alloc();
   return Floats(static_cast<float*>(p));
