@@ -40,9 +40,12 @@ class Block(nn.Module, ABC):
     def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         """Forward operations of this layer; see `models.contract.Contestant.flops`."""
 
-    @abstractmethod
     def step(self, program: Program, x: Tensor, layer: int) -> None:
-        """The layer for a single token, as instructions that advance the buffer x `[B, C]`."""
+        """The layer for a single token, as instructions that advance the buffer x `[B, C]`.
+
+        Optional: a trunk that says `can_step` has blocks that implement it.
+        """
+        raise NotImplementedError
 
 
 class Trunk(nn.Module, ABC):
@@ -115,8 +118,8 @@ class Trunk(nn.Module, ABC):
 
     @property
     def can_step(self) -> bool:
-        """Whether no kernel was chosen by hand that single steps would not use."""
-        return True
+        """Whether the blocks implement `step`, and no kernel that it lacks was chosen by hand."""
+        return False
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """`forward` of one token `[B, 1]`, as one native call (models/step.py)."""
