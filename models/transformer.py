@@ -2,8 +2,8 @@
 
 Llama's block (Touvron et al. 2023, arXiv 2302.13971), attention by PyTorch's fused kernels. It is
 meant to be the best baseline the machine can run: a weak one would make every conclusion worthless.
-With `window`, every layer attends to that many tokens only (Jiang et al. 2023, arXiv 2310.06825): as
-linear as an RWKV, and a control for what linear cost alone is worth.
+With `window`, every layer attends to that many tokens only (Jiang et al. 2023, arXiv 2310.06825):
+as linear as an RWKV, and a control for what linear cost alone is worth.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from models.registry import ModelSpec, build
 FOLDER = Path(__file__).resolve().parents[1] / "conf" / "model"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 VARIANTS = [*NAMES, "transformer window=24"]
-"""All that must keep the contract: every contestant as it comes, and options that change its cost."""
+"""All that must keep the contract: contestants as they come, and options that change their cost."""
 VOCAB = 97
 
 

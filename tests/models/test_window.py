@@ -29,7 +29,7 @@ def band(length: int, keys: int, window: int) -> Tensor:
     """`[T, S]`: whether a query sees a key, by their distance."""
     query = torch.arange(keys - length, keys)[:, None]
     distance = query - torch.arange(keys)
-    return (0 <= distance) & (distance < window)
+    return (distance >= 0) & (distance < window)
 
 
 def masked_softmax(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
