@@ -63,9 +63,10 @@ def query_key_pairs(length: int, past: int, window: int | None, dense: bool) -> 
     return until(end) - until(past)
 
 
-def _until(left_out: int, *parts: Tensor) -> list[Tensor]:
+def _until(left_out: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """All but the last queries, and the keys and values that end with them."""
-    return [x[:, :, : x.shape[2] - left_out] for x in parts]
+    queries, keys = q.shape[2] - left_out, k.shape[2] - left_out
+    return q[:, :, :queries], k[:, :, :keys], v[:, :, :keys]
 
 
 def _within_reach(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:

@@ -137,7 +137,7 @@ class AttentionTrunk(Trunk):
         past = self.past(state)
         state = {**self.advance(state, 1), "blocks": dict(state["blocks"])}
         for layer, cache in state["blocks"].items():
-            grown = grow_cache(cache, past, past + 1, self.blocks[int(layer)].att.window)
+            grown = grow_cache(cache, past, past + 1, getattr(self.config, "window", None))
             state["blocks"][layer] = grown
         program.position[0] = past
         program.position[1] = grown["k"].shape[2]
