@@ -391,12 +391,14 @@ struct Machine {
       });
   }
 
-  // Attention over a cache [B, G, capacity, N] after writing this token into it.
+  // Attention over a cache [B, G, capacity, N] after writing this token into it. Once full, the
+  // cache is a ring that holds the last `capacity` tokens (models/attention.py grows all others).
   // n: H, G, N, rotary. f: base of the angles. p: qkv, keys, values, (past, capacity), out.
   void attend(const Instruction& i) const {
     Index H = i.n[0], G = i.n[1], N = i.n[2], width = (H + 2 * G) * N;
     Index past = at<Index>(i, 3)[0], capacity = at<Index>(i, 3)[1];
-    std::vector<float> scores(past + 1), turned(N + LANES);
+    Index slot = past % capacity, seen = std::min(past + 1, capacity);
+    std::vector<float> scores(seen), turned(N + LANES);
     auto turn = [&](const float* x, float* out) {
       if (!i.n[3]) return void(std::copy(x, x + N, out));
       for (Index j = 0; j < N / 2; j++) {
@@ -412,18 +414,18 @@ struct Machine {
       E* values = at(i, 2) + (b * G + g) * capacity * N;
       turn(qkv + (H + g) * N, turned.data());
       for (Index j = 0; j < N; j++) {
-        from_float(turned[j], keys[past * N + j]);
-        from_float(v[j], values[past * N + j]);
+        from_float(turned[j], keys[slot * N + j]);
+        from_float(v[j], values[slot * N + j]);
       }
       for (Index h = g * (H / G); h < (g + 1) * (H / G); h++) {
         turn(qkv + h * N, turned.data());
         float scale = 1 / std::sqrt(float(N)), top = -INFINITY, total = 0;
         Index t = 0;
-        for (; t + 8 <= past + 1; t += 8) dots<8>(keys + t * N, N, turned.data(), &scores[t]);
-        for (; t <= past; t++) dots<1>(keys + t * N, N, turned.data(), &scores[t]);
-        for (t = 0; t <= past; t++) top = std::max(top, scores[t] *= scale);
+        for (; t + 8 <= seen; t += 8) dots<8>(keys + t * N, N, turned.data(), &scores[t]);
+        for (; t < seen; t++) dots<1>(keys + t * N, N, turned.data(), &scores[t]);
+        for (t = 0; t < seen; t++) top = std::max(top, scores[t] *= scale);
         vec sum{};
-        each_vector(past + 1, [&](Index c, int lanes) {
+        each_vector(seen, [&](Index c, int lanes) {
           vec e = exp_(read(scores.data() + c, lanes) - top);
           write(scores.data() + c, e, lanes);
           if (lanes < LANES)
@@ -436,13 +438,13 @@ struct Machine {
         Index c = 0;
         for (; c + WIDE <= N; c += WIDE) {
           vec mean[4];
-          weighted<4>(values + c, N, past + 1, scores.data(), LANES, mean);
+          weighted<4>(values + c, N, seen, scores.data(), LANES, mean);
           for (int j = 0; j < 4; j++) write(out + c + j * LANES, mean[j] / total, LANES);
         }
         for (; c < N; c += LANES) {
           int lanes = int(std::min<Index>(LANES, N - c));
           vec mean;
-          weighted<1>(values + c, N, past + 1, scores.data(), lanes, &mean);
+          weighted<1>(values + c, N, seen, scores.data(), lanes, &mean);
           write(out + c, mean / total, lanes);
         }
       }

@@ -2,19 +2,17 @@
 
 One `forward` serves training, prefill, chunks and single steps. The cache is allocated ahead and
 written in place, as any serious decoder does, so that the baseline's decoding is not slowed by
-copies; it doubles when it is full.
+copies; it doubles when it is full. With a window of W tokens it stops at W and becomes a ring.
 """
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from models.attend import KERNELS, attend, query_key_pairs
 from models.contract import ParamGroup, State
 from models.errors import UserError
 from models.init import init_normal, split_decay
@@ -24,12 +22,6 @@ from models.trunk import Stream, Trunk, linear_flops
 
 Rope = tuple[Tensor, Tensor]
 
-KERNELS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "math": SDPBackend.MATH,
-}
 MIN_CAPACITY = 64
 
 
@@ -37,11 +29,18 @@ class Attention(nn.Module):
     """Multi-head causal self-attention, with rotary positions where a table is given.
 
     Vaswani et al. 2017 (arXiv 1706.03762) section 3.2; grouped-query heads of Ainslie et al. 2023
-    (arXiv 2305.13245). Raises `UserError` if the sizes do not divide or the kernel is unknown.
+    (arXiv 2305.13245). With a `window` W a token sees itself and the W - 1 before it. Raises
+    `UserError` if the sizes do not divide, the window is empty, or the kernel is unknown.
     """
 
     def __init__(
-        self, n_embd: int, n_head: int, n_kv_head: int | None, kernel: str, bias: bool = False
+        self,
+        n_embd: int,
+        n_head: int,
+        n_kv_head: int | None,
+        kernel: str,
+        bias: bool = False,
+        window: int | None = None,
     ) -> None:
         super().__init__()
         self.n_head, self.n_kv_head = n_head, n_kv_head or n_head
@@ -54,8 +53,10 @@ class Attention(nn.Module):
         if kernel != "auto" and kernel not in KERNELS:
             known = ", ".join(["auto", *KERNELS])
             raise UserError(f"model.attention={kernel!r} is not one of {known}")
+        if window is not None and window < 1:
+            raise UserError(f"model.window={window} must be at least 1: it counts the token itself")
         self.head_size = n_embd // n_head
-        self.kernel = kernel
+        self.kernel, self.window = kernel, window
         heads = n_head + 2 * self.n_kv_head
         self.qkv = nn.Linear(n_embd, heads * self.head_size, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
@@ -72,19 +73,21 @@ class Attention(nn.Module):
         q, k = qk.split((self.n_head, self.n_kv_head), dim=2)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         if state is not None:
-            state = extend_cache(state, k, v, past)
-            k, v = state["k"][:, :, : past + length], state["v"][:, :, : past + length]
-        y = attend(q, k, v, self.kernel)
+            state = grow_cache(state, past, past + length, self.window)
+            k = write_cache(state["k"], k, past, self.window)
+            v = write_cache(state["v"], v, past, self.window)
+        y = attend(q, k, v, self.kernel, self.window)
         return self.output(y.transpose(1, 2).reshape(batch, length, width)), state
 
     def init_state(self, batch: int, capacity: int | None) -> State:
-        """Empty keys and values `[B, G, capacity, N]`."""
-        shape = (batch, self.n_kv_head, capacity or 0, self.head_size)
+        """Empty keys and values `[B, G, capacity, N]`, of W tokens at most."""
+        capacity = min(capacity or 0, self.window or capacity or 0)
+        shape = (batch, self.n_kv_head, capacity, self.head_size)
         return {name: self.qkv.weight.new_empty(shape).detach() for name in ("k", "v")}
 
     def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         """Projections, and two products of `N` per head and query-key pair."""
-        pairs = length * (past + length) if dense else length * past + length * (length + 1) // 2
+        pairs = query_key_pairs(length, past, self.window, dense)
         projections = linear_flops(self.qkv, batch * length) + linear_flops(
             self.output, batch * length
         )
@@ -108,9 +111,13 @@ class Attention(nn.Module):
         if torch.is_autocast_enabled(like.device.type):
             dtype = torch.get_autocast_dtype(like.device.type)
         q = torch.empty(1, self.n_head, 16, self.head_size, dtype=dtype, device=like.device)
-        k = torch.empty(1, self.n_kv_head, 16, self.head_size, dtype=dtype, device=like.device)
+        # Windows are masked, which not every kernel can do.
+        keys = 32 if self.window else 16
+        k = torch.empty(1, self.n_kv_head, keys, self.head_size, dtype=dtype, device=like.device)
+        mask = torch.ones(16, keys, dtype=torch.bool, device=like.device) if self.window else None
+        grouped = self.n_head != self.n_kv_head
         chosen = torch._fused_sdp_choice(
-            q, k, k, is_causal=True, enable_gqa=self.n_head != self.n_kv_head
+            q, k, k, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
         )
         return {backend.value: name for name, backend in KERNELS.items()}[chosen]
 
@@ -130,7 +137,7 @@ class AttentionTrunk(Trunk):
         past = self.past(state)
         state = {**self.advance(state, 1), "blocks": dict(state["blocks"])}
         for layer, cache in state["blocks"].items():
-            grown = {name: _with_capacity(cache[name], past, past + 1) for name in ("k", "v")}
+            grown = grow_cache(cache, past, past + 1, getattr(self.config, "window", None))
             state["blocks"][layer] = grown
         program.position[0] = past
         program.position[1] = grown["k"].shape[2]
@@ -169,40 +176,38 @@ def rope_table(past: int, length: int, head_size: int, base: float, like: Tensor
     return angle.cos(), angle.sin()
 
 
-def extend_cache(cache: State, k: Tensor, v: Tensor, past: int) -> State:
-    """Write new `k`, `v` `[B, G, T, N]` after the first `past` entries, growing if needed."""
-    needed = past + k.shape[2]
-    grown = {name: _with_capacity(cache[name], past, needed) for name in ("k", "v")}
-    grown["k"][:, :, past:needed] = k
-    grown["v"][:, :, past:needed] = v
-    return grown
+def grow_cache(cache: State, past: int, needed: int, window: int | None) -> State:
+    """The cache with room for `needed` tokens, or for a window of them; it holds `past`."""
+    needed = min(needed, window or needed)
+
+    def grow(buffer: Tensor) -> Tensor:
+        if needed <= buffer.shape[2]:
+            return buffer
+        capacity = max(needed, 2 * buffer.shape[2], MIN_CAPACITY)
+        capacity = min(capacity, window or capacity)
+        grown = buffer.new_empty(*buffer.shape[:2], capacity, buffer.shape[3])
+        grown[:, :, :past] = buffer[:, :, :past]
+        return grown
+
+    return {name: grow(cache[name]) for name in ("k", "v")}
 
 
-def _with_capacity(buffer: Tensor, used: int, needed: int) -> Tensor:
-    if needed <= buffer.shape[2]:
-        return buffer
-    capacity = max(needed, 2 * buffer.shape[2], MIN_CAPACITY)
-    grown = buffer.new_empty(*buffer.shape[:2], capacity, buffer.shape[3])
-    grown[:, :, :used] = buffer[:, :, :used]
-    return grown
+def write_cache(buffer: Tensor, new: Tensor, past: int, window: int | None) -> Tensor:
+    """Write `[B, G, T, N]` after `past` tokens; returns what the new queries may see.
 
-
-def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
-    """softmax(q k^T / sqrt(N)) v, causal, the last query aligned with the last key.
-
-    q `[B, H, T, N]`, k and v `[B, G, S, N]` with S >= T; returns `[B, H, T, N]`.
+    Token t is kept at t, or at t mod W where there is a window: beyond W tokens the buffer is a
+    ring. What is returned ends with the new tokens, in order, unless there is only one, whose query
+    sees the whole ring and does not mind.
     """
-    length, keys = q.shape[2], k.shape[2]
-    mask = None
-    if 1 < length < keys:
-        ones = torch.ones(length, keys, dtype=torch.bool, device=q.device)
-        mask = ones.tril(keys - length)
-    with contextlib.nullcontext() if kernel == "auto" else sdpa_kernel(KERNELS[kernel]):
-        return F.scaled_dot_product_attention(
-            q,
-            k.to(q.dtype),
-            v.to(q.dtype),
-            attn_mask=mask,
-            is_causal=length == keys > 1,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
+    length, end = new.shape[2], past + new.shape[2]
+    if window is None or end <= window:
+        buffer[:, :, past:end] = new
+        return buffer[:, :, :end]
+    if length == 1:
+        buffer[:, :, past % window] = new[:, :, 0]
+        return buffer
+    if past:
+        old = buffer[:, :, :past] if past < window else buffer.roll(-(past % window), dims=2)
+        new = torch.cat((old.to(new.dtype), new), dim=2)
+    buffer.copy_(new[:, :, -window:].roll(end % window, dims=2))
+    return new

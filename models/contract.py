@@ -10,7 +10,7 @@ Laws
 * `forward(x, init_state(B))` equals `forward(x)`;
 * `loss` equals `forward` followed by cross entropy, yet never holds `[B, T, V]` logits;
 * `flops` agrees with a measured count, and its second difference in length is 0 for a recurrent
-  model and a positive constant for full attention;
+  model and for attention beyond its window, and a positive constant for full attention;
 * `config` rebuilds the model.
 """
 
@@ -80,7 +80,8 @@ class Contestant(Protocol):
         """Forward operations of the reference algorithm for `length` tokens after `past` tokens.
 
         A total, not per token; two per multiply-add. Causal work is counted exactly; `dense`
-        counts every query against every key instead (the convention of most published MFU).
+        counts every query against every key instead (the convention of most published MFU), or
+        against a whole window of keys where attention has one.
         """
         ...
 

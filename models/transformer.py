@@ -2,6 +2,8 @@
 
 Llama's block (Touvron et al. 2023, arXiv 2302.13971), attention by PyTorch's fused kernels. It is
 meant to be the best baseline the machine can run: a weak one would make every conclusion worthless.
+With `window`, every layer attends to that many tokens only (Jiang et al. 2023, arXiv 2310.06825):
+as linear as an RWKV, and a control for what linear cost alone is worth.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class TransformerConfig:
     rope_base: float = 10_000.0
     norm_eps: float = 1e-5
     attention: str = "auto"  # auto | flash | efficient | cudnn | math
+    window: int | None = None  # [W], tokens seen, itself included; default all
 
 
 class RMSNorm(nn.Module):
@@ -75,7 +78,13 @@ class TransformerBlock(Block):
         super().__init__()
         self.rope_base = config.rope_base
         self.ln1 = RMSNorm(config)
-        self.att = Attention(config.n_embd, config.n_head, config.n_kv_head, config.attention)
+        self.att = Attention(
+            config.n_embd,
+            config.n_head,
+            config.n_kv_head,
+            config.attention,
+            window=config.window,
+        )
         self.ln2 = RMSNorm(config)
         self.ffn = FeedForward(config)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
-from probes.rows import Row, read_rows
+from probes.rows import OPTIONS, Row, label, read_rows
 
 SIZE_TOLERANCE = 0.01  # largest relative difference of parameter counts called "the same size"
 
@@ -25,7 +25,8 @@ class Arm:
     """One curve of every chart: a contestant, or one variant of it when several were measured."""
 
     label: str
-    """Contestant name, with what tells its variants apart: `gpt`, `gpt math`, `rwkv7 small`."""
+    """Contestant name, with its options (`probes.rows.label`) and whatever else tells its variants
+    apart: `gpt`, `gpt math`, `transformer window 256`, `rwkv7 small`."""
     contestant: str
     rows: tuple[Row, ...]
 
@@ -36,6 +37,11 @@ class Arm:
     @property
     def size(self) -> str:
         return self.rows[0].size
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that attention looks back at, where not at all."""
+        return self.rows[0].config.get("window")
 
     @property
     def parameters(self) -> int | None:
@@ -67,9 +73,14 @@ class Material:
         return [(one, other) for one in self.arms if one.recurrent for other in attention]
 
     def trainings_of(self, arm: Arm) -> list[dict[str, Any]]:
-        """Finished trainings of an arm's contestant and size."""
-        key = (arm.contestant, arm.size)
-        return [run for run in self.trainings if (run.get("contestant"), run.get("size")) == key]
+        """Finished trainings of an arm's contestant, size and window; kernels learn alike."""
+        wanted = (arm.contestant, arm.size, arm.window)
+        return [run for run in self.trainings if _learner(run) == wanted]
+
+
+def _learner(run: dict[str, Any]) -> tuple[Any, ...]:
+    config = run.get("config", {})  # summaries of before windows existed have none
+    return run.get("contestant"), run.get("size"), config.get("window")
 
 
 def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Material:
@@ -98,7 +109,7 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Material:
         _refuse_mixed_rows(rows)
         _refuse_unequal_sizes(rows)
         _refuse_mixed_trainings(runs_found)
-    return Material(tuple(rows), runs_found, tuple(_arms(rows)))
+    return Material(tuple(rows), runs_found, tuple(arms_of(rows)))
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
@@ -171,39 +182,40 @@ def _refuse_mixed_trainings(trainings: tuple[dict[str, Any], ...]) -> None:
 # ---- arms ----------------------------------------------------------------------------------------
 
 
-def _arms(rows: list[Row]) -> list[Arm]:
-    """Split rows into arms. Variants exist where one point was measured in more than one way."""
-    by_contestant: dict[str, list[Row]] = defaultdict(list)
+def arms_of(rows: Iterable[Row]) -> list[Arm]:
+    """Split rows into arms: by contestant and options, and where one point was measured in more
+    than one way even so, by whatever differs."""
+    by_option: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        by_contestant[row.contestant].append(row)
+        by_option[label(row.contestant, row.config)].append(row)
     arms = []
-    for contestant, own in by_contestant.items():
-        keys = _telling_apart(own, _configuration) or _telling_apart(own, _kernels)
-        by_label: dict[str, list[Row]] = defaultdict(list)
-        for row in own:
-            facts = _configuration(row) | _kernels(row)
-            words = [_word(key, facts[key]) for key in keys if key in facts]
-            by_label[" ".join([contestant, *words])].append(row)
-        arms += [Arm(label, contestant, tuple(part)) for label, part in by_label.items()]
+    for name, own in by_option.items():
+        parts: dict[str, list[Row]] = defaultdict(list)
+        unset = {key: None for row in own for key in row.config}
+        facts = [{"size": row.size, **unset, **row.config} for row in own]
+        keys = _telling_apart(own, facts)
+        if not keys:
+            facts = [_kernels(row) for row in own]
+            keys = _telling_apart(own, facts)
+        for row, known in zip(own, facts, strict=True):
+            words = [_word(key, known[key]) for key in keys if key in known]
+            parts[" ".join([name, *words])].append(row)
+        arms += [Arm(one, own[0].contestant, tuple(part)) for one, part in parts.items()]
     return sorted(arms, key=lambda arm: (not arm.recurrent, arm.label))
-
-
-def _configuration(row: Row) -> dict[str, Any]:
-    return {"size": row.size, **row.config}
 
 
 def _kernels(row: Row) -> dict[str, Any]:
     return {f"{operator} kernel": name for operator, name in row.backends.items()}
 
 
-def _telling_apart(rows: list[Row], facts: Callable[[Row], dict[str, Any]]) -> list[str]:
+def _telling_apart(rows: list[Row], facts: list[dict[str, Any]]) -> list[str]:
     """Names of the facts that take more than one value among the rows of a single point."""
     values: dict[tuple[Any, ...], set[str]] = defaultdict(set)
-    for row in rows:
-        for name, value in facts(row).items():
+    for row, known in zip(rows, facts, strict=True):
+        for name, value in known.items():
             point = (name, row.probe, row.sweep, row.context_length)
             values[point].add(json.dumps(value, sort_keys=True))
-    names = {point[0] for point, found in values.items() if len(found) > 1}
+    names = {point[0] for point, found in values.items() if len(found) > 1} - set(OPTIONS)
     # A size is a name for a whole configuration: it says all that its fields would.
     return ["size"] if "size" in names else sorted(names)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from conf.schema import ProbeConf
 from models.errors import UserError
 from models.registry import ModelSpec
+from probes.rows import label
 
 PROBES = ("train", "prefill", "decode")
 SWEEPS = ("fixed_tokens", "batch_1")
@@ -25,7 +26,8 @@ class Point:
     batch: int
 
     def __str__(self) -> str:
-        return f"{self.spec.name} {self.probe} {self.sweep} T={self.length} B={self.batch}"
+        who = label(self.spec.name, self.spec.config)
+        return f"{who} {self.probe} {self.sweep} T={self.length} B={self.batch}"
 
 
 def list_points(specs: Sequence[ModelSpec], conf: ProbeConf) -> list[Point]:

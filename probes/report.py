@@ -121,7 +121,7 @@ def summarise(
         "contestants": {arm.label: _contestant(material, arm) for arm in material.arms},
         "baselines": baselines(material),
         "machine": machine(material.rows),
-        "failures": failures(material.rows),
+        "failures": failures(material),
     }
 
 
@@ -192,10 +192,15 @@ def machine(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def failures(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Every point that did not finish."""
-    fields = ("contestant", "probe", "sweep", "context_length", "batch", "status", "error")
-    return [{name: getattr(row, name) for name in fields} for row in rows if row.status != "ok"]
+def failures(material: Material) -> list[dict[str, Any]]:
+    """Every point that did not finish, under the label of its arm."""
+    fields = ("probe", "sweep", "context_length", "batch", "status", "error")
+    return [
+        {"contestant": arm.label, **{name: getattr(row, name) for name in fields}}
+        for arm in material.arms
+        for row in arm.rows
+        if row.status != "ok"
+    ]
 
 
 # ---- terminal ------------------------------------------------------------------------------------

@@ -22,6 +22,19 @@ OOM = "oom"
 TIMEOUT = "timeout"
 ERROR = "error"
 
+OPTIONS = ("attention", "wkv", "window")
+"""Fields of a model's configuration that change how it computes, at the same size and name."""
+
+
+def label(contestant: str, config: dict[str, Any]) -> str:
+    """The contestant with the options set by hand: `gpt`, `gpt math`, `transformer window 256`."""
+    words = [contestant]
+    for name in OPTIONS:
+        value = config.get(name)
+        if value not in (None, "auto"):
+            words.append(value if isinstance(value, str) else f"{name} {value}")
+    return " ".join(words)
+
 
 @dataclass(frozen=True)
 class Row:

@@ -86,7 +86,7 @@ def story(material: Material, found: Sequence[Finding]) -> list[tuple[str, list[
     rest = [text for text in rest if text]
     if len(blocks) == 1:
         pair, losses, wins = blocks[0]
-        middle = _explanation(words.spoken(pair[0]), words.spoken(pair[1]))
+        middle = _explanation(words.spoken(pair[0]), [pair[1]])
         return [("", [losses, middle, *filter(None, [wins]), *rest])]
     told_pairs = [
         (
@@ -95,7 +95,8 @@ def story(material: Material, found: Sequence[Finding]) -> list[tuple[str, list[
         )
         for pair, losses, wins in blocks
     ]
-    about = _explanation("An RWKV", "An attention model") if blocks else ""
+    attention = [arm for arm in material.arms if not arm.recurrent]
+    about = _explanation("An RWKV", attention) if blocks else ""
     return [*told_pairs, ("What is being compared", [text for text in (about, *rest) if text])]
 
 
@@ -172,16 +173,38 @@ def _quality(material: Material, pair: tuple[Arm, Arm]) -> tuple[str, bool]:
     return text, loss[0] > loss[1]
 
 
-def _explanation(mine: str, other: str) -> str:
-    mine, other = mine[0].upper() + mine[1:], other[0].upper() + other[1:]
-    return (
+def _explanation(mine: str, attention: Sequence[Arm]) -> str:
+    """What the two kinds of model do; attention with a window is a third."""
+    full = [arm for arm in attention if not arm.window]
+    sentences = [
         "A language model reads text in pieces called tokens, and the context length is how many "
-        f"of them it takes into account at once. {other} looks back at all earlier tokens for each "
-        "new one (this is called attention), so a text twice as long means about four times as "
-        f"much looking back. {mine} keeps a summary of fixed size instead and updates it token by "
-        "token, so a text twice as long means twice the work. What that costs in practice depends "
-        "on how well each runs on the machine, which is why it is measured."
+        "of them it takes into account at once."
+    ]
+    if full:
+        other = words.spoken(full[0]) if len(attention) == 1 else "An attention model"
+        sentences.append(
+            f"{_capital(other)} looks back at all earlier tokens for each new one (this is called "
+            "attention), so a text twice as long means about four times as much looking back."
+        )
+    for arm in attention:
+        if arm.window:
+            last = words.tokens(arm.window)
+            sentences.append(
+                f"{_capital(words.spoken(arm))} looks back at the last {last} tokens only "
+                "(attention with a sliding window): beyond that a text twice as long means twice "
+                "the work, and no layer sees further. It is measured as a control: what is linear "
+                "here is linear without a recurrence."
+            )
+    sentences.append(
+        f"{_capital(mine)} keeps a summary of fixed size instead and updates it token by token, so "
+        "a text twice as long means twice the work. What that costs in practice depends on how "
+        "well each runs on the machine, which is why it is measured."
     )
+    return " ".join(sentences)
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _wins(told: Sequence[Finding], mine: str) -> str:
@@ -211,6 +234,12 @@ def memory_note(arm: Arm) -> str:
     }
     used = arm.backends("train").get("attention") or arm.backends().get("attention", [])
     who = words.spoken(arm)
+    if arm.window:
+        windowed = (
+            f"looks back at the last {words.tokens(arm.window)} tokens only: beyond that its "
+            "training memory and its compute both grow linearly with the context"
+        )
+        growth = dict.fromkeys(growth, windowed)
     return " ".join(
         f"The attention of {who} ran on the {kernel} back end, which {growth[kernel]}."
         for kernel in used

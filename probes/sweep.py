@@ -20,7 +20,7 @@ from models.registry import ModelSpec
 from probes import child, machine
 from probes.measure import DTYPES, Task, calibrate, measure
 from probes.points import Point, left_out, list_points
-from probes.rows import OK, Row, append_row, read_rows
+from probes.rows import OK, Row, append_row, label, read_rows
 
 GIB = 1 << 30
 CALIBRATE_SECONDS = 300.0  # importing torch from a cold disk can take a while
@@ -66,7 +66,8 @@ def run_sweep(
 
 def describe(row: Row) -> str:
     """One line for people."""
-    where = f"{row.contestant:<12} {row.probe:<7} {row.sweep:<12} T={row.context_length:<7}"
+    who = label(row.contestant, row.config)
+    where = f"{who:<12} {row.probe:<7} {row.sweep:<12} T={row.context_length:<7}"
     if row.status != OK:
         return f"{where} {row.status}: {row.error}"
     time = f"{median(row.seconds) * 1e3:10.2f} ms"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -11,6 +12,7 @@ import wandb
 from conf.launch import launch
 from conf.model_spec import model_spec
 from conf.schema import ProbeConf
+from probes.collect import arms_of
 from probes.rows import Row
 from probes.sweep import run_sweep
 from training.folder import check_name
@@ -26,13 +28,13 @@ def main(confs: list[ProbeConf]) -> None:
     rows = run_sweep(specs, conf, folder / "probes.jsonl", measured.append)
     failed = sum(row.status != "ok" for row in rows)
     print(f"{folder / 'probes.jsonl'}: {len(rows)} points, {failed} of them failed")
-    for name in dict.fromkeys(row.contestant for row in measured):
-        if conf.wandb.mode != "disabled":
-            track(conf, folder, name, [row for row in rows if row.contestant == name])
+    for arm in arms_of(rows):
+        if conf.wandb.mode != "disabled" and any(row in measured for row in arm.rows):
+            track(conf, folder, arm.label.replace(" ", "-"), arm.rows)
 
 
-def track(conf: ProbeConf, folder: Path, name: str, rows: list[Row]) -> None:
-    """The curves of one contestant as a wandb run with context length as the x axis."""
+def track(conf: ProbeConf, folder: Path, name: str, rows: Sequence[Row]) -> None:
+    """The curves of one arm as a wandb run with context length as the x axis."""
     run = wandb.init(
         **wandb_settings(conf.wandb, folder, f"probe-{name}", conf.group, "probe"),
         config={"model": rows[0].config, "precision": conf.precision, "device": rows[0].device},
@@ -45,7 +47,7 @@ def track(conf: ProbeConf, folder: Path, name: str, rows: list[Row]) -> None:
         run.finish()
 
 
-def curves(rows: list[Row]) -> dict[int, dict[str, float]]:
+def curves(rows: Sequence[Row]) -> dict[int, dict[str, float]]:
     """Metrics by context length: `probe/PROBE/SWEEP/FIGURE`."""
     points: dict[int, dict[str, float]] = defaultdict(dict)
     for row in rows:

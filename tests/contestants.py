@@ -13,11 +13,18 @@ from models.registry import ModelSpec, build
 
 FOLDER = Path(__file__).resolve().parents[1] / "conf" / "model"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+VARIANTS = [*NAMES, "transformer window=24"]
+"""All that must keep the contract: contestants as they come, and options that change their cost."""
 VOCAB = 97
 
 
 def spec_of(name: str, size: str = "tiny", vocab: int = VOCAB, **by_hand: Any) -> ModelSpec:
-    """The spec a command line `model=name model.size=size model.key=value` leads to."""
+    """The spec a command line `model=name model.size=size model.key=value` leads to.
+
+    `name` may be a variant, `"name key=value"`.
+    """
+    name, *options = name.split()
+    by_hand |= {key: yaml.safe_load(value) for key, value in (one.split("=") for one in options)}
     group = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     return model_spec({**group, "size": size, **by_hand}, vocab)
 

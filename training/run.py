@@ -147,6 +147,7 @@ def summarise(
         "name": conf.name,
         "contestant": spec.name,
         "size": spec.size,
+        "config": dict(spec.config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": steps,
         "tokens": micro_steps * conf.data.batch_size * conf.data.length,

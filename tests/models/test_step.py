@@ -11,13 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.contract import clone_state, named_tensors
 from models.step import MOST_ROWS, is_possible, program_for
-from tests.contestants import NAMES, shaken, some_tokens
+from tests.contestants import VARIANTS, shaken, some_tokens
 
 if not is_possible(shaken("rwkv4")):
     pytest.skip("the native step cannot be built here", allow_module_level=True)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=VARIANTS)
 def model(request: pytest.FixtureRequest) -> Any:
     return shaken(request.param).eval()
 

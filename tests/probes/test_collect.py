@@ -10,6 +10,7 @@ import pytest
 
 from models.errors import UserError
 from probes.collect import collect
+from probes.rows import Row
 from tests.probes.synthetic import failed, make_row, make_rows, make_summary, write_run
 
 HERE = {"kind": "cpu", "name": "Test CPU", "threads": 2, "memory_bytes": 2**34}
@@ -107,3 +108,46 @@ def test_variants_of_a_contestant_become_arms_of_their_own(tmp_path: Path) -> No
     ]  # fmt: skip
     assert material.arms[3].backends() == {"attention": ["math"]}
     assert len(material.pairs) == 3
+
+
+def windowed_rows(kernel: str, step: str, lengths: tuple[int, ...], **options: Any) -> list[Row]:
+    """Training rows of a Transformer with options, as a sweep writes them; the last ran out."""
+    config = make_row("transformer", "train", 256).config | {"attention": "auto", **options}
+    ran = {"attention": kernel, "step": step}
+    good, last = lengths[:-1], lengths[-1]
+    rows = [make_row("transformer", "train", n, config=config, backends=ran) for n in good]
+    return [*rows, failed("transformer", "train", last, "oom", config=config)]
+
+
+def test_options_are_named_and_keep_their_failed_points(tmp_path: Path) -> None:
+    rows = [make_row("rwkv4", "train", 256)]
+    rows += windowed_rows("flash", "cpu", (256, 512, 1024, 2048))
+    rows += windowed_rows("math", "torch", (256, 512, 1024), attention="math")
+    rows += windowed_rows("flash", "cpu", (256, 512), window=256)
+    rows += windowed_rows("math", "torch", (512, 1024), attention="math", window=64)
+    arms = collect([write_run(tmp_path / "a", rows)]).arms
+    assert {arm.label: len(arm.rows) for arm in arms} == {
+        "rwkv4": 1, "transformer": 4, "transformer math": 3, "transformer math window 64": 2,
+        "transformer window 256": 2,
+    }  # fmt: skip
+    assert [arm.window for arm in arms] == [None, None, None, 64, 256]
+
+
+def test_a_lone_window_is_named_too(tmp_path: Path) -> None:
+    rows = windowed_rows("flash", "cpu", (256, 512), window=256)
+    (arm,) = collect([write_run(tmp_path / "a", rows)]).arms
+    assert arm.label == "transformer window 256"
+
+
+def test_a_training_belongs_to_its_window(tmp_path: Path) -> None:
+    rows = [*windowed_rows("flash", "cpu", (256, 512))]
+    rows += windowed_rows("math", "torch", (256, 512), attention="math")
+    rows += windowed_rows("flash", "cpu", (256, 512), window=256)
+    full, windowed = (make_summary("transformer", loss) for loss in (3.2, 3.4))
+    windowed |= {"name": "windowed", "config": {"attention": "auto", "window": 256}}
+    material = collect([write_run(tmp_path / "a", rows, full, windowed)])
+    losses = [[run["val_loss"] for run in material.trainings_of(arm)] for arm in material.arms]
+    assert [arm.label.removeprefix("transformer") for arm in material.arms] == [
+        "", " math", " window 256",
+    ]  # fmt: skip
+    assert losses == [[3.2], [3.2], [3.4]]

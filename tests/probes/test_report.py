@@ -107,6 +107,17 @@ def test_several_pairs_are_keyed_by_pair(tmp_path: Path) -> None:
     assert report.summary["baselines"]["gzip_bits_per_byte"] is None
 
 
+def test_failures_name_the_variant(tmp_path: Path) -> None:
+    config = ROWS[0].config | {"attention": "math"}
+    lost = failed("gpt", "train", 8192, "oom", config=config)
+    report = write_report(
+        [write_run(tmp_path / "run", [*make_rows(fixed=False), lost])],
+        tmp_path / "out", 1024, 8192, False,
+    )  # fmt: skip
+    assert [one["contestant"] for one in report.summary["failures"]] == ["gpt math"]
+    assert ">gpt math<" in (tmp_path / "out" / "index.html").read_text()
+
+
 def test_csv_holds_every_row(report: Report) -> None:
     with (report.out / "rows.csv").open(newline="") as file:
         head, *lines = csv.reader(file)

@@ -194,6 +194,52 @@ def test_memory_is_called_quadratic_of_the_math_kernel_only(tmp_path: Path, kern
     assert "quadratic memory" not in text
 
 
+def windowed(kernel: str = "flash") -> list[Row]:
+    """Rows of a Transformer that looks back at 256 tokens."""
+    return [
+        make_row("transformer", row.probe, row.context_length, config=row.config | {"window": 256},
+                 backends={"attention": kernel})
+        for row in make_rows(("transformer",), fixed=False)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", ["flash", "efficient", "math", "novel"])
+def test_nothing_is_called_quadratic_that_has_a_window(tmp_path: Path, kernel: str) -> None:
+    rows = [*make_rows(("rwkv4",), fixed=False), *windowed(kernel)]
+    material, found = told(tmp_path, rows)
+    note = story.memory_note(material.arms[1])
+    text = " ".join(paragraphs(material, found))
+    assert words.name(material.arms[1]) == "Transformer window 256"
+    assert "looks back at the last 256 tokens only (attention with a sliding window)" in text
+    assert "all earlier tokens" not in text and "four times" not in text
+    assert "quadratic" not in text and note in text
+    assert ("memory and its compute both grow linearly" in note) == (kernel != "novel")
+
+
+def test_three_kinds_of_memory_in_one_report(tmp_path: Path) -> None:
+    rows = make_rows(("rwkv4", "transformer"), fixed=False)
+    rows += windowed()
+    rows += [
+        make_row("transformer", row.probe, row.context_length, backends={"attention": "math"},
+                 config=row.config | {"attention": "math"})
+        for row in make_rows(("transformer",), fixed=False)
+    ]  # fmt: skip
+    material, found = told(tmp_path, rows)
+    blocks = dict(story.story(material, found))
+    about = " ".join(blocks.pop("What is being compared"))
+    assert set(blocks) == {
+        "RWKV-4 against Transformer", "RWKV-4 against Transformer math",
+        "RWKV-4 against Transformer window 256",
+    }  # fmt: skip
+    flash, math, window = (story.memory_note(arm) for arm in material.arms[1:])
+    assert "training memory grows linearly with the context and its compute quadr" in flash
+    assert "training memory grows quadratically with the context, as its compute does" in math
+    assert "quadratic" not in window and "both grow linearly" in window
+    assert all(note in about for note in (flash, math, window))
+    assert "An attention model looks back at all earlier tokens" in about
+    assert "The Transformer window 256 looks back at the last 256 tokens only" in about
+
+
 def test_several_pairs(tmp_path: Path) -> None:
     rows = make_rows(("rwkv4", "gpt", "transformer"), fixed=False)
     material, found = told(tmp_path, rows)

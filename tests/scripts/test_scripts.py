@@ -104,6 +104,27 @@ def test_probe_then_report(capfd: Capture, tmp_path: Path, corpus: Path) -> None
     assert lengths == [16, 32, 64]
 
 
+def test_three_kinds_of_memory_in_one_group(capfd: Capture, tmp_path: Path) -> None:
+    common = ["model.size=tiny", "vocab_size=512", "lengths=[16,32]", "sweeps=[batch_1]"]
+    common += ["probes=[train]", "repeats=1", f"runs_dir={tmp_path}", "group=g"]
+    for words in (
+        ["-m", "model=rwkv4,transformer", "wandb.mode=disabled"],
+        ["-m", "model=transformer", "model.attention=math", "model.window=null,8"],
+        ["model=transformer", "model.window=8", "wandb.mode=disabled"],
+    ):
+        done = run_script(capfd, "probe", *words, *common)
+        assert done.status == 0, done.err
+    assert "transformer window 8 train" in done.out
+    assert len(list((tmp_path / "g" / "wandb").glob("offline-run-*"))) == 2
+    report = run_script(capfd, "report", f"runs=[{tmp_path / 'g'}]", "slope_from=16", "slope_to=64")
+    assert report.status == 0, report.err
+    result = json.loads((tmp_path / "g" / "report" / "crossover.json").read_text())
+    assert set(result["contestants"]) == {
+        "rwkv4", "transformer", "transformer math", "transformer math window 8",
+        "transformer window 8",
+    }  # fmt: skip
+
+
 BAD_TRAINING = [
     (["data.paths=[none.txt]"], "none.txt"),
     (["data.paths=[EMPTY]"], "empty"),
