@@ -13,8 +13,8 @@ using Index = int64_t;
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
-constexpr int ROWS = 4;                     // rows of a tile
-constexpr int WIDE = LANES >= 16 ? 4 : 2;   // vectors of a tile: as many as the registers hold
+constexpr int ROWS = 4;                    // rows of a tile
+constexpr int WIDE = LANES >= 16 ? 4 : 2;  // vectors of a tile: as many as the registers hold
 
 // R rows of V vectors. `x[i][j] += ...` on it stays in registers where the loops unroll.
 template <int R, int V>
@@ -34,8 +34,8 @@ struct Tile {
     for (int j = 0; j < V; j++) x[i][j] += factor * load(row + j * LANES);
   }
 
-  // += A B: element (i, k) of A is a[i * row + k * step], row k of B is b + k * stride. `count`, the
-  // number of k, is a multiple of 4.
+  // += A B: element (i, k) of A is a[i * row + k * step], row k of B is b + k * stride. `count`,
+  // the number of k, is a multiple of 4.
   ALWAYS_INLINE void add(const float* a, Index row, Index step, const float* b, Index stride,
                          Index count) {
 #pragma GCC unroll 4
@@ -79,9 +79,10 @@ inline void transpose_square(const float* from, Index from_stride, float* to, In
     for (int i = 0; i < LANES / 2; i++) {
       vec a = x[i], b = x[i + LANES / 2];
 #if VEC_LANES == 16
-      y[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-      y[2 * i + 1] =
-          __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+      y[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22,
+                                         7, 23);
+      y[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29,
+                                             14, 30, 15, 31);
 #elif VEC_LANES == 8
       y[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
       y[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
@@ -114,6 +115,7 @@ struct Free {
 };
 using Floats = std::unique_ptr<float[], Free>;
 inline Floats floats(Index count) {
+  count = count > 0 ? count : 1;
   void* p = std::aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64);
   if (!p) throw std::bad_alloc();
   return Floats(static_cast<float*>(p));

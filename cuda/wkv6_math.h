@@ -11,6 +11,7 @@
 #define WKV_UNROLL _Pragma("unroll")
 #else
 #define WKV_UNROLL
+#include <cmath>
 #endif
 
 namespace wkv6 {
@@ -35,8 +36,7 @@ WKV_HD Decay<F> decay(F w) {
   p = p * w + 1.f;
   F lost = p * w, slow = lost + 1.f;
   F factor = where_(w > SLOW, slow, where_(w < NOTHING, F{}, exp_(w)));
-  F nan = F{} + __builtin_nanf("");
-  return {where_(w <= 0.f, factor, nan), where_(w > SLOW, lost - (slow - 1.f), F{})};
+  return {where_(w <= 0.f, factor, F{} + NAN), where_(w > SLOW, lost - (slow - 1.f), F{})};
 }
 
 // ---------------------------------------------------------------- gradients, one chunk

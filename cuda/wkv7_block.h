@@ -1,111 +1,36 @@
-// The arithmetic of one head over one block of up to BLOCK tokens of WKV-7, as small matrix products.
+// The arithmetic of one head over a block of up to BLOCK tokens of WKV-7, as small matrix products.
 //
-// Reads and writes are interleaved: read 2t is a_t, read 2t + 1 is r_t; write 2t is sa_t at key b_t,
-// write 2t + 1 is v_t at key k_t. Read x sees the writes before seen(x) in its block, and the state
-// the block began with. States are key-major here: [key][value].
+// Reads and writes are interleaved: read 2t is a_t, read 2t + 1 is r_t; write 2t is sa_t at key
+// b_t, write 2t + 1 is v_t at key k_t. Read x sees the writes before seen(x) of its block, and the
+// state the block began with. States are key-major here: [key][value]. Derivation: docs/wkv.md.
 #pragma once
 
-#include "matrix.h"
+#include "wkv7_heads.h"
 
 namespace wkv7 {
 
-constexpr int CHUNK = 32;      // tokens between checkpoints
-constexpr int BLOCK = 16;      // tokens of a block, at most
-constexpr int TWO = 2 * BLOCK;
-constexpr float RANGE = -60;   // lowest sum of log-decays between two tokens of a block
-constexpr float LOWEST = -200; // log-decays below it are taken for it: both are 0 as factors
+constexpr int BLOCK = 16;       // tokens of a block, at most
+constexpr int TWO = 2 * BLOCK;  // its reads, and its writes
+constexpr float RANGE = -60;    // lowest sum of log-decays between two tokens of a block
+constexpr float LOWEST = -200;  // log-decays below it are taken for it: both are 0 as factors
 
 constexpr int seen(int x) { return x % 2 ? x + 1 : x; }
-
-// Head size: fixed at compile time where S > 0. `width` is N in whole vectors.
-template <int S>
-struct Size {
-  Index size;
-  ALWAYS_INLINE Index n() const { return S ? S : size; }
-  ALWAYS_INLINE Index width() const { return (n() + LANES - 1) / LANES * LANES; }
-
-  template <class E>
-  ALWAYS_INLINE vec read(const E* row, Index c) const {
-    if (S && S % LANES == 0) return load(row + c);
-    return c + LANES <= n() ? load(row + c) : load(row + c, int(n() - c));
-  }
-  template <class E>
-  ALWAYS_INLINE void write(E* row, Index c, vec x) const {
-    if ((S && S % LANES == 0) || c + LANES <= n())
-      store(row + c, x);
-    else
-      store(row + c, x, int(n() - c));
-  }
-};
-
-// Token t of a head's tensor is at p + t * stride.
-template <class E>
-struct Tokens {
-  E* p;
-  Index stride;
-  ALWAYS_INLINE E* operator[](Index t) const { return p + t * stride; }
-};
-
-template <class E>
-struct Inputs {
-  Tokens<const E> r;
-  Tokens<const float> w;
-  Tokens<const E> k, v, a, b;
-};
-
-// Brings near the rows of tokens that come next, a few at a time between products: they are too far
-// apart for the hardware to foresee, and asked for all at once they would be waited for.
-class Ahead {
-  struct Rows {
-    const char* p;
-    Index stride, bytes;
-    bool written;
-  };
-  Rows rows_[16];
-  int count_ = 0, next_ = 0;
-  Index left_ = 0;
-
- public:
-  void start(Index tokens) { count_ = next_ = 0, left_ = tokens; }
-  template <class E>
-  void add(Tokens<E> tokens, Index from, Index n) {
-    rows_[count_++] = {reinterpret_cast<const char*>(tokens[from]), tokens.stride * Index(sizeof(E)),
-                       n * Index(sizeof(E)), !std::is_const<E>::value};
-  }
-  template <class E>
-  void add(const Inputs<E>& in, Index from, Index n) {
-    for (const Tokens<const E>& x : {in.r, in.k, in.v, in.a, in.b}) add(x, from, n);
-    add(in.w, from, n);
-  }
-  ALWAYS_INLINE void some() {
-    for (int i = 0; i < 4 && left_ > 0; i++) {
-      Rows& rows = rows_[next_];
-      for (Index c = 0; c < rows.bytes; c += 64)
-        if (rows.written)
-          __builtin_prefetch(rows.p + c, 1, 2);
-        else
-          __builtin_prefetch(rows.p + c, 0, 2);
-      rows.p += rows.stride;
-      if (++next_ == count_) next_ = 0, left_--;
-    }
-  }
-};
 
 // Everything of a block that does not depend on its start state, and the writes.
 template <int S>
 struct Block {
   Size<S> size;
+  Ahead* ahead;
   Index start, length;
   Floats memory;
-  float *reads, *near, *writes;  // reads times decay since the start; over decay to the end; writes
-  float *since, *until, *back;   // times decay to the end. The three factors, for every boundary.
-  float *whole;                  // decay of the block
-  float *scores;                 // [read][write], 0 where not seen
-  float *values;                 // what is written: sa and v
-  float *state;                  // before the block
-  Ahead* ahead = nullptr;
+  float *reads, *near;          // [TWO][n] reads times `since`, and times `back`
+  float *writes, *values;       // [TWO][n] keys of the writes times `until`; sa and v
+  float *since, *until, *back;  // [BLOCK + 1][n] decay from the start and to the end; 1 / until
+  float *whole;                 // [n] decay of the block
+  float *scores;                // [read][write], 0 where not seen
+  float *state;                 // [n][n] before the block
 
-  explicit Block(Size<S> s) : size(s) {
+  Block(Size<S> s, Ahead& next) : size(s), ahead(&next) {
     Index n = s.width(), rows = TWO * n, edges = (BLOCK + 1) * n;
     memory = floats(4 * rows + 3 * edges + n + TWO * TWO + n * n);
     float* p = memory.get();
@@ -154,8 +79,8 @@ void causal_scores(Size<S> size, const float* a, const float* b, float* turned, 
     }
 }
 
-// Fill `block` for tokens start .. start + length - 1; columns of v outside from .. to are left out,
-// and without FACTORS what only `differentiate` needs.
+// Fill `block` for tokens start .. start + length - 1; columns of v outside from .. to are left
+// out, and without FACTORS what only `differentiate` needs.
 template <bool FACTORS, class E, int S>
 void prepare(Block<S>& block, const Inputs<E>& in, Index start, Index length, Index from, Index to,
              float* turned) {
@@ -163,42 +88,55 @@ void prepare(Block<S>& block, const Inputs<E>& in, Index start, Index length, In
   Index n = size.width();
   block.start = start, block.length = length;
   const vec zero{}, one = zero + 1.f;
-  for (Index c = 0; c < n; c += LANES) {
-    vec decays[BLOCK], product = one, sum{};
+  each_columns(0, n, [&](auto vectors, Index column) {
+    constexpr int V = decltype(vectors)::value;
+    vec decays[BLOCK][V], product[V], inverse[V], sum[V];
+    for (int j = 0; j < V; j++) product[j] = one, sum[j] = zero;
     for (Index t = 0; t < length; t++) {
-      vec w = max_(zero + LOWEST, size.read(in.w[start + t], c));
-      sum += w;
-      decays[t] = exp_(w);
+      float* a = block.reads + 2 * t * n + column;
+#pragma GCC unroll 4
+      for (int j = 0; j < V; j++, a += LANES) {
+        Index c = column + j * LANES;
+        vec w = max_(zero + LOWEST, size.read(in.w[start + t], c));
+        sum[j] += w;
+        decays[t][j] = exp_(w);
+        if (FACTORS) store(block.since + t * n + c, product[j]);
+        store(a, size.read(in.a[start + t], c) * product[j]);
+        product[j] *= decays[t][j];
+        store(a + n, size.read(in.r[start + t], c) * product[j]);
+      }
     }
-    for (Index t = 0; t < length; t++) {
-      float* a = block.reads + 2 * t * n + c;
-      if (FACTORS) store(block.since + t * n + c, product);
-      store(a, size.read(in.a[start + t], c) * product);
-      product *= decays[t];
-      store(a + n, size.read(in.r[start + t], c) * product);
+    for (int j = 0; j < V; j++) {
+      Index c = column + j * LANES;
+      if (FACTORS) store(block.since + length * n + c, product[j]);
+      store(block.whole + c, exp_(sum[j]));
+      product[j] = inverse[j] = one;
     }
-    if (FACTORS) store(block.since + length * n + c, product);
-    store(block.whole + c, exp_(sum));
-    product = one;
-    vec inverse = one;
     for (Index t = length - 1; t >= 0; t--) {
-      float *a = block.near + 2 * t * n + c, *b = block.writes + 2 * t * n + c;
-      if (FACTORS) store(block.until + (t + 1) * n + c, product);
-      if (FACTORS) store(block.back + (t + 1) * n + c, inverse);
-      store(a + n, size.read(in.r[start + t], c) * inverse);
-      store(b, size.read(in.b[start + t], c) * product);
-      store(b + n, size.read(in.k[start + t], c) * product);
-      product *= decays[t];
-      // The first a may be any decay away from the end, but it sees no write.
-      inverse = t ? 1.f / product : zero;
-      store(a, size.read(in.a[start + t], c) * inverse);
+      float *a = block.near + 2 * t * n + column, *b = block.writes + 2 * t * n + column;
+#pragma GCC unroll 4
+      for (int j = 0; j < V; j++, a += LANES, b += LANES) {
+        Index c = column + j * LANES;
+        if (FACTORS) store(block.until + (t + 1) * n + c, product[j]);
+        if (FACTORS) store(block.back + (t + 1) * n + c, inverse[j]);
+        store(a + n, size.read(in.r[start + t], c) * inverse[j]);
+        store(b, size.read(in.b[start + t], c) * product[j]);
+        store(b + n, size.read(in.k[start + t], c) * product[j]);
+        product[j] *= decays[t][j];
+        // The first a may be any decay away from the end, but it sees no write.
+        inverse[j] = t ? 1.f / product[j] : zero;
+        store(a, size.read(in.a[start + t], c) * inverse[j]);
+      }
     }
-    if (FACTORS) store(block.back + c, zero);
-    for (Index row = 2 * length * n + c; row < TWO * n; row += n)
-      for (float* p : {block.reads, block.near, block.writes, block.values}) store(p + row, zero);
-  }
-  for (Index c = from; c < to; c += LANES)
-    for (Index t = 0; t < length; t++)
+    for (int j = 0; j < V; j++) {
+      Index c = column + j * LANES;
+      if (FACTORS) store(block.back + c, zero);
+      for (Index row = 2 * length * n + c; row < TWO * n; row += n)
+        for (float* p : {block.reads, block.near, block.writes, block.values}) store(p + row, zero);
+    }
+  });
+  for (Index t = 0; t < length; t++)
+    for (Index c = from; c < to; c += LANES)
       store(block.values + (2 * t + 1) * n + c, size.read(in.v[start + t], c));
   causal_scores(size, block.near, block.writes, turned, block.scores);
 }
@@ -232,7 +170,7 @@ void read_state(const Block<S>& block, const float* state, Index from, Index to,
 }
 
 // Gradients of what is written, from last to first. `grads` holds those of y in its odd rows; those
-// of sa go to its even ones, those of v to put(t, c, gv). `after` is the gradient of the state after.
+// of sa go to its even rows, those of v to put(t, c, gv). `after` is that of the state after.
 template <int S, class Put>
 void read_adjoint(const Block<S>& block, const float* after, float* grads, Index from, Index to,
                   Put put) {
@@ -286,13 +224,6 @@ void advance(const Block<S>& block, const float* keys, const float* values, cons
     }
   });
 }
-
-template <class E>
-struct Gradients {
-  Tokens<E> r;
-  Tokens<float> w;
-  Tokens<E> k, v, a, b;
-};
 
 // Gradients of r, w, k, a, b. `grads` are those of sa and y, `scores` those of block.scores;
 // `state` before the block and `after`, the gradient of the one after it, are value-major here.

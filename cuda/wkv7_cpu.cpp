@@ -1,11 +1,10 @@
 // WKV-7 on the CPU: threads over sequences and heads, and over value channels or chunks where those
 // are few. Plain C interface, called from models/wkv/v7/cpu.py.
 //
-// Arrays are contiguous: r, k, v, a, b, y and their gradients [B, T, H, N] of one element type, w and
-// its gradient fp32, states and their gradients [B, H, value, key] fp32, checkpoints
+// Arrays are contiguous: r, k, v, a, b, y and their gradients [B, T, H, N] of one element type, w
+// and its gradient fp32, states and their gradients [B, H, value, key] fp32, checkpoints
 // [B, ceil(T / CHUNK), H, key, value] fp32. The arithmetic is in wkv7_block.h.
 
-#include <algorithm>
 #include <vector>
 
 #include "wkv7_block.h"
@@ -16,13 +15,6 @@ using namespace wkv7;
 
 constexpr Index FEW = 8;       // tokens for which blocks do not pay
 constexpr Index SEGMENT = 64;  // chunks whose gradients of states are kept at once
-constexpr Index TEAM = 8;      // heads walked through time together, at most
-
-struct Shape {
-  Index B, T, H;
-  Index chunks() const { return (T + CHUNK - 1) / CHUNK; }
-  Index heads() const { return B * H; }
-};
 
 float sum(vec x) {
 #if defined(__AVX512F__)
@@ -40,83 +32,6 @@ Index groups(Index heads, Index vectors, Index threads) {
   while (count < vectors && heads * count < 2 * threads && heads * count % threads) count++;
   return count;
 }
-
-// Heads of one sequence that a thread walks through time together: a token's heads lie side by side
-// in memory, and a walk with one of them would touch a new page at every token.
-struct Teams {
-  Index heads, size, per_sequence;
-
-  Teams(Shape s, Index threads) : heads(s.H), size(std::min(TEAM, s.H)) {
-    auto uneven = [&] {
-      Index count = s.B * ((s.H + size - 1) / size);
-      return count % threads && count < 4 * threads;
-    };
-    while (size > 1 && uneven()) size--;
-    per_sequence = (s.H + size - 1) / size;
-  }
-  Index first(Index team) const {
-    return team / per_sequence * heads + team % per_sequence * size;
-  }
-  Index last(Index team) const {
-    return std::min(first(team) + size, (team / per_sequence + 1) * heads);
-  }
-};
-
-template <int S>
-struct Problem {
-  Shape shape;
-  Size<S> size;
-
-  Index n() const { return size.n(); }
-  // One head of a [B, T, H, N] array, and of states [B, H, N, N] or checkpoints.
-  template <class E>
-  Tokens<E> tokens(E* p, Index head) const {
-    Index stride = shape.H * n(), b = head / shape.H, h = head % shape.H;
-    return {p + b * shape.T * stride + h * n(), stride};
-  }
-  template <class E>
-  E* state(E* p, Index head) const {
-    return p + head * n() * n();
-  }
-  template <class E>
-  E* checkpoint(E* p, Index head, Index chunk) const {
-    Index b = head / shape.H, h = head % shape.H;
-    return p + ((b * shape.chunks() + chunk) * shape.H + h) * n() * n();
-  }
-  template <class E>
-  Inputs<E> inputs(const E* r, const float* w, const E* k, const E* v, const E* a, const E* b,
-                   Index head) const {
-    return {tokens(r, head), tokens(w, head), tokens(k, head),
-            tokens(v, head), tokens(a, head), tokens(b, head)};
-  }
-  Index tokens_of(Index chunk) const { return std::min<Index>(CHUNK, shape.T - chunk * CHUNK); }
-
-  // Columns from .. to of a dense [n][n] array to a padded one and back.
-  void pad(const float* dense, float* padded, Index from, Index to) const {
-    for (Index i = 0; i < size.width(); i++)
-      for (Index c = from; c < to; c += LANES)
-        store(padded + i * size.width() + c, i < n() ? size.read(dense + i * n(), c) : vec{});
-  }
-  void unpad(const float* padded, float* dense, Index from, Index to) const {
-    for (Index i = 0; i < n(); i++)
-      for (Index c = from; c < to; c += LANES)
-        size.write(dense + i * n(), c, load(padded + i * size.width() + c));
-  }
-  // The same, from value-major to key-major and back.
-  void turn_in(const float* dense, float* padded, float* scratch) const {
-    pad(dense, scratch, 0, size.width());
-    transpose(scratch, size.width(), size.width(), padded);
-  }
-  void turn_out(const float* padded, float* dense, Index from, Index to) const {
-    float square[LANES * LANES];
-    for (Index j = 0; j < size.width(); j += LANES)
-      for (Index i = from; i < to; i += LANES) {
-        transpose_square(padded + j * size.width() + i, size.width(), square, LANES);
-        for (Index row = i; row < std::min(n(), i + LANES); row++)
-          size.write(dense + row * n(), j, load(square + (row - i) * LANES));
-      }
-  }
-};
 
 // What one token does to R rows of a value-major state, and their outputs.
 template <int R, class E, int S>
@@ -167,15 +82,14 @@ void steps(const Problem<S>& problem, const Inputs<E>& in, const float* state, T
   }
 }
 
-// Calls each(block) for the blocks of a chunk in order, prepared; they are all kept, or one at a time.
+// Calls each(block, next) for the blocks of a chunk in order, prepared; all are kept, or none.
 template <bool KEEP, class E, int S, class Each>
 Index each_block(const Problem<S>& problem, const Inputs<E>& in, Index chunk, Index from, Index to,
-                 std::vector<Block<S>>& blocks, float* turned, Ahead& ahead, Each each) {
+                 std::vector<Block<S>>& blocks, Ahead& ahead, float* turned, Each each) {
   Index begin = chunk * CHUNK, end = begin + problem.tokens_of(chunk), count = 0;
   for (Index t = begin; t < end; count++) {
     size_t index = KEEP ? count : 0;
-    while (blocks.size() < index + 2) blocks.emplace_back(problem.size);
-    blocks[index].ahead = &ahead;
+    while (blocks.size() < index + 2) blocks.emplace_back(problem.size, ahead);
     Index length = fitting(problem.size, in.w, t, std::min<Index>(BLOCK, end - t));
     prepare<KEEP>(blocks[index], in, t, length, from, to, turned);
     each(blocks[index], blocks[index + 1]);
@@ -208,17 +122,17 @@ void forward(const Problem<S>& problem, const E* r, const float* w, const E* k, 
     return forward_few(problem, r, w, k, v, a, b, state, y, state_out, threads);
   Teams teams(shape, threads);
   Index parts = groups(heads, width / LANES, threads), vectors = width / LANES;
-  Index square = width * width, items = shape.B * teams.per_sequence * parts;
+  Index square = width * width;
 #pragma omp parallel num_threads(threads)
   {
     FlushDenormals flush;
     std::vector<Block<S>> blocks;
     Ahead ahead;
-    Floats memory = floats((teams.size + 1) * square + TWO * width);
-    float *states = memory.get(), *scratch = states + teams.size * square;
+    Floats memory = floats((teams.largest() + 1) * square + TWO * width);
+    float *states = memory.get(), *scratch = states + teams.largest() * square;
     float* turned = scratch + square;
 #pragma omp for schedule(dynamic, 1)
-    for (Index item = 0; item < items; item++) {
+    for (Index item = 0; item < teams.count() * parts; item++) {
       Index first = teams.first(item / parts), last = teams.last(item / parts);
       Index part = item % parts;
       Index from = vectors * part / parts * LANES, to = vectors * (part + 1) / parts * LANES;
@@ -236,12 +150,13 @@ void forward(const Problem<S>& problem, const E* r, const float* w, const E* k, 
           ahead.add(problem.tokens(y, next), begin, size.n());
           if (checkpoints)
             problem.unpad(now, problem.checkpoint(checkpoints, head, chunk), from, to);
-          each_block<false>(problem, in, chunk, from, to, blocks, turned, ahead, [&](auto& block, auto&) {
+          auto through = [&](Block<S>& block, Block<S>&) {
             read_state<1>(block, now, from, to, [&](Index t, Index c, vec x) {
               if (t < block.length) size.write(out[block.start + t], c, x);
             });
             advance(block, block.writes, block.values, now, now, from, to);
-          });
+          };
+          each_block<false>(problem, in, chunk, from, to, blocks, ahead, turned, through);
         }
       for (Index head = first; head < last; head++)
         problem.turn_out(states + (head - first) * square, problem.state(state_out, head), from,
@@ -281,8 +196,8 @@ void load_grads(const Block<S>& block, Tokens<const E> grad_y, Index from, Index
 template <class E, int S>
 void chunk_adjoint(const Problem<S>& problem, const Inputs<E>& in, Tokens<const E> grad_y,
                    Index chunk, Index from, Index to, float* after, Desk<S>& desk) {
-  Index count = each_block<true>(problem, in, chunk, from, to, desk.blocks, desk.read_terms, desk.ahead,
-                                 [](auto&, auto&) {});
+  Index count = each_block<true>(problem, in, chunk, from, to, desk.blocks, desk.ahead,
+                                 desk.read_terms, [](Block<S>&, Block<S>&) {});
   while (count-- > 0) {
     Block<S>& block = desk.blocks[count];
     load_grads(block, grad_y, from, to, desk.grads);
@@ -304,7 +219,8 @@ void chunk_gradients(const Problem<S>& problem, const Inputs<E>& in, Tokens<cons
     if (block.start + block.length < end)
       advance(block, block.writes, block.values, block.state, next.state, 0, n);
   };
-  Index count = each_block<true>(problem, in, chunk, 0, n, desk.blocks, desk.read_terms, desk.ahead, replay);
+  Index count = each_block<true>(problem, in, chunk, 0, n, desk.blocks, desk.ahead,
+                                 desk.read_terms, replay);
   while (count-- > 0) {
     Block<S>& block = desk.blocks[count];
     load_grads(block, grad_y, 0, n, desk.grads);
@@ -337,21 +253,20 @@ void backward(const Problem<S>& problem, const E* r, const float* w, const E* k,
   Index kept = sweep ? std::min(SEGMENT, shape.chunks()) : 0;
   Floats carried = floats(heads * square), ends = floats(heads * kept * square);
   auto gradients = [&](Index head) {
-    return Gradients<E>{problem.tokens(gr, head), problem.tokens(gw, head),
-                        problem.tokens(gk, head), problem.tokens(gv, head),
-                        problem.tokens(ga, head), problem.tokens(gb, head)};
+    return problem.gradients(gr, gw, gk, gv, ga, gb, head);
   };
+  auto inputs = [&](Index head) { return problem.inputs(r, w, k, v, a, b, head); };
 #pragma omp parallel num_threads(threads)
   {
     FlushDenormals flush;
     Desk<S> desk(size);
     auto both = [&](Index head, Index chunk, float* after) {
-      chunk_gradients(problem, problem.inputs(r, w, k, v, a, b, head),
-                      problem.tokens(grad_y, head), problem.checkpoint(checkpoints, head, chunk),
-                      chunk, after, gradients(head), desk);
+      chunk_gradients(problem, inputs(head), problem.tokens(grad_y, head),
+                      problem.checkpoint(checkpoints, head, chunk), chunk, after,
+                      gradients(head), desk);
     };
 #pragma omp for schedule(dynamic, 1)
-    for (Index team = 0; team < shape.B * teams.per_sequence; team++) {
+    for (Index team = 0; team < teams.count(); team++) {
       for (Index head = teams.first(team); head < teams.last(team); head++)
         problem.turn_in(problem.state(grad_state, head), carried.get() + head * square,
                         desk.turned_state);
@@ -361,11 +276,9 @@ void backward(const Problem<S>& problem, const E* r, const float* w, const E* k,
           Index next = turn ? teams.first(team) : head + 1;
           Index begin = (chunk - turn) * CHUNK;
           desk.ahead.start(begin < 0 ? 0 : std::min(shape.T - begin, Index(CHUNK)));
-          desk.ahead.add(problem.inputs(r, w, k, v, a, b, next), begin, size.n());
+          desk.ahead.add(inputs(next), begin, size.n());
           desk.ahead.add(problem.tokens(grad_y, next), begin, size.n());
-          Gradients<E> out = gradients(next);
-          for (const Tokens<E>& x : {out.r, out.k, out.v, out.a, out.b}) desk.ahead.add(x, begin, size.n());
-          desk.ahead.add(out.w, begin, size.n());
+          desk.ahead.add(gradients(next), begin, size.n());
           both(head, chunk, carried.get() + head * square);
         }
     }
@@ -380,8 +293,8 @@ void backward(const Problem<S>& problem, const E* r, const float* w, const E* k,
           float* end = ends.get() + (head * kept + chunk - first) * square;
           for (Index i = 0; i < width; i++)
             std::copy(after + i * width + from, after + i * width + to, end + i * width + from);
-          chunk_adjoint(problem, problem.inputs(r, w, k, v, a, b, head),
-                        problem.tokens(grad_y, head), chunk, from, to, after, desk);
+          chunk_adjoint(problem, inputs(head), problem.tokens(grad_y, head), chunk, from, to,
+                        after, desk);
         }
       }
 #pragma omp for schedule(dynamic, 1)

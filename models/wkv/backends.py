@@ -15,7 +15,7 @@ from models.wkv.build import BuildError
 BACKENDS = ("auto", "reference", "cpu", "cuda")
 BINDINGS: dict[str, dict[str, str]] = {
     "wkv4": {"cpu": "models.wkv.v4.cpu", "cuda": "models.wkv.v4.cuda"},
-    "wkv6": {"cpu": "models.wkv.v6.cpu"},
+    "wkv6": {"cpu": "models.wkv.v6.cpu", "cuda": "models.wkv.v6.cuda"},
     "wkv7": {"cpu": "models.wkv.v7.cpu"},
     "pointwise": {"cpu": "models.pointwise.cpu"},
     "step": {"cpu": "models.step"},

@@ -13,7 +13,7 @@ from models.wkv.v6.reference import CHUNK
 library = CpuLibrary(
     "wkv6",
     ["wkv6_cpu.cpp"],
-    ["wkv6_math.h", "wkv6_tiles.h", "vec.h", "elements.h"],
+    ["wkv6_rows.h", "wkv6_tiles.h", "wkv6_math.h", "vec.h", "elements.h"],
     {
         "wkv6_forward": [*[c_int64] * 5, *[c_void_p] * 9],
         "wkv6_backward": [*[c_int64] * 5, *[c_void_p] * 14],

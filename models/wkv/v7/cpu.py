@@ -13,7 +13,7 @@ from models.wkv.v7.reference import CHUNK
 library = CpuLibrary(
     "wkv7",
     ["wkv7_cpu.cpp"],
-    ["wkv7_block.h", "matrix.h", "vec.h", "elements.h"],
+    ["wkv7_block.h", "wkv7_heads.h", "matrix.h", "vec.h", "elements.h"],
     {
         "wkv7_forward": [*[c_int64] * 4, *[c_void_p] * 10],
         "wkv7_backward": [*[c_int64] * 4, *[c_void_p] * 16],
