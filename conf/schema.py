@@ -167,6 +167,13 @@ class ProbeConf:
 
 
 @dataclass
+class RepeatabilityConf(ProbeConf):
+    """Run the same sweep twice, several times over, and compare the crossovers; use -m as above."""
+
+    pairs: int = key(10, "how often the sweep is run twice", low=1)
+
+
+@dataclass
 class ReportConf:
     """Turn probe rows and finished trainings into one page, figures and tables."""
 
@@ -212,6 +219,7 @@ class ConvertConf:
 SCRIPTS: dict[str, type] = {
     "train": TrainConf,
     "probe": ProbeConf,
+    "repeatability": RepeatabilityConf,
     "report": ReportConf,
     "generate": GenerateConf,
     "convert": ConvertConf,
