@@ -28,6 +28,11 @@ class Growth:
     def best(self) -> str:
         return max(self.weights, key=lambda name: self.weights[name])
 
+    @property
+    def decided(self) -> bool:
+        """Whether the best outweighs the others together; on a constant cost all shapes agree."""
+        return self.weights[self.best] > 0.5
+
 
 def growth(samples: Samples) -> Growth | None:
     """Compare the three shapes, fitted with coefficients >= 0 to the medians of all processes.

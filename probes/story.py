@@ -202,7 +202,7 @@ def _growth(told: Sequence[Finding]) -> str:
     for finding in told:
         sides = (finding.recurrent, finding.attention)
         shapes = [compare.shape(side, finding.measure) for side in sides]
-        if finding.measure.field == "seconds" and all(shapes):
+        if finding.measure.field == "seconds" and all(one and one.decided for one in shapes):
             mine, other = (
                 f"{words.shape(shape)} for {words.spoken(side.arm)}"
                 for shape, side in zip(shapes, sides, strict=True)

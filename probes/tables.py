@@ -151,7 +151,7 @@ def slopes(report: Report) -> str:
         "sequence, those of decode per generated token. Linear is claimed only if the interval of "
         "p contains 1 and lies within 0.75 to 1.25, and that of the quadratic part contains 0. The "
         "shape, over all lengths, is what AICc prefers of a + bT, a + bT log T and a + bT + cT², "
-        "with its weight among the three."
+        "with its weight among the three; a constant cost leaves it undecided."
     )
     headings = ["contestant", "#p", "measure", "95 % interval", "window, tokens", "linear",
                 "shape (weight)"]  # fmt: skip

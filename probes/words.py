@@ -215,6 +215,8 @@ def shape(growth: Growth | None) -> str:
     """The shape AICc prefers and its weight: `a + bT (98 %)`."""
     if growth is None:
         return "too few points to tell"
+    if not growth.decided:
+        return "undecided"
     return f"{growth.best.replace('^2', '²')} ({100 * growth.weights[growth.best]:.0f} %)"
 
 

@@ -66,6 +66,7 @@ def test_factors_say_more_than_one() -> None:
 def test_shapes() -> None:
     weights = {LINEAR: 0.013, LOGLINEAR: 0.002, QUADRATIC: 0.985}
     assert words.shape(Growth(weights)) == "a + bT + cT² (98 %)"
+    assert words.shape(Growth({LINEAR: 0.44, LOGLINEAR: 0.44, QUADRATIC: 0.12})) == "undecided"
     assert words.shape(None) == "too few points to tell"
 
 
