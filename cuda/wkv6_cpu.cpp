@@ -77,10 +77,10 @@ class Segments {
   }
 };
 
-// Goes over all chunks of all heads, from right to left if there is a gradient of y, in time
-// segments where the plan has several: each(item, rows, chunk, state) before every chunk, with the
-// state (or adjoint) at that end of it, and then(item, rows, chunk) after it. `make(item)` gives what
-// a thread needs for one item.
+// Goes over all chunks of all heads, from right to left if there is a gradient of y, in time segments
+// where the plan has several. `make(head, segment)` gives what one of these needs; for each chunk then
+// before(it, rows, chunk, state), with the state (or adjoint) that is met first, and after(it, rows,
+// chunk), when rows.out is there.
 template <class E, class Make, class Before, class After>
 void walk(Shape s, Input<E> in, const Plan& plan, const float* given, float* result, Make make,
           Before before, After after) {
