@@ -168,7 +168,7 @@ class ProbeConf:
 
 @dataclass
 class RepeatabilityConf(ProbeConf):
-    """Run the same sweep twice, several times over, and compare the crossovers; use -m as above."""
+    """Run a sweep twice, several times over, and compare the crossovers; -m as for probe.py."""
 
     pairs: int = key(10, "how often the sweep is run twice", low=1)
 

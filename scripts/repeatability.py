@@ -35,7 +35,7 @@ def main(confs: list[RepeatabilityConf]) -> None:
     agreed: dict[str, list[bool]] = defaultdict(list)
     for number in range(conf.pairs):
         first, second = (crossovers(specs, conf, folder / f"{number:02d}-{run}") for run in "ab")
-        for name in first.keys() & second.keys():
+        for name in (name for name in first if name in second):
             spans = span(first[name]), span(second[name])
             agreed[name].append(overlap(*spans))
             shown = " | ".join(describe(one[name]) for one in (first, second))
