@@ -116,6 +116,7 @@ def _device(accelerator: str) -> Iterator[str]:
 CHECKS: dict[str, Checker] = {
     "train": _train,
     "probe": _probe,
+    "repeatability": _probe,
     "report": _report,
     "generate": _generate,
     "convert": _convert,

@@ -152,7 +152,8 @@ class ProbeConf:
         ["fixed_tokens", "batch_1"], "how batches go", choices=("fixed_tokens", "batch_1")
     )
     fixed_tokens: int = key(8192, "tokens per batch of the fixed_tokens sweep", low=1)
-    repeats: int = key(5, "timed repeats of a point", low=1)
+    processes: int = key(1, "fresh processes per point, spread over the whole sweep", low=1)
+    repeats: int = key(5, "timed repeats within a process", low=1)
     warmup: int = key(1, "untimed repeats before them", low=0)
     decode_steps: int = key(32, "tokens decoded per repeat, starting at the position", low=1)
     accelerator: str = key("auto", "where to measure", choices=("auto", "cpu", "gpu"))
@@ -163,6 +164,13 @@ class ProbeConf:
     timeout_s: float = key(600.0, "longest time of one point, seconds", low=0.1)
     memory_gib: float = key(0.0, "memory limit of one point; 0: what is available", low=0)
     wandb: WandbConf = field(default_factory=WandbConf)
+
+
+@dataclass
+class RepeatabilityConf(ProbeConf):
+    """Run a sweep twice, several times over, and compare the crossovers; -m as for probe.py."""
+
+    pairs: int = key(10, "how often the sweep is run twice", low=1)
 
 
 @dataclass
@@ -211,6 +219,7 @@ class ConvertConf:
 SCRIPTS: dict[str, type] = {
     "train": TrainConf,
     "probe": ProbeConf,
+    "repeatability": RepeatabilityConf,
     "report": ReportConf,
     "generate": GenerateConf,
     "convert": ConvertConf,

@@ -1,23 +1,17 @@
-"""What a report is made of: probe rows, finished trainings, and the arms they belong to.
-
-A comparison is only worth drawing when everything but the architecture is the same, so this file
-also holds the refusals: rows of two machines, precisions, vocabularies, thread counts, versions
-or commits, contestants of different size, and trainings on different data.
-"""
+"""What a report is made of: probe rows, finished trainings, and the arms they belong to."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
-from probes.rows import OPTIONS, Row, label, read_rows
-
-SIZE_TOLERANCE = 0.01  # largest relative difference of parameter counts called "the same size"
+from probes.fairness import Placed, differences
+from probes.rows import OPTIONS, Row, label, read_lines
 
 
 @dataclass(frozen=True)
@@ -65,6 +59,10 @@ class Material:
     rows: tuple[Row, ...]
     trainings: tuple[dict[str, Any], ...]
     arms: tuple[Arm, ...]
+    mixed: tuple[str, ...] = ()
+    """What differs between rows that were compared all the same (`fairness.differences`)."""
+    damaged: tuple[str, ...] = ()
+    """Lines that could not be read and were left out."""
 
     @property
     def pairs(self) -> list[tuple[Arm, Arm]]:
@@ -86,30 +84,44 @@ def _learner(run: dict[str, Any]) -> tuple[Any, ...]:
 def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Material:
     """Read `probes.jsonl` and `summary.json` of every folder, and of its sub-folders the latter.
 
-    Raises `UserError` for a folder that is missing, when no folder holds a probe row, and, unless
-    `allow_mixed`, when the rows or trainings must not be compared.
+    Damaged lines are left out. Raises `UserError` for a folder that is missing, when no folder
+    holds a probe row, and, unless `allow_mixed`, when the rows or trainings must not be compared.
     """
-    rows: list[Row] = []
+    rows: list[Placed] = []
+    damaged: list[str] = []
     trainings: dict[Path, dict[str, Any]] = {}
-    folders = list(runs)
+    folders = list({folder.resolve(): folder for folder in runs}.values())
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; runs= takes run or group folders")
-        if (path := folder / "probes.jsonl").is_file():
-            # Within one file a later row of the same point is its repetition, and replaces it.
-            rows += {row.key: row for row in read_rows(path)}.values()
+        path = folder / "probes.jsonl"
+        lines = read_lines(path)
+        damaged += lines.damaged
+        placed = [Placed(row, path, line) for line, row in lines.rows.items()]
+        # Within one file a later row of the same point is its repetition, and replaces it.
+        rows += {one.row.key: one for one in placed}.values()
         for path in [folder / "summary.json", *sorted(folder.glob("*/summary.json"))]:
             if path.is_file():
                 trainings[path.resolve()] = _read_summary(path)
     if not rows:
         names = ", ".join(str(folder) for folder in folders) or "nothing"
-        raise UserError(f"no probe rows in {names}: run scripts/probe.py and give its group folder")
-    runs_found = tuple(sorted(trainings.values(), key=lambda run: str(run.get("name"))))
-    if not allow_mixed:
-        _refuse_mixed_rows(rows)
-        _refuse_unequal_sizes(rows)
-        _refuse_mixed_trainings(runs_found)
-    return Material(tuple(rows), runs_found, tuple(arms_of(rows)))
+        why = f" ({len(damaged)} damaged lines were left out)" if damaged else ""
+        raise UserError(
+            f"no probe rows in {names}{why}: run scripts/probe.py and give its group folder"
+        )
+    mixed = differences(rows, trainings)
+    if mixed and not allow_mixed:
+        raise UserError(
+            f"these must not be compared: {'; '.join(mixed)}. Measure them alike, or pass "
+            "allow_mixed=true"
+        )
+    return Material(
+        tuple(one.row for one in rows),
+        tuple(sorted(trainings.values(), key=lambda run: str(run.get("name")))),
+        tuple(arms_of([one.row for one in rows])),
+        tuple(mixed),
+        tuple(damaged),
+    )
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
@@ -120,63 +132,6 @@ def _read_summary(path: Path) -> dict[str, Any]:
     if not isinstance(summary, dict) or "contestant" not in summary:
         raise UserError(f"{path}: not a training summary (it names no contestant)")
     return summary
-
-
-# ---- refusals ------------------------------------------------------------------------------------
-
-_SAME: dict[str, Callable[[Row], Any]] = {
-    "device": lambda row: f"{row.device.get('kind')} {row.device.get('name')}",
-    "threads": lambda row: row.device.get("threads"),
-    "precision": lambda row: row.precision,
-    "vocabulary size": lambda row: row.config.get("vocab_size"),
-    "torch version": lambda row: row.versions.get("torch"),
-    "commit": lambda row: row.commit,
-}
-
-
-def _refuse(what: str, values: Iterable[str]) -> None:
-    raise UserError(
-        f"these must not be compared: {what} differs ({'; '.join(values)}); "
-        "measure them alike, or pass allow_mixed=true"
-    )
-
-
-def _refuse_mixed_rows(rows: list[Row]) -> None:
-    for name, read in _SAME.items():
-        count: dict[str, int] = defaultdict(int)
-        for row in rows:
-            count[str(read(row))] += 1
-        if len(count) > 1:
-            _refuse(name, (f"{value}: {n} rows" for value, n in sorted(count.items())))
-    batches: dict[tuple[str, str, int], set[int]] = defaultdict(set)
-    for row in rows:
-        batches[row.probe, row.sweep, row.context_length].add(row.batch)
-    for (probe, sweep, length), found in batches.items():
-        if len(found) > 1:
-            where = f"batch of {probe} at {length} tokens, sweep {sweep},"
-            _refuse(where, map(str, sorted(found)))
-
-
-def _refuse_unequal_sizes(rows: list[Row]) -> None:
-    counts: dict[str, int] = {}
-    for row in rows:
-        if row.parameters:
-            name = f"{row.contestant} {row.size}"
-            counts[name] = max(counts.get(name, 0), row.parameters)
-    if counts and max(counts.values()) > (1 + SIZE_TOLERANCE) * min(counts.values()):
-        what = f"the number of parameters (more than {SIZE_TOLERANCE:.0%})"
-        _refuse(what, (f"{name}: {n:,}" for name, n in sorted(counts.items())))
-
-
-def _refuse_mixed_trainings(trainings: tuple[dict[str, Any], ...]) -> None:
-    """Every contestant must have seen the same data, in the same order, for as long."""
-    for field in ("precision", "data_fingerprint", "tokens", "order_hash"):
-        seen: dict[str, set[str]] = defaultdict(set)
-        for run in trainings:
-            seen[f"{run['contestant']} {run.get('size')}"].add(str(run.get(field)))
-        if len({frozenset(values) for values in seen.values()}) > 1:
-            what = f"{field} of the trainings"
-            _refuse(what, (f"{arm}: {', '.join(sorted(v))}" for arm, v in sorted(seen.items())))
 
 
 # ---- arms ----------------------------------------------------------------------------------------

@@ -6,15 +6,18 @@ measure each arm has a curve, and every recurrent arm is compared with every att
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
-from itertools import pairwise
 from math import isnan
 
 import numpy as np
 
 from probes import statistics
+from probes.bootstrap import centre
 from probes.collect import Arm, Material
+from probes.growth import ROUNDING, Growth, growth
 from probes.rows import Row
+from probes.statistics import PolynomialFit
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,23 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Point:
-    """One measured context length of one curve; `values` is empty unless status is ok."""
+    """One measured context length of one curve; `processes` is empty unless status is ok."""
 
     length: int
     status: str
-    values: tuple[float, ...]
+    processes: tuple[tuple[float, ...], ...]
+    """The repeats of every process."""
     error: str | None = None
 
     @property
+    def values(self) -> tuple[float, ...]:
+        """All repeats of all processes."""
+        return tuple(value for repeats in self.processes for value in repeats)
+
+    @property
     def median(self) -> float:
-        return float(np.median(self.values))
+        """Of the medians of the processes."""
+        return centre(self.processes)
 
     @property
     def quartiles(self) -> tuple[float, float]:
@@ -97,7 +107,7 @@ class Crossing:
     """A length in tokens at which the cheaper arm changes, and its 95 % bootstrap interval.
 
     An end of the interval is None where it lies outside the measured lengths; both are None where
-    there is no interval (one repeat per point, or not the last of several crossings).
+    there is no interval (one value per point, or not the last of several crossings).
     """
 
     length: float
@@ -119,8 +129,13 @@ class Finding:
     attention: Curve
     kind: str
     crossings: tuple[Crossing, ...] = ()
-    note: str = ""
-    """What `statistics.crossover` adds in words."""
+    stays: statistics.Crossover | None = None
+    """Where the recurrent arm becomes the cheaper one for good, if anything was compared."""
+
+    @property
+    def note(self) -> str:
+        """What the bootstrap adds in words."""
+        return self.stays.reason if self.stays else ""
 
     @property
     def lengths(self) -> list[int]:
@@ -151,19 +166,31 @@ class Slope:
     high: float | None
     window: tuple[int, int]
     linear: bool
+    quadratic: PolynomialFit
+    """`a + bT + cT^2` over the same window."""
+    growth: Growth | None
+    """Which shape fits best, over all lengths measured."""
 
 
 def curve(arm: Arm, measure: Measure) -> Curve:
-    """One point per length; where a point was measured again, the last row counts."""
-    points: dict[int, Point] = {}
+    """One point per length; where a process was measured again, the last row counts.
+
+    A point of which one process failed has failed: those that finished are the lucky ones.
+    """
+    processes: dict[int, dict[int, Row]] = defaultdict(dict)
     for row in arm.rows:
-        if (row.probe, row.sweep) != (measure.probe, measure.sweep):
-            continue
-        if row.status != "ok":
-            points[row.context_length] = Point(row.context_length, row.status, (), row.error)
-        elif values := _values(row, measure):
-            points[row.context_length] = Point(row.context_length, "ok", values)
-    return Curve(arm, tuple(points[length] for length in sorted(points)))
+        if (row.probe, row.sweep) == (measure.probe, measure.sweep):
+            processes[row.context_length][row.process] = row
+    points = []
+    for length, found in sorted(processes.items()):
+        rows = [found[process] for process in sorted(found)]
+        failed = [row for row in rows if row.status != "ok"]
+        values = tuple(filter(None, (_values(row, measure) for row in rows)))
+        if failed:
+            points.append(Point(length, failed[0].status, (), failed[0].error))
+        elif values:
+            points.append(Point(length, "ok", values))
+    return Curve(arm, tuple(points))
 
 
 def _values(row: Row, measure: Measure) -> tuple[float, ...]:
@@ -197,38 +224,24 @@ def find(recurrent: Curve, attention: Curve, measure: Measure) -> Finding:
     bare = Finding(measure, recurrent, attention, "missing")
     if len(bare.lengths) < 2:
         return bare
-    ratios = [bare.ratio(length) for length in bare.lengths]
-    cheaper = [ratio < 1 for ratio in ratios]
-    changes = [
-        (bare.lengths[place], bare.lengths[place + 1])
-        for place, (before, after) in enumerate(pairwise(cheaper))
-        if before != after
-    ]
-    if all(ratio == 1 for ratio in ratios):
+    mine = {length: recurrent.measured[length].processes for length in bare.lengths}
+    other = {length: attention.measured[length].processes for length in bare.lengths}
+    stays = statistics.crossover(mine, other)
+    begins, ends = (bare.ratio(bare.lengths[place]) < 1 for place in (0, -1))
+    if all(bare.ratio(length) == 1 for length in bare.lengths):
         kind = "equal"
-    elif not changes:
-        kind = "always" if cheaper[0] else "never"
-    elif len(changes) > 1:
+    elif not stays.places:
+        kind = "always" if begins else "never"
+    elif stays.crossings > 1:
         kind = "several"
     else:
-        kind = "reverse" if cheaper[0] else "crosses"
-    mine = {length: recurrent.measured[length].values for length in bare.lengths}
-    other = {length: attention.measured[length].values for length in bare.lengths}
-    stays_cheaper = statistics.crossover(mine, other)
-    crossings = [Crossing(_between(bare, *change)) for change in changes]
+        kind = "reverse" if begins else "crosses"
+    crossings = [Crossing(place) for place in stays.places]
     if crossings:
         # The last crossing, whichever way it goes, has a bootstrap interval.
-        last = stays_cheaper if cheaper[-1] else statistics.crossover(other, mine)
-        if last.length is not None:
-            crossings[-1] = Crossing(last.length, last.low, last.high)
-    return Finding(measure, recurrent, attention, kind, tuple(crossings), stays_cheaper.reason)
-
-
-def _between(bare: Finding, before: int, after: int) -> float:
-    """Where the log ratio, linear in log length, is zero."""
-    one, other = np.log(bare.ratio(before)), np.log(bare.ratio(after))
-    share = one / (one - other)
-    return float(np.exp(np.log(before) + share * (np.log(after) - np.log(before))))
+        last = stays if ends else statistics.crossover(other, mine)
+        crossings[-1] = Crossing(crossings[-1].length, last.low, last.high)
+    return Finding(measure, recurrent, attention, kind, tuple(crossings), stays)
 
 
 LINEAR = (0.75, 1.25)
@@ -241,21 +254,32 @@ def slope(one: Curve, measure: Measure, window: tuple[int, int]) -> Slope | None
     `linear` is claimed only when the slope's interval contains 1 and stays inside `LINEAR`, so that
     it tells something, and the interval of c in `a + bT + cT^2` contains 0.
     """
-    inside = {
-        length: [value * (length if _per_batch_token(measure) else 1) for value in point.values]
-        for length, point in one.measured.items()
-        if window[0] <= length <= window[1]
-    }
+    samples = _samples(one, measure)
+    inside = [length for length in samples if window[0] <= length <= window[1]]
     if len(inside) < 3:
         return None
-    fitted = statistics.loglog_slope(inside)
-    quadratic = statistics.polynomial_fit(inside)
-    telling = LINEAR[0] < fitted.low <= 1 <= fitted.high < LINEAR[1]
-    linear = telling and quadratic.c_low <= 0 <= quadratic.c_high
+    fitted = statistics.loglog_slope(samples, window)
+    quadratic = statistics.polynomial_fit(samples, window)
+    contains_one = fitted.low - ROUNDING <= 1 <= fitted.high + ROUNDING
+    telling = LINEAR[0] < fitted.low and fitted.high < LINEAR[1]
+    linear = contains_one and telling and quadratic.c_low <= 0 <= quadratic.c_high
     low, high = (None if isnan(end) else end for end in (fitted.low, fitted.high))
-    return Slope(fitted.value, low, high, (min(inside), max(inside)), linear)
+    ends = (min(inside), max(inside))
+    return Slope(fitted.value, low, high, ends, linear, quadratic, growth(samples))
 
 
-def _per_batch_token(measure: Measure) -> bool:
-    """Per-token costs of a whole pass; their slope is given per sequence like the others'."""
-    return measure.per == "token" and measure.probe != "decode"
+def shape(one: Curve, measure: Measure) -> Growth | None:
+    """Which shape fits the whole curve best, costs per sequence (or per generated token)."""
+    return growth(_samples(one, measure))
+
+
+def _samples(one: Curve, measure: Measure) -> dict[int, list[list[float]]]:
+    """Per-token costs of a whole pass are taken per sequence, like the others."""
+    per_token = measure.per == "token" and measure.probe != "decode"
+    return {
+        length: [
+            [value * (length if per_token else 1) for value in repeats] for repeats in processes
+        ]
+        for length, processes in ((point.length, point.processes) for point in one.points)
+        if processes
+    }

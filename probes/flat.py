@@ -12,9 +12,9 @@ from typing import Any
 from probes.rows import Row
 
 _PLAIN = (
-    "probe", "sweep", "contestant", "size", "parameters", "context_length", "batch", "status",
-    "error", "peak_bytes", "peak_method", "state_bytes", "flops", "flops_dense", "precision",
-    "seed", "commit", "load_before", "started", "command",
+    "probe", "sweep", "contestant", "size", "parameters", "context_length", "batch", "process",
+    "status", "error", "peak_bytes", "peak_method", "state_bytes", "flops", "flops_dense",
+    "precision", "seed", "commit", "load_before", "started", "command",
 )  # fmt: skip
 COLUMNS = (*_PLAIN, "seconds_median", "seconds", "device", "backends", "versions", "config")
 

@@ -43,6 +43,9 @@ def page(report: Report) -> str:
         "title": "Crossover report: " + ", ".join(map(words.name, report.material.arms)),
         "headline": tables.prose(story.headline(report.material, report.findings)),
         "meta": " · ".join(f'<span class="nowrap">{escape(fact)}</span>' for fact in facts if fact),
+        "warnings": "".join(
+            f'<p class="warning">{tables.prose(one)}</p>' for one in words.warnings(report.material)
+        ),
         "story": _story(report),
         "ranges": _ranges(report),
         "chips": "".join(_chip(report, arm) for arm in report.material.arms),

@@ -24,10 +24,13 @@ class Point:
     sweep: str
     length: int
     batch: int
+    process: int = 0
+    """Which of the fresh processes a point is measured in, from 0."""
 
     def __str__(self) -> str:
         who = label(self.spec.name, self.spec.config)
-        return f"{who} {self.probe} {self.sweep} T={self.length} B={self.batch}"
+        process = f" process {self.process}" if self.process else ""
+        return f"{who} {self.probe} {self.sweep} T={self.length} B={self.batch}{process}"
 
 
 def list_points(specs: Sequence[ModelSpec], conf: ProbeConf) -> list[Point]:
@@ -35,7 +38,10 @@ def list_points(specs: Sequence[ModelSpec], conf: ProbeConf) -> list[Point]:
 
     Contestants take turns: every (probe, sweep, length) is measured for all of them, in shuffled
     order, before the next one starts, so that a machine that slows down with time slows all of
-    them. The lengths are shuffled too, or the drift would look like a slope.
+    them. The lengths are shuffled too, or the drift would look like a slope. With several processes
+    per point the sweep goes through all points that many times, each time in an order of its own,
+    so that drift falls between the processes of a point, where its interval sees it. The first
+    pass does not depend on how many follow.
 
     Raises `UserError` on a choice that does not exist, or if nothing is left to measure.
     """
@@ -55,12 +61,12 @@ def list_points(specs: Sequence[ModelSpec], conf: ProbeConf) -> list[Point]:
             f"lengths up to {conf.fixed_tokens}"
         )
     order = random.Random(conf.seed)
-    order.shuffle(rounds)
     points = []
-    for probe, sweep, length in rounds:
-        batch = conf.fixed_tokens // length if sweep == "fixed_tokens" else 1
-        for spec in order.sample(list(specs), len(specs)):
-            points.append(Point(spec, probe, sweep, length, batch))
+    for process in range(conf.processes):
+        for probe, sweep, length in order.sample(rounds, len(rounds)):
+            batch = conf.fixed_tokens // length if sweep == "fixed_tokens" else 1
+            for spec in order.sample(list(specs), len(specs)):
+                points.append(Point(spec, probe, sweep, length, batch, process))
     return points
 
 
@@ -88,6 +94,6 @@ def _check(specs: Sequence[ModelSpec], conf: ProbeConf) -> None:
             raise UserError(f"{key}={list(chosen)}: one is named twice")
     if len(set(conf.lengths)) < len(conf.lengths) or any(n < 1 for n in conf.lengths):
         raise UserError(f"lengths={list(conf.lengths)}: positive numbers, each once")
-    for key in ("repeats", "decode_steps", "fixed_tokens"):
+    for key in ("processes", "repeats", "decode_steps", "fixed_tokens"):
         if getattr(conf, key) < 1:
             raise UserError(f"{key}={getattr(conf, key)}: must be at least 1")

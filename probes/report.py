@@ -8,13 +8,18 @@
   `contestants` (recurrent, attention), `sweep`, `interval`, a `reason` in words, and either
   `none_in_range: true` or the `length` in tokens from which the recurrent one stays cheaper, with
   `low` and `high`: null where that end lies outside the measured lengths, both null where a point
-  is a single number (memory, state). `crossings` lists all lengths where the order changes, if
-  that is not simply the one.
+  is a single number. With `none_in_range` the same two say how far into the range a crossover may
+  still lie, null where it may not. `multiplicity` counts how often the order changes, `crossings`
+  lists where, if that is not simply the one, and `resamples_crossing` is the share of the bootstrap
+  resamples that have a crossover in range.
 * `slopes`: per contestant and measure the exponent of cost against length: `value`, `low`,
   `high`, `window` in tokens, and `linear`, claimed only if the slope's interval contains 1 and
-  lies within 0.75 to 1.25, and that of the quadratic coefficient contains 0.
+  lies within 0.75 to 1.25, and that of the quadratic coefficient contains 0. `quadratic` is that
+  coefficient, in seconds (or bytes) per squared token, with its interval; `aicc` the weights of
+  the three shapes over all lengths, null with too few points.
 * `contestants`, `baselines`, `machine`, `failures`: what was compared, on what, and which points
-  did not finish.
+  did not finish. `mixed`: what differs between rows that were compared all the same, with
+  `allow_mixed`. `damaged`: lines that could not be read.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -114,15 +120,26 @@ def summarise(
             "high": one.high,
             "window": list(one.window),
             "linear": one.linear,
+            "quadratic": _quadratic(one),
+            "aicc": one.growth.weights if one.growth else None,
         }
     return {
         "crossovers": {_key(one, single): _crossover(one) for one in found},
         "slopes": by_arm,
         "contestants": {arm.label: _contestant(material, arm) for arm in material.arms},
         "baselines": baselines(material),
+        "mixed": list(material.mixed),
+        "damaged": list(material.damaged),
         "machine": machine(material.rows),
         "failures": failures(material),
     }
+
+
+def _quadratic(one: Slope) -> dict[str, float | None]:
+    """c of `a + bT + cT^2` and its interval; None, not nan, where there is none."""
+    fit = one.quadratic
+    values = {"c": fit.c, "low": fit.c_low, "high": fit.c_high}
+    return {name: None if isnan(value) else value for name, value in values.items()}
 
 
 def _key(finding: Finding, single: bool) -> str:
@@ -136,6 +153,11 @@ def _crossover(finding: Finding) -> dict[str, Any]:
         entry |= {"length": crossing.length, "low": crossing.low, "high": crossing.high}
     else:
         entry["none_in_range"] = True
+        if finding.stays and finding.kind != "several":
+            entry |= {"low": finding.stays.low, "high": finding.stays.high}
+    if finding.stays:
+        stays = finding.stays
+        entry |= {"multiplicity": stays.crossings, "resamples_crossing": stays.crossing}
     if finding.kind in ("several", "reverse"):
         entry["crossings"] = [one.length for one in finding.crossings]
     return entry | {
@@ -184,6 +206,8 @@ def machine(rows: Sequence[Row]) -> dict[str, Any]:
         "threads": words.unique(row.device.get("threads") for row in rows),
         "memory_bytes": max((row.device.get("memory_bytes") or 0 for row in rows), default=0),
         "precision": words.unique(row.precision for row in rows),
+        "processes": 1 + max(row.process for row in rows),
+        "seed": words.unique(row.seed for row in rows),
         "versions": {key: words.unique(row.versions.get(key) for row in rows) for key in versions},
         "commit": words.unique(row.commit for row in rows),
         "command": list(dict.fromkeys(row.command for row in rows)),
@@ -208,6 +232,8 @@ def failures(material: Material) -> list[dict[str, Any]]:
 
 def print_table(report: Report, console: Console) -> None:
     """Costs per length for every pair, then crossovers and slopes."""
+    for warning in words.warnings(report.material):
+        console.print(warning, style="red", markup=False)
     console.print(story.headline(report.material, report.findings), style="bold")
     for recurrent, attention in report.material.pairs:
         console.print(_pair_table(report, recurrent, attention))
@@ -218,12 +244,13 @@ def print_table(report: Report, console: Console) -> None:
         crossovers.add_row(one.measure.key, one.measure.sweep, words.verdict(one))
     console.print(crossovers)
     slopes = Table(title="Slopes: cost grows as T^p", title_justify="left")
-    for heading in ("contestant", "measure", "p", "95 % interval", "window", "linear"):
+    for heading in ("contestant", "measure", "p", "95 % interval", "window", "linear", "shape"):
         slopes.add_column(heading)
     for (label, key), fitted in report.slopes.items():
         window = f"{fitted.window[0]:,} to {fitted.window[1]:,}"
         linear = "yes" if fitted.linear else "no"
-        slopes.add_row(label, key, f"{fitted.value:.2f}", words.bounds(fitted), window, linear)
+        interval, shape = words.bounds(fitted), words.shape(fitted.growth)
+        slopes.add_row(label, key, f"{fitted.value:.2f}", interval, window, linear, shape)
     console.print(slopes)
     console.print(f"{report.out / 'index.html'}")
 

@@ -1,4 +1,4 @@
-"""The row of one measured point, and the append-only file that holds them.
+"""The row of one point measured in one process, and the append-only file that holds them.
 
 A row is one line of JSON. Lines are only ever added, each written whole and flushed to disk, so a
 sweep that is killed loses at most the point it was measuring.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from math import inf
 from pathlib import Path
 from typing import Any
-
-from models.errors import UserError
 
 logger = logging.getLogger("crossover")
 
@@ -38,7 +38,7 @@ def label(contestant: str, config: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One point: what was measured, on what, and every repeat's raw time."""
+    """One point in one process: what was measured, on what, and every repeat's raw time."""
 
     probe: str
     """`train` (forward and backward), `prefill` or `decode`."""
@@ -69,6 +69,7 @@ class Row:
     backends: dict[str, str]
     precision: str
     seed: int
+    """Of weights and tokens, and of the random order the points were measured in."""
     device: dict[str, Any]
     """`kind`, `name`, `threads`, `memory_bytes`."""
     versions: dict[str, str]
@@ -78,6 +79,8 @@ class Row:
     started: str
     """ISO 8601, UTC."""
     command: str
+    process: int = 0
+    """Which of the processes of its point this is, from 0; rows without it come from one."""
 
     @property
     def key(self) -> str:
@@ -94,6 +97,7 @@ class Row:
                 self.batch,
                 self.precision,
                 self.seed,
+                self.process,
                 where,
             ],
             sort_keys=True,
@@ -105,35 +109,85 @@ class Row:
 
     @classmethod
     def from_json(cls, line: str) -> Row:
-        """Inverse of `to_json`. Raises `ValueError` unless the line has exactly a row's fields."""
-        values = json.loads(line)
+        """Inverse of `to_json`. Raises `ValueError` unless the line is a row."""
+        try:
+            values = json.loads(line)
+        except ValueError:
+            raise ValueError("not JSON") from None
+        if not isinstance(values, dict):
+            raise ValueError("not a probe row (not an object)")
         names = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
-            odd = sorted(names ^ set(values)) if isinstance(values, dict) else "not an object"
-            raise ValueError(f"not a probe row (missing or unknown fields: {odd})")
-        return cls(**values)
+        if odd := sorted(names ^ {"process", *values}):
+            raise ValueError(f"not a probe row (missing or unknown fields: {_some(odd)})")
+        row = cls(**values)
+        if odd := sorted(name for name, fits in _FITS.items() if not fits(getattr(row, name))):
+            raise ValueError(f"not a probe row (values that make no sense: {_some(odd)})")
+        return row
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names if len(names) < 6 else [*names[:4], f"and {len(names) - 4} more"])
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < inf
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "context_length": _is_count,
+    "batch": _is_count,
+    "process": lambda value: isinstance(value, int) and value >= 0,
+    "status": lambda value: value in (OK, OOM, TIMEOUT, ERROR),
+    "seconds": lambda value: isinstance(value, list) and all(map(_is_time, value)),
+    "config": _is_dict,
+    "backends": _is_dict,
+    "device": _is_dict,
+    "versions": _is_dict,
+}
+
+
+@dataclass(frozen=True)
+class Lines:
+    """What a file of rows holds."""
+
+    rows: dict[int, Row]
+    """By line number, from 1."""
+    damaged: tuple[str, ...]
+    """One message for every line that is not a row, with file and line."""
+
+
+def read_lines(path: Path) -> Lines:
+    """Every row of the file; none if there is no file.
+
+    A line that is not a row, like the last one of a sweep that was killed, is left out and named.
+    """
+    if not path.exists():
+        return Lines({}, ())
+    *lines, tail = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows, damaged = {}, []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows[number] = Row.from_json(line)
+        except ValueError as error:
+            damaged.append(f"{path}, line {number}: left out, {error}")
+    if tail:
+        damaged.append(f"{path}, line {len(lines) + 1}: left out, the line is cut short")
+    for message in damaged:
+        logger.warning(message)
+    return Lines(rows, tuple(damaged))
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Every row of the file, oldest first; none if there is no file.
-
-    A last line that a crash cut short (it lacks its newline) is left out with a notice. Raises
-    `UserError` on any other line that is not a row.
-    """
-    if not path.exists():
-        return []
-    *lines, tail = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    if tail:
-        logger.warning("%s: the last line is cut short and is ignored", path)
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(Row.from_json(line))
-        except ValueError as error:
-            raise UserError(
-                f"{path}, line {number}: {error}. Remove that line to go on without it."
-            ) from None
-    return rows
+    """The rows of `read_lines`, oldest first."""
+    return list(read_lines(path).rows.values())
 
 
 def append_row(path: Path, row: Row) -> None:

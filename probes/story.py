@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from probes import words
+from probes import compare, words
 from probes.collect import Arm, Material
 from probes.compare import Curve, Finding
 
@@ -77,7 +77,8 @@ def story(material: Material, found: Sequence[Finding]) -> list[tuple[str, list[
         ]  # fmt: skip
         told = [one for one in own if one.kind != "missing"]
         losses = _losses(material, own, told, pair)
-        blocks.append((pair, losses, _wins(told, words.spoken(pair[0]))))
+        wins = " ".join(filter(None, [_wins(told, words.spoken(pair[0])), _growth(told)]))
+        blocks.append((pair, losses, wins))
     timed = [one for one in found if one.measure.field == "seconds"]
     sides = [(side, one.measure) for one in timed for side in (one.recurrent, one.attention)]
     lost = [words.failures(side, measure) for side, measure in sides]
@@ -217,6 +218,23 @@ def _wins(told: Sequence[Finding], mine: str) -> str:
     if not examples:
         return f"{mine} won nowhere in the range measured." if told else ""
     return f"{mine} wins, most clearly, in {words.listing(examples)}."
+
+
+def _growth(told: Sequence[Finding]) -> str:
+    """How the first measure in seconds whose points suffice for it grows."""
+    for finding in told:
+        sides = (finding.recurrent, finding.attention)
+        shapes = [compare.shape(side, finding.measure) for side in sides]
+        if finding.measure.field == "seconds" and all(one and one.decided for one in shapes):
+            mine, other = (
+                f"{words.shape(shape)} for {words.spoken(side.arm)}"
+                for shape, side in zip(shapes, sides, strict=True)
+            )
+            return (
+                f"With T tokens of context, {finding.measure.noun} is fitted best by {mine} and "
+                f"{other}; in brackets the weight of AICc among these, a + bT and a + bT log T."
+            )
+    return ""
 
 
 def memory_note(arm: Arm) -> str:

@@ -1,10 +1,11 @@
-"""Measure every point of a sweep, each in a child process, into one `probes.jsonl`."""
+"""Measure every point of a sweep, in one or more child processes, into one `probes.jsonl`."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -29,11 +30,12 @@ CALIBRATE_SECONDS = 300.0  # importing torch from a cold disk can take a while
 def run_sweep(
     specs: Sequence[ModelSpec], conf: ProbeConf, path: Path, on_row: Callable[[Row], None]
 ) -> list[Row]:
-    """One row for every point of `list_points(specs, conf)`, in that order.
+    """One row for every point of `list_points(specs, conf)`, in that order, process by process.
 
-    A point that `path` already holds with status ok, on this device and with enough repeats, is
-    not measured again. Every new row is on disk before `on_row` sees it, so the same call continues
-    an interrupted sweep. A point that fails is a row too.
+    A process of a point that `path` already holds with status ok, on this device and with enough
+    repeats, is not measured again. Every new row is on disk before `on_row` sees it, so the same
+    call continues an interrupted sweep. A point that fails is a row too, the last one of its point:
+    its further processes, which could not make it whole, are not started.
 
     Raises `UserError` if the configuration makes no sense, before anything is measured.
     """
@@ -45,7 +47,8 @@ def run_sweep(
     child.preload(["probes.measure", *{spec.target.rpartition(".")[0] for spec in specs}])
     bench = _Bench(conf, kind)
     finished = {row.key: row for row in known if _usable(row, conf)}
-    rows = []
+    rows: list[Row] = []
+    failed: set[str] = set()
     with _progress() as progress:
         say = progress.console.print
         for notice in left_out(conf) + _reuse_notices(points, bench, finished, path):
@@ -54,12 +57,18 @@ def run_sweep(
         for point in points:
             progress.update(bar, description=str(point))
             row = finished.get(bench.row(point).key)
+            whole = bench.row(replace(point, process=0)).key
+            if row is None and whole in failed:
+                progress.advance(bar)
+                continue
             if row is None:
                 row = bench.measure(point)
                 append_row(path, row)
                 say(describe(row), markup=False, highlight=False, soft_wrap=True)
                 on_row(row)
             rows.append(row)
+            if row.status != OK:
+                failed.add(whole)
             progress.advance(bar)
     return rows
 
@@ -68,6 +77,8 @@ def describe(row: Row) -> str:
     """One line for people."""
     who = label(row.contestant, row.config)
     where = f"{who:<12} {row.probe:<7} {row.sweep:<12} T={row.context_length:<7}"
+    if row.process:
+        where += f" process {row.process}"
     if row.status != OK:
         return f"{where} {row.status}: {row.error}"
     time = f"{median(row.seconds) * 1e3:10.2f} ms"
@@ -116,6 +127,7 @@ class _Bench:
             "config": dict(point.spec.config),
             "context_length": point.length,
             "batch": point.batch,
+            "process": point.process,
             "status": "",
             "seconds": [],
             "peak_method": self.facts["peak_method"],

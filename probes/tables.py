@@ -108,15 +108,21 @@ def crossovers(report: Report) -> str:
         note = words.reason(one) if one.kind == "missing" else f"{mine}: {one.note}"
         cells = [
             length,
+            str(one.stays.crossings) if one.stays else "",
             shown,
             f"{one.lengths[0]:,}\u00a0to\u00a0{one.lengths[-1]:,}" if one.lengths else "",
             one.measure.sweep.replace("_", " "),
             *([f"{mine} / {other}"] if several else []),
             note,
         ]
-        rows.append(row(escape(one.measure.title), cells, 1))
-    caption = "From this context length on, the RWKV stays cheaper, up to the longest one compared."
-    headings = ["measure", "#crossover, tokens", "95 % interval", "compared over, tokens", "sweep",
+        rows.append(row(escape(one.measure.title), cells, 2))
+    caption = (
+        "From this context length on, the RWKV stays cheaper, up to the longest one compared. "
+        "Crossings counts how often the order changes; with more than one there is no single "
+        "crossover."
+    )
+    headings = ["measure", "#crossover, tokens", "#crossings", "95 % interval",
+                "compared over, tokens", "sweep",
                 *(["pair"] if several else []), "note"]  # fmt: skip
     return table(caption, headings, rows)
 
@@ -129,16 +135,26 @@ def slopes(report: Report) -> str:
     for (label, key), one in report.slopes.items():
         window = f"{one.window[0]:,} to {one.window[1]:,}"
         claim = "yes" if one.linear else "not claimed"
-        cells = [f"{one.value:.2f}", titles[key], words.bounds(one), window, claim]
+        cells = [
+            f"{one.value:.2f}",
+            titles[key],
+            words.bounds(one),
+            window,
+            claim,
+            words.shape(one.growth),
+        ]
         rows.append(row(swatch(report, arms[label]), cells, 1))
     if not rows:
         return "<p>No curve has three finished points inside the window of the slope.</p>"
     caption = (
         "The exponent p of cost ~ T^p: 0 is constant, 1 linear, 2 quadratic; costs are per "
         "sequence, those of decode per generated token. Linear is claimed only if the interval of "
-        "p contains 1 and lies within 0.75 to 1.25, and that of the quadratic part contains 0."
+        "p contains 1 and lies within 0.75 to 1.25, and that of the quadratic part contains 0. The "
+        "shape, over all lengths, is what AICc prefers of a + bT, a + bT log T and a + bT + cT², "
+        "with its weight among the three; a constant cost leaves it undecided."
     )
-    headings = ["contestant", "#p", "measure", "95 % interval", "window, tokens", "linear"]
+    headings = ["contestant", "#p", "measure", "95 % interval", "window, tokens", "linear",
+                "shape (weight)"]  # fmt: skip
     return table(caption, headings, rows)
 
 
@@ -163,10 +179,18 @@ def method(report: Report) -> str:
         entries[f"Kernels of {words.name(arm)}"] = ", ".join(used)
     items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in entries.items())
     commands = escape("\n".join(machine["command"]))
+    if machine["processes"] > 1:
+        how = f"{machine['processes']} fresh processes spread over the sweep"
+        value = "the median over processes of the medians over their repeats"
+        over = "the processes and the repeats within them"
+    else:
+        how, value = "a process of its own", "the median of its repeats"
+        over = "the repeats, widened by how far the points scatter about a smooth curve"
     return (
-        "<p>Each point is measured in a process of its own, with a limit on time and memory, and "
-        "repeated after an untimed warm-up. Values are medians; intervals are 95 % bootstrap "
-        "intervals over the repeats. Times of training cover the forward and the backward pass."
+        f"<p>Each point is measured in {how}, with a limit on time and memory, and repeated after "
+        "an untimed warm-up. Contestants take turns in a random order (seed "
+        f"{escape(machine['seed'])}). A value is {value}; intervals are 95&nbsp;% bootstrap "
+        f"intervals over {over}. Times of training cover the forward and the backward pass."
         f"</p><dl>{items}<dt>Command</dt><dd><pre>{commands}</pre></dd></dl>"
     )
 

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from probes.collect import Arm
+from probes.collect import Arm, Material
 from probes.compare import Crossing, Curve, Finding, Measure, Point, Slope
+from probes.growth import Growth
 
 FAILURES = {
     "oom": "ran out of memory",
@@ -97,6 +98,18 @@ def interval(crossing: Crossing, finding: Finding) -> str:
 def _single(finding: Finding) -> bool:
     points = finding.recurrent.measured | finding.attention.measured
     return all(len(point.values) == 1 for point in points.values())
+
+
+def warnings(material: Material) -> list[str]:
+    """What stands above everything else: unlike rows that were compared, and lost lines."""
+    said = []
+    if material.mixed:
+        said.append(
+            f"Unlike measurements are compared here (allow_mixed): {'; '.join(material.mixed)}."
+        )
+    if material.damaged:
+        said.append(f"Damaged lines: {'; '.join(material.damaged)}.")
+    return said
 
 
 # ---- one finding ---------------------------------------------------------------------------------
@@ -196,6 +209,15 @@ def bounds(slope: Slope) -> str:
     if slope.low is None or slope.high is None:
         return "one value per point"
     return f"{slope.low:.2f} to {slope.high:.2f}"
+
+
+def shape(growth: Growth | None) -> str:
+    """The shape AICc prefers and its weight: `a + bT (98 %)`."""
+    if growth is None:
+        return "too few points to tell"
+    if not growth.decided:
+        return "undecided"
+    return f"{growth.best.replace('^2', '²')} ({100 * growth.weights[growth.best]:.0f} %)"
 
 
 def point_text(point: Point, unit: str) -> str:

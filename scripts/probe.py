@@ -27,7 +27,7 @@ def main(confs: list[ProbeConf]) -> None:
     measured: list[Row] = []
     rows = run_sweep(specs, conf, folder / "probes.jsonl", measured.append)
     failed = sum(row.status != "ok" for row in rows)
-    print(f"{folder / 'probes.jsonl'}: {len(rows)} points, {failed} of them failed")
+    print(f"{folder / 'probes.jsonl'}: {len(rows)} measurements, {failed} of them failed")
     for arm in arms_of(rows):
         if conf.wandb.mode != "disabled" and any(row in measured for row in arm.rows):
             track(conf, folder, arm.label.replace(" ", "-"), arm.rows)
@@ -48,19 +48,22 @@ def track(conf: ProbeConf, folder: Path, name: str, rows: Sequence[Row]) -> None
 
 
 def curves(rows: Sequence[Row]) -> dict[int, dict[str, float]]:
-    """Metrics by context length: `probe/PROBE/SWEEP/FIGURE`."""
-    points: dict[int, dict[str, float]] = defaultdict(dict)
+    """Metrics by context length, medians over processes: `probe/PROBE/SWEEP/FIGURE`."""
+    measured: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        point, prefix = points[row.context_length], f"probe/{row.probe}/{row.sweep}"
+        point, prefix = measured[row.context_length], f"probe/{row.probe}/{row.sweep}"
         if row.seconds:
             seconds = median(row.seconds)
             tokens = 1 if row.probe == "decode" else row.batch * row.context_length
-            point[f"{prefix}/seconds"] = seconds
-            point[f"{prefix}/tokens_per_second"] = tokens / seconds
+            point[f"{prefix}/seconds"].append(seconds)
+            point[f"{prefix}/tokens_per_second"].append(tokens / seconds)
         for name in ("peak_bytes", "state_bytes", "flops", "flops_dense"):
             if (value := getattr(row, name)) is not None:
-                point[f"{prefix}/{name}"] = value
-    return points
+                point[f"{prefix}/{name}"].append(value)
+    return {
+        length: {name: median(values) for name, values in point.items()}
+        for length, point in measured.items()
+    }
 
 
 if __name__ == "__main__":

@@ -51,15 +51,42 @@ def test_missing_folder_and_missing_rows_are_refused(tmp_path: Path) -> None:
     [
         (
             {"device": HERE | {"name": "Other CPU"}},
-            r"device differs \(cpu Other CPU: 1 rows; cpu T",
+            "device differs: cpu Test CPU (FILE, line 1) and cpu Other CPU (FILE, line 37)",
         ),
-        ({"device": HERE | {"threads": 4}}, r"threads differs \(2: 36 rows; 4: 1 rows\)"),
-        ({"precision": "bfloat16"}, r"precision differs \(bfloat16: 1 rows; float32: 36 rows\)"),
-        ({"config": {"vocab_size": 256}}, r"vocabulary size differs \(256: 1 rows; 4096: 36 rows"),
-        ({"versions": {"torch": "2.11.0"}}, r"torch version differs \(2\.11\.0: 1"),
-        ({"commit": "feed"}, r"commit differs \(0123456789abcdef: 36 rows; feed: 1 rows\)"),
-        ({"parameters": 10_200_000}, r"parameters .*gpt tiny: 10,200,000; rwkv4 tiny: 10,000,000"),
-        ({"batch": 2}, r"batch of train at 256 tokens, sweep batch_1, differs \(1; 2\)"),
+        (
+            {"device": HERE | {"threads": 4}},
+            "number of threads differs: 2 (FILE, line 1) and 4 (FILE, line 37)",
+        ),
+        (
+            {"precision": "bfloat16"},
+            "precision differs: float32 (FILE, line 1) and bfloat16 (FILE, line 37)",
+        ),
+        (
+            {"config": {"vocab_size": 256}},
+            "vocabulary size differs: 4096 (FILE, line 1) and 256 (FILE, line 37)",
+        ),
+        (
+            {"versions": {"torch": "2.11.0"}},
+            "torch version differs: 2.13.0 (FILE, line 1) and 2.11.0 (FILE, line 37)",
+        ),
+        (
+            {"versions": {"torch": "2.13.0", "cuda": "13.0"}},
+            "CUDA version differs: None (FILE, line 1) and 13.0 (FILE, line 37)",
+        ),
+        (
+            {"commit": "feed"},
+            "crossover commit differs: 0123456789abcdef (FILE, line 1) and feed (FILE, line 37)",
+        ),
+        (
+            {"parameters": 10_200_000},
+            "number of parameters (by more than 1%) differs: 10,000,000 of rwkv4 tiny (FILE, line "
+            "1) and 10,200,000 of gpt tiny (FILE, line 37)",
+        ),
+        (
+            {"batch": 2},
+            "batch of train at 256 tokens in the batch_1 sweep differs: 1 (FILE, line 1) and 2 "
+            "(FILE, line 37)",
+        ),
     ],
 )
 def test_mixed_rows_are_refused_unless_allowed(
@@ -67,10 +94,43 @@ def test_mixed_rows_are_refused_unless_allowed(
 ) -> None:
     odd = make_row("gpt", "train", 256, **({"seed": 1} | changes))
     folder = write_run(tmp_path / "a", [*make_rows(fixed=False), odd])
-    with pytest.raises(UserError, match=message) as caught:
+    message = message.replace("FILE", str(folder / "probes.jsonl"))
+    with pytest.raises(UserError) as caught:
         collect([folder])
+    assert message in str(caught.value)
+    assert "allow_mixed=true" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert len(collect([folder], allow_mixed=True).rows) == 37
+    material = collect([folder], allow_mixed=True)
+    assert len(material.rows) == 37
+    assert material.mixed == (message,)
+
+
+def test_all_that_differs_is_named_with_both_files(tmp_path: Path) -> None:
+    here = write_run(tmp_path / "a", make_rows(fixed=False))
+    there = [make_row("gpt", "train", t, commit="feed", precision="bfloat16") for t in (256, 512)]
+    other = write_run(tmp_path / "b", there)
+    with pytest.raises(UserError) as caught:
+        collect([here, other])
+    for words in ("precision differs", "crossover commit differs", f"{other / 'probes.jsonl'}, l"):
+        assert words in str(caught.value)
+    assert collect([here, here]).mixed == ()
+    assert len(collect([here, here]).rows) == 36
+
+
+def test_damaged_lines_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", make_rows(fixed=False))
+    path = folder / "probes.jsonl"
+    lines = path.read_text().splitlines()
+    lines[4] = lines[4][:100]
+    path.write_text("\n".join(lines)[:-30])  # the last line is cut short too
+    material = collect([folder])
+    assert len(material.rows) == 34
+    assert [message.split(": ")[0] for message in material.damaged] == [
+        f"{path}, line 5", f"{path}, line 36",
+    ]  # fmt: skip
+    path.write_text("nothing here\n")
+    with pytest.raises(UserError, match=r"no probe rows in .* \(1 damaged lines were left out\)"):
+        collect([folder])
 
 
 def test_sizes_within_one_percent_are_equal(tmp_path: Path) -> None:
@@ -82,9 +142,20 @@ def test_sizes_within_one_percent_are_equal(tmp_path: Path) -> None:
 def test_trainings_on_different_data_are_refused(tmp_path: Path, field: str) -> None:
     unlike = make_summary("gpt", 3.2) | {field: "other"}
     folder = write_run(tmp_path / "a", make_rows(), make_summary("rwkv4", 3.3), unlike)
-    with pytest.raises(UserError, match=f"{field} of the trainings differs"):
+    paths = [folder / f"{name}-tiny" / "summary.json" for name in ("rwkv4", "gpt")]
+    with pytest.raises(UserError, match=f"{field} of the trainings differs") as caught:
         collect([folder])
+    assert all(str(path) in str(caught.value) for path in paths)
     assert len(collect([folder], allow_mixed=True).trainings) == 2
+
+
+def test_trainings_whose_order_is_unknown_are_refused(tmp_path: Path) -> None:
+    unknown = [make_summary(name, 3.2) | {"order_hash": None} for name in ("rwkv4", "gpt")]
+    folder = write_run(tmp_path / "a", make_rows(), *unknown)
+    with pytest.raises(UserError, match="order_hash of the trainings is unknown"):
+        collect([folder])
+    alone = write_run(tmp_path / "b", make_rows(), unknown[0])
+    assert collect([alone]).mixed == ()
 
 
 def test_a_broken_summary_is_named(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_every_chart_is_drawn(tmp_path: Path, usual: Path) -> None:
     # Crosses of the failed training step: in the chart of its time and in that of its memory.
     assert dom.count('class="cross"') == 2
     assert dom.count('class="crossing"') == 5
-    assert "crosses at 2,7" in dom
+    assert "crosses at 2,8" in dom
 
 
 @needs_browser

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -42,6 +43,19 @@ def test_contestants_take_turns_in_changing_order():
     assert len({tuple(point.spec.name for point in turn) for turn in turns}) > 1
 
 
+def test_every_process_is_a_pass_over_all_points_in_its_own_order():
+    once = list_points(SPECS, conf())
+    points = list_points(SPECS, conf(processes=3))
+    passes = [points[start : start + len(once)] for start in range(0, len(points), len(once))]
+    assert passes[0] == once
+    for process, own in enumerate(passes):
+        assert {point.process for point in own} == {process}
+    orders = [[str(replace(point, process=0)) for point in own] for own in passes]
+    assert all(sorted(order) == sorted(map(str, once)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert len(set(map(str, points))) == len(points)
+
+
 def test_order_depends_on_the_seed_alone():
     assert list_points(SPECS, conf()) == list_points(SPECS, conf())
     other = list_points(SPECS, conf(seed=1))
@@ -65,6 +79,7 @@ def test_what_is_left_out_is_said():
         ({"sweeps": ["batch_1", "batch_1"]}, "twice"),
         ({"lengths": [256, 0]}, "lengths"),
         ({"repeats": 0}, "repeats"),
+        ({"processes": 0}, "processes"),
         ({"probes": ["decode"], "sweeps": ["fixed_tokens"]}, "nothing to measure"),
         ({"lengths": [8192], "sweeps": ["fixed_tokens"]}, "nothing to measure"),
         ({"lengths": []}, "nothing to measure"),

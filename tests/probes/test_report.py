@@ -16,6 +16,7 @@ from probes.report import Report, print_table, write_report
 from tests.probes.synthetic import (
     TRAIN_CROSSOVER,
     failed,
+    make_row,
     make_rows,
     make_summary,
     write_run,
@@ -67,12 +68,14 @@ def test_crossover_json(report: Report) -> None:
     assert train["sweep"] == "batch_1"
     assert train["interval"] == "95 % bootstrap"
     assert "none_in_range" not in train
+    assert (train["multiplicity"], train["resamples_crossing"]) == (1, 1)
     assert found["crossovers"]["train_fixed_tokens"]["sweep"] == "fixed_tokens"
     for key, who in (("memory", "never cheaper"), ("state", "always cheaper")):
         entry = found["crossovers"][key]
         assert entry["none_in_range"] is True
         assert who in entry["reason"]
         assert "length" not in entry
+        assert (entry["multiplicity"], entry["low"], entry["high"]) == (0, None, None)
 
     slopes = found["slopes"]
     assert slopes["rwkv4"]["prefill"]["value"] == pytest.approx(1, abs=0.02)
@@ -81,6 +84,10 @@ def test_crossover_json(report: Report) -> None:
     assert 1.3 < slopes["gpt"]["prefill"]["value"] < 2
     assert slopes["gpt"]["prefill"]["linear"] is False
     assert slopes["gpt"]["state"]["low"] is None
+    assert slopes["gpt"]["prefill"]["aicc"] is None  # six points
+    quadratic = slopes["gpt"]["prefill"]["quadratic"]
+    assert quadratic["low"] < 1.2e-7 < quadratic["high"]
+    assert slopes["gpt"]["state"]["quadratic"] == {"c": 0, "low": None, "high": None}
 
     gpt = found["contestants"]["gpt"]
     assert gpt["parameters"] == 10_050_000
@@ -136,8 +143,43 @@ def test_a_refusal_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="precision differs"):
         write_report([run], tmp_path / "out", 1024, 8192, False)
     assert not (tmp_path / "out").exists()
-    write_report([run], tmp_path / "out", 1024, 8192, True)
-    assert (tmp_path / "out" / "index.html").exists()
+
+
+def test_unlike_rows_and_damaged_lines_are_told_at_the_top(tmp_path: Path) -> None:
+    odd = make_row("gpt", "train", 256, precision="bfloat16", seed=1)
+    run = write_run(tmp_path / "run", [*make_rows(), odd])
+    with (run / "probes.jsonl").open("a") as file:
+        file.write("broken\n")
+    report = write_report([run], tmp_path / "out", 1024, 8192, True)
+    page = (tmp_path / "out" / "index.html").read_text()
+    top = page.split('class="story"')[0]
+    lines = len(make_rows())
+    file = run / "probes.jsonl"
+    mixed = f"precision differs: float32 ({file}, line 1) and bfloat16 ({file}, line {lines + 1})"
+    damaged = f"{file}, line {lines + 2}: left out, not JSON"
+    for told in (mixed, damaged):
+        assert told in top
+    summary = summary_of(tmp_path / "out")
+    assert (summary["mixed"], summary["damaged"]) == ([mixed], [damaged])
+    console = Console(width=500, record=True, file=(tmp_path / "terminal.txt").open("w"))
+    print_table(report, console)
+    assert console.export_text().startswith("Unlike measurements are compared here (allow_mixed)")
+
+
+def test_several_processes_are_told(tmp_path: Path) -> None:
+    rows = [
+        make_row(row.contestant, row.probe, row.context_length, process=process)
+        for process in range(5)
+        for row in make_rows(fixed=False)
+    ]
+    run = write_run(tmp_path / "run", rows)
+    report = write_report([run], tmp_path / "out", 1024, 8192, False)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "5 fresh processes spread over the sweep" in page
+    assert "(seed 0)" in page
+    weights = report.summary["slopes"]["gpt"]["prefill"]["aicc"]
+    assert max(weights, key=weights.get) == "a + bT + cT^2"
+    assert "a + bT + cT² (100" in page
 
 
 def test_terminal_table(report: Report, tmp_path: Path) -> None:

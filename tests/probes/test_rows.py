@@ -1,10 +1,11 @@
+import json
 import logging
+import math
 from dataclasses import replace
 
 import pytest
 
-from models.errors import UserError
-from probes.rows import OK, Row, append_row, read_rows
+from probes.rows import OK, Row, append_row, read_lines, read_rows
 
 
 def make_row(**changes) -> Row:
@@ -65,15 +66,41 @@ def test_torn_line_is_ignored_then_healed(tmp_path, caplog, torn):
     assert read_rows(path) == [make_row(), make_row(seed=1)]
 
 
-@pytest.mark.parametrize("line", ["not json", '{"probe": "train"}', "[1]"])
-def test_a_broken_line_before_the_last_is_refused(tmp_path, line):
+DAMAGED = [
+    ("not json", "not JSON"),
+    (make_row().to_json()[:-40], "not JSON"),
+    ('{"probe": "train"}', "missing or unknown fields: backends, batch"),
+    ("[1]", "not an object"),
+    (make_row(seconds=[0.1, 0.0]).to_json(), "no sense: seconds"),
+    (make_row(seconds=[math.nan]).to_json(), "no sense: seconds"),
+    (make_row(context_length=0, status="fine").to_json(), "no sense: context_length, status"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), DAMAGED)
+def test_a_damaged_line_is_named_and_left_out(tmp_path, caplog, line, message):
     path = tmp_path / "probes.jsonl"
     append_row(path, make_row())
     with path.open("a") as file:
         file.write(line + "\n")
-    append_row(path, make_row())
-    with pytest.raises(UserError, match="line 2"):
-        read_rows(path)
+    append_row(path, make_row(seed=1))
+    with caplog.at_level(logging.WARNING):
+        found = read_lines(path)
+    assert found.rows == {1: make_row(), 3: make_row(seed=1)}
+    (told,) = found.damaged
+    assert f"{path}, line 2: left out" in told and message in told
+    assert caplog.messages == [told]
+    assert "\n" not in told
+
+
+def test_rows_written_before_there_were_processes_are_process_0(tmp_path):
+    path = tmp_path / "probes.jsonl"
+    old = json.loads(make_row().to_json())
+    del old["process"]
+    path.write_text(json.dumps(old) + "\n")
+    (row,) = read_rows(path)
+    assert row == make_row(process=0)
+    assert row.key == make_row().key
 
 
 @pytest.mark.parametrize(
@@ -87,6 +114,7 @@ def test_a_broken_line_before_the_last_is_refused(tmp_path, line):
         {"batch": 2},
         {"precision": "bfloat16"},
         {"seed": 1},
+        {"process": 1},
         {"device": {"kind": "cpu", "name": "y", "threads": 2}},
     ],
 )

@@ -69,7 +69,7 @@ def trained(cost: Callable[[int], float]) -> list[Row]:
         (
             lambda t: 2.0 if t in (256, 2048) else 0.5,
             "The curves of training time per sequence of RWKV-4 and GPT cross 3 times from 256 "
-            "to 8,192 tokens (near 362, 1,450 and 2,900): there is no single crossover.",
+            "to 8,192 tokens (near 326, 1,450 and 2,900): there is no single crossover.",
             "there is no single crossover.",
             "At 256 and 2,048 tokens it needs more training time per sequence",
         ),
@@ -118,6 +118,17 @@ def test_better_and_equal_quality(tmp_path: Path) -> None:
     )
     equal = (make_summary("rwkv4", 3.2), make_summary("gpt", 3.2))
     assert "equally well" in paragraphs(*told(tmp_path / "b", make_rows(), *equal))[0]
+
+
+def test_growth_is_told_where_there_are_points_enough(tmp_path: Path) -> None:
+    assert not any("fitted best" in text for text in paragraphs(*told(tmp_path / "a", make_rows())))
+    rows = [
+        make_row(row.contestant, row.probe, row.context_length, process=p)
+        for row in make_rows(fixed=False) for p in range(2)
+    ]  # fmt: skip
+    text = " ".join(paragraphs(*told(tmp_path / "b", rows)))
+    assert "training time per sequence is fitted best by a + bT (" in text
+    assert " for RWKV-4 and a + bT + cT² (100 %) for GPT; in brackets the weight of AICc" in text
 
 
 def test_unknown_quality_is_said_to_be_unknown(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
+from collections import Counter
+
 import pytest
 
 from conf.schema import ProbeConf
 from models.errors import UserError
 from models.registry import ModelSpec
-from probes.rows import ERROR, OK, OOM, TIMEOUT, read_rows
+from probes.rows import ERROR, OK, OOM, TIMEOUT, Row, read_rows
 from probes.sweep import describe, run_sweep
 from tests.probes.specs import VOCAB, rwkv4, transformer
 
@@ -28,6 +30,10 @@ def conf(**changes) -> ProbeConf:
 def small(**changes) -> ProbeConf:
     """One point per contestant."""
     return conf(probes=["prefill"], sweeps=["batch_1"], lengths=[64], **changes)
+
+
+def read_key(line: str) -> str:
+    return Row.from_json(line).key
 
 
 def ignore(_row) -> None:
@@ -83,6 +89,23 @@ def test_measured_again_if_more_repeats_or_another_model_are_asked_for(tmp_path)
     assert [len(row.seconds) for row in again] == [3, 2, 2]
 
 
+def test_each_process_is_a_row_and_is_kept(tmp_path):
+    path = tmp_path / "probes.jsonl"
+    first = run_sweep(SPECS, small(), path, ignore)
+    added = []
+    rows = run_sweep(SPECS, small(processes=3), path, added.append)
+    assert rows[:2] == first
+    assert rows[2:] == added
+    assert [row.process for row in rows] == [0, 0, 1, 1, 2, 2]
+    assert {row.contestant for row in added[:2]} == {"rwkv4", "transformer"}
+    assert all(len(row.seconds) == 2 for row in rows)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:3] + lines[4:]))
+    again = []
+    run_sweep(SPECS, small(processes=3), path, again.append)
+    assert [row.key for row in again] == [read_key(lines[3])]
+
+
 def test_reuse_of_other_code_is_said(tmp_path, capsys):
     path = tmp_path / "probes.jsonl"
     (row,) = run_sweep([transformer()], small(), path, ignore)
@@ -107,6 +130,13 @@ def test_failures_are_rows_and_are_tried_again(tmp_path):
     again = []
     run_sweep(specs, small(), path, again.append)
     assert {row.contestant for row in again} == {"odd", "missing"}
+
+
+def test_a_failed_process_is_the_last_of_its_point(tmp_path):
+    missing = ModelSpec("missing", "tiny", "models.nowhere.Nothing", {})
+    rows = run_sweep([transformer(), missing], small(processes=3), tmp_path / "p.jsonl", ignore)
+    counts = Counter((row.contestant, row.status) for row in rows)
+    assert counts == {("transformer", OK): 3, ("missing", ERROR): 1}
 
 
 def test_out_of_memory_is_a_row(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from probes import words
 from probes.collect import Arm
+from probes.growth import LINEAR, LOGLINEAR, QUADRATIC, Growth
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,13 @@ def test_token_counts_are_whole() -> None:
 def test_factors_say_more_than_one() -> None:
     assert words.times(1.72) == "1.7 times as much"
     assert words.times(1.04) == "1.04 times as much"
+
+
+def test_shapes() -> None:
+    weights = {LINEAR: 0.013, LOGLINEAR: 0.002, QUADRATIC: 0.985}
+    assert words.shape(Growth(weights)) == "a + bT + cT² (98 %)"
+    assert words.shape(Growth({LINEAR: 0.44, LOGLINEAR: 0.44, QUADRATIC: 0.12})) == "undecided"
+    assert words.shape(None) == "too few points to tell"
 
 
 def test_names_and_lists() -> None:

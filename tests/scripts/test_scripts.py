@@ -82,7 +82,7 @@ def test_probe_then_report(capfd: Capture, tmp_path: Path, corpus: Path) -> None
         capfd, "probe", "-m", "model=rwkv4,transformer", *common, "wandb.mode=offline"
     )
     assert done.status == 0, done.err
-    assert "30 points, 0 of them failed" in done.out
+    assert "30 measurements, 0 of them failed" in done.out
     again = run_script(capfd, "probe", "-m", "model=rwkv4,transformer", *common)
     assert "30 of 30 points" in again.out
     report = run_script(capfd, "report", f"runs=[{tmp_path / 'g'}]", "slope_from=16", "slope_to=64")

@@ -1,0 +1,107 @@
+"""What must be alike before two measurements are compared.
+
+A comparison is only worth drawing when everything but the architecture is the same: one machine
+with one number of threads, one precision, vocabulary, torch version and commit, one batch at every
+point of a sweep, contestants of one size, and trainings on the same tokens in the same order.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from probes.rows import Row
+
+SIZE_TOLERANCE = 0.01  # largest relative difference of parameter counts called "the same size"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A row and where it was read."""
+
+    row: Row
+    path: Path
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.path}, line {self.line}"
+
+
+_SAME: dict[str, Callable[[Row], Any]] = {
+    "device": lambda row: f"{row.device.get('kind')} {row.device.get('name')}",
+    "number of threads": lambda row: row.device.get("threads"),
+    "precision": lambda row: row.precision,
+    "vocabulary size": lambda row: row.config.get("vocab_size"),
+    "torch version": lambda row: row.versions.get("torch"),
+    "CUDA version": lambda row: row.versions.get("cuda"),
+    "crossover commit": lambda row: row.commit,
+}
+_SAME_TRAINING = ("precision", "data_fingerprint", "tokens", "order_hash")
+
+
+def differences(rows: Sequence[Placed], trainings: Mapping[Path, dict[str, Any]]) -> list[str]:
+    """Why these must not be compared, one sentence for every field that differs; empty if they may.
+
+    Each names the field, two of its values, and where they stand.
+    """
+    found = [
+        _differing(name, ((read(one.row), one) for one in rows)) for name, read in _SAME.items()
+    ]
+    return list(filter(None, [*found, *_batches(rows), _sizes(rows), *_trainings(trainings)]))
+
+
+def _differing(name: str, values: Iterable[tuple[Any, object]]) -> str:
+    """`precision differs: float32 (a.jsonl, line 1) and bfloat16 (b.jsonl, line 2)`, or nothing."""
+    places: dict[str, list[object]] = defaultdict(list)
+    for value, place in values:
+        places[str(value)].append(place)
+    if len(places) < 2:
+        return ""
+    usual, odd, *more = sorted(places, key=lambda value: -len(places[value]))
+    rest = f" and {len(more)} more" if more else ""
+    return f"{name} differs: {usual} ({places[usual][0]}) and {odd} ({places[odd][0]}){rest}"
+
+
+def _batches(rows: Sequence[Placed]) -> Iterable[str]:
+    points: dict[tuple[str, str, int], list[Placed]] = defaultdict(list)
+    for one in rows:
+        points[one.row.probe, one.row.sweep, one.row.context_length].append(one)
+    for (probe, sweep, length), own in points.items():
+        name = f"batch of {probe} at {length} tokens in the {sweep} sweep"
+        yield _differing(name, ((one.row.batch, one) for one in own))
+
+
+def _sizes(rows: Sequence[Placed]) -> str:
+    largest: dict[str, tuple[int, Placed]] = {}
+    for one in rows:
+        name, count = f"{one.row.contestant} {one.row.size}", one.row.parameters or 0
+        if count > largest.get(name, (0, one))[0]:
+            largest[name] = (count, one)
+    by_size = sorted((count, name, one) for name, (count, one) in largest.items())
+    if not by_size or by_size[-1][0] <= (1 + SIZE_TOLERANCE) * by_size[0][0]:
+        return ""
+    ends = ((f"{count:,} of {name}", one) for count, name, one in (by_size[0], by_size[-1]))
+    return _differing(f"number of parameters (by more than {SIZE_TOLERANCE:.0%})", ends)
+
+
+def _trainings(trainings: Mapping[Path, dict[str, Any]]) -> Iterable[str]:
+    """Every contestant must have seen the same data, in the same order, for as long."""
+    for field in _SAME_TRAINING:
+        seen: dict[str, dict[str, Path]] = defaultdict(dict)
+        for path, run in trainings.items():
+            value = str(run.get(field) or "unknown")
+            seen[f"{run['contestant']} {run.get('size')}"].setdefault(value, path)
+        if len(seen) < 2:
+            continue
+        yield _differing(
+            f"{field} of the trainings",
+            (
+                (", ".join(sorted(values)), f"{name} in {next(iter(values.values()))}")
+                for name, values in seen.items()
+            ),
+        )
+        if missing := [values["unknown"] for values in seen.values() if "unknown" in values]:
+            yield f"{field} of the trainings is unknown ({missing[0]})"

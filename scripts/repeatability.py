@@ -1,0 +1,99 @@
+"""Does a sweep agree with itself? `python scripts/repeatability.py -m model=rwkv4,transformer`.
+
+Runs the same sweep twice, `pairs` times over, and says how often the two 95 % intervals of each
+crossover overlap. Two honest ones do nearly always; where they do not, something is at work that
+changes between sweeps but not between the processes of one, and the intervals are too narrow.
+Sweeps go to runs/GROUP/00-a, 00-b, 01-a and so on; the same command continues.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from math import inf
+from pathlib import Path
+
+from conf.launch import launch
+from conf.model_spec import model_spec
+from conf.schema import RepeatabilityConf
+from models.errors import UserError
+from models.registry import ModelSpec
+from probes import words
+from probes.collect import collect
+from probes.compare import Finding, findings
+from probes.sweep import run_sweep
+from training.folder import check_name
+
+Span = tuple[float, float]
+
+
+def main(confs: list[RepeatabilityConf]) -> None:
+    """Run the sweeps and print a row for every pair of crossovers, then the counts."""
+    conf = confs[0]
+    specs = [model_spec(one.model, one.vocab_size) for one in confs]
+    folder = Path(conf.runs_dir, check_name("group", conf.group))
+    lines = []
+    agreed: dict[str, list[bool]] = defaultdict(list)
+    for number in range(conf.pairs):
+        first, second = (crossovers(specs, conf, folder / f"{number:02d}-{run}") for run in "ab")
+        for name in (name for name in first if name in second):
+            spans = span(first[name]), span(second[name])
+            agreed[name].append(overlap(*spans))
+            shown = " | ".join(describe(one[name]) for one in (first, second))
+            lines.append(f"| {number} | {name} | {shown} | {'yes' if agreed[name][-1] else 'no'} |")
+    if not lines:
+        raise UserError(
+            "no crossover has an interval: measure an RWKV and an attention model, at two lengths "
+            "or more, with repeats or processes above 1"
+        )
+    print("| pair | measure | first sweep | second sweep | overlap |\n|--:|---|---|---|---|")
+    print("\n".join(lines))
+    for name, found in sorted(agreed.items()):
+        print(f"{name}: the intervals overlap in {sum(found)} of {len(found)} pairs")
+
+
+def crossovers(specs: list[ModelSpec], conf: RepeatabilityConf, folder: Path) -> dict[str, Finding]:
+    """One sweep; by measure and contestants, the findings that have an interval."""
+    run_sweep(specs, conf, folder / "probes.jsonl", lambda row: None)
+    return {
+        f"{one.measure.key} {one.recurrent.arm.label}/{one.attention.arm.label}": one
+        for one in findings(collect([folder]))
+        if one.stays and one.stays.crossing is not None
+    }
+
+
+def span(finding: Finding) -> Span:
+    """The interval in tokens, open where it leaves the measured lengths."""
+    stays = finding.stays
+    assert stays is not None
+    low = -inf if stays.low is None else stays.low
+    high = inf if stays.high is None else stays.high
+    if stays.length is None:
+        shortest, longest = finding.lengths[0], finding.lengths[-1]
+        if finding.ratio(longest) < 1:  # cheaper throughout
+            return -inf, shortest if stays.high is None else high
+        return longest if stays.low is None else low, inf
+    return low, high
+
+
+def overlap(first: Span, second: Span) -> bool:
+    """Whether two intervals, ends included, have a length in common."""
+    return max(first[0], second[0]) <= min(first[1], second[1])
+
+
+def describe(finding: Finding) -> str:
+    """`1,230 (1,100 to 1,400)`, `none (above 4,096)`."""
+    stays = finding.stays
+    assert stays is not None
+    low, high = span(finding)
+    length = "none" if stays.length is None else words.tokens(stays.length)
+    if low == -inf and high == inf:
+        return f"{length} (anywhere)"
+    if low == -inf:
+        return f"{length} (below {words.tokens(high)})"
+    if high == inf:
+        return f"{length} (above {words.tokens(low)})"
+    return f"{length} ({words.tokens(low)} to {words.tokens(high)})"
+
+
+if __name__ == "__main__":
+    launch("repeatability", main, together=True)

@@ -1,0 +1,82 @@
+"""Two sweeps and whether their intervals overlap."""
+
+from __future__ import annotations
+
+import re
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from probes import compare
+from probes.collect import Arm
+from probes.compare import MEASURES, Finding
+from scripts.repeatability import describe, overlap, span
+from tests.probes.synthetic import LENGTHS, make_row
+from tests.scripts.commands import run_script
+
+
+def finding(power: float, at: float) -> Finding:
+    """RWKV at `(at / T)^power` of a second against a second, with two per cent of noise."""
+    curves = [
+        compare.curve(
+            Arm(who, who, tuple(
+                make_row(who, "train", t, process=p, seconds=[cost(t) * (0.98 + 0.01 * p)] * 2)
+                for t in LENGTHS for p in range(5)
+            )),
+            MEASURES[0],
+        )
+        for who, cost in (("rwkv4", lambda t: (at / t) ** power), ("gpt", lambda t: 1.0))
+    ]  # fmt: skip
+    return compare.find(curves[0], curves[1], MEASURES[0])
+
+
+def test_spans_and_their_words() -> None:
+    inside = finding(1.0, 1000)
+    low, high = span(inside)
+    assert 900 < low < 1000 < high < 1100
+    assert describe(inside) == f"1,000 ({low:.3g} to {float(f'{high:.3g}'):,.0f})"
+    assert span(finding(1.0, 10)) == (-inf, 256)
+    assert span(finding(1.0, 99_000)) == (8192, inf)
+    assert describe(finding(1.0, 99_000)) == "none (above 8,192)"
+    assert describe(finding(1.0, 10)) == "none (below 256)"
+    near = span(finding(0.5, 8000))
+    assert near[0] < 8000 and near[1] == inf
+    beyond = span(finding(0.5, 8300))
+    assert 7000 < beyond[0] < 8192 and beyond[1] == inf
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((1, 3), (2, 4), True),
+        ((1, 2), (3, 4), False),
+        ((1, inf), (3, 4), True),
+        ((-inf, 256), (8192, inf), False),
+        ((8000, inf), (8192, inf), True),
+        ((1, 2), (2, 3), True),
+    ],
+)
+def test_overlap(first: tuple[float, float], second: tuple[float, float], expected: bool) -> None:
+    assert overlap(first, second) is expected
+    assert overlap(second, first) is expected
+
+
+def test_two_sweeps_are_run_and_compared(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = [
+        "-m", "model=rwkv4,transformer", "model.size=tiny", "vocab_size=512", "lengths=[8,16]",
+        "probes=[prefill]", "processes=2", "repeats=1", "pairs=1", f"runs_dir={tmp_path}",
+    ]  # fmt: skip
+    done = run_script(capfd, "repeatability", *words)
+    assert done.status == 0, done.err
+    assert re.search(r"prefill rwkv4/transformer: the intervals overlap in [01] of 1", done.out)
+    for run in ("00-a", "00-b"):
+        lines = (tmp_path / "repeatability" / run / "probes.jsonl").read_text().splitlines()
+        assert len(lines) == 2 * 2 * 2
+
+
+def test_one_contestant_has_no_crossover(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["model.size=tiny", "vocab_size=64", "lengths=[8]", "probes=[prefill]", "processes=1",
+             "repeats=1", "pairs=1", f"runs_dir={tmp_path}"]  # fmt: skip
+    done = run_script(capfd, "repeatability", *words)
+    assert done.status == 2 and "no crossover has an interval" in done.err
