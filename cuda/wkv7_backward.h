@@ -1,0 +1,330 @@
+// The backward pass of WKV-7 on the GPU. See wkv7_chunk.h and docs/wkv.md.
+//
+// The adjoint G of the state runs from the end to the start, and its rows do not act on each other
+// either: four warps keep 16 each. The other four solve for u again, from the state at the start of
+// the chunk, which the forward pass saved. The gradients of r, a, b and k sum over values, so they
+// come last, from tiles in shared memory, each warp with 16 rows of them.
+#pragma once
+
+#include "wkv7_forward.h"
+
+namespace wkv7 {
+
+constexpr int BACKWARD_WARPS = 8;
+
+template <class Cell>
+struct BackwardShared {
+  Chunk<Cell> chunk;
+  // Rows of [N] channels: u, v, e = adjoint of u before the solution, gradient of y. Later, as floats,
+  // the gradients of A~ and R~; then, in their place, what they contribute to the gradient of w.
+  alignas(16) Cell rows[4 * CHUNK * STRIDE];
+  // The state at the start of the piece, then G as it acts on the piece. Later the gradients of B~, K~.
+  alignas(16) Cell states[2 * N * STRIDE];
+  Cell gv[CHUNK * STRIDE];
+  float with_state[4][N];  // column sums of the state times its adjoint, by 16 rows
+
+  WKV_WARP Cell* u() { return rows; }
+  WKV_WARP Cell* e() { return rows + 2 * CHUNK * STRIDE; }
+  WKV_WARP Cell* adjoint() { return states + N * STRIDE; }
+  WKV_WARP float* grad_q() { return reinterpret_cast<float*>(rows); }
+  WKV_WARP float* grad_k() { return reinterpret_cast<float*>(states); }
+};
+
+struct BackwardOwn {
+  Strip<8> adjoint;  // [16 values, keys]; of the first four warps
+  Strip<4> u, v;     // [16 values, tokens]; u is its adjoint in the first four warps
+  Strip<8> grad;     // [16 rows of A~, R~, B~, K~; keys]
+};
+
+template <class E>
+struct Backward {
+  Inputs<E> in;
+  const E* grad_y;
+  const float *checkpoints, *start;  // start: the adjoint at the end of this segment
+  E *gr, *gk, *gv, *ga, *gb;         // gr null: nothing but the adjoint is wanted
+  float *gw, *end;
+};
+
+// The saved state, moved on by `skipped` tokens of the chunk, to its tile. One token after the other:
+// only chunks that are done in pieces need this. Two warps, a row of the state per lane.
+template <class Cell, class E>
+WKV_WARP void replay(BackwardShared<Cell>& sh, const Place& at, const Inputs<E>& in,
+                     const float* checkpoint, Index t, int skipped, int warp) {
+  if (warp >= 2) return;
+  float* state = sh.grad_q();  // [keys, values]
+  each_lane([&](int lane) {
+    int row = warp * LANES + lane;
+    for (int c = 0; c < N; c++) state[c * STRIDE + row] = checkpoint[row * N + c];
+    for (Index i = at.row(t), n = 0; n < skipped; n++, i += at.H * N) {
+      float u = 0, v = to_float(in.v[i + row]);
+      for (int c = 0; c < N; c++) u += state[c * STRIDE + row] * to_float(in.a[i + c]);
+      for (int c = 0; c < N; c++)
+        state[c * STRIDE + row] = state[c * STRIDE + row] * expf(in.w[i + c]) +
+                                  u * to_float(in.b[i + c]) + v * to_float(in.k[i + c]);
+    }
+    for (int c = 0; c < N; c++) from_float(state[c * STRIDE + row], sh.states[row * STRIDE + c]);
+  });
+}
+
+// The saved state to its tile.
+template <class Cell>
+WKV_WARP void load_tile(Cell* tile, const float* from, int warp) {
+  constexpr int ROWS = N / BACKWARD_WARPS;
+  each_lane([&](int lane) {
+    Packed<float> x[ROWS];
+    WKV_UNROLL
+    for (int i = 0; i < ROWS; i++) x[i] = load_packed(from + (warp * ROWS + i) * N + 2 * lane);
+    WKV_UNROLL
+    for (int i = 0; i < ROWS; i++)
+      store_pair(tile + (warp * ROWS + i) * STRIDE + 2 * lane, unpack(x[i]));
+  });
+}
+
+// What does not need the solution. First four warps: the adjoints of u, v and of the state. Rows of
+// G are scaled by the decay of the piece at once.
+template <class Math>
+WKV_WARP void adjoint_known(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own, int warp,
+                            bool all) {
+  using Cell = typename Math::Cell;
+  Chunk<Cell>& chunk = sh.chunk;
+  each_pair(own.adjoint, [&](int row, int c, float& x, float& y) {
+    x *= chunk.last[c];
+    y *= chunk.last[c + 1];
+    store_pair(sh.adjoint() + (16 * warp + row) * STRIDE + c, Pair{x, y});
+  });
+  clear(own.u);
+  clear(own.v);
+  WKV_UNROLL
+  for (int j = 0; j < N / 16; j++) {
+    auto adjoint = to_left<Math::PARTS>(own.adjoint, j);
+    add_product<false, Math>(own.u, adjoint, chunk.k, STRIDE, 16 * j);
+    if (all) add_product<false, Math>(own.v, adjoint, chunk.k + CHUNK * STRIDE, STRIDE, 16 * j);
+  }
+  auto grad_y = [&](int half) {
+    return operand<LEFT, true, Math>(sh.e() + CHUNK * STRIDE, STRIDE, 16 * warp, HALF * half);
+  };
+  add_earlier<Math>(own.u, grad_y, chunk.scores[RB]);
+  if (all) add_earlier<Math>(own.v, grad_y, chunk.scores[RK]);
+  WKV_UNROLL
+  for (int half = 0; half < 2; half++)
+    add_product<true, Math>(own.adjoint, grad_y(half), chunk.q, STRIDE, CHUNK + HALF * half);
+}
+
+// Last four warps: u before the solution.
+template <class Math>
+WKV_WARP void state_known(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own, int warp) {
+  clear(own.u);
+  WKV_UNROLL
+  for (int j = 0; j < N / 16; j++)
+    add_product<false, Math>(own.u,
+                             operand<LEFT, false, Math>(sh.states, STRIDE, 16 * warp, 16 * j),
+                             sh.chunk.q, STRIDE, 16 * j);
+  auto v = [&](int half) {
+    return operand<LEFT, true, Math>(sh.u() + CHUNK * STRIDE, STRIDE, 16 * warp, HALF * half);
+  };
+  add_later<Math>(own.u, v, sh.chunk.scores[AK]);
+}
+
+template <class Math>
+WKV_WARP void adjoint_solved(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own, int warp,
+                             bool all) {
+  Chunk<typename Math::Cell>& chunk = sh.chunk;
+  Strip<4> solved;
+  clear(solved);
+  add_earlier<Math>(solved, [&](int half) { return to_left<Math::PARTS>(own.u, half); },
+                    chunk.inverse);
+  auto e = [&](int half) { return to_left<Math::PARTS>(solved, half); };
+  WKV_UNROLL
+  for (int half = 0; half < 2; half++)
+    add_product<true, Math>(own.adjoint, e(half), chunk.q, STRIDE, HALF * half);
+  if (!all) return;
+  add_earlier<Math>(own.v, e, chunk.scores[AK]);
+  put(sh.e(), 16 * warp, solved);
+  put(sh.gv, 16 * warp, own.v);
+  Strip<8> product = own.adjoint;
+  each_pair(product, [&](int row, int c, float& x, float& y) {
+    const typename Math::Cell* state = sh.states + (16 * warp + row) * STRIDE + c;
+    x *= to_float(state[0]);
+    y *= to_float(state[1]);
+  });
+  sum_rows(product, sh.with_state[warp]);
+}
+
+template <class Math>
+WKV_WARP void state_solved(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own, int warp) {
+  Strip<4> solved;
+  clear(solved);
+  add_later<Math>(solved, [&](int half) { return to_left<Math::PARTS>(own.u, half); },
+                  sh.chunk.inverse);
+  put(sh.u(), 16 * warp, solved);
+}
+
+// 16 rows of the gradients of [A~; R~] (KEYS false) or [B~; K~] (true):
+//   tril([e; grad y] [u; v]^T) [B~; K~] + [e; grad y] S0        or, the other way round,
+//   tril([e; grad y] [u; v]^T)^T [A~; R~] + [u; v] G.
+template <bool KEYS, class Math>
+WKV_WARP void contract(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own, int strip) {
+  using Cell = typename Math::Cell;
+  const Cell *mine = KEYS ? sh.u() : sh.e(), *others = KEYS ? sh.e() : sh.u();
+  const Cell *state = KEYS ? sh.adjoint() : sh.states, *rows = KEYS ? sh.chunk.q : sh.chunk.k;
+  bool second = strip / 2, late = strip % 2;  // R~ or K~; second half of the tokens
+  int skipped = KEYS ? (late ? 0 : -1) : (late ? -1 : 1);  // half of the others never met
+  Strip<8> scores;
+  clear(scores);
+  clear(own.grad);
+  WKV_UNROLL
+  for (int k = 0; k < N; k += 16) {
+    auto left = operand<LEFT, false, Math>(mine, STRIDE, 16 * strip, k);
+    add_product<true, Math>(own.grad, left, state, STRIDE, k);
+    WKV_UNROLL
+    for (int j = 0; j < 4; j++)
+      if (j % 2 != skipped)
+        multiply(scores, 2 * j, left, operand<RIGHT, false, Math>(others, STRIDE, 16 * j, k));
+  }
+  each_pair(scores, [&](int row, int other, float& x, float& y) {
+    // The scores of A~ stop before the diagonal, those of R~ include it.
+    bool reads = KEYS ? other >= CHUNK : second;
+    int own_t = HALF * late + row, first = other % CHUNK;
+    auto kept = [&](int other_t) {
+      int t = KEYS ? other_t : own_t, s = KEYS ? own_t : other_t;
+      return reads ? s <= t : s < t;
+    };
+    x = kept(first) ? x : 0;
+    y = kept(first + 1) ? y : 0;
+  });
+  WKV_UNROLL
+  for (int j = 0; j < 4; j++)
+    if (j % 2 != skipped)
+      add_product<true, Math>(own.grad, to_left<Math::PARTS>(scores, j), rows, STRIDE, 16 * j);
+}
+
+// Gradients of r, k, a, b from those of their scaled forms, and the pieces of that of w: in grad_q,
+// of row t what counts up to t, of row CHUNK + t what counts from t + 1.
+template <class Math, class E>
+WKV_WARP void unscale(BackwardShared<typename Math::Cell>& sh, const Place& at,
+                      const Backward<E>& pass, Index t, int n, int warp) {
+  constexpr int ROWS = CHUNK / BACKWARD_WARPS;
+  Chunk<typename Math::Cell>& chunk = sh.chunk;
+  each_lane([&](int lane) {
+    int c = 2 * lane;
+    WKV_UNROLL
+    for (int row = warp * ROWS; row < (warp + 1) * ROWS; row++) {
+      if (row >= n) return;
+      auto pair = [&](const auto* tile) {
+        return Pair{to_float(tile[row * STRIDE + c]), to_float(tile[row * STRIDE + c + 1])};
+      };
+      float* out = sh.grad_q() + row * STRIDE + c;
+      Pair a = pair(sh.grad_q()), r = pair(sh.grad_q() + CHUNK * STRIDE);
+      Pair b = pair(sh.grad_k()), k = pair(sh.grad_k() + CHUNK * STRIDE);
+      Pair before{chunk.log_decay[row * N + c], chunk.log_decay[row * N + c + 1]};
+      Pair here{chunk.log_decay[(row + 1) * N + c], chunk.log_decay[(row + 1) * N + c + 1]};
+      Pair grown = Math::exp(-here);
+      Index to = at.row(t + row) + c;
+      store_pair(pass.ga + to, a * Math::exp(before));
+      store_pair(pass.gr + to, r * Math::exp(here));
+      store_pair(pass.gb + to, b * grown);
+      store_pair(pass.gk + to, k * grown);
+      Pair up_to = a * pair(chunk.q), after = r * pair(chunk.q + CHUNK * STRIDE) -
+                                              b * pair(chunk.k) - k * pair(chunk.k + CHUNK * STRIDE);
+      store_pair(out, up_to);
+      store_pair(out + CHUNK * STRIDE, after);
+    }
+  });
+}
+
+// The gradient of w: what state and adjoint have in common at the start, less what has been read or
+// written since. Two warps.
+template <class Cell>
+WKV_WARP void decay_gradient(BackwardShared<Cell>& sh, const Place& at, float* gw, Index t, int n,
+                             int warp) {
+  if (warp >= 2) return;
+  each_lane([&](int lane) {
+    int c = warp * LANES + lane;
+    float rest = 0;
+    for (int i = 0; i < 4; i++) rest += sh.with_state[i][c];
+    const float* pieces = sh.grad_q() + c;
+    for (int row = 0; row < n; row++) {
+      rest -= pieces[row * STRIDE];
+      gw[at.row(t + row) + c] = rest;
+      rest -= pieces[(CHUNK + row) * STRIDE];
+    }
+  });
+}
+
+// A piece: n tokens from t on.
+template <class Math, class E, class Block>
+WKV_WARP void backward_piece(Block& block, BackwardShared<typename Math::Cell>& sh,
+                             const Backward<E>& pass, const Place& at, Index t, int n) {
+  Chunk<typename Math::Cell>& chunk = sh.chunk;
+  const bool all = pass.gr;
+  block.phase([&](int warp, BackwardOwn&) {
+    announce<E>(at, pass.in, pass.grad_y, t - CHUNK, warp);
+    score<Math>(chunk, warp % 4, warp / 4);
+  });
+  block.phase([&](int warp, BackwardOwn& own) {
+    if (warp < 4) adjoint_known<Math>(sh, own, warp, all);
+    if (warp >= 4 && all) state_known<Math>(sh, own, warp - 4);
+    if (warp == 7) solve(chunk);
+  });
+  block.phase([&](int warp, BackwardOwn& own) {
+    if (warp < 4) adjoint_solved<Math>(sh, own, warp, all);
+    if (warp >= 4 && all) state_solved<Math>(sh, own, warp - 4);
+  });
+  if (!all) return;
+  block.phase([&](int warp, BackwardOwn& own) {
+    if (warp < 4) contract<false, Math>(sh, own, warp);
+    if (warp >= 4) contract<true, Math>(sh, own, warp - 4);
+  });
+  block.phase([&](int warp, BackwardOwn& own) {
+    float* out = warp < 4 ? sh.grad_q() : sh.grad_k();
+    each_pair(own.grad, [&](int row, int c, float x, float y) {
+      store_pair(out + (warp % 4 * 16 + row) * STRIDE + c, Pair{x, y});
+    });
+    if (warp < 4) write_rows(pass.gv, at, sh.gv, t, n, 16 * warp);
+  });
+  block.phase([&](int warp, BackwardOwn&) { unscale<Math>(sh, at, pass, t, n, warp); });
+  block.phase([&](int warp, BackwardOwn&) { decay_gradient(sh, at, pass.gw, t, n, warp); });
+}
+
+template <class Math, class E, class Block>
+WKV_WARP void backward_segment(Block& block, BackwardShared<typename Math::Cell>& sh,
+                               const Backward<E>& pass, const Place& at, Mode mode) {
+  Chunk<typename Math::Cell>& chunk = sh.chunk;
+  const E* grad_y = mode == FROM_IDENTITY ? nullptr : pass.grad_y;
+  block.phase([&](int warp, BackwardOwn& own) {
+    if (warp < 4) start_state(own.adjoint, mode, pass.start, warp);
+  });
+  Index chunks = (at.end - at.first + CHUNK - 1) / CHUNK;
+  for (Index i = chunks - 1; i >= 0; i--) {
+    Index t = at.first + i * CHUNK;
+    // Pieces are those of the forward pass, the last first. All is one piece, as a rule.
+    for (int end = smaller(CHUNK, at.end - t), start = 0; end > 0; end = start) {
+      int n = 0;
+      for (start = 0;; start += n) {
+        block.phase([&](int warp, BackwardOwn&) {
+          add_up(chunk, at, pass.in.w, t + start, end - start, warp);
+        });
+        n = fitting(chunk, end - start);
+        if (start + n >= end) break;
+      }
+      const float* checkpoint = pass.gr ? pass.checkpoints + at.checkpoint(t) : nullptr;
+      if (pass.gr && start > 0)
+        block.phase([&](int warp, BackwardOwn&) {
+          replay(sh, at, pass.in, checkpoint, t, start, warp);
+        });
+      block.phase([&](int warp, BackwardOwn&) {
+        scale<Math, BACKWARD_WARPS>(chunk, at, pass.in, t + start, n, warp);
+        copy_rows<BACKWARD_WARPS>(sh.u() + CHUNK * STRIDE, at, pass.in.v, t + start, n, warp);
+        copy_rows<BACKWARD_WARPS>(sh.e() + CHUNK * STRIDE, at, grad_y, t + start, n, warp);
+        if (pass.gr && start == 0) load_tile(sh.states, checkpoint, warp);
+      });
+      backward_piece<Math>(block, sh, pass, at, t + start, n);
+    }
+  }
+  if (pass.end)
+    block.phase([&](int warp, BackwardOwn& own) {
+      if (warp < 4) store_state(pass.end, own.adjoint, warp);
+    });
+}
+
+}  // namespace wkv7

@@ -1,0 +1,318 @@
+// WKV-7 in chunks: what the forward and the backward pass of the GPU have in common. The formulas are
+// in docs/wkv.md.
+//
+// A block owns one head of one sequence for a segment of time and goes through it chunk by chunk. Its
+// work on a chunk is a list of phases; all warps finish a phase before any begins the next. Rows of
+// the state, one per value channel, do not act on each other, so each warp keeps 16 of them in
+// registers as sums of the tensor core.
+//
+// Within a chunk, decays are taken relative to its start: A~ = a e^before, R~ = r e^here,
+// B~ = b e^-here, K~ = k e^-here. That overflows once decays add up to 88, so a chunk in which they
+// add up to more than RANGE is done in pieces in which they do not. RWKV-7 has at most 20 in a chunk.
+#pragma once
+
+#include "wkv7_warp.h"
+
+namespace wkv7 {
+
+constexpr int N = 64;              // head size
+constexpr int CHUNK = 32;          // tokens
+constexpr int HALF = CHUNK / 2;    // rows of a tile
+constexpr int STRIDE = N + 8;      // cells from row to row of a tile of channels: no bank conflicts
+constexpr int WIDE = CHUNK + 8;    // the same for tiles of tokens
+constexpr int SOLVE = CHUNK + 4;   // the same for the system of equations
+constexpr float RANGE = 60;        // e^60 squared still fits a float
+constexpr float FLOOR = -60;       // e^-60 of a state is as good as none of it
+
+enum Scores { AK, RB, RK };
+
+// In shared memory.
+template <class Cell>
+struct alignas(16) Chunk {
+  Cell q[2 * CHUNK * STRIDE];       // A~, then R~
+  Cell k[2 * CHUNK * STRIDE];       // B~, then K~
+  Cell scores[3][CHUNK * WIDE];     // tril(A~ K~^T, -1), tril(R~ B~^T), tril(R~ K~^T)
+  Cell inverse[CHUNK * WIDE];       // (1 - tril(A~ B~^T, -1))^-1
+  float ab[CHUNK * SOLVE];          // tril(A~ B~^T, -1), transposed
+  float log_decay[(CHUNK + 1) * N]; // from the start of the piece to before (row t), after (row t + 1) t
+  float last[N];                    // the decay over the whole piece
+  int fit[2];                       // tokens until RANGE is exceeded, by half of the channels
+};
+
+// Where a block works.
+struct Place {
+  Index b, h, H, T;
+  Index first, end;  // tokens of the segment
+
+  // Of tensors [B, T, H, N].
+  WKV_WARP Index row(Index t) const { return ((b * T + t) * H + h) * N; }
+  // Of checkpoints [B, chunks, H, N, N].
+  WKV_WARP Index checkpoint(Index t) const {
+    return ((b * ((T + CHUNK - 1) / CHUNK) + t / CHUNK) * H + h) * N * N;
+  }
+};
+
+template <class E>
+struct Inputs {
+  const E *r, *k, *v, *a, *b;
+  const float* w;
+};
+
+template <class E>
+WKV_WARP Packed<E> load_or_zero(const E* p, bool there) {
+  return there ? load_packed(p) : Packed<E>{};
+}
+template <class E>
+WKV_WARP Pair unpack(Packed<E> x) {
+  return {to_float(x.x), to_float(x.y)};
+}
+
+WKV_WARP int smaller(Index a, Index b) { return int(a < b ? a : b); }
+
+// Tokens of a piece, of at most `most`; after the phase `add_up`.
+template <class Cell>
+WKV_WARP int fitting(const Chunk<Cell>& sh, int most) {
+  return smaller(most, smaller(sh.fit[0], sh.fit[1]));
+}
+
+// ---------------------------------------------------------------- phases
+
+// Log-decays from token `t` on, of which there are at most `most`. Two warps.
+template <class Cell>
+WKV_WARP void add_up(Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most, int warp) {
+  if (warp >= 2) return;
+  Registers<int, 1> fit;
+  each_lane([&](int lane) {
+    int channel = warp * LANES + lane;
+    const float* p = w + at.row(t) + channel;
+    float step[CHUNK];
+    WKV_UNROLL
+    for (int i = 0; i < CHUNK; i++) step[i] = i < most ? p[i * at.H * N] : 0;
+    float sum = 0;
+    int count = 0;
+    sh.log_decay[channel] = 0;
+    WKV_UNROLL
+    for (int i = 0; i < CHUNK; i++) {
+      sum += step[i] < FLOOR ? FLOOR : step[i];
+      sh.log_decay[(i + 1) * N + channel] = sum;
+      if (count == i && fabsf(sum) <= RANGE) count = i + 1;
+    }
+    fit.at(lane, 0) = count ? count : 1;
+  });
+  int all = least(fit);
+  each_lane([&](int lane) {
+    if (lane == 0) sh.fit[warp] = all;
+  });
+}
+
+// The n tokens from t on, scaled, to shared memory; rows beyond are zero. WARPS share the rows.
+template <class Math, int WARPS, class E>
+WKV_WARP void scale(Chunk<typename Math::Cell>& sh, const Place& at, const Inputs<E>& in, Index t,
+                    int n, int warp) {
+  constexpr int ROWS = CHUNK / WARPS, STEP = 4;
+  each_lane([&](int lane) {
+    int c = 2 * lane;
+    auto decay = [&](int row) {
+      const float* p = sh.log_decay + (row < n ? row : n) * N + c;
+      return Pair{p[0], p[1]};
+    };
+    Pair before = Math::exp(decay(warp * ROWS));
+    WKV_UNROLL
+    for (int first = warp * ROWS; first < (warp + 1) * ROWS; first += STEP) {
+      Packed<E> a[STEP], r[STEP], b[STEP], k[STEP];
+      WKV_UNROLL
+      for (int i = 0; i < STEP; i++) {
+        bool there = first + i < n;
+        Index from = at.row(t + first + i) + c;
+        a[i] = load_or_zero(in.a + from, there);
+        r[i] = load_or_zero(in.r + from, there);
+        b[i] = load_or_zero(in.b + from, there);
+        k[i] = load_or_zero(in.k + from, there);
+      }
+      WKV_UNROLL
+      for (int i = 0; i < STEP; i++) {
+        int row = first + i;
+        Pair here = decay(row + 1), grown = Math::exp(-here);
+        here = Math::exp(here);
+        store_pair(sh.q + row * STRIDE + c, unpack(a[i]) * before);
+        store_pair(sh.q + (CHUNK + row) * STRIDE + c, unpack(r[i]) * here);
+        store_pair(sh.k + row * STRIDE + c, unpack(b[i]) * grown);
+        store_pair(sh.k + (CHUNK + row) * STRIDE + c, unpack(k[i]) * grown);
+        before = here;
+      }
+    }
+    if (warp == 0) store_pair(sh.last + c, Math::exp(decay(n)));
+  });
+}
+
+// Rows of v or of the gradient of y as they are, rows beyond n zero; all zero if `from` is null.
+template <int WARPS, class E, class Cell>
+WKV_WARP void copy_rows(Cell* to, const Place& at, const E* from, Index t, int n, int warp) {
+  constexpr int ROWS = CHUNK / WARPS;
+  each_lane([&](int lane) {
+    int c = 2 * lane;
+    Packed<E> x[ROWS];
+    WKV_UNROLL
+    for (int i = 0; i < ROWS; i++) {
+      int row = warp * ROWS + i;
+      x[i] = load_or_zero(from + at.row(t + row) + c, from && row < n);
+    }
+    WKV_UNROLL
+    for (int i = 0; i < ROWS; i++) store_pair(to + (warp * ROWS + i) * STRIDE + c, unpack(x[i]));
+  });
+}
+
+// 16 rows of [A~; R~] (number `strip` of 4) times B~ (side 0) or K~ (side 1), masked. What is above
+// the diagonal blocks is never read, so it is not written.
+template <class Math>
+WKV_WARP void score(Chunk<typename Math::Cell>& sh, int strip, int side) {
+  using Cell = typename Math::Cell;
+  bool reads = strip / 2, late = strip % 2;  // R~ rather than A~; second half of the tokens
+  Strip<4> sum;
+  clear(sum);
+  WKV_UNROLL
+  for (int k = 0; k < N; k += 16) {
+    auto left = operand<LEFT, false, Math>(sh.q, STRIDE, 16 * strip, k);
+    const Cell* right = sh.k + side * CHUNK * STRIDE;
+    multiply(sum, 0, left, operand<RIGHT, false, Math>(right, STRIDE, 0, k));
+    if (late) multiply(sum, 2, left, operand<RIGHT, false, Math>(right, STRIDE, HALF, k));
+  }
+  Cell* out = sh.scores[reads ? (side ? RK : RB) : AK];
+  each_pair(sum, [&](int row, int s, float x, float y) {
+    if (!late && s >= HALF) return;
+    int t = HALF * late + row, latest = reads ? t : t - 1;
+    x = s <= latest ? x : 0;
+    y = s + 1 <= latest ? y : 0;
+    if (reads || side)
+      store_pair(out + t * WIDE + s, Pair{x, y});
+    else
+      sh.ab[s * SOLVE + t] = x, sh.ab[(s + 1) * SOLVE + t] = y;
+  });
+}
+
+struct alignas(16) Four {
+  float x[4];
+};
+
+// The inverse by forward substitution in fp32, a column per lane of one warp.
+template <class Cell>
+WKV_WARP void solve(Chunk<Cell>& sh) {
+  each_lane([&](int lane) {
+    float column[CHUNK];
+    WKV_UNROLL
+    for (int i = 0; i < CHUNK; i++) column[i] = i == lane;
+    WKV_UNROLL
+    for (int s = 0; s < CHUNK; s++) {
+      WKV_UNROLL
+      for (int t = s / 4 * 4; t < CHUNK; t += 4) {
+        Four row = *reinterpret_cast<const Four*>(sh.ab + s * SOLVE + t);
+        WKV_UNROLL
+        for (int i = 0; i < 4; i++)
+          if (t + i > s) column[t + i] += row.x[i] * column[s];
+      }
+    }
+    WKV_UNROLL
+    for (int t = 0; t < CHUNK; t++) from_float(column[t], sh.inverse[t * WIDE + lane]);
+  });
+}
+
+// ---------------------------------------------------------------- products with tiles
+
+// d += left . B with B[k][n] in a tile from row or column `k` on, n from `n` on; tiles FROM to TO of d.
+template <bool TURNED, class Math, int FROM, int TO, int TILES>
+WKV_WARP void add_tiles(Strip<TILES>& d, const Operand<Math::PARTS>& left,
+                        const typename Math::Cell* tile, int stride, int k) {
+  WKV_UNROLL
+  for (int j = FROM; j < TO; j += 2)
+    multiply(d, j, left, operand<RIGHT, TURNED, Math>(tile, stride, 8 * j, k));
+}
+template <bool TURNED, class Math, int TILES>
+WKV_WARP void add_product(Strip<TILES>& d, const Operand<Math::PARTS>& left,
+                          const typename Math::Cell* tile, int stride, int k) {
+  add_tiles<TURNED, Math, 0, TILES>(d, left, tile, stride, k);
+}
+
+// d[values, t] += left[values, s] m[t, s], with m lower triangular; left(half) gives both halves of s.
+template <class Math, class F>
+WKV_WARP void add_later(Strip<4>& d, F left, const typename Math::Cell* m) {
+  add_tiles<false, Math, 0, 4>(d, left(0), m, WIDE, 0);
+  add_tiles<false, Math, 2, 4>(d, left(1), m, WIDE, HALF);
+}
+// d[values, s] += left[values, t] m[t, s].
+template <class Math, class F>
+WKV_WARP void add_earlier(Strip<4>& d, F left, const typename Math::Cell* m) {
+  add_tiles<true, Math, 0, 2>(d, left(0), m, WIDE, 0);
+  add_tiles<true, Math, 0, 4>(d, left(1), m, WIDE, HALF);
+}
+
+// x[values, tokens] to a tile [tokens, channels], from channel c on.
+template <class Cell>
+WKV_WARP void put(Cell* tile, int c, Strip<4>& x) {
+  each_pair(x, [&](int row, int t, float first, float second) {
+    from_float(first, tile[t * STRIDE + c + row]);
+    from_float(second, tile[(t + 1) * STRIDE + c + row]);
+  });
+}
+
+// Rows of 16 channels from c on, of a tile [tokens, channels], to n rows of a tensor. One warp.
+template <class E, class Cell>
+WKV_WARP void write_rows(E* to, const Place& at, const Cell* tile, Index t, int n, int c) {
+  struct alignas(16) Row {
+    E x[16];
+  };
+  each_lane([&](int lane) {
+    if (lane >= n) return;
+    Row row;
+    WKV_UNROLL
+    for (int i = 0; i < 16; i++) from_float(to_float(tile[lane * STRIDE + c + i]), row.x[i]);
+    *reinterpret_cast<Row*>(to + at.row(t + lane) + c) = row;
+  });
+}
+
+// 16 rows of a state: the warp's, in a tensor [N, N].
+WKV_WARP void load_state(Strip<8>& s, const float* from, int warp) {
+  each_pair(s, [&](int row, int c, float& x, float& y) {
+    Pair both = load_pair(from + (16 * warp + row) * N + c);
+    x = both.x, y = both.y;
+  });
+}
+WKV_WARP void store_state(float* to, Strip<8>& s, int warp) {
+  each_pair(s, [&](int row, int c, float x, float y) {
+    store_pair(to + (16 * warp + row) * N + c, Pair{x, y});
+  });
+}
+
+// Ask for the rows of 32 tokens from t on, to be in the cache when their turn comes. Four warps.
+template <class E>
+WKV_WARP void announce(const Place& at, const Inputs<E>& in, const E* also, Index t, int warp) {
+  each_lane([&](int lane) {
+    if (t + lane >= at.end || t + lane < at.first) return;
+    Index row = at.row(t + lane);
+    constexpr int LINE = 128 / sizeof(E);
+    WKV_UNROLL
+    for (int c = 0; c < N; c += LINE) {
+      if (warp == 0) prefetch(in.r + row + c), prefetch(in.k + row + c);
+      if (warp == 1) prefetch(in.v + row + c), prefetch(in.a + row + c);
+      if (warp == 2) prefetch(in.b + row + c);
+      if (warp == 2 && also) prefetch(also + row + c);
+    }
+    if (warp == 3) prefetch(in.w + row), prefetch(in.w + row + N / 2);
+  });
+}
+
+// ---------------------------------------------------------------- the block
+
+// Runs phases. On the GPU each warp runs its own and then waits for the others.
+#ifdef __CUDACC__
+template <class Own>
+struct Block {
+  Own own;
+  template <class Phase>
+  WKV_WARP void phase(Phase f) {
+    f(int(threadIdx.x / LANES), own);
+    __syncthreads();
+  }
+};
+#endif
+
+}  // namespace wkv7

@@ -1,0 +1,124 @@
+// The forward pass of WKV-7 on the GPU. See wkv7_chunk.h and docs/wkv.md.
+#pragma once
+
+#include "wkv7_chunk.h"
+
+namespace wkv7 {
+
+constexpr int FORWARD_WARPS = 4;
+
+// What a segment starts from. A summary of a segment is its end state from nothing, and from the
+// identity without values.
+enum Mode { GIVEN, FROM_ZERO, FROM_IDENTITY };
+
+template <class Cell>
+struct ForwardShared {
+  Chunk<Cell> chunk;
+  Cell v[CHUNK * STRIDE];
+};
+
+struct ForwardOwn {
+  Strip<8> state;  // [16 values, keys]
+  Strip<4> u, y;   // [16 values, tokens]
+};
+
+template <class E>
+struct Forward {
+  Inputs<E> in;
+  const float* start;  // of this segment, [N, N]
+  E* y;
+  float *end, *checkpoints;  // no checkpoints, no y: null
+};
+
+WKV_WARP void start_state(Strip<8>& s, Mode mode, const float* from, int warp) {
+  if (mode == GIVEN) return load_state(s, from, warp);
+  each_pair(s, [&](int row, int c, float& x, float& y) {
+    int diagonal = mode == FROM_IDENTITY ? 16 * warp + row : -1;
+    x = c == diagonal, y = c + 1 == diagonal;
+  });
+}
+
+// u = S0 A~^T + V^T tril(A~ K~^T)^T and the parts of y and the state that do not need the solution.
+template <class Math>
+WKV_WARP void forward_known(ForwardShared<typename Math::Cell>& sh, ForwardOwn& own, int warp) {
+  Chunk<typename Math::Cell>& chunk = sh.chunk;
+  clear(own.u);
+  clear(own.y);
+  WKV_UNROLL
+  for (int j = 0; j < N / 16; j++) {
+    auto state = to_left<Math::PARTS>(own.state, j);
+    add_product<false, Math>(own.u, state, chunk.q, STRIDE, 16 * j);
+    add_product<false, Math>(own.y, state, chunk.q + CHUNK * STRIDE, STRIDE, 16 * j);
+  }
+  auto v = [&](int half) {
+    return operand<LEFT, true, Math>(sh.v, STRIDE, 16 * warp, HALF * half);
+  };
+  add_later<Math>(own.u, v, chunk.scores[AK]);
+  add_later<Math>(own.y, v, chunk.scores[RK]);
+  WKV_UNROLL
+  for (int half = 0; half < 2; half++)
+    add_product<true, Math>(own.state, v(half), chunk.k, STRIDE, CHUNK + HALF * half);
+}
+
+// The rest, with the solution.
+template <class Math>
+WKV_WARP void forward_solved(ForwardShared<typename Math::Cell>& sh, ForwardOwn& own) {
+  Chunk<typename Math::Cell>& chunk = sh.chunk;
+  Strip<4> solved;
+  clear(solved);
+  add_later<Math>(solved, [&](int half) { return to_left<Math::PARTS>(own.u, half); },
+                  chunk.inverse);
+  auto u = [&](int half) { return to_left<Math::PARTS>(solved, half); };
+  add_later<Math>(own.y, u, chunk.scores[RB]);
+  WKV_UNROLL
+  for (int half = 0; half < 2; half++)
+    add_product<true, Math>(own.state, u(half), chunk.k, STRIDE, HALF * half);
+  each_pair(own.state, [&](int, int c, float& x, float& y) {
+    x *= chunk.last[c];
+    y *= chunk.last[c + 1];
+  });
+}
+
+template <class Math, class E, class Block>
+WKV_WARP void forward_segment(Block& block, ForwardShared<typename Math::Cell>& sh,
+                              const Forward<E>& pass, const Place& at, Mode mode) {
+  Chunk<typename Math::Cell>& chunk = sh.chunk;
+  const E* values = mode == FROM_IDENTITY ? nullptr : pass.in.v;
+  block.phase([&](int warp, ForwardOwn& own) { start_state(own.state, mode, pass.start, warp); });
+  for (Index t = at.first; t < at.end; t += CHUNK) {
+    int length = smaller(CHUNK, at.end - t);
+    for (int done = 0, n; done < length; done += n) {
+      block.phase([&](int warp, ForwardOwn& own) {
+        if (done == 0 && pass.checkpoints)
+          store_state(pass.checkpoints + at.checkpoint(t), own.state, warp);
+        add_up(chunk, at, pass.in.w, t + done, length - done, warp);
+      });
+      n = fitting(chunk, length - done);
+      block.phase([&](int warp, ForwardOwn&) {
+        scale<Math, FORWARD_WARPS>(chunk, at, pass.in, t + done, n, warp);
+        copy_rows<FORWARD_WARPS>(sh.v, at, values, t + done, n, warp);
+      });
+      block.phase([&](int warp, ForwardOwn&) {
+        announce<E>(at, pass.in, nullptr, t + CHUNK, warp);
+        score<Math>(chunk, warp, 0);
+        score<Math>(chunk, warp, 1);
+      });
+      block.phase([&](int warp, ForwardOwn& own) {
+        if (warp == 0) solve(chunk);
+        forward_known<Math>(sh, own, warp);
+      });
+      block.phase([&](int warp, ForwardOwn& own) {
+        forward_solved<Math>(sh, own);
+        if (!pass.y) return;
+        sync_warp();  // its columns of v, which only this warp reads, are free now
+        put(sh.v, 16 * warp, own.y);
+        sync_warp();
+        write_rows(pass.y, at, sh.v, t + done, n, 16 * warp);
+      });
+    }
+  }
+  if (pass.end)
+    block.phase([&](int warp, ForwardOwn& own) { store_state(pass.end, own.state, warp); });
+}
+
+}  // namespace wkv7

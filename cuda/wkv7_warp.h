@@ -1,0 +1,293 @@
+// Matrix arithmetic of one warp: 16x16 operands, 16x8 tiles of sums, tensor cores. For wkv7_chunk.h.
+//
+// What a lane holds of a tile is in struct Registers. On the GPU that is the lane's own; compiled for
+// the host it is that of all 32 lanes, each_lane is a loop, and the tensor core's instruction is
+// emulated from the layout that its manual gives. So tests run the very code of the kernels.
+//
+// An operand is a sum of PARTS bf16 matrices, each the rounded rest of those before it. One part has
+// 8 bits; two have 16, three have all 24 of a float.
+#pragma once
+
+#include "pair.h"
+
+#ifdef __CUDACC__
+#define WKV_WARP __device__ __forceinline__
+#define WKV_UNROLL _Pragma("unroll")
+#else
+#define WKV_WARP inline
+#define WKV_UNROLL
+#endif
+
+namespace wkv7 {
+
+using Index = long long;
+
+constexpr int LANES = 32;
+
+// ---------------------------------------------------------------- lanes
+
+#ifdef __CUDACC__
+constexpr int HELD = 1;
+template <class F>
+WKV_WARP void each_lane(F f) {
+  f(int(threadIdx.x % LANES));
+}
+WKV_WARP void sync_warp() { __syncwarp(); }
+WKV_WARP void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+#else
+constexpr int HELD = LANES;
+template <class F>
+void each_lane(F f) {
+  for (int lane = 0; lane < LANES; lane++) f(lane);
+}
+inline void sync_warp() {}
+inline void prefetch(const void*) {}
+#endif
+
+template <class X, int COUNT>
+struct Registers {
+  X held[HELD][COUNT];
+  WKV_WARP X& at(int lane, int i) { return held[HELD == 1 ? 0 : lane][i]; }
+  WKV_WARP const X& at(int lane, int i) const { return held[HELD == 1 ? 0 : lane][i]; }
+};
+
+// The least of the lanes' values.
+WKV_WARP int least(const Registers<int, 1>& x) {
+#ifdef __CUDACC__
+  return __reduce_min_sync(~0u, x.at(0, 0));
+#else
+  int all = x.at(0, 0);
+  for (int lane = 1; lane < LANES; lane++) all = x.at(lane, 0) < all ? x.at(lane, 0) : all;
+  return all;
+#endif
+}
+
+// ---------------------------------------------------------------- kinds of arithmetic
+
+// Tiles of bf16 in shared memory: what 16-bit floats deserve.
+struct Fast {
+  using Cell = bf16;
+  static constexpr int PARTS = 1;
+  static WKV_WARP Pair exp(Pair x) { return quick_exp_(x); }
+};
+
+// Tiles of fp32 in shared memory, split into parts on the way to the tensor core.
+template <int COUNT>
+struct Exact {
+  using Cell = float;
+  static constexpr int PARTS = COUNT;
+  static WKV_WARP Pair exp(Pair x) { return exp_(x); }
+};
+
+// ---------------------------------------------------------------- sums
+
+// 16 rows of 8 * TILES columns.
+template <int TILES>
+struct Strip {
+  Registers<float, 4> tile[TILES];
+};
+
+// f(row, column, x, y) for all values, two neighbours of a row at a time.
+template <int TILES, class F>
+WKV_WARP void each_pair(Strip<TILES>& s, F f) {
+  each_lane([&](int lane) {
+    WKV_UNROLL
+    for (int j = 0; j < TILES; j++) {
+      WKV_UNROLL
+      for (int i = 0; i < 4; i += 2)
+        f(lane / 4 + 4 * i, 8 * j + lane % 4 * 2, s.tile[j].at(lane, i), s.tile[j].at(lane, i + 1));
+    }
+  });
+}
+
+template <int TILES>
+WKV_WARP void clear(Strip<TILES>& s) {
+  each_pair(s, [](int, int, float& x, float& y) { x = y = 0; });
+}
+
+// Sums over the rows, to out[columns].
+template <int TILES>
+WKV_WARP void sum_rows(const Strip<TILES>& s, float* out) {
+  each_lane([&](int lane) {
+    WKV_UNROLL
+    for (int j = 0; j < TILES; j++) {
+#ifdef __CUDACC__
+      float x = s.tile[j].at(lane, 0) + s.tile[j].at(lane, 2);
+      float y = s.tile[j].at(lane, 1) + s.tile[j].at(lane, 3);
+      WKV_UNROLL
+      for (int far = 4; far < LANES; far *= 2) {
+        x += __shfl_xor_sync(~0u, x, far);
+        y += __shfl_xor_sync(~0u, y, far);
+      }
+      if (lane < 4) out[8 * j + 2 * lane] = x, out[8 * j + 2 * lane + 1] = y;
+#else
+      if (lane < 8) {
+        float sum = 0;
+        for (int row = 0; row < 16; row++)
+          sum += s.tile[j].at(row % 8 * 4 + lane / 2, row / 8 * 2 + lane % 2);
+        out[8 * j + lane] = sum;
+      }
+#endif
+    }
+  });
+}
+
+// ---------------------------------------------------------------- operands
+
+// A 16x16 factor. Left: A[m][k], register i holds rows m + 8 (i % 2) and k + 8 (i / 2). Right:
+// B[k][n], register i holds k + 8 (i % 2) and n + 8 (i / 2). In both lane l has the two neighbours
+// k = 2 (l % 4) and row or column l / 4.
+template <int PARTS>
+struct Operand {
+  Registers<unsigned, 4> part[PARTS];
+};
+
+WKV_WARP unsigned pack(float low, float high) {
+#ifdef __CUDACC__
+  unsigned both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+#else
+  bf16 x, y;
+  from_float(low, x);
+  from_float(high, y);
+  return x.bits | unsigned(y.bits) << 16;
+#endif
+}
+
+template <int PARTS>
+WKV_WARP void split(Operand<PARTS>& out, int lane, int i, float x, float y) {
+  WKV_UNROLL
+  for (int p = 0; p < PARTS; p++) {
+    unsigned both = pack(x, y);
+    out.part[p].at(lane, i) = both;
+    x -= to_float(bf16{(unsigned short)(both)});
+    y -= to_float(bf16{(unsigned short)(both >> 16)});
+  }
+}
+
+// Tiles 2 j and 2 j + 1 of a strip as a left factor.
+template <int PARTS, int TILES>
+WKV_WARP Operand<PARTS> to_left(const Strip<TILES>& s, int j) {
+  Operand<PARTS> out;
+  each_lane([&](int lane) {
+    WKV_UNROLL
+    for (int i = 0; i < 4; i++) {
+      const Registers<float, 4>& tile = s.tile[2 * j + i / 2];
+      split(out, lane, i, tile.at(lane, i % 2 * 2), tile.at(lane, i % 2 * 2 + 1));
+    }
+  });
+  return out;
+}
+
+constexpr bool LEFT = true, RIGHT = false;
+
+// A factor from shared memory, whose rows (left) or columns (right) `o` and whose contracted index
+// k start here. It lies there as tile[o][k], or as tile[k][o] if TURNED.
+template <bool SIDE, bool TURNED>
+WKV_WARP Operand<1> load(const bf16* tile, int stride, int o, int k) {
+  Operand<1> out;
+#ifdef __CUDACC__
+  int lane = threadIdx.x % LANES, i = lane / 8, second = SIDE == LEFT ? i % 2 : i / 2;
+  int to_o = o + 8 * second, to_k = k + 8 * (SIDE == LEFT ? i / 2 : i % 2), row = lane % 8;
+  const bf16* p = TURNED ? tile + (to_k + row) * stride + to_o : tile + (to_o + row) * stride + to_k;
+  unsigned from = unsigned(__cvta_generic_to_shared(p));
+  unsigned(&r)[4] = out.part[0].held[0];
+  if constexpr (TURNED)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(from)
+                 : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(from)
+                 : "memory");
+#else
+  each_lane([&](int lane) {
+    for (int i = 0; i < 4; i++) {
+      int to_o = o + 8 * (SIDE == LEFT ? i % 2 : i / 2), to_k = k + 8 * (SIDE == LEFT ? i / 2 : i % 2);
+      auto cell = [&](int next) {  // lanes get what ldmatrix gives them
+        int row = TURNED ? lane % 4 * 2 + next : lane / 4, col = TURNED ? lane / 4 : lane % 4 * 2 + next;
+        return unsigned(tile[((TURNED ? to_k : to_o) + row) * stride + (TURNED ? to_o : to_k) + col].bits);
+      };
+      out.part[0].at(lane, i) = cell(0) | cell(1) << 16;
+    }
+  });
+#endif
+  return out;
+}
+
+template <bool SIDE, bool TURNED, int PARTS>
+WKV_WARP Operand<PARTS> gather(const float* tile, int stride, int o, int k) {
+  Operand<PARTS> out;
+  each_lane([&](int lane) {
+    WKV_UNROLL
+    for (int i = 0; i < 4; i++) {
+      int to_o = o + 8 * (SIDE == LEFT ? i % 2 : i / 2) + lane / 4;
+      int to_k = k + 8 * (SIDE == LEFT ? i / 2 : i % 2) + lane % 4 * 2;
+      const float* p = TURNED ? tile + to_k * stride + to_o : tile + to_o * stride + to_k;
+      split(out, lane, i, p[0], p[TURNED ? stride : 1]);
+    }
+  });
+  return out;
+}
+
+template <bool SIDE, bool TURNED, class Math>
+WKV_WARP Operand<Math::PARTS> operand(const typename Math::Cell* tile, int stride, int o, int k) {
+  if constexpr (sizeof(typename Math::Cell) == 2)
+    return load<SIDE, TURNED>(tile, stride, o, k);
+  else
+    return gather<SIDE, TURNED, Math::PARTS>(tile, stride, o, k);
+}
+
+// ---------------------------------------------------------------- products
+
+// d += A B, where B is the half of a right factor with columns 8 * half and on.
+WKV_WARP void mma(Registers<float, 4>& d, const Registers<unsigned, 4>& a,
+                  const Registers<unsigned, 4>& b, int half) {
+#ifdef __CUDACC__
+  float(&x)[4] = d.held[0];
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3])
+      : "r"(a.at(0, 0)), "r"(a.at(0, 1)), "r"(a.at(0, 2)), "r"(a.at(0, 3)), "r"(b.at(0, 2 * half)),
+        "r"(b.at(0, 2 * half + 1)));
+#else
+  float A[16][16], B[8][16];
+  auto value = [](unsigned both, int next) {
+    return to_float(bf16{(unsigned short)(both >> 16 * next)});
+  };
+  for (int lane = 0; lane < LANES; lane++)
+    for (int next = 0; next < 2; next++) {
+      int k = lane % 4 * 2 + next;
+      for (int i = 0; i < 4; i++)
+        A[lane / 4 + i % 2 * 8][k + i / 2 * 8] = value(a.at(lane, i), next);
+      for (int i = 0; i < 2; i++) B[lane / 4][k + i * 8] = value(b.at(lane, 2 * half + i), next);
+    }
+  for (int lane = 0; lane < LANES; lane++)
+    for (int i = 0; i < 4; i++) {
+      const float *row = A[lane / 4 + i / 2 * 8], *column = B[lane % 4 * 2 + i % 2];
+      double sum = d.at(lane, i);
+      for (int k = 0; k < 16; k++) sum += double(row[k]) * column[k];
+      float rounded = float(sum);  // towards zero, as tensor cores do
+      if (fabs(double(rounded)) > fabs(sum) && rounded - rounded == 0) rounded = nextafterf(rounded, 0.f);
+      d.at(lane, i) = rounded;
+    }
+#endif
+}
+
+// Tiles j and j + 1 of d += A B; the smallest parts first.
+template <int PARTS, int TILES>
+WKV_WARP void multiply(Strip<TILES>& d, int j, const Operand<PARTS>& a, const Operand<PARTS>& b) {
+  WKV_UNROLL
+  for (int order = PARTS - 1; order >= 0; order--) {
+    WKV_UNROLL
+    for (int p = 0; p <= order; p++) {
+      WKV_UNROLL
+      for (int half = 0; half < 2; half++) mma(d.tile[j + half], a.part[p], b.part[order - p], half);
+    }
+  }
+}
+
+}  // namespace wkv7
