@@ -15,6 +15,7 @@ from models.wkv.build import BuildError
 BACKENDS = ("auto", "reference", "cpu", "cuda")
 BINDINGS = {
     "wkv4": {"cpu": "models.wkv.v4.cpu", "cuda": "models.wkv.v4.cuda"},
+    "wkv7": {},
     "pointwise": {"cpu": "models.pointwise_cpu"},
 }
 """Modules with native kernels, by operator and device; each has a `library` to load."""

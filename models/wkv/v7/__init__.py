@@ -1,0 +1,1 @@
+"""WKV-7: the operator, its references and its native bindings."""

@@ -1,0 +1,83 @@
+"""Inputs, the fp64 truth and a comparison, shared by the tests of every back end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NAMES = ("y", "state", "r", "w", "k", "v", "a", "b", "state_in")
+FLOOR = -0.6065306597  # the strongest log-decay of RWKV-7: -e^{-1/2}
+Operator = Callable[..., tuple[Tensor, Tensor]]
+
+
+class Case(NamedTuple):
+    """Arguments of wkv7 and the gradients that come in from above."""
+
+    r: Tensor
+    w: Tensor
+    k: Tensor
+    v: Tensor
+    a: Tensor
+    b: Tensor
+    state: Tensor
+    grad_y: Tensor
+    grad_state: Tensor
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return self[:7]
+
+
+def random_case(B: int, T: int, H: int, N: int, seed: int = 0, fresh: bool = False) -> Case:
+    """What an RWKV-7 layer passes: unit removal keys, rates in (0, 1), decays above the floor."""
+    g = torch.Generator().manual_seed(seed)
+    r, k, v, kappa, rate, w, grad_y = (torch.randn(B, T, H, N, generator=g) for _ in range(7))
+    kappa = torch.nn.functional.normalize(kappa, dim=-1)
+    state, grad_state = (torch.randn(B, H, N, N, generator=g) for _ in range(2))
+    return Case(
+        r,
+        FLOOR * torch.sigmoid(3 * w - 1),
+        k / N**0.5,
+        v,
+        -kappa,
+        kappa * torch.sigmoid(rate),
+        state * (not fresh),
+        grad_y,
+        grad_state,
+    )
+
+
+def run(operator: Operator, case: Case, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Outputs and all gradients. `dtype` converts everything first (torch.float64: the truth)."""
+    if dtype is not None:
+        case = Case(*(x.to(dtype) for x in case))
+    inputs = [x.detach().clone().requires_grad_() for x in case.inputs]
+    y, state = operator(*inputs)
+    grads = torch.autograd.grad((y, state), inputs, (case.grad_y.to(y.dtype), case.grad_state))
+    return dict(zip(NAMES, (x.detach() for x in (y, state, *grads)), strict=True))
+
+
+def errors(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, float]:
+    """Largest difference of each result over its largest true value; all must be finite.
+
+    The incoming gradients are of order 1, so a result smaller than 0.1 owes it to cancellation
+    (or underflow) and is held to 0.1 instead.
+    """
+    assert all(x.isfinite().all() for x in got.values()), {
+        name: int((~x.isfinite()).sum()) for name, x in got.items()
+    }
+    return {
+        name: float(
+            (got[name].double() - want[name]).abs().max() / max(want[name].abs().max(), 0.1)
+        )
+        for name in NAMES
+    }
+
+
+def assert_close(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float) -> None:
+    """Fail naming every result that is off by more than `tolerance`, relative."""
+    wrong = {name: e for name, e in errors(got, want).items() if not e <= tolerance}
+    assert not wrong, wrong
