@@ -1,28 +1,13 @@
-// The elementwise work around WKV-4 and around attention on the CPU, each in one pass over memory:
-// token shift and mix, sigmoid gate, squared ReLU; SwiGLU, RMSNorm, rotation; and their gradients.
-// Plain C interface, called from models/pointwise_cpu.py. Arithmetic in fp32, element types float, bf16,
-// fp16.
+// The elementwise work of the contestants on the CPU, each in one pass over memory: token shift and
+// mix, sigmoid gate, squared ReLU; SwiGLU, RMSNorm, rotation; and their gradients. Plain C
+// interface, called from models/pointwise/cpu.py. Arithmetic in fp32; element types float, bf16, fp16.
 
-#include <algorithm>
-#include <cmath>
-#include <vector>
-
-#include "vec.h"
+#include "rows.h"
 
 namespace {
 
-using Index = int64_t;
-
-constexpr Index TILE = 32;           // rows walked down one vector of channels
-constexpr Index ITEM = 512;          // rows of one unit of work; fixed, so sums do not vary
-constexpr Index GRAIN = 32768;       // elements below which a second thread does not pay
-constexpr Index STREAM = 32 << 20;   // bytes of an output from which on it bypasses the cache
-
-int useful_threads(Index elements, int most) {
-  return int(std::min<Index>(most, elements / GRAIN + 1));
-}
-
-vec sigmoid(vec x) { return 1.f / (1.f + exp_(min_(vec{} + 88.f, -x))); }
+constexpr Index TILE = 32;  // rows walked down one vector of channels
+constexpr Index ITEM = 512; // rows of one unit of work; fixed, so sums do not vary
 
 // ---------------------------------------------------------------- flat arrays
 
@@ -95,20 +80,6 @@ void each_tile(Index from, Index to, Index C, Body body) {
 }
 
 template <class E>
-vec read(const E* p, int lanes) {
-  return lanes == LANES ? load(p) : load(p, lanes);
-}
-template <class E>
-void write(E* p, vec x, int lanes, bool streamed) {
-  if (lanes < LANES)
-    store(p, x, lanes);
-  else if (streamed)
-    stream(p, x);
-  else
-    store(p, x);
-}
-
-template <class E>
 bool may_stream(const E* p, Index C, Index elements) {
   return (uintptr_t(p) | (C * sizeof(E))) % sizeof(vec) == 0 && Index(elements * sizeof(E)) >= STREAM;
 }
@@ -178,7 +149,7 @@ void mix_backward(Index B, Index T, Index C, const E* z, const E* previous, cons
           if (i > 0)
             write(gz + start + (i - 1) * C, pending + to_past, lanes, streamed);
           else if (t == 0)
-            write(gprevious + b * C + c, to_past, lanes, false);
+            write(gprevious + b * C + c, to_past, lanes);
           pending = own;
           if (i < rows) past = read(z + start + i * C, lanes);
         }
@@ -197,23 +168,6 @@ void mix_backward(Index B, Index T, Index C, const E* z, const E* previous, cons
 
 // ---------------------------------------------------------------- rows: SwiGLU, RMSNorm, rotation
 
-// body(row) for every row, in parallel; rows must not share what they write.
-template <class Body>
-void each_row(Index rows, Index width, int most, Body body) {
-#pragma omp parallel num_threads(useful_threads(rows* width, most))
-  {
-    FlushDenormals flush;
-#pragma omp for schedule(static)
-    for (Index row = 0; row < rows; row++) body(row);
-  }
-}
-
-// body(channel, lanes) for every vector of a row.
-template <class Body>
-void each_vector(Index width, Body body) {
-  for (Index c = 0; c < width; c += LANES) body(c, int(std::min<Index>(LANES, width - c)));
-}
-
 // x = (gate, up), each of `width`: out = gate sigmoid(gate) up.
 template <class E>
 void swiglu(Index rows, Index width, const E* x, E* out, int threads) {
@@ -221,7 +175,7 @@ void swiglu(Index rows, Index width, const E* x, E* out, int threads) {
     const E* gate = x + row * 2 * width;
     each_vector(width, [&](Index c, int lanes) {
       vec k = read(gate + c, lanes);
-      write(out + row * width + c, k * sigmoid(k) * read(gate + width + c, lanes), lanes, false);
+      write(out + row * width + c, k * sigmoid(k) * read(gate + width + c, lanes), lanes);
     });
   });
 }
@@ -233,69 +187,58 @@ void swiglu_backward(Index rows, Index width, const E* x, const E* grad, E* gx, 
     E* ggate = gx + row * 2 * width;
     each_vector(width, [&](Index c, int lanes) {
       vec k = read(gate + c, lanes), s = sigmoid(k), g = read(grad + row * width + c, lanes);
-      write(ggate + c, g * read(gate + width + c, lanes) * s * (1.f + k * sigmoid(-k)), lanes, false);
-      write(ggate + width + c, g * k * s, lanes, false);
+      write(ggate + c, g * read(gate + width + c, lanes) * s * (1.f + k * sigmoid(-k)), lanes);
+      write(ggate + width + c, g * k * s, lanes);
     });
   });
 }
 
-inline float sum_(vec x) {
-  float total = 0;
-  for (int lane = 0; lane < LANES; lane++) total += x[lane];
-  return total;
+// 1 / rms of a row, rms = sqrt(mean(x^2) + eps).
+template <class E>
+float inverse_rms(Index width, const E* x, float eps) {
+  vec squares{};
+  each_vector(width, [&](Index c, int lanes) {
+    vec value = read(x + c, lanes);
+    squares += value * value;
+  });
+  return 1 / std::sqrt(sum_(squares) / width + eps);
 }
 
-// out = x weight / rms, rms = sqrt(mean(x^2) + eps); 1 / rms of every row is kept.
+// out = x weight / rms.
 template <class E>
 void rms_norm(Index rows, Index width, const E* x, const float* weight, float eps, E* out,
-              float* inverse, int threads) {
+              int threads) {
   each_row(rows, width, threads, [&](Index row) {
     const E* here = x + row * width;
-    vec squares{};
+    float scale = inverse_rms(width, here, eps);
     each_vector(width, [&](Index c, int lanes) {
-      vec value = read(here + c, lanes);
-      squares += value * value;
-    });
-    float scale = 1 / std::sqrt(sum_(squares) / width + eps);
-    inverse[row] = scale;
-    each_vector(width, [&](Index c, int lanes) {
-      write(out + row * width + c, read(here + c, lanes) * scale * read(weight + c, lanes), lanes,
-            false);
+      write(out + row * width + c, read(here + c, lanes) * scale * read(weight + c, lanes), lanes);
     });
   });
 }
 
 // With n = x / rms and h = grad weight: gx = (h - n mean(h n)) / rms, gweight = sum of grad n.
 template <class E>
-void rms_norm_backward(Index rows, Index width, const E* x, const float* weight,
-                       const float* inverse, const E* grad, E* gx, float* gweight, int threads) {
-  Index items = (rows + ITEM - 1) / ITEM, vectors = (width + LANES - 1) / LANES;
-  std::vector<vec> partial(items * vectors);
-  each_row(items, ITEM * width, threads, [&](Index item) {
-    vec* sums = partial.data() + item * vectors;
-    for (Index row = item * ITEM; row < std::min(rows, (item + 1) * ITEM); row++) {
-      const E *here = x + row * width, *g = grad + row * width;
-      float scale = inverse[row];
-      vec product{};
-      each_vector(width, [&](Index c, int lanes) {
-        vec normed = read(here + c, lanes) * scale, through = read(g + c, lanes);
-        product += through * read(weight + c, lanes) * normed;
-        sums[c / LANES] += through * normed;
-      });
-      float mean = sum_(product) / width;
-      each_vector(width, [&](Index c, int lanes) {
-        vec normed = read(here + c, lanes) * scale;
-        vec through = read(g + c, lanes) * read(weight + c, lanes);
-        write(gx + row * width + c, (through - normed * mean) * scale, lanes, false);
-      });
-    }
+void rms_norm_backward(Index rows, Index width, const E* x, const float* weight, float eps,
+                       const E* grad, E* gx, float* gweight, int threads) {
+  RowSums totals(rows, (width + LANES - 1) / LANES, 1);
+  totals.each_row(rows, width, threads, [&](Index row, vec* sums) {
+    const E *here = x + row * width, *g = grad + row * width;
+    float scale = inverse_rms(width, here, eps);
+    vec product{};
+    each_vector(width, [&](Index c, int lanes) {
+      vec normed = read(here + c, lanes) * scale, through = read(g + c, lanes);
+      product += through * read(weight + c, lanes) * normed;
+      sums[c / LANES] += through * normed;
+    });
+    float mean = sum_(product) / width;
+    each_vector(width, [&](Index c, int lanes) {
+      vec normed = read(here + c, lanes) * scale;
+      vec through = read(g + c, lanes) * read(weight + c, lanes);
+      write(gx + row * width + c, (through - normed * mean) * scale, lanes);
+    });
   });
-  for (Index c = 0; c < width; c++) {
-    double total = 0;
-    for (Index item = 0; item < items; item++)
-      total += partial[item * vectors + c / LANES][c % LANES];
-    gweight[c] = float(total);
-  }
+  for (Index c = 0; c < width; c++) gweight[c] = totals.total(c / LANES, 0, c % LANES);
 }
 
 // Rows of `heads` heads of 2 `half` channels, `stride` elements apart in x and dense in out; row r
@@ -311,8 +254,8 @@ void rotate(Index rows, Index length, Index heads, Index half, Index stride, con
       each_vector(half, [&](Index i, int lanes) {
         vec first = read(from + i, lanes), second = read(from + half + i, lanes);
         vec cos = read(c + i, lanes), sin = read(s + i, lanes) * direction;
-        write(to + i, first * cos - second * sin, lanes, false);
-        write(to + half + i, second * cos + first * sin, lanes, false);
+        write(to + i, first * cos - second * sin, lanes);
+        write(to + half + i, second * cos + first * sin, lanes);
       });
     }
   });
@@ -354,13 +297,12 @@ constexpr int MOST_MIXES = 6;
     swiglu_backward(rows, width, x, grad, gx, threads);                                            \
   }                                                                                                \
   void rms_norm_##NAME(Index rows, Index width, const E* x, const float* weight, float eps,        \
-                       E* out, float* inverse, int threads) {                                      \
-    rms_norm(rows, width, x, weight, eps, out, inverse, threads);                                  \
+                       E* out, int threads) {                                                      \
+    rms_norm(rows, width, x, weight, eps, out, threads);                                           \
   }                                                                                                \
   void rms_norm_backward_##NAME(Index rows, Index width, const E* x, const float* weight,          \
-                                const float* inverse, const E* grad, E* gx, float* gweight,        \
-                                int threads) {                                                     \
-    rms_norm_backward(rows, width, x, weight, inverse, grad, gx, gweight, threads);                \
+                                float eps, const E* grad, E* gx, float* gweight, int threads) {    \
+    rms_norm_backward(rows, width, x, weight, eps, grad, gx, gweight, threads);                    \
   }                                                                                                \
   void rotate_##NAME(Index rows, Index length, Index heads, Index half, Index stride,              \
                      Index direction, const E* x, const float* cosine, const float* sine, E* out,  \

@@ -13,17 +13,21 @@ from models.errors import UserError
 from models.wkv.build import BuildError
 
 BACKENDS = ("auto", "reference", "cpu", "cuda")
-BINDINGS = {
+BINDINGS: dict[str, dict[str, str]] = {
     "wkv4": {"cpu": "models.wkv.v4.cpu", "cuda": "models.wkv.v4.cuda"},
+    "wkv6": {},
     "wkv7": {},
-    "pointwise": {"cpu": "models.pointwise_cpu"},
+    "pointwise": {"cpu": "models.pointwise.cpu"},
 }
-"""Modules with native kernels, by operator and device; each has a `library` to load."""
+"""Modules with native kernels, by operator and device; each has a `library` to load, and `SIZES`
+where it has kernels for some head sizes only."""
 _log = logging.getLogger("crossover.wkv")
 
 
-def resolve(operator: str, backend: str, device: torch.device) -> str:
+def resolve(operator: str, backend: str, device: torch.device, size: int | None = None) -> str:
     """What `backend` means for `operator` on `device`: reference, cpu or cuda.
+
+    `size` is the head size N of an operator that has one.
 
     `auto` takes the native one of the device if it can be built here, else the reference after one
     line of notice. Raises `UserError` if a back end asked for by name cannot work; its message
@@ -35,13 +39,13 @@ def resolve(operator: str, backend: str, device: torch.device) -> str:
         return backend
     native = device.type if device.type in BINDINGS[operator] else None
     if backend == "auto":
-        if native is None or (problem := _problem(operator, native)):
+        if native is None or (problem := _problem(operator, native, size)):
             _notice(f"{device.type}: {problem if native else 'no kernels for this device'}")
             return "reference"
         return native
     if backend != native:
         raise UserError(f"backend={backend!r} needs tensors on {backend}, they are on {device}")
-    if problem := _problem(operator, backend):
+    if problem := _problem(operator, backend, size):
         raise UserError(f"backend={backend!r} cannot work here: {problem}")
     return backend
 
@@ -57,10 +61,14 @@ def _report(name: str) -> str:
 
 
 @functools.cache
-def _problem(operator: str, name: str) -> str | None:
+def _problem(operator: str, name: str, size: int | None = None) -> str | None:
     """Why native back end `name` cannot work on this machine, or None. Asked once per process."""
+    module = kernels(operator, name)
+    if size is not None and size not in getattr(module, "SIZES", (size,)):
+        sizes = ", ".join(map(str, module.SIZES))
+        return f"{operator} has kernels for head sizes {sizes}, not {size}"
     try:
-        kernels(operator, name).library.load()
+        module.library.load()
     except BuildError as error:
         return str(error)
     return None

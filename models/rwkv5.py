@@ -1,0 +1,129 @@
+"""RWKV-5.2, Eagle (Peng et al. 2024, arXiv 2404.05892), in the names of the official checkpoints.
+
+| here | paper |
+|---|---|
+| `time_mix_r`, `_k`, `_v`, `_g` | mu: weight of the current token in the token shift (eq. 3) |
+| `time_decay` | omega: w = exp(-exp(omega)), a decay per key channel, constant in time |
+| `time_faaaa` | u, the bonus of the current token |
+| `wkv5` | eq. 7: a state per head, `[N, N]`, of sums of k_t v_t^T |
+| `ln_x` | the norm of every head on its own |
+
+A token's state per layer is two shifted vectors and one matrix per head: (2 + N) C numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.contract import State
+from models.pointwise import gated_head_norm, token_shift_mix
+from models.rwkv import (
+    Ramps,
+    RWKVBlock,
+    RWKVTrunk,
+    carried,
+    count_heads,
+    head_norm,
+    init_matrices,
+    vector,
+)
+from models.rwkv4 import ChannelMix
+from models.trunk import linear_flops
+from models.wkv import wkv5, wkv5_flops, wkv6_initial_state
+from models.wkv.backends import resolve
+
+
+@dataclass(frozen=True)
+class RWKV5Config:
+    """Shape letters in brackets."""
+
+    vocab_size: int  # [V]
+    n_layer: int  # [L]
+    n_embd: int  # [C]
+    head_size: int = 64  # [N]
+    n_ffn: int | None = None  # [F]; default 3.5 C, rounded down to a multiple of 32
+    wkv: str = "auto"  # back end of the recurrence: auto | reference | cpu | cuda
+
+    @property
+    def hidden(self) -> int:
+        """F, the width inside the channel mix."""
+        return self.n_ffn or int(3.5 * self.n_embd) // 32 * 32
+
+
+class TimeMix(nn.Module):
+    """W_o (norm(wkv(r, k, v)) * silu(g)), with r, k, v, g read from the token-shifted stream."""
+
+    def __init__(self, config: RWKV5Config, ramps: Ramps) -> None:
+        super().__init__()
+        width = config.n_embd
+        self.backend = config.wkv
+        self.heads = count_heads(width, config.head_size)
+        mix = ramps.channel**ramps.remaining
+        self.time_mix_r = vector(ramps.channel ** (0.5 * ramps.remaining))
+        self.time_mix_k = vector(mix)
+        self.time_mix_v = vector(mix + 0.3 * ramps.depth)
+        self.time_mix_g = vector(ramps.channel ** (0.5 * ramps.remaining))
+        self.time_decay = nn.Parameter((-6 + 5 * ramps.decay()).view(self.heads, -1))
+        self.time_faaaa = nn.Parameter(ramps.bonus().view(self.heads, -1))
+        self.receptance = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.gate = nn.Linear(width, width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+        self.ln_x = head_norm(self.heads, width, ramps)
+
+    def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        """x `[B, T, C]` to `[B, T, C]`."""
+        stored = (self.time_mix_r, self.time_mix_k, self.time_mix_v, self.time_mix_g)
+        mixes = torch.cat(stored).squeeze(1)
+        x_r, x_k, x_v, x_g = token_shift_mix(x, carried(state, "shift"), mixes)
+        r, k, v = (
+            layer(mixed).unflatten(-1, (self.heads, -1))
+            for layer, mixed in ((self.receptance, x_r), (self.key, x_k), (self.value, x_v))
+        )
+        w = -torch.exp(self.time_decay.float())
+        u = self.time_faaaa.float()
+        y, wkv = wkv5(r, w, k, v, u, carried(state, "wkv"), self.backend)
+        norm = self.ln_x
+        y = gated_head_norm(y, self.gate(x_g), norm.weight, norm.bias, norm.eps)
+        after = None if state is None else {"shift": x[:, -1].clone(), "wkv": wkv}
+        return self.output(y), after
+
+    def init_state(self, batch: int) -> State:
+        weight = self.key.weight
+        width = weight.shape[0]
+        return {
+            "shift": weight.new_zeros(batch, width).detach(),
+            "wkv": wkv6_initial_state(batch, self.heads, width // self.heads, weight.device),
+        }
+
+    def flops(self, batch: int, length: int) -> int:
+        linear = (self.receptance, self.key, self.value, self.gate, self.output)
+        products = sum(linear_flops(layer, batch * length) for layer in linear)
+        width = self.key.out_features
+        return products + wkv5_flops(batch, length, self.heads, width // self.heads)
+
+
+class RWKV5(RWKVTrunk):
+    """Eagle: a matrix of state per head; the channel mix is RWKV-4's."""
+
+    Config = RWKV5Config
+    lr_scales: ClassVar = {"time_decay": 2.0}
+
+    def __init__(self, config: RWKV5Config) -> None:
+        super().__init__(config)
+        gains = {"att.receptance": 1.0, "att.key": 0.1, "att.value": 1.0, "att.gate": 0.1}
+        zeros = ("att.output", "ffn.receptance", "ffn.value")
+        init_matrices(self, 1e-4, gains | {"ffn.key": 1.0}, zeros)
+
+    def build_block(self, layer: int) -> RWKVBlock:
+        config, ramps = self.config, Ramps(layer, self.config.n_layer, self.config.n_embd)
+        att, ffn = TimeMix(config, ramps), ChannelMix(config.n_embd, config.hidden, ramps)
+        return RWKVBlock(config.n_embd, layer, att, ffn)
+
+    def backends(self) -> dict[str, str]:
+        return {"wkv": resolve("wkv6", self.config.wkv, self.head.weight.device)}

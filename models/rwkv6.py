@@ -1,0 +1,193 @@
+"""RWKV-6, Finch (Peng et al. 2024, arXiv 2404.05892), in the names of the official checkpoints.
+
+| here | paper |
+|---|---|
+| `time_maa_x`, `_w`, `_k`, `_v`, `_r`, `_g` | mu: weight of the previous token in the token shift |
+| `time_maa_w1`, `_w2` | A, B of the low-rank data-dependent mix (ddlerp): w, k, v, r, g |
+| `time_decay`, `time_decay_w1`, `_w2` | lambda, A, B of the decay: w_t = exp(-exp(d_t)) (eq. 17) |
+| `time_faaaa` | u, the bonus of the current token |
+| `wkv6` | eq. 19: Eagle's recurrence with a decay per token |
+
+A token's state per layer is Eagle's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.contract import State
+from models.pointwise import (
+    dynamic_mix,
+    gate,
+    gated_head_norm,
+    squared_relu,
+    token_shift_mix,
+)
+from models.rwkv import (
+    Ramps,
+    RWKVBlock,
+    RWKVTrunk,
+    carried,
+    count_heads,
+    head_norm,
+    init_matrices,
+    vector,
+)
+from models.trunk import linear_flops
+from models.wkv import wkv6, wkv6_flops, wkv6_initial_state
+from models.wkv.backends import resolve
+
+MIXES = 5  # w, k, v, r, g
+
+
+@dataclass(frozen=True)
+class RWKV6Config:
+    """Shape letters in brackets; R are ranks."""
+
+    vocab_size: int  # [V]
+    n_layer: int  # [L]
+    n_embd: int  # [C]
+    head_size: int = 64  # [N]
+    n_ffn: int | None = None  # [F]; default 3.5 C, rounded down to a multiple of 32
+    lora_mix: int | None = None  # R of the data-dependent mix; default 32, 64 from C = 4096 on
+    lora_decay: int | None = None  # R of the decay; default 64, 128 from C = 4096 on
+    wkv: str = "auto"  # back end of the recurrence: auto | reference | cpu | cuda
+
+    @property
+    def hidden(self) -> int:
+        """F, the width inside the channel mix."""
+        return self.n_ffn or int(3.5 * self.n_embd) // 32 * 32
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """Of the mix and of the decay, as in the released models."""
+        wide = 2 if self.n_embd >= 4096 else 1
+        return self.lora_mix or 32 * wide, self.lora_decay or 64 * wide
+
+
+class TimeMix(nn.Module):
+    """W_o (norm(wkv(r, w, k, v)) * silu(g)); how much of the last token each sees depends on x."""
+
+    def __init__(self, config: RWKV6Config, ramps: Ramps) -> None:
+        super().__init__()
+        width = config.n_embd
+        self.backend = config.wkv
+        self.heads = count_heads(width, config.head_size)
+        rank_mix, rank_decay = config.ranks
+        mix = ramps.channel**ramps.remaining
+        half = ramps.channel ** (0.5 * ramps.remaining)
+        self.time_maa_x = vector(1 - mix)
+        self.time_maa_w = vector(1 - mix)
+        self.time_maa_k = vector(1 - mix)
+        self.time_maa_v = vector(1 - (mix + 0.3 * ramps.depth))
+        self.time_maa_r = vector(1 - half)
+        self.time_maa_g = vector(1 - half)
+        self.time_maa_w1 = nn.Parameter(torch.zeros(width, MIXES * rank_mix))
+        self.time_maa_w2 = nn.Parameter(torch.empty(MIXES, rank_mix, width).uniform_(-0.01, 0.01))
+        self.time_decay = vector(-6 + 5 * ramps.decay())
+        self.time_decay_w1 = nn.Parameter(torch.zeros(width, rank_decay))
+        self.time_decay_w2 = nn.Parameter(torch.empty(rank_decay, width).uniform_(-0.01, 0.01))
+        self.time_faaaa = nn.Parameter(ramps.bonus().view(self.heads, -1))
+        self.receptance = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.gate = nn.Linear(width, width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+        self.ln_x = head_norm(self.heads, width, ramps)
+
+    def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        """x `[B, T, C]` to `[B, T, C]`."""
+        x_w, x_k, x_v, x_r, x_g = self.mix(x, carried(state, "shift"))
+        r, k, v = (
+            layer(mixed).unflatten(-1, (self.heads, -1))
+            for layer, mixed in ((self.receptance, x_r), (self.key, x_k), (self.value, x_v))
+        )
+        d = self.time_decay.float() + torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2
+        w = -torch.exp(d.float()).unflatten(-1, (self.heads, -1))
+        u = self.time_faaaa.float()
+        y, wkv = wkv6(r, w, k, v, u, carried(state, "wkv"), self.backend)
+        norm = self.ln_x
+        y = gated_head_norm(y, self.gate(x_g), norm.weight, norm.bias, norm.eps)
+        after = None if state is None else {"shift": x[:, -1].clone(), "wkv": wkv}
+        return self.output(y), after
+
+    def mix(self, x: Tensor, previous: Tensor | None) -> tuple[Tensor, ...]:
+        """The token shift of w, k, v, r, g: a fixed share of the last token and one read from x."""
+        (x_x,) = token_shift_mix(x, previous, 1 - self.time_maa_x[0])
+        low = torch.tanh(x_x @ self.time_maa_w1).unflatten(-1, (MIXES, -1))
+        change = torch.einsum("btmr,mrc->mbtc", low, self.time_maa_w2)
+        fixed = (
+            self.time_maa_w, self.time_maa_k, self.time_maa_v, self.time_maa_r, self.time_maa_g,
+        )  # fmt: skip
+        return dynamic_mix(x, previous, torch.cat(fixed).squeeze(1), change)
+
+    def init_state(self, batch: int) -> State:
+        weight = self.key.weight
+        width = weight.shape[0]
+        return {
+            "shift": weight.new_zeros(batch, width).detach(),
+            "wkv": wkv6_initial_state(batch, self.heads, width // self.heads, weight.device),
+        }
+
+    def flops(self, batch: int, length: int) -> int:
+        rows, width = batch * length, self.key.out_features
+        linear = (self.receptance, self.key, self.value, self.gate, self.output)
+        low_rank = (self.time_maa_w1, self.time_maa_w2, self.time_decay_w1, self.time_decay_w2)
+        return (
+            sum(linear_flops(layer, rows) for layer in linear)
+            + sum(2 * rows * matrix.numel() for matrix in low_rank)
+            + wkv6_flops(batch, length, self.heads, width // self.heads)
+        )
+
+
+class ChannelMix(nn.Module):
+    """sigmoid(r) * W_v relu(k)^2, with r, k read from the token-shifted stream."""
+
+    def __init__(self, width: int, hidden: int, ramps: Ramps) -> None:
+        super().__init__()
+        self.time_maa_k = vector(1 - ramps.channel ** (ramps.remaining**3))
+        self.time_maa_r = vector(1 - ramps.channel ** (ramps.remaining**3))
+        self.key = nn.Linear(width, hidden, bias=False)
+        self.receptance = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        """x `[B, T, C]` to `[B, T, C]`."""
+        mixes = 1 - torch.cat((self.time_maa_k, self.time_maa_r)).squeeze(1)
+        x_k, x_r = token_shift_mix(x, carried(state, "shift"), mixes)
+        value = self.value(squared_relu(self.key(x_k)))
+        after = None if state is None else {"shift": x[:, -1].clone()}
+        return gate(self.receptance(x_r), value), after
+
+    def init_state(self, batch: int) -> State:
+        weight = self.receptance.weight
+        return {"shift": weight.new_zeros(batch, weight.shape[0]).detach()}
+
+    def flops(self, batch: int, length: int) -> int:
+        linear = (self.key, self.receptance, self.value)
+        return sum(linear_flops(layer, batch * length) for layer in linear)
+
+
+class RWKV6(RWKVTrunk):
+    """Finch: Eagle with a token shift and a decay that depend on the data."""
+
+    Config = RWKV6Config
+    lr_scales: ClassVar = {"time_decay": 2.0}
+
+    def __init__(self, config: RWKV6Config) -> None:
+        super().__init__(config)
+        gains = {"att.receptance": 1.0, "att.key": 0.1, "att.value": 1.0, "att.gate": 0.1}
+        zeros = ("att.output", "ffn.receptance", "ffn.value")
+        init_matrices(self, 1e-4, gains | {"ffn.key": 1.0}, zeros)
+
+    def build_block(self, layer: int) -> RWKVBlock:
+        config, ramps = self.config, Ramps(layer, self.config.n_layer, self.config.n_embd)
+        att, ffn = TimeMix(config, ramps), ChannelMix(config.n_embd, config.hidden, ramps)
+        return RWKVBlock(config.n_embd, layer, att, ffn)
+
+    def backends(self) -> dict[str, str]:
+        return {"wkv": resolve("wkv6", self.config.wkv, self.head.weight.device)}

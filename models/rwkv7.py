@@ -1,0 +1,238 @@
+"""RWKV-7, Goose (Peng et al. 2025, arXiv 2503.14456), in the names of the official checkpoints.
+
+| here | paper |
+|---|---|
+| `x_r`, `_w`, `_k`, `_v`, `_a`, `_g` | mu: weight of the previous token in the token shift |
+| `w0`, `w1`, `w2` | decay: w_t = exp(-e^(-1/2) sigmoid(w0 + tanh(x_w w1) w2)) |
+| `a0`, `a1`, `a2` | in-context learning rate: a_t = sigmoid(a0 + x_a a1 a2) |
+| `v0`, `v1`, `v2` | value residual: how much of layer 0's value v_t takes; layer 0 has none |
+| `g1`, `g2` | gate: g_t = sigmoid(x_g g1) g2 |
+| `k_k`, `k_a` | xi, alpha: kappa = normalised k * k_k; written key k (1 + (a - 1) k_a) |
+| `r_k` | rho, the bonus of the current token |
+| `wkv7` | S_t = S_{t-1} (diag(w_t) - kappa_t^T (a_t * kappa_t)) + v_t^T k_t, y_t = S_t r_t |
+
+A token's state per layer is two shifted vectors and one matrix per head: (2 + N) C numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.contract import State
+from models.pointwise import (
+    bonus_head_norm,
+    delta_keys,
+    log_decay,
+    squared_relu,
+    token_shift_mix,
+    value_residual,
+)
+from models.rwkv import (
+    Ramps,
+    RWKVBlock,
+    RWKVTrunk,
+    carried,
+    count_heads,
+    head_norm,
+    init_matrices,
+    vector,
+)
+from models.trunk import Stream, linear_flops
+from models.wkv import wkv7, wkv7_flops, wkv7_initial_state
+from models.wkv.backends import resolve
+
+
+@dataclass(frozen=True)
+class RWKV7Config:
+    """Shape letters in brackets; R are ranks, by default those the official trainer suggests."""
+
+    vocab_size: int  # [V]
+    n_layer: int  # [L]
+    n_embd: int  # [C]
+    head_size: int = 64  # [N]
+    n_ffn: int | None = None  # [F]; default 4 C
+    lora_decay: int | None = None  # R of w1, w2
+    lora_rate: int | None = None  # R of a1, a2
+    lora_value: int | None = None  # R of v1, v2
+    lora_gate: int | None = None  # R of g1, g2
+    wkv: str = "auto"  # back end of the recurrence: auto | reference | cpu | cuda
+
+    @property
+    def hidden(self) -> int:
+        """F, the width inside the channel mix."""
+        return self.n_ffn or 4 * self.n_embd
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Of the decay, rate, value and gate, by the letter of their parameters."""
+        by_hand = {
+            "w": self.lora_decay,
+            "a": self.lora_rate,
+            "v": self.lora_value,
+            "g": self.lora_gate,
+        }
+        factors = {"w": 2.5, "a": 2.5, "v": 1.7, "g": 5.0}
+        return {
+            name: by_hand[name] or suggested_rank(factor, self.n_embd)
+            for name, factor in factors.items()
+        }
+
+
+def suggested_rank(factor: float, width: int) -> int:
+    """factor sqrt(C), rounded to a multiple of 32, at least 32."""
+    return max(32, 32 * round(factor * math.sqrt(width) / 32))
+
+
+class TimeMix(nn.Module):
+    """W_o ((norm(wkv) + bonus) * g): a delta rule edits the state, at a rate per channel."""
+
+    def __init__(self, config: RWKV7Config, layer: int, ramps: Ramps) -> None:
+        super().__init__()
+        width = config.n_embd
+        self.backend = config.wkv
+        self.heads = count_heads(width, config.head_size)
+        zigzag = head_zigzag(width, config.head_size)
+        linear = ramps.spread - 0.5
+        self.x_r = vector(1 - ramps.channel ** (0.2 * ramps.remaining))
+        self.x_w = vector(1 - ramps.channel ** (0.9 * ramps.remaining))
+        self.x_k = vector(1 - ramps.channel ** (0.7 * ramps.remaining))
+        self.x_v = vector(1 - ramps.channel ** (0.7 * ramps.remaining))
+        self.x_a = vector(1 - ramps.channel ** (0.9 * ramps.remaining))
+        self.x_g = vector(1 - ramps.channel ** (0.2 * ramps.remaining))
+        bend = ramps.spread ** (1 + ramps.depth**0.3)
+        self.w0 = vector(-6 + 6 * bend + 0.5 + 2.5 * zigzag)
+        self.w1, self.w2 = low_rank(width, config.ranks["w"])
+        self.a0 = vector(-0.19 + 0.3 * zigzag + 0.4 * linear)
+        self.a1, self.a2 = low_rank(width, config.ranks["a"])
+        if layer > 0:
+            self.v0 = vector(0.73 - 0.4 * linear)
+            self.v1, self.v2 = low_rank(width, config.ranks["v"])
+        self.g1, self.g2 = low_rank(width, config.ranks["g"])
+        self.k_k = vector(0.71 - 0.1 * linear)
+        self.k_a = vector(torch.full((width,), 1.02))
+        self.r_k = nn.Parameter(torch.full((self.heads, config.head_size), -0.04))
+        self.receptance = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+        self.ln_x = head_norm(self.heads, width, ramps)
+
+    def forward(
+        self, x: Tensor, v_first: Tensor | None, state: State | None
+    ) -> tuple[Tensor, Tensor, State | None]:
+        """x `[B, T, C]` and layer 0's value `[B, T, C]` (None: this is layer 0), to the same."""
+        stored = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
+        mixes = 1 - torch.cat(stored).squeeze(1)
+        x_r, x_w, x_k, x_v, x_a, x_g = token_shift_mix(x, carried(state, "shift"), mixes)
+        r, k, v = self.receptance(x_r), self.key(x_k), self.value(x_v)
+        w = log_decay(torch.tanh(x_w @ self.w1) @ self.w2, self.w0)
+        if v_first is None:
+            v_first = v
+        else:
+            v = value_residual(v, v_first, x_v @ self.v1 @ self.v2, self.v0)
+        g = torch.sigmoid(x_g @ self.g1) @ self.g2
+        k, a, b = delta_keys(k, x_a @ self.a1 @ self.a2, self.a0, self.k_k, self.k_a, self.heads)
+        r, w, v = (z.unflatten(-1, (self.heads, -1)) for z in (r, w, v))
+        y, wkv = wkv7(r, w, k, v, a, b, carried(state, "wkv"), self.backend)
+        norm = self.ln_x
+        y = bonus_head_norm(y, r, k, v, g, self.r_k, norm.weight, norm.bias, norm.eps)
+        after = None if state is None else {"shift": x[:, -1].clone(), "wkv": wkv}
+        return self.output(y), v_first, after
+
+    def init_state(self, batch: int) -> State:
+        weight = self.key.weight
+        width = weight.shape[0]
+        return {
+            "shift": weight.new_zeros(batch, width).detach(),
+            "wkv": wkv7_initial_state(batch, self.heads, width // self.heads, weight.device),
+        }
+
+    def flops(self, batch: int, length: int) -> int:
+        rows, width = batch * length, self.key.out_features
+        linear = (self.receptance, self.key, self.value, self.output)
+        low_rank = [p for name, p in self.named_parameters() if name[:-1] in "wavg" and p.ndim == 2]
+        return (
+            sum(linear_flops(layer, rows) for layer in linear)
+            + sum(2 * rows * matrix.numel() for matrix in low_rank)
+            + wkv7_flops(batch, length, self.heads, width // self.heads)
+        )
+
+
+class ChannelMix(nn.Module):
+    """W_v relu(k)^2, with k read from the token-shifted stream; no gate."""
+
+    def __init__(self, width: int, hidden: int, ramps: Ramps) -> None:
+        super().__init__()
+        self.x_k = vector(1 - ramps.channel ** (ramps.remaining**4))
+        self.key = nn.Linear(width, hidden, bias=False)
+        self.value = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        """x `[B, T, C]` to `[B, T, C]`."""
+        (x_k,) = token_shift_mix(x, carried(state, "shift"), 1 - self.x_k[0])
+        after = None if state is None else {"shift": x[:, -1].clone()}
+        return self.value(squared_relu(self.key(x_k))), after
+
+    def init_state(self, batch: int) -> State:
+        weight = self.key.weight
+        return {"shift": weight.new_zeros(batch, weight.shape[1]).detach()}
+
+    def flops(self, batch: int, length: int) -> int:
+        return sum(linear_flops(layer, batch * length) for layer in (self.key, self.value))
+
+
+class RWKV7Block(RWKVBlock):
+    """The stream is (x, v_first) above layer 0: its value goes up the stack beside the residual."""
+
+    def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
+        x, v_first = stream
+        x = x if self.ln0 is None else self.ln0(x)
+        mixed, v_first, att = self.att(self.ln1(x), v_first, carried(state, "att"))
+        x = x + mixed
+        mixed, ffn = self.ffn(self.ln2(x), carried(state, "ffn"))
+        return (x + mixed, v_first), None if state is None else {"att": att, "ffn": ffn}
+
+
+class RWKV7(RWKVTrunk):
+    """Goose: a state that learns in context, by a generalised delta rule."""
+
+    Config = RWKV7Config
+    lr_scales: ClassVar = {"att.w0": 2.0}
+
+    def __init__(self, config: RWKV7Config) -> None:
+        super().__init__(config)
+        gains = {"att.receptance": 1.0, "att.key": 0.1, "att.value": 1.0, "ffn.key": 1.0}
+        init_matrices(self, 1e-4, gains, zeros=("att.output", "ffn.value"))
+
+    def build_block(self, layer: int) -> RWKV7Block:
+        config, ramps = self.config, Ramps(layer, self.config.n_layer, self.config.n_embd)
+        att, ffn = TimeMix(config, layer, ramps), ChannelMix(config.n_embd, config.hidden, ramps)
+        return RWKV7Block(config.n_embd, layer, att, ffn)
+
+    def enter(self, tokens: Tensor, state: State | None) -> Stream:
+        return self.emb(tokens), None
+
+    def leave(self, stream: Stream) -> Tensor:
+        return stream[0]
+
+    def backends(self) -> dict[str, str]:
+        return {"wkv": resolve("wkv7", self.config.wkv, self.head.weight.device)}
+
+
+def low_rank(width: int, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """`[C, R]` zeros and `[R, C]` orthogonal with gain 0.1, applied as x @ first @ second."""
+    gain = 0.1 * math.sqrt(max(rank / width, 1))
+    second = nn.init.orthogonal_(torch.empty(rank, width), gain=gain)
+    return nn.Parameter(torch.zeros(width, rank)), nn.Parameter(second)
+
+
+def head_zigzag(width: int, head_size: int) -> Tensor:
+    """`[C]`: within each head from -1 to 1, as s |s| of a linear ramp s."""
+    middle = (head_size - 1) / 2
+    ramp = (torch.arange(width) % head_size - middle) / max(middle, 0.5)
+    return ramp * ramp.abs()

@@ -1,0 +1,1 @@
+"""WKV-5 and WKV-6: one operator, its references and its native bindings."""

@@ -1,0 +1,75 @@
+"""Inputs, the fp64 truth and a comparison, shared by the tests of every back end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NAMES = ("y", "state", "r", "w", "k", "v", "u", "state_in")
+Operator = Callable[..., tuple[Tensor, Tensor]]
+
+
+class Case(NamedTuple):
+    """Arguments of wkv5 or wkv6 and the gradients that come in from above."""
+
+    r: Tensor
+    w: Tensor
+    k: Tensor
+    v: Tensor
+    u: Tensor
+    state: Tensor
+    grad_y: Tensor
+    grad_state: Tensor
+
+
+def random_case(
+    B: int, T: int, H: int, N: int, seed: int = 0, fresh: bool = False, constant: bool = False
+) -> Case:
+    """Decays from -1e-7 to -20 over the channels, varying in time unless `constant` (WKV-5).
+
+    A used state unless `fresh`.
+    """
+    g = torch.Generator().manual_seed(seed)
+    w = -torch.logspace(-7, 1.3, H * N)[torch.randperm(H * N, generator=g)].view(H, N)
+    if not constant:
+        w = w * torch.randn(B, T, H, N, generator=g).exp()
+    r, k, v, grad_y = (torch.randn(B, T, H, N, generator=g) for _ in range(4))
+    state, grad_state = (torch.randn(B, H, N, N, generator=g) for _ in range(2))
+    u = torch.randn(H, N, generator=g)
+    return Case(r, w, k, v, u, torch.zeros_like(state) if fresh else state, grad_y, grad_state)
+
+
+def run(operator: Operator, case: Case, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Outputs and all gradients. `dtype` converts everything first (torch.float64: the truth)."""
+    if dtype is not None:
+        case = Case(*(x.to(dtype) for x in case))
+    inputs = [x.detach().clone().requires_grad_() for x in case[:6]]
+    y, state = operator(*inputs)
+    grads = [case.grad_y.to(y.dtype), case.grad_state.to(state.dtype)]
+    found = torch.autograd.grad([y, state], inputs, grads)
+    return dict(zip(NAMES, (x.detach() for x in (y, state, *found)), strict=True))
+
+
+def errors(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, float]:
+    """Largest difference of each result over its largest true value; all must be finite.
+
+    Everything that goes in is of order 1: a result smaller than 0.1 is held to 0.1 instead.
+    """
+    assert all(x.isfinite().all() for x in got.values()), {
+        name: int((~x.isfinite()).sum()) for name, x in got.items()
+    }
+    return {
+        name: float(
+            (got[name].double() - want[name]).abs().max() / max(want[name].abs().max(), 0.1)
+        )
+        for name in NAMES
+    }
+
+
+def assert_close(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float) -> None:
+    """Fail naming every result that is off by more than `tolerance`, relative."""
+    wrong = {name: e for name, e in errors(got, want).items() if not e <= tolerance}
+    assert not wrong, wrong
