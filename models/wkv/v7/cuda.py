@@ -77,7 +77,7 @@ def wkv7_forward(
         grid.run("wkv7_forward", tensors, None, None, summaries, None, segments=-1)
         starts = grid.join(state, summaries, backwards=False)
     grid.run("wkv7_forward", tensors, starts, y, out, checkpoints if save else None)
-    return y[..., :size], out[..., :size, :size], checkpoints
+    return _cut(y, size), _cut(out, size, rows=True), _cut(checkpoints, size, rows=True)
 
 
 def wkv7_backward(
@@ -94,7 +94,8 @@ def wkv7_backward(
     """As `reference.wkv7_backward`, with the checkpoints of `wkv7_forward`."""
     size = r.shape[-1]
     tensors = [_ready(x) for x in (r, w, k, v, a, b)]
-    grad_state, grad_y = _ready(grad_state, rows=True), _ready(grad_y.to(r.dtype))
+    checkpoints, grad_state = (_ready(x, rows=True) for x in (checkpoints, grad_state))
+    grad_y = _ready(grad_y.to(r.dtype))
     gr, gw, gk, gv, ga, gb = (new(x) for x in tensors)
     before = new(grad_state)
     grid = _Grid.of(tensors[0], _BACKWARD)
@@ -108,8 +109,8 @@ def wkv7_backward(
         ends = grid.join(grad_state, summaries, backwards=True)
     grads = (gr, gw, gk, gv, ga, gb)
     grid.run("wkv7_backward", tensors, checkpoints, ends, grad_y, *grads, before)
-    gr, gw, gk, gv, ga, gb = (x[..., :size] for x in grads)
-    return gr, gw, gk, gv, ga, gb, before[..., :size, :size]
+    gr, gw, gk, gv, ga, gb = (_cut(x, size) for x in grads)
+    return gr, gw, gk, gv, ga, gb, _cut(before, size, rows=True)
 
 
 class _Grid(NamedTuple):
@@ -207,3 +208,10 @@ def _ready(x: Tensor, rows: bool = False) -> Tensor:
         x = F.pad(x, (0, missing, 0, missing if rows else 0))
     x = x.contiguous()
     return x if x.data_ptr() % 16 == 0 else x.clone()
+
+
+def _cut(x: Tensor, size: int, rows: bool = False) -> Tensor:
+    """The reverse of `_ready`."""
+    if x.shape[-1] == size:
+        return x
+    return (x[..., :size, :size] if rows else x[..., :size]).contiguous()
