@@ -55,7 +55,7 @@ WKV_WARP void replay(BackwardShared<Cell>& sh, const Place& at, const Inputs<E>&
   each_lane([&](int lane) {
     int row = warp * LANES + lane;
     for (int c = 0; c < N; c++) state[c * STRIDE + row] = checkpoint[row * N + c];
-    for (Index i = at.row(t), n = 0; n < skipped; n++, i += at.H * N) {
+    for (Index i = at.row(t), n = 0; n < skipped; n++, i += at.stride) {
       float u = 0, v = to_float(in.v[i + row]);
       for (int c = 0; c < N; c++) u += state[c * STRIDE + row] * to_float(in.a[i + c]);
       for (int c = 0; c < N; c++)
@@ -114,7 +114,7 @@ WKV_WARP void adjoint_known(BackwardShared<typename Math::Cell>& sh, BackwardOwn
 template <class Math>
 WKV_WARP void state_known(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own, int warp) {
   clear(own.u);
-  WKV_UNROLL
+  WKV_SOME(Math)
   for (int j = 0; j < N / 16; j++)
     add_product<false, Math>(own.u,
                              operand<LEFT, false, Math>(sh.states, STRIDE, 16 * warp, 16 * j),
@@ -141,13 +141,7 @@ WKV_WARP void adjoint_solved(BackwardShared<typename Math::Cell>& sh, BackwardOw
   add_earlier<Math>(own.v, e, chunk.scores[AK]);
   put(sh.e(), 16 * warp, solved);
   put(sh.gv, 16 * warp, own.v);
-  Strip<8> product = own.adjoint;
-  each_pair(product, [&](int row, int c, float& x, float& y) {
-    const typename Math::Cell* state = sh.states + (16 * warp + row) * STRIDE + c;
-    x *= to_float(state[0]);
-    y *= to_float(state[1]);
-  });
-  sum_rows(product, sh.with_state[warp]);
+  sum_rows(own.adjoint, sh.states + 16 * warp * STRIDE, STRIDE, sh.with_state[warp]);
 }
 
 template <class Math>
@@ -159,43 +153,50 @@ WKV_WARP void state_solved(BackwardShared<typename Math::Cell>& sh, BackwardOwn&
   put(sh.u(), 16 * warp, solved);
 }
 
-// 16 rows of the gradients of [A~; R~] (KEYS false) or [B~; K~] (true):
+// 16 rows (number `strip` of 4) of the gradients of [A~; R~] or, with `writes`, of [B~; K~]:
 //   tril([e; grad y] [u; v]^T) [B~; K~] + [e; grad y] S0        or, the other way round,
 //   tril([e; grad y] [u; v]^T)^T [A~; R~] + [u; v] G.
-template <bool KEYS, class Math>
-WKV_WARP void contract(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own, int strip) {
+template <class Math>
+WKV_WARP void contract(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own, int strip,
+                       bool writes) {
   using Cell = typename Math::Cell;
-  const Cell *mine = KEYS ? sh.u() : sh.e(), *others = KEYS ? sh.e() : sh.u();
-  const Cell *state = KEYS ? sh.adjoint() : sh.states, *rows = KEYS ? sh.chunk.q : sh.chunk.k;
+  const Cell *mine = writes ? sh.u() : sh.e(), *others = writes ? sh.e() : sh.u();
+  const Cell *state = writes ? sh.adjoint() : sh.states, *rows = writes ? sh.chunk.q : sh.chunk.k;
   bool second = strip / 2, late = strip % 2;  // R~ or K~; second half of the tokens
-  int skipped = KEYS ? (late ? 0 : -1) : (late ? -1 : 1);  // half of the others never met
-  Strip<8> scores;
-  clear(scores);
+  // The half of the other tokens that these never meet: earlier reads, later writes.
+  int skipped = writes == late ? (late ? 0 : 1) : -1;
   clear(own.grad);
-  WKV_UNROLL
-  for (int k = 0; k < N; k += 16) {
-    auto left = operand<LEFT, false, Math>(mine, STRIDE, 16 * strip, k);
-    add_product<true, Math>(own.grad, left, state, STRIDE, k);
+  WKV_SOME(Math)
+  for (int k = 0; k < N; k += 16)
+    add_product<true, Math>(own.grad, operand<LEFT, false, Math>(mine, STRIDE, 16 * strip, k), state,
+                            STRIDE, k);
+  WKV_ROLLED
+  for (int side = 0; side < 2; side++) {  // u or e, then v or the gradient of y
+    const Cell* right = others + side * CHUNK * STRIDE;
+    Strip<4> scores;
+    clear(scores);
+    WKV_SOME(Math)
+    for (int k = 0; k < N; k += 16) {
+      auto left = operand<LEFT, false, Math>(mine, STRIDE, 16 * strip, k);
+      WKV_UNROLL
+      for (int half = 0; half < 2; half++)
+        if (half != skipped)
+          multiply(scores, 2 * half, left,
+                   operand<RIGHT, false, Math>(right, STRIDE, HALF * half, k));
+    }
+    // r and what it reads may be of one token; a is before the writes of its own.
+    int least_age = writes ? !side : !second;
+    each_pair(scores, [&](int row, int other, float& x, float& y) {
+      int age = HALF * late + row - other;
+      x = (writes ? -age : age) >= least_age ? x : 0;
+      y = (writes ? 1 - age : age - 1) >= least_age ? y : 0;
+    });
     WKV_UNROLL
-    for (int j = 0; j < 4; j++)
-      if (j % 2 != skipped)
-        multiply(scores, 2 * j, left, operand<RIGHT, false, Math>(others, STRIDE, 16 * j, k));
+    for (int half = 0; half < 2; half++)
+      if (half != skipped)
+        add_product<true, Math>(own.grad, to_left<Math::PARTS>(scores, half), rows, STRIDE,
+                                side * CHUNK + HALF * half);
   }
-  each_pair(scores, [&](int row, int other, float& x, float& y) {
-    // The scores of A~ stop before the diagonal, those of R~ include it.
-    bool reads = KEYS ? other >= CHUNK : second;
-    int own_t = HALF * late + row, first = other % CHUNK;
-    auto kept = [&](int other_t) {
-      int t = KEYS ? other_t : own_t, s = KEYS ? own_t : other_t;
-      return reads ? s <= t : s < t;
-    };
-    x = kept(first) ? x : 0;
-    y = kept(first + 1) ? y : 0;
-  });
-  WKV_UNROLL
-  for (int j = 0; j < 4; j++)
-    if (j % 2 != skipped)
-      add_product<true, Math>(own.grad, to_left<Math::PARTS>(scores, j), rows, STRIDE, 16 * j);
 }
 
 // Gradients of r, k, a, b from those of their scaled forms, and the pieces of that of w: in grad_q,
@@ -207,6 +208,8 @@ WKV_WARP void unscale(BackwardShared<typename Math::Cell>& sh, const Place& at,
   Chunk<typename Math::Cell>& chunk = sh.chunk;
   each_lane([&](int lane) {
     int c = 2 * lane;
+    Index from = at.row(t) + c;
+    E *ga = pass.ga + from, *gr = pass.gr + from, *gb = pass.gb + from, *gk = pass.gk + from;
     WKV_UNROLL
     for (int row = warp * ROWS; row < (warp + 1) * ROWS; row++) {
       if (row >= n) return;
@@ -219,11 +222,11 @@ WKV_WARP void unscale(BackwardShared<typename Math::Cell>& sh, const Place& at,
       Pair before{chunk.log_decay[row * N + c], chunk.log_decay[row * N + c + 1]};
       Pair here{chunk.log_decay[(row + 1) * N + c], chunk.log_decay[(row + 1) * N + c + 1]};
       Pair grown = Math::exp(-here);
-      Index to = at.row(t + row) + c;
-      store_pair(pass.ga + to, a * Math::exp(before));
-      store_pair(pass.gr + to, r * Math::exp(here));
-      store_pair(pass.gb + to, b * grown);
-      store_pair(pass.gk + to, k * grown);
+      int to = row * at.stride;
+      store_pair(ga + to, a * Math::exp(before));
+      store_pair(gr + to, r * Math::exp(here));
+      store_pair(gb + to, b * grown);
+      store_pair(gk + to, k * grown);
       Pair up_to = a * pair(chunk.q), after = r * pair(chunk.q + CHUNK * STRIDE) -
                                               b * pair(chunk.k) - k * pair(chunk.k + CHUNK * STRIDE);
       store_pair(out, up_to);
@@ -243,9 +246,10 @@ WKV_WARP void decay_gradient(BackwardShared<Cell>& sh, const Place& at, float* g
     float rest = 0;
     for (int i = 0; i < 4; i++) rest += sh.with_state[i][c];
     const float* pieces = sh.grad_q() + c;
+    float* to = gw + at.row(t) + c;
     for (int row = 0; row < n; row++) {
       rest -= pieces[row * STRIDE];
-      gw[at.row(t + row) + c] = rest;
+      to[row * at.stride] = rest;
       rest -= pieces[(CHUNK + row) * STRIDE];
     }
   });
@@ -262,9 +266,9 @@ WKV_WARP void backward_piece(Block& block, BackwardShared<typename Math::Cell>& 
     score<Math>(chunk, warp % 4, warp / 4);
   });
   block.phase([&](int warp, BackwardOwn& own) {
+    if (warp == 7) solve(chunk);
     if (warp < 4) adjoint_known<Math>(sh, own, warp, all);
     if (warp >= 4 && all) state_known<Math>(sh, own, warp - 4);
-    if (warp == 7) solve(chunk);
   });
   block.phase([&](int warp, BackwardOwn& own) {
     if (warp < 4) adjoint_solved<Math>(sh, own, warp, all);
@@ -272,8 +276,7 @@ WKV_WARP void backward_piece(Block& block, BackwardShared<typename Math::Cell>& 
   });
   if (!all) return;
   block.phase([&](int warp, BackwardOwn& own) {
-    if (warp < 4) contract<false, Math>(sh, own, warp);
-    if (warp >= 4) contract<true, Math>(sh, own, warp - 4);
+    contract<Math>(sh, own, warp % 4, warp >= 4);
   });
   block.phase([&](int warp, BackwardOwn& own) {
     float* out = warp < 4 ? sh.grad_q() : sh.grad_k();
@@ -306,8 +309,9 @@ WKV_WARP void backward_segment(Block& block, BackwardShared<typename Math::Cell>
         });
         n = fitting(chunk, end - start);
         if (start + n >= end) break;
+        block.phase([](int, BackwardOwn&) {});  // all have read what add_up will write again
       }
-      const float* checkpoint = pass.gr ? pass.checkpoints + at.checkpoint(t) : nullptr;
+      const float* checkpoint = pass.gr ? pass.checkpoints + at.saved(t) : nullptr;
       if (pass.gr && start > 0)
         block.phase([&](int warp, BackwardOwn&) {
           replay(sh, at, pass.in, checkpoint, t, start, warp);

@@ -39,17 +39,17 @@ struct alignas(16) Chunk {
   int fit[2];                       // tokens until RANGE is exceeded, by half of the channels
 };
 
-// Where a block works.
+// Where a block works: on one head of one sequence, in tensors [B, T, H, N].
 struct Place {
-  Index b, h, H, T;
+  Index origin;      // of the first token
+  int stride;        // from token to token
+  Index checkpoint;  // of the first of the checkpoints [B, chunks, H, N, N]
   Index first, end;  // tokens of the segment
+  Index T;
 
-  // Of tensors [B, T, H, N].
-  WKV_WARP Index row(Index t) const { return ((b * T + t) * H + h) * N; }
-  // Of checkpoints [B, chunks, H, N, N].
-  WKV_WARP Index checkpoint(Index t) const {
-    return ((b * ((T + CHUNK - 1) / CHUNK) + t / CHUNK) * H + h) * N * N;
-  }
+  WKV_WARP Index row(Index t) const { return origin + t * stride; }
+  // Chunks start at multiples of CHUNK.
+  WKV_WARP Index saved(Index t) const { return checkpoint + t / CHUNK * (Index(stride) * N); }
 };
 
 template <class E>
@@ -87,7 +87,7 @@ WKV_WARP void add_up(Chunk<Cell>& sh, const Place& at, const float* w, Index t, 
     const float* p = w + at.row(t) + channel;
     float step[CHUNK];
     WKV_UNROLL
-    for (int i = 0; i < CHUNK; i++) step[i] = i < most ? p[i * at.H * N] : 0;
+    for (int i = 0; i < CHUNK; i++) step[i] = i < most ? p[i * at.stride] : 0;
     float sum = 0;
     int count = 0;
     sh.log_decay[channel] = 0;
@@ -117,17 +117,19 @@ WKV_WARP void scale(Chunk<typename Math::Cell>& sh, const Place& at, const Input
       return Pair{p[0], p[1]};
     };
     Pair before = Math::exp(decay(warp * ROWS));
+    Index from = at.row(t) + c;
+    const E *a_ = in.a + from, *r_ = in.r + from, *b_ = in.b + from, *k_ = in.k + from;
     WKV_UNROLL
     for (int first = warp * ROWS; first < (warp + 1) * ROWS; first += STEP) {
       Packed<E> a[STEP], r[STEP], b[STEP], k[STEP];
       WKV_UNROLL
       for (int i = 0; i < STEP; i++) {
         bool there = first + i < n;
-        Index from = at.row(t + first + i) + c;
-        a[i] = load_or_zero(in.a + from, there);
-        r[i] = load_or_zero(in.r + from, there);
-        b[i] = load_or_zero(in.b + from, there);
-        k[i] = load_or_zero(in.k + from, there);
+        int next = (first + i) * at.stride;
+        a[i] = load_or_zero(a_ + next, there);
+        r[i] = load_or_zero(r_ + next, there);
+        b[i] = load_or_zero(b_ + next, there);
+        k[i] = load_or_zero(k_ + next, there);
       }
       WKV_UNROLL
       for (int i = 0; i < STEP; i++) {
@@ -151,11 +153,12 @@ WKV_WARP void copy_rows(Cell* to, const Place& at, const E* from, Index t, int n
   constexpr int ROWS = CHUNK / WARPS;
   each_lane([&](int lane) {
     int c = 2 * lane;
+    const E* rows = from + (at.row(t) + c);
     Packed<E> x[ROWS];
     WKV_UNROLL
     for (int i = 0; i < ROWS; i++) {
       int row = warp * ROWS + i;
-      x[i] = load_or_zero(from + at.row(t + row) + c, from && row < n);
+      x[i] = load_or_zero(rows + row * at.stride, from && row < n);
     }
     WKV_UNROLL
     for (int i = 0; i < ROWS; i++) store_pair(to + (warp * ROWS + i) * STRIDE + c, unpack(x[i]));
@@ -170,7 +173,7 @@ WKV_WARP void score(Chunk<typename Math::Cell>& sh, int strip, int side) {
   bool reads = strip / 2, late = strip % 2;  // R~ rather than A~; second half of the tokens
   Strip<4> sum;
   clear(sum);
-  WKV_UNROLL
+  WKV_SOME(Math)
   for (int k = 0; k < N; k += 16) {
     auto left = operand<LEFT, false, Math>(sh.q, STRIDE, 16 * strip, k);
     const Cell* right = sh.k + side * CHUNK * STRIDE;

@@ -90,7 +90,7 @@ WKV_WARP void forward_segment(Block& block, ForwardShared<typename Math::Cell>& 
     for (int done = 0, n; done < length; done += n) {
       block.phase([&](int warp, ForwardOwn& own) {
         if (done == 0 && pass.checkpoints)
-          store_state(pass.checkpoints + at.checkpoint(t), own.state, warp);
+          store_state(pass.checkpoints + at.saved(t), own.state, warp);
         add_up(chunk, at, pass.in.w, t + done, length - done, warp);
       });
       n = fitting(chunk, length - done);

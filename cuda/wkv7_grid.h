@@ -16,8 +16,10 @@ struct Shape {
 
   WKV_WARP Index segments() const { return (T + span - 1) / span; }
   WKV_WARP Place place(Index column, Index segment) const {
-    Index first = segment * span;
-    return {column / H, column % H, H, T, first, first + smaller(span, T - first)};
+    Index b = unsigned(column) / unsigned(H), h = column - b * H, chunks = (T + CHUNK - 1) / CHUNK;
+    Index first = segment * span, rest = T - first;
+    return {(b * T * H + h) * N, int(H * N),  (b * chunks * H + h) * N * N,
+            first,               first + (rest < span ? rest : span), T};
   }
   // Of states [B * H, segments, N, N].
   WKV_WARP Index state(Index column, Index segment) const {

@@ -13,9 +13,12 @@
 #ifdef __CUDACC__
 #define WKV_WARP __device__ __forceinline__
 #define WKV_UNROLL _Pragma("unroll")
+// Loops over tiles in shared memory: a little, or the code would not fit the instruction cache.
+#define WKV_SOME(Math) _Pragma("unroll (Math::PARTS == 1 ? 2 : 1)")
 #else
 #define WKV_WARP inline
 #define WKV_UNROLL
+#define WKV_SOME(Math)
 #endif
 
 namespace wkv7 {
@@ -62,6 +65,19 @@ WKV_WARP int least(const Registers<int, 1>& x) {
 #endif
 }
 
+// To each lane's value that of the lane whose number differs in bit `far`.
+template <int COUNT>
+WKV_WARP void add_from(Registers<float, COUNT>& x, int far) {
+#ifdef __CUDACC__
+  WKV_UNROLL
+  for (int i = 0; i < COUNT; i++) x.at(0, i) += __shfl_xor_sync(~0u, x.at(0, i), far);
+#else
+  Registers<float, COUNT> all = x;
+  for (int lane = 0; lane < LANES; lane++)
+    for (int i = 0; i < COUNT; i++) x.at(lane, i) += all.at(lane ^ far, i);
+#endif
+}
+
 // ---------------------------------------------------------------- kinds of arithmetic
 
 // Tiles of bf16 in shared memory: what 16-bit floats deserve.
@@ -105,31 +121,25 @@ WKV_WARP void clear(Strip<TILES>& s) {
   each_pair(s, [](int, int, float& x, float& y) { x = y = 0; });
 }
 
-// Sums over the rows, to out[columns].
-template <int TILES>
-WKV_WARP void sum_rows(const Strip<TILES>& s, float* out) {
-  each_lane([&](int lane) {
-    WKV_UNROLL
-    for (int j = 0; j < TILES; j++) {
-#ifdef __CUDACC__
-      float x = s.tile[j].at(lane, 0) + s.tile[j].at(lane, 2);
-      float y = s.tile[j].at(lane, 1) + s.tile[j].at(lane, 3);
+// Sums over the rows of the strip times a tile, to out[columns].
+template <int TILES, class Cell>
+WKV_WARP void sum_rows(const Strip<TILES>& s, const Cell* tile, int stride, float* out) {
+  WKV_UNROLL
+  for (int j = 0; j < TILES; j++) {
+    Registers<float, 2> sum;
+    each_lane([&](int lane) {
+      const Cell* p = tile + lane / 4 * stride + 8 * j + lane % 4 * 2;
       WKV_UNROLL
-      for (int far = 4; far < LANES; far *= 2) {
-        x += __shfl_xor_sync(~0u, x, far);
-        y += __shfl_xor_sync(~0u, y, far);
-      }
-      if (lane < 4) out[8 * j + 2 * lane] = x, out[8 * j + 2 * lane + 1] = y;
-#else
-      if (lane < 8) {
-        float sum = 0;
-        for (int row = 0; row < 16; row++)
-          sum += s.tile[j].at(row % 8 * 4 + lane / 2, row / 8 * 2 + lane % 2);
-        out[8 * j + lane] = sum;
-      }
-#endif
-    }
-  });
+      for (int i = 0; i < 2; i++)
+        sum.at(lane, i) = s.tile[j].at(lane, i) * to_float(p[i]) +
+                          s.tile[j].at(lane, 2 + i) * to_float(p[8 * stride + i]);
+    });
+    WKV_UNROLL
+    for (int far = LANES / 2; far >= 4; far /= 2) add_from(sum, far);
+    each_lane([&](int lane) {
+      if (lane < 4) out[8 * j + 2 * lane] = sum.at(lane, 0), out[8 * j + 2 * lane + 1] = sum.at(lane, 1);
+    });
+  }
 }
 
 // ---------------------------------------------------------------- operands
