@@ -21,6 +21,7 @@ struct BackwardShared {
   // The state at the start of the piece, then G as it acts on the piece. Later the gradients of B~, K~.
   alignas(16) Cell states[2 * N * STRIDE];
   Cell gv[CHUNK * STRIDE];
+  float log_decay[(CHUNK + 1) * N];
   float with_state[4][N];  // column sums of the state times its adjoint, by 16 rows
 
   WKV_WARP Cell* u() { return rows; }
@@ -31,6 +32,7 @@ struct BackwardShared {
 };
 
 struct BackwardOwn {
+  Decays<CHUNK / BACKWARD_WARPS> decays;
   Strip<8> adjoint;  // [16 values, keys]; of the first four warps
   Strip<4> u, v;     // [16 values, tokens]; u is its adjoint in the first four warps
   Strip<8> grad;     // [16 rows of A~, R~, B~, K~; keys]
@@ -219,12 +221,12 @@ WKV_WARP void unscale(BackwardShared<typename Math::Cell>& sh, const Place& at,
       float* out = sh.grad_q() + row * STRIDE + c;
       Pair a = pair(sh.grad_q()), r = pair(sh.grad_q() + CHUNK * STRIDE);
       Pair b = pair(sh.grad_k()), k = pair(sh.grad_k() + CHUNK * STRIDE);
-      Pair before{chunk.log_decay[row * N + c], chunk.log_decay[row * N + c + 1]};
-      Pair here{chunk.log_decay[(row + 1) * N + c], chunk.log_decay[(row + 1) * N + c + 1]};
-      Pair grown = Math::exp(-here);
+      const float* log_decay = sh.log_decay + row * N + c;
+      Pair before{log_decay[0], log_decay[1]}, here{log_decay[N], log_decay[N + 1]};
+      Pair grown = exp2_<Math>(-here);
       int to = row * at.stride;
-      store_pair(ga + to, a * Math::exp(before));
-      store_pair(gr + to, r * Math::exp(here));
+      store_pair(ga + to, a * exp2_<Math>(before));
+      store_pair(gr + to, r * exp2_<Math>(here));
       store_pair(gb + to, b * grown);
       store_pair(gk + to, k * grown);
       Pair up_to = a * pair(chunk.q), after = r * pair(chunk.q + CHUNK * STRIDE) -
@@ -300,28 +302,34 @@ WKV_WARP void backward_segment(Block& block, BackwardShared<typename Math::Cell>
   Index chunks = (at.end - at.first + CHUNK - 1) / CHUNK;
   for (Index i = chunks - 1; i >= 0; i--) {
     Index t = at.first + i * CHUNK;
+    const float* checkpoint = pass.gr ? pass.checkpoints + at.saved(t) : nullptr;
     // Pieces are those of the forward pass, the last first. All is one piece, as a rule.
     for (int end = smaller(CHUNK, at.end - t), start = 0; end > 0; end = start) {
       int n = 0;
-      for (start = 0;; start += n) {
-        block.phase([&](int warp, BackwardOwn&) {
-          add_up(chunk, at, pass.in.w, t + start, end - start, warp);
+      start = 0;
+      for (bool replayed = false;;) {
+        block.phase([&](int warp, BackwardOwn& own) {
+          add_up(chunk, at, pass.in.w, t + start, end - start, warp, own.decays);
         });
-        n = fitting(chunk, end - start);
-        if (start + n >= end) break;
-        block.phase([](int, BackwardOwn&) {});  // all have read what add_up will write again
+        block.phase([&](int warp, BackwardOwn& own) {
+          Index from = t + start;
+          scale<Math>(chunk, at, pass.in, from, end - start, warp, own.decays, sh.log_decay);
+          copy_rows<BACKWARD_WARPS>(sh.u() + CHUNK * STRIDE, at, pass.in.v, from, end - start, warp);
+          copy_rows<BACKWARD_WARPS>(sh.e() + CHUNK * STRIDE, at, grad_y, from, end - start, warp);
+          if (pass.gr && start == 0) load_tile(sh.states, checkpoint, warp);
+        });
+        n = chunk.tokens;
+        if (replayed || (start == 0 && n == end)) break;
+        if (start + n < end) {
+          start += n;
+          continue;
+        }
+        if (pass.gr)
+          block.phase([&](int warp, BackwardOwn&) {
+            replay(sh, at, pass.in, checkpoint, t, start, warp);
+          });
+        replayed = true;
       }
-      const float* checkpoint = pass.gr ? pass.checkpoints + at.saved(t) : nullptr;
-      if (pass.gr && start > 0)
-        block.phase([&](int warp, BackwardOwn&) {
-          replay(sh, at, pass.in, checkpoint, t, start, warp);
-        });
-      block.phase([&](int warp, BackwardOwn&) {
-        scale<Math, BACKWARD_WARPS>(chunk, at, pass.in, t + start, n, warp);
-        copy_rows<BACKWARD_WARPS>(sh.u() + CHUNK * STRIDE, at, pass.in.v, t + start, n, warp);
-        copy_rows<BACKWARD_WARPS>(sh.e() + CHUNK * STRIDE, at, grad_y, t + start, n, warp);
-        if (pass.gr && start == 0) load_tile(sh.states, checkpoint, warp);
-      });
       backward_piece<Math>(block, sh, pass, at, t + start, n);
     }
   }

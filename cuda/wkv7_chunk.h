@@ -21,8 +21,11 @@ constexpr int HALF = CHUNK / 2;    // rows of a tile
 constexpr int STRIDE = N + 8;      // cells from row to row of a tile of channels: no bank conflicts
 constexpr int WIDE = CHUNK + 8;    // the same for tiles of tokens
 constexpr int SOLVE = CHUNK + 4;   // the same for the system of equations
-constexpr float RANGE = 60;        // e^60 squared still fits a float
-constexpr float FLOOR = -60;       // e^-60 of a state is as good as none of it
+constexpr int MOST_WARPS = 8;
+// Logarithms of decays are to base 2.
+constexpr float LOG2E = 1.44269504f;
+constexpr float RANGE = 88;   // 2^88 leaves room for sums of products in a float
+constexpr float FLOOR = -88;  // of one token; so little of a state is as good as none of it
 
 enum Scores { AK, RB, RK };
 
@@ -34,9 +37,9 @@ struct alignas(16) Chunk {
   Cell scores[3][CHUNK * WIDE];     // tril(A~ K~^T, -1), tril(R~ B~^T), tril(R~ K~^T)
   Cell inverse[CHUNK * WIDE];       // (1 - tril(A~ B~^T, -1))^-1
   float ab[CHUNK * SOLVE];          // tril(A~ B~^T, -1), transposed
-  float log_decay[(CHUNK + 1) * N]; // from the start of the piece to before (row t), after (row t + 1) t
+  float step[MOST_WARPS][N];        // sums of log-decays over the rows of each warp
   float last[N];                    // the decay over the whole piece
-  int fit[2];                       // tokens until RANGE is exceeded, by half of the channels
+  int tokens;                       // of the piece
 };
 
 // Where a block works: on one head of one sequence, in tensors [B, T, H, N].
@@ -51,6 +54,12 @@ struct Place {
   // Chunks start at multiples of CHUNK.
   WKV_WARP Index saved(Index t) const { return checkpoint + t / CHUNK * (Index(stride) * N); }
 };
+
+// Log-decays to base 2 and not below FLOOR; NaN stays NaN.
+WKV_WARP Pair floored(Pair w) {
+  w = w * LOG2E;
+  return {w.x < FLOOR ? FLOOR : w.x, w.y < FLOOR ? FLOOR : w.y};
+}
 
 template <class E>
 struct Inputs {
@@ -69,81 +78,108 @@ WKV_WARP Pair unpack(Packed<E> x) {
 
 WKV_WARP int smaller(Index a, Index b) { return int(a < b ? a : b); }
 
-// Tokens of a piece, of at most `most`; after the phase `add_up`.
-template <class Cell>
-WKV_WARP int fitting(const Chunk<Cell>& sh, int most) {
-  return smaller(most, smaller(sh.fit[0], sh.fit[1]));
-}
+// Tokens from t on, of which a warp has ROWS rows, a lane two channels of each.
+template <int ROWS>
+struct Decays {
+  Registers<float, 2 * ROWS> step;
+};
 
 // ---------------------------------------------------------------- phases
 
-// Log-decays from token `t` on, of which there are at most `most`. Two warps.
-template <class Cell>
-WKV_WARP void add_up(Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most, int warp) {
-  if (warp >= 2) return;
-  Registers<int, 1> fit;
+// Reads the log-decays of `most` tokens from t on and adds them up.
+template <class Cell, int ROWS>
+WKV_WARP void add_up(Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most, int warp,
+                     Decays<ROWS>& own) {
   each_lane([&](int lane) {
-    int channel = warp * LANES + lane;
-    const float* p = w + at.row(t) + channel;
-    float step[CHUNK];
+    int c = 2 * lane;
+    const float* from = w + at.row(t) + c;
     WKV_UNROLL
-    for (int i = 0; i < CHUNK; i++) step[i] = i < most ? p[i * at.stride] : 0;
-    float sum = 0;
-    int count = 0;
-    sh.log_decay[channel] = 0;
-    WKV_UNROLL
-    for (int i = 0; i < CHUNK; i++) {
-      sum += step[i] < FLOOR ? FLOOR : step[i];
-      sh.log_decay[(i + 1) * N + channel] = sum;
-      if (count == i && fabsf(sum) <= RANGE) count = i + 1;
+    for (int i = 0; i < ROWS; i++) {
+      int row = warp * ROWS + i;
+      Pair x = unpack(load_or_zero(from + row * at.stride, row < most));
+      own.step.at(lane, 2 * i) = x.x, own.step.at(lane, 2 * i + 1) = x.y;
     }
-    fit.at(lane, 0) = count ? count : 1;
-  });
-  int all = least(fit);
-  each_lane([&](int lane) {
-    if (lane == 0) sh.fit[warp] = all;
+    Pair sum{};
+    WKV_UNROLL
+    for (int i = 0; i < ROWS; i++) {
+      Pair x = floored({own.step.at(lane, 2 * i), own.step.at(lane, 2 * i + 1)});
+      own.step.at(lane, 2 * i) = x.x, own.step.at(lane, 2 * i + 1) = x.y;
+      sum += x;
+    }
+    store_pair(sh.step[warp] + c, sum);
   });
 }
 
-// The n tokens from t on, scaled, to shared memory; rows beyond are zero. WARPS share the rows.
-template <class Math, int WARPS, class E>
+// Tokens of the piece that starts at t: up to `most`, as long as decays are within RANGE. After
+// add_up; the same in every warp.
+template <int WARPS, class Cell>
+WKV_WARP int fitting(const Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most) {
+  Registers<int, 1> fit;
+  each_lane([&](int lane) {
+    Pair sum{};
+    for (int i = 0; i < WARPS; i++) sum += Pair{sh.step[i][2 * lane], sh.step[i][2 * lane + 1]};
+    fit.at(lane, 0) = fabsf(sum.x) <= RANGE && fabsf(sum.y) <= RANGE ? most : 0;
+  });
+  if (least(fit) == most) return most;
+  each_lane([&](int lane) {
+    const float* from = w + at.row(t) + 2 * lane;
+    Pair sum{};
+    int count = 0;
+    WKV_ROLLED
+    for (; count < most; count++) {
+      sum += floored(load_pair(from + count * at.stride));
+      if (!(fabsf(sum.x) <= RANGE && fabsf(sum.y) <= RANGE)) break;
+    }
+    fit.at(lane, 0) = count > 1 ? count : 1;
+  });
+  return least(fit);
+}
+
+// The piece from t on, scaled, to shared memory; rows beyond are zero. Log-decays from its start to
+// before (row t) and after (row t + 1) each token go to `log_decay` unless it is null.
+template <class Math, class E, int ROWS>
 WKV_WARP void scale(Chunk<typename Math::Cell>& sh, const Place& at, const Inputs<E>& in, Index t,
-                    int n, int warp) {
-  constexpr int ROWS = CHUNK / WARPS, STEP = 4;
+                    int most, int warp, const Decays<ROWS>& own, float* log_decay) {
+  constexpr int WARPS = CHUNK / ROWS, STEP = 4;
+  int n = fitting<WARPS>(sh, at, in.w, t, most);
   each_lane([&](int lane) {
     int c = 2 * lane;
-    auto decay = [&](int row) {
-      const float* p = sh.log_decay + (row < n ? row : n) * N + c;
-      return Pair{p[0], p[1]};
-    };
-    Pair before = Math::exp(decay(warp * ROWS));
     Index from = at.row(t) + c;
     const E *a_ = in.a + from, *r_ = in.r + from, *b_ = in.b + from, *k_ = in.k + from;
+    Pair sum{};
+    if (n == most)
+      for (int i = 0; i < warp; i++) sum += Pair{sh.step[i][c], sh.step[i][c + 1]};
+    else
+      for (int i = 0; i < warp * ROWS && i < n; i++)
+        sum += floored(load_pair(in.w + from + i * at.stride));
+    Pair before = exp2_<Math>(sum);
+    if (log_decay && warp == 0) store_pair(log_decay + c, sum);
     WKV_UNROLL
-    for (int first = warp * ROWS; first < (warp + 1) * ROWS; first += STEP) {
+    for (int first = 0; first < ROWS; first += STEP) {
       Packed<E> a[STEP], r[STEP], b[STEP], k[STEP];
       WKV_UNROLL
       for (int i = 0; i < STEP; i++) {
-        bool there = first + i < n;
-        int next = (first + i) * at.stride;
-        a[i] = load_or_zero(a_ + next, there);
-        r[i] = load_or_zero(r_ + next, there);
-        b[i] = load_or_zero(b_ + next, there);
-        k[i] = load_or_zero(k_ + next, there);
+        int row = warp * ROWS + first + i, next = row * at.stride;
+        a[i] = load_or_zero(a_ + next, row < n);
+        r[i] = load_or_zero(r_ + next, row < n);
+        b[i] = load_or_zero(b_ + next, row < n);
+        k[i] = load_or_zero(k_ + next, row < n);
       }
       WKV_UNROLL
       for (int i = 0; i < STEP; i++) {
-        int row = first + i;
-        Pair here = decay(row + 1), grown = Math::exp(-here);
-        here = Math::exp(here);
+        int row = warp * ROWS + first + i, step = 2 * (first + i);
+        if (row < n) sum += Pair{own.step.at(lane, step), own.step.at(lane, step + 1)};
+        Pair here = exp2_<Math>(sum), grown = exp2_<Math>(-sum);
         store_pair(sh.q + row * STRIDE + c, unpack(a[i]) * before);
         store_pair(sh.q + (CHUNK + row) * STRIDE + c, unpack(r[i]) * here);
         store_pair(sh.k + row * STRIDE + c, unpack(b[i]) * grown);
         store_pair(sh.k + (CHUNK + row) * STRIDE + c, unpack(k[i]) * grown);
+        if (log_decay) store_pair(log_decay + (row + 1) * N + c, sum);
         before = here;
       }
     }
-    if (warp == 0) store_pair(sh.last + c, Math::exp(decay(n)));
+    if (warp == WARPS - 1) store_pair(sh.last + c, before);
+    if (warp == 0 && lane == 0) sh.tokens = n;
   });
 }
 

@@ -18,6 +18,7 @@ struct ForwardShared {
 };
 
 struct ForwardOwn {
+  Decays<CHUNK / FORWARD_WARPS> decays;
   Strip<8> state;  // [16 values, keys]
   Strip<4> u, y;   // [16 values, tokens]
 };
@@ -91,13 +92,13 @@ WKV_WARP void forward_segment(Block& block, ForwardShared<typename Math::Cell>& 
       block.phase([&](int warp, ForwardOwn& own) {
         if (done == 0 && pass.checkpoints)
           store_state(pass.checkpoints + at.saved(t), own.state, warp);
-        add_up(chunk, at, pass.in.w, t + done, length - done, warp);
+        add_up(chunk, at, pass.in.w, t + done, length - done, warp, own.decays);
       });
-      n = fitting(chunk, length - done);
-      block.phase([&](int warp, ForwardOwn&) {
-        scale<Math, FORWARD_WARPS>(chunk, at, pass.in, t + done, n, warp);
-        copy_rows<FORWARD_WARPS>(sh.v, at, values, t + done, n, warp);
+      block.phase([&](int warp, ForwardOwn& own) {
+        scale<Math>(chunk, at, pass.in, t + done, length - done, warp, own.decays, nullptr);
+        copy_rows<FORWARD_WARPS>(sh.v, at, values, t + done, length - done, warp);
       });
+      n = chunk.tokens;
       block.phase([&](int warp, ForwardOwn&) {
         announce<E>(at, pass.in, nullptr, t + CHUNK, warp);
         score<Math>(chunk, warp, 0);

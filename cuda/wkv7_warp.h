@@ -84,7 +84,14 @@ WKV_WARP void add_from(Registers<float, COUNT>& x, int far) {
 struct Fast {
   using Cell = bf16;
   static constexpr int PARTS = 1;
-  static WKV_WARP Pair exp(Pair x) { return quick_exp_(x); }
+#ifdef __CUDACC__
+  static WKV_WARP float exp2(float x) {
+    asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
+    return x;
+  }
+#else
+  static float exp2(float x) { return exp2f(x); }
+#endif
 };
 
 // Tiles of fp32 in shared memory, split into parts on the way to the tensor core.
@@ -92,8 +99,13 @@ template <int COUNT>
 struct Exact {
   using Cell = float;
   static constexpr int PARTS = COUNT;
-  static WKV_WARP Pair exp(Pair x) { return exp_(x); }
+  static WKV_WARP float exp2(float x) { return exp2f(x); }
 };
+
+template <class Math>
+WKV_WARP Pair exp2_(Pair x) {
+  return {Math::exp2(x.x), Math::exp2(x.y)};
+}
 
 // ---------------------------------------------------------------- sums
 
