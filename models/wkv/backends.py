@@ -16,7 +16,7 @@ BACKENDS = ("auto", "reference", "cpu", "cuda")
 BINDINGS: dict[str, dict[str, str]] = {
     "wkv4": {"cpu": "models.wkv.v4.cpu", "cuda": "models.wkv.v4.cuda"},
     "wkv6": {},
-    "wkv7": {},
+    "wkv7": {"cuda": "models.wkv.v7.cuda"},
     "pointwise": {"cpu": "models.pointwise.cpu"},
 }
 """Modules with native kernels, by operator and device; each has a `library` to load, and `SIZES`

@@ -45,8 +45,8 @@ class _Kernel(NamedTuple):
 
 
 # Of cuda/wkv7_cuda.cu, by the width of a tile's cells there: bf16 for itself, else fp32.
-_FORWARD = {2: _Kernel(128, 4, 46608), 4: _Kernel(128, 2, 79888)}
-_BACKWARD = {2: _Kernel(256, 2, 84496), 4: _Kernel(256, 1, 146976)}
+_FORWARD = {2: _Kernel(128, 4, 40208), 4: _Kernel(128, 2, 73488)}
+_BACKWARD = {2: _Kernel(256, 2, 86544), 4: _Kernel(256, 1, 156688)}
 _JOIN_THREADS, _JOIN_ROWS = 256, 16
 _LEAST_SEGMENTS = 4  # fewer would cost more than they bring: every segment is gone through twice
 _LEAST_SPAN = 8 * CHUNK
@@ -103,9 +103,7 @@ def wkv7_backward(
     if grid.segments > 1:
         summaries = grid.summaries(grad_state)
         nothing = (None,) * 6
-        grid.run(
-            "wkv7_backward", tensors, None, None, grad_y, *nothing, summaries, segments=-1
-        )
+        grid.run("wkv7_backward", tensors, None, None, grad_y, *nothing, summaries, segments=-1)
         ends = grid.join(grad_state, summaries, backwards=True)
     grads = (gr, gw, gk, gv, ga, gb)
     grid.run("wkv7_backward", tensors, checkpoints, ends, grad_y, *grads, before)
