@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import NamedTuple
 
 import torch
@@ -11,7 +13,10 @@ from torch.nn import functional as F
 from models.errors import UserError
 from models.wkv.library import new
 from models.wkv.nvrtc import CudaLibrary
+from models.wkv.v7 import reference
 from models.wkv.v7.reference import CHUNK
+
+_log = logging.getLogger("crossover.wkv")
 
 SIZES = (16, 32, 48, 64)
 """Head sizes. The kernels are for the last; smaller heads are filled up with zeros."""
@@ -34,6 +39,10 @@ library = CudaLibrary(
         "wkv7_join",
     ),
 )
+
+
+class _TooLittle(Exception):
+    """A block would need more shared memory than the GPU has."""
 
 
 class _Kernel(NamedTuple):
@@ -63,14 +72,13 @@ def wkv7_forward(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `reference.wkv7_forward`; the checkpoints are empty unless `save`."""
-    size = r.shape[-1]
+    size, grid = r.shape[-1], _Grid.of(r, _FORWARD)
     tensors = [_ready(x) for x in (r, w, k, v, a, b)]
     state = _ready(state, rows=True)
     batch, length, heads, width = tensors[0].shape
     chunks = -(-length // CHUNK) if save else 0
     checkpoints = state.new_empty(batch, chunks, heads, width, width)
     y, out = new(tensors[0]), new(state)
-    grid = _Grid.of(tensors[0], _FORWARD)
     starts = state
     if grid.segments > 1:
         summaries = grid.summaries(state)
@@ -91,14 +99,22 @@ def wkv7_backward(
     grad_state: Tensor,
     grad_y: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As `reference.wkv7_backward`, with the checkpoints of `wkv7_forward`."""
+    """As `reference.wkv7_backward`, with the checkpoints of `wkv7_forward`.
+
+    It is that function, after a notice, where a GPU has too little shared memory: in fp32 and
+    fp16, consumer models.
+    """
+    try:
+        grid = _Grid.of(r, _BACKWARD)
+    except _TooLittle as error:
+        _notice(r.dtype, str(error))
+        return reference.wkv7_backward(r, w, k, v, a, b, checkpoints, grad_state, grad_y)
     size = r.shape[-1]
     tensors = [_ready(x) for x in (r, w, k, v, a, b)]
     checkpoints, grad_state = (_ready(x, rows=True) for x in (checkpoints, grad_state))
     grad_y = _ready(grad_y.to(r.dtype))
     gr, gw, gk, gv, ga, gb = (new(x) for x in tensors)
     before = new(grad_state)
-    grid = _Grid.of(tensors[0], _BACKWARD)
     ends = grad_state
     if grid.segments > 1:
         summaries = grid.summaries(grad_state)
@@ -126,10 +142,7 @@ class _Grid(NamedTuple):
         kernel = kernels[2 if like.dtype == torch.bfloat16 else 4]
         count, most = _machine(like.device)
         if kernel.shared > most:
-            raise UserError(
-                f"wkv7: {like.dtype} on this GPU needs {kernel.shared} bytes of shared memory for a "
-                f"block, it has {most}: use bfloat16 or backend='reference'"
-            )
+            raise _TooLittle(f"{kernel.shared} bytes for a block, this GPU has {most}")
         segments = min(count * kernel.resident // (batch * heads), length // _LEAST_SPAN)
         span = length
         if segments >= _LEAST_SEGMENTS:
@@ -188,10 +201,17 @@ class _Grid(NamedTuple):
         return starts
 
 
+@functools.cache
+def _notice(dtype: torch.dtype, reason: str) -> None:
+    """Say once that the slow path is taken."""
+    _log.warning("wkv7: the backward pass in %s runs in PyTorch (shared memory: %s)", dtype, reason)
+
+
 def _machine(device: torch.device) -> tuple[int, int]:
     """Multiprocessors of a GPU and the bytes of shared memory that a block of its may have."""
     properties = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count, properties.shared_memory_per_block_optin
+    # PyTorch's stubs do not know the second.
+    return properties.multi_processor_count, properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
 
 
 def _ready(x: Tensor, rows: bool = False) -> Tensor:

@@ -118,7 +118,7 @@ def _resolve(backend: str, r: Tensor) -> str:
         if backend not in ("auto", "reference"):
             raise UserError(f"backend={backend!r} computes in float32: r must not be float64")
         return "reference"
-    return backends.resolve("wkv7", backend, r.device)
+    return backends.resolve("wkv7", backend, r.device, r.shape[-1])
 
 
 @torch.library.impl("crossover::wkv7", "CompositeExplicitAutograd")
