@@ -90,8 +90,8 @@ WKV_WARP void adjoint_known(BackwardShared<typename Math::Cell>& sh, BackwardOwn
   using Cell = typename Math::Cell;
   Chunk<Cell>& chunk = sh.chunk;
   each_pair(own.adjoint, [&](int row, int c, float& x, float& y) {
-    x *= chunk.last[c];
-    y *= chunk.last[c + 1];
+    Pair decay = pair_at(chunk.last + c);
+    x *= decay.x, y *= decay.y;
     store_pair(sh.adjoint() + (16 * warp + row) * STRIDE + c, Pair{x, y});
   });
   clear(own.u);
@@ -212,27 +212,25 @@ WKV_WARP void unscale(BackwardShared<typename Math::Cell>& sh, const Place& at,
     int c = 2 * lane;
     Index from = at.row(t) + c;
     E *ga = pass.ga + from, *gr = pass.gr + from, *gb = pass.gb + from, *gk = pass.gk + from;
+    Pair before = exp2_<Math>(pair_at(sh.log_decay + warp * ROWS * N + c));
     WKV_UNROLL
     for (int row = warp * ROWS; row < (warp + 1) * ROWS; row++) {
       if (row >= n) return;
-      auto pair = [&](const auto* tile) {
-        return Pair{to_float(tile[row * STRIDE + c]), to_float(tile[row * STRIDE + c + 1])};
-      };
-      float* out = sh.grad_q() + row * STRIDE + c;
-      Pair a = pair(sh.grad_q()), r = pair(sh.grad_q() + CHUNK * STRIDE);
-      Pair b = pair(sh.grad_k()), k = pair(sh.grad_k() + CHUNK * STRIDE);
-      const float* log_decay = sh.log_decay + row * N + c;
-      Pair before{log_decay[0], log_decay[1]}, here{log_decay[N], log_decay[N + 1]};
-      Pair grown = exp2_<Math>(-here);
-      int to = row * at.stride;
-      store_pair(ga + to, a * exp2_<Math>(before));
-      store_pair(gr + to, r * exp2_<Math>(here));
+      int cell = row * STRIDE + c, to = row * at.stride;
+      float* out = sh.grad_q() + cell;
+      Pair a = pair_at(out), r = pair_at(out + CHUNK * STRIDE);
+      Pair b = pair_at(sh.grad_k() + cell), k = pair_at(sh.grad_k() + CHUNK * STRIDE + cell);
+      Pair log_decay = pair_at(sh.log_decay + (row + 1) * N + c);
+      Pair here = exp2_<Math>(log_decay), grown = exp2_<Math>(-log_decay);
+      store_pair(ga + to, a * before);
+      store_pair(gr + to, r * here);
       store_pair(gb + to, b * grown);
       store_pair(gk + to, k * grown);
-      Pair up_to = a * pair(chunk.q), after = r * pair(chunk.q + CHUNK * STRIDE) -
-                                              b * pair(chunk.k) - k * pair(chunk.k + CHUNK * STRIDE);
-      store_pair(out, up_to);
-      store_pair(out + CHUNK * STRIDE, after);
+      before = here;
+      store_pair(out, a * pair_at(chunk.q + cell));
+      store_pair(out + CHUNK * STRIDE, r * pair_at(chunk.q + CHUNK * STRIDE + cell) -
+                                           b * pair_at(chunk.k + cell) -
+                                           k * pair_at(chunk.k + CHUNK * STRIDE + cell));
     }
   });
 }

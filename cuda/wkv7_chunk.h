@@ -71,11 +71,6 @@ template <class E>
 WKV_WARP Packed<E> load_or_zero(const E* p, bool there) {
   return there ? load_packed(p) : Packed<E>{};
 }
-template <class E>
-WKV_WARP Pair unpack(Packed<E> x) {
-  return {to_float(x.x), to_float(x.y)};
-}
-
 WKV_WARP int smaller(Index a, Index b) { return int(a < b ? a : b); }
 
 // Tokens from t on, of which a warp has ROWS rows, a lane two channels of each.
@@ -117,7 +112,7 @@ WKV_WARP int fitting(const Chunk<Cell>& sh, const Place& at, const float* w, Ind
   Registers<int, 1> fit;
   each_lane([&](int lane) {
     Pair sum{};
-    for (int i = 0; i < WARPS; i++) sum += Pair{sh.step[i][2 * lane], sh.step[i][2 * lane + 1]};
+    for (int i = 0; i < WARPS; i++) sum += pair_at(sh.step[i] + 2 * lane);
     fit.at(lane, 0) = fabsf(sum.x) <= RANGE && fabsf(sum.y) <= RANGE ? most : 0;
   });
   if (least(fit) == most) return most;
@@ -148,7 +143,7 @@ WKV_WARP void scale(Chunk<typename Math::Cell>& sh, const Place& at, const Input
     const E *a_ = in.a + from, *r_ = in.r + from, *b_ = in.b + from, *k_ = in.k + from;
     Pair sum{};
     if (n == most)
-      for (int i = 0; i < warp; i++) sum += Pair{sh.step[i][c], sh.step[i][c + 1]};
+      for (int i = 0; i < warp; i++) sum += pair_at(sh.step[i] + c);
     else
       for (int i = 0; i < warp * ROWS && i < n; i++)
         sum += floored(load_pair(in.w + from + i * at.stride));
@@ -197,7 +192,13 @@ WKV_WARP void copy_rows(Cell* to, const Place& at, const E* from, Index t, int n
       x[i] = load_or_zero(rows + row * at.stride, from && row < n);
     }
     WKV_UNROLL
-    for (int i = 0; i < ROWS; i++) store_pair(to + (warp * ROWS + i) * STRIDE + c, unpack(x[i]));
+    for (int i = 0; i < ROWS; i++) {
+      Cell* row = to + (warp * ROWS + i) * STRIDE + c;
+      if constexpr (sizeof(Cell) == sizeof(E))  // of one type, then
+        *reinterpret_cast<Packed<E>*>(row) = x[i];
+      else
+        store_pair(row, unpack(x[i]));
+    }
   });
 }
 
@@ -293,18 +294,28 @@ WKV_WARP void put(Cell* tile, int c, Strip<4>& x) {
   });
 }
 
-// Rows of 16 channels from c on, of a tile [tokens, channels], to n rows of a tensor. One warp.
+// Rows of 16 channels from c on, of a tile [tokens, channels], to n rows of a tensor. One warp, two
+// lanes to a row.
 template <class E, class Cell>
 WKV_WARP void write_rows(E* to, const Place& at, const Cell* tile, Index t, int n, int c) {
-  struct alignas(16) Row {
-    E x[16];
+  struct alignas(16) Eight {
+    E x[8];
   };
   each_lane([&](int lane) {
-    if (lane >= n) return;
-    Row row;
+    int first = c + lane % 2 * 8;
+    E* rows = to + at.row(t) + first;
     WKV_UNROLL
-    for (int i = 0; i < 16; i++) from_float(to_float(tile[lane * STRIDE + c + i]), row.x[i]);
-    *reinterpret_cast<Row*>(to + at.row(t + lane) + c) = row;
+    for (int row = lane / 2; row < CHUNK; row += LANES / 2) {
+      if (row >= n) return;
+      Eight out;
+      WKV_UNROLL
+      for (int i = 0; i < 8; i += 2) {
+        Pair both = pair_at(tile + row * STRIDE + first + i);
+        from_float(both.x, out.x[i]);
+        from_float(both.y, out.x[i + 1]);
+      }
+      *reinterpret_cast<Eight*>(rows + row * at.stride) = out;
+    }
   });
 }
 
@@ -324,18 +335,15 @@ WKV_WARP void store_state(float* to, Strip<8>& s, int warp) {
 // Ask for the rows of 32 tokens from t on, to be in the cache when their turn comes. Four warps.
 template <class E>
 WKV_WARP void announce(const Place& at, const Inputs<E>& in, const E* also, Index t, int warp) {
+  constexpr int ROW = N * sizeof(E);
   each_lane([&](int lane) {
     if (t + lane >= at.end || t + lane < at.first) return;
     Index row = at.row(t + lane);
-    constexpr int LINE = 128 / sizeof(E);
-    WKV_UNROLL
-    for (int c = 0; c < N; c += LINE) {
-      if (warp == 0) prefetch(in.r + row + c), prefetch(in.k + row + c);
-      if (warp == 1) prefetch(in.v + row + c), prefetch(in.a + row + c);
-      if (warp == 2) prefetch(in.b + row + c);
-      if (warp == 2 && also) prefetch(also + row + c);
-    }
-    if (warp == 3) prefetch(in.w + row), prefetch(in.w + row + N / 2);
+    if (warp == 0) prefetch<ROW>(in.r + row), prefetch<ROW>(in.k + row);
+    if (warp == 1) prefetch<ROW>(in.v + row), prefetch<ROW>(in.a + row);
+    if (warp == 2) prefetch<ROW>(in.b + row);
+    if (warp == 2 && also) prefetch<ROW>(also + row);
+    if (warp == 3) prefetch<N * 4>(in.w + row);
   });
 }
 

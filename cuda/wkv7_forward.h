@@ -75,8 +75,8 @@ WKV_WARP void forward_solved(ForwardShared<typename Math::Cell>& sh, ForwardOwn&
   for (int half = 0; half < 2; half++)
     add_product<true, Math>(own.state, u(half), chunk.k, STRIDE, HALF * half);
   each_pair(own.state, [&](int, int c, float& x, float& y) {
-    x *= chunk.last[c];
-    y *= chunk.last[c + 1];
+    Pair decay = pair_at(chunk.last + c);
+    x *= decay.x, y *= decay.y;
   });
 }
 

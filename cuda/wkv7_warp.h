@@ -36,7 +36,17 @@ WKV_WARP void each_lane(F f) {
   f(int(threadIdx.x % LANES));
 }
 WKV_WARP void sync_warp() { __syncwarp(); }
-WKV_WARP void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+// Bring BYTES from p on, which are lines of 128, into the L2 cache.
+template <int BYTES>
+WKV_WARP void prefetch(const void* p) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "n"(BYTES) : "memory");
+#else
+  WKV_UNROLL
+  for (int i = 0; i < BYTES; i += 128)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(p) + i));
+#endif
+}
 #else
 constexpr int HELD = LANES;
 template <class F>
@@ -44,7 +54,8 @@ void each_lane(F f) {
   for (int lane = 0; lane < LANES; lane++) f(lane);
 }
 inline void sync_warp() {}
-inline void prefetch(const void*) {}
+template <int BYTES>
+void prefetch(const void*) {}
 #endif
 
 template <class X, int COUNT>
@@ -107,6 +118,17 @@ WKV_WARP Pair exp2_(Pair x) {
   return {Math::exp2(x.x), Math::exp2(x.y)};
 }
 
+template <class E>
+WKV_WARP Pair unpack(Packed<E> x) {
+  return {to_float(x.x), to_float(x.y)};
+}
+
+// Two neighbours in shared memory, aligned as one.
+template <class Cell>
+WKV_WARP Pair pair_at(const Cell* p) {
+  return unpack(*reinterpret_cast<const Packed<Cell>*>(p));
+}
+
 // ---------------------------------------------------------------- sums
 
 // 16 rows of 8 * TILES columns.
@@ -141,10 +163,10 @@ WKV_WARP void sum_rows(const Strip<TILES>& s, const Cell* tile, int stride, floa
     Registers<float, 2> sum;
     each_lane([&](int lane) {
       const Cell* p = tile + lane / 4 * stride + 8 * j + lane % 4 * 2;
-      WKV_UNROLL
-      for (int i = 0; i < 2; i++)
-        sum.at(lane, i) = s.tile[j].at(lane, i) * to_float(p[i]) +
-                          s.tile[j].at(lane, 2 + i) * to_float(p[8 * stride + i]);
+      Pair first = pair_at(p), second = pair_at(p + 8 * stride);
+      const Registers<float, 4>& x = s.tile[j];
+      sum.at(lane, 0) = x.at(lane, 0) * first.x + x.at(lane, 2) * second.x;
+      sum.at(lane, 1) = x.at(lane, 1) * first.y + x.at(lane, 3) * second.y;
     });
     WKV_UNROLL
     for (int far = LANES / 2; far >= 4; far /= 2) add_from(sum, far);

@@ -57,7 +57,7 @@ class _Kernel(NamedTuple):
 _FORWARD = {2: _Kernel(128, 4, 40208), 4: _Kernel(128, 2, 73488)}
 _BACKWARD = {2: _Kernel(256, 2, 86544), 4: _Kernel(256, 1, 156688)}
 _JOIN_THREADS, _JOIN_ROWS = 256, 16
-_LEAST_SEGMENTS = 4  # fewer would cost more than they bring: every segment is gone through twice
+_LEAST_SEGMENTS = 3  # fewer would cost more than they bring: every segment is gone through twice
 _LEAST_SPAN = 8 * CHUNK
 
 
