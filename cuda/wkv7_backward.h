@@ -263,6 +263,8 @@ WKV_WARP void backward_piece(Block& block, BackwardShared<typename Math::Cell>& 
   const bool all = pass.gr;
   block.phase([&](int warp, BackwardOwn&) {
     announce<E>(at, pass.in, pass.grad_y, t - CHUNK, warp);
+    if (all && warp == 4 && t - CHUNK >= at.first)
+      announce_state(pass.checkpoints + at.saved(t - CHUNK));
     score<Math>(chunk, warp % 4, warp / 4);
   });
   block.phase([&](int warp, BackwardOwn& own) {

@@ -345,6 +345,11 @@ WKV_WARP void announce(const Place& at, const Inputs<E>& in, const E* also, Inde
     if (warp == 2 && also) prefetch<ROW>(also + row);
     if (warp == 3) prefetch<N * 4>(in.w + row);
   });
+  sync_warp();
+}
+// The same for a state.
+WKV_WARP void announce_state(const float* state) {
+  each_lane([&](int lane) { prefetch<N * N / LANES * 4>(state + N * N / LANES * lane); });
 }
 
 // ---------------------------------------------------------------- the block
@@ -354,9 +359,10 @@ WKV_WARP void announce(const Place& at, const Inputs<E>& in, const E* also, Inde
 template <class Own>
 struct Block {
   Own own;
+  int warp = __shfl_sync(~0u, int(threadIdx.x / LANES), 0);  // so that it is seen to be uniform
   template <class Phase>
   WKV_WARP void phase(Phase f) {
-    f(int(threadIdx.x / LANES), own);
+    f(warp, own);
     __syncthreads();
   }
 };

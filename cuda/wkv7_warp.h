@@ -292,7 +292,7 @@ WKV_WARP void mma(Registers<float, 4>& d, const Registers<unsigned, 4>& a,
                   const Registers<unsigned, 4>& b, int half) {
 #ifdef __CUDACC__
   float(&x)[4] = d.held[0];
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3])
       : "r"(a.at(0, 0)), "r"(a.at(0, 1)), "r"(a.at(0, 2)), "r"(a.at(0, 3)), "r"(b.at(0, 2 * half)),
