@@ -131,28 +131,22 @@ template <class Math>
 WKV_WARP void adjoint_solved(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own, int warp,
                              bool all) {
   Chunk<typename Math::Cell>& chunk = sh.chunk;
-  Strip<4> solved;
-  clear(solved);
-  add_earlier<Math>(solved, [&](int half) { return to_left<Math::PARTS>(own.u, half); },
-                    chunk.inverse);
-  auto e = [&](int half) { return to_left<Math::PARTS>(solved, half); };
+  Strip<4> read = solved_backwards<Math>(chunk, own.u);
+  auto e = [&](int half) { return to_left<Math::PARTS>(read, half); };
   WKV_UNROLL
   for (int half = 0; half < 2; half++)
     add_product<true, Math>(own.adjoint, e(half), chunk.q, STRIDE, HALF * half);
   if (!all) return;
   add_earlier<Math>(own.v, e, chunk.scores[AK]);
-  put(sh.e(), 16 * warp, solved);
+  put(sh.e(), 16 * warp, read);
   put(sh.gv, 16 * warp, own.v);
   sum_rows(own.adjoint, sh.states + 16 * warp * STRIDE, STRIDE, sh.with_state[warp]);
 }
 
 template <class Math>
 WKV_WARP void state_solved(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own, int warp) {
-  Strip<4> solved;
-  clear(solved);
-  add_later<Math>(solved, [&](int half) { return to_left<Math::PARTS>(own.u, half); },
-                  sh.chunk.inverse);
-  put(sh.u(), 16 * warp, solved);
+  Strip<4> written = solved<Math>(sh.chunk, own.u);
+  put(sh.u(), 16 * warp, written);
 }
 
 // 16 rows (number `strip` of 4) of the gradients of [A~; R~] or, with `writes`, of [B~; K~]:

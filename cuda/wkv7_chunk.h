@@ -20,23 +20,24 @@ constexpr int CHUNK = 32;          // tokens
 constexpr int HALF = CHUNK / 2;    // rows of a tile
 constexpr int STRIDE = N + 8;      // cells from row to row of a tile of channels: no bank conflicts
 constexpr int WIDE = CHUNK + 8;    // the same for tiles of tokens
-constexpr int SOLVE = CHUNK + 4;   // the same for the system of equations
+constexpr int NARROW = HALF + 8;   // the same for tiles of half of them
+constexpr int ROW = HALF + 4, BLOCK = HALF * ROW + HALF;  // of the equations: rows, halves
 constexpr int MOST_WARPS = 8;
 // Logarithms of decays are to base 2.
 constexpr float LOG2E = 1.44269504f;
 constexpr float RANGE = 88;   // 2^88 leaves room for sums of products in a float
 constexpr float FLOOR = -88;  // of one token; so little of a state is as good as none of it
 
-enum Scores { AK, RB, RK };
+enum Scores { AB, AK, RB, RK };
 
 // In shared memory.
 template <class Cell>
 struct alignas(16) Chunk {
   Cell q[2 * CHUNK * STRIDE];       // A~, then R~
   Cell k[2 * CHUNK * STRIDE];       // B~, then K~
-  Cell scores[3][CHUNK * WIDE];     // tril(A~ K~^T, -1), tril(R~ B~^T), tril(R~ K~^T)
-  Cell inverse[CHUNK * WIDE];       // (1 - tril(A~ B~^T, -1))^-1
-  float ab[CHUNK * SOLVE];          // tril(A~ B~^T, -1), transposed
+  Cell scores[4][CHUNK * WIDE];     // tril(A~ B~^T, -1), tril(A~ K~^T, -1), tril(R~ B~^T), tril(R~ K~^T)
+  Cell inverse[CHUNK * NARROW];     // the inverses of both diagonal blocks of 1 - tril(A~ B~^T, -1)
+  float ab[2 * BLOCK];              // both diagonal blocks of tril(A~ B~^T, -1), transposed
   float step[MOST_WARPS][N];        // sums of log-decays over the rows of each warp
   float last[N];                    // the decay over the whole piece
   int tokens;                       // of the piece
@@ -217,16 +218,18 @@ WKV_WARP void score(Chunk<typename Math::Cell>& sh, int strip, int side) {
     multiply(sum, 0, left, operand<RIGHT, false, Math>(right, STRIDE, 0, k));
     if (late) multiply(sum, 2, left, operand<RIGHT, false, Math>(right, STRIDE, HALF, k));
   }
-  Cell* out = sh.scores[reads ? (side ? RK : RB) : AK];
+  Cell* out = sh.scores[2 * reads + side];
   each_pair(sum, [&](int row, int s, float x, float y) {
     if (!late && s >= HALF) return;
     int t = HALF * late + row, latest = reads ? t : t - 1;
     x = s <= latest ? x : 0;
     y = s + 1 <= latest ? y : 0;
-    if (reads || side)
+    if (!reads && !side && late == (s >= HALF)) {
+      float* p = sh.ab + late * BLOCK + s % HALF * ROW + row;
+      p[0] = x, p[ROW] = y;
+    } else {
       store_pair(out + t * WIDE + s, Pair{x, y});
-    else
-      sh.ab[s * SOLVE + t] = x, sh.ab[(s + 1) * SOLVE + t] = y;
+    }
   });
 }
 
@@ -234,25 +237,28 @@ struct alignas(16) Four {
   float x[4];
 };
 
-// The inverse by forward substitution in fp32, a column per lane of one warp.
+// The inverses by forward substitution in fp32, a column per lane of one warp.
 template <class Cell>
 WKV_WARP void solve(Chunk<Cell>& sh) {
   each_lane([&](int lane) {
-    float column[CHUNK];
+    int half = lane / HALF, own = lane % HALF;
+    const float* ab = sh.ab + half * BLOCK;
+    float column[HALF];
     WKV_UNROLL
-    for (int i = 0; i < CHUNK; i++) column[i] = i == lane;
+    for (int t = 0; t < HALF; t++) column[t] = t == own;
     WKV_UNROLL
-    for (int s = 0; s < CHUNK; s++) {
+    for (int s = 0; s < HALF; s++) {
       WKV_UNROLL
-      for (int t = s / 4 * 4; t < CHUNK; t += 4) {
-        Four row = *reinterpret_cast<const Four*>(sh.ab + s * SOLVE + t);
+      for (int t = s / 4 * 4; t < HALF; t += 4) {
+        Four row = *reinterpret_cast<const Four*>(ab + s * ROW + t);
         WKV_UNROLL
         for (int i = 0; i < 4; i++)
           if (t + i > s) column[t + i] += row.x[i] * column[s];
       }
     }
     WKV_UNROLL
-    for (int t = 0; t < CHUNK; t++) from_float(column[t], sh.inverse[t * WIDE + lane]);
+    for (int t = 0; t < HALF; t++)
+      from_float(column[t], sh.inverse[(HALF * half + t) * NARROW + own]);
   });
 }
 
@@ -283,6 +289,29 @@ template <class Math, class F>
 WKV_WARP void add_earlier(Strip<4>& d, F left, const typename Math::Cell* m) {
   add_tiles<true, Math, 0, 2>(d, left(0), m, WIDE, 0);
   add_tiles<true, Math, 0, 4>(d, left(1), m, WIDE, HALF);
+}
+
+// x (1 - tril(A~ B~^T, -1))^-T for x[values, t]: the first half of the tokens, what it means for the
+// second, the second half. x is used up.
+template <class Math>
+WKV_WARP Strip<4> solved(const Chunk<typename Math::Cell>& sh, Strip<4>& x) {
+  Strip<4> out;
+  clear(out);
+  add_tiles<false, Math, 0, 2>(out, to_left<Math::PARTS>(x, 0), sh.inverse, NARROW, 0);
+  add_tiles<false, Math, 2, 4>(x, to_left<Math::PARTS>(out, 0), sh.scores[AB], WIDE, 0);
+  add_tiles<false, Math, 2, 4>(out, to_left<Math::PARTS>(x, 1), sh.inverse, NARROW, 0);
+  return out;
+}
+// x (1 - tril(A~ B~^T, -1))^-1: the other way round.
+template <class Math>
+WKV_WARP Strip<4> solved_backwards(const Chunk<typename Math::Cell>& sh, Strip<4>& x) {
+  Strip<4> out;
+  clear(out);
+  // Tiles 2 and 3 begin at column 16 of the whole inverse, at 0 of its block.
+  add_tiles<true, Math, 2, 4>(out, to_left<Math::PARTS>(x, 1), sh.inverse - HALF, NARROW, HALF);
+  add_tiles<true, Math, 0, 2>(x, to_left<Math::PARTS>(out, 1), sh.scores[AB], WIDE, HALF);
+  add_tiles<true, Math, 0, 2>(out, to_left<Math::PARTS>(x, 0), sh.inverse, NARROW, 0);
+  return out;
 }
 
 // x[values, tokens] to a tile [tokens, channels], from channel c on.

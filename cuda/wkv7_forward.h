@@ -65,11 +65,8 @@ WKV_WARP void forward_known(ForwardShared<typename Math::Cell>& sh, ForwardOwn& 
 template <class Math>
 WKV_WARP void forward_solved(ForwardShared<typename Math::Cell>& sh, ForwardOwn& own) {
   Chunk<typename Math::Cell>& chunk = sh.chunk;
-  Strip<4> solved;
-  clear(solved);
-  add_later<Math>(solved, [&](int half) { return to_left<Math::PARTS>(own.u, half); },
-                  chunk.inverse);
-  auto u = [&](int half) { return to_left<Math::PARTS>(solved, half); };
+  Strip<4> written = solved<Math>(chunk, own.u);
+  auto u = [&](int half) { return to_left<Math::PARTS>(written, half); };
   add_later<Math>(own.y, u, chunk.scores[RB]);
   WKV_UNROLL
   for (int half = 0; half < 2; half++)
