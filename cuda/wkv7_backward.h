@@ -21,7 +21,6 @@ struct BackwardShared {
   // The state at the start of the piece, then G as it acts on the piece. Later the gradients of B~, K~.
   alignas(16) Cell states[2 * N * STRIDE];
   Cell gv[CHUNK * STRIDE];
-  float log_decay[(CHUNK + 1) * N];
   float with_state[4][N];  // column sums of the state times its adjoint, by 16 rows
 
   WKV_WARP Cell* u() { return rows; }
@@ -32,7 +31,6 @@ struct BackwardShared {
 };
 
 struct BackwardOwn {
-  Decays<CHUNK / BACKWARD_WARPS> decays;
   Strip<8> adjoint;  // [16 values, keys]; of the first four warps
   Strip<4> u, v;     // [16 values, tokens]; u is its adjoint in the first four warps
   Strip<8> grad;     // [16 rows of A~, R~, B~, K~; keys]
@@ -71,14 +69,15 @@ WKV_WARP void replay(BackwardShared<Cell>& sh, const Place& at, const Inputs<E>&
 // The saved state to its tile.
 template <class Cell>
 WKV_WARP void load_tile(Cell* tile, const float* from, int warp) {
-  constexpr int ROWS = N / BACKWARD_WARPS;
   each_lane([&](int lane) {
-    Packed<float> x[ROWS];
     WKV_UNROLL
-    for (int i = 0; i < ROWS; i++) x[i] = load_packed(from + (warp * ROWS + i) * N + 2 * lane);
-    WKV_UNROLL
-    for (int i = 0; i < ROWS; i++)
-      store_pair(tile + (warp * ROWS + i) * STRIDE + 2 * lane, unpack(x[i]));
+    for (int row = warp * 4 + lane / 8; row < N; row += 4 * BACKWARD_WARPS) {
+      Eight<float> x = load_eight(from + row * N + lane % 8 * 8);
+      Eight<Cell> out;
+      WKV_UNROLL
+      for (int i = 0; i < 4; i++) out.set(i, x.get(i));
+      store_eight(tile + row * STRIDE + lane % 8 * 8, out);
+    }
   });
 }
 
@@ -200,32 +199,34 @@ WKV_WARP void contract(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own
 template <class Math, class E>
 WKV_WARP void unscale(BackwardShared<typename Math::Cell>& sh, const Place& at,
                       const Backward<E>& pass, Index t, int n, int warp) {
-  constexpr int ROWS = CHUNK / BACKWARD_WARPS;
   Chunk<typename Math::Cell>& chunk = sh.chunk;
-  each_lane([&](int lane) {
-    int c = 2 * lane;
-    Index from = at.row(t) + c;
-    E *ga = pass.ga + from, *gr = pass.gr + from, *gb = pass.gb + from, *gk = pass.gk + from;
-    Pair before = exp2_<Math>(pair_at(sh.log_decay + warp * ROWS * N + c));
+  Index origin = at.row(t);
+  Rows<BACKWARD_WARPS>::each(warp, [&](int row, int own, int c) {
+    if (row >= n) return;
+    int first = row * STRIDE + c, second = first + CHUNK * STRIDE;
+    auto a = eight_at(sh.grad_q() + first), r = eight_at(sh.grad_q() + second);
+    auto b = eight_at(sh.grad_k() + first), k = eight_at(sh.grad_k() + second);
+    auto a_ = eight_at(chunk.q + first), r_ = eight_at(chunk.q + second);
+    auto b_ = eight_at(chunk.k + first), k_ = eight_at(chunk.k + second);
+    Eight<E> ga, gr, gb, gk;
+    Eight<float> up_to, after;
     WKV_UNROLL
-    for (int row = warp * ROWS; row < (warp + 1) * ROWS; row++) {
-      if (row >= n) return;
-      int cell = row * STRIDE + c, to = row * at.stride;
-      float* out = sh.grad_q() + cell;
-      Pair a = pair_at(out), r = pair_at(out + CHUNK * STRIDE);
-      Pair b = pair_at(sh.grad_k() + cell), k = pair_at(sh.grad_k() + CHUNK * STRIDE + cell);
-      Pair log_decay = pair_at(sh.log_decay + (row + 1) * N + c);
-      Pair here = exp2_<Math>(log_decay), grown = exp2_<Math>(-log_decay);
-      store_pair(ga + to, a * before);
-      store_pair(gr + to, r * here);
-      store_pair(gb + to, b * grown);
-      store_pair(gk + to, k * grown);
-      before = here;
-      store_pair(out, a * pair_at(chunk.q + cell));
-      store_pair(out + CHUNK * STRIDE, r * pair_at(chunk.q + CHUNK * STRIDE + cell) -
-                                           b * pair_at(chunk.k + cell) -
-                                           k * pair_at(chunk.k + CHUNK * STRIDE + cell));
+    for (int i = 0; i < 4; i++) {
+      Factors x = factors<Math, BACKWARD_WARPS>(chunk, warp, own, c + 2 * i);
+      ga.set(i, a.get(i) * x.before);
+      gr.set(i, r.get(i) * x.here);
+      gb.set(i, b.get(i) * x.grown);
+      gk.set(i, k.get(i) * x.grown);
+      up_to.set(i, a.get(i) * a_.get(i));
+      after.set(i, r.get(i) * r_.get(i) - b.get(i) * b_.get(i) - k.get(i) * k_.get(i));
     }
+    Index to = origin + row * at.stride + c;
+    store_eight(pass.ga + to, ga);
+    store_eight(pass.gr + to, gr);
+    store_eight(pass.gb + to, gb);
+    store_eight(pass.gk + to, gk);
+    store_eight(sh.grad_q() + first, up_to);
+    store_eight(sh.grad_q() + second, after);
   });
 }
 
@@ -302,12 +303,12 @@ WKV_WARP void backward_segment(Block& block, BackwardShared<typename Math::Cell>
       int n = 0;
       start = 0;
       for (bool replayed = false;;) {
-        block.phase([&](int warp, BackwardOwn& own) {
-          add_up(chunk, at, pass.in.w, t + start, end - start, warp, own.decays);
+        block.phase([&](int warp, BackwardOwn&) {
+          add_up<BACKWARD_WARPS>(chunk, at, pass.in.w, t + start, end - start, warp);
         });
-        block.phase([&](int warp, BackwardOwn& own) {
+        block.phase([&](int warp, BackwardOwn&) {
           Index from = t + start;
-          scale<Math>(chunk, at, pass.in, from, end - start, warp, own.decays, sh.log_decay);
+          scale<Math, BACKWARD_WARPS>(chunk, at, pass.in, from, end - start, warp);
           copy_rows<BACKWARD_WARPS>(sh.u() + CHUNK * STRIDE, at, pass.in.v, from, end - start, warp);
           copy_rows<BACKWARD_WARPS>(sh.e() + CHUNK * STRIDE, at, grad_y, from, end - start, warp);
           if (pass.gr && start == 0) load_tile(sh.states, checkpoint, warp);

@@ -22,7 +22,7 @@ constexpr int STRIDE = N + 8;      // cells from row to row of a tile of channel
 constexpr int WIDE = CHUNK + 8;    // the same for tiles of tokens
 constexpr int NARROW = HALF + 8;   // the same for tiles of half of them
 constexpr int ROW = HALF + 4, BLOCK = HALF * ROW + HALF;  // of the equations: rows, halves
-constexpr int MOST_WARPS = 8;
+constexpr int MOST_WARPS = 8;      // of a block
 // Logarithms of decays are to base 2.
 constexpr float LOG2E = 1.44269504f;
 constexpr float RANGE = 88;   // 2^88 leaves room for sums of products in a float
@@ -38,8 +38,11 @@ struct alignas(16) Chunk {
   Cell scores[4][CHUNK * WIDE];     // tril(A~ B~^T, -1), tril(A~ K~^T, -1), tril(R~ B~^T), tril(R~ K~^T)
   Cell inverse[CHUNK * NARROW];     // the inverses of both diagonal blocks of 1 - tril(A~ B~^T, -1)
   float ab[2 * BLOCK];              // both diagonal blocks of tril(A~ B~^T, -1), transposed
-  float step[MOST_WARPS][N];        // sums of log-decays over the rows of each warp
-  float last[N];                    // the decay over the whole piece
+  // Sums of log-decays, from the first row of a warp to before (row i) and after (row i + 1) each of
+  // its rows. A warp has ROWS + 1 of them in `steps`.
+  float steps[(CHUNK + MOST_WARPS) * N];
+  float bases[MOST_WARPS][N];  // from the start of the piece to the first row of a warp
+  float last[N];               // the decay over the whole piece
   int tokens;                       // of the piece
 };
 
@@ -68,54 +71,65 @@ struct Inputs {
   const float* w;
 };
 
-template <class E>
-WKV_WARP Packed<E> load_or_zero(const E* p, bool there) {
-  return there ? load_packed(p) : Packed<E>{};
-}
 WKV_WARP int smaller(Index a, Index b) { return int(a < b ? a : b); }
-
-// Tokens from t on, of which a warp has ROWS rows, a lane two channels of each.
-template <int ROWS>
-struct Decays {
-  Registers<float, 2 * ROWS> step;
-};
 
 // ---------------------------------------------------------------- phases
 
+// A chunk's rows are shared by WARPS warps. Where a thread has eight channels of a row, eight
+// threads have the row and the warp has four at a time.
+template <int WARPS>
+struct Rows {
+  static constexpr int EACH = CHUNK / WARPS;
+  static WKV_WARP float* steps(float* all, int warp) { return all + warp * (EACH + 1) * N; }
+
+  // f(row, its number in the warp, first channel)
+  template <class F>
+  static WKV_WARP void each(int warp, F f) {
+    each_lane([&](int lane) {
+      WKV_UNROLL
+      for (int i = 0; i < EACH; i += 4) f(warp * EACH + i + lane / 8, i + lane / 8, lane % 8 * 8);
+    });
+  }
+};
+
 // Reads the log-decays of `most` tokens from t on and adds them up.
-template <class Cell, int ROWS>
-WKV_WARP void add_up(Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most, int warp,
-                     Decays<ROWS>& own) {
+template <int WARPS, class Cell>
+WKV_WARP void add_up(Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most, int warp) {
+  constexpr int EACH = Rows<WARPS>::EACH;
   each_lane([&](int lane) {
     int c = 2 * lane;
     const float* from = w + at.row(t) + c;
+    Pair step[EACH], sum{};
     WKV_UNROLL
-    for (int i = 0; i < ROWS; i++) {
-      int row = warp * ROWS + i;
-      Pair x = unpack(load_or_zero(from + row * at.stride, row < most));
-      own.step.at(lane, 2 * i) = x.x, own.step.at(lane, 2 * i + 1) = x.y;
-    }
-    Pair sum{};
+    for (int i = 0; i < EACH; i++)
+      step[i] = load_pair(from + smaller(warp * EACH + i, most - 1) * at.stride);
+    float* to = Rows<WARPS>::steps(sh.steps, warp) + c;
+    store_pair(to, sum);
     WKV_UNROLL
-    for (int i = 0; i < ROWS; i++) {
-      Pair x = floored({own.step.at(lane, 2 * i), own.step.at(lane, 2 * i + 1)});
-      own.step.at(lane, 2 * i) = x.x, own.step.at(lane, 2 * i + 1) = x.y;
-      sum += x;
+    for (int i = 0; i < EACH; i++) {
+      Pair next = sum + floored(step[i]);
+      if (warp * EACH + i < most) sum = next;
+      store_pair(to + (i + 1) * N, sum);
     }
-    store_pair(sh.step[warp] + c, sum);
   });
 }
 
 // Tokens of the piece that starts at t: up to `most`, as long as decays are within RANGE. After
-// add_up; the same in every warp.
+// add_up; the same in every warp. On the way, the warp's row of `bases`.
 template <int WARPS, class Cell>
-WKV_WARP int fitting(const Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most) {
+WKV_WARP int fitting(Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most, int warp) {
+  constexpr int EACH = Rows<WARPS>::EACH;
   Registers<int, 1> fit;
   each_lane([&](int lane) {
     Pair sum{};
-    for (int i = 0; i < WARPS; i++) sum += pair_at(sh.step[i] + 2 * lane);
+    WKV_UNROLL
+    for (int i = 0; i < WARPS; i++) {
+      if (i == warp) store_pair(sh.bases[warp] + 2 * lane, sum);
+      sum += pair_at(Rows<WARPS>::steps(sh.steps, i) + EACH * N + 2 * lane);
+    }
     fit.at(lane, 0) = fabsf(sum.x) <= RANGE && fabsf(sum.y) <= RANGE ? most : 0;
   });
+  sync_warp();
   if (least(fit) == most) return most;
   each_lane([&](int lane) {
     const float* from = w + at.row(t) + 2 * lane;
@@ -131,106 +145,104 @@ WKV_WARP int fitting(const Chunk<Cell>& sh, const Place& at, const float* w, Ind
   return least(fit);
 }
 
-// The piece from t on, scaled, to shared memory; rows beyond are zero. Log-decays from its start to
-// before (row t) and after (row t + 1) each token go to `log_decay` unless it is null.
-template <class Math, class E, int ROWS>
+// The three factors of two channels i of a row: the decay to before and to after it, and one over
+// the latter.
+struct Factors {
+  Pair before, here, grown;
+};
+template <class Math, int WARPS, class Cell>
+WKV_WARP Factors factors(Chunk<Cell>& sh, int warp, int row, int c) {
+  const float* steps = Rows<WARPS>::steps(sh.steps, warp) + row * N + c;
+  Pair base = pair_at(sh.bases[warp] + c), here = base + pair_at(steps + N);
+  return {exp2_<Math>(base + pair_at(steps)), exp2_<Math>(here), exp2_<Math>(-here)};
+}
+
+// The piece from t on, scaled, to shared memory; rows beyond are zero.
+template <class Math, int WARPS, class E>
 WKV_WARP void scale(Chunk<typename Math::Cell>& sh, const Place& at, const Inputs<E>& in, Index t,
-                    int most, int warp, const Decays<ROWS>& own, float* log_decay) {
-  constexpr int WARPS = CHUNK / ROWS, STEP = 4;
-  int n = fitting<WARPS>(sh, at, in.w, t, most);
-  each_lane([&](int lane) {
-    int c = 2 * lane;
-    Index from = at.row(t) + c;
-    const E *a_ = in.a + from, *r_ = in.r + from, *b_ = in.b + from, *k_ = in.k + from;
-    Pair sum{};
-    if (n == most)
-      for (int i = 0; i < warp; i++) sum += pair_at(sh.step[i] + c);
-    else
-      for (int i = 0; i < warp * ROWS && i < n; i++)
-        sum += floored(load_pair(in.w + from + i * at.stride));
-    Pair before = exp2_<Math>(sum);
-    if (log_decay && warp == 0) store_pair(log_decay + c, sum);
+                    int most, int warp) {
+  using Cell = typename Math::Cell;
+  int n = fitting<WARPS>(sh, at, in.w, t, most, warp);
+  Index origin = at.row(t);
+  Rows<WARPS>::each(warp, [&](int row, int own, int c) {
+    Index from = origin + smaller(row, most - 1) * at.stride + c;
+    Eight<E> a = load_eight(in.a + from), r = load_eight(in.r + from);
+    Eight<E> b = load_eight(in.b + from), k = load_eight(in.k + from);
+    Eight<Cell> a_, r_, b_, k_;
     WKV_UNROLL
-    for (int first = 0; first < ROWS; first += STEP) {
-      Packed<E> a[STEP], r[STEP], b[STEP], k[STEP];
-      WKV_UNROLL
-      for (int i = 0; i < STEP; i++) {
-        int row = warp * ROWS + first + i, next = row * at.stride;
-        a[i] = load_or_zero(a_ + next, row < n);
-        r[i] = load_or_zero(r_ + next, row < n);
-        b[i] = load_or_zero(b_ + next, row < n);
-        k[i] = load_or_zero(k_ + next, row < n);
-      }
-      WKV_UNROLL
-      for (int i = 0; i < STEP; i++) {
-        int row = warp * ROWS + first + i, step = 2 * (first + i);
-        if (row < n) sum += Pair{own.step.at(lane, step), own.step.at(lane, step + 1)};
-        Pair here = exp2_<Math>(sum), grown = exp2_<Math>(-sum);
-        store_pair(sh.q + row * STRIDE + c, unpack(a[i]) * before);
-        store_pair(sh.q + (CHUNK + row) * STRIDE + c, unpack(r[i]) * here);
-        store_pair(sh.k + row * STRIDE + c, unpack(b[i]) * grown);
-        store_pair(sh.k + (CHUNK + row) * STRIDE + c, unpack(k[i]) * grown);
-        if (log_decay) store_pair(log_decay + (row + 1) * N + c, sum);
-        before = here;
-      }
+    for (int i = 0; i < 4; i++) {
+      Factors x = factors<Math, WARPS>(sh, warp, own, c + 2 * i);
+      a_.set(i, a.get(i) * x.before);
+      r_.set(i, r.get(i) * x.here);
+      b_.set(i, b.get(i) * x.grown);
+      k_.set(i, k.get(i) * x.grown);
+      if (row == n - 1) store_pair(sh.last + c + 2 * i, x.here);
     }
-    if (warp == WARPS - 1) store_pair(sh.last + c, before);
+    if (row >= n) a_ = r_ = b_ = k_ = Eight<Cell>{};
+    int cell = row * STRIDE + c;
+    store_eight(sh.q + cell, a_);
+    store_eight(sh.q + CHUNK * STRIDE + cell, r_);
+    store_eight(sh.k + cell, b_);
+    store_eight(sh.k + CHUNK * STRIDE + cell, k_);
+  });
+  each_lane([&](int lane) {
     if (warp == 0 && lane == 0) sh.tokens = n;
   });
 }
 
-// Rows of v or of the gradient of y as they are, rows beyond n zero; all zero if `from` is null.
+// Rows of v or of the gradient of y as they are; all zero if `from` is null. What rows beyond the
+// `most` are does not matter, as long as they are finite: they meet rows of zeros.
 template <int WARPS, class E, class Cell>
-WKV_WARP void copy_rows(Cell* to, const Place& at, const E* from, Index t, int n, int warp) {
-  constexpr int ROWS = CHUNK / WARPS;
-  each_lane([&](int lane) {
-    int c = 2 * lane;
-    const E* rows = from + (at.row(t) + c);
-    Packed<E> x[ROWS];
-    WKV_UNROLL
-    for (int i = 0; i < ROWS; i++) {
-      int row = warp * ROWS + i;
-      x[i] = load_or_zero(rows + row * at.stride, from && row < n);
+WKV_WARP void copy_rows(Cell* to, const Place& at, const E* from, Index t, int most, int warp) {
+  Index origin = at.row(t);
+  Rows<WARPS>::each(warp, [&](int row, int, int c) {
+    Eight<Cell> out{};
+    if (from) {
+      Eight<E> x = load_eight(from + (origin + smaller(row, most - 1) * at.stride + c));
+      WKV_UNROLL
+      for (int i = 0; i < 4; i++) out.set(i, x.get(i));
     }
-    WKV_UNROLL
-    for (int i = 0; i < ROWS; i++) {
-      Cell* row = to + (warp * ROWS + i) * STRIDE + c;
-      if constexpr (sizeof(Cell) == sizeof(E))  // of one type, then
-        *reinterpret_cast<Packed<E>*>(row) = x[i];
-      else
-        store_pair(row, unpack(x[i]));
-    }
+    store_eight(to + row * STRIDE + c, out);
   });
+}
+
+// Half the columns of what `score` makes, to where they belong: the diagonal blocks of A~ B~^T to the
+// equations, the rest to its tile.
+template <int PART, class Cell>
+WKV_WARP void keep(Chunk<Cell>& sh, Strip<4>& sum, int strip, int side) {
+  bool reads = strip / 2, late = strip % 2, diagonal = late == PART;
+  if (diagonal && !reads && !side) {
+    float* to = sh.ab + PART * BLOCK;
+    each_pair_of<2 * PART, 2 * PART + 2>(sum, [&](int row, int s, float x, float y) {
+      s -= HALF * PART;
+      to[s * ROW + row] = s < row ? x : 0;
+      to[(s + 1) * ROW + row] = s + 1 < row ? y : 0;
+    });
+  } else {
+    Cell* to = sh.scores[2 * reads + side] + HALF * late * WIDE;
+    each_pair_of<2 * PART, 2 * PART + 2>(sum, [&](int row, int s, float x, float y) {
+      int latest = HALF * PART + (diagonal ? row - !reads : HALF);
+      store_pair(to + row * WIDE + s, Pair{s <= latest ? x : 0, s < latest ? y : 0});
+    });
+  }
 }
 
 // 16 rows of [A~; R~] (number `strip` of 4) times B~ (side 0) or K~ (side 1), masked. What is above
 // the diagonal blocks is never read, so it is not written.
 template <class Math>
 WKV_WARP void score(Chunk<typename Math::Cell>& sh, int strip, int side) {
-  using Cell = typename Math::Cell;
-  bool reads = strip / 2, late = strip % 2;  // R~ rather than A~; second half of the tokens
+  bool late = strip % 2;  // second half of the tokens
   Strip<4> sum;
   clear(sum);
   WKV_SOME(Math)
   for (int k = 0; k < N; k += 16) {
     auto left = operand<LEFT, false, Math>(sh.q, STRIDE, 16 * strip, k);
-    const Cell* right = sh.k + side * CHUNK * STRIDE;
+    const auto* right = sh.k + side * CHUNK * STRIDE;
     multiply(sum, 0, left, operand<RIGHT, false, Math>(right, STRIDE, 0, k));
     if (late) multiply(sum, 2, left, operand<RIGHT, false, Math>(right, STRIDE, HALF, k));
   }
-  Cell* out = sh.scores[2 * reads + side];
-  each_pair(sum, [&](int row, int s, float x, float y) {
-    if (!late && s >= HALF) return;
-    int t = HALF * late + row, latest = reads ? t : t - 1;
-    x = s <= latest ? x : 0;
-    y = s + 1 <= latest ? y : 0;
-    if (!reads && !side && late == (s >= HALF)) {
-      float* p = sh.ab + late * BLOCK + s % HALF * ROW + row;
-      p[0] = x, p[ROW] = y;
-    } else {
-      store_pair(out + t * WIDE + s, Pair{x, y});
-    }
-  });
+  keep<0>(sh, sum, strip, side);
+  if (late) keep<1>(sh, sum, strip, side);
 }
 
 struct alignas(16) Four {
@@ -327,23 +339,17 @@ WKV_WARP void put(Cell* tile, int c, Strip<4>& x) {
 // lanes to a row.
 template <class E, class Cell>
 WKV_WARP void write_rows(E* to, const Place& at, const Cell* tile, Index t, int n, int c) {
-  struct alignas(16) Eight {
-    E x[8];
-  };
   each_lane([&](int lane) {
     int first = c + lane % 2 * 8;
     E* rows = to + at.row(t) + first;
     WKV_UNROLL
     for (int row = lane / 2; row < CHUNK; row += LANES / 2) {
       if (row >= n) return;
-      Eight out;
+      Eight<Cell> x = eight_at(tile + row * STRIDE + first);
+      Eight<E> out;
       WKV_UNROLL
-      for (int i = 0; i < 8; i += 2) {
-        Pair both = pair_at(tile + row * STRIDE + first + i);
-        from_float(both.x, out.x[i]);
-        from_float(both.y, out.x[i + 1]);
-      }
-      *reinterpret_cast<Eight*>(rows + row * at.stride) = out;
+      for (int i = 0; i < 4; i++) out.set(i, x.get(i));
+      store_eight(rows + row * at.stride, out);
     }
   });
 }

@@ -18,7 +18,6 @@ struct ForwardShared {
 };
 
 struct ForwardOwn {
-  Decays<CHUNK / FORWARD_WARPS> decays;
   Strip<8> state;  // [16 values, keys]
   Strip<4> u, y;   // [16 values, tokens]
 };
@@ -89,10 +88,10 @@ WKV_WARP void forward_segment(Block& block, ForwardShared<typename Math::Cell>& 
       block.phase([&](int warp, ForwardOwn& own) {
         if (done == 0 && pass.checkpoints)
           store_state(pass.checkpoints + at.saved(t), own.state, warp);
-        add_up(chunk, at, pass.in.w, t + done, length - done, warp, own.decays);
+        add_up<FORWARD_WARPS>(chunk, at, pass.in.w, t + done, length - done, warp);
       });
-      block.phase([&](int warp, ForwardOwn& own) {
-        scale<Math>(chunk, at, pass.in, t + done, length - done, warp, own.decays, nullptr);
+      block.phase([&](int warp, ForwardOwn&) {
+        scale<Math, FORWARD_WARPS>(chunk, at, pass.in, t + done, length - done, warp);
         copy_rows<FORWARD_WARPS>(sh.v, at, values, t + done, length - done, warp);
       });
       n = chunk.tokens;

@@ -118,15 +118,79 @@ WKV_WARP Pair exp2_(Pair x) {
   return {Math::exp2(x.x), Math::exp2(x.y)};
 }
 
-template <class E>
-WKV_WARP Pair unpack(Packed<E> x) {
-  return {to_float(x.x), to_float(x.y)};
+// ---------------------------------------------------------------- neighbours in memory
+
+WKV_WARP unsigned pack(float low, float high) {
+#ifdef __CUDACC__
+  unsigned both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+#else
+  bf16 x, y;
+  from_float(low, x);
+  from_float(high, y);
+  return x.bits | unsigned(y.bits) << 16;
+#endif
+}
+WKV_WARP Pair unpack(unsigned both) {
+#ifdef __CUDACC__
+  return {__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000)};
+#else
+  return {to_float(bf16{(unsigned short)(both)}), to_float(bf16{(unsigned short)(both >> 16)})};
+#endif
 }
 
-// Two neighbours in shared memory, aligned as one.
-template <class Cell>
-WKV_WARP Pair pair_at(const Cell* p) {
-  return unpack(*reinterpret_cast<const Packed<Cell>*>(p));
+// Two in shared memory, aligned as one.
+WKV_WARP Pair pair_at(const float* p) {
+  Packed<float> both = *reinterpret_cast<const Packed<float>*>(p);
+  return {both.x, both.y};
+}
+WKV_WARP Pair pair_at(const bf16* p) { return unpack(*reinterpret_cast<const unsigned*>(p)); }
+
+// Eight, aligned to 16 bytes.
+template <class E>
+struct alignas(16) Eight {
+  E x[8];
+  WKV_WARP Pair get(int i) const { return {to_float(x[2 * i]), to_float(x[2 * i + 1])}; }
+  WKV_WARP void set(int i, Pair value) {
+    from_float(value.x, x[2 * i]);
+    from_float(value.y, x[2 * i + 1]);
+  }
+};
+template <>
+struct alignas(16) Eight<bf16> {
+  unsigned x[4];
+  WKV_WARP Pair get(int i) const { return unpack(x[i]); }
+  WKV_WARP void set(int i, Pair value) { x[i] = pack(value.x, value.y); }
+};
+
+// From a tensor that no thread writes meanwhile.
+template <class E>
+WKV_WARP Eight<E> load_eight(const E* p) {
+#ifdef __CUDACC__
+  Eight<E> out;
+  WKV_UNROLL
+  for (int i = 0; i < int(sizeof(E) / 2); i++)
+    reinterpret_cast<uint4*>(&out)[i] = __ldg(reinterpret_cast<const uint4*>(p) + i);
+  return out;
+#else
+  return *reinterpret_cast<const Eight<E>*>(p);
+#endif
+}
+// From shared memory.
+template <class E>
+WKV_WARP Eight<E> eight_at(const E* p) {
+  return *reinterpret_cast<const Eight<E>*>(p);
+}
+template <class E>
+WKV_WARP void store_eight(E* p, Eight<E> x) {
+#ifdef __CUDACC__
+  WKV_UNROLL
+  for (int i = 0; i < int(sizeof(E) / 2); i++)
+    reinterpret_cast<uint4*>(p)[i] = reinterpret_cast<const uint4*>(&x)[i];
+#else
+  *reinterpret_cast<Eight<E>*>(p) = x;
+#endif
 }
 
 // ---------------------------------------------------------------- sums
@@ -137,17 +201,21 @@ struct Strip {
   Registers<float, 4> tile[TILES];
 };
 
-// f(row, column, x, y) for all values, two neighbours of a row at a time.
-template <int TILES, class F>
-WKV_WARP void each_pair(Strip<TILES>& s, F f) {
+// f(row, column, x, y) for the values of tiles FROM to TO, two neighbours of a row at a time.
+template <int FROM, int TO, int TILES, class F>
+WKV_WARP void each_pair_of(Strip<TILES>& s, F f) {
   each_lane([&](int lane) {
     WKV_UNROLL
-    for (int j = 0; j < TILES; j++) {
+    for (int j = FROM; j < TO; j++) {
       WKV_UNROLL
       for (int i = 0; i < 4; i += 2)
         f(lane / 4 + 4 * i, 8 * j + lane % 4 * 2, s.tile[j].at(lane, i), s.tile[j].at(lane, i + 1));
     }
   });
+}
+template <int TILES, class F>
+WKV_WARP void each_pair(Strip<TILES>& s, F f) {
+  each_pair_of<0, TILES>(s, f);
 }
 
 template <int TILES>
@@ -186,27 +254,14 @@ struct Operand {
   Registers<unsigned, 4> part[PARTS];
 };
 
-WKV_WARP unsigned pack(float low, float high) {
-#ifdef __CUDACC__
-  unsigned both;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-  return both;
-#else
-  bf16 x, y;
-  from_float(low, x);
-  from_float(high, y);
-  return x.bits | unsigned(y.bits) << 16;
-#endif
-}
-
 template <int PARTS>
 WKV_WARP void split(Operand<PARTS>& out, int lane, int i, float x, float y) {
   WKV_UNROLL
   for (int p = 0; p < PARTS; p++) {
     unsigned both = pack(x, y);
     out.part[p].at(lane, i) = both;
-    x -= to_float(bf16{(unsigned short)(both)});
-    y -= to_float(bf16{(unsigned short)(both >> 16)});
+    Pair rest = Pair{x, y} - unpack(both);
+    x = rest.x, y = rest.y;
   }
 }
 
