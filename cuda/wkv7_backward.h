@@ -201,7 +201,7 @@ WKV_WARP void unscale(BackwardShared<typename Math::Cell>& sh, const Place& at,
                       const Backward<E>& pass, Index t, int n, int warp) {
   Chunk<typename Math::Cell>& chunk = sh.chunk;
   Index origin = at.row(t);
-  Rows<BACKWARD_WARPS>::each(warp, [&](int row, int own, int c) {
+  Rows<BACKWARD_WARPS>::each(warp, [&](int, int, int row, int own, int c) {
     if (row >= n) return;
     int first = row * STRIDE + c, second = first + CHUNK * STRIDE;
     auto a = eight_at(sh.grad_q() + first), r = eight_at(sh.grad_q() + second);
@@ -221,10 +221,10 @@ WKV_WARP void unscale(BackwardShared<typename Math::Cell>& sh, const Place& at,
       after.set(i, r.get(i) * r_.get(i) - b.get(i) * b_.get(i) - k.get(i) * k_.get(i));
     }
     Index to = origin + row * at.stride + c;
-    store_eight(pass.ga + to, ga);
-    store_eight(pass.gr + to, gr);
-    store_eight(pass.gb + to, gb);
-    store_eight(pass.gk + to, gk);
+    write_eight(pass.ga + to, ga);
+    write_eight(pass.gr + to, gr);
+    write_eight(pass.gb + to, gb);
+    write_eight(pass.gk + to, gk);
     store_eight(sh.grad_q() + first, up_to);
     store_eight(sh.grad_q() + second, after);
   });
@@ -290,7 +290,7 @@ template <class Math, class E, class Block>
 WKV_WARP void backward_segment(Block& block, BackwardShared<typename Math::Cell>& sh,
                                const Backward<E>& pass, const Place& at, Mode mode) {
   Chunk<typename Math::Cell>& chunk = sh.chunk;
-  const E* grad_y = mode == FROM_IDENTITY ? nullptr : pass.grad_y;
+  using Held = typename Rows<BACKWARD_WARPS>::template Held<E>;
   block.phase([&](int warp, BackwardOwn& own) {
     if (warp < 4) start_state(own.adjoint, mode, pass.start, warp);
   });
@@ -308,10 +308,12 @@ WKV_WARP void backward_segment(Block& block, BackwardShared<typename Math::Cell>
         });
         block.phase([&](int warp, BackwardOwn&) {
           Index from = t + start;
-          scale<Math, BACKWARD_WARPS>(chunk, at, pass.in, from, end - start, warp);
-          copy_rows<BACKWARD_WARPS>(sh.u() + CHUNK * STRIDE, at, pass.in.v, from, end - start, warp);
-          copy_rows<BACKWARD_WARPS>(sh.e() + CHUNK * STRIDE, at, grad_y, from, end - start, warp);
+          Held v{at, pass.in.v, from, end - start, warp};
+          Held grad_y{at, pass.grad_y, from, end - start, warp};
           if (pass.gr && start == 0) load_tile(sh.states, checkpoint, warp);
+          scale<Math, BACKWARD_WARPS>(chunk, at, pass.in, from, end - start, warp);
+          v.store(sh.u() + CHUNK * STRIDE, warp, false);
+          grad_y.store(sh.e() + CHUNK * STRIDE, warp, mode == FROM_IDENTITY);
         });
         n = chunk.tokens;
         if (replayed || (start == 0 && n == end)) break;

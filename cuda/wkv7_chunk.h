@@ -82,14 +82,38 @@ struct Rows {
   static constexpr int EACH = CHUNK / WARPS;
   static WKV_WARP float* steps(float* all, int warp) { return all + warp * (EACH + 1) * N; }
 
-  // f(row, its number in the warp, first channel)
+  // f(lane, i, row, its number in the warp, first channel) for the i-th row of each thread
   template <class F>
   static WKV_WARP void each(int warp, F f) {
     each_lane([&](int lane) {
       WKV_UNROLL
-      for (int i = 0; i < EACH; i += 4) f(warp * EACH + i + lane / 8, i + lane / 8, lane % 8 * 8);
+      for (int i = 0; i < EACH / 4; i++)
+        f(lane, i, warp * EACH + 4 * i + lane / 8, 4 * i + lane / 8, lane % 8 * 8);
     });
   }
+
+  // What threads hold of some rows of a tensor; rows beyond the last are the last once more.
+  template <class E>
+  struct Held {
+    Registers<Eight<E>, EACH / 4> eights;
+
+    WKV_WARP Held(const Place& at, const E* from, Index t, int most, int warp) {
+      const E* rows = from + at.row(t);
+      each(warp, [&](int lane, int i, int row, int, int c) {
+        eights.at(lane, i) = load_eight(rows + (smaller(row, most - 1) * at.stride + c));
+      });
+    }
+    template <class Cell>
+    WKV_WARP void store(Cell* to, int warp, bool zero) const {
+      each(warp, [&](int lane, int i, int row, int, int c) {
+        Eight<Cell> out{};
+        WKV_UNROLL
+        for (int j = 0; j < 4; j++)
+          if (!zero) out.set(j, eights.at(lane, i).get(j));
+        store_eight(to + row * STRIDE + c, out);
+      });
+    }
+  };
 };
 
 // Reads the log-decays of `most` tokens from t on and adds them up.
@@ -162,20 +186,19 @@ template <class Math, int WARPS, class E>
 WKV_WARP void scale(Chunk<typename Math::Cell>& sh, const Place& at, const Inputs<E>& in, Index t,
                     int most, int warp) {
   using Cell = typename Math::Cell;
+  using Held = typename Rows<WARPS>::template Held<E>;
+  Held a{at, in.a, t, most, warp}, r{at, in.r, t, most, warp};
+  Held b{at, in.b, t, most, warp}, k{at, in.k, t, most, warp};
   int n = fitting<WARPS>(sh, at, in.w, t, most, warp);
-  Index origin = at.row(t);
-  Rows<WARPS>::each(warp, [&](int row, int own, int c) {
-    Index from = origin + smaller(row, most - 1) * at.stride + c;
-    Eight<E> a = load_eight(in.a + from), r = load_eight(in.r + from);
-    Eight<E> b = load_eight(in.b + from), k = load_eight(in.k + from);
+  Rows<WARPS>::each(warp, [&](int lane, int slot, int row, int own, int c) {
     Eight<Cell> a_, r_, b_, k_;
     WKV_UNROLL
     for (int i = 0; i < 4; i++) {
       Factors x = factors<Math, WARPS>(sh, warp, own, c + 2 * i);
-      a_.set(i, a.get(i) * x.before);
-      r_.set(i, r.get(i) * x.here);
-      b_.set(i, b.get(i) * x.grown);
-      k_.set(i, k.get(i) * x.grown);
+      a_.set(i, a.eights.at(lane, slot).get(i) * x.before);
+      r_.set(i, r.eights.at(lane, slot).get(i) * x.here);
+      b_.set(i, b.eights.at(lane, slot).get(i) * x.grown);
+      k_.set(i, k.eights.at(lane, slot).get(i) * x.grown);
       if (row == n - 1) store_pair(sh.last + c + 2 * i, x.here);
     }
     if (row >= n) a_ = r_ = b_ = k_ = Eight<Cell>{};
@@ -187,22 +210,6 @@ WKV_WARP void scale(Chunk<typename Math::Cell>& sh, const Place& at, const Input
   });
   each_lane([&](int lane) {
     if (warp == 0 && lane == 0) sh.tokens = n;
-  });
-}
-
-// Rows of v or of the gradient of y as they are; all zero if `from` is null. What rows beyond the
-// `most` are does not matter, as long as they are finite: they meet rows of zeros.
-template <int WARPS, class E, class Cell>
-WKV_WARP void copy_rows(Cell* to, const Place& at, const E* from, Index t, int most, int warp) {
-  Index origin = at.row(t);
-  Rows<WARPS>::each(warp, [&](int row, int, int c) {
-    Eight<Cell> out{};
-    if (from) {
-      Eight<E> x = load_eight(from + (origin + smaller(row, most - 1) * at.stride + c));
-      WKV_UNROLL
-      for (int i = 0; i < 4; i++) out.set(i, x.get(i));
-    }
-    store_eight(to + row * STRIDE + c, out);
   });
 }
 
@@ -349,7 +356,7 @@ WKV_WARP void write_rows(E* to, const Place& at, const Cell* tile, Index t, int 
       Eight<E> out;
       WKV_UNROLL
       for (int i = 0; i < 4; i++) out.set(i, x.get(i));
-      store_eight(rows + row * at.stride, out);
+      write_eight(rows + row * at.stride, out);
     }
   });
 }

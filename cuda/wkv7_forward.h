@@ -80,7 +80,6 @@ template <class Math, class E, class Block>
 WKV_WARP void forward_segment(Block& block, ForwardShared<typename Math::Cell>& sh,
                               const Forward<E>& pass, const Place& at, Mode mode) {
   Chunk<typename Math::Cell>& chunk = sh.chunk;
-  const E* values = mode == FROM_IDENTITY ? nullptr : pass.in.v;
   block.phase([&](int warp, ForwardOwn& own) { start_state(own.state, mode, pass.start, warp); });
   for (Index t = at.first; t < at.end; t += CHUNK) {
     int length = smaller(CHUNK, at.end - t);
@@ -91,8 +90,10 @@ WKV_WARP void forward_segment(Block& block, ForwardShared<typename Math::Cell>& 
         add_up<FORWARD_WARPS>(chunk, at, pass.in.w, t + done, length - done, warp);
       });
       block.phase([&](int warp, ForwardOwn&) {
+        typename Rows<FORWARD_WARPS>::template Held<E> v{at, pass.in.v, t + done, length - done, warp};
         scale<Math, FORWARD_WARPS>(chunk, at, pass.in, t + done, length - done, warp);
-        copy_rows<FORWARD_WARPS>(sh.v, at, values, t + done, length - done, warp);
+        // What rows beyond the piece are does not matter: they meet rows of zeros.
+        v.store(sh.v, warp, mode == FROM_IDENTITY);
       });
       n = chunk.tokens;
       block.phase([&](int warp, ForwardOwn&) {

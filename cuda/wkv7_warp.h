@@ -177,20 +177,29 @@ WKV_WARP Eight<E> load_eight(const E* p) {
   return *reinterpret_cast<const Eight<E>*>(p);
 #endif
 }
-// From shared memory.
+// To a tensor.
+template <class E>
+WKV_WARP void write_eight(E* p, const Eight<E>& x) {
+#ifdef __CUDACC__
+  WKV_UNROLL
+  for (int i = 0; i < int(sizeof(E) / 2); i++) {
+    uint4 four = reinterpret_cast<const uint4*>(&x)[i];  // compilers split it into four otherwise
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p + 16 / sizeof(E) * i),
+                 "r"(four.x), "r"(four.y), "r"(four.z), "r"(four.w)
+                 : "memory");
+  }
+#else
+  *reinterpret_cast<Eight<E>*>(p) = x;
+#endif
+}
+// In shared memory.
 template <class E>
 WKV_WARP Eight<E> eight_at(const E* p) {
   return *reinterpret_cast<const Eight<E>*>(p);
 }
 template <class E>
-WKV_WARP void store_eight(E* p, Eight<E> x) {
-#ifdef __CUDACC__
-  WKV_UNROLL
-  for (int i = 0; i < int(sizeof(E) / 2); i++)
-    reinterpret_cast<uint4*>(p)[i] = reinterpret_cast<const uint4*>(&x)[i];
-#else
+WKV_WARP void store_eight(E* p, const Eight<E>& x) {
   *reinterpret_cast<Eight<E>*>(p) = x;
-#endif
 }
 
 // ---------------------------------------------------------------- sums
