@@ -250,7 +250,7 @@ WKV_WARP void decay_gradient(BackwardShared<Cell>& sh, const Place& at, float* g
   });
 }
 
-// A piece: n tokens from t on.
+// A piece: n tokens from t on, but for `decay_gradient`.
 template <class Math, class E, class Block>
 WKV_WARP void backward_piece(Block& block, BackwardShared<typename Math::Cell>& sh,
                              const Backward<E>& pass, const Place& at, Index t, int n) {
@@ -283,7 +283,6 @@ WKV_WARP void backward_piece(Block& block, BackwardShared<typename Math::Cell>& 
     if (warp < 4) write_rows(pass.gv, at, sh.gv, t, n, 16 * warp);
   });
   block.phase([&](int warp, BackwardOwn&) { unscale<Math>(sh, at, pass, t, n, warp); });
-  block.phase([&](int warp, BackwardOwn&) { decay_gradient(sh, at, pass.gw, t, n, warp); });
 }
 
 template <class Math, class E, class Block>
@@ -294,16 +293,21 @@ WKV_WARP void backward_segment(Block& block, BackwardShared<typename Math::Cell>
   block.phase([&](int warp, BackwardOwn& own) {
     if (warp < 4) start_state(own.adjoint, mode, pass.start, warp);
   });
-  Index chunks = (at.end - at.first + CHUNK - 1) / CHUNK;
+  Index chunks = (at.end - at.first + CHUNK - 1) / CHUNK, piece = 0;
+  int n = 0;
+  // The last thing to do for a piece, while the next one begins.
+  auto finish = [&](int warp) {
+    if (pass.gr && n) decay_gradient(sh, at, pass.gw, piece, n, warp);
+  };
   for (Index i = chunks - 1; i >= 0; i--) {
     Index t = at.first + i * CHUNK;
     const float* checkpoint = pass.gr ? pass.checkpoints + at.saved(t) : nullptr;
     // Pieces are those of the forward pass, the last first. All is one piece, as a rule.
     for (int end = smaller(CHUNK, at.end - t), start = 0; end > 0; end = start) {
-      int n = 0;
       start = 0;
       for (bool replayed = false;;) {
         block.phase([&](int warp, BackwardOwn&) {
+          finish(warp);
           add_up<BACKWARD_WARPS>(chunk, at, pass.in.w, t + start, end - start, warp);
         });
         block.phase([&](int warp, BackwardOwn&) {
@@ -315,10 +319,14 @@ WKV_WARP void backward_segment(Block& block, BackwardShared<typename Math::Cell>
           v.store(sh.u() + CHUNK * STRIDE, warp, false);
           grad_y.store(sh.e() + CHUNK * STRIDE, warp, mode == FROM_IDENTITY);
         });
-        n = chunk.tokens;
-        if (replayed || (start == 0 && n == end)) break;
-        if (start + n < end) {
-          start += n;
+        int found = chunk.tokens;
+        n = 0;
+        if (replayed || (start == 0 && found == end)) {
+          n = found;
+          break;
+        }
+        if (start + found < end) {
+          start += found;
           continue;
         }
         if (pass.gr)
@@ -327,13 +335,14 @@ WKV_WARP void backward_segment(Block& block, BackwardShared<typename Math::Cell>
           });
         replayed = true;
       }
-      backward_piece<Math>(block, sh, pass, at, t + start, n);
+      piece = t + start;
+      backward_piece<Math>(block, sh, pass, at, piece, n);
     }
   }
-  if (pass.end)
-    block.phase([&](int warp, BackwardOwn& own) {
-      if (warp < 4) store_state(pass.end, own.adjoint, warp);
-    });
+  block.phase([&](int warp, BackwardOwn& own) {
+    finish(warp);
+    if (pass.end && warp < 4) store_state(pass.end, own.adjoint, warp);
+  });
 }
 
 }  // namespace wkv7

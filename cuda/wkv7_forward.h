@@ -79,41 +79,46 @@ WKV_WARP void forward_solved(ForwardShared<typename Math::Cell>& sh, ForwardOwn&
 template <class Math, class E, class Block>
 WKV_WARP void forward_segment(Block& block, ForwardShared<typename Math::Cell>& sh,
                               const Forward<E>& pass, const Place& at, Mode mode) {
+  using Held = typename Rows<FORWARD_WARPS>::template Held<E>;
   Chunk<typename Math::Cell>& chunk = sh.chunk;
-  block.phase([&](int warp, ForwardOwn& own) { start_state(own.state, mode, pass.start, warp); });
-  for (Index t = at.first; t < at.end; t += CHUNK) {
-    int length = smaller(CHUNK, at.end - t);
-    for (int done = 0, n; done < length; done += n) {
-      block.phase([&](int warp, ForwardOwn& own) {
-        if (done == 0 && pass.checkpoints)
-          store_state(pass.checkpoints + at.saved(t), own.state, warp);
-        add_up<FORWARD_WARPS>(chunk, at, pass.in.w, t + done, length - done, warp);
-      });
-      block.phase([&](int warp, ForwardOwn&) {
-        typename Rows<FORWARD_WARPS>::template Held<E> v{at, pass.in.v, t + done, length - done, warp};
-        scale<Math, FORWARD_WARPS>(chunk, at, pass.in, t + done, length - done, warp);
-        // What rows beyond the piece are does not matter: they meet rows of zeros.
-        v.store(sh.v, warp, mode == FROM_IDENTITY);
-      });
-      n = chunk.tokens;
-      block.phase([&](int warp, ForwardOwn&) {
-        announce<E>(at, pass.in, nullptr, t + CHUNK, warp);
-        score<Math>(chunk, warp, 0);
-        score<Math>(chunk, warp, 1);
-      });
-      block.phase([&](int warp, ForwardOwn& own) {
-        if (warp == 0) solve(chunk);
-        forward_known<Math>(sh, own, warp);
-      });
-      block.phase([&](int warp, ForwardOwn& own) {
-        forward_solved<Math>(sh, own);
-        if (!pass.y) return;
+  auto most = [&](Index t) { return smaller(CHUNK - t % CHUNK, at.end - t); };
+  auto begin = [&](Index t, int warp, ForwardOwn& own) {
+    if (pass.checkpoints && t % CHUNK == 0)
+      store_state(pass.checkpoints + at.saved(t), own.state, warp);
+    add_up<FORWARD_WARPS>(chunk, at, pass.in.w, t, most(t), warp);
+  };
+  block.phase([&](int warp, ForwardOwn& own) {
+    start_state(own.state, mode, pass.start, warp);
+    begin(at.first, warp, own);
+  });
+  int n = 0;
+  for (Index t = at.first; t < at.end; t += n) {
+    block.phase([&](int warp, ForwardOwn&) {
+      Held v{at, pass.in.v, t, most(t), warp};
+      scale<Math, FORWARD_WARPS>(chunk, at, pass.in, t, most(t), warp);
+      // What rows beyond the piece are does not matter: they meet rows of zeros.
+      v.store(sh.v, warp, mode == FROM_IDENTITY);
+    });
+    n = chunk.tokens;
+    block.phase([&](int warp, ForwardOwn&) {
+      announce<E>(at, pass.in, nullptr, t + CHUNK, warp);
+      score<Math>(chunk, warp, 0);
+      score<Math>(chunk, warp, 1);
+    });
+    block.phase([&](int warp, ForwardOwn& own) {
+      if (warp == 0) solve(chunk);
+      forward_known<Math>(sh, own, warp);
+    });
+    block.phase([&](int warp, ForwardOwn& own) {
+      forward_solved<Math>(sh, own);
+      if (pass.y) {
         sync_warp();  // its columns of v, which only this warp reads, are free now
         put(sh.v, 16 * warp, own.y);
         sync_warp();
-        write_rows(pass.y, at, sh.v, t + done, n, 16 * warp);
-      });
-    }
+        write_rows(pass.y, at, sh.v, t, n, 16 * warp);
+      }
+      if (t + n < at.end) begin(t + n, warp, own);
+    });
   }
   if (pass.end)
     block.phase([&](int warp, ForwardOwn& own) { store_state(pass.end, own.state, warp); });
