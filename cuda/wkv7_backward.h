@@ -15,10 +15,12 @@ constexpr int BACKWARD_WARPS = 8;
 template <class Cell>
 struct BackwardShared {
   Chunk<Cell> chunk;
-  // Rows of [N] channels: u, v, e = adjoint of u before the solution, gradient of y. Later, as floats,
-  // the gradients of A~ and R~; then, in their place, what they contribute to the gradient of w.
+  // Rows of [N] channels: u, v, e = adjoint of u before the solution, gradient of y. Later, as
+  // floats, the gradients of A~ and R~; then, in their place, what they contribute to the gradient
+  // of w.
   alignas(16) Cell rows[4 * CHUNK * STRIDE];
-  // The state at the start of the piece, then G as it acts on the piece. Later the gradients of B~, K~.
+  // The state at the start of the piece, then G as it acts on the piece. Later the gradients of B~,
+  // K~.
   alignas(16) Cell states[2 * N * STRIDE];
   Cell gv[CHUNK * STRIDE];
   float with_state[4][N];  // column sums of the state times its adjoint, by 16 rows
@@ -45,8 +47,8 @@ struct Backward {
   float *gw, *end;
 };
 
-// The saved state, moved on by `skipped` tokens of the chunk, to its tile. One token after the other:
-// only chunks that are done in pieces need this. Two warps, a row of the state per lane.
+// The saved state, moved on by `skipped` tokens of the chunk, to its tile. One token after the
+// other: only chunks that are done in pieces need this. Two warps, a row of the state per lane.
 template <class Cell, class E>
 WKV_WARP void replay(BackwardShared<Cell>& sh, const Place& at, const Inputs<E>& in,
                      const float* checkpoint, Index t, int skipped, int warp) {
@@ -163,8 +165,8 @@ WKV_WARP void contract(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own
   clear(own.grad);
   WKV_SOME(Math)
   for (int k = 0; k < N; k += 16)
-    add_product<true, Math>(own.grad, operand<LEFT, false, Math>(mine, STRIDE, 16 * strip, k), state,
-                            STRIDE, k);
+    add_product<true, Math>(own.grad, operand<LEFT, false, Math>(mine, STRIDE, 16 * strip, k),
+                            state, STRIDE, k);
   WKV_ROLLED
   for (int side = 0; side < 2; side++) {  // u or e, then v or the gradient of y
     const Cell* right = others + side * CHUNK * STRIDE;
@@ -272,9 +274,7 @@ WKV_WARP void backward_piece(Block& block, BackwardShared<typename Math::Cell>& 
     if (warp >= 4 && all) state_solved<Math>(sh, own, warp - 4);
   });
   if (!all) return;
-  block.phase([&](int warp, BackwardOwn& own) {
-    contract<Math>(sh, own, warp % 4, warp >= 4);
-  });
+  block.phase([&](int warp, BackwardOwn& own) { contract<Math>(sh, own, warp % 4, warp >= 4); });
   block.phase([&](int warp, BackwardOwn& own) {
     float* out = warp < 4 ? sh.grad_q() : sh.grad_k();
     each_pair(own.grad, [&](int row, int c, float x, float y) {
@@ -330,9 +330,8 @@ WKV_WARP void backward_segment(Block& block, BackwardShared<typename Math::Cell>
           continue;
         }
         if (pass.gr)
-          block.phase([&](int warp, BackwardOwn&) {
-            replay(sh, at, pass.in, checkpoint, t, start, warp);
-          });
+          block.phase(
+              [&](int warp, BackwardOwn&) { replay(sh, at, pass.in, checkpoint, t, start, warp); });
         replayed = true;
       }
       piece = t + start;

@@ -1,28 +1,29 @@
-// WKV-7 in chunks: what the forward and the backward pass of the GPU have in common. The formulas are
-// in docs/wkv.md.
+// WKV-7 in chunks: what the forward and the backward pass of the GPU have in common. The formulas
+// are in docs/wkv.md.
 //
-// A block owns one head of one sequence for a segment of time and goes through it chunk by chunk. Its
-// work on a chunk is a list of phases; all warps finish a phase before any begins the next. Rows of
-// the state, one per value channel, do not act on each other, so each warp keeps 16 of them in
-// registers as sums of the tensor core.
+// A block owns one head of one sequence for a segment of time and goes through it chunk by chunk.
+// Its work on a chunk is a list of phases; all warps finish a phase before any begins the next.
+// Rows of the state, one per value channel, do not act on each other, so each warp keeps 16 of them
+// in registers as sums of the tensor core.
 //
 // Within a chunk, decays are taken relative to its start: A~ = a e^before, R~ = r e^here,
 // B~ = b e^-here, K~ = k e^-here. That overflows once decays add up to 88, so a chunk in which they
-// add up to more than RANGE is done in pieces in which they do not. RWKV-7 has at most 20 in a chunk.
+// add up to more than RANGE is done in pieces in which they do not. RWKV-7 has at most 20 in a
+// chunk.
 #pragma once
 
-#include "wkv7_warp.h"
+#include "wkv7_matrix.h"
 
 namespace wkv7 {
 
-constexpr int N = 64;              // head size
-constexpr int CHUNK = 32;          // tokens
-constexpr int HALF = CHUNK / 2;    // rows of a tile
-constexpr int STRIDE = N + 8;      // cells from row to row of a tile of channels: no bank conflicts
-constexpr int WIDE = CHUNK + 8;    // the same for tiles of tokens
-constexpr int NARROW = HALF + 8;   // the same for tiles of half of them
+constexpr int N = 64;             // head size
+constexpr int CHUNK = 32;         // tokens
+constexpr int HALF = CHUNK / 2;   // rows of a tile
+constexpr int STRIDE = N + 8;     // cells from row to row of a tile of channels: no bank conflicts
+constexpr int WIDE = CHUNK + 8;   // the same for tiles of tokens
+constexpr int NARROW = HALF + 8;  // the same for tiles of half of them
 constexpr int ROW = HALF + 4, BLOCK = HALF * ROW + HALF;  // of the equations: rows, halves
-constexpr int MOST_WARPS = 8;      // of a block
+constexpr int MOST_WARPS = 8;                             // of a block
 // Logarithms of decays are to base 2.
 constexpr float LOG2E = 1.44269504f;
 constexpr float RANGE = 88;   // 2^88 leaves room for sums of products in a float
@@ -33,17 +34,18 @@ enum Scores { AB, AK, RB, RK };
 // In shared memory.
 template <class Cell>
 struct alignas(16) Chunk {
-  Cell q[2 * CHUNK * STRIDE];       // A~, then R~
-  Cell k[2 * CHUNK * STRIDE];       // B~, then K~
-  Cell scores[4][CHUNK * WIDE];     // tril(A~ B~^T, -1), tril(A~ K~^T, -1), tril(R~ B~^T), tril(R~ K~^T)
-  Cell inverse[CHUNK * NARROW];     // the inverses of both diagonal blocks of 1 - tril(A~ B~^T, -1)
-  float ab[2 * BLOCK];              // both diagonal blocks of tril(A~ B~^T, -1), transposed
-  // Sums of log-decays, from the first row of a warp to before (row i) and after (row i + 1) each of
-  // its rows. A warp has ROWS + 1 of them in `steps`.
+  Cell q[2 * CHUNK * STRIDE];  // A~, then R~
+  Cell k[2 * CHUNK * STRIDE];  // B~, then K~
+  Cell scores[4]
+             [CHUNK * WIDE];  // tril(A~ B~^T, -1), tril(A~ K~^T, -1), tril(R~ B~^T), tril(R~ K~^T)
+  Cell inverse[CHUNK * NARROW];  // the inverses of both diagonal blocks of 1 - tril(A~ B~^T, -1)
+  float ab[2 * BLOCK];           // both diagonal blocks of tril(A~ B~^T, -1), transposed
+  // Sums of log-decays, from the first row of a warp to before (row i) and after (row i + 1) each
+  // of its rows. A warp has ROWS + 1 of them in `steps`.
   float steps[(CHUNK + MOST_WARPS) * N];
   float bases[MOST_WARPS][N];  // from the start of the piece to the first row of a warp
   float last[N];               // the decay over the whole piece
-  int tokens;                       // of the piece
+  int tokens;                  // of the piece
 };
 
 // Where a block works: on one head of one sequence, in tensors [B, T, H, N].
@@ -118,7 +120,8 @@ struct Rows {
 
 // Reads the log-decays of `most` tokens from t on and adds them up.
 template <int WARPS, class Cell>
-WKV_WARP void add_up(Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most, int warp) {
+WKV_WARP void add_up(Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most,
+                     int warp) {
   constexpr int EACH = Rows<WARPS>::EACH;
   each_lane([&](int lane) {
     int c = 2 * lane;
@@ -141,7 +144,8 @@ WKV_WARP void add_up(Chunk<Cell>& sh, const Place& at, const float* w, Index t, 
 // Tokens of the piece that starts at t: up to `most`, as long as decays are within RANGE. After
 // add_up; the same in every warp. On the way, the warp's row of `bases`.
 template <int WARPS, class Cell>
-WKV_WARP int fitting(Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most, int warp) {
+WKV_WARP int fitting(Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most,
+                     int warp) {
   constexpr int EACH = Rows<WARPS>::EACH;
   Registers<int, 1> fit;
   each_lane([&](int lane) {
@@ -213,167 +217,6 @@ WKV_WARP void scale(Chunk<typename Math::Cell>& sh, const Place& at, const Input
   });
 }
 
-// Half the columns of what `score` makes, to where they belong: the diagonal blocks of A~ B~^T to the
-// equations, the rest to its tile.
-template <int PART, class Cell>
-WKV_WARP void keep(Chunk<Cell>& sh, Strip<4>& sum, int strip, int side) {
-  bool reads = strip / 2, late = strip % 2, diagonal = late == PART;
-  if (diagonal && !reads && !side) {
-    float* to = sh.ab + PART * BLOCK;
-    each_pair_of<2 * PART, 2 * PART + 2>(sum, [&](int row, int s, float x, float y) {
-      s -= HALF * PART;
-      to[s * ROW + row] = s < row ? x : 0;
-      to[(s + 1) * ROW + row] = s + 1 < row ? y : 0;
-    });
-  } else {
-    Cell* to = sh.scores[2 * reads + side] + HALF * late * WIDE;
-    each_pair_of<2 * PART, 2 * PART + 2>(sum, [&](int row, int s, float x, float y) {
-      int latest = HALF * PART + (diagonal ? row - !reads : HALF);
-      store_pair(to + row * WIDE + s, Pair{s <= latest ? x : 0, s < latest ? y : 0});
-    });
-  }
-}
-
-// 16 rows of [A~; R~] (number `strip` of 4) times B~ (side 0) or K~ (side 1), masked. What is above
-// the diagonal blocks is never read, so it is not written.
-template <class Math>
-WKV_WARP void score(Chunk<typename Math::Cell>& sh, int strip, int side) {
-  bool late = strip % 2;  // second half of the tokens
-  Strip<4> sum;
-  clear(sum);
-  WKV_SOME(Math)
-  for (int k = 0; k < N; k += 16) {
-    auto left = operand<LEFT, false, Math>(sh.q, STRIDE, 16 * strip, k);
-    const auto* right = sh.k + side * CHUNK * STRIDE;
-    multiply(sum, 0, left, operand<RIGHT, false, Math>(right, STRIDE, 0, k));
-    if (late) multiply(sum, 2, left, operand<RIGHT, false, Math>(right, STRIDE, HALF, k));
-  }
-  keep<0>(sh, sum, strip, side);
-  if (late) keep<1>(sh, sum, strip, side);
-}
-
-struct alignas(16) Four {
-  float x[4];
-};
-
-// The inverses by forward substitution in fp32, a column per lane of one warp.
-template <class Cell>
-WKV_WARP void solve(Chunk<Cell>& sh) {
-  each_lane([&](int lane) {
-    int half = lane / HALF, own = lane % HALF;
-    const float* ab = sh.ab + half * BLOCK;
-    float column[HALF];
-    WKV_UNROLL
-    for (int t = 0; t < HALF; t++) column[t] = t == own;
-    WKV_UNROLL
-    for (int s = 0; s < HALF; s++) {
-      WKV_UNROLL
-      for (int t = s / 4 * 4; t < HALF; t += 4) {
-        Four row = *reinterpret_cast<const Four*>(ab + s * ROW + t);
-        WKV_UNROLL
-        for (int i = 0; i < 4; i++)
-          if (t + i > s) column[t + i] += row.x[i] * column[s];
-      }
-    }
-    WKV_UNROLL
-    for (int t = 0; t < HALF; t++)
-      from_float(column[t], sh.inverse[(HALF * half + t) * NARROW + own]);
-  });
-}
-
-// ---------------------------------------------------------------- products with tiles
-
-// d += left . B with B[k][n] in a tile from row or column `k` on, n from `n` on; tiles FROM to TO of d.
-template <bool TURNED, class Math, int FROM, int TO, int TILES>
-WKV_WARP void add_tiles(Strip<TILES>& d, const Operand<Math::PARTS>& left,
-                        const typename Math::Cell* tile, int stride, int k) {
-  WKV_UNROLL
-  for (int j = FROM; j < TO; j += 2)
-    multiply(d, j, left, operand<RIGHT, TURNED, Math>(tile, stride, 8 * j, k));
-}
-template <bool TURNED, class Math, int TILES>
-WKV_WARP void add_product(Strip<TILES>& d, const Operand<Math::PARTS>& left,
-                          const typename Math::Cell* tile, int stride, int k) {
-  add_tiles<TURNED, Math, 0, TILES>(d, left, tile, stride, k);
-}
-
-// d[values, t] += left[values, s] m[t, s], with m lower triangular; left(half) gives both halves of s.
-template <class Math, class F>
-WKV_WARP void add_later(Strip<4>& d, F left, const typename Math::Cell* m) {
-  add_tiles<false, Math, 0, 4>(d, left(0), m, WIDE, 0);
-  add_tiles<false, Math, 2, 4>(d, left(1), m, WIDE, HALF);
-}
-// d[values, s] += left[values, t] m[t, s].
-template <class Math, class F>
-WKV_WARP void add_earlier(Strip<4>& d, F left, const typename Math::Cell* m) {
-  add_tiles<true, Math, 0, 2>(d, left(0), m, WIDE, 0);
-  add_tiles<true, Math, 0, 4>(d, left(1), m, WIDE, HALF);
-}
-
-// x (1 - tril(A~ B~^T, -1))^-T for x[values, t]: the first half of the tokens, what it means for the
-// second, the second half. x is used up.
-template <class Math>
-WKV_WARP Strip<4> solved(const Chunk<typename Math::Cell>& sh, Strip<4>& x) {
-  Strip<4> out;
-  clear(out);
-  add_tiles<false, Math, 0, 2>(out, to_left<Math::PARTS>(x, 0), sh.inverse, NARROW, 0);
-  add_tiles<false, Math, 2, 4>(x, to_left<Math::PARTS>(out, 0), sh.scores[AB], WIDE, 0);
-  add_tiles<false, Math, 2, 4>(out, to_left<Math::PARTS>(x, 1), sh.inverse, NARROW, 0);
-  return out;
-}
-// x (1 - tril(A~ B~^T, -1))^-1: the other way round.
-template <class Math>
-WKV_WARP Strip<4> solved_backwards(const Chunk<typename Math::Cell>& sh, Strip<4>& x) {
-  Strip<4> out;
-  clear(out);
-  // Tiles 2 and 3 begin at column 16 of the whole inverse, at 0 of its block.
-  add_tiles<true, Math, 2, 4>(out, to_left<Math::PARTS>(x, 1), sh.inverse - HALF, NARROW, HALF);
-  add_tiles<true, Math, 0, 2>(x, to_left<Math::PARTS>(out, 1), sh.scores[AB], WIDE, HALF);
-  add_tiles<true, Math, 0, 2>(out, to_left<Math::PARTS>(x, 0), sh.inverse, NARROW, 0);
-  return out;
-}
-
-// x[values, tokens] to a tile [tokens, channels], from channel c on.
-template <class Cell>
-WKV_WARP void put(Cell* tile, int c, Strip<4>& x) {
-  each_pair(x, [&](int row, int t, float first, float second) {
-    from_float(first, tile[t * STRIDE + c + row]);
-    from_float(second, tile[(t + 1) * STRIDE + c + row]);
-  });
-}
-
-// Rows of 16 channels from c on, of a tile [tokens, channels], to n rows of a tensor. One warp, two
-// lanes to a row.
-template <class E, class Cell>
-WKV_WARP void write_rows(E* to, const Place& at, const Cell* tile, Index t, int n, int c) {
-  each_lane([&](int lane) {
-    int first = c + lane % 2 * 8;
-    E* rows = to + at.row(t) + first;
-    WKV_UNROLL
-    for (int row = lane / 2; row < CHUNK; row += LANES / 2) {
-      if (row >= n) return;
-      Eight<Cell> x = eight_at(tile + row * STRIDE + first);
-      Eight<E> out;
-      WKV_UNROLL
-      for (int i = 0; i < 4; i++) out.set(i, x.get(i));
-      write_eight(rows + row * at.stride, out);
-    }
-  });
-}
-
-// 16 rows of a state: the warp's, in a tensor [N, N].
-WKV_WARP void load_state(Strip<8>& s, const float* from, int warp) {
-  each_pair(s, [&](int row, int c, float& x, float& y) {
-    Pair both = load_pair(from + (16 * warp + row) * N + c);
-    x = both.x, y = both.y;
-  });
-}
-WKV_WARP void store_state(float* to, Strip<8>& s, int warp) {
-  each_pair(s, [&](int row, int c, float x, float y) {
-    store_pair(to + (16 * warp + row) * N + c, Pair{x, y});
-  });
-}
-
 // Ask for the rows of 32 tokens from t on, to be in the cache when their turn comes. Four warps.
 template <class E>
 WKV_WARP void announce(const Place& at, const Inputs<E>& in, const E* also, Index t, int warp) {
@@ -393,21 +236,5 @@ WKV_WARP void announce(const Place& at, const Inputs<E>& in, const E* also, Inde
 WKV_WARP void announce_state(const float* state) {
   each_lane([&](int lane) { prefetch<N * N / LANES * 4>(state + N * N / LANES * lane); });
 }
-
-// ---------------------------------------------------------------- the block
-
-// Runs phases. On the GPU each warp runs its own and then waits for the others.
-#ifdef __CUDACC__
-template <class Own>
-struct Block {
-  Own own;
-  int warp = __shfl_sync(~0u, int(threadIdx.x / LANES), 0);  // so that it is seen to be uniform
-  template <class Phase>
-  WKV_WARP void phase(Phase f) {
-    f(warp, own);
-    __syncthreads();
-  }
-};
-#endif
 
 }  // namespace wkv7

@@ -1,5 +1,5 @@
-// The GPU kernels of WKV-7, run on the CPU one warp after the other, between the same barriers. It is
-// slow and exists for tests, which have no GPU.
+// The GPU kernels of WKV-7, run on the CPU one warp after the other, between the same barriers. It
+// is slow and exists for tests, which have no GPU.
 
 #include <cstring>
 #include <vector>
@@ -37,7 +37,10 @@ void each_job(Index x, Index y, Index z, Index skipped, Body body) {
   for (Index k = 0; k < z; k++)
     for (Index j = 0; j < y; j++)
       for (Index i = 0; i < x; i++)
-        body(Job{i, j + (z == 1 ? 0 : skipped), z == 1 ? GIVEN : k == 0 ? FROM_ZERO : FROM_IDENTITY});
+        body(Job{i, j + (z == 1 ? 0 : skipped),
+                 z == 1   ? GIVEN
+                 : k == 0 ? FROM_ZERO
+                          : FROM_IDENTITY});
 }
 
 }  // namespace wkv7
@@ -63,10 +66,11 @@ using namespace wkv7;
     each_job(x, y_, z, 1, [&](Job job) {                                                           \
       Poisoned<BackwardShared<MATH::Cell>> shared;                                                 \
       Block<BackwardOwn> block(BACKWARD_WARPS);                                                    \
-      backward_job<MATH>(block, shared.one[0], {B, T, H, span},                                    \
-                         Backward<E>{{r, k, v, a, b, w}, grad_y, checkpoints, start, gr, gk, gv,   \
-                                     ga, gb, gw, end},                                             \
-                         job);                                                                     \
+      backward_job<MATH>(                                                                          \
+          block, shared.one[0], {B, T, H, span},                                                   \
+          Backward<E>{                                                                             \
+              {r, k, v, a, b, w}, grad_y, checkpoints, start, gr, gk, gv, ga, gb, gw, end},        \
+          job);                                                                                    \
     });                                                                                            \
   }                                                                                                \
   Index wkv7_forward_shared_##NAME() { return sizeof(ForwardShared<MATH::Cell>); }                 \
@@ -82,7 +86,8 @@ void wkv7_join(Index x, Index y, Index z, Index B, Index T, Index H, Index span,
   each_job(x, y, z, 0, [&](Job job) {
     float rows[JOIN_ROWS][N];
     Block<JoinOwn> block(JOIN_WARPS);
-    join(block, rows, {B, T, H, span}, given, summaries, starts, job.column, job.segment, backwards);
+    join(block, rows, {B, T, H, span}, given, summaries, starts, job.column, job.segment,
+         backwards);
   });
 }
 

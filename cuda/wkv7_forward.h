@@ -1,7 +1,7 @@
 // The forward pass of WKV-7 on the GPU. See wkv7_chunk.h and docs/wkv.md.
 #pragma once
 
-#include "wkv7_chunk.h"
+#include "wkv7_products.h"
 
 namespace wkv7 {
 

@@ -1,5 +1,5 @@
-// Which block of a WKV-7 kernel does what, and how segments are put together. The kernels themselves
-// are in wkv7_cuda.cu.
+// Which block of a WKV-7 kernel does what, and how segments are put together. The kernels
+// themselves are in wkv7_cuda.cu.
 //
 // A grid is (heads of all sequences, segments, 1) or, to summarise segments, (heads, segments, 2).
 // Over a segment the state becomes S P + Z: Z is what it becomes from nothing, P what the identity
@@ -18,8 +18,12 @@ struct Shape {
   WKV_WARP Place place(Index column, Index segment) const {
     Index b = unsigned(column) / unsigned(H), h = column - b * H, chunks = (T + CHUNK - 1) / CHUNK;
     Index first = segment * span, rest = T - first;
-    return {(b * T * H + h) * N, int(H * N),  (b * chunks * H + h) * N * N,
-            first,               first + (rest < span ? rest : span), T};
+    return {(b * T * H + h) * N,
+            int(H * N),
+            (b * chunks * H + h) * N * N,
+            first,
+            first + (rest < span ? rest : span),
+            T};
   }
   // Of states [B * H, segments, N, N].
   WKV_WARP Index state(Index column, Index segment) const {
@@ -66,7 +70,8 @@ WKV_WARP void backward_job(Block& block, BackwardShared<typename Math::Cell>& sh
 
 // ---------------------------------------------------------------- from segment to segment
 
-constexpr int JOIN_WARPS = 8, JOIN_ROWS = 16;  // a block has 16 rows of a state, a thread 4 of a row
+constexpr int JOIN_WARPS = 8,
+              JOIN_ROWS = 16;  // a block has 16 rows of a state, a thread 4 of a row
 
 struct JoinOwn {
   Registers<Four, 1> x;
@@ -75,7 +80,8 @@ struct JoinOwn {
 // starts[segment] from what is given and the summaries, in the order of the segments or backwards.
 template <class Block>
 WKV_WARP void join(Block& block, float (&rows)[JOIN_ROWS][N], Shape shape, const float* given,
-                   const float* summaries, float* starts, Index column, Index group, bool backwards) {
+                   const float* summaries, float* starts, Index column, Index group,
+                   bool backwards) {
   auto each_four = [](int warp, auto f) {
     each_lane([&](int lane) { f(lane, (warp * LANES + lane) / 16, lane % 16 * 4); });
   };

@@ -1,7 +1,7 @@
-// The usual way to compute WKV-7 on a GPU, to measure wkv7_cuda.cu against: a block of N threads for
-// each head of each sequence goes through time token by token, in fp32, from a state of zeros. The
-// backward pass steps the state back by dividing by the decay, from a checkpoint every 16 tokens.
-// Compiled by NVRTC; launched from scripts/bench_wkv7.py. T is a multiple of 16.
+// The usual way to compute WKV-7 on a GPU, to measure wkv7_cuda.cu against: a block of N threads
+// for each head of each sequence goes through time token by token, in fp32, from a state of zeros.
+// The backward pass steps the state back by dividing by the decay, from a checkpoint every 16
+// tokens. Compiled by NVRTC; launched from scripts/bench_wkv7.py. T is a multiple of 16.
 
 #include "elements.h"
 

@@ -35,13 +35,12 @@ def test_kernels_fit_as_planned(arch):
         for name, plan in (("forward", cuda._FORWARD), ("backward", cuda._BACKWARD)):
             kernel, used = plan[width], found[f"wkv7_{name}_{dtype}"]
             assert used.registers * kernel.threads * kernel.resident <= REGISTERS, (name, dtype)
-            # Three parts of an operand are more than the registers of a thread hold.
-            assert used.stack <= 320, (name, dtype)
+            assert used.stack <= 160, (name, dtype)  # some addresses, kept over the loop
 
 
 def test_geometry_agrees_with_the_headers():
     numbers = {}
-    for name in ("chunk", "warp", "forward", "backward", "grid"):
+    for name in ("lanes", "chunk", "forward", "backward", "grid"):
         header = (build.SOURCES / f"wkv7_{name}.h").read_text()
         for line in re.findall(r"^constexpr int (.*?);", header, re.MULTILINE):
             for assignment in line.split(","):
