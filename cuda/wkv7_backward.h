@@ -206,19 +206,22 @@ WKV_WARP void unscale(BackwardShared<typename Math::Cell>& sh, const Place& at,
   Rows<BACKWARD_WARPS>::each(warp, [&](int, int, int row, int own, int c) {
     if (row >= n) return;
     int first = row * STRIDE + c, second = first + CHUNK * STRIDE;
-    auto a = eight_at(sh.grad_q() + first), r = eight_at(sh.grad_q() + second);
-    auto b = eight_at(sh.grad_k() + first), k = eight_at(sh.grad_k() + second);
+    float *grad_a = sh.grad_q() + row * STRIDE, *grad_r = grad_a + CHUNK * STRIDE;
+    const float *grad_b = sh.grad_k() + row * STRIDE, *grad_k = grad_b + CHUNK * STRIDE;
+    auto a = spread_at(grad_a, c), r = spread_at(grad_r, c);
+    auto b = spread_at(grad_b, c), k = spread_at(grad_k, c);
     auto a_ = eight_at(chunk.q + first), r_ = eight_at(chunk.q + second);
     auto b_ = eight_at(chunk.k + first), k_ = eight_at(chunk.k + second);
     Eight<E> ga, gr, gb, gk;
     Eight<float> up_to, after;
+    Factors<Math, BACKWARD_WARPS> x(chunk, warp, own, c);
     WKV_UNROLL
     for (int i = 0; i < 4; i++) {
-      Factors x = factors<Math, BACKWARD_WARPS>(chunk, warp, own, c + 2 * i);
-      ga.set(i, a.get(i) * x.before);
-      gr.set(i, r.get(i) * x.here);
-      gb.set(i, b.get(i) * x.grown);
-      gk.set(i, k.get(i) * x.grown);
+      Pair grown = x.grown(i);
+      ga.set(i, a.get(i) * x.to_before(i));
+      gr.set(i, r.get(i) * x.to_here(i));
+      gb.set(i, b.get(i) * grown);
+      gk.set(i, k.get(i) * grown);
       up_to.set(i, a.get(i) * a_.get(i));
       after.set(i, r.get(i) * r_.get(i) - b.get(i) * b_.get(i) - k.get(i) * k_.get(i));
     }
@@ -227,8 +230,8 @@ WKV_WARP void unscale(BackwardShared<typename Math::Cell>& sh, const Place& at,
     write_eight(pass.gr + to, gr);
     write_eight(pass.gb + to, gb);
     write_eight(pass.gk + to, gk);
-    store_eight(sh.grad_q() + first, up_to);
-    store_eight(sh.grad_q() + second, after);
+    store_spread(grad_a, c, up_to);
+    store_spread(grad_r, c, after);
   });
 }
 
@@ -242,7 +245,7 @@ WKV_WARP void decay_gradient(BackwardShared<Cell>& sh, const Place& at, float* g
     int c = warp * LANES + lane;
     float rest = 0;
     for (int i = 0; i < 4; i++) rest += sh.with_state[i][c];
-    const float* pieces = sh.grad_q() + c;
+    const float* pieces = sh.grad_q() + spread(c);
     float* to = gw + at.row(t) + c;
     for (int row = 0; row < n; row++) {
       rest -= pieces[row * STRIDE];
@@ -278,7 +281,7 @@ WKV_WARP void backward_piece(Block& block, BackwardShared<typename Math::Cell>& 
   block.phase([&](int warp, BackwardOwn& own) {
     float* out = warp < 4 ? sh.grad_q() : sh.grad_k();
     each_pair(own.grad, [&](int row, int c, float x, float y) {
-      store_pair(out + (warp % 4 * 16 + row) * STRIDE + c, Pair{x, y});
+      store_pair(out + (warp % 4 * 16 + row) * STRIDE + spread(c), Pair{x, y});
     });
     if (warp < 4) write_rows(pass.gv, at, sh.gv, t, n, 16 * warp);
   });

@@ -23,6 +23,7 @@ constexpr int STRIDE = N + 8;     // cells from row to row of a tile of channels
 constexpr int WIDE = CHUNK + 8;   // the same for tiles of tokens
 constexpr int NARROW = HALF + 8;  // the same for tiles of half of them
 constexpr int ROW = HALF + 4, BLOCK = HALF * ROW + HALF;  // of the equations: rows, halves
+constexpr int SPREAD = N + 4;                             // floats of a row that is spread
 constexpr int MOST_WARPS = 8;                             // of a block
 // Logarithms of decays are to base 2.
 constexpr float LOG2E = 1.44269504f;
@@ -42,10 +43,10 @@ struct alignas(16) Chunk {
   float ab[2 * BLOCK];           // both diagonal blocks of tril(A~ B~^T, -1), transposed
   // Sums of log-decays, from the first row of a warp to before (row i) and after (row i + 1) each
   // of its rows. A warp has ROWS + 1 of them in `steps`.
-  float steps[(CHUNK + MOST_WARPS) * N];
-  float bases[MOST_WARPS][N];  // from the start of the piece to the first row of a warp
-  float last[N];               // the decay over the whole piece
-  int tokens;                  // of the piece
+  float steps[(CHUNK + MOST_WARPS) * SPREAD];
+  float bases[MOST_WARPS][SPREAD];  // from the start of the piece to the first row of a warp
+  float last[N];                    // the decay over the whole piece
+  int tokens;                       // of the piece
 };
 
 // Where a block works: on one head of one sequence, in tensors [B, T, H, N].
@@ -82,7 +83,10 @@ WKV_WARP int smaller(Index a, Index b) { return int(a < b ? a : b); }
 template <int WARPS>
 struct Rows {
   static constexpr int EACH = CHUNK / WARPS;
-  static WKV_WARP float* steps(float* all, int warp) { return all + warp * (EACH + 1) * N; }
+  template <class X>  // float or const float
+  static WKV_WARP X* steps(X* all, int warp) {
+    return all + warp * (EACH + 1) * SPREAD;
+  }
 
   // f(lane, i, row, its number in the warp, first channel) for the i-th row of each thread
   template <class F>
@@ -130,13 +134,13 @@ WKV_WARP void add_up(Chunk<Cell>& sh, const Place& at, const float* w, Index t, 
     WKV_UNROLL
     for (int i = 0; i < EACH; i++)
       step[i] = load_pair(from + smaller(warp * EACH + i, most - 1) * at.stride);
-    float* to = Rows<WARPS>::steps(sh.steps, warp) + c;
+    float* to = Rows<WARPS>::steps(sh.steps, warp) + spread(c);
     store_pair(to, sum);
     WKV_UNROLL
     for (int i = 0; i < EACH; i++) {
       Pair next = sum + floored(step[i]);
       if (warp * EACH + i < most) sum = next;
-      store_pair(to + (i + 1) * N, sum);
+      store_pair(to + (i + 1) * SPREAD, sum);
     }
   });
 }
@@ -152,8 +156,8 @@ WKV_WARP int fitting(Chunk<Cell>& sh, const Place& at, const float* w, Index t, 
     Pair sum{};
     WKV_UNROLL
     for (int i = 0; i < WARPS; i++) {
-      if (i == warp) store_pair(sh.bases[warp] + 2 * lane, sum);
-      sum += pair_at(Rows<WARPS>::steps(sh.steps, i) + EACH * N + 2 * lane);
+      if (i == warp) store_pair(sh.bases[warp] + spread(2 * lane), sum);
+      sum += pair_at(Rows<WARPS>::steps(sh.steps, i) + EACH * SPREAD + spread(2 * lane));
     }
     fit.at(lane, 0) = fabsf(sum.x) <= RANGE && fabsf(sum.y) <= RANGE ? most : 0;
   });
@@ -173,17 +177,23 @@ WKV_WARP int fitting(Chunk<Cell>& sh, const Place& at, const float* w, Index t, 
   return least(fit);
 }
 
-// The three factors of two channels i of a row: the decay to before and to after it, and one over
-// the latter.
+// The factors of eight channels of a row: the decay to before and to after it, and one over the
+// latter.
+template <class Math, int WARPS>
 struct Factors {
-  Pair before, here, grown;
+  Eight<float> base, before, here;
+
+  template <class Cell>
+  WKV_WARP Factors(const Chunk<Cell>& sh, int warp, int row, int c) {
+    const float* steps = Rows<WARPS>::steps(sh.steps, warp) + row * SPREAD;
+    base = spread_at(sh.bases[warp], c);
+    before = spread_at(steps, c);
+    here = spread_at(steps + SPREAD, c);
+  }
+  WKV_WARP Pair to_before(int i) const { return exp2_<Math>(base.get(i) + before.get(i)); }
+  WKV_WARP Pair to_here(int i) const { return exp2_<Math>(base.get(i) + here.get(i)); }
+  WKV_WARP Pair grown(int i) const { return exp2_<Math>(-(base.get(i) + here.get(i))); }
 };
-template <class Math, int WARPS, class Cell>
-WKV_WARP Factors factors(Chunk<Cell>& sh, int warp, int row, int c) {
-  const float* steps = Rows<WARPS>::steps(sh.steps, warp) + row * N + c;
-  Pair base = pair_at(sh.bases[warp] + c), here = base + pair_at(steps + N);
-  return {exp2_<Math>(base + pair_at(steps)), exp2_<Math>(here), exp2_<Math>(-here)};
-}
 
 // The piece from t on, scaled, to shared memory; rows beyond are zero.
 template <class Math, int WARPS, class E>
@@ -195,15 +205,16 @@ WKV_WARP void scale(Chunk<typename Math::Cell>& sh, const Place& at, const Input
   Held b{at, in.b, t, most, warp}, k{at, in.k, t, most, warp};
   int n = fitting<WARPS>(sh, at, in.w, t, most, warp);
   Rows<WARPS>::each(warp, [&](int lane, int slot, int row, int own, int c) {
+    Factors<Math, WARPS> x(sh, warp, own, c);
     Eight<Cell> a_, r_, b_, k_;
     WKV_UNROLL
     for (int i = 0; i < 4; i++) {
-      Factors x = factors<Math, WARPS>(sh, warp, own, c + 2 * i);
-      a_.set(i, a.eights.at(lane, slot).get(i) * x.before);
-      r_.set(i, r.eights.at(lane, slot).get(i) * x.here);
-      b_.set(i, b.eights.at(lane, slot).get(i) * x.grown);
-      k_.set(i, k.eights.at(lane, slot).get(i) * x.grown);
-      if (row == n - 1) store_pair(sh.last + c + 2 * i, x.here);
+      Pair here = x.to_here(i), grown = x.grown(i);
+      a_.set(i, a.eights.at(lane, slot).get(i) * x.to_before(i));
+      r_.set(i, r.eights.at(lane, slot).get(i) * here);
+      b_.set(i, b.eights.at(lane, slot).get(i) * grown);
+      k_.set(i, k.eights.at(lane, slot).get(i) * grown);
+      if (row == n - 1) store_pair(sh.last + c + 2 * i, here);
     }
     if (row >= n) a_ = r_ = b_ = k_ = Eight<Cell>{};
     int cell = row * STRIDE + c;

@@ -199,6 +199,23 @@ WKV_WARP void store_eight(E* p, const Eight<E>& x) {
   *reinterpret_cast<Eight<E>*>(p) = x;
 }
 
+// Rows of floats that are read eight at a time lie in two halves, the first four of every eight and
+// the second, so that eight neighbouring lanes meet in no bank. `row` is 68 floats or more.
+struct alignas(16) Four {
+  float x[4];
+};
+constexpr int SECOND = 36;
+WKV_WARP int spread(int c) { return c / 8 * 4 + c % 4 + (c % 8 < 4 ? 0 : SECOND); }
+WKV_WARP Eight<float> spread_at(const float* row, int c) {
+  Four low = *reinterpret_cast<const Four*>(row + c / 2);
+  Four high = *reinterpret_cast<const Four*>(row + SECOND + c / 2);
+  return {{low.x[0], low.x[1], low.x[2], low.x[3], high.x[0], high.x[1], high.x[2], high.x[3]}};
+}
+WKV_WARP void store_spread(float* row, int c, const Eight<float>& x) {
+  *reinterpret_cast<Four*>(row + c / 2) = {x.x[0], x.x[1], x.x[2], x.x[3]};
+  *reinterpret_cast<Four*>(row + SECOND + c / 2) = {x.x[4], x.x[5], x.x[6], x.x[7]};
+}
+
 // ---------------------------------------------------------------- the block
 
 // Runs phases. On the GPU each warp runs its own and then waits for the others.

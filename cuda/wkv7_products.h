@@ -45,10 +45,6 @@ WKV_WARP void score(Chunk<typename Math::Cell>& sh, int strip, int side) {
   if (late) keep<1>(sh, sum, strip, side);
 }
 
-struct alignas(16) Four {
-  float x[4];
-};
-
 // The inverses by forward substitution in fp32, a column per lane of one warp.
 template <class Cell>
 WKV_WARP void solve(Chunk<Cell>& sh) {

@@ -56,8 +56,8 @@ class _Kernel(NamedTuple):
 
 
 # Of cuda/wkv7_cuda.cu, by the width of a tile's cells there: bf16 for itself, else fp32.
-_FORWARD = {2: _Kernel(128, 4, 50064), 4: _Kernel(128, 2, 84880)}
-_BACKWARD = {2: _Kernel(256, 2, 87952), 4: _Kernel(256, 1, 159632)}
+_FORWARD = {2: _Kernel(128, 4, 50832), 4: _Kernel(128, 2, 85648)}
+_BACKWARD = {2: _Kernel(256, 2, 88720), 4: _Kernel(256, 1, 160400)}
 _JOIN_THREADS, _JOIN_ROWS = 256, 16
 _LEAST_SEGMENTS = 3  # fewer would cost more than they bring: every segment is gone through twice
 _LEAST_SPAN = 8 * CHUNK
