@@ -1,6 +1,10 @@
 // The GPU kernels of WKV-7, run on the CPU one warp after the other, between the same barriers. It
 // is slow and exists for tests, which have no GPU.
 
+#ifdef __GNUC__
+#pragma GCC optimize("O1")  // at -O3 the compiler would be busy for minutes
+#endif
+
 #include <cstring>
 #include <vector>
 
