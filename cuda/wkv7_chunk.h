@@ -22,9 +22,10 @@ constexpr int HALF = CHUNK / 2;   // rows of a tile
 constexpr int STRIDE = N + 8;     // cells from row to row of a tile of channels: no bank conflicts
 constexpr int WIDE = CHUNK + 8;   // the same for tiles of tokens
 constexpr int NARROW = HALF + 8;  // the same for tiles of half of them
-constexpr int ROW = HALF + 4, BLOCK = HALF * ROW + HALF;  // of the equations: rows, halves
-constexpr int SPREAD = N + 4;                             // floats of a row that is spread
-constexpr int MOST_WARPS = 8;                             // of a block
+constexpr int ROW = HALF + 4;     // floats from row to row of the equations
+constexpr int BLOCK = HALF * ROW + HALF;  // and from one half of them to the other
+constexpr int SPREAD = N + 4;             // floats of a row that is spread
+constexpr int MOST_WARPS = 8;             // of a block
 // Logarithms of decays are to base 2.
 constexpr float LOG2E = 1.44269504f;
 constexpr float RANGE = 88;   // 2^88 leaves room for sums of products in a float
@@ -37,12 +38,12 @@ template <class Cell>
 struct alignas(16) Chunk {
   Cell q[2 * CHUNK * STRIDE];  // A~, then R~
   Cell k[2 * CHUNK * STRIDE];  // B~, then K~
-  Cell scores[4]
-             [CHUNK * WIDE];  // tril(A~ B~^T, -1), tril(A~ K~^T, -1), tril(R~ B~^T), tril(R~ K~^T)
+  // tril(A~ B~^T, -1), tril(A~ K~^T, -1), tril(R~ B~^T), tril(R~ K~^T)
+  Cell scores[4][CHUNK * WIDE];
   Cell inverse[CHUNK * NARROW];  // the inverses of both diagonal blocks of 1 - tril(A~ B~^T, -1)
   float ab[2 * BLOCK];           // both diagonal blocks of tril(A~ B~^T, -1), transposed
   // Sums of log-decays, from the first row of a warp to before (row i) and after (row i + 1) each
-  // of its rows. A warp has ROWS + 1 of them in `steps`.
+  // of its rows, one more than it has rows. They and `bases` are spread.
   float steps[(CHUNK + MOST_WARPS) * SPREAD];
   float bases[MOST_WARPS][SPREAD];  // from the start of the piece to the first row of a warp
   float last[N];                    // the decay over the whole piece

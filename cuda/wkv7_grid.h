@@ -70,8 +70,9 @@ WKV_WARP void backward_job(Block& block, BackwardShared<typename Math::Cell>& sh
 
 // ---------------------------------------------------------------- from segment to segment
 
-constexpr int JOIN_WARPS = 8,
-              JOIN_ROWS = 16;  // a block has 16 rows of a state, a thread 4 of a row
+// A block has 16 rows of a state, a thread 4 neighbours of a row.
+constexpr int JOIN_WARPS = 8;
+constexpr int JOIN_ROWS = 16;
 
 struct JoinOwn {
   Registers<Four, 1> x;
