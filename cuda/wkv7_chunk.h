@@ -229,24 +229,33 @@ WKV_WARP void scale(Chunk<typename Math::Cell>& sh, const Place& at, const Input
   });
 }
 
-// Ask for the rows of 32 tokens from t on, to be in the cache when their turn comes. Four warps.
+// Ask for the rows of a chunk from t on, to be in the cache when their turn comes.
+template <class X>
+WKV_WARP void announce_rows(const Place& at, const X* from, Index t) {
+  constexpr int SECTOR = 32 / sizeof(X), COUNT = N / SECTOR;  // of the cache; of a row
+  each_lane([&](int lane) {
+    const X* rows = from + at.row(t) + lane % COUNT * SECTOR;
+    WKV_UNROLL
+    for (int row = lane / COUNT; row < CHUNK; row += LANES / COUNT)
+      prefetch(rows + row * at.stride);
+  });
+}
+// Of all inputs and of one more, unless null, if there is a whole chunk. Four warps.
 template <class E>
 WKV_WARP void announce(const Place& at, const Inputs<E>& in, const E* also, Index t, int warp) {
-  constexpr int ROW = N * sizeof(E);
-  each_lane([&](int lane) {
-    if (t + lane >= at.end || t + lane < at.first) return;
-    Index row = at.row(t + lane);
-    if (warp == 0) prefetch<ROW>(in.r + row), prefetch<ROW>(in.k + row);
-    if (warp == 1) prefetch<ROW>(in.v + row), prefetch<ROW>(in.a + row);
-    if (warp == 2) prefetch<ROW>(in.b + row);
-    if (warp == 2 && also) prefetch<ROW>(also + row);
-    if (warp == 3) prefetch<N * 4>(in.w + row);
-  });
+  if (t < at.first || t + CHUNK > at.end) return;
+  if (warp == 0) announce_rows(at, in.r, t), announce_rows(at, in.k, t);
+  if (warp == 1) announce_rows(at, in.v, t), announce_rows(at, in.a, t);
+  if (warp == 2) announce_rows(at, in.b, t);
+  if (warp == 2 && also) announce_rows(at, also, t);
+  if (warp == 3) announce_rows(at, in.w, t);
   sync_warp();
 }
-// The same for a state.
+// Of a state.
 WKV_WARP void announce_state(const float* state) {
-  each_lane([&](int lane) { prefetch<N * N / LANES * 4>(state + N * N / LANES * lane); });
+  each_lane([&](int lane) {
+    for (int i = 8 * lane; i < N * N; i += 8 * LANES) prefetch(state + i);
+  });
 }
 
 }  // namespace wkv7

@@ -33,17 +33,8 @@ WKV_WARP void each_lane(F f) {
   f(int(threadIdx.x % LANES));
 }
 WKV_WARP void sync_warp() { __syncwarp(); }
-// Bring BYTES from p on, which are lines of 128, into the L2 cache.
-template <int BYTES>
-WKV_WARP void prefetch(const void* p) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "n"(BYTES) : "memory");
-#else
-  WKV_UNROLL
-  for (int i = 0; i < BYTES; i += 128)
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(p) + i));
-#endif
-}
+// Bring the 32 bytes around p into the L2 cache.
+WKV_WARP void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 #else
 constexpr int HELD = LANES;
 template <class F>
@@ -51,8 +42,7 @@ void each_lane(F f) {
   for (int lane = 0; lane < LANES; lane++) f(lane);
 }
 inline void sync_warp() {}
-template <int BYTES>
-void prefetch(const void*) {}
+inline void prefetch(const void*) {}
 #endif
 
 template <class X, int COUNT>
