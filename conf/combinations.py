@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from conf.model_spec import model_spec, nearest
-from conf.schema import GenerateConf, ProbeConf, ReportConf, TrainConf
+from conf.schema import ConvertConf, GenerateConf, ProbeConf, ReportConf, TrainConf
 from data.corpora import CORPORA
 from models.errors import UserError
 from models.registry import build
+from models.saving import check_target
 from training.folder import check_name
 
 Checker = Callable[[Any], Iterator[str]]
@@ -71,6 +72,15 @@ def _report(config: ReportConf) -> Iterator[str]:
 
 def _generate(config: GenerateConf) -> Iterator[str]:
     yield from _device(config.accelerator)
+    if config.tokenizer is not None and not Path(config.tokenizer).is_file():
+        yield f"tokenizer={config.tokenizer!r}: no such file"
+
+
+def _convert(config: ConvertConf) -> Iterator[str]:
+    try:
+        check_target(Path(config.target), config.format, config.overwrite)
+    except UserError as error:
+        yield str(error)
 
 
 def _buildable(model: dict[str, Any], vocab: int, length: int, name: str) -> Iterator[str]:
@@ -108,4 +118,5 @@ CHECKS: dict[str, Checker] = {
     "probe": _probe,
     "report": _report,
     "generate": _generate,
+    "convert": _convert,
 }

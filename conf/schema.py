@@ -13,6 +13,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
 
 def key(
     default: Any,
@@ -39,7 +41,7 @@ class DataConf:
 
     corpus: str = key(MISSING, "name of a reader in data/corpora.py")
     paths: list[str] = key([], "text: files or globs")
-    tokenizer: str = key("bpe", "bpe, bytes, chars, or the path of a tokenizer.json")
+    tokenizer: str = key("bpe", "bpe, bytes, chars, or a path: tokenizer.json, RWKV World")
     vocab_size: int = key(3072, "entries of a bpe trained on the corpus", low=257, high=65536)
     length: int = key(512, "context length, tokens", low=1)
     batch_size: int = key(4, "sequences per micro-batch, over all processes", low=1)
@@ -59,6 +61,9 @@ class OptimConf:
     beta2: float = key(0.99, "decay of the gradient's square", low=0, high=0.999999)
     eps: float = key(1e-8, "added to the root of the gradient's square", low=0)
     weight_decay: float = key(0.1, "of the parameters each contestant names for it", low=0)
+    l2wrap: float = key(
+        0.0, "of (largest logit)^2 / 2, minimised but not reported; official RWKV: 1e-4", low=0
+    )
 
 
 @dataclass
@@ -173,9 +178,10 @@ class ReportConf:
 
 @dataclass
 class GenerateConf:
-    """Continue a prompt with a trained run, token by token."""
+    """Continue a prompt with a trained run or with others' weights, token by token."""
 
-    run: str = key(MISSING, "run name (GROUP/NAME in a sweep) or folder")
+    run: str = key(MISSING, "run name (GROUP/NAME in a sweep), folder, or file of weights")
+    tokenizer: str | None = key(None, "path; default: the one that lies with the run")
     prompt: str = key("", "text to continue", verbatim=True)
     tokens: int = key(200, "tokens to generate", low=1)
     temperature: float = key(0.8, "0: always the likeliest token", low=0)
@@ -183,6 +189,23 @@ class GenerateConf:
     seed: int = key(0, "of the sampling", low=0, high=2**32 - 1)
     runs_dir: str = key("runs", "where run folders are")
     accelerator: str = key("auto", "where to run", choices=("auto", "cpu", "gpu"))
+    dtype: str = key("auto", "of weights and arithmetic; auto: the file's", choices=DTYPES)
+
+
+@dataclass
+class ConvertConf:
+    """Write weights in a format that other tools read."""
+
+    source: str = key(MISSING, "run name, folder, or file of weights", verbatim=True)
+    target: str = key(MISSING, "file or, for hf, directory to write", verbatim=True)
+    format: str = key(
+        MISSING,
+        "official: RWKV's .pth; hf: Hugging Face directory; safetensors: one file",
+        choices=("official", "hf", "safetensors"),
+    )
+    dtype: str = key("auto", "of the written weights; auto: the source's", choices=DTYPES)
+    overwrite: bool = key(False, "replace the target if it exists")
+    runs_dir: str = key("runs", "where run folders are")
 
 
 SCRIPTS: dict[str, type] = {
@@ -190,6 +213,7 @@ SCRIPTS: dict[str, type] = {
     "probe": ProbeConf,
     "report": ReportConf,
     "generate": GenerateConf,
+    "convert": ConvertConf,
 }
 
 

@@ -30,7 +30,7 @@ from conf.schema import DataConf
 from data import corpora, tokenizers
 from data.atomic import make_folder
 from data.corpora import Document
-from data.tokenizers import TextTokenizer
+from data.text import TextTokenizer
 from models.errors import UserError
 
 FORMAT = 1  # of the folder; raise it when the same corpus would be stored differently
@@ -121,7 +121,7 @@ def prepare(conf: DataConf) -> Corpus:
             raise UserError(
                 f"data.cache_dir={conf.cache_dir}: cannot store the prepared corpus there ({error})"
             ) from None
-    corpus = Corpus(folder, _read_meta(folder), TextTokenizer.load(folder / "tokenizer.json"))
+    corpus = Corpus(folder, _read_meta(folder), tokenizers.load(folder / "tokenizer.json"))
     _check_length(conf, corpus.meta)
     return corpus
 
@@ -222,7 +222,7 @@ def _write_tokens(
     separator = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     count = 0
     with path.open("wb") as file:
-        for group in _groups(documents):
+        for group in _groups(documents, tokenizer):
             encoded = tokenizer.encode_many([piece for piece, _ in group])
             parts = [
                 separator + ids if first else ids
@@ -235,7 +235,9 @@ def _write_tokens(
     return count
 
 
-def _groups(documents: Sequence[Document], size: int = 1 << 20) -> Iterator[list[tuple[str, bool]]]:
+def _groups(
+    documents: Sequence[Document], tokenizer: TextTokenizer, size: int = 1 << 20
+) -> Iterator[list[tuple[str, bool]]]:
     """Pieces of the documents in order, about `size` characters at a time, to encode in parallel.
 
     Each piece comes with whether it begins a document.
@@ -243,7 +245,7 @@ def _groups(documents: Sequence[Document], size: int = 1 << 20) -> Iterator[list
     group: list[tuple[str, bool]] = []
     held = 0
     for text in _texts(documents):
-        for i, piece in enumerate(tokenizers.cut(text)):
+        for i, piece in enumerate(tokenizer.cut(text)):
             group.append((piece, i == 0))
             held += len(piece)
             if held >= size:

@@ -1,12 +1,14 @@
-"""Tokenizers: every kind is a `tokenizers.Tokenizer`, saved as one `tokenizer.json`.
+"""Tokenizers: which there are, and how each is made or read.
 
 `bpe` is trained on the training documents, `bytes` and `chars` need no training, and anything else
-is the path of a `tokenizer.json` made elsewhere.
+is the path of a file made elsewhere: a `tokenizer.json`, or the vocabulary of RWKV World. All but
+the last are a `tokenizers.Tokenizer`. Every kind is saved as one file, `tokenizer.json`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,26 +17,24 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from conf.schema import DataConf
+from data import world
+from data.text import END_OF_TEXT, TextTokenizer
 from models.errors import UserError
 
 # The tokenizers library uses threads, and warns in every process forked afterwards unless this is
 # set. The forked processes here are loader workers, which read tokens and never tokenize.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-END_OF_TEXT = "<|endoftext|>"
 _KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
-_REPLACEMENT = "\ufffd"  # what an incomplete or invalid UTF-8 sequence decodes to
+
+_BETWEEN_WORDS = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=\S)")
 
 TRAINING_SAMPLE = 32 << 20
 """Bytes of text a BPE is trained on at most; beyond it, pieces are drawn by their hash."""
 
 
-class TextTokenizer:
-    """Text to token ids and back, without loss.
-
-    Special tokens that occur in a text are encoded as the plain text they are: only the store puts
-    `end_of_text` between documents.
-    """
+class LibraryTokenizer:
+    """A `tokenizers.Tokenizer`; see `data.text.TextTokenizer` for the methods."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         tokenizer.no_padding()
@@ -45,27 +45,14 @@ class TextTokenizer:
         self.vocab_size: int = max(vocab.values()) + 1
         self.end_of_text: int | None = next((vocab[t] for t in _KNOWN_ENDS if t in vocab), None)
 
-    @classmethod
-    def load(cls, path: str | Path) -> TextTokenizer:
-        """Read a `tokenizer.json`. Raises `UserError` if it is missing or not one."""
-        if not Path(path).is_file():
-            raise UserError(f"{path}: no such tokenizer file")
-        try:
-            return cls(Tokenizer.from_file(str(path)))
-        except Exception as error:  # the library raises bare Exception, and ValueError on no vocab
-            raise UserError(f"{path}: not a valid tokenizer.json ({error})") from None
-
     def save(self, path: str | Path) -> None:
-        """Write `tokenizer.json`; `load` gives a tokenizer of the same fingerprint."""
         Path(path).write_text(self._tokenizer.to_str(), encoding="utf-8")
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over the whole definition."""
         return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`. Raises `UserError` naming a character it cannot represent."""
         return self.encode_many([text])[0]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
@@ -82,12 +69,10 @@ class TextTokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
-    def stream(self) -> StreamDecoder:
-        """A decoder for ids that arrive one at a time."""
-        return StreamDecoder(self)
+    def cut(self, text: str, size: int = 1 << 16) -> Iterator[str]:
+        return cut(text, size)
 
     def _normalised(self, text: str) -> str:
         """What a tokenizer that normalises (say to NFC) promises to give back."""
@@ -95,42 +80,38 @@ class TextTokenizer:
         return text if normalizer is None else normalizer.normalize_str(text)
 
 
-class StreamDecoder:
-    """Text as soon as it is certain: half a character waits for its other half.
+def load(path: str | Path) -> TextTokenizer:
+    """Read a `tokenizer.json` or the vocabulary of RWKV World.
 
-    The pieces returned by `push` and the final `flush`, joined, are `decode` of all the ids.
+    Raises `UserError` if there is no such file, or it is neither.
     """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such tokenizer file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as text ({error})") from None
+    if not text.lstrip().startswith(("{", "[")):
+        return world.read_vocabulary(path, text)
+    try:
+        content = json.loads(text)
+        if isinstance(content, dict) and content.get("type") == world.KIND:
+            return world.read_saved(path, content)
+        return LibraryTokenizer(Tokenizer.from_str(text))
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare Exception, and ValueError on no vocab
+        raise UserError(f"{path}: not a valid tokenizer.json ({error})") from None
 
-    def __init__(self, tokenizer: TextTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []  # since the last restart
-        self._shown = 0  # characters of their decoding already returned
 
-    def push(self, token: int) -> str:
-        """The text that `token` completes, often all of it, sometimes none."""
-        self._ids.append(token)
-        text = self._tokenizer.decode(self._ids)
-        certain = text.rstrip(_REPLACEMENT)
-        new = certain[self._shown :]
-        self._shown = max(self._shown, len(certain))
-        if certain == text:
-            self._restart(token)
-        return new
-
-    def flush(self) -> str:
-        """What is left at the end, incomplete characters as U+FFFD."""
-        rest = self._tokenizer.decode(self._ids)[self._shown :]
-        self._ids, self._shown = [], 0
-        return rest
-
-    def _restart(self, token: int) -> None:
-        """Forget all but the last token, so that a step costs the same however long the text.
-
-        The last one stays because some decoders treat the first token of a text differently.
-        """
-        alone = self._tokenizer.decode([token])
-        if _REPLACEMENT not in alone:
-            self._ids, self._shown = [token], len(alone)
+def check_fits(tokenizer: TextTokenizer, vocab_size: int, model: str) -> None:
+    """Raise `UserError` if `model` has no embedding for some id of `tokenizer`."""
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size:,} ids and {model} only {vocab_size:,}: it "
+            "was trained with another tokenizer"
+        )
 
 
 def recipe(conf: DataConf) -> str:
@@ -158,10 +139,10 @@ def build(conf: DataConf, train: Iterable[str], val: Iterable[str]) -> TextToken
         return byte_tokenizer()
     if conf.tokenizer == "chars":
         return char_tokenizer(set().union(*train, *val))
-    return TextTokenizer.load(conf.tokenizer)
+    return load(conf.tokenizer)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
     """Byte-level BPE (GPT-2's): id 0 ends a text, the 256 bytes follow, then merges.
 
     The same texts always give the same tokenizer. At most `TRAINING_SAMPLE` bytes are used. A text
@@ -181,34 +162,31 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
     )
     pieces = [piece for text in texts for piece in cut(text)]
     tokenizer.train_from_iterator(_sample(pieces, TRAINING_SAMPLE), trainer)
-    return TextTokenizer(tokenizer)
+    return LibraryTokenizer(tokenizer)
 
 
-def byte_tokenizer() -> TextTokenizer:
+def byte_tokenizer() -> LibraryTokenizer:
     """Token ids are byte values; 256 ends a text."""
     vocab = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([END_OF_TEXT])
-    return TextTokenizer(tokenizer)
+    return LibraryTokenizer(tokenizer)
 
 
-def char_tokenizer(characters: Iterable[str]) -> TextTokenizer:
+def char_tokenizer(characters: Iterable[str]) -> LibraryTokenizer:
     """One token per character, ids in code point order, nothing else: no end of text."""
     vocab = {character: i for i, character in enumerate(sorted(set(characters)))}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.decoder = decoders.Fuse()
-    return TextTokenizer(tokenizer)
-
-
-_BETWEEN_WORDS = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=\S)")
+    return LibraryTokenizer(tokenizer)
 
 
 def cut(text: str, size: int = 1 << 16) -> Iterator[str]:
-    """`text` in pieces of about `size` characters, so that they can be encoded in parallel.
+    """Pieces of about `size` characters, cut where GPT-2's pattern always separates words.
 
-    Cut where GPT-2's pattern always separates words, so a byte-level BPE gives the same tokens.
+    So a byte-level BPE gives the same tokens for the pieces as for the whole.
     """
     start = 0
     while len(text) - start > size and (found := _BETWEEN_WORDS.search(text, start + size)):

@@ -19,6 +19,7 @@ from models.contract import ParamGroup, State
 from models.errors import UserError
 from models.init import init_normal, split_decay
 from models.pointwise import rotate
+from models.step import Program
 from models.trunk import Stream, Trunk, linear_flops
 
 Rope = tuple[Tensor, Tensor]
@@ -89,6 +90,15 @@ class Attention(nn.Module):
         )
         return projections + 4 * batch * self.n_head * self.head_size * pairs
 
+    def step(self, p: Program, x: Tensor, y: Tensor, rope_base: float | None) -> None:
+        """A single token: x += attention of its norm y."""
+        qkv = p.linear(y, self.qkv, "qkv")
+        out = p.buffer("heads", self.n_head * self.head_size)
+        n = [self.n_head, self.n_kv_head, self.head_size, rope_base is not None]
+        caches = p.leaf("k"), p.leaf("v")
+        p.emit("attend", n, [qkv, *caches, p.position, out], rope_base or 0.0)
+        p.linear(out, self.output, x, sink="add")
+
     def kernel_in_use(self) -> str:
         """The kernel that PyTorch dispatches a training step to, by name."""
         if self.kernel != "auto":
@@ -112,6 +122,20 @@ class AttentionTrunk(Trunk):
         super().__init__(config)
         init_normal(self, config.n_layer, residual=("att.output.weight", "ffn.down.weight"))
 
+    @property
+    def can_step(self) -> bool:
+        return self.config.attention in ("auto", "flash")
+
+    def room_for(self, program: Program, state: State) -> State:
+        past = self.past(state)
+        state = {**self.advance(state, 1), "blocks": dict(state["blocks"])}
+        for layer, cache in state["blocks"].items():
+            grown = {name: _with_capacity(cache[name], past, past + 1) for name in ("k", "v")}
+            state["blocks"][layer] = grown
+        program.position[0] = past
+        program.position[1] = grown["k"].shape[2]
+        return state
+
     def past(self, state: State | None) -> int:
         """Tokens seen before this call."""
         return 0 if state is None else int(state["length"])
@@ -130,7 +154,7 @@ class AttentionTrunk(Trunk):
     def param_groups(self) -> list[ParamGroup]:
         return split_decay(self)
 
-    def backends(self) -> dict[str, str]:
+    def mixer_backends(self) -> dict[str, str]:
         attention = self.blocks[0].att
         assert isinstance(attention, Attention)
         return {"attention": attention.kernel_in_use()}

@@ -63,6 +63,15 @@ class Contestant(Protocol):
         """Mean cross entropy of `targets[B, T]`, nats per token, fp32 scalar; and the state."""
         ...
 
+    def objective(
+        self, tokens: Tensor, targets: Tensor, state: State | None = None, l2wrap: float = 0.0
+    ) -> tuple[Tensor, Tensor, State | None]:
+        """What to minimise, the loss to report (without gradient), and the state.
+
+        They differ by `l2wrap` / 2 times the mean of (largest logit)^2 over positions.
+        """
+        ...
+
     def init_state(self, batch: int, capacity: int | None = None) -> State:
         """The state before the first token. `capacity` is a hint in tokens for growing caches."""
         ...
@@ -80,7 +89,8 @@ class Contestant(Protocol):
         ...
 
     def backends(self) -> dict[str, str]:
-        """Kernels in use by operator, e.g. `{"wkv": "reference"}` or `{"attention": "flash"}`."""
+        """Kernels in use by operator, `{"wkv": "cpu", "step": "cpu"}` or `{"attention": "flash",
+        "step": "torch"}`; `step` decodes single tokens."""
         ...
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +28,29 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A sibling of `target` for the body to make, file or folder; `target` once it succeeds."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{secrets.token_hex(4)}.{target.name}")  # the suffix is kept
+    old = target.with_name(f".{secrets.token_hex(4)}.{target.name}.old")
+    try:
+        yield aside
+        for path in (*(aside.iterdir() if aside.is_dir() else ()), aside):
+            sync(path)
+        if target.is_dir():  # a folder cannot be renamed onto another
+            target.rename(old)
+        aside.replace(target)
+        sync(target.parent)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+    finally:
+        for path in (aside, old):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

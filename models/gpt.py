@@ -7,6 +7,7 @@ original. The head is not tied to the embedding, because the trunk is the same f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from models.attention import Attention, AttentionTrunk
 from models.contract import State
 from models.errors import UserError
+from models.step import Program
 from models.trunk import Block, Stream, linear_flops
 
 
@@ -46,6 +48,11 @@ class FeedForward(nn.Module):
     def flops(self, rows: int) -> int:
         return linear_flops(self.up, rows) + linear_flops(self.down, rows)
 
+    def step(self, p: Program, x: Tensor, y: Tensor) -> None:
+        """A single token: x += this layer of its norm y."""
+        hidden = p.linear(y, self.up, "hidden", "gelu")
+        p.linear(hidden, self.down, x, sink="add")
+
 
 class GPTBlock(Block):
     """x + attention(norm(x)), then x + feed-forward(norm(x))."""
@@ -70,6 +77,12 @@ class GPTBlock(Block):
     def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         return self.att.flops(batch, length, past, dense) + self.ffn.flops(batch * length)
 
+    def step(self, program: Program, x: Tensor, layer: int) -> None:
+        (y,) = program.norm(x, self.ln1)
+        self.att.step(program, x, y, None)
+        (y,) = program.norm(x, self.ln2)
+        self.ffn.step(program, x, y)
+
 
 class GPT(AttentionTrunk):
     """Embedding plus learned positions, L blocks, LayerNorm, head."""
@@ -90,9 +103,27 @@ class GPT(AttentionTrunk):
     def enter(self, tokens: Tensor, state: State | None) -> Stream:
         past = self.past(state)
         end = past + tokens.shape[1]
+        self.check_positions(end)
+        return self.emb(tokens) + self.pos_emb.weight[past:end], past
+
+    def check_positions(self, end: int) -> None:
+        """Raise `UserError` if `end` tokens have no learned positions."""
         if end > self.config.n_positions:
             raise UserError(
                 f"gpt has {self.config.n_positions} learned positions, too few for {end} tokens: "
                 "raise model.n_positions before training, or use a contestant without this limit"
             )
-        return self.emb(tokens) + self.pos_emb.weight[past:end], past
+
+    def room_for(self, program: Program, state: State) -> State:
+        self.check_positions(self.past(state) + 1)
+        return super().room_for(program, state)
+
+    def enter_step(self, program: Program, x: Tensor) -> None:
+        operands: list[Any] = [
+            program.tokens,
+            self.emb.weight,
+            self.pos_emb.weight,
+            x,
+            program.position,
+        ]
+        program.emit("embed", [x.shape[1]], operands)

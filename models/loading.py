@@ -1,34 +1,48 @@
-"""From a file to a model ready to use. Nothing but tensors and plain values is ever unpickled."""
+"""From a path to a model ready to use.
+
+| what | how it is known |
+|---|---|
+| checkpoint of a run | `.ckpt`, with its manifest beside it |
+| official RWKV weights (v4, v5.2, v6, v7) | any other file of `torch.save`, usually `.pth` |
+| one self-describing file, or official names | `.safetensors` |
+| Hugging Face directory (RWKV-4, Llama) | a folder with `config.json` |
+
+Only tensors and plain values are ever read; code in a file is refused.
+"""
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from models.contract import Contestant
 from models.errors import UserError
-from models.files import damage
-from models.registry import ModelSpec, build
+from models.formats import crossover, hugging_face, official
+from models.weights import Weights
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Contestant:
-    """The model of a Crossover checkpoint, in eval mode.
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Contestant:
+    """The model at `path`, in eval mode; `dtype` is by default the file's.
 
-    Raises `UserError` if the file is missing, damaged or not a checkpoint.
+    Raises `UserError` if there is none, it is damaged, or of a kind that is not supported.
     """
+    return read(path).model(device, dtype)
+
+
+def read(path: str | Path) -> Weights:
+    """What is in the file or directory at `path`, as it is there. Raises as `load`."""
     path = Path(path)
-    if problem := damage(path):
-        raise UserError(f"checkpoint {path}: {problem}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        spec = ModelSpec(**content["crossover"]["identity"]["model"])
-        weights = content["state_dict"]
-    except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is not a Crossover checkpoint ({reason})") from None
-    model: Any = build(spec)
-    model.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()})
-    return model.to(device).eval()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path}: a folder without config.json is no Hugging Face model")
+        return hugging_face.read(path)
+    if path.suffix == ".ckpt":
+        return crossover.read_checkpoint(path)
+    if path.suffix == ".safetensors":
+        return crossover.read(path)
+    return official.read(path)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.contract import ParamGroup, State
 from models.errors import UserError
+from models.step import Program
 from models.trunk import Block, Stream, Trunk
 
 HEAD_NORM_EPS = 64e-5  # of the norm after the recurrence: 8^2 * 1e-5, whatever the head size
@@ -68,12 +69,23 @@ class RWKVBlock(Block):
     def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         return self.att.flops(batch, length) + self.ffn.flops(batch, length)
 
+    def step(self, program: Program, x: Tensor, layer: int) -> None:
+        if self.ln0 is not None:
+            (normed,) = program.norm(x, self.ln0)
+            program.emit("copy", [x.shape[1]], [normed, x])
+        self.att.step(program, x, self.ln1, layer)
+        self.ffn.step(program, x, self.ln2)
+
 
 class RWKVTrunk(Trunk):
     """Embedding, L blocks, LayerNorm, head; the order of tokens enters through the recurrence."""
 
     lr_scales: ClassVar[dict[str, float]] = {}
     """Learning-rate multipliers of vectors by the end of their name."""
+
+    @property
+    def can_step(self) -> bool:
+        return self.config.wkv in ("auto", "cpu")
 
     def build_norm(self) -> nn.LayerNorm:
         return nn.LayerNorm(self.config.n_embd)

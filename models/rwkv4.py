@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from models.contract import State
 from models.pointwise import gate, squared_relu, token_shift_mix
 from models.rwkv import Ramps, RWKVBlock, RWKVTrunk, carried, init_matrices, vector
+from models.step import Program
 from models.trunk import linear_flops
 from models.wkv import wkv4, wkv4_flops, wkv4_initial_state
 from models.wkv.backends import resolve
@@ -84,6 +85,18 @@ class TimeMix(nn.Module):
         products = sum(linear_flops(layer, batch * length) for layer in linear)
         return products + wkv4_flops(batch, length, self.key.out_features)
 
+    def step(self, p: Program, x: Tensor, norm: nn.LayerNorm, layer: int) -> None:
+        """The same for a single token: x += this layer of norm(x)."""
+        mixes = self.time_mix_k, self.time_mix_v, self.time_mix_r
+        x_k, x_v, x_r = p.norm(x, norm, p.leaf("att", "shift"), mixes)
+        k = p.linear(x_k, self.key, "k")
+        v = p.linear(x_v, self.value, "v", beside=True)
+        r = p.linear(x_r, self.receptance, "r", beside=True)
+        y = p.buffer("y", x.shape[1])
+        state = p.leaf("att", "wkv")
+        p.emit("wkv4", [x.shape[1]], [r, k, v, self.time_decay, self.time_first, state, y])
+        p.linear(y, self.output, x, sink="add")
+
 
 class ChannelMix(nn.Module):
     """sigmoid(r) * W_v relu(k)^2, with r, k read from the token-shifted stream."""
@@ -112,6 +125,14 @@ class ChannelMix(nn.Module):
         linear = (self.key, self.receptance, self.value)
         return sum(linear_flops(layer, batch * length) for layer in linear)
 
+    def step(self, p: Program, x: Tensor, norm: nn.LayerNorm) -> None:
+        """The same for a single token: x += this layer of norm(x)."""
+        mixes = self.time_mix_k, self.time_mix_r
+        x_k, x_r = p.norm(x, norm, p.leaf("ffn", "shift"), mixes)
+        k = p.linear(x_k, self.key, "ffn k", "squared_relu")
+        r = p.linear(x_r, self.receptance, "r", beside=True)
+        p.linear(k, self.value, x, sink="add_gated", gate=r)
+
 
 class RWKV4(RWKVTrunk):
     """The first generation that scaled: a vector of state per channel, decayed at a fixed rate."""
@@ -130,5 +151,5 @@ class RWKV4(RWKVTrunk):
         att, ffn = TimeMix(config, ramps), ChannelMix(config.n_embd, config.hidden, ramps)
         return RWKVBlock(config.n_embd, layer, att, ffn)
 
-    def backends(self) -> dict[str, str]:
+    def mixer_backends(self) -> dict[str, str]:
         return {"wkv": resolve("wkv4", self.config.wkv, self.head.weight.device)}

@@ -14,7 +14,7 @@ A token's state per layer is two shifted vectors and one matrix per head: (2 + N
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from models.rwkv import (
     vector,
 )
 from models.rwkv4 import ChannelMix
+from models.step import Program
 from models.trunk import linear_flops
 from models.wkv import wkv5, wkv5_flops, wkv6_initial_state
 from models.wkv.backends import resolve
@@ -107,6 +108,18 @@ class TimeMix(nn.Module):
         width = self.key.out_features
         return products + wkv5_flops(batch, length, self.heads, width // self.heads)
 
+    def step(self, p: Program, x: Tensor, norm: nn.LayerNorm, layer: int) -> None:
+        """The same for a single token: x += this layer of norm(x)."""
+        mixes = self.time_mix_r, self.time_mix_k, self.time_mix_v, self.time_mix_g
+        x_r, x_k, x_v, x_g = p.norm(x, norm, p.leaf("att", "shift"), mixes)
+        r = p.linear(x_r, self.receptance, "r")
+        k = p.linear(x_k, self.key, "k", beside=True)
+        v = p.linear(x_v, self.value, "v", beside=True)
+        g = p.linear(x_g, self.gate, "g", beside=True)
+        y = p.buffer("y", x.shape[1])
+        eagle_step(p, [r, k, v, g, self.time_decay, None, self.time_faaaa], self.ln_x, y)
+        p.linear(y, self.output, x, sink="add")
+
 
 class RWKV5(RWKVTrunk):
     """Eagle: a matrix of state per head; the channel mix is RWKV-4's."""
@@ -125,5 +138,11 @@ class RWKV5(RWKVTrunk):
         att, ffn = TimeMix(config, ramps), ChannelMix(config.n_embd, config.hidden, ramps)
         return RWKVBlock(config.n_embd, layer, att, ffn)
 
-    def backends(self) -> dict[str, str]:
+    def mixer_backends(self) -> dict[str, str]:
         return {"wkv": resolve("wkv6", self.config.wkv, self.head.weight.device)}
+
+
+def eagle_step(p: Program, operands: list[Any], norm: nn.GroupNorm, y: Tensor) -> None:
+    """One token through the recurrence of RWKV-5 and 6, the norm of heads and the gate."""
+    n = [norm.num_groups, y.shape[1] // norm.num_groups]
+    p.emit("wkv6", n, [*operands, norm.weight, norm.bias, p.leaf("att", "wkv"), y], norm.eps)

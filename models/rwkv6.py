@@ -37,6 +37,8 @@ from models.rwkv import (
     init_matrices,
     vector,
 )
+from models.rwkv5 import eagle_step
+from models.step import Program
 from models.trunk import linear_flops
 from models.wkv import wkv6, wkv6_flops, wkv6_initial_state
 from models.wkv.backends import resolve
@@ -143,6 +145,29 @@ class TimeMix(nn.Module):
             + wkv6_flops(batch, length, self.heads, width // self.heads)
         )
 
+    def step(self, p: Program, x: Tensor, norm: nn.LayerNorm, layer: int) -> None:
+        """The same for a single token: x += this layer of norm(x)."""
+        width, rank = x.shape[1], self.time_maa_w2.shape[1]
+        z, past = p.buffer("z", width), p.buffer("past", width)
+        shift = p.leaf("att", "shift")
+        (x_x,) = p.norm(x, norm, shift, (self.time_maa_x,), of_current=False, keep=(z, past))
+        low = p.low_rank(x_x, self.time_maa_w1, "low", "tanh")
+        fixed = (
+            self.time_maa_w, self.time_maa_k, self.time_maa_v, self.time_maa_r, self.time_maa_g,
+        )  # fmt: skip
+        outs = [p.buffer(f"x {name}", width) for name in "wkvrg"]
+        p.emit("mix6", [width, rank], [z, past, low, self.time_maa_w2, *fixed, *outs])
+        x_w, x_k, x_v, x_r, x_g = outs
+        low = p.low_rank(x_w, self.time_decay_w1, "low w", "tanh")
+        r = p.linear(x_r, self.receptance, "r", beside=True)
+        k = p.linear(x_k, self.key, "k", beside=True)
+        v = p.linear(x_v, self.value, "v", beside=True)
+        g = p.linear(x_g, self.gate, "g", beside=True)
+        d = p.low_rank(low, self.time_decay_w2, "d")
+        y = p.buffer("y", width)
+        eagle_step(p, [r, k, v, g, self.time_decay, d, self.time_faaaa], self.ln_x, y)
+        p.linear(y, self.output, x, sink="add")
+
 
 class ChannelMix(nn.Module):
     """sigmoid(r) * W_v relu(k)^2, with r, k read from the token-shifted stream."""
@@ -171,6 +196,14 @@ class ChannelMix(nn.Module):
         linear = (self.key, self.receptance, self.value)
         return sum(linear_flops(layer, batch * length) for layer in linear)
 
+    def step(self, p: Program, x: Tensor, norm: nn.LayerNorm) -> None:
+        """The same for a single token: x += this layer of norm(x)."""
+        shift, mixes = p.leaf("ffn", "shift"), (self.time_maa_k, self.time_maa_r)
+        x_k, x_r = p.norm(x, norm, shift, mixes, of_current=False)
+        k = p.linear(x_k, self.key, "ffn k", "squared_relu")
+        r = p.linear(x_r, self.receptance, "r", beside=True)
+        p.linear(k, self.value, x, sink="add_gated", gate=r)
+
 
 class RWKV6(RWKVTrunk):
     """Finch: Eagle with a token shift and a decay that depend on the data."""
@@ -189,5 +222,5 @@ class RWKV6(RWKVTrunk):
         att, ffn = TimeMix(config, ramps), ChannelMix(config.n_embd, config.hidden, ramps)
         return RWKVBlock(config.n_embd, layer, att, ffn)
 
-    def backends(self) -> dict[str, str]:
+    def mixer_backends(self) -> dict[str, str]:
         return {"wkv": resolve("wkv6", self.config.wkv, self.head.weight.device)}

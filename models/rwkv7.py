@@ -42,6 +42,7 @@ from models.rwkv import (
     init_matrices,
     vector,
 )
+from models.step import Program
 from models.trunk import Stream, linear_flops
 from models.wkv import wkv7, wkv7_flops, wkv7_initial_state
 from models.wkv.backends import resolve
@@ -162,6 +163,35 @@ class TimeMix(nn.Module):
             + wkv7_flops(batch, length, self.heads, width // self.heads)
         )
 
+    def step(self, p: Program, x: Tensor, norm: nn.LayerNorm, layer: int) -> None:
+        """The same for a single token: x += this layer of norm(x)."""
+        width = x.shape[1]
+        shift = p.leaf("att", "shift")
+        mixes = self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g
+        x_r, x_w, x_k, x_v, x_a, x_g = p.norm(x, norm, shift, mixes, of_current=False)
+        r = p.linear(x_r, self.receptance, "r")
+        k = p.linear(x_k, self.key, "k", beside=True)
+        v = p.linear(x_v, self.value, "v", beside=True)
+        low_w = p.low_rank(x_w, self.w1, "low w", "tanh", beside=True)
+        low_a = p.low_rank(x_a, self.a1, "low a", beside=True)
+        low_g = p.low_rank(x_g, self.g1, "low g", "sigmoid", beside=True)
+        e_v = None
+        if layer > 0:
+            low_v = p.low_rank(x_v, self.v1, "low v", beside=True)
+            e_v = p.low_rank(low_v, self.v2, "e v")
+        e_w = p.low_rank(low_w, self.w2, "e w", beside=layer > 0)
+        e_a = p.low_rank(low_a, self.a2, "e a", beside=True)
+        g = p.low_rank(low_g, self.g2, "g", beside=True)
+        first, y = p.buffer("v first", width), p.buffer("y", width)
+        operands = [
+            r, k, v, g, e_w, e_a, e_v, self.w0, self.a0, self.v0 if layer > 0 else None,
+            self.k_k, self.k_a, self.r_k, self.ln_x.weight, self.ln_x.bias,
+            p.leaf("att", "wkv"), first, y,
+        ]  # fmt: skip
+        n = [self.heads, width // self.heads, layer == 0]
+        p.emit("wkv7", n, operands, self.ln_x.eps)
+        p.linear(y, self.output, x, sink="add")
+
 
 class ChannelMix(nn.Module):
     """W_v relu(k)^2, with k read from the token-shifted stream; no gate."""
@@ -184,6 +214,12 @@ class ChannelMix(nn.Module):
 
     def flops(self, batch: int, length: int) -> int:
         return sum(linear_flops(layer, batch * length) for layer in (self.key, self.value))
+
+    def step(self, p: Program, x: Tensor, norm: nn.LayerNorm) -> None:
+        """The same for a single token: x += this layer of norm(x)."""
+        (x_k,) = p.norm(x, norm, p.leaf("ffn", "shift"), (self.x_k,), of_current=False)
+        k = p.linear(x_k, self.key, "ffn k", "squared_relu")
+        p.linear(k, self.value, x, sink="add")
 
 
 class RWKV7Block(RWKVBlock):
@@ -220,7 +256,7 @@ class RWKV7(RWKVTrunk):
     def leave(self, stream: Stream) -> Tensor:
         return stream[0]
 
-    def backends(self) -> dict[str, str]:
+    def mixer_backends(self) -> dict[str, str]:
         return {"wkv": resolve("wkv7", self.config.wkv, self.head.weight.device)}
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.attention import Attention, AttentionTrunk, rope_table
 from models.contract import State
 from models.pointwise import rms_norm, swiglu
+from models.step import Program
 from models.trunk import Block, Stream, linear_flops
 
 
@@ -59,12 +60,20 @@ class FeedForward(nn.Module):
     def flops(self, rows: int) -> int:
         return linear_flops(self.gate_up, rows) + linear_flops(self.down, rows)
 
+    def step(self, p: Program, x: Tensor, y: Tensor) -> None:
+        """A single token: x += this layer of its norm y."""
+        hidden = p.buffer("hidden", self.down.in_features)
+        n = [self.gate_up.in_features, self.down.in_features]
+        p.emit("swiglu", n, [y, self.gate_up.weight, hidden])
+        p.linear(hidden, self.down, x, sink="add")
+
 
 class TransformerBlock(Block):
     """x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.rope_base = config.rope_base
         self.ln1 = RMSNorm(config)
         self.att = Attention(config.n_embd, config.n_head, config.n_kv_head, config.attention)
         self.ln2 = RMSNorm(config)
@@ -82,6 +91,12 @@ class TransformerBlock(Block):
 
     def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         return self.att.flops(batch, length, past, dense) + self.ffn.flops(batch * length)
+
+    def step(self, program: Program, x: Tensor, layer: int) -> None:
+        (y,) = program.norm(x, self.ln1)
+        self.att.step(program, x, y, self.rope_base)
+        (y,) = program.norm(x, self.ln2)
+        self.ffn.step(program, x, y)
 
 
 class Transformer(AttentionTrunk):

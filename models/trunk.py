@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.contract import ParamGroup, State
 from models.loss import linear_cross_entropy
+from models.step import Program, applies, forget, is_possible, program_for
 
 # What flows from block to block: the residual stream [B, T, C], or a tuple starting with it.
 Stream = Any
@@ -39,6 +40,13 @@ class Block(nn.Module, ABC):
     def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         """Forward operations of this layer; see `models.contract.Contestant.flops`."""
 
+    def step(self, program: Program, x: Tensor, layer: int) -> None:
+        """The layer for a single token, as instructions that advance the buffer x `[B, C]`.
+
+        Optional: a trunk that says `can_step` has blocks that implement it.
+        """
+        raise NotImplementedError
+
 
 class Trunk(nn.Module, ABC):
     """Base of all contestants; subclasses say how to build a block and how to initialise."""
@@ -53,6 +61,7 @@ class Trunk(nn.Module, ABC):
         self.ln_out = self.build_norm()
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.gradient_checkpointing = False
+        self.register_load_state_dict_post_hook(forget)
 
     @abstractmethod
     def build_block(self, layer: int) -> Block:
@@ -67,8 +76,12 @@ class Trunk(nn.Module, ABC):
         """See the contract."""
 
     @abstractmethod
+    def mixer_backends(self) -> dict[str, str]:
+        """Kernel of the token mixer by operator; part of `backends`."""
+
     def backends(self) -> dict[str, str]:
-        """See the contract."""
+        native = self.can_step and is_possible(self)
+        return {**self.mixer_backends(), "step": "cpu" if native else "torch"}
 
     @property
     def layers(self) -> list[Block]:
@@ -98,14 +111,54 @@ class Trunk(nn.Module, ABC):
         return self.ln_out(self.leave(stream)), after
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+        if state is not None and self.can_step and applies(self, tokens):
+            return self.step(tokens, state)
         hidden, state = self.hidden(tokens, state)
         return self.head(hidden), state
+
+    @property
+    def can_step(self) -> bool:
+        """Whether the blocks implement `step`, and no kernel that it lacks was chosen by hand."""
+        return False
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """`forward` of one token `[B, 1]`, as one native call (models/step.py)."""
+        program = program_for(self, len(tokens))
+        state = self.room_for(program, state)
+        logits = torch.empty(len(tokens), 1, self.config.vocab_size)
+        program.run(tokens.contiguous(), state, logits)
+        return logits.to(self.emb.weight.dtype), state
+
+    def room_for(self, program: Program, state: State) -> State:
+        """The state with its leaves ready to be advanced by one token in place."""
+        return state
+
+    def write_step(self, program: Program) -> Program:
+        """The whole model for a single token, as instructions."""
+        x = program.buffer("x", self.config.n_embd)
+        self.enter_step(program, x)
+        for layer, block in enumerate(self.layers):
+            program.prefix = ("blocks", str(layer))
+            block.step(program, x, layer)
+        (normed,) = program.norm(x, self.ln_out)
+        program.linear(normed, self.head, program.logits)
+        return program
+
+    def enter_step(self, program: Program, x: Tensor) -> None:
+        """The embedding of the token, into x."""
+        program.emit("embed", [x.shape[1]], [program.tokens, self.emb.weight, None, x])
 
     def loss(
         self, tokens: Tensor, targets: Tensor, state: State | None = None
     ) -> tuple[Tensor, State | None]:
+        loss, _, state = self.objective(tokens, targets, state)
+        return loss, state
+
+    def objective(
+        self, tokens: Tensor, targets: Tensor, state: State | None = None, l2wrap: float = 0.0
+    ) -> tuple[Tensor, Tensor, State | None]:
         hidden, state = self.hidden(tokens, state)
-        return linear_cross_entropy(hidden, self.head.weight, targets), state
+        return *linear_cross_entropy(hidden, self.head.weight, targets, l2wrap), state
 
     def init_state(self, batch: int, capacity: int | None = None) -> State:
         return {

@@ -2,7 +2,8 @@
 
 The lab's 5m preset against RwkvForCausalLM and LlamaForCausalLM of equal shape: forward, backward
 and AdamW, in alternating rounds of one process. Then RWKV-4's tokens per second in one long
-sequence over those in many short ones. Prints a table in Markdown.
+sequence over those in many short ones, and what the recurrences take of a training step at the
+width of the released 0.1b models. Prints tables in Markdown.
 """
 
 from __future__ import annotations
@@ -18,12 +19,21 @@ from torch import Tensor
 
 from conf.schema import OptimConf
 from models.rwkv4 import RWKV4, RWKV4Config
+from models.rwkv5 import RWKV5, RWKV5Config
+from models.rwkv6 import RWKV6, RWKV6Config
+from models.rwkv7 import RWKV7, RWKV7Config
 from models.transformer import Transformer, TransformerConfig
+from models.wkv import wkv5, wkv6, wkv7
 from probes.machine import commit, cpu_name
 from training.optim import build_optimizer
 
 VOCAB, LAYERS, WIDTH, HEADS = 3072, 4, 256, 4
 Step = Callable[[Tensor], None]
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "rwkv5": lambda *shape: RWKV5(RWKV5Config(*shape)),
+    "rwkv6": lambda *shape: RWKV6(RWKV6Config(*shape)),
+    "rwkv7": lambda *shape: RWKV7(RWKV7Config(*shape)),
+}
 
 
 def main() -> None:
@@ -38,6 +48,10 @@ def main() -> None:
     print(versus("rwkv4", ours_rwkv(), "RwkvForCausalLM", theirs_rwkv, length, rounds))
     print(versus("transformer", ours_llama(), "LlamaForCausalLM", theirs_llama, length, rounds))
     print(long_over_short(ours_rwkv(), rounds))
+    print("\n| 12 x 768, B=2, T=512 | training step | its recurrences | share (min to max) |")
+    print("|---|--:|--:|--:|")
+    for name in OPERATORS:
+        print(operator_share(name, rounds))
 
 
 def versus(
@@ -65,6 +79,37 @@ def long_over_short(ours: Step, rounds: int) -> str:
     return (
         f"| rwkv4, B=1, T=16384 over B=64, T=256 | {median(rates[0]):,.0f} and "
         f"{median(rates[1]):,.0f} | {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) |"
+    )
+
+
+def operator_share(name: str, rounds: int) -> str:
+    """One row: seconds of a step, and of the forward and backward passes of its 12 operators."""
+    heads, size, batch, length, layers = 12, 64, 2, 512, 12
+    model = OPERATORS[name](VOCAB, layers, heads * size)
+    optimizer = build_optimizer(model, OptimConf())
+    step = stepping(lambda tokens: model.loss(tokens, tokens)[0], optimizer)
+    r, k, v = (torch.randn(batch, length, heads, size, requires_grad=True) for _ in range(3))
+    w = (-0.6 * torch.rand(batch, length, heads, size)).requires_grad_()
+    kappa = torch.nn.functional.normalize(torch.randn_like(r), dim=-1)
+    a, b = (-kappa).requires_grad_(), (kappa * torch.rand_like(kappa)).requires_grad_()
+    u = torch.randn(heads, size, requires_grad=True)
+
+    def operator(_: Tensor) -> None:
+        if name == "rwkv7":
+            y, _ = wkv7(r, w, k, v, a, b)
+        elif name == "rwkv6":
+            y, _ = wkv6(r, w, k, v, u)
+        else:
+            y, _ = wkv5(r, w[0, 0], k, v, u)
+        y.backward(torch.ones_like(y))
+
+    tokens = some_tokens(batch, length)
+    rates = alternate([(step, tokens), (operator, tokens)], rounds)
+    whole, part = ([tokens.numel() / rate for rate in one] for one in rates)
+    shares = [layers * p / w for w, p in zip(whole, part, strict=True)]
+    return (
+        f"| {name} | {median(whole):.2f} s | {layers * median(part):.3f} s | "
+        f"{median(shares):.1%} ({min(shares):.1%} to {max(shares):.1%}) |"
     )
 
 

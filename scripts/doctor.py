@@ -17,7 +17,16 @@ from models.wkv import backends
 from probes.machine import commit, cpu_name
 from training.tracking import has_login
 
-LIBRARIES = ("torch", "lightning", "hydra-core", "tokenizers", "wandb", "numpy", "matplotlib")
+LIBRARIES = (
+    "torch",
+    "lightning",
+    "hydra-core",
+    "tokenizers",
+    "safetensors",
+    "wandb",
+    "numpy",
+    "matplotlib",
+)
 OPTIONAL = {
     "cuda-core": "CUDA kernels: pip install -e '.[cuda]'",
     "deepspeed": "ZeRO strategies",

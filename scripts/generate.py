@@ -8,40 +8,37 @@ import torch
 
 from conf.launch import launch
 from conf.schema import GenerateConf
-from data.tokenizers import TextTokenizer
+from data import tokenizers
+from data.text import StreamDecoder
 from models import load
 from models.errors import UserError
 from models.sampling import generate
-from training.checkpoint import newest
-from training.folder import RunFolder
+from models.weights import DTYPES
+from training.source import find_source
 
 
 def main(conf: GenerateConf) -> None:
     """Print the prompt and its continuation as it comes."""
-    folder = find_run(conf)
-    checkpoint = newest(folder)
-    if checkpoint is None:
-        raise UserError(f"{folder.path} has no checkpoint yet: train it first")
-    tokenizer = TextTokenizer.load(folder.tokenizer)
+    source = find_source("run", conf.run, conf.runs_dir)
+    path = Path(conf.tokenizer) if conf.tokenizer else source.tokenizer
+    if path is None:
+        raise UserError(
+            f"run={conf.run!r} comes without a tokenizer: add tokenizer=PATH, a tokenizer.json or "
+            "the vocabulary of RWKV World (rwkv_vocab_v20230424.txt)"
+        )
+    tokenizer = tokenizers.load(path)
     on_gpu = conf.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    model = load(checkpoint, device)
+    model = load(source.weights, device, DTYPES.get(conf.dtype))
+    tokenizers.check_fits(tokenizer, model.config.vocab_size, str(source.weights))
     prompt = tokenizer.encode(conf.prompt) or [tokenizer.end_of_text or 0]
     generator = torch.Generator(device).manual_seed(conf.seed)
     print(conf.prompt, end="", flush=True)
-    decoder = tokenizer.stream()
+    decoder = StreamDecoder(tokenizer)
     tokens = torch.tensor(prompt, device=device)
     for token in generate(model, tokens, conf.tokens, conf.temperature, conf.top_k, generator):
         print(decoder.push(token), end="", flush=True)
     print(decoder.flush())
-
-
-def find_run(conf: GenerateConf) -> RunFolder:
-    """The run by name below `runs_dir`, or by path. Raises `UserError` if there is none."""
-    for path in (Path(conf.runs_dir, conf.run), Path(conf.run)):
-        if (path / "checkpoints").is_dir():
-            return RunFolder(path)
-    raise UserError(f"run={conf.run!r}: no such run in {conf.runs_dir}/ and no such folder")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ SHORT = {
               "repeats=2", "decode_steps=2", "wandb.mode=disabled"],
     "report": ["slope_from=16", "slope_to=64"],
     "generate": ["tokens=5"],
+    "convert": [],
     "doctor": [],
 }  # fmt: skip
 
@@ -46,7 +47,12 @@ def test_the_commands_run_in_order(capfd: pytest.CaptureFixture[str], tmp_path: 
         script = Path(words[1]).stem
         arguments = [word.replace("[runs/", f"[{tmp_path}/") for word in words[2:]]
         arguments += SHORT[script]
-        if script in ("train", "probe", "generate"):
+        for key in ("target=", "run=first.", "tokenizer=runs/"):  # files that commands write
+            inside = f"{key.partition('=')[0]}={tmp_path}/{key.partition('=')[2]}".replace(
+                "runs/", ""
+            )
+            arguments = [word.replace(key, inside) for word in arguments]
+        if script in ("train", "probe", "generate", "convert"):
             arguments.append(f"runs_dir={tmp_path}")
         if script == "train":
             arguments.append(cache)

@@ -29,9 +29,10 @@ class LanguageModel(lightning.LightningModule):
         """Summed validation loss and its number of tokens."""
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        loss, _ = self.model.loss(batch[:, :-1], batch[:, 1:])
+        tokens, targets = batch[:, :-1], batch[:, 1:]
+        objective, loss, _ = self.model.objective(tokens, targets, l2wrap=self.optim.l2wrap)
         self.loss_sum = self.loss_sum + loss.detach()
-        return loss
+        return objective
 
     def configure_gradient_clipping(
         self,

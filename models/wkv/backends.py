@@ -15,9 +15,10 @@ from models.wkv.build import BuildError
 BACKENDS = ("auto", "reference", "cpu", "cuda")
 BINDINGS: dict[str, dict[str, str]] = {
     "wkv4": {"cpu": "models.wkv.v4.cpu", "cuda": "models.wkv.v4.cuda"},
-    "wkv6": {},
-    "wkv7": {"cuda": "models.wkv.v7.cuda"},
+    "wkv6": {"cpu": "models.wkv.v6.cpu", "cuda": "models.wkv.v6.cuda"},
+    "wkv7": {"cpu": "models.wkv.v7.cpu", "cuda": "models.wkv.v7.cuda"},
     "pointwise": {"cpu": "models.pointwise.cpu"},
+    "step": {"cpu": "models.step"},
 }
 """Modules with native kernels, by operator and device; each has a `library` to load, and `SIZES`
 where it has kernels for some head sizes only."""

@@ -11,7 +11,7 @@ from tokenizers import models as library
 
 from conf.schema import DataConf
 from data import tokenizers
-from data.tokenizers import END_OF_TEXT, TextTokenizer
+from data.text import END_OF_TEXT, StreamDecoder, TextTokenizer
 from models.errors import UserError
 
 ENGLISH = (
@@ -49,7 +49,7 @@ def test_special_tokens_in_a_text_are_text(any_tokenizer: TextTokenizer) -> None
 
 def test_save_and_load(any_tokenizer: TextTokenizer, tmp_path: Path) -> None:
     any_tokenizer.save(tmp_path / "tokenizer.json")
-    loaded = TextTokenizer.load(tmp_path / "tokenizer.json")
+    loaded = tokenizers.load(tmp_path / "tokenizer.json")
     assert loaded.fingerprint == any_tokenizer.fingerprint
     assert loaded.vocab_size == any_tokenizer.vocab_size
     assert loaded.end_of_text == any_tokenizer.end_of_text
@@ -95,7 +95,7 @@ def test_unseen_character_is_named(text: str) -> None:
 def test_unknown_tokens_are_refused(tmp_path: Path) -> None:
     vocab = {"[UNK]": 0, "hello": 1}
     Tokenizer(library.WordLevel(vocab, unk_token="[UNK]")).save(str(tmp_path / "words.json"))
-    tokenizer = TextTokenizer.load(tmp_path / "words.json")
+    tokenizer = tokenizers.load(tmp_path / "words.json")
     assert tokenizer.encode("hello") == [1]
     with pytest.raises(UserError, match="cannot represent 'g'"):
         tokenizer.encode("goodbye")
@@ -112,8 +112,8 @@ def test_stored_truncation_and_padding_are_switched_off(tmp_path: Path) -> None:
     short.enable_truncation(3)
     short.enable_padding(length=8)
     short.save(str(tmp_path / "t.json"))
-    assert TextTokenizer.load(tmp_path / "t.json").encode("abcdef") == list(b"abcdef")
-    assert TextTokenizer.load(tmp_path / "t.json").encode("ab") == list(b"ab")
+    assert tokenizers.load(tmp_path / "t.json").encode("abcdef") == list(b"abcdef")
+    assert tokenizers.load(tmp_path / "t.json").encode("ab") == list(b"ab")
 
 
 @pytest.mark.parametrize("content", [None, "", "not json", '{"model": 1}', "[]"])
@@ -122,7 +122,7 @@ def test_bad_tokenizer_file(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError, match=r"tokenizer\.json"):
-        TextTokenizer.load(path)
+        tokenizers.load(path)
 
 
 def test_recipe_and_build_follow_the_configuration(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_recipe_and_build_follow_the_configuration(tmp_path: Path) -> None:
 
 
 def stream(tokenizer: TextTokenizer, ids: list[int]) -> list[str]:
-    decoder = tokenizer.stream()
+    decoder = StreamDecoder(tokenizer)
     return [*(decoder.push(i) for i in ids), decoder.flush()]
 
 

@@ -123,5 +123,8 @@ def test_reference_and_chosen_back_end_agree() -> None:
         model = shaken("rwkv4", wkv=wkv).eval()
         logits.append(model(tokens)[0])
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-5)
-    assert build(spec_of("rwkv4", wkv="reference")).backends() == {"wkv": "reference"}
+    assert build(spec_of("rwkv4", wkv="reference")).backends() == {
+        "wkv": "reference",
+        "step": "torch",
+    }
     assert logits[0].shape == (2, 70, VOCAB)

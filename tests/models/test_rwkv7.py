@@ -118,5 +118,5 @@ def test_one_layer_divides_by_nothing() -> None:
 
 
 def test_width_must_be_a_multiple_of_the_head_size() -> None:
-    with pytest.raises(UserError, match="n_embd=100 must be a multiple of model.head_size=64"):
+    with pytest.raises(UserError, match=r"n_embd=100 must be a multiple of model\.head_size=64"):
         RWKV7(RWKV7Config(vocab_size=50, n_layer=1, n_embd=100))

@@ -182,7 +182,7 @@ def test_the_process_itself_refuses_with_status_2(tmp_path: Path) -> None:
 def test_help_is_a_table_of_contents(capfd: Capture) -> None:
     done = run_script(capfd, "train", "--help")
     assert done.status == 0
-    for expected in ("model=gpt, rwkv4, transformer", "trainer.max_steps", "data.length"):
+    for expected in ("model=gpt, rwkv4, rwkv5", "trainer.max_steps", "data.length"):
         assert expected in done.out
 
 

@@ -108,13 +108,13 @@ def _check(
     if r.dim() != 4 or 0 in r.shape:
         raise UserError(f"{name}: r must be [B, T, H, N], none of them 0, got {list(r.shape)}")
     batch, _, heads, size = r.shape
-    decay = r.shape if name == "wkv6" else (heads, size)
+    sequence, channels = tuple(r.shape), (heads, size)
     arguments = {"r": r, "w": w, "k": k, "v": v, "u": u}
     shapes: dict[str, tuple[int, ...]] = {
-        "w": decay,
-        "k": r.shape,
-        "v": r.shape,
-        "u": (heads, size),
+        "w": sequence if name == "wkv6" else channels,
+        "k": sequence,
+        "v": sequence,
+        "u": channels,
     }
     if state is not None:
         arguments["state"], shapes["state"] = state, (batch, heads, size, size)
@@ -171,13 +171,25 @@ def _forward(
     save: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if r.device.type == "cpu" and bool((w > 0).any()):
-        raise UserError(f"wkv: w must not be positive anywhere, its largest value is {w.max():g}")
     name = _resolve(backend, r)
     if name != "reference":
-        return backends.kernels("wkv6", name).wkv6_forward(r, w, k, v, u, state, save)
-    y, out, checkpoints = reference.wkv6_forward(r, w, k, v, u, state)
-    return y.to(r.dtype), out, checkpoints if save else checkpoints[:, :, :0].clone()
+        kernels = backends.kernels("wkv6", name)
+        y, out, checkpoints = kernels.wkv6_forward(r, w, k, v, u, state, save)
+    else:
+        y, out, checkpoints = reference.wkv6_forward(r, w, k, v, u, state)
+        y, checkpoints = y.to(r.dtype), checkpoints if save else checkpoints[:, :, :0].clone()
+    if r.device.type == "cpu":
+        _refuse_growth(w, out)
+    return y, out, checkpoints
+
+
+def _refuse_growth(w: Tensor, out: Tensor) -> None:
+    """Raise `UserError` if w > 0 anywhere, which leaves NaN in the state after the last token.
+
+    So where that is the smaller tensor, w itself is searched on suspicion only.
+    """
+    if (w.numel() <= out.numel() or out.isnan().any()) and (w > 0).any():
+        raise UserError(f"wkv: w must not be positive anywhere, its largest value is {w.max():g}")
 
 
 @torch.library.register_fake("crossover::wkv6")

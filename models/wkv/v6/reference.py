@@ -1,4 +1,4 @@
-"""WKV-5 and WKV-6 in plain PyTorch: the sequential loop that defines the truth, and a parallel form.
+"""WKV-5 and WKV-6 in plain PyTorch: the loop that defines the truth, and a parallel form.
 
 Per head, with S a matrix [key, value], w <= 0 the log-decay of each key and u the bonus:
 

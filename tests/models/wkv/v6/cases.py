@@ -42,6 +42,12 @@ def random_case(
     return Case(r, w, k, v, u, torch.zeros_like(state) if fresh else state, grad_y, grad_state)
 
 
+def slow_case(B: int, T: int, H: int, N: int, constant: bool) -> Case:
+    """Decays above -1e-4, whose rounding would show in the end."""
+    case, g = random_case(B, T, H, N, constant=constant), torch.Generator().manual_seed(1)
+    return case._replace(w=-1e-4 * torch.rand(case.w.shape, generator=g))
+
+
 def run(operator: Operator, case: Case, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Outputs and all gradients. `dtype` converts everything first (torch.float64: the truth)."""
     if dtype is not None:

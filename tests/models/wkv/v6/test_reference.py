@@ -15,9 +15,8 @@ def chunked(r, w, k, v, u, state):
 def by_pairs(r, w, k, v, u, state):
     """The sum over all earlier tokens that the recurrence stands for, term by term."""
     w = w.expand_as(r)
-    B, T, H, N = r.shape
     y = torch.zeros_like(r)
-    for t in range(T):
+    for t in range(r.shape[1]):
         since = w[:, :t].sum(1).exp()
         y[:, t] = torch.einsum("bhk,bhkv->bhv", r[:, t] * since, state)
         for s in range(t):

@@ -50,6 +50,24 @@ def random_case(B: int, T: int, H: int, N: int, seed: int = 0, fresh: bool = Fal
     )
 
 
+KINDS = ("none", "floor", "strong", "very strong", "total", "jumps", "one reset")
+
+
+def decays(kind: str, like: Tensor) -> Tensor:
+    """Log-decays at the edge of what RWKV-7 can have, and beyond."""
+    g = torch.Generator().manual_seed(1)
+    if kind == "one reset":
+        return like.index_fill(1, torch.tensor([like.shape[1] // 2]), -torch.inf)
+    return {
+        "none": torch.zeros_like(like),
+        "floor": torch.full_like(like, FLOOR),
+        "strong": -20 * torch.rand(like.shape, generator=g),
+        "very strong": torch.full_like(like, -100.0),
+        "total": torch.full_like(like, -torch.inf),
+        "jumps": like - 1000.0 * (torch.rand(like.shape, generator=g) < 0.03),
+    }[kind]
+
+
 def run(operator: Operator, case: Case, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Outputs and all gradients. `dtype` converts everything first (torch.float64: the truth)."""
     if dtype is not None:

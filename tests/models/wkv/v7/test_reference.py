@@ -5,7 +5,7 @@ import torch
 
 from models.wkv import wkv7
 from models.wkv.v7.reference import _size, wkv7_sequential
-from tests.models.wkv.v7.cases import FLOOR, assert_close, random_case, run
+from tests.models.wkv.v7.cases import FLOOR, KINDS, assert_close, decays, random_case, run
 
 
 def chunked(*inputs):
@@ -50,23 +50,6 @@ def test_float32_is_close_to_float64(operator, floor):
     if floor:
         case = case._replace(w=torch.full_like(case.w, FLOOR))
     assert_close(run(operator, case), run(wkv7_sequential, case, torch.float64), 4e-6)
-
-
-def decays(kind, like):
-    """Log-decays that RWKV-7 cannot have, and this operator takes all the same."""
-    g = torch.Generator().manual_seed(1)
-    jumps = -1000.0 * (torch.rand(like.shape, generator=g) < 0.03)
-    return {
-        "none": torch.zeros_like(like),
-        "strong": -20 * torch.rand(like.shape, generator=g),
-        "very strong": torch.full_like(like, -100.0),
-        "total": torch.full_like(like, -torch.inf),
-        "jumps": like + jumps,
-        "one reset": like.index_fill(1, torch.tensor([37]), -torch.inf),
-    }[kind]
-
-
-KINDS = ("none", "strong", "very strong", "total", "jumps", "one reset")
 
 
 @pytest.mark.parametrize("kind", KINDS)

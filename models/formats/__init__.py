@@ -1,0 +1,1 @@
+"""Weights in the file formats of others, and how each is read and written."""

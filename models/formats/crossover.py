@@ -1,0 +1,58 @@
+"""Our own files: the checkpoint of a run, and a single `.safetensors` that describes itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from models.errors import UserError
+from models.files import damage
+from models.formats import official
+from models.formats.tensor_files import read_safetensors, read_torch, write_safetensors
+from models.registry import ModelSpec
+from models.weights import Weights, checked, shapes_of
+
+KEY = "crossover"  # of the metadata in a .safetensors file, and of our part of a checkpoint
+
+
+def read_checkpoint(path: Path) -> Weights:
+    """The weights of a run's checkpoint. Raises `UserError` if it is damaged or not one."""
+    if problem := damage(path):
+        raise UserError(f"checkpoint {path}: {problem}")
+    content = read_torch(path)
+    try:
+        spec = ModelSpec(**content[KEY]["identity"]["model"])
+        tensors = {name.removeprefix("model."): t for name, t in content["state_dict"].items()}
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path} is not a Crossover checkpoint ({error!r})") from None
+    return Weights(spec, checked(path, tensors, shapes_of(spec)))
+
+
+def read(path: Path) -> Weights:
+    """The weights of a `.safetensors` file: one of ours, or one with RWKV's official names.
+
+    Raises `UserError` naming the file and what is wrong in it.
+    """
+    tensors, metadata = read_safetensors(path)
+    if KEY not in metadata:
+        return official.from_tensors(path, tensors)
+    spec, unread = _description(path, metadata[KEY])
+    unused = {name: tensors.pop(name) for name in unread if name in tensors}
+    kept = checked(path, tensors, shapes_of(spec))
+    return Weights(spec, kept, checked(path, unused, {n: t.shape for n, t in unused.items()}))
+
+
+def write(weights: Weights, path: Path) -> None:
+    """A `.safetensors` file whose metadata says what to build."""
+    description = {"model": vars(weights.spec), "unused": [*weights.unused]}
+    tensors = {**weights.tensors, **weights.unused}
+    write_safetensors(path, tensors, {KEY: json.dumps(description)})
+
+
+def _description(path: Path, text: str) -> tuple[ModelSpec, list[str]]:
+    try:
+        description: Any = json.loads(text)
+        return ModelSpec(**description["model"]), [*description["unused"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: its metadata describes no model ({error!r})") from None

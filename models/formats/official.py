@@ -1,0 +1,143 @@
+"""Official RWKV weights (v4, v5.2, v6, v7): flat names and tensors, no configuration.
+
+The names are those of our models, so that nothing is renamed. Every size is read from the shapes:
+released models follow no one formula for them. What the file holds must then be exactly what the
+model of those sizes is made of.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from models.errors import UserError
+from models.formats.tensor_files import read_pth, write_pth
+from models.registry import ModelSpec
+from models.weights import Weights, checked, listed, shapes_of
+
+TARGETS = {
+    "rwkv4": "models.rwkv4.RWKV4",
+    "rwkv5": "models.rwkv5.RWKV5",
+    "rwkv6": "models.rwkv6.RWKV6",
+    "rwkv7": "models.rwkv7.RWKV7",
+}
+
+# Options of the official trainers that change the model, and the names that give them away.
+_VARIANTS = {
+    r"\.ffnPre\.|\.ln1_pre": "pre_ffn",
+    r"^head_[qk]\.|^copy_mask$": "head_qk",
+    r"\.tiny_": "tiny attention",
+    r"\.ffn\.s_emb|\.ffn\.s[012]$": "DeepEmbed (v7a, v7b)",
+    r"\.att\.time_state$": "a tuned initial state (time_state)",
+    r"^pos_emb": "learned positions",
+}
+
+# The value residual starts at layer 1: v0, v1 and v2 of layer 0 exist in some files, unread.
+_UNREAD = re.compile(r"blocks\.0\.att\.v[012]")
+
+
+def read(path: Path) -> Weights:
+    """The model of an official `.pth`.
+
+    Raises `UserError` naming the file and what is wrong in it: another version or variant, a
+    tensor missing, unknown, misshapen or not finite, or no RWKV at all.
+    """
+    return from_tensors(path, read_pth(path))
+
+
+def write(weights: Weights, path: Path) -> None:
+    """An official `.pth`. Raises `UserError` if the model is not an RWKV."""
+    if weights.spec.target not in TARGETS.values():
+        raise UserError(
+            f"format=official is for {', '.join(TARGETS)}, and this is a {weights.spec.name}: "
+            "use format=safetensors"
+        )
+    write_pth(path, {**weights.tensors, **weights.unused})
+
+
+def from_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Weights:
+    """The model of official tensors, wherever they come from; see `read`."""
+    # DeepSpeed's ZeRO-3 saves its wrapper's name too.
+    found = {name.removeprefix("_forward_module."): value for name, value in tensors.items()}
+    name = version(path, found)
+    spec = spec_of(path, name, found)
+    unread = {key: found.pop(key) for key in [*found] if name == "rwkv7" and _UNREAD.fullmatch(key)}
+    kept = checked(path, found, shapes_of(spec))
+    unused = checked(path, unread, {key: tensor.shape for key, tensor in unread.items()})
+    return Weights(spec, kept, unused)
+
+
+def version(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """`rwkv4` to `rwkv7`, by the names of the first block. Raises `UserError` for any other."""
+    names = "\n".join(tensors)
+    for pattern, variant in _VARIANTS.items():
+        if found := re.search(f".*(?:{pattern}).*", names, re.MULTILINE):
+            raise UserError(f"{path}: {variant} is not supported ({found[0]})")
+    inside = {name.removeprefix("blocks.0.att.") for name in tensors}
+    has = inside.__contains__
+    if has("r_k"):
+        return "rwkv7"
+    if has("time_maa_x"):
+        if not has("gate.weight"):
+            raise UserError(f"{path}: a research variant of RWKV-6 (x060a, b or c), not 6.0")
+        return "rwkv6"
+    if has("time_decay") and has("ln_x.weight"):
+        if not has("gate.weight"):
+            raise UserError(f"{path}: RWKV-5.0, and of RWKV-5 only 5.2 is supported")
+        if tensors["blocks.0.att.time_decay"].numel() < tensors["blocks.0.att.ln_x.weight"].numel():
+            raise UserError(f"{path}: RWKV-5.1, and of RWKV-5 only 5.2 is supported")
+        return "rwkv5"
+    if has("time_decay") and has("time_first"):
+        return "rwkv4"
+    hint = ""
+    if any(name.startswith(("rwkv.", "model.")) for name in tensors):
+        hint = "; it looks like Hugging Face's: give its folder, with config.json"
+    raise UserError(
+        f"{path}: not an official RWKV file of version 4, 5.2, 6 or 7 "
+        f"(its tensors are {listed([*tensors]) or 'none'}){hint}"
+    )
+
+
+def spec_of(path: Path, name: str, tensors: Mapping[str, Tensor]) -> ModelSpec:
+    """The sizes of the model, from the shapes. Raises `UserError` if one cannot be read."""
+    layers = {int(found[1]) for key in tensors if (found := re.match(r"blocks\.(\d+)\.", key))}
+    if layers != set(range(len(layers))):
+        absent = next(layer for layer in range(len(layers)) if layer not in layers)
+        raise UserError(f"{path}: blocks.{absent} is missing, and blocks.{max(layers)} is there")
+
+    def size(key: str, dimension: int) -> int:
+        tensor = tensors.get(key)
+        if tensor is None or tensor.ndim < 2 or not tensor.numel():
+            shape = "missing" if tensor is None else f"of shape {list(tensor.shape)}"
+            raise UserError(f"{path}: {key} is {shape}; expected a matrix")
+        return tensor.shape[dimension]
+
+    first, last = "blocks.0.att.", f"blocks.{len(layers) - 1}.att."
+    config: dict[str, Any] = {
+        "vocab_size": size("emb.weight", 0),
+        "n_layer": len(layers),
+        "n_embd": size("emb.weight", 1),
+        "n_ffn": size("blocks.0.ffn.key.weight", 0),
+    }
+    if name != "rwkv4":
+        config["head_size"] = size(first + ("r_k" if name == "rwkv7" else "time_faaaa"), 1)
+        if config["n_embd"] % config["head_size"]:
+            raise UserError(
+                f"{path}: its width {config['n_embd']} (emb.weight) is not a multiple of its head "
+                f"size {config['head_size']}"
+            )
+    if name == "rwkv6":
+        config["lora_mix"] = size(first + "time_maa_w2", 1)
+        config["lora_decay"] = size(first + "time_decay_w1", 1)
+    if name == "rwkv7":
+        config["lora_decay"] = size(first + "w1", 1)
+        config["lora_rate"] = size(first + "a1", 1)
+        config["lora_gate"] = size(first + "g1", 1)
+        if len(layers) > 1:
+            config["lora_value"] = size(last + "v1", 1)
+    shape = f"L{config['n_layer']}-D{config['n_embd']}"
+    return ModelSpec(name, shape, TARGETS[name], config)

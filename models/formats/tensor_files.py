@@ -1,0 +1,133 @@
+"""Tensors from files and back, and nothing but tensors: no code in a file is ever run."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.errors import UserError
+
+_HEAD = 1 << 26  # bytes of a file searched for code, more than any real pickle of names needs
+_DATA = ("torch", "torch._utils", "torch.storage", "torch.nn.parameter", "collections")
+
+
+def read_torch(path: Path) -> Any:
+    """What `torch.save` wrote, tensors mapped from the file. Runs no code.
+
+    Raises `UserError` if the file is missing, damaged, of another kind, or contains code.
+    """
+    _must_exist(path)
+    try:
+        zipped = zipfile.is_zipfile(path)  # the older format cannot be mapped
+        with warnings.catch_warnings(action="ignore"):  # of pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # a parser of arbitrary bytes may fail in any way
+        with warnings.catch_warnings(action="ignore"):
+            code = sorted(set(_code_in(path)))
+        if code:
+            raise UserError(
+                f"{path} contains code ({', '.join(code)}) and not only tensors: refused, nothing "
+                "was executed. Ask its maker for safetensors"
+            ) from None
+        if isinstance(error, pickle.UnpicklingError):  # whose message is advice to programmers
+            error = ValueError("not what torch.save writes")
+        raise _unreadable(path, error) from None
+
+
+def read_pth(path: Path) -> dict[str, Tensor]:
+    """A flat dict of named tensors; raises as `read_torch`, and for anything else inside."""
+    content = read_torch(path)
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise UserError(f"{path}: expected one dict of named tensors and nothing else")
+    return content
+
+
+def write_pth(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A flat dict of tensors, as every official tool reads it."""
+    with path.open("wb") as file:  # given a name, torch would write it into the file
+        torch.save(_separate(tensors), file)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a `.safetensors` file. Raises `UserError` if it is not sound."""
+    _must_exist(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (SafetensorError, OSError, AttributeError, KeyError) as error:
+        raise _unreadable(path, error) from None
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Tensors and metadata. More than one entry of metadata comes in an order of chance."""
+    save_file(_separate(tensors), path, {**metadata})
+
+
+def _code_in(path: Path) -> Iterator[str]:
+    """Names of the functions and classes, other than torch's tensors, that a pickle would call."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    if name.endswith(".pkl"):
+                        with archive.open(name) as file:
+                            yield from _globals(file.read(_HEAD))
+        else:
+            with path.open("rb") as file:
+                yield from _globals(file.read(_HEAD))
+    except Exception:  # damaged in whatever way: what was found before counts
+        return
+
+
+def _globals(data: bytes) -> Iterator[str]:
+    """The same for the pickles at the start of `data`; `genops` parses and never executes."""
+    stream = io.BytesIO(data)
+    texts: list[str] = []  # the operands of STACK_GLOBAL are the last two
+    while stream.tell() < len(data):
+        for opcode, argument, _ in pickletools.genops(stream):
+            if isinstance(argument, str):
+                texts = [*texts[-1:], argument]
+            name = {"GLOBAL": argument, "INST": argument, "STACK_GLOBAL": " ".join(texts)}
+            if found := name.get(opcode.name):
+                module, _, attribute = found.partition(" ")
+                if module not in _DATA:
+                    yield f"{module}.{attribute}"
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each on the CPU, contiguous, in a storage of its own: a view would drag along the whole."""
+    separate: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        partial = storage.nbytes() != tensor.numel() * tensor.element_size()
+        separate[name] = tensor.clone() if partial or storage.data_ptr() in storages else tensor
+        storages.add(separate[name].untyped_storage().data_ptr())
+    return separate
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return UserError(f"{path} is damaged or not a file of weights ({reason})")

@@ -1,0 +1,51 @@
+"""The C++ kernels of `cuda/wkv6_cpu.cpp`."""
+
+from __future__ import annotations
+
+from ctypes import c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from models.wkv.library import CpuLibrary, new
+from models.wkv.v6.reference import CHUNK
+
+library = CpuLibrary(
+    "wkv6",
+    ["wkv6_cpu.cpp"],
+    ["wkv6_rows.h", "wkv6_tiles.h", "wkv6_math.h", "vec.h", "elements.h"],
+    {
+        "wkv6_forward": [*[c_int64] * 5, *[c_void_p] * 9],
+        "wkv6_backward": [*[c_int64] * 5, *[c_void_p] * 14],
+    },
+)
+
+
+def wkv6_forward(
+    r: Tensor, w: Tensor, k: Tensor, v: Tensor, u: Tensor, state: Tensor, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `reference.wkv6_forward`; the checkpoints are empty unless `save`."""
+    batch, length, heads, size = r.shape
+    inputs = [x.contiguous() for x in (r, w, k, v, u, state)]
+    y, out = new(r), new(state)
+    checkpoints = torch.empty(batch, heads, -(-length // CHUNK) if save else 0, size, size)
+    saved = checkpoints if save else None
+    library.call("wkv6_forward", r.dtype, *r.shape, w.dim() == 2, *inputs, y, out, saved)
+    return y, out, checkpoints
+
+
+def wkv6_backward(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    u: Tensor,
+    checkpoints: Tensor,
+    grad_y: Tensor,
+    grad_state: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As `reference.wkv6_backward`."""
+    inputs = [x.contiguous() for x in (r, w, k, v, u, checkpoints, grad_y.to(r.dtype), grad_state)]
+    grads = gr, gw, gk, gv, gu, before = [new(x) for x in (r, w, k, v, u, grad_state)]
+    library.call("wkv6_backward", r.dtype, *r.shape, w.dim() == 2, *inputs, *grads)
+    return gr, gw, gk, gv, gu, before

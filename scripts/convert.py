@@ -1,0 +1,29 @@
+"""Write weights as another tool reads them: `python scripts/convert.py source=first ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conf.launch import launch
+from conf.schema import ConvertConf
+from models.loading import read
+from models.saving import save
+from models.weights import DTYPES, widest
+from training.source import find_source
+
+
+def main(conf: ConvertConf) -> None:
+    """Read the source, write the target, say what it is."""
+    target = Path(conf.target)
+    source = find_source("source", conf.source, conf.runs_dir)
+    weights = read(source.weights)
+    if conf.dtype in DTYPES:
+        weights = weights.to(DTYPES[conf.dtype])
+    save(weights, target, conf.format, conf.overwrite, source.tokenizer)
+    count = sum(tensor.numel() for tensor in weights.tensors.values())
+    dtype = str(widest(weights.tensors)).removeprefix("torch.")
+    print(f"{target}: {weights.spec.name}, {count:,} parameters, {dtype}, format {conf.format}")
+
+
+if __name__ == "__main__":
+    launch("convert", main)

@@ -1,0 +1,183 @@
+"""Hugging Face directories: the same logits as `transformers`, in both directions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+import models
+from models.errors import UserError
+from models.loading import read
+from models.saving import save
+from models.weights import Weights
+from tests.contestants import shaken, some_tokens, spec_of
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def rwkv(**changes: Any) -> Any:
+    config = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "rescale_every": 0}
+    return transformers.RwkvForCausalLM(transformers.RwkvConfig(**{**config, **changes}))
+
+
+def llama(**changes: Any) -> Any:
+    config = {
+        "vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6,
+        "num_key_value_heads": 2, "intermediate_size": 80, "rms_norm_eps": 1e-4,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+    }  # fmt: skip
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**config, **changes}))
+
+
+MAKERS: dict[str, Callable[..., Any]] = {"rwkv": rwkv, "llama": llama}
+
+
+def theirs(kind: str, **changes: Any) -> Any:
+    """A model of `transformers` in which every weight matters."""
+    torch.manual_seed(0)
+    model = MAKERS[kind](**changes).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = parameter.shape[-1] ** -0.5 if parameter.ndim == 2 else 0.2
+            parameter.add_(torch.randn_like(parameter) * scale)
+            if "time_mix" in name:
+                parameter.uniform_(0, 1)
+    return model
+
+
+def logits_of(model: Any, tokens: Tensor) -> Tensor:
+    with torch.no_grad():
+        out = model(tokens)
+    return out[0] if isinstance(out, tuple) else out.logits
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_logits_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
+    model = theirs(kind)
+    model.save_pretrained(tmp_path)
+    ours: Any = models.load(tmp_path)
+    tokens = some_tokens(2, 33)
+    expected = logits_of(model, tokens)
+    torch.testing.assert_close(logits_of(ours, tokens), expected, rtol=0, atol=2e-5)
+    assert expected.abs().max() > 1
+    with torch.no_grad():
+        state, steps = ours.init_state(2), []
+        for i in range(tokens.shape[1]):
+            logits, state = ours(tokens[:, i : i + 1], state)
+            steps.append(logits)
+    torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["rwkv4", "transformer"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_transformers_reads_what_we_write(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+    by_hand = {"n_kv_head": 1, "rope_base": 700.0} if name == "transformer" else {"n_ffn": 96}
+    model = shaken(name, **by_hand).eval()
+    before = Weights(spec_of(name, **by_hand), model.state_dict()).to(dtype)
+    save(before, tmp_path / "hf", "hf")
+    official = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype="auto")
+    assert official.dtype == dtype
+    tokens = some_tokens(2, 21)
+    expected = logits_of(before.model("cpu", torch.float32), tokens)
+    official = official.float().eval()
+    torch.testing.assert_close(logits_of(official, tokens), expected, rtol=0, atol=2e-5)
+    after = read(tmp_path / "hf").tensors
+    assert all(torch.equal(after[key], value) for key, value in before.tensors.items())
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_sharded_and_pickled_directories_are_the_same_model(tmp_path: Path, kind: str) -> None:
+    model = theirs(kind)
+    model.save_pretrained(tmp_path / "one")
+    model.save_pretrained(tmp_path / "many", max_shard_size="40KB")
+    assert len(list((tmp_path / "many").glob("model-*.safetensors"))) > 2
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled/config.json").write_bytes((tmp_path / "one/config.json").read_bytes())
+    torch.save(model.state_dict(), tmp_path / "pickled/pytorch_model.bin")
+    one, many, pickled = (read(tmp_path / name).tensors for name in ("one", "many", "pickled"))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, many[name]) and torch.equal(tensor, pickled[name])
+    next((tmp_path / "many").glob("model-00002*")).unlink()
+    with pytest.raises(UserError, match=r"model-00002.*no such file"):
+        read(tmp_path / "many")
+
+
+def test_tied_embeddings_become_a_head_of_its_own(tmp_path: Path) -> None:
+    model = theirs("llama", tie_word_embeddings=True)
+    model.save_pretrained(tmp_path / "tied")
+    loaded: Any = models.load(tmp_path / "tied")
+    assert torch.equal(loaded.head.weight, loaded.emb.weight)
+    tokens = some_tokens(1, 9)
+    torch.testing.assert_close(
+        logits_of(loaded, tokens), logits_of(model, tokens), rtol=0, atol=2e-5
+    )
+    save(read(tmp_path / "tied"), tmp_path / "untied", "hf")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "untied")
+    torch.testing.assert_close(
+        logits_of(again, tokens), logits_of(model, tokens), rtol=0, atol=2e-5
+    )
+
+
+REFUSED = [
+    ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_type='linear', and"),
+    ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_type='yarn', and"),
+    ("llama", {"attention_bias": True}, "attention_bias=True, and only False is supported"),
+    ("llama", {"mlp_bias": True, "hidden_act": "gelu"}, "hidden_act='gelu'.*mlp_bias=True"),
+    ("llama", {"head_dim": 16}, "head_dim=16, and only 8"),
+    ("llama", {"num_hidden_layers": "three"}, "num_hidden_layers='three'; expected a positive"),
+    ("llama", {"rms_norm_eps": -1}, "rms_norm_eps=-1; expected a positive number"),
+    ("llama", {"hidden_size": None}, "hidden_size=None; expected a positive"),
+    ("llama", {"num_hidden_layers": 4}, r"model\.layers\.3\.\S+ \[\d+, \d+\] is missing"),
+    ("llama", {"num_key_value_heads": 3}, r"k_proj\.weight has shape \[16, 48\]; expected \[24,"),
+    ("rwkv", {"attention_hidden_size": 64}, "attention_hidden_size=64, and only 48"),
+    ("rwkv", {"vocab_size": 98}, r"rwkv\.embeddings\.weight has shape \[97, 48\]; expected \[98,"),
+    ("rwkv", {"num_hidden_layers": 2}, r"rwkv\.blocks\.2\.\S+ is unknown"),
+    ("rwkv", {"model_type": "mistral"}, "model_type='mistral'; supported: rwkv, llama"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "changes", "message"), REFUSED)
+def test_what_our_models_do_not_do_is_refused(
+    tmp_path: Path, kind: str, changes: dict[str, Any], message: str
+) -> None:
+    theirs(kind).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(UserError, match=message) as refused:
+        models.load(tmp_path)
+    assert str(tmp_path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_directory_must_hold_a_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"without config\.json"):
+        models.load(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="expected a JSON object"):
+        models.load(tmp_path)
+    theirs("rwkv").config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no model\.safetensors and no pytorch_model\.bin"):
+        models.load(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "../secret.safetensors"}}')
+    with pytest.raises(UserError, match="not the name of a file beside it"):
+        models.load(tmp_path)
+
+
+def test_a_lone_file_of_a_directory_leads_to_it(tmp_path: Path) -> None:
+    theirs("llama").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="Hugging Face's: give its folder"):
+        models.load(tmp_path / "model.safetensors")
+
+
+def test_only_two_families_are_written(tmp_path: Path) -> None:
+    weights = Weights(spec_of("gpt"), shaken("gpt").state_dict())
+    with pytest.raises(UserError, match="format=hf is for rwkv4, transformer, and this is a gpt"):
+        save(weights, tmp_path / "hf", "hf")
+    assert not list(tmp_path.iterdir())

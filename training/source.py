@@ -1,0 +1,43 @@
+"""Where weights come from: a run's newest checkpoint, or any file or directory of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.errors import UserError
+from training.checkpoint import newest
+from training.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Source:
+    """A path for `models.load`, and the tokenizer that lies with it, if one does."""
+
+    weights: Path
+    tokenizer: Path | None
+
+
+def find_source(key: str, name: str, runs_dir: str) -> Source:
+    """The run called `name` below `runs_dir`, or the run folder, file or directory of that path.
+
+    Raises `UserError`, naming the configuration's `key`, if there is none or it has no checkpoint.
+    """
+    for path in (Path(runs_dir, name), Path(name)):
+        if (path / "checkpoints").is_dir():
+            folder = RunFolder(path)
+            if (checkpoint := newest(folder)) is None:
+                raise UserError(f"{folder.path} has no checkpoint yet: train it first")
+            return Source(checkpoint, _if_file(folder.tokenizer))
+    path = Path(name)
+    if path.is_dir():
+        return Source(path, _if_file(path / "tokenizer.json"))
+    if path.suffix == ".ckpt":
+        return Source(path, _if_file(RunFolder(path.parent.parent).tokenizer))
+    if path.is_file():
+        return Source(path, None)
+    raise UserError(f"{key}={name!r}: no such run in {runs_dir}/ and no such file or folder")
+
+
+def _if_file(path: Path) -> Path | None:
+    return path if path.is_file() else None
