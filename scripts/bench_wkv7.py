@@ -174,7 +174,7 @@ class Usual:
         self()
         leaves = [x.double().requires_grad_() for x in self.inputs]
         y, _ = call([*leaves, self.start.double()], "reference")
-        true = [y, *torch.autograd.grad(y, leaves, self.grad_y.double())]
+        true = [y.detach(), *torch.autograd.grad(y, leaves, self.grad_y.double())]
         return max(
             float((x - t).abs().max() / t.abs().max())
             for x, t in zip([self.y, *self.grads], true, strict=True)

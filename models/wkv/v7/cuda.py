@@ -59,8 +59,8 @@ class _Kernel(NamedTuple):
 _FORWARD = {2: _Kernel(128, 4, 50832), 4: _Kernel(128, 2, 85648)}
 _BACKWARD = {2: _Kernel(256, 2, 88720), 4: _Kernel(256, 1, 160400)}
 _JOIN_THREADS, _JOIN_ROWS = 256, 16
-_LEAST_SEGMENTS = 3  # fewer would cost more than they bring: every segment is gone through twice
-_LEAST_SPAN = 8 * CHUNK
+_BUSY = 2  # blocks that keep a multiprocessor busy
+_LEAST_SPAN = 8 * CHUNK  # tokens of a segment
 
 
 def wkv7_forward(
@@ -139,16 +139,20 @@ class _Grid(NamedTuple):
 
     @classmethod
     def of(cls, like: Tensor, kernels: dict[int, _Kernel]) -> _Grid:
-        """As many segments as fill the GPU, if the heads alone do not."""
+        """As many segments as keep the GPU busy, if there are heads for less than half of it.
+
+        A segment is gone through three times, so with more heads than that segments do not pay.
+        """
         batch, length, heads, _ = like.shape
         kernel = kernels[2 if like.dtype == torch.bfloat16 else 4]
         count, most = _machine(like.device)
         if kernel.shared > most:
             raise _TooLittle(f"{kernel.shared} bytes for a block, this GPU has {most}")
-        segments = min(count * kernel.resident // (batch * heads), length // _LEAST_SPAN)
-        span = length
-        if segments >= _LEAST_SEGMENTS:
-            span = -(-length // segments)
+        segments = 1
+        if 2 * batch * heads <= count:
+            blocks = count * min(_BUSY, kernel.resident)
+            segments = max(min(blocks // (batch * heads), length // _LEAST_SPAN), 1)
+        span = -(-length // segments)
         return cls((batch, length, heads), -(-span // CHUNK) * CHUNK, kernel, like)
 
     @property

@@ -113,10 +113,10 @@ def test_one_strong_decay_in_one_channel(scan):
     assert_close(run(scan, case), truth(case), 1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_many_segments(scan, machine, dtype):
-    machine(6)
-    case = in_dtype(random_case(1, 4 * 8 * CHUNK + 45, 1, 64), dtype)
+@pytest.mark.parametrize("dtype, heads", [(torch.float32, 1), (torch.bfloat16, 3)])
+def test_many_segments(scan, machine, dtype, heads):
+    machine(6 * heads)
+    case = in_dtype(random_case(1, 4 * 8 * CHUNK + 45, heads, 64), dtype)
     forward, backward = (cuda._Grid.of(case.r, x) for x in (cuda._FORWARD, cuda._BACKWARD))
     assert min(forward.segments, backward.segments) >= 4
     assert_close(run(scan, case), truth(case), 1e-5 if dtype == torch.float32 else BF16)

@@ -35,7 +35,7 @@ def test_kernels_fit_as_planned(arch):
         for name, plan in (("forward", cuda._FORWARD), ("backward", cuda._BACKWARD)):
             kernel, used = plan[width], found[f"wkv7_{name}_{dtype}"]
             assert used.registers * kernel.threads * kernel.resident <= REGISTERS, (name, dtype)
-            assert used.stack <= 160, (name, dtype)  # some addresses, kept over the loop
+            assert used.stack <= 256, (name, dtype)  # some addresses, kept over the loop
 
 
 def test_geometry_agrees_with_the_headers():
