@@ -23,6 +23,7 @@ from torch import Tensor
 from models.wkv import backends, wkv4, wkv4_initial_state
 from models.wkv.v4.reference import wkv4_sequential
 from probes.machine import commit, cpu_name
+from scripts import bench_wkv7
 from scripts.bench_gpu import Row, forward, gpu_rows, inputs, training
 
 TOLERANCE = 1e-5
@@ -65,6 +66,8 @@ def main() -> None:
                 [
                     *cpu_rows(arguments.rounds, ready),
                     *gpu_rows(arguments.rounds, arguments.official),
+                    *bench_wkv7.check_rows(),
+                    *bench_wkv7.time_rows(arguments.rounds),
                 ],
             ),
             "",

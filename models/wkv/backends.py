@@ -16,7 +16,7 @@ BACKENDS = ("auto", "reference", "cpu", "cuda")
 BINDINGS: dict[str, dict[str, str]] = {
     "wkv4": {"cpu": "models.wkv.v4.cpu", "cuda": "models.wkv.v4.cuda"},
     "wkv6": {"cpu": "models.wkv.v6.cpu", "cuda": "models.wkv.v6.cuda"},
-    "wkv7": {"cpu": "models.wkv.v7.cpu"},
+    "wkv7": {"cpu": "models.wkv.v7.cpu", "cuda": "models.wkv.v7.cuda"},
     "pointwise": {"cpu": "models.pointwise.cpu"},
     "step": {"cpu": "models.step"},
 }

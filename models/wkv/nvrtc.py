@@ -15,6 +15,9 @@ from torch import Tensor
 
 from models.wkv.build import SOURCES, TAIL_LINES, BuildError, cached, fingerprint
 
+STATIC_SHARED = 48 << 10
+"""Bytes of shared memory that every kernel may have; more must be asked for."""
+
 OPTIONS = {"std": "c++17", "ftz": True, "prec_div": False}
 
 
@@ -24,6 +27,7 @@ class CudaLibrary:
     def __init__(self, source: str, headers: tuple[str, ...], kernels: tuple[str, ...]) -> None:
         self.source, self.headers, self.kernels = source, headers, kernels
         self._loaded: dict[int, dict[str, Any]] = {}
+        self._allowed: set[tuple[str, int, int]] = set()
 
     def load(self) -> None:
         """Make sure the kernels can run on the current device. Raises `BuildError`."""
@@ -79,6 +83,9 @@ class CudaLibrary:
             handle = torch.cuda.current_stream().cuda_stream
             stream = core.Stream.from_handle(handle) if handle else core.LEGACY_DEFAULT_STREAM
             kernel = self._kernels(index)[name]
+            if shared_bytes > STATIC_SHARED and (name, index, shared_bytes) not in self._allowed:
+                _allow(kernel, index, shared_bytes)
+                self._allowed.add((name, index, shared_bytes))
             config = core.LaunchConfig(grid=grid, block=block, shmem_size=shared_bytes)
             core.launch(stream, config, kernel, *values)
 
@@ -93,6 +100,18 @@ class CudaLibrary:
             except Exception as error:  # a driver older than the compiler, for one
                 raise BuildError(f"{path} was built but cannot be loaded: {error}") from None
         return self._loaded[device]
+
+
+def _allow(kernel: Any, device: int, shared_bytes: int) -> None:
+    """Let `kernel` have that much dynamic shared memory, which cuda-core does not do by itself."""
+    driver = importlib.import_module("cuda.bindings.driver")
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    _, handle = driver.cuDeviceGet(device)
+    (status,) = driver.cuKernelSetAttribute(attribute, shared_bytes, kernel.handle, handle)
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise BuildError(
+            f"a block cannot have {shared_bytes} bytes of shared memory: {status.name}"
+        )
 
 
 def _write(path: Path, content: bytes) -> None:
