@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from conf import schema
@@ -17,7 +19,8 @@ from conf.help import help_text
 from models.errors import UserError
 
 CONF = Path(__file__).resolve().parent
-REFUSED = 2  # exit status of anything the user can mend
+CRASHED = 1  # exit status of a bug
+REFUSED = 2  # of anything the user can mend
 
 # A run's folder is its name, so Hydra makes no folders and no log files of its own.
 PLAIN_HYDRA = (
@@ -36,7 +39,8 @@ def launch(config_name: str, task: Callable[[Any], None], together: bool = False
     With `together`, `task` gets the list of all jobs of a multirun at once.
 
     Refuses a bad command line before any work: all problems at once, exit status 2, no traceback.
-    A job that raises `UserError` prints its message; the other jobs of a multirun still run.
+    A job that raises `UserError` prints its message, one that crashes its traceback. The other jobs
+    of a multirun still run, and the end repeats what failed: status 2, or 1 if anything crashed.
     """
     argv = sys.argv[1:]
     speak()
@@ -46,29 +50,45 @@ def launch(config_name: str, task: Callable[[Any], None], together: bool = False
         return
     if not any(flag in argv for flag in ("--cfg", "-c", "--info", "-i", "--hydra-help")):
         refuse(problems_of(config_name, argv))
-    failures: list[UserError] = []
+    failures: dict[str, Exception] = {}
     jobs: list[Any] = []
 
-    def attempt(conf: Any) -> None:
+    def attempt(conf: Any, words: str) -> None:
         try:
             task(conf)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            failures.append(error)
+            failures[words] = error
+        except Exception as error:
+            traceback.print_exc()
+            failures[words] = error
 
     def job(config: DictConfig) -> None:
         conf = OmegaConf.to_object(config)
         jobs.append(conf)
         if not together:
-            attempt(conf)
+            words = HydraConfig.get().overrides.task
+            attempt(conf, " ".join(word for word in words if word not in argv))
 
     sys.argv = [sys.argv[0], *quoted(config_name, argv), *PLAIN_HYDRA]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     sys.argv = [sys.argv[0], *argv]
     if together and jobs:
-        attempt(jobs)
+        attempt(jobs, "")
+    if len(jobs) > 1 and not together:
+        tell(failures, len(jobs))
     if failures:
-        sys.exit(REFUSED)
+        refused = all(isinstance(error, UserError) for error in failures.values())
+        sys.exit(REFUSED if refused else CRASHED)
+
+
+def tell(failures: dict[str, Exception], jobs: int) -> None:
+    """Say at the end of a multirun what failed, however long its output was."""
+    if failures:
+        print(f"error: {len(failures)} of {jobs} runs failed", file=sys.stderr)
+    for words, error in failures.items():
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"error: {words}: {what}", file=sys.stderr)
 
 
 class Notices(logging.Handler):

@@ -113,6 +113,7 @@ class WandbConf:
     project: str = key("crossover", "project the runs appear in")
     entity: str | None = key(None, "user or team; default: that of the login")
     tags: list[str] = key([], "labels to filter runs by")
+    log_checkpoint: bool = key(False, "upload the last checkpoint; false: only say where it lies")
 
 
 @dataclass
@@ -182,6 +183,7 @@ class ReportConf:
     slope_from: int = key(1024, "shortest context length of the log-log slope", low=1)
     slope_to: int = key(8192, "longest, inclusive", low=1)
     allow_mixed: bool = key(False, "compare rows of different machines, precisions or versions")
+    wandb: WandbConf = field(default_factory=WandbConf)
 
 
 @dataclass

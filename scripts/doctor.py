@@ -90,9 +90,16 @@ def tools() -> dict[str, str]:
     missing = "none found: the slower reference is used, nothing else changes"
     return {
         "C++ compiler": shutil.which(compiler) or "" if compiler else missing,
-        "wandb": "logged in" if has_login() else "no login: runs are recorded offline",
+        "wandb": tracking(),
         "disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free here",
     }
+
+
+def tracking() -> str:
+    try:
+        return "logged in" if has_login() else "no login: runs are recorded offline"
+    except Exception as error:
+        return f"broken ({error}): nothing is recorded there, everything else works"
 
 
 if __name__ == "__main__":

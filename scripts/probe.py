@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-import wandb
-
 from conf.launch import launch
 from conf.model_spec import model_spec
 from conf.schema import ProbeConf
-from probes.collect import arms_of
-from probes.rows import Row
+from probes.flat import COLUMNS, flat
+from probes.rows import Row, label
 from probes.sweep import run_sweep
 from training.folder import check_name
-from training.tracking import PROBE_AXES, define_axes, wandb_settings
+from training.tracking import PROBE_AXES, Tracker
 
 
 def main(confs: list[ProbeConf]) -> None:
@@ -28,23 +28,48 @@ def main(confs: list[ProbeConf]) -> None:
     rows = run_sweep(specs, conf, folder / "probes.jsonl", measured.append)
     failed = sum(row.status != "ok" for row in rows)
     print(f"{folder / 'probes.jsonl'}: {len(rows)} measurements, {failed} of them failed")
-    for arm in arms_of(rows):
-        if conf.wandb.mode != "disabled" and any(row in measured for row in arm.rows):
-            track(conf, folder, arm.label.replace(" ", "-"), arm.rows)
+    news = {identity(row) for row in measured}
+    for key, own in by_identity(rows).items():
+        path = folder / "wandb" / f"{key}.id"
+        if key in news or not path.is_file():
+            track(conf, path, own)
 
 
-def track(conf: ProbeConf, folder: Path, name: str, rows: Sequence[Row]) -> None:
-    """The curves of one arm as a wandb run with context length as the x axis."""
-    run = wandb.init(
-        **wandb_settings(conf.wandb, folder, f"probe-{name}", conf.group, "probe"),
-        config={"model": rows[0].config, "precision": conf.precision, "device": rows[0].device},
-    )
-    try:
-        define_axes(run, PROBE_AXES)
+def track(conf: ProbeConf, identity: Path, rows: list[Row]) -> None:
+    """The curves of one contestant as a wandb run with context length as the x axis."""
+    name = label(rows[0].contestant, rows[0].config).replace(" ", "-")
+    with Tracker(
+        conf.wandb,
+        f"probe-{name}-{rows[0].size}",
+        group=conf.group,
+        job_type="probe",
+        identity=identity,
+        records=identity.parents[1],
+        config={
+            "precision": conf.precision,
+            **{f"model.{key}": value for key, value in rows[0].config.items()},
+            **{f"device.{key}": value for key, value in rows[0].device.items()},
+        },
+        axes=PROBE_AXES,
+    ) as tracker:
         for length, metrics in sorted(curves(rows).items()):
-            run.log({"context_length": length, **metrics})
-    finally:
-        run.finish()
+            tracker.log_metrics({"context_length": length, **metrics})
+        tracker.table("rows", COLUMNS, map(flat, rows))
+
+
+def identity(row: Row) -> str:
+    """Of the wandb run a row belongs to: one for each configuration of a contestant."""
+    facts = json.dumps([row.target, row.config, row.precision, row.device], sort_keys=True)
+    digest = hashlib.sha256(facts.encode()).hexdigest()[:8]
+    return f"probe-{row.contestant}-{row.size}-{digest}"
+
+
+def by_identity(rows: list[Row]) -> dict[str, list[Row]]:
+    """Rows of each wandb run, in the order of the command line."""
+    runs: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        runs[identity(row)].append(row)
+    return runs
 
 
 def curves(rows: Sequence[Row]) -> dict[int, dict[str, float]]:

@@ -3,21 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from conf.launch import launch
-from conf.schema import ReportConf
-from probes.report import print_table, write_report
+from conf.schema import ReportConf, WandbConf
+from probes import figures
+from probes.flat import COLUMNS, flat
+from probes.report import Report, print_table, write_report
+from training.tracking import Tracker
+
+CROSSOVER_COLUMNS = (
+    "measure", "recurrent", "attention", "sweep", "kind", "length", "low", "high", "reason",
+)  # fmt: skip
 
 
 def main(conf: ReportConf) -> None:
-    """Write the report and print its table."""
+    """Write the report, print its table, and add it to the sweep's wandb group."""
     runs = [Path(run) for run in conf.runs]
     out = Path(conf.out) if conf.out else runs[0] / "report"
     report = write_report(runs, out, conf.slope_from, conf.slope_to, conf.allow_mixed)
     print_table(report, Console())
     print(f"open {out / 'index.html'}")
+    track(conf.wandb, runs[0], report)
+
+
+def track(conf: WandbConf, folder: Path, report: Report) -> None:
+    """Tables of all rows and crossovers, the page, and every file as one artifact."""
+    group = folder.resolve().name
+    crossovers = crossover_rows(report.summary)
+    with Tracker(
+        conf,
+        "report",
+        group=group,
+        job_type="report",
+        identity=folder / "wandb" / "report.id",
+        records=folder,
+        config={"contestants": list(report.summary["contestants"])},
+    ) as tracker:
+        tracker.table("report/rows", COLUMNS, map(flat, report.material.rows))
+        tracker.table("report/crossovers", CROSSOVER_COLUMNS, crossovers)
+        tracker.page("report/page", report.out / "index.html")
+        files = ("index.html", "crossover.json", "rows.csv", *figures.FILES)
+        tracker.artifact(f"report-{group}", "report", [report.out / name for name in files])
+        tracker.summary({f"crossover/{row[0]}": row[5] for row in crossovers})
+
+
+def crossover_rows(summary: dict[str, Any]) -> list[list[Any]]:
+    """The crossovers of `crossover.json`, one row each; None where there is no length."""
+    rows = []
+    for key, entry in summary["crossovers"].items():
+        named = {
+            **entry,
+            "measure": key,
+            "recurrent": entry["contestants"][0],
+            "attention": entry["contestants"][1],
+        }
+        rows.append([named.get(column) for column in CROSSOVER_COLUMNS])
+    return rows
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ SHORT = {
               "training.val_windows=2", "data.val_fraction=0.002", "wandb.mode=disabled"],
     "probe": ["model.size=tiny", "vocab_size=512", "lengths=[16,32,64]", "fixed_tokens=64",
               "repeats=2", "decode_steps=2", "wandb.mode=disabled"],
-    "report": ["slope_from=16", "slope_to=64"],
+    "report": ["slope_from=16", "slope_to=64", "wandb.mode=disabled"],
     "generate": ["tokens=5"],
     "convert": [],
     "doctor": [],

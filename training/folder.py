@@ -5,7 +5,7 @@ runs/[GROUP/]NAME/
     checkpoints/     step-00000100.ckpt and its manifest, the last two
     metrics.jsonl    every number that was logged
     summary.json     written when the run has finished
-    wandb/           the Weights & Biases records, and the run's id
+    wandb/           the Weights & Biases id, and the records (with a group: in runs/GROUP/wandb/)
 """
 
 from __future__ import annotations

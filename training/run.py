@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import wandb
 import yaml
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 
 from conf.schema import TrainConf
@@ -20,15 +18,15 @@ from data.batches import Batches
 from data.store import Corpus, prepare
 from models.files import write_text
 from models.registry import ModelSpec, build
-from training.checkpoint import AtomicCheckpointIO, Checkpointer, newest
+from training.checkpoint import AtomicCheckpointIO, Checkpointer, newest, saved
 from training.datamodule import Tokens
 from training.evaluate import full_validation
 from training.folder import RunFolder
-from training.identity import check_checkpoint, check_same_run, describe
+from training.identity import check_checkpoint, check_same_run, describe, flatten
 from training.metrics import JsonlLogger
 from training.module import LanguageModel
 from training.monitor import Monitor, peak_memory
-from training.tracking import TRAIN_AXES, define_axes, wandb_settings
+from training.tracking import TRAIN_AXES, Tracker
 
 log = logging.getLogger("crossover")
 
@@ -67,25 +65,16 @@ def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any]
     metrics.rewind(step)
     if step:
         log.warning("%s: continuing from step %d", folder.path, step)
-    tracker = start_wandb(conf, spec, folder)
-    try:
-        loggers: list[Logger] = [metrics]
-        if tracker is not None:
-            loggers.append(WandbLogger(experiment=tracker))
+    with start_tracker(conf, spec, folder) as tracker:
         with quiet():
-            trainer = build_trainer(conf, loggers, callbacks)
+            trainer = build_trainer(conf, [metrics, tracker], callbacks)
             trainer.fit(module, datamodule, ckpt_path=start, weights_only=True)
         summary = summarise(conf, spec, corpus, trainer, module, monitor)
-        if tracker is not None:
-            tracker.summary.update(summary)
         if trainer.is_global_zero:
             folder.write_summary(summary)
-    except BaseException:
-        if tracker is not None:
-            tracker.finish(exit_code=1)
-        raise
-    if tracker is not None:
-        tracker.finish()
+        tracker.summary(summary)
+        upload = conf.wandb.log_checkpoint
+        tracker.artifact(f"checkpoint-{folder.name}", "model", saved(folder)[-1:], upload)
     return summary
 
 
@@ -118,16 +107,19 @@ def build_trainer(
     )
 
 
-def start_wandb(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Any:
-    """The wandb run of this folder, continued if it exists; None if disabled."""
-    if conf.wandb.mode == "disabled":
-        return None
-    tracker = wandb.init(
-        **wandb_settings(conf.wandb, folder.path, folder.name, conf.group, "train"),
-        config=describe(conf, spec),
+def start_tracker(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Tracker:
+    """The wandb run of this folder, continued if it exists."""
+    return Tracker(
+        conf.wandb,
+        folder.name,
+        group=conf.group,
+        job_type="train",
+        identity=folder.path / "wandb" / f"{folder.name}.id",
+        records=folder.path.parent if conf.group else folder.path,
+        # Dotted keys, as in a wandb sweep, whose `model=NAME` would replace a nested `model`.
+        config=flatten(describe(conf, spec)),
+        axes=TRAIN_AXES,
     )
-    define_axes(tracker, TRAIN_AXES)
-    return tracker
 
 
 def summarise(

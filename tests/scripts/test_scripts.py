@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import pytest
 import torch
 
 from tests.scripts.commands import ROOT, run_script
+from tests.training.records import recorded
 from tests.training.runs import write_corpus
 
 TINY = ("model.size=tiny", "trainer.max_steps=4", "data.length=32", "wandb.mode=disabled")
@@ -73,9 +76,35 @@ def test_a_failing_job_leaves_the_others_running(
     assert done.status == 2
     assert "optim.lr=0.001 then, 0.01 now" in done.err and "Traceback" not in done.err
     assert (tmp_path / "g" / "rwkv4-tiny-text-l32-s0" / "summary.json").is_file()
+    assert done.err.splitlines()[-2] == "error: 1 of 2 runs failed"
 
 
-def test_probe_then_report(capfd: Capture, tmp_path: Path, corpus: Path) -> None:
+def test_a_crashing_job_leaves_the_others_running(
+    capfd: Capture, tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("CUDA error: device-side assert\nand much more")
+
+    monkeypatch.setattr("models.gpt.GPT.loss", crash)
+    words = [word for word in text_words(corpus, tmp_path) if word != "wandb.mode=disabled"]
+    words.append("wandb.mode=offline")
+    done = run_script(capfd, "train", "-m", "model=rwkv4,gpt,transformer", "group=g", *words)
+    assert done.status == 1
+    assert done.err.splitlines()[-2:] == [
+        "error: 1 of 3 runs failed",
+        "error: model=gpt: RuntimeError: CUDA error: device-side assert",
+    ]
+    found = recorded(tmp_path / "g")
+    names = [f"{model}-tiny-text-l32-s0" for model in ("rwkv4", "gpt", "transformer")]
+    assert [found[name].exit_code for name in names] == [0, 1, 0]
+    assert {one.run["run_group"] for one in found.values()} == {"g"}
+    assert len({one.run["run_id"] for one in found.values()}) == 3
+    assert [(tmp_path / "g" / name / "summary.json").is_file() for name in names] == [
+        True, False, True,
+    ]  # fmt: skip
+
+
+def test_probe_then_report(capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = ["model.size=tiny", "vocab_size=512", "lengths=[16,32,64]", "fixed_tokens=64"]
     common = [*shape, "repeats=2", "decode_steps=2", f"runs_dir={tmp_path}", "group=g"]
     done = run_script(
@@ -85,23 +114,61 @@ def test_probe_then_report(capfd: Capture, tmp_path: Path, corpus: Path) -> None
     assert "30 measurements, 0 of them failed" in done.out
     again = run_script(capfd, "probe", "-m", "model=rwkv4,transformer", *common)
     assert "30 of 30 points" in again.out
-    report = run_script(capfd, "report", f"runs=[{tmp_path / 'g'}]", "slope_from=16", "slope_to=64")
+    window = ["slope_from=16", "slope_to=64", "wandb.mode=offline"]
+    report = run_script(capfd, "report", f"runs=[{tmp_path / 'g'}]", *window)
     assert report.status == 0, report.err
     result = json.loads((tmp_path / "g" / "report" / "crossover.json").read_text())
     assert {"train", "prefill", "decode", "memory", "state"} <= set(result["crossovers"])
     assert set(result["contestants"]) == {"rwkv4", "transformer"}
 
-    logs = sorted((tmp_path / "g" / "wandb").glob("offline-run-*/run-*.wandb"))
-    assert len(logs) == 2
-    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
-    text = subprocess.run([*command, str(logs[0])], capture_output=True, text=True).stdout
-    records = [json.loads(line) for line in text.splitlines()]
-    axes = [record["metric"] for record in records if record["type"] == "metric"]
-    assert {"glob_name": "probe/*", "step_metric": "context_length"}.items() <= {
-        key: value for axis in axes if "glob_name" in axis for key, value in axis.items()
-    }.items()
-    lengths = [r["history"]["item"]["context_length"] for r in records if r["type"] == "history"]
-    assert lengths == [16, 32, 64]
+    logs = list((tmp_path / "g" / "wandb").glob("offline-run-*"))
+    assert len(logs) == 3, "points that were measured before are not logged again"
+    found = recorded(tmp_path / "g")
+    rows = [json.loads(line) for line in (tmp_path / "g/probes.jsonl").read_text().splitlines()]
+    for name in ("rwkv4", "transformer"):
+        one = found[f"probe-{name}-tiny"]
+        assert (one.run["run_group"], one.run["job_type"]) == ("g", "probe")
+        assert one.config["model.vocab_size"] == 512
+        assert one.axes == {"probe/*": "context_length"}
+        points = [row for row in one.history if "context_length" in row]
+        assert [row["context_length"] for row in points] == [16, 32, 64]
+        for length in (16, 32, 64):
+            expected = next(
+                median(row["seconds"])
+                for row in rows
+                if (row["contestant"], row["probe"], row["sweep"], row["context_length"])
+                == (name, "train", "batch_1", length)
+            )
+            (point,) = (row for row in points if row["context_length"] == length)
+            assert point["probe/train/batch_1/seconds"] == expected
+        columns, data = one.table("rows")
+        assert len(data) == 15 and {row[columns.index("contestant")] for row in data} == {name}
+
+    one = found["report"]
+    assert (one.run["run_group"], one.run["job_type"]) == ("g", "report")
+    assert len(one.table("report/rows")[1]) == len(rows) == 30
+    columns, data = one.table("report/crossovers")
+    assert {row[columns.index("measure")]: row[columns.index("length")] for row in data} == {
+        key: entry.get("length") for key, entry in result["crossovers"].items()
+    }
+    page = tmp_path / "g" / "report" / "index.html"
+    assert one.media("report/page").read_text() == page.read_text()
+    (artifact,) = one.artifacts("report")
+    assert artifact["name"] == "report-g"
+    assert {"index.html", "rows.csv", "crossover.json", "crossover.png"} <= {
+        entry["path"] for entry in artifact["manifest"]["contents"]
+    }
+
+    for path in (tmp_path / "g" / "wandb").glob("probe-*.id"):
+        path.unlink()  # as if these rows had never been logged
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    for script, words in (
+        ("probe", ["-m", "model=rwkv4,transformer", *common]),
+        ("report", [f"runs=[{tmp_path / 'g'}]", *window]),
+    ):
+        done = run_script(capfd, script, *words)
+        assert done.status == 0
+        assert "wandb: ModuleNotFoundError" in done.err and "Traceback" not in done.err
 
 
 def test_three_kinds_of_memory_in_one_group(capfd: Capture, tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""Reading back what wandb recorded offline, with wandb's own tool."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One offline run: `wandb leet inspect --json` of its log."""
+
+    folder: Path
+    records: list[dict[str, Any]]
+
+    def all(self, kind: str) -> list[dict[str, Any]]:
+        return [record[kind] for record in self.records if record["type"] == kind]
+
+    @property
+    def run(self) -> dict[str, Any]:
+        return self.all("run")[0]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.run["config"]["update"]
+
+    @property
+    def axes(self) -> dict[str, str]:
+        return {
+            one["glob_name"]: one["step_metric"] for one in self.all("metric") if "glob_name" in one
+        }
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return [one["item"] for one in self.all("history")]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for one in self.all("summary"):
+            merged |= one["update"]
+        return merged
+
+    @property
+    def exit_code(self) -> int:
+        return self.all("exit")[0].get("exit_code", 0)
+
+    def artifacts(self, kind: str) -> list[dict[str, Any]]:
+        return [one for one in self.all("artifact") if one["type"] == kind]
+
+    def media(self, key: str) -> Path:
+        """The file behind a logged table or page."""
+        return self.folder / "files" / self.summary[f"{key}.path"]
+
+    def table(self, key: str) -> tuple[list[str], list[list[Any]]]:
+        content = json.loads(self.media(key).read_text())
+        return content["columns"], content["data"]
+
+
+def recorded(records: Path) -> dict[str, Recorded]:
+    """Every run below `records`/wandb by its name; of one that was continued, the last part."""
+    found = {}
+    for path in sorted(records.glob("wandb/offline-run-*/run-*.wandb")):
+        tool = str(Path(sys.executable).with_name("wandb"))
+        command = [tool, "leet", "inspect", "--json", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        one = Recorded(path.parent, lines)
+        found[one.run["display_name"]] = one
+    return found
