@@ -73,7 +73,12 @@ class TrainerConf:
     max_steps: int = key(200, "optimizer steps", low=1)
     accelerator: str = key("auto", "where to train", choices=("auto", "cpu", "gpu"))
     devices: int = key(1, "processes on this machine", low=1)
-    strategy: str = key("auto", "how processes share the work", choices=("auto", "ddp"))
+    strategy: str = key(
+        "auto",
+        "how processes share the work; auto: one process alone, or ddp",
+        choices=("auto", "ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3"),
+    )
+    offload: bool = key(False, "fsdp, deepspeed: keep what is shared out in CPU memory")
     precision: str = key(
         "32-true",
         "of arithmetic and weights",

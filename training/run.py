@@ -31,6 +31,7 @@ from training.module import LanguageModel
 from training.monitor import Monitor, peak_memory
 from training.processes import Member, Team, team
 from training.signals import STOPPED, Preempted, Signals, requeue
+from training.strategies import build_strategy, precision_of
 from training.tracking import TRAIN_AXES, Tracker
 
 log = logging.getLogger("crossover")
@@ -151,8 +152,8 @@ def build_trainer(
         max_epochs=-1,
         accelerator=conf.trainer.accelerator,
         devices=conf.trainer.devices,
-        strategy=conf.trainer.strategy,
-        precision=conf.trainer.precision,  # type: ignore[arg-type]
+        strategy=build_strategy(conf.trainer),
+        precision=precision_of(conf.trainer),  # type: ignore[arg-type]
         accumulate_grad_batches=accumulate,
         gradient_clip_val=conf.trainer.gradient_clip_val,
         val_check_interval=val_every * accumulate if val_every else 1.0,

@@ -1,0 +1,33 @@
+"""How processes share a run: copies (DDP), shards (FSDP) or DeepSpeed's ZeRO.
+
+Whatever the strategy, a checkpoint is the same file with the same names: process 0 gathers weights
+and optimizer state whole. So any checkpoint continues under any strategy and any number of
+processes, and converts like every other. The price is that the whole state must pass through the
+memory of the first machine; docs/scaling.md has the arithmetic.
+"""
+
+from __future__ import annotations
+
+from lightning.pytorch.strategies import Strategy
+
+from conf.schema import TrainerConf
+
+SHARDED = ("fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3")
+
+
+def build_strategy(conf: TrainerConf) -> Strategy | str:
+    """Lightning's strategy for `trainer.strategy`. Imports DeepSpeed only where it is asked for."""
+    if conf.strategy == "fsdp":
+        from training.strategies.fsdp import FullyShard
+
+        return FullyShard(offload=conf.offload)
+    if conf.strategy.startswith("deepspeed_"):
+        from training.strategies.zero import Zero
+
+        return Zero(int(conf.strategy[-1]), conf.offload, conf.precision)
+    return conf.strategy
+
+
+def precision_of(conf: TrainerConf) -> str:
+    """Of Lightning's Trainer: ZeRO keeps weights and gradients in fp32 and casts by itself."""
+    return "32-true" if conf.strategy.startswith("deepspeed_") else conf.precision

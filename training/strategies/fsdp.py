@@ -1,0 +1,77 @@
+"""FSDP: each process keeps a share of every weight, gradient and moment (PyTorch's FSDP2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+class FullyShard(DDPStrategy):
+    """Shards in place where DDP would wrap, one block at a time.
+
+    A checkpoint's weights are loaded before the model is sharded, its optimizer state after. Works
+    on CPUs over gloo as on GPUs; Lightning's own FSDP and ModelParallel strategies want GPUs.
+    """
+
+    def __init__(self, offload: bool = False) -> None:
+        super().__init__()
+        self._offload = CPUOffloadPolicy() if offload else OffloadPolicy()
+
+    def configure_ddp(self) -> None:
+        assert self.lightning_module is not None
+        model: Any = self.lightning_module.model
+        mesh = init_device_mesh(self.root_device.type, (self.world_size,))
+        for unit in (*model.layers, model):  # the last holds what is left: embedding, norm, head
+            fully_shard(unit, mesh=mesh, offload_policy=self._offload)
+        for name in ("objective", "loss"):  # what training and validation call
+            register_fsdp_forward_method(model, name)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        return whole(self.lightning_module.state_dict())
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        return whole(optimizer.state_dict())
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, content in zip(
+            self.optimizers, checkpoint["optimizer_states"], strict=True
+        ):
+            parameters = [one for group in optimizer.param_groups for one in group["params"]]
+            state = {
+                index: {key: _shared(value, parameters[index]) for key, value in values.items()}
+                for index, values in content["state"].items()
+            }
+            optimizer.load_state_dict({**content, "state": state})
+
+
+def whole(tree: Any) -> Any:
+    """Nested dicts and lists with every sharded tensor gathered; all processes must call it."""
+    if isinstance(tree, DTensor):
+        return tree.full_tensor()
+    if isinstance(tree, dict):
+        return {key: whole(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [whole(value) for value in tree]
+    return tree
+
+
+def _shared(value: Any, parameter: nn.Parameter) -> Any:
+    """A whole tensor of an optimizer's state, sharded as the parameter it belongs to."""
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    assert isinstance(parameter, DTensor)
+    on_device = value.to(parameter.device, torch.float32 if value.is_floating_point() else None)
+    return distribute_tensor(on_device, parameter.device_mesh, parameter.placements)
