@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import multiprocessing
 import os
@@ -42,11 +43,14 @@ class Member:
         return int(wishes)
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank."""
-        values = [value] * self.world
-        if self.world > 1:
-            distributed.all_gather_object(values, value)
-        return values
+        """The values of all processes, by rank: trees of tensors and plain values."""
+        if self.world == 1:
+            return [value]
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        parts: list[Any] = [None] * self.world
+        distributed.all_gather_object(parts, buffer.getvalue())
+        return [torch.load(io.BytesIO(part), weights_only=True) for part in parts]
 
 
 class Team(LightningEnvironment):
