@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from conf.model_spec import model_spec, nearest
-from conf.schema import ConvertConf, GenerateConf, ProbeConf, ReportConf, TrainConf
+from conf.schema import ConvertConf, GenerateConf, ProbeConf, ReportConf, TrainConf, TrainerConf
 from data.corpora import CORPORA
 from models.errors import UserError
 from models.registry import build
 from models.saving import check_target
 from training.folder import check_name
+from training.launched import launched, processes_of
 
 Checker = Callable[[Any], Iterator[str]]
 
@@ -34,11 +36,7 @@ def _train(config: TrainConf) -> Iterator[str]:
     yield from _buildable(config.model, data.vocab_size, data.length, "data.length")
     if config.optim.final_lr > config.optim.lr:
         yield f"optim.final_lr={config.optim.final_lr} is above optim.lr={config.optim.lr}"
-    if data.batch_size % trainer.devices:
-        yield (
-            f"data.batch_size={data.batch_size} cannot be shared by "
-            f"trainer.devices={trainer.devices}: choose a multiple"
-        )
+    yield from _processes(trainer, data.batch_size)
     if trainer.precision == "16-mixed" and not _on_gpu(trainer.accelerator):
         yield "trainer.precision='16-mixed' needs a GPU; on a CPU use 'bf16-mixed'"
     if data.corpus == "text" and not data.paths:
@@ -49,6 +47,32 @@ def _train(config: TrainConf) -> Iterator[str]:
         yield f"data.tokenizer={data.tokenizer!r}: not bpe, bytes or chars, and no such file"
     if config.resume not in ("auto", "never") and not Path(config.resume).is_file():
         yield f"resume={config.resume!r}: not auto or never, and no such checkpoint"
+
+
+def _processes(trainer: TrainerConf, batch_size: int) -> Iterator[str]:
+    """Whether the strategy runs here, and the processes can share its batches."""
+    try:
+        world = processes_of(trainer.devices)
+    except UserError as error:
+        yield str(error)
+        return
+    if batch_size % world:
+        who = f"{world} processes" if launched() else f"trainer.devices={world}"
+        yield f"data.batch_size={batch_size} cannot be shared by {who}: choose a multiple"
+    zero = trainer.strategy.startswith("deepspeed_")
+    if zero and find_spec("deepspeed") is None:
+        yield (
+            f"trainer.strategy={trainer.strategy!r} needs the package deepspeed: "
+            "pip install -e '.[scale]', or choose fsdp"
+        )
+    if zero and trainer.precision not in ("32-true", "bf16-mixed"):
+        yield f"trainer.precision={trainer.precision!r}: with deepspeed, 32-true or bf16-mixed"
+    if trainer.strategy == "fsdp" and trainer.precision == "16-mixed":
+        yield "trainer.precision='16-mixed' scales losses, which fsdp does not; use 'bf16-mixed'"
+    if trainer.offload and trainer.strategy in ("auto", "ddp"):
+        yield "trainer.offload=true needs trainer.strategy=fsdp or deepspeed_1, _2, _3"
+    if trainer.strategy == "fsdp" and trainer.offload and not _on_gpu(trainer.accelerator):
+        yield "trainer.offload=true: with fsdp on a CPU everything lies in its memory already"
 
 
 def _probe(config: ProbeConf) -> Iterator[str]:

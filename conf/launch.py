@@ -17,10 +17,12 @@ from conf import schema
 from conf.check import problems_of, quoted
 from conf.help import help_text
 from models.errors import UserError
+from training.launched import launched
 
 CONF = Path(__file__).resolve().parent
 CRASHED = 1  # exit status of a bug
 REFUSED = 2  # of anything the user can mend
+SUBMITIT = "submitit"  # part of the names of the launchers that run jobs elsewhere
 
 # A run's folder is its name, so Hydra makes no folders and no log files of its own.
 PLAIN_HYDRA = (
@@ -41,6 +43,7 @@ def launch(config_name: str, task: Callable[[Any], None], together: bool = False
     Refuses a bad command line before any work: all problems at once, exit status 2, no traceback.
     A job that raises `UserError` prints its message, one that crashes its traceback. The other jobs
     of a multirun still run, and the end repeats what failed: status 2, or 1 if anything crashed.
+    Where a launcher has started several processes, the first one speaks for all of them.
     """
     argv = sys.argv[1:]
     speak()
@@ -57,18 +60,22 @@ def launch(config_name: str, task: Callable[[Any], None], together: bool = False
         try:
             task(conf)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            complain(str(error))
             failures[words] = error
         except Exception as error:
             traceback.print_exc()
             failures[words] = error
 
     def job(config: DictConfig) -> None:
+        speak()  # Hydra's launcher may have brought this to another process
         conf = OmegaConf.to_object(config)
         jobs.append(conf)
         if not together:
             words = HydraConfig.get().overrides.task
             attempt(conf, " ".join(word for word in words if word not in argv))
+        if SUBMITIT in HydraConfig.get().launcher["_target_"]:
+            for error in failures.values():  # its process has to fail for Hydra to hear of it
+                raise error
 
     sys.argv = [sys.argv[0], *quoted(config_name, argv), *PLAIN_HYDRA]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
@@ -85,10 +92,10 @@ def launch(config_name: str, task: Callable[[Any], None], together: bool = False
 def tell(failures: dict[str, Exception], jobs: int) -> None:
     """Say at the end of a multirun what failed, however long its output was."""
     if failures:
-        print(f"error: {len(failures)} of {jobs} runs failed", file=sys.stderr)
+        complain(f"{len(failures)} of {jobs} runs failed")
     for words, error in failures.items():
         what = f"{type(error).__name__}: {error}".splitlines()[0]
-        print(f"error: {words}: {what}", file=sys.stderr)
+        complain(f"{words}: {what}")
 
 
 class Notices(logging.Handler):
@@ -98,9 +105,22 @@ class Notices(logging.Handler):
         print(self.format(record), file=sys.stderr)
 
 
+def is_first() -> bool:
+    """Whether this process speaks: it is alone, or the first of those that were launched."""
+    place = launched()
+    return place is None or place.rank == 0
+
+
+def complain(text: str) -> None:
+    if is_first():
+        print(f"error: {text}", file=sys.stderr)
+
+
 def speak() -> None:
     """Let notices of the `crossover` loggers reach the terminal, whatever Hydra sets up."""
     logger = logging.getLogger("crossover")
+    if not is_first():
+        logger.setLevel(logging.ERROR)
     if not any(isinstance(handler, Notices) for handler in logger.handlers):
         logger.addHandler(Notices())
 
@@ -109,5 +129,5 @@ def refuse(problems: list[str]) -> None:
     """Print every problem and exit with status 2, if there are any."""
     if problems:
         for problem in problems:
-            print(f"error: {problem}", file=sys.stderr)
+            complain(problem)
         sys.exit(REFUSED)

@@ -29,7 +29,8 @@ LIBRARIES = (
 )
 OPTIONAL = {
     "cuda-core": "CUDA kernels: pip install -e '.[cuda]'",
-    "deepspeed": "ZeRO strategies",
+    "deepspeed": "trainer.strategy=deepspeed_1, _2, _3: pip install -e '.[scale]'",
+    "hydra-submitit-launcher": "hydra/launcher=submitit_slurm: pip install -e '.[scale]'",
     "transformers": "comparison in scripts/bench_kernels.py",
 }
 

@@ -15,6 +15,8 @@ def main(conf: TrainConf) -> None:
     conf.name = conf.name or default_name(conf, spec.name, spec.size)
     folder = RunFolder.of(conf.runs_dir, conf.group, conf.name)
     summary = train(conf, spec, folder)
+    if summary is None:  # process 0 says it
+        return
     print(
         f"{folder.path}: {summary['parameters']:,} parameters, step {summary['steps']}, "
         f"validation loss {summary['val_loss']:.4f} nats/token, "

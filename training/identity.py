@@ -19,6 +19,7 @@ CHANGEABLE = (
     "trainer.accelerator",
     "trainer.devices",
     "trainer.strategy",
+    "trainer.offload",
     "training.log_every",
     "training.val_every",
     "training.val_windows",

@@ -7,11 +7,10 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from conf.schema import OptimConf
 from models.contract import Contestant
-from training.optim import build_optimizer, build_schedule
+from training.optim import build_optimizer, build_schedule, clip_gradients
 
 
 class LanguageModel(lightning.LightningModule):
@@ -42,8 +41,7 @@ class LanguageModel(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         limit = gradient_clip_val if gradient_clip_val else float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
-        self.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        self.grad_norm = clip_gradients(self.parameters(), limit)
 
     def on_validation_epoch_start(self) -> None:
         self.val_sum = torch.zeros(2, dtype=torch.float64)

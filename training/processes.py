@@ -33,6 +33,9 @@ class Member:
 
     rank: int = 0
     world: int = 1
+    local_rank: int = 0
+    """Among the `local_world` processes on the same machine."""
+    local_world: int = 1
 
     def greatest(self, wish: int) -> int:
         """The greatest `wish` of all processes: the same answer for each of them."""
@@ -65,10 +68,17 @@ class Team(LightningEnvironment):
         return True
 
     def local_rank(self) -> int:
-        return self._member.rank
+        return self._member.local_rank
 
     def node_rank(self) -> int:
-        return 0
+        return self._member.rank // self._member.local_world
+
+
+@contextmanager
+def alone(follow: Callable[..., None], *args: Any) -> Iterator[Member]:
+    """One process that has a process group nevertheless, for strategies that need one."""
+    with joined(Member(), distributed.HashStore()):
+        yield Member()
 
 
 @contextmanager
@@ -82,17 +92,20 @@ def team(world: int, follow: Callable[..., None], *args: Any) -> Iterator[Member
         yield Member()
         return
     context: Any = multiprocessing.get_context(METHOD)
+    context.set_forkserver_preload(["training.run"])  # once, not in every process
     store = distributed.TCPStore(HOST, 0, world, is_master=True, wait_for_workers=False)
     others = [
-        context.Process(target=_other, args=(Member(rank, world), store.port, follow, args))
+        context.Process(
+            target=_other, args=(Member(rank, world, rank, world), store.port, follow, args)
+        )
         for rank in range(1, world)
     ]
     threads = torch.get_num_threads()
     try:
         for process in others:
             process.start()
-        with _joined(Member(0, world), store):
-            yield Member(0, world)
+        with joined(Member(0, world, 0, world), store):
+            yield Member(0, world, 0, world)
         for process in others:
             process.join()
     except RuntimeError as error:  # a collective operation, if one of the others is gone
@@ -110,7 +123,7 @@ def _other(member: Member, port: int, follow: Callable[..., None], args: tuple[A
     rank_zero_only.rank = member.rank  # type: ignore[attr-defined]
     log.setLevel(logging.ERROR)  # process 0 says it once
     try:
-        with _joined(member, distributed.TCPStore(HOST, port, member.world)):
+        with joined(member, distributed.TCPStore(HOST, port, member.world)):
             follow(member, *args)
     except UserError as error:
         sys.exit(f"error: process {member.rank}: {error}")
@@ -124,10 +137,10 @@ def _die_with_parent() -> None:
 
 
 @contextmanager
-def _joined(member: Member, store: Any) -> Iterator[None]:
+def joined(member: Member, store: Any) -> Iterator[None]:
     """In torch's process group, with a share of the threads. Tensors on the CPU go over gloo."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    torch.set_num_threads(max(1, torch.get_num_threads() // member.world))
+    torch.set_num_threads(max(1, torch.get_num_threads() // member.local_world))
     distributed.init_process_group(backend, store=store, rank=member.rank, world_size=member.world)
     try:
         yield

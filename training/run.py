@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from lightning.pytorch.loggers.logger import Logger
 from conf.schema import TrainConf
 from data.batches import Batches
 from data.store import Corpus, prepare
+from models.errors import UserError
 from models.files import write_text
 from models.registry import ModelSpec, build
 from training.checkpoint import choose, read, saved
@@ -25,24 +29,50 @@ from training.digest import digest
 from training.evaluate import full_validation
 from training.folder import RunFolder
 from training.identity import check_checkpoint, check_same_run, describe, flatten
+from training.launched import launched, processes_of
 from training.lock import owned
+from training.meeting import Leader, attend
 from training.metrics import JsonlLogger
 from training.module import LanguageModel
 from training.monitor import Monitor, peak_memory
-from training.processes import Member, Team, team
+from training.processes import Member, Team, alone, team
 from training.signals import STOPPED, Preempted, Signals, requeue
-from training.strategies import build_strategy, precision_of
+from training.strategies import SHARDED, build_strategy, precision_of
 from training.tracking import TRAIN_AXES, Tracker
 
 log = logging.getLogger("crossover")
 
+Gather = Callable[..., AbstractContextManager[Member]]
 
-def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any]:
+
+def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any] | None:
     """Train, continue or find finished the run in `folder`; returns its summary.
 
-    The vocabulary size in `spec` is replaced by the corpus's own. Raises `UserError` for anything
-    the user can mend, `Preempted` when asked to stop; whatever had been saved before stays.
+    In the further processes of a launcher it is None: they do what process 0 says. The vocabulary
+    size in `spec` is replaced by the corpus's own. Raises `UserError` for anything the user can
+    mend, `Preempted` when asked to stop; whatever had been saved before stays.
     """
+    place = launched()
+    if place is None:
+        devices, strategy = conf.trainer.devices, conf.trainer.strategy
+        is_alone = devices == 1 and strategy != "auto"
+        return _decide(conf, spec, folder, alone if is_alone else partial(team, devices))
+    if place.rank:
+        attend(place)
+        return None
+    with Leader(place) as leader:
+        world = processes_of(conf.trainer.devices)
+        if conf.data.batch_size % world:
+            raise UserError(
+                f"data.batch_size={conf.data.batch_size} cannot be shared by {world} processes: "
+                "choose a multiple"
+            )
+        conf.trainer.devices = place.local_world
+        return _decide(conf, spec, folder, leader.team)
+
+
+def _decide(conf: TrainConf, spec: ModelSpec, folder: RunFolder, gather: Gather) -> dict[str, Any]:
+    """Process 0: whether there is anything to do. `gather` brings the others together."""
     try:
         with Signals() as signals:
             if conf.resume == "never":
@@ -55,7 +85,7 @@ def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any]
                 )
                 return finished
             with owned(folder):
-                return _lead(conf, spec, folder, signals)
+                return _lead(conf, spec, folder, signals, gather)
     except Preempted as stop:
         saved_at = "" if stop.step is None else f", saved at step {stop.step}"
         log.warning(
@@ -75,7 +105,9 @@ def _set_aside(folder: RunFolder) -> None:
             log.warning("%s existed: it is now %s", folder.path, folder.set_aside())
 
 
-def _lead(conf: TrainConf, spec: ModelSpec, folder: RunFolder, signals: Signals) -> dict[str, Any]:
+def _lead(
+    conf: TrainConf, spec: ModelSpec, folder: RunFolder, signals: Signals, gather: Gather
+) -> dict[str, Any]:
     """The run as its first process sees it: the one that decides and writes."""
     folder.sweep()
     corpus = prepare(conf.data)
@@ -92,11 +124,14 @@ def _lead(conf: TrainConf, spec: ModelSpec, folder: RunFolder, signals: Signals)
     if step:
         log.warning("%s: continuing from step %d", folder.path, step)
     with start_tracker(conf, spec, folder) as tracker:
-        with team(conf.trainer.devices, _follow, conf, spec, folder, path) as member:
+        with gather(_follow, conf, spec, folder, path) as member:
             saver = Checkpointer(folder, conf, identity, signals, member, start)
             trainer, module, monitor = fit(conf, spec, corpus, saver, [metrics, tracker])
+        content = read(saved(folder)[-1])
+        if conf.trainer.strategy in SHARDED:
+            module.model = whole(spec, content).to(module.device)
         summary = summarise(conf, spec, corpus, trainer, module, monitor)
-        summary["digest"] = digest(read(saved(folder)[-1]))
+        summary["digest"] = digest(content)
         folder.write_summary(summary)
         tracker.summary(summary)
         upload = conf.wandb.log_checkpoint
@@ -114,6 +149,14 @@ def _follow(
         fit(conf, spec, prepare(conf.data), saver, [])
 
 
+def whole(spec: ModelSpec, content: dict[str, Any]) -> Any:
+    """The model of a checkpoint, when this process trained only a share of it."""
+    model: Any = build(spec)
+    prefix = "model."
+    model.load_state_dict({k.removeprefix(prefix): v for k, v in content["state_dict"].items()})
+    return model
+
+
 def fit(
     conf: TrainConf,
     spec: ModelSpec,
@@ -129,7 +172,8 @@ def fit(
     datamodule = Tokens(corpus, conf.data, conf.seed, conf.training.val_windows)
     monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
     with quiet():
-        trainer = build_trainer(conf, loggers, [monitor, saver], [saver.io, Team(saver.member)])
+        member = saver.member
+        trainer = build_trainer(conf, member, loggers, [monitor, saver], [saver.io, Team(member)])
         try:
             # The path only says that there is a start: `saver.io` has its content.
             trainer.fit(module, datamodule, ckpt_path="start" if saver.resumes else None)
@@ -140,6 +184,7 @@ def fit(
 
 def build_trainer(
     conf: TrainConf,
+    member: Member,
     loggers: list[Logger],
     callbacks: list[lightning.Callback],
     plugins: list[Any],
@@ -151,7 +196,8 @@ def build_trainer(
         max_steps=conf.trainer.max_steps,
         max_epochs=-1,
         accelerator=conf.trainer.accelerator,
-        devices=conf.trainer.devices,
+        devices=member.local_world,
+        num_nodes=member.world // member.local_world,
         strategy=build_strategy(conf.trainer),
         precision=precision_of(conf.trainer),  # type: ignore[arg-type]
         accumulate_grad_batches=accumulate,

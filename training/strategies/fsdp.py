@@ -38,6 +38,14 @@ class FullyShard(DDPStrategy):
         for name in ("objective", "loss"):  # what training and validation call
             register_fsdp_forward_method(model, name)
 
+    def teardown(self) -> None:
+        """As inherited, but shards stay where they are: they cannot move to a CPU afterwards."""
+        assert self.cluster_environment is not None and self.accelerator is not None
+        self.cluster_environment.teardown()
+        self.precision_plugin.teardown()
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
+
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
         return whole(self.lightning_module.state_dict())
@@ -46,9 +54,7 @@ class FullyShard(DDPStrategy):
         return whole(optimizer.state_dict())
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        for optimizer, content in zip(
-            self.optimizers, checkpoint["optimizer_states"], strict=True
-        ):
+        for optimizer, content in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [one for group in optimizer.param_groups for one in group["params"]]
             state = {
                 index: {key: _shared(value, parameters[index]) for key, value in values.items()}

@@ -1,8 +1,9 @@
-"""DeepSpeed's ZeRO, on GPUs and on CPUs: optimizer (1), gradients (2) and weights (3) shared out."""
+"""DeepSpeed's ZeRO on GPUs and CPUs: optimizer (1), gradients (2) and weights (3) shared out."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -47,7 +48,8 @@ class Zero(DeepSpeedStrategy):
             # DeepSpeed chooses its accelerator when it is imported, by this variable.
             os.environ["DS_ACCELERATOR"] = "cpu"
         ParallelStrategy.setup_environment(self)
-        self.setup_distributed()
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
 
     def _init_deepspeed_distributed(self) -> None:
         import deepspeed
@@ -187,6 +189,6 @@ def _holds(parameters: list[nn.Parameter], parameter: nn.Parameter) -> bool:
 
 def _without_building() -> None:
     """Keep DeepSpeed from compiling its shared-memory collectives: gloo serves everywhere."""
-    import deepspeed.comm.torch as transport
-
+    # Not `deepspeed.comm.torch`: that attribute is PyTorch itself.
+    transport: Any = importlib.import_module("deepspeed.comm.torch")
     transport.build_shm_op = lambda: None
