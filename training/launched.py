@@ -10,7 +10,6 @@ import os
 import re
 from dataclasses import dataclass
 
-
 from models.errors import UserError
 
 

@@ -62,7 +62,7 @@ def test_torchrun_makes_one_run_and_refuses_in_one_voice(tmp_path: Path) -> None
     status, out, err = finish(torchrun(tmp_path, "name=b", "data.batch_size=3"))
     assert status != 0
     assert err.count("error: data.batch_size=3 cannot be shared by 2 processes") == 1
-    assert "Traceback (most recent call last):\n  File \"" + str(ROOT / "scripts") not in err
+    assert 'Traceback (most recent call last):\n  File "' + str(ROOT / "scripts") not in err
     assert not (tmp_path / "runs" / "b").exists()
 
 

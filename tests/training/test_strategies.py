@@ -121,9 +121,7 @@ def test_a_checkpoint_continues_under_another_strategy_and_number_of_processes(
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_3"])
-def test_one_process_alone_and_bf16(
-    tmp_path: Path, corpus: Path, strategy: str
-) -> None:
+def test_one_process_alone_and_bf16(tmp_path: Path, corpus: Path, strategy: str) -> None:
     changes = {**SHARED, "trainer__max_steps": 6, "trainer__precision": "bf16-mixed"}
     _, plain = run(run_conf(tmp_path / "a", corpus, **changes), "transformer")
     _, folder = run(
