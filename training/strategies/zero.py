@@ -15,13 +15,13 @@ from torch import Tensor, distributed, nn
 
 
 class Piece(NamedTuple):
-    """What this process keeps of a parameter: `flat[start : start + count]`, in fp32, are its
+    """What this process keeps of a parameter: `flat[start : start + size]`, in fp32, are its
     elements from `first` on."""
 
     flat: Tensor
     start: int
     first: int
-    count: int
+    size: int
 
 
 class Zero(DeepSpeedStrategy):
@@ -106,8 +106,10 @@ class Zero(DeepSpeedStrategy):
     def lightning_restore_optimizer(self) -> bool:
         return True
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, *args: Any) -> None:
-        ParallelStrategy.save_checkpoint(self, checkpoint, filepath, *args)
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
+    ) -> None:
+        ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return ParallelStrategy.load_checkpoint(self, *args, **kwargs)
@@ -124,7 +126,8 @@ class Zero(DeepSpeedStrategy):
         }
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        groups, state = [], {}
+        groups: list[dict[str, Any]] = []
+        state: dict[int, dict[str, Any]] = {}
         for group, parameters in zip(optimizer.param_groups, self._parameters, strict=True):
             first = len(state)
             for index, parameter in enumerate(parameters, start=first):
@@ -167,7 +170,7 @@ class Zero(DeepSpeedStrategy):
         distributed.reduce(total, 0)  # one process has it, the others add zero: exact
         return total.view(shape) if self.is_global_zero else None
 
-    def _piece(self, parameter: nn.Parameter) -> Piece:
+    def _piece(self, parameter: Any) -> Piece:
         zero: Any = self.optimizers[0]
         if self.zero_stage_3:
             group, start, size = zero.grad_position[zero.get_param_id(parameter)]
