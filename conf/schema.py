@@ -14,6 +14,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+PROBES = (
+    "train", "prefill", "ttft", "decode", "generate", "layer", "operator",
+    "max_batch", "max_batch_train",
+)  # fmt: skip
 
 
 def key(
@@ -145,9 +149,9 @@ class ProbeConf:
     vocab_size: int = key(3072, "vocabulary of the measured models", low=2)
     lengths: list[int] = key([256, 512, 1024, 2048, 4096, 8192], "context lengths, tokens", low=1)
     probes: list[str] = key(
-        ["train", "prefill", "decode"],
-        "what to measure",
-        choices=("train", "prefill", "decode"),
+        ["train", "prefill", "ttft", "decode", "layer", "operator"],
+        "what to measure (docs/probes.md)",
+        choices=PROBES,
     )
     sweeps: list[str] = key(
         ["fixed_tokens", "batch_1"], "how batches go", choices=("fixed_tokens", "batch_1")
@@ -157,6 +161,10 @@ class ProbeConf:
     repeats: int = key(5, "timed repeats within a process", low=1)
     warmup: int = key(1, "untimed repeats before them", low=0)
     decode_steps: int = key(32, "tokens decoded per repeat, starting at the position", low=1)
+    generate_seconds: float = key(
+        10.0, "generate: no further repeat is begun after so much time", low=0
+    )
+    memory_budget_gib: float = key(0.25, "max_batch: memory to fill with sequences", low=1e-3)
     accelerator: str = key("auto", "where to measure", choices=("auto", "cpu", "gpu"))
     precision: str = key(
         "float32", "of weights and arithmetic", choices=("float32", "bfloat16", "float16")
