@@ -66,6 +66,11 @@ def _probe(config: ProbeConf) -> Iterator[str]:
 
 
 def _report(config: ReportConf) -> Iterator[str]:
+    if config.price_per_hour is not None and config.currency is None:
+        yield (
+            f"price_per_hour={config.price_per_hour:g} has no unit: add currency=EUR, USD or "
+            "another of its values"
+        )
     if config.slope_from >= config.slope_to:
         yield f"slope_from={config.slope_from} must be below slope_to={config.slope_to}"
 

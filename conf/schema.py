@@ -14,6 +14,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+CURRENCIES = ("EUR", "USD", "GBP", "CHF", "SEK", "NOK", "DKK", "PLN", "CZK", "JPY", "CNY", "KRW",
+              "INR", "AUD", "CAD", "BRL", "SGD")  # fmt: skip
 PROBES = (
     "train", "prefill", "ttft", "decode", "generate", "layer", "operator",
     "max_batch", "max_batch_train",
@@ -28,12 +30,15 @@ def key(
     low: float | None = None,
     high: float | None = None,
     verbatim: bool = False,
+    hint: str = "",
 ) -> Any:
     """A dataclass field that knows its meaning and its bounds (inclusive).
 
-    The value of a `verbatim` field is taken as typed, free of Hydra's grammar for values.
+    The value of a `verbatim` field is taken as typed, free of Hydra's grammar for values. `hint` is
+    told beside an error in the type of a value.
     """
-    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "verbatim": verbatim}
+    bounds = {"choices": choices, "low": low, "high": high}
+    metadata = {"doc": doc, **bounds, "verbatim": verbatim, "hint": hint}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -191,6 +196,14 @@ class ReportConf:
     slope_from: int = key(1024, "shortest context length of the log-log slope", low=1)
     slope_to: int = key(8192, "longest, inclusive", low=1)
     allow_mixed: bool = key(False, "compare rows of different machines, precisions or versions")
+    price_per_hour: float | None = key(
+        None,
+        "of the machine; then a million tokens have a price",
+        low=0,
+        high=1e9,
+        hint="its unit goes into currency=, e.g. price_per_hour=2.50 currency=EUR",
+    )
+    currency: str | None = key(None, "of the price", choices=CURRENCIES)
     wandb: WandbConf = field(default_factory=WandbConf)
 
 
