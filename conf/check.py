@@ -181,8 +181,9 @@ def _try(base: DictConfig, name: str, text: str) -> str | None:
 
 def _hint(base: DictConfig, name: str) -> str:
     """What the schema says to somebody who gave a key of the first level a wrong value."""
-    typed = OmegaConf.get_type(base)
-    hints = {one.name: one.metadata.get("hint") for one in fields(typed)} if typed else {}
+    typed: Any = OmegaConf.get_type(base)
+    known = fields(typed) if is_dataclass(typed) else ()
+    hints = {one.name: one.metadata.get("hint") for one in known}
     return f"; {hints[name]}" if hints.get(name) else ""
 
 

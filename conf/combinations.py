@@ -54,10 +54,14 @@ def _train(config: TrainConf) -> Iterator[str]:
 def _probe(config: ProbeConf) -> Iterator[str]:
     yield from _folder_name("group", config.group)
     yield from _device(config.accelerator)
-    if not config.lengths:
-        yield "lengths=[]: give at least one context length"
+    empty = {"lengths": "context length", "probes": "probe", "sweeps": "sweep"}
+    missing = [name for name in empty if not getattr(config, name)]
+    for name in missing:
+        yield f"{name}=[]: give at least one {empty[name]}"
+    if missing:
         return
-    reach = max(config.lengths) + ("decode" in config.probes) * config.decode_steps
+    beyond = {"decode": config.decode_steps, "max_batch": 3}  # tokens after the context
+    reach = max(config.lengths) + max((beyond.get(probe, 0) for probe in config.probes), default=0)
     yield from _buildable(
         config.model, config.vocab_size, reach, "the longest of lengths (+ decode_steps)"
     )

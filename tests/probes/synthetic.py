@@ -113,7 +113,7 @@ def failed(contestant: str, probe: str, length: int, status: str, **changes: Any
     """A point that did not finish."""
     lost = {"seconds": [], "peak_bytes": None, "state_bytes": None, "parameters": None}
     why = {"status": status, "error": f"{status} at {length}", "backends": {}}
-    return make_row(contestant, probe, length, **lost, **why, **changes)
+    return make_row(contestant, probe, length, **(lost | why | changes))
 
 
 def make_summary(contestant: str, loss: float, **changes: Any) -> dict[str, Any]:
