@@ -154,7 +154,7 @@ class ProbeConf:
     vocab_size: int = key(3072, "vocabulary of the measured models", low=2)
     lengths: list[int] = key([256, 512, 1024, 2048, 4096, 8192], "context lengths, tokens", low=1)
     probes: list[str] = key(
-        ["train", "prefill", "ttft", "decode", "layer", "operator"],
+        ["train", "prefill", "decode"],
         "what to measure (docs/probes.md)",
         choices=PROBES,
     )

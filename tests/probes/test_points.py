@@ -75,10 +75,9 @@ def test_what_is_left_out_is_said():
     assert left_out(conf(lengths=[256], sweeps=["fixed_tokens", "batch_1"])) == []
     (notice,) = left_out(conf())
     assert "16384" in notice
-    (notice,) = left_out(conf(lengths=[256], sweeps=["fixed_tokens"]))
-    assert notice == (
-        "ttft, decode, layer, operator are left out: measured in the batch_1 sweep only"
-    )
+    both = ["train", "ttft", "decode"]
+    (notice,) = left_out(conf(lengths=[256], probes=both, sweeps=["fixed_tokens"]))
+    assert notice == "ttft, decode are left out: measured in the batch_1 sweep only"
     (notice,) = left_out(conf(lengths=[256], probes=["decode"], sweeps=["fixed_tokens"]))
     assert notice == "decode is left out: measured in the batch_1 sweep only"
 
