@@ -42,7 +42,7 @@ COSTS: dict[tuple[str, str], Cost] = {
     ("rwkv", "max_batch_train"): lambda length: 2.0,
     ("attention", "max_batch_train"): lambda length: 2.0,
 }
-BUDGET = 2**28
+BUDGET = 2**30
 ONE_SWEEP = ("ttft", "decode", "generate", "layer", "operator", "max_batch", "max_batch_train")
 
 
