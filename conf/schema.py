@@ -222,7 +222,7 @@ class PlanConf:
         "of arithmetic and weights",
         choices=("32-true", "bf16-mixed", "bf16-true"),
     )
-    segment: int = key(8192, "tokens of a segment, where a state can be carried", low=1)
+    segment: int = key(2048, "tokens of a segment, where a state can be carried", low=1)
     tokens: float = key(0.0, "tokens of the whole training, for its time and cost", low=0)
     lengths: list[int] = key([], "context lengths of the curve; needs out=", low=1)
     runs: list[str] = key([], "probe groups whose measured rows stand beside the curve")

@@ -11,15 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 import numpy
 import torch
 from numpy.typing import NDArray
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from models.contract import named_tensors
 from models.loss import CHUNK_TOKENS
 from models.registry import ModelSpec, build
-from probes.measure import state_bytes
 from probes.plan.trace import BELOW, EARLIER, LOSS, Op, trace
 
 DIRECT_LENGTH, DIRECT_TOKENS = 2048, 8192  # traced as they are, up to these
@@ -71,11 +72,12 @@ class Demand:
     def sizes(self, length: int) -> Sizes:
         """Raises `UserError` if the contestant cannot be built."""
         with FakeTensorMode():
-            model: torch.nn.Module = build(self.spec)  # type: ignore[assignment]
-            states = state_bytes(model.init_state(1)) if self.recurrent else 0  # type: ignore[operator]
-            forward = model.flops(1, length)  # type: ignore[operator]
+            model: Any = build(self.spec)
+            leaves = named_tensors(model.init_state(1)) if self.recurrent else []
+            states = sum(tensor.numel() * tensor.element_size() for _, tensor in leaves)
+            forward = model.flops(1, length)
         total = _numel(model)
-        blocks = [_numel(block) for block in model.blocks]  # type: ignore[union-attr, arg-type]
+        blocks = [_numel(block) for block in model.blocks]
         return Sizes(total, max(blocks), total - sum(blocks), states, forward)
 
     @property

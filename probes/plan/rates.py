@@ -62,11 +62,13 @@ class Curve:
     seconds: tuple[float, ...]
 
     def at(self, amount: float) -> float:
-        """Between the measured amounts a power law; below them the smallest; above, in proportion."""
+        """Between measured amounts a power law; below them the smallest; above, in proportion."""
         if amount > self.amounts[-1]:
             return self.seconds[-1] * amount / self.amounts[-1]
         place = math.log(max(amount, self.amounts[0]))
-        return float(numpy.exp(numpy.interp(place, numpy.log(self.amounts), numpy.log(self.seconds))))
+        return float(
+            numpy.exp(numpy.interp(place, numpy.log(self.amounts), numpy.log(self.seconds)))
+        )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import contextlib
 import math
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "bf16-true
 # Phases of a step, in order. Bytes are most at the end of the forward pass or of the backward
 # pass, depending on whether a block's activations or its gradients are larger.
 EARLIER, LAST, LOSS, TOP, BELOW = range(5)
-"""Forward of all blocks but the last; of the last; the loss; backward of the last block; the rest."""
+"""Forward of all blocks but the last; of the last; the loss; backward of the last block; rest."""
 
 THIN = 128  # columns of a product below which it is bound by its operands, not its arithmetic
 
@@ -81,9 +81,11 @@ def trace(
         return run(model, tokens, precision)
 
 
-def run(model: Any, tokens: Tensor, precision: str) -> list[Op]:
+def run(
+    model: Any, tokens: Tensor, precision: str, clock: Callable[[], float] = time.perf_counter
+) -> list[Op]:
     """The operations of one step, really run or not, whatever `model` is made of (2 layers up)."""
-    recorder = Recorder([tokens, *model.parameters(), *model.buffers()])
+    recorder = Recorder([tokens, *model.parameters(), *model.buffers()], clock)
     with recorder, contextlib.ExitStack() as hooks:
         for hook in _hooks(model, recorder):
             hooks.callback(hook.remove)
@@ -123,8 +125,9 @@ def _hooks(model: Any, recorder: Recorder) -> Iterator[Any]:
 class Recorder(TorchDispatchMode):
     """Sees every operation below autograd, and every storage from its birth to its death."""
 
-    def __init__(self, known: list[Tensor]) -> None:
+    def __init__(self, known: list[Tensor], clock: Callable[[], float]) -> None:
         super().__init__()
+        self._clock = clock
         self.ops: list[Op] = []
         self.phase = EARLIER
         self._gradients: set[int] = set()
@@ -135,9 +138,9 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        start = time.perf_counter()
+        start = self._clock()
         out = func(*args, **kwargs)
-        seconds = time.perf_counter() - start
+        seconds = self._clock() - start
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         fresh = sum([self._keep(result) for result in results])
         operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
