@@ -24,6 +24,8 @@ SHORT = {
     "generate": ["tokens=5"],
     "convert": [],
     "doctor": [],
+    "plan": ["model.size=tiny", "data.vocab_size=512", "data.length=64", "lengths=[64,128]",
+             "segment=32", "threads=1"],
 }  # fmt: skip
 
 
