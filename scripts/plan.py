@@ -22,7 +22,9 @@ def main(conf: PlanConf) -> None:
     """Print the plan; with `out`, write it too, and with `lengths` the curve."""
     planner = Planner(model_spec(conf.model, conf.data.vocab_size), conf)
     plan = planner.plan(conf.data.length)
-    tables.print_plan(planner, plan, Console())
+    console = Console()
+    console.width = max(console.width, 100)
+    tables.print_plan(planner, plan, console)
     if conf.out:
         curve = [planner.plan(length) for length in sorted(conf.lengths)]
         measured = page.measured_points(planner, [Path(run) for run in conf.runs])

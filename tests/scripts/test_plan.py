@@ -32,13 +32,13 @@ def test_a_plan_with_its_files(capfd: pytest.CaptureFixture[str], tmp_path: Path
     append_row(tmp_path / "runs" / "probes.jsonl", measured_row(64))
     done = run_script(
         capfd, "plan", *SMALL, "model=rwkv7", "devices=16", "tokens=1e9", "segment=32",
-        "lengths=[64,128]", f"out={tmp_path / 'plan'}", f"runs=[{tmp_path / 'runs'}]",
+        "lengths=[32,64]", f"out={tmp_path / 'plan'}", f"runs=[{tmp_path / 'runs'}]",
     )  # fmt: skip
     assert done.status == 0, done.err
     assert re.search(r"fsdp, zero-3 +segments", done.out)
     assert "extrapolated: NVIDIA H100 SXM: rates that were not measured here" in done.out
     found = json.loads((tmp_path / "plan" / "plan.json").read_text())
-    assert [plan["length"] for plan in found["plans"]] == [64, 64, 128]
+    assert [plan["length"] for plan in found["plans"]] == [64, 32, 64]
     rows = found["plans"][0]["rows"]
     assert len(rows) == 15
     assert all(row["step_s"] > 0 and row["cost"] > 0 for row in rows)

@@ -48,7 +48,7 @@ def test_operations_are_those_the_contestant_counts(name: str) -> None:
     spec = spec_of(name, "nano")
     demand = Demand(spec, "cuda", "32-true")
     work = demand.work(1, 2048, False)
-    # Attention's backward pass forms the scores again, a fifth of it that the convention leaves out.
+    # Attention's backward pass forms the scores again, which the convention leaves out.
     again = [
         sum(op.flops for op in work.ops[n] if op.kind == "attention backward") / 5 for n in LAYERS
     ]
