@@ -27,7 +27,7 @@ from probes.plan.strategies import (
 )
 
 # What predictions were compared with measurements on (docs/planning.md); the rest is extrapolated.
-CHECKED_PARAMETERS = 30e6
+CHECKED_PARAMETERS = 6e6
 CHECKED_LENGTH = 4096
 
 PLAIN, CHECKPOINTING, SEGMENTS = "plain", "checkpointing", "segments"
@@ -115,7 +115,7 @@ class Planner:
         if not self.conf.machine.measure:
             reasons.append(f"{self.machine.title}: rates that were not measured here")
         if plan.sizes.parameters > CHECKED_PARAMETERS:
-            reasons.append(f"{plan.sizes.parameters:,} parameters (checked up to 30 million)")
+            reasons.append(f"{plan.sizes.parameters:,} parameters (checked up to 6 million)")
         if plan.length > CHECKED_LENGTH:
             reasons.append(f"{plan.length:,} tokens (checked up to {CHECKED_LENGTH:,})")
         if self.conf.devices > 1:

@@ -17,7 +17,7 @@ SMALL = ("model.size=tiny", "data.vocab_size=97", "data.length=64", "machine=h10
 
 
 def measured_row(length: int) -> Row:
-    spec = spec_of("rwkv7")
+    spec = spec_of("rwkv4")
     return Row(
         probe="train", sweep="batch_1", contestant=spec.name, size=spec.size, target=spec.target,
         config=spec.config, parameters=1, context_length=length, batch=1, status="ok", error=None,
@@ -31,7 +31,7 @@ def measured_row(length: int) -> Row:
 def test_a_plan_with_its_files(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     append_row(tmp_path / "runs" / "probes.jsonl", measured_row(64))
     done = run_script(
-        capfd, "plan", *SMALL, "model=rwkv7", "devices=16", "tokens=1e9", "segment=32",
+        capfd, "plan", *SMALL, "model=rwkv4", "devices=16", "tokens=1e9", "segment=32",
         "lengths=[32,64]", f"out={tmp_path / 'plan'}", f"runs=[{tmp_path / 'runs'}]",
     )  # fmt: skip
     assert done.status == 0, done.err
@@ -49,7 +49,7 @@ def test_a_plan_with_its_files(capfd: pytest.CaptureFixture[str], tmp_path: Path
     assert alone["traffic_bytes"] == 0 < shared["traffic_bytes"]
     assert alone["cost"] == pytest.approx(2.5 * alone["training_s"] / 3600)
     page = (tmp_path / "plan" / "index.html").read_text()
-    assert "rwkv7, measured" in page
+    assert "rwkv4, measured" in page
     assert "plain, extrapolated" in page
     assert "stroke-dasharray" in page
     assert not re.search(r"(src|href)=\"https?:", page)
@@ -83,8 +83,14 @@ def test_runs_without_this_contestant_are_refused(
     row = replace(measured_row(64), config={**asdict(measured_row(64))["config"], "n_layer": 9})
     append_row(tmp_path / "probes.jsonl", row)
     done = run_script(
-        capfd, "plan", *SMALL, "lengths=[64]", f"runs=[{tmp_path}]", f"out={tmp_path / 'plan'}"
+        capfd,
+        "plan",
+        *SMALL,
+        "model=rwkv4",
+        "lengths=[64]",
+        f"runs=[{tmp_path}]",
+        f"out={tmp_path / 'plan'}",
     )
     assert done.status == 2
-    assert "none of 1 rows is a training of rwkv7 tiny" in done.err
+    assert "none of 1 rows is a training of rwkv4 tiny" in done.err
     assert not (tmp_path / "plan").exists()

@@ -26,17 +26,16 @@ POINTS = [
 
 
 def real_step(report: Report, spec: ModelSpec, length: int, repeats: int) -> None:
-    """Work of a child: `peak_bytes` of a first step with its weights, least `seconds` of all."""
+    """Work of a child: `peak_bytes` of steps and their weights, and the shortest's `seconds`."""
     torch.set_num_threads(1)
     _step(build(spec_of(spec.name, vocab=VOCABULARY)), 16)  # what is imported on first use
     model: Any = build(spec)
     memory.reset_peak("cpu")
     before = memory.peak("cpu") or 0
-    seconds = [_step(model, length)]
+    seconds = [_step(model, length) for _ in range(repeats)]
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    report({"peak_bytes": (memory.peak("cpu") or 0) - before + weights})
-    seconds += [_step(model, length) for _ in range(repeats - 1)]
-    report({"seconds": min(seconds)})
+    peak = (memory.peak("cpu") or 0) - before + weights
+    report({"peak_bytes": peak, "seconds": min(seconds)})
 
 
 def _step(model: Any, length: int) -> float:
