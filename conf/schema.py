@@ -39,8 +39,8 @@ def key(
     """
     bounds = {"choices": choices, "low": low, "high": high}
     metadata = {"doc": doc, **bounds, "verbatim": verbatim, "hint": hint}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -188,6 +188,65 @@ class RepeatabilityConf(ProbeConf):
 
 
 @dataclass
+class MachineConf:
+    """A device and its surroundings. `sources` says where each figure comes from."""
+
+    title: str = key(MISSING, "name for people")
+    device: str = key(MISSING, "whose kernels to plan with", choices=("cpu", "cuda"))
+    measure: bool = key(False, "measure the rates of this machine now; the figures below rest")
+    flops_fp32: float = key(0.0, "peak of matrix products in fp32, FLOP/s", low=0)
+    flops_bf16: float = key(0.0, "the same in bf16, without sparsity", low=0)
+    memory_bytes: float = key(0.0, "of one device", low=0)
+    memory_bytes_s: float = key(0.0, "peak bandwidth of that memory, bytes/s", low=0)
+    matmul_efficiency: float = key(1.0, "share of the peak reached", low=0.01, high=1)
+    attention_efficiency: float = key(1.0, "share of the peak reached", low=0.01, high=1)
+    memory_efficiency: float = key(1.0, "share of the bandwidth reached", low=0.01, high=1)
+    recurrence_flops: float = key(0.0, "rate of the WKV kernels, FLOP/s", low=0)
+    launch_seconds: float = key(0.0, "least time of an operation", low=0)
+    devices_per_node: int = key(1, "devices that share a network connection", low=1)
+    link_bytes_s: float = key(1e9, "between devices of a node, each way, bytes/s", low=1)
+    network_bytes_s: float = key(1e9, "between nodes, per node, each way, bytes/s", low=1)
+    overlap: float = key(0.0, "share of computing that traffic can hide behind", low=0, high=1)
+    storage_bytes_s: float = key(1e9, "of checkpoints, the whole job, bytes/s", low=1)
+    price_per_hour: float = key(0.0, "of one device; 0: not stated", low=0)
+    currency: str = key("USD", "of the price")
+    sources: dict[str, str] = key({}, "where the figures come from: published, measured, assumed")
+
+
+@dataclass
+class PlanDataConf:
+    """The batches of the training that is planned."""
+
+    length: int = key(4096, "context length, tokens", low=1)
+    batch_size: int = key(0, "sequences per step over all devices; 0: one each", low=0)
+    vocab_size: int = key(65536, "vocabulary", low=2)
+
+
+@dataclass
+class PlanConf:
+    """Predict memory, time and cost of a training step, for every strategy."""
+
+    model: Any = MISSING
+    machine: MachineConf = field(default_factory=MachineConf)
+    data: PlanDataConf = field(default_factory=PlanDataConf)
+    devices: int = key(1, "devices that train together", low=1)
+    precision: str = key(
+        "bf16-mixed",
+        "of arithmetic and weights",
+        choices=("32-true", "bf16-mixed", "bf16-true"),
+    )
+    segment: int = key(2048, "tokens of a segment, where a state can be carried", low=1)
+    tokens: float = key(0.0, "tokens of the whole training, for its time and cost", low=0)
+    lengths: list[int] = key([], "context lengths of the curve; needs out=", low=1)
+    runs: list[str] = key([], "probe groups whose measured rows stand beside the curve")
+    out: str | None = key(None, "folder for plan.json and, with lengths=, index.html")
+    threads: int = key(0, "CPU threads of machine=here; 0: PyTorch's default", low=0)
+    mtbf_hours: float = key(50_000.0, "of one device, between failures", low=0.001)
+    checkpoint_bytes: float = key(0.0, "0: weights and the optimizer's state", low=0)
+    restart_minutes: float = key(10.0, "from a failure to the next step", low=0)
+
+
+@dataclass
 class ReportConf:
     """Turn probe rows and finished trainings into one page, figures and tables."""
 
@@ -243,6 +302,7 @@ SCRIPTS: dict[str, type] = {
     "train": TrainConf,
     "probe": ProbeConf,
     "repeatability": RepeatabilityConf,
+    "plan": PlanConf,
     "report": ReportConf,
     "generate": GenerateConf,
     "convert": ConvertConf,
@@ -255,3 +315,4 @@ def register() -> None:
     for script, node in SCRIPTS.items():
         store.store(name=f"{script}_schema", node=node)
     store.store(group="data", name="schema", node=DataConf)
+    store.store(group="machine", name="schema", node=MachineConf)
