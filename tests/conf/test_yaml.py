@@ -47,6 +47,13 @@ def test_every_machine_composes_and_names_its_sources() -> None:
         assert config.machine.title and config.machine.sources
 
 
+def test_no_folder_hides_a_key() -> None:
+    """Hydra reads `NAME=` as the choice of a group wherever conf/ has a folder NAME."""
+    folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {*GROUPS, "machine"}
+    keys = {item.name for script in schema.SCRIPTS.values() for item in fields(script)}
+    assert not folders & keys
+
+
 @pytest.mark.parametrize("script", sorted(schema.SCRIPTS))
 def test_every_script_has_a_yaml_and_help(script: str) -> None:
     config = typed(script)
