@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 from statistics import median, quantiles
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import lightning
@@ -63,8 +63,8 @@ def main() -> None:
     print("|---|--:|--:|--:|")
     for name, preset in PRESETS.items():
         print(compare(name, preset, conf, corpus, arguments.rounds), flush=True)
-    print("\n| contestant | ms/step | monitor on / off, median of pairs (middle half) |")
-    print("|---|--:|--:|")
+    print("\n| contestant | ms/step | on / off, median of pairs (middle half) | CPU share |")
+    print("|---|--:|--:|--:|")
     for name, preset in PRESETS.items():
         print(monitor_cost(name, preset, conf, corpus, 2 * arguments.rounds * arguments.steps))
 
@@ -78,11 +78,13 @@ class Switched(lightning.Callback):
 
     def __init__(self, monitor: Monitor) -> None:
         self.monitor, self.turns = monitor, [0.0]
-        self._began = 0.0
+        self.inside = self.spent = 0.0
+        """CPU seconds of this thread: in the monitor, and in all turns with it."""
+        self._began = self._cpu = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.monitor.on_train_start(trainer, pl_module)
-        self._began = perf_counter()
+        self._began, self._cpu = perf_counter(), thread_time()
 
     def on_train_batch_start(self, *args: Any) -> None:
         if len(self.turns) % 2:
@@ -90,10 +92,15 @@ class Switched(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
         if len(self.turns) % 2:
+            before = thread_time()
             self.monitor.on_train_batch_end(trainer, pl_module, *args)
+            self.inside += thread_time() - before
         if trainer.global_step % TURN == 0:
             now = perf_counter()
             self.turns[-1], self._began = (now - self._began) / TURN, now
+            cpu = thread_time()
+            self.spent += (cpu - self._cpu) * (len(self.turns) % 2)
+            self._cpu = cpu
             self.turns.append(0.0)
 
 
@@ -116,7 +123,10 @@ def monitor_cost(
     on, off = switched.turns[2:-1:2], switched.turns[3:-1:2]  # the first pair warms up
     ratios = [one / other for one, other in zip(on, off, strict=False)]
     low, middle, high = quantiles(ratios, n=4)
-    return f"| {name} | {1e3 * median(off):.2f} | {middle:.4f} ({low:.4f} to {high:.4f}) |"
+    share = f"{switched.inside / switched.spent:.3%}"
+    return (
+        f"| {name} | {1e3 * median(off):.2f} | {middle:.4f} ({low:.4f} to {high:.4f}) | {share} |"
+    )
 
 
 def spec_of(name: str, preset: dict[str, Any], corpus: Corpus) -> ModelSpec:
