@@ -14,6 +14,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from conf.launch import speak
 from conf.schema import TrainConf
 from models.errors import UserError
@@ -49,14 +51,16 @@ def start(
     log: Path,
     rank: int = 0,
     env: dict[str, str] | None = None,
+    record: Path | None = None,
 ) -> Any:
     """The started process: a run, or `python scripts/train.py` with the words of a command line.
 
     What it says goes to the file `log`; the signals go to the process of that `rank`.
+    Each process's batches go to files in the folder `record`.
     """
     context: Any = multiprocessing.get_context("forkserver")
     log.parent.mkdir(parents=True, exist_ok=True)
-    arguments = (conf, contestant, stops, str(log), rank, env or {})
+    arguments = (conf, contestant, stops, str(log), rank, env or {}, record)
     process = context.Process(target=_main, args=arguments)
     process.start()
     return process
@@ -83,6 +87,7 @@ def _main(
     log: str,
     rank: int,
     env: dict[str, str],
+    record: Path | None,
 ) -> None:
     os.environ.update(env)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -91,7 +96,7 @@ def _main(
     # A fork server of its own would import everything again.
     multiprocessing.set_start_method("fork", force=True)
     processes.METHOD = "fork"
-    arrange(stops, rank)
+    arrange(stops, rank, record)
     if isinstance(conf, list):
         sys.argv = [str(ROOT / "scripts" / "train.py"), *conf]
         runpy.run_path(sys.argv[0], run_name="__main__")
@@ -103,7 +108,7 @@ def _main(
         sys.exit(f"error: {error}")
 
 
-def arrange(stops: tuple[Stop, ...], rank: int) -> None:
+def arrange(stops: tuple[Stop, ...], rank: int, record: Path | None) -> None:
     """Have signals arrive in the middle of a step, from within; forked processes inherit it."""
     due = list(stops)
     inner: Any = LanguageModel.training_step
@@ -112,6 +117,8 @@ def arrange(stops: tuple[Stop, ...], rank: int) -> None:
         trainer = module.trainer
         while due and trainer.global_rank == rank and trainer.global_step == due[0][0]:
             os.kill(os.getpid(), signal.Signals(due.pop(0)[1]))
+        if record is not None:
+            torch.save(batch, record / f"batch-{batch_idx:04d}-{trainer.global_rank}.pt")
         return inner(module, batch, batch_idx)
 
     LanguageModel.training_step = training_step  # type: ignore[method-assign]

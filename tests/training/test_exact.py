@@ -9,9 +9,10 @@ from signal import SIGKILL, SIGTERM
 from typing import Any
 
 import pytest
+import torch
 
 from tests.training.children import run_in_child, server
-from tests.training.runs import run_conf, write_corpus
+from tests.training.runs import run, run_conf, write_corpus
 from training.folder import RunFolder
 from training.metrics import read_rows
 from training.signals import STOPPED
@@ -96,3 +97,38 @@ def outcome(folder: RunFolder) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         for name in ("time", "train/tokens_per_second", "train/peak_memory_bytes"):
             row.pop(name, None)
     return {key: summary[key] for key in summary if key not in MEASURED}, rows
+
+
+def test_looking_changes_nothing(tmp_path: Path, corpus: Path) -> None:
+    digests = set()
+    for number, changes in enumerate(
+        (
+            {"training__val_every": 0, "checkpoint__every": 0},
+            {"training__val_every": 1, "checkpoint__every": 1, "checkpoint__best": True},
+            {"training__val_every": 3, "training__log_every": 5, "data__workers": 2},
+        )
+    ):
+        summary, _ = run(run_conf(tmp_path / str(number), corpus, **changes))
+        digests.add(summary["digest"])
+    assert len(digests) == 1
+    other, _ = run(run_conf(tmp_path / "other", corpus, seed=1))
+    assert other["digest"] not in digests
+
+
+def test_another_number_of_processes_sees_the_same_tokens(tmp_path: Path, corpus: Path) -> None:
+    seen = []
+    for devices in ((1, 1), (2, 2), (1, 2), (2, 1)):  # before and after an interruption
+        place = tmp_path / f"{devices}"
+        for part, stops in zip(devices, [[(3, SIGTERM)], []], strict=True):
+            conf = run_conf(place, corpus, trainer__accumulate_grad_batches=2)
+            conf.trainer.devices = part
+            run_in_child(conf, "rwkv4", *stops, record=place)
+        files = sorted(place.glob("batch-*-0.pt"))
+        assert len(files) == 16
+        batches = []
+        for file in files:
+            other = file.with_name(file.name.replace("-0.pt", "-1.pt"))
+            parts = [torch.load(one) for one in (file, other) if one.exists()]
+            batches.append(torch.cat(parts))
+        seen.append(torch.stack(batches))
+    assert all(torch.equal(seen[0], one) for one in seen)
