@@ -1,4 +1,5 @@
-"""What the shared training loop costs over a bare PyTorch loop: `python scripts/bench_loop.py`.
+"""What the shared training loop costs over a bare PyTorch loop, and what saving costs within it:
+`python scripts/bench_loop.py`.
 
 Both run the same model on the same batches with the same optimizer, schedule and clipping, in
 alternating rounds of one process, so that drift of the machine falls on both. The model is
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -59,22 +61,47 @@ def main() -> None:
     print("|---|--:|--:|--:|")
     for name, preset in PRESETS.items():
         print(compare(name, preset, conf, corpus, arguments.rounds), flush=True)
+    conf.checkpoint.every = CheckpointConf().every
+    conf.trainer.max_steps = 5 * conf.checkpoint.every
+    print("\n| contestant | parameters | saves | loop held up, ms/save | share of the time |")
+    print("|---|--:|--:|--:|--:|")
+    for name, preset in PRESETS.items():
+        for width in (128, 256):
+            print(saving(name, preset, conf, corpus, width), flush=True)
 
 
 def compare(name: str, preset: dict[str, Any], conf: TrainConf, corpus: Corpus, rounds: int) -> str:
     """One row of the table: medians over the rounds, ratio round by round."""
-    fields = {key: value for key, value in preset.items() if key != "target"}
-    config = {"vocab_size": corpus.vocab_size, "n_layer": 4, "n_embd": 128, **fields}
-    spec = ModelSpec(name, "nano", preset["target"], config)
+    spec = spec_of(name, preset, corpus, 128)
     bare, shared = [], []
     for _ in range(rounds):
         bare.append(bare_loop(spec, conf, corpus))
-        shared.append(shared_loop(spec, conf, corpus))
+        shared.append(shared_loop(spec, conf, corpus)[0])
     ratios = [ours / theirs for ours, theirs in zip(shared, bare, strict=True)]
     return (
         f"| {name} | {1e3 * median(bare):.2f} | {1e3 * median(shared):.2f} | "
         f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) |"
     )
+
+
+def saving(name: str, preset: dict[str, Any], conf: TrainConf, corpus: Corpus, width: int) -> str:
+    """One row of the second table: saving at the default interval, in the shared loop.
+
+    The loop is held up while the state is copied, and at the end until the last file is safe.
+    """
+    spec = spec_of(name, preset, corpus, width)
+    parameters = sum(parameter.numel() for parameter in build(spec).parameters())
+    step, held = shared_loop(spec, conf, corpus)
+    saves = conf.trainer.max_steps // conf.checkpoint.every
+    share = held / (held + step * conf.trainer.max_steps)
+    return f"| {name} | {parameters:,} | {saves} | {1e3 * held / saves:.1f} | {100 * share:.2f} % |"
+
+
+def spec_of(name: str, preset: dict[str, Any], corpus: Corpus, width: int) -> ModelSpec:
+    """Four layers of a contestant."""
+    fields = {key: value for key, value in preset.items() if key != "target"}
+    config = {"vocab_size": corpus.vocab_size, "n_layer": 4, "n_embd": width, **fields}
+    return ModelSpec(name, "nano", preset["target"], config)
 
 
 def bare_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> float:
@@ -97,14 +124,16 @@ def bare_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> float:
     return meter.seconds / meter.tokens
 
 
-def shared_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> float:
-    """Seconds per step of `training.run`, with its loggers and callbacks."""
+def shared_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> tuple[float, float]:
+    """Seconds per step of `training.run`, with its loggers and callbacks, without saving; and the
+    seconds for which saving held it up."""
     with tempfile.TemporaryDirectory() as folder:
-        saver = Checkpointer(RunFolder(Path(folder)), conf, {}, Signals(), Member(), None)
+        identity = {"model": asdict(spec), "data": corpus.fingerprint}
+        saver = Checkpointer(RunFolder(Path(folder)), conf, identity, Signals(), Member(), None)
         metrics = JsonlLogger(Path(folder) / "metrics.jsonl")
         _, _, monitor = fit(conf, spec, corpus, saver, [metrics])
     tokens_per_step = conf.data.batch_size * conf.data.length
-    return monitor.throughput.seconds / (monitor.throughput.tokens / tokens_per_step)
+    return monitor.throughput.seconds / (monitor.throughput.tokens / tokens_per_step), saver.seconds
 
 
 if __name__ == "__main__":
