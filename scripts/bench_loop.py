@@ -90,7 +90,8 @@ def saving(name: str, preset: dict[str, Any], conf: TrainConf, corpus: Corpus, w
     The loop is held up while the state is copied, and at the end until the last file is safe.
     """
     spec = spec_of(name, preset, corpus, width)
-    parameters = sum(parameter.numel() for parameter in build(spec).parameters())
+    model: Any = build(spec)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     step, held = shared_loop(spec, conf, corpus)
     saves = conf.trainer.max_steps // conf.checkpoint.every
     share = held / (held + step * conf.trainer.max_steps)
