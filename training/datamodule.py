@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import lightning
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -45,7 +46,8 @@ class Tokens(lightning.LightningDataModule):
             self.trainer.global_rank,
             self.trainer.world_size,
         )
-        return DataLoader(windows, batch_size=None)
+        # A generator of its own: else iterating would advance the global one.
+        return DataLoader(windows, batch_size=None, generator=torch.Generator())
 
 
 class ValidationWindows(IterableDataset):
