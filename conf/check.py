@@ -32,6 +32,8 @@ KINDS = {
     "Float": "expected a number",
     "bool": "expected true or false",
 }
+FLAGS = re.compile(r"-m|--multirun|-h|--help|--hydra-help|-c|--cfg(=.*)?|--resolve|-i|--info(=.*)?")
+HYDRA = re.compile(r"hydra(/launcher|\.launcher\.[a-z_]+|\.sweeper\.max_batch_size)|hydra\.verbose")
 MOST_JOBS = 1000  # of a multirun that are checked as a whole
 
 
@@ -51,8 +53,20 @@ def _quote(word: str) -> str:
     return f"{name}='{text}'"
 
 
+def flag_problems(argv: list[str]) -> list[str]:
+    """Flags that are none of ours. Some of Hydra's own would load other people's code."""
+    flags = [word for word in argv if word.startswith("-")]
+    return [
+        f"{flag!r} is not a flag of this script: --help lists what can be set"
+        for flag in flags
+        if not FLAGS.fullmatch(flag)
+    ]
+
+
 def problems_of(config_name: str, argv: list[str]) -> list[str]:
     """Every problem of a command line, in reading order; empty if it can run."""
+    if problems := flag_problems(argv):
+        return problems
     schema.register()
     words = quoted(config_name, [word for word in argv if not word.startswith("-")])
     multirun = "-m" in argv or "--multirun" in argv
@@ -103,7 +117,9 @@ def _parse(words: list[str], multirun: bool) -> tuple[list[Override], list[str]]
         except HydraException:
             problems.append(f"{word!r} is not of the form key=value (quote special characters)")
             continue
-        if override.key_or_group.startswith("hydra"):
+        if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
+            if not HYDRA.fullmatch(override.key_or_group):
+                problems.append(f"{word!r}: of Hydra's own keys only its launcher's can be set")
             continue
         if override.is_delete() or override.is_add() or override.is_force_add():
             problems.append(f"{word!r}: keys cannot be added or removed; write key=value")

@@ -35,6 +35,7 @@ from models.errors import UserError
 
 FORMAT = 1  # of the folder; raise it when the same corpus would be stored differently
 
+DTYPES = ("uint16", "uint32")  # of token ids
 _PAYLOAD = ("train.bin", "val.bin", "tokenizer.json")
 
 
@@ -133,7 +134,7 @@ def damage(folder: Path) -> str | None:
         for name in _PAYLOAD:
             if [*meta.files[name]] != [*_size_and_checksum(folder / name)]:
                 return f"{name} has changed"
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -256,7 +257,10 @@ def _groups(
 
 
 def _read_meta(folder: Path) -> Meta:
-    return Meta(**json.loads((folder / "meta.json").read_text(encoding="utf-8")))
+    meta = Meta(**json.loads((folder / "meta.json").read_text(encoding="utf-8")))
+    if meta.dtype not in DTYPES:  # memory mapped as objects would be taken for addresses
+        raise ValueError(f"dtype {meta.dtype!r}")
+    return meta
 
 
 def _size_and_checksum(path: Path) -> tuple[int, str]:
