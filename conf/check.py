@@ -33,7 +33,7 @@ KINDS = {
     "bool": "expected true or false",
 }
 FLAGS = re.compile(r"-m|--multirun|-h|--help|--hydra-help|-c|--cfg(=.*)?|--resolve|-i|--info(=.*)?")
-HYDRA = re.compile(r"hydra(/launcher|\.launcher\.[a-z_]+|\.sweeper\.max_batch_size)|hydra\.verbose")
+HYDRA = re.compile(r"hydra(/launcher=\w+|\.(verbose|launcher\.[a-z]\w*|sweeper\.max_\w+)=[^{$]*)")
 MOST_JOBS = 1000  # of a multirun that are checked as a whole
 
 
@@ -118,7 +118,7 @@ def _parse(words: list[str], multirun: bool) -> tuple[list[Override], list[str]]
             problems.append(f"{word!r} is not of the form key=value (quote special characters)")
             continue
         if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
-            if not HYDRA.fullmatch(override.key_or_group):
+            if not HYDRA.fullmatch(word):
                 problems.append(f"{word!r}: of Hydra's own keys only its launcher's can be set")
             continue
         if override.is_delete() or override.is_add() or override.is_force_add():

@@ -91,6 +91,11 @@ class TrainingConf:
     log_every: int = key(10, "optimizer steps between rows of metrics.jsonl", low=1)
     val_every: int = key(100, "optimizer steps between validations; 0: only at the end", low=0)
     val_windows: int = key(32, "sequences per validation; the last one reads all", low=1)
+    on_nan: str = key(
+        "stop",
+        "at a loss or gradient that is no number; skip: leave it out",
+        choices=("stop", "skip"),
+    )
     progress: bool = key(True, "show a live line")
 
 

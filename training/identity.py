@@ -24,6 +24,7 @@ CHANGEABLE = (
     "training.log_every",
     "training.val_every",
     "training.val_windows",
+    "training.on_nan",
     "training.progress",
     "training.gradient_checkpointing",
     "checkpoint.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ class JsonlLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = {"step": step, "time": round(time.time(), 3), **metrics}
+        # JSON has no NaN and no infinity.
+        known = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        row = {"step": step, "time": round(time.time(), 3), **known}
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 

@@ -22,6 +22,7 @@ from training.checkpoint import AtomicCheckpointIO, Checkpointer, newest, saved
 from training.datamodule import Tokens
 from training.evaluate import full_validation
 from training.folder import RunFolder
+from training.guard import Guard
 from training.identity import check_checkpoint, check_same_run, describe, flatten
 from training.metrics import JsonlLogger
 from training.module import LanguageModel
@@ -56,7 +57,8 @@ def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any]
     lightning.seed_everything(conf.seed, verbose=False)
     model: Any = build(spec)
     model.gradient_checkpointing = conf.training.gradient_checkpointing
-    module = LanguageModel(model, conf.optim, conf.trainer.max_steps)
+    guard = Guard(conf.training.on_nan, Batches(corpus, conf.data, conf.seed).index, folder)
+    module = LanguageModel(model, conf.optim, conf.trainer.max_steps, guard)
     datamodule = Tokens(corpus, conf.data, conf.seed, conf.training.val_windows)
     monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
     callbacks = [monitor, Checkpointer(folder, conf.checkpoint.every, identity)]
@@ -142,6 +144,7 @@ def summarise(
         "config": dict(spec.config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": steps,
+        "skipped_steps": module.guard.skipped if module.guard else 0,
         "tokens": micro_steps * conf.data.batch_size * conf.data.length,
         "val_loss": loss,
         "val_bits_per_byte": loss / math.log(2) * corpus.meta.val_tokens_per_byte,
