@@ -101,9 +101,11 @@ class TrainingConf:
 
 @dataclass
 class CheckpointConf:
-    """When to save; the last two are kept."""
+    """When to save; the end is always saved, and the last two are kept."""
 
-    every: int = key(100, "optimizer steps; the end is always saved", low=1)
+    every: int = key(100, "optimizer steps between saves; 0: not by steps", low=0)
+    every_minutes: float = key(0.0, "minutes between saves; 0: not by time", low=0)
+    best: bool = key(True, "also save and keep the lowest validation loss so far")
 
 
 @dataclass

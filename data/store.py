@@ -17,7 +17,7 @@ import json
 import lzma
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -31,12 +31,14 @@ from data import corpora, tokenizers
 from data.atomic import make_folder
 from data.corpora import Document
 from data.text import TextTokenizer
+from data.watch import Watch
 from models.errors import UserError
 
 FORMAT = 1  # of the folder; raise it when the same corpus would be stored differently
 
 DTYPES = ("uint16", "uint32")  # of token ids
-_PAYLOAD = ("train.bin", "val.bin", "tokenizer.json")
+TOKENS = ("train.bin", "val.bin")
+_PAYLOAD = (*TOKENS, "tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class Corpus:
     folder: Path
     meta: Meta
     tokenizer: TextTokenizer
+    watch: Watch = field(init=False, repr=False)
+    """Of the files of tokens, since they were last found sound."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "watch", Watch(self.folder / name for name in TOKENS))
 
     @property
     def fingerprint(self) -> str:

@@ -16,8 +16,11 @@ from models.errors import UserError
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary sibling of `path` for writing; rename it to `path` if the body succeeds."""
+def atomic(path: Path, manifest: bool = False) -> Iterator[BinaryIO]:
+    """Open a temporary sibling of `path` for writing; rename it to `path` if the body succeeds.
+
+    With `manifest`, a file that says what `path` must contain is put beside it first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -25,11 +28,19 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if manifest:  # first, because a file without one counts as damaged
+            write_manifest(path, aside)
         aside.replace(path)
         with suppress(PermissionError):  # some systems do not let folders be opened
             sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left of `atomic`; none may be writing there now."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -72,9 +83,10 @@ def manifest_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def write_manifest(path: Path) -> None:
-    """Record the size and SHA-256 of a finished file beside it."""
-    manifest = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+def write_manifest(path: Path, source: Path | None = None) -> None:
+    """Record beside `path` its size and SHA-256, or those of `source`, which is to become it."""
+    source = source or path
+    manifest = {"bytes": source.stat().st_size, "sha256": sha256(source)}
     write_text(manifest_path(path), json.dumps(manifest) + "\n")
 
 

@@ -21,14 +21,13 @@ from data.batches import Batches
 from data.store import Corpus, prepare
 from models.registry import ModelSpec, build
 from probes.machine import commit, cpu_name
-from training.checkpoint import Checkpointer
-from training.datamodule import Tokens
+from training.checkpointer import Checkpointer
 from training.folder import RunFolder
 from training.metrics import JsonlLogger
-from training.module import LanguageModel
-from training.monitor import Monitor
 from training.optim import build_optimizer, build_schedule
-from training.run import build_trainer, quiet
+from training.processes import Member
+from training.run import fit
+from training.signals import Signals
 from training.throughput import Throughput
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -100,14 +99,10 @@ def bare_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> float:
 
 def shared_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> float:
     """Seconds per step of `training.run`, with its loggers and callbacks."""
-    lightning.seed_everything(conf.seed, verbose=False)
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
-        checkpointer = Checkpointer(RunFolder(Path(folder)), conf.checkpoint.every, {})
+    with tempfile.TemporaryDirectory() as folder:
+        saver = Checkpointer(RunFolder(Path(folder)), conf, {}, Signals(), Member(), None)
         metrics = JsonlLogger(Path(folder) / "metrics.jsonl")
-        trainer = build_trainer(conf, [metrics], [monitor, checkpointer])
-        module = LanguageModel(build(spec), conf.optim, conf.trainer.max_steps)
-        trainer.fit(module, Tokens(corpus, conf.data, conf.seed, 1))
+        _, _, monitor = fit(conf, spec, corpus, saver, [metrics])
     tokens_per_step = conf.data.batch_size * conf.data.length
     return monitor.throughput.seconds / (monitor.throughput.tokens / tokens_per_step)
 

@@ -6,12 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from conf.schema import TrainConf
 from models.errors import UserError
-from models.files import damage
 from models.registry import ModelSpec
 from training.folder import RunFolder
 
@@ -61,15 +59,12 @@ def check_same_run(folder: RunFolder, described: dict[str, Any]) -> None:
         )
 
 
-def check_checkpoint(path: Path, identity: dict[str, Any]) -> int:
+def check_checkpoint(path: Path, content: dict[str, Any], identity: dict[str, Any]) -> int:
     """The optimizer step of a checkpoint that this run may continue from.
 
-    Raises `UserError` if it is damaged or belongs to another model or corpus.
+    Raises `UserError` if it belongs to another model or corpus.
     """
-    if problem := damage(path):
-        raise UserError(f"checkpoint {path}: {problem}")
-    content = torch.load(path, weights_only=True, mmap=True)
-    found = content.get("crossover", {}).get("identity", {})
+    found = content["crossover"].get("identity", {})
     theirs, ours = flatten(found.get("model", {})), flatten(identity["model"])
     different = [
         f"model.{key}={theirs.get(key)!r} there, {ours.get(key)!r} here"
