@@ -48,8 +48,11 @@ class JsonlLogger(Logger):
         # JSON has no NaN and no infinity.
         known = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         row = {"step": step, "time": round(time.time(), 3), **known}
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:  # which only `open` would name
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
