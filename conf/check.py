@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,13 @@ def problems_of(config_name: str, argv: list[str]) -> list[str]:
 
 def configuration_problems(config_name: str, config: DictConfig) -> list[str]:
     """Problems of one complete configuration: bounds, choices, the model, combinations."""
+    try:
+        return _configuration_problems(config_name, config)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        return [f"{error.full_key}: {str(error.msg).splitlines()[0]}"]
+
+
+def _configuration_problems(config_name: str, config: DictConfig) -> list[str]:
     problems = list(_model_problems(config.model)) if "model" in config else []
     missing = sorted(OmegaConf.missing_keys(config))
     problems += [f"{name} has no value: give it on the command line" for name in missing]
@@ -181,6 +189,10 @@ def _try(base: DictConfig, name: str, text: str) -> str | None:
     """Set one key on a copy of the configuration; what is wrong with the value, or None."""
     value = OverridesParser.create().parse_override(f"{name}={text}").value()
     old = OmegaConf.select(base, name)
+    if isinstance(old, bool) and not isinstance(value, bool):  # OmegaConf takes 7 for true
+        return f"{name}={text}: {KINDS['bool']}"
+    if isinstance(value, list) and any(isinstance(one, (list, dict)) for one in value):
+        return f"{name}={text}: expected a list of single values"
     if OmegaConf.is_dict(old) and not isinstance(value, dict):
         return f"{name}={text}: {name} is a group of keys, such as {name}.{next(iter(old))}"
     trial = base.copy()
@@ -241,6 +253,8 @@ def _model_problems(model: DictConfig) -> Iterator[str]:
             continue
         if name not in {item.name for item in fields(config_class)}:
             yield f"model.{name} is not a field of {model.target}"
+        elif type(model[name]) is int and model[name] < 1:
+            yield f"model.{name}={model[name]}: must be at least 1"
         elif problem := _try(
             OmegaConf.create({"model": expected}), f"model.{name}", f"{model[name]}"
         ):
@@ -256,6 +270,8 @@ def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:
             continue
         choices, low, high = (item.metadata.get(bound) for bound in ("choices", "low", "high"))
         for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, float) and not isfinite(one):
+                yield f"{name}={one}: must be a finite number"
             if choices and one not in choices:
                 yield f"{name}={one!r}: not one of its values{nearest(str(one), list(choices))}"
             if low is not None and one < low:

@@ -225,6 +225,18 @@ class ConvertConf:
     runs_dir: str = key("runs", "where run folders are")
 
 
+FAULTS = ("kill", "terminate", "corrupt", "disk", "lines", "weights")
+
+
+@dataclass
+class TortureConf:
+    """Provoke every fault that a run must survive, and count what is lost."""
+
+    runs: int = key(100, "trainings to kill; half as many for SIGTERM, five times the lines", low=1)
+    seed: int = key(0, "of the instants, the damage and the lines", low=0, high=2**32 - 1)
+    faults: list[str] = key([*FAULTS], "kinds to provoke", choices=FAULTS)
+
+
 SCRIPTS: dict[str, type] = {
     "train": TrainConf,
     "probe": ProbeConf,
@@ -232,6 +244,7 @@ SCRIPTS: dict[str, type] = {
     "report": ReportConf,
     "generate": GenerateConf,
     "convert": ConvertConf,
+    "torture": TortureConf,
 }
 
 

@@ -12,6 +12,7 @@ import netrc
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -27,6 +28,8 @@ log = logging.getLogger("crossover")
 TRAIN_AXES = {"train/*": "trainer/global_step", "val/*": "trainer/global_step"}
 PROBE_AXES = {"probe/*": "context_length"}
 START_SECONDS = 30.0  # to reach the server, before recording offline
+DEAD = (ConnectionResetError, BrokenPipeError)  # what talking to a dead process raises
+REVIVALS = 3  # of wandb's process, per run
 FINISH_SECONDS = 600.0  # for uploads at the end; what is left stays on disk for `wandb sync`
 
 
@@ -68,7 +71,7 @@ class Tracker(Logger):
     """One wandb run, a Lightning logger and a context manager.
 
     Nothing that goes wrong in wandb is raised: the first trouble is told, and the run goes on
-    without what failed. A server that cannot be reached when the run starts means offline records.
+    without what failed. If wandb's process dies, another one goes on offline. A server that cannot be reached when the run starts means offline records.
     On leaving the `with` block the run is finished, as failed if an exception passes through.
     With `wandb.mode=disabled`, and in all processes but the first, every method does nothing.
     """
@@ -93,6 +96,8 @@ class Tracker(Logger):
         self._name = name
         self._run: Any = None
         self._troubled = False
+        self._revivals = 0
+        self._axes = axes or {}
         if conf.mode == "disabled" or rank_zero_only.rank:  # type: ignore[attr-defined]
             return
         known: dict[str, Any] = {
@@ -107,8 +112,9 @@ class Tracker(Logger):
             "resume": "allow",
             "reinit": "create_new",  # never continue another run that could not be finished
         }
+        self._known = known
         self._guard(lambda: self._start(conf, identity, known))
-        self._each(lambda run: define_axes(run, axes or {}))
+        self._each(lambda run: define_axes(run, self._axes))
 
     @property
     def name(self) -> str:
@@ -184,17 +190,44 @@ class Tracker(Logger):
             write_text(identity, self._run.id + "\n")
 
     def _each(self, action: Callable[[Any], object]) -> None:
-        if self._run is not None:
-            self._guard(lambda: action(self._run))
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except DEAD as error:
+            reason = first_line(error)
+            self._guard(lambda: self._revive(reason, action))
+        except Exception as error:
+            self._tell(error)
+
+    def _revive(self, reason: str, action: Callable[[Any], object]) -> None:
+        """Wandb's own process has died: another one takes over, offline, and does `action`."""
+        wandb = load_wandb()
+        self._run = None
+        with suppress(Exception):  # else it would try to reach the dead one again at exit
+            wandb.teardown()
+        self._revivals += 1
+        if self._revivals > REVIVALS:
+            raise RuntimeError(f"its process keeps dying ({reason})")
+        if not self._troubled:
+            log.warning("wandb: %s; recording offline in a new process from here", reason)
+        self._troubled = True
+        wait_for_a_new_second(Path(self._known["dir"]), self._known["id"])
+        self._run = wandb.init(mode="offline", **self._known)
+        define_axes(self._run, self._axes)
+        action(self._run)
 
     def _guard(self, action: Callable[[], object]) -> None:
         """Call `action`; whatever it raises is told once."""
         try:
             action()
         except Exception as error:
-            if not self._troubled:
-                log.warning("wandb: %s; going on without it", first_line(error))
-            self._troubled = True
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        if not self._troubled:
+            log.warning("wandb: %s; going on without it", first_line(error))
+        self._troubled = True
 
 
 def wait_for_a_new_second(records: Path, run: str) -> None:
