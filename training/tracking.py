@@ -11,6 +11,7 @@ import logging
 import netrc
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ TRAIN_AXES = {"train/*": "trainer/global_step", "val/*": "trainer/global_step"}
 PROBE_AXES = {"probe/*": "context_length"}
 START_SECONDS = 30.0  # to reach the server, before recording offline
 DEAD = (ConnectionResetError, BrokenPipeError)  # what talking to a dead process raises
+RECENT = 1000  # rows
 REVIVALS = 3  # of wandb's process, per run
 FINISH_SECONDS = 600.0  # for uploads at the end; what is left stays on disk for `wandb sync`
 
@@ -71,8 +73,9 @@ class Tracker(Logger):
     """One wandb run, a Lightning logger and a context manager.
 
     Nothing that goes wrong in wandb is raised: the first trouble is told, and the run goes on
-    without what failed. If wandb's process dies, another one goes on offline. A server that cannot be reached when the run starts means offline records.
-    On leaving the `with` block the run is finished, as failed if an exception passes through.
+    without what failed. If wandb's process dies, another one goes on offline. A server that cannot
+    be reached when the run starts means offline records. On leaving the `with` block the run is
+    finished, as failed if an exception passes through.
     With `wandb.mode=disabled`, and in all processes but the first, every method does nothing.
     """
 
@@ -98,6 +101,8 @@ class Tracker(Logger):
         self._troubled = False
         self._revivals = 0
         self._axes = axes or {}
+        # A process that dies takes along what it has not written yet: these are sent again.
+        self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         if conf.mode == "disabled" or rank_zero_only.rank:  # type: ignore[attr-defined]
             return
         known: dict[str, Any] = {
@@ -130,7 +135,9 @@ class Tracker(Logger):
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """One row; `step` is the optimizer step."""
         at = {} if step is None else {"trainer/global_step": step}
-        self._each(lambda run: run.log({**metrics, **at}))
+        row = {**metrics, **at}
+        self._each(lambda run: run.log(row))
+        self._recent.append(row)
 
     def summary(self, values: dict[str, Any]) -> None:
         """Numbers of the whole run."""
@@ -215,6 +222,8 @@ class Tracker(Logger):
         wait_for_a_new_second(Path(self._known["dir"]), self._known["id"])
         self._run = wandb.init(mode="offline", **self._known)
         define_axes(self._run, self._axes)
+        for row in self._recent:
+            self._run.log(row)
         action(self._run)
 
     def _guard(self, action: Callable[[], object]) -> None:
