@@ -87,5 +87,6 @@ def _inside(console: Path, function: Callable[..., None], arguments: Sequence[An
     os.close(file)
     import torch
 
+    multiprocessing.set_start_method(None, force=True)  # loader processes as usual, not as here
     torch.set_num_threads(1)  # trainings this small gain nothing from more
     function(*arguments)
