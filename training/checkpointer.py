@@ -57,14 +57,12 @@ class Checkpointer(lightning.Callback):
         self.seconds = 0.0
         """Time for which saving has held up the loop."""
 
-    def setup(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
-        self._signals.install()  # over Lightning's, which may communicate inside a handler
-
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if self._start is not None:
             set_random_state(self._start["crossover"]["random"], self.member.rank)
             self._start = None
         self._last_save = time.monotonic()
+        self._signals.install()  # over Lightning's, which communicate inside the handler
         self._signals.patient = True
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
