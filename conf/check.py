@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf import schema
 from conf.combinations import combination_problems
+from conf.flags import flag_problems, hydra_problem
 from conf.model_spec import NOT_FIELDS, nearest
 from models.errors import UserError
 from models.registry import model_class
@@ -33,8 +34,6 @@ KINDS = {
     "Float": "expected a number",
     "bool": "expected true or false",
 }
-FLAGS = re.compile(r"-m|--multirun|-h|--help|--hydra-help|-c|--cfg(=.*)?|--resolve|-i|--info(=.*)?")
-HYDRA = re.compile(r"hydra(/launcher=\w+|\.(verbose|launcher\.[a-z]\w*|sweeper\.max_\w+)=[^{$]*)")
 MOST_JOBS = 1000  # of a multirun that are checked as a whole
 
 
@@ -52,16 +51,6 @@ def _quote(word: str) -> str:
     text = re.sub(r"(\\*)'", r"\1\1\\'", text)
     text = re.sub(r"(\\+)$", r"\1\1", text)
     return f"{name}='{text}'"
-
-
-def flag_problems(argv: list[str]) -> list[str]:
-    """Flags that are none of ours. Some of Hydra's own would load other people's code."""
-    flags = [word for word in argv if word.startswith("-")]
-    return [
-        f"{flag!r} is not a flag of this script: --help lists what can be set"
-        for flag in flags
-        if not FLAGS.fullmatch(flag)
-    ]
 
 
 def problems_of(config_name: str, argv: list[str]) -> list[str]:
@@ -126,8 +115,7 @@ def _parse(words: list[str], multirun: bool) -> tuple[list[Override], list[str]]
             problems.append(f"{word!r} is not of the form key=value (quote special characters)")
             continue
         if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
-            if not HYDRA.fullmatch(word):
-                problems.append(f"{word!r}: of Hydra's own keys only its launcher's can be set")
+            problems += hydra_problem(word)
             continue
         if override.is_delete() or override.is_add() or override.is_force_add():
             problems.append(f"{word!r}: keys cannot be added or removed; write key=value")

@@ -14,7 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from conf import schema
-from conf.check import flag_problems, problems_of, quoted
+from conf.check import problems_of, quoted
+from conf.flags import flag_problems
 from conf.help import help_text
 from models.errors import UserError
 

@@ -29,8 +29,9 @@ from scripts.faults.trainings import VARIANTS, Lab, Reference, Tally
 SHOWN = 10  # losses of one kind that are printed
 
 
-def main(conf: TortureConf) -> None:
+def main(confs: list[TortureConf]) -> None:
     """Provoke every kind of fault that was asked for, and say what was lost."""
+    (conf,) = confs
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     begin = time.monotonic()
     tallies = []
@@ -119,4 +120,4 @@ def circumstances(conf: TortureConf, seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    launch("torture", main)
+    launch("torture", main, together=True)  # outside of Hydra, which the trainings use

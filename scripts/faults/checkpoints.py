@@ -67,7 +67,7 @@ def corrupt(lab: Lab, reference: Reference, stopped: Path, way: str) -> str | No
     folder = run_folder(runs)
     (_, older), (_, newest) = sound(folder)[-2:]
     WAYS[way](newest, older, lab.draw)
-    ended = lab.start(reference.words, runs).wait()
+    ended = lab.start(reference.conf, runs).wait()
     problem = verdict(reference, runs, ended)
     if problem and refused(ended):
         problem = None

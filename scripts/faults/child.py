@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import runpy
 import sys
 import time
@@ -23,8 +22,8 @@ PRELOADED = (
     "conf.launch",
     "torch._dynamo",
     "torch.utils.data",
-    "training.run",
-    "scripts.faults.child",
+    "scripts.faults.trainings",
+    "scripts.faults.refusals",
 )
 LONGEST = 300.0  # seconds that a child may take before it counts as hanging
 
@@ -72,10 +71,8 @@ class Child:
         return self.wait()
 
 
-def script(name: str, words: Sequence[str], largest_file: int | None = None) -> None:
-    """`python scripts/NAME.py WORDS...` in this process, where no file may outgrow a size."""
-    if largest_file is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+def script(name: str, words: Sequence[str]) -> None:
+    """`python scripts/NAME.py WORDS...` in this process."""
     sys.argv = [str(ROOT / "scripts" / f"{name}.py"), *words]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

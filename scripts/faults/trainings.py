@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import shutil
 import signal
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from conf.launch import CONF, REFUSED, speak
+from conf.schema import TrainConf
 from models.errors import UserError
 from models.files import damage
-from scripts.faults.child import Child, Ended, script
+from scripts.faults.child import Child, Ended
+from scripts.train import main
 from training.checkpoint import PATTERN
 from training.folder import RunFolder
 from training.metrics import read_rows
@@ -52,9 +60,9 @@ class Tally:
 
 @dataclass(frozen=True)
 class Reference:
-    """An uninterrupted training, and the words that start it."""
+    """An uninterrupted training, and the configuration that starts it."""
 
-    words: tuple[str, ...]
+    conf: TrainConf
     digest: str
     losses: list[tuple[Any, ...]]
     seconds: float
@@ -74,38 +82,31 @@ class Lab:
 
     def reference(self, variant: tuple[str, ...]) -> Reference:
         """Train without interruption. Raises `UserError` if that fails."""
-        words = (
-            *COMMON,
-            *variant,
-            f"data.paths=[{self._text}]",
-            f"data.cache_dir={self.folder / 'cache'}",
-        )
-        runs = self.trial()
-        first = self.start(words, runs).wait()  # prepares the corpus
-        if first.status:
-            raise UserError(f"the training to be tortured fails by itself:\n{first.text}")
-        runs = self.trial()
-        done = self.start(words, runs).wait()
+        place = (f"data.paths=[{self._text}]", f"data.cache_dir={self.folder / 'cache'}")
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("train", overrides=[*COMMON, *variant, *place])
+        conf: Any = OmegaConf.to_object(composed)
+        for _ in range(2):  # the first also prepares the corpus and compiles what is missing
+            runs = self.trial()
+            done = self.start(conf, runs).wait()
+            if done.status:
+                raise UserError(f"the training to be tortured fails by itself:\n{done.text}")
         folder = run_folder(runs)
-        return Reference(words, digest_of(folder), losses(folder), done.seconds)
+        return Reference(conf, digest_of(folder), losses(folder), done.seconds)
 
     def trial(self) -> Path:
         """A new folder for runs."""
         self._trials += 1
         return self.folder / f"trial-{self._trials:04d}"
 
-    def start(self, words: tuple[str, ...], runs: Path, largest_file: int | None = None) -> Child:
-        return Child(
-            runs.with_suffix(".console"),
-            script,
-            "train",
-            (*words, f"runs_dir={runs}"),
-            largest_file,
-        )
+    def start(self, conf: TrainConf, runs: Path, largest_file: int | None = None) -> Child:
+        """What `scripts/train.py` does once it has read its command line."""
+        conf = replace(conf, runs_dir=str(runs))
+        return Child(runs.with_suffix(".console"), train, conf, largest_file)
 
     def finish(self, reference: Reference, runs: Path) -> str | None:
         """The same command until it has finished; what is lost, or None. Removes what is sound."""
-        ended = self.start(reference.words, runs).wait()
+        ended = self.start(reference.conf, runs).wait()
         problem = verdict(reference, runs, ended)
         if problem is None:
             shutil.rmtree(runs)
@@ -140,7 +141,7 @@ class Lab:
             before = runs.with_name(f"{runs.name}.before")
             if runs.exists():
                 shutil.copytree(runs, before)
-            child = self.start(reference.words, runs)
+            child = self.start(reference.conf, runs)
             ended = child.signal_after(self.draw.uniform(0, reference.seconds), number)
             finished = run_folder(runs).summary() is not None
             if not finished:
@@ -168,13 +169,25 @@ class Lab:
         before = {step for step, _ in sound(folder)}
         size = max(path.stat().st_size for _, path in sound(folder))
         limit = self.draw.randrange(size // 50, size)
-        ended = self.start(reference.words, runs, limit).wait()
+        ended = self.start(reference.conf, runs, limit).wait()
         after = {step for step, _ in sound(folder)}
         if ended.status == 0 or ended.traceback or "error:" not in ended.text:
             return f"full disk: status {ended.status}: {last_line(ended.text)}"
         if not after or max(after) < max(before):
             return f"full disk: sound checkpoints {sorted(before)} became {sorted(after)}"
         return self.finish(reference, runs)
+
+
+def train(conf: TrainConf, largest_file: int | None) -> None:
+    """One run, ending as the script would; no file may outgrow `largest_file` bytes."""
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    speak()
+    try:
+        main(conf)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(REFUSED)
 
 
 def run_folder(runs: Path) -> RunFolder:
