@@ -62,7 +62,6 @@ class Checkpointer(lightning.Callback):
             set_random_state(self._start["crossover"]["random"], self.member.rank)
             self._start = None
         self._last_save = time.monotonic()
-        self._signals.install()  # over Lightning's, which communicate inside the handler
         self._signals.patient = True
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:

@@ -149,7 +149,7 @@ def build_trainer(
     """Lightning's Trainer with our own checkpoints, progress and endless single epoch."""
     accumulate = conf.trainer.accumulate_grad_batches
     val_every = conf.training.val_every
-    return lightning.Trainer(
+    trainer = lightning.Trainer(
         max_steps=conf.trainer.max_steps,
         max_epochs=-1,
         accelerator=conf.trainer.accelerator,
@@ -170,6 +170,9 @@ def build_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    # Lightning's handlers communicate between processes, and so may hang; `Signals` has its own.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def start_tracker(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Tracker:

@@ -64,7 +64,9 @@ def _main(conf: TrainConf, contestant: str, stops: tuple[Stop, ...], log: str) -
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 2)
     speak()
-    processes.METHOD = "fork"  # a fork server of its own would import everything again
+    # A fork server of its own would import everything again.
+    multiprocessing.set_start_method("fork", force=True)
+    processes.METHOD = "fork"
     arrange(stops)
     try:
         run(conf, contestant)
