@@ -21,7 +21,9 @@ PRELOADED = (
     "__main__",
     "conf.launch",
     "torch._dynamo",
-    "torch.utils.data",
+    "models.rwkv4",
+    "models.rwkv7",
+    "models.transformer",
     "scripts.faults.trainings",
     "scripts.faults.refusals",
 )
