@@ -14,6 +14,7 @@ from data.corpora import CORPORA
 from models.errors import UserError
 from models.registry import build
 from models.saving import check_target
+from models.wkv.backends import BACKENDS
 from training.folder import check_name
 
 Checker = Callable[[Any], Iterator[str]]
@@ -115,6 +116,12 @@ def _buildable(model: dict[str, Any], vocab: int, length: int, name: str) -> Ite
     except UserError as error:
         yield str(error)
         return
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        yield f"no model of these sizes can be built ({str(error).splitlines()[0]})"
+        return
+    wkv = getattr(built.config, "wkv", "auto")
+    if wkv not in BACKENDS:
+        yield f"model.wkv={wkv!r}: not one of its values{nearest(wkv, list(BACKENDS))}"
     positions = getattr(built.config, "n_positions", length)
     if positions < length:
         yield f"model.n_positions={positions} is shorter than {name}={length}"
@@ -145,4 +152,5 @@ CHECKS: dict[str, Checker] = {
     "report": _report,
     "generate": _generate,
     "convert": _convert,
+    "torture": lambda config: iter(()),
 }

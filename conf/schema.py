@@ -100,6 +100,11 @@ class TrainingConf:
     log_every: int = key(10, "optimizer steps between rows of metrics.jsonl", low=1)
     val_every: int = key(100, "optimizer steps between validations; 0: only at the end", low=0)
     val_windows: int = key(32, "sequences per validation; the last one reads all", low=1)
+    on_nan: str = key(
+        "stop",
+        "at a loss or gradient that is no number; skip: leave it out",
+        choices=("stop", "skip"),
+    )
     progress: bool = key(True, "show a live line")
 
 
@@ -300,6 +305,18 @@ class ConvertConf:
     runs_dir: str = key("runs", "where run folders are")
 
 
+FAULTS = ("kill", "terminate", "corrupt", "disk", "lines", "weights")
+
+
+@dataclass
+class TortureConf:
+    """Provoke every fault that a run must survive, and count what is lost."""
+
+    runs: int = key(100, "trainings to kill; half as many for SIGTERM, five times the lines", low=1)
+    seed: int = key(0, "of the instants, the damage and the lines", low=0, high=2**32 - 1)
+    faults: list[str] = key([*FAULTS], "kinds to provoke", choices=FAULTS)
+
+
 SCRIPTS: dict[str, type] = {
     "train": TrainConf,
     "probe": ProbeConf,
@@ -308,6 +325,7 @@ SCRIPTS: dict[str, type] = {
     "report": ReportConf,
     "generate": GenerateConf,
     "convert": ConvertConf,
+    "torture": TortureConf,
 }
 
 

@@ -20,7 +20,9 @@ def full_validation(model: Contestant, corpus: Corpus, length: int, batch: int) 
     """
     total, count = 0.0, 0
     device = next(model.parameters()).device  # type: ignore[attr-defined]
+    corpus.watch.check()
     for tokens, targets in all_validation(corpus.val, length, batch):
+        corpus.watch.check()
         loss, _ = model.loss(tokens.to(device), targets.to(device))
         total += loss.item() * targets.numel()
         count += targets.numel()

@@ -23,7 +23,9 @@ from training.checkpointer import Checkpointer
 from training.datamodule import Tokens
 from training.digest import digest
 from training.evaluate import full_validation
+from training.faults import explained
 from training.folder import RunFolder
+from training.guard import Guard
 from training.identity import check_checkpoint, check_same_run, describe, flatten
 from training.lock import owned
 from training.metrics import JsonlLogger
@@ -53,7 +55,7 @@ def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any]
                     "%s is finished (%d steps): nothing to do", folder.path, finished["steps"]
                 )
                 return finished
-            with owned(folder):
+            with owned(folder), explained(conf, spec, folder):
                 return _lead(conf, spec, folder, signals)
     except Preempted as stop:
         saved_at = "" if stop.step is None else f", saved at step {stop.step}"
@@ -107,7 +109,7 @@ def _follow(
     member: Member, conf: TrainConf, spec: ModelSpec, folder: RunFolder, path: Path | None
 ) -> None:
     """The run as any further process sees it."""
-    with Signals(quiet=True) as signals:
+    with Signals(quiet=True) as signals, explained(conf, spec, folder):
         start = None if path is None else read(path)
         saver = Checkpointer(folder, conf, {}, signals, member, start)
         fit(conf, spec, prepare(conf.data), saver, [])
@@ -124,7 +126,8 @@ def fit(
     lightning.seed_everything(conf.seed, verbose=False)
     model: Any = build(spec)
     model.gradient_checkpointing = conf.training.gradient_checkpointing
-    module = LanguageModel(model, conf.optim, conf.trainer.max_steps)
+    guard = Guard(conf.training.on_nan, Batches(corpus, conf.data, conf.seed).index, saver.folder)
+    module = LanguageModel(model, conf.optim, conf.trainer.max_steps, guard)
     datamodule = Tokens(corpus, conf.data, conf.seed, conf.training.val_windows)
     monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
     with quiet():
@@ -207,6 +210,7 @@ def summarise(
         "config": dict(spec.config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": steps,
+        "skipped_steps": module.guard.skipped if module.guard else 0,
         "tokens": micro_steps * conf.data.batch_size * conf.data.length,
         "val_loss": loss,
         "val_bits_per_byte": loss / math.log(2) * corpus.meta.val_tokens_per_byte,
