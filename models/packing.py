@@ -60,13 +60,14 @@ def hidden_of_documents(
             f"{type(trunk).__name__} cannot read packed documents in parts: its cache has one "
             "length for all rows. Give it whole rows, without a state"
         )
-    spans = list(_spans(starts, state is not None))
-    carried = [span for span in spans if state is not None and (span.last or not span.fresh)]
-    others = [span for span in spans if state is None or not (span.last or not span.fresh)]
+    carried, others = [], []
+    for span in _spans(starts, state is not None):
+        at_edge = state is not None and (span.last or not span.fresh)
+        (carried if at_edge else others).append(span)
     pieces, places, ends = [], [], []
-    for group in [*_groups(carried, exact=True), *_groups(others, exact=False)]:
+    for group, edge in [*_groups(carried, edge=True), *_groups(others, edge=False)]:
         index, real = _places(group, tokens.shape[1], tokens.device)
-        before = _before(trunk, group, state) if state is not None and group[0] in carried else None
+        before = _before(trunk, group, state) if state is not None and edge else None
         piece, after = trunk.hidden(tokens.flatten()[index], before)
         pieces.append(piece[real])
         places.append(index[real])
@@ -90,18 +91,21 @@ def _spans(starts: Tensor, continuing: bool) -> Iterator[Span]:
             yield Span(row, first, end, first > 0 or at_edge[row] or not continuing, end == length)
 
 
-def _groups(spans: Sequence[Span], exact: bool) -> Iterator[list[Span]]:
-    """Spans to read together: of equal length, or nearly so. Long ones first, which costs least."""
+def _groups(spans: Sequence[Span], edge: bool) -> Iterator[tuple[list[Span], bool]]:
+    """Spans to read together, of nearly equal length; and `edge`, handed through.
+
+    Those at an edge are not padded, because their state counts.
+    """
     group: list[Span] = []
     for span in sorted(spans, key=lambda span: -span.length):
         longest = group[0].length if group else span.length
-        slack = 0 if exact else max(SLACK_TOKENS, int(longest * SLACK_PART))
+        slack = 0 if edge else max(SLACK_TOKENS, int(longest * SLACK_PART))
         if longest - span.length > slack:
-            yield group
+            yield group, edge
             group = []
         group.append(span)
     if group:
-        yield group
+        yield group, edge
 
 
 def _places(group: Sequence[Span], width: int, device: torch.device) -> tuple[Tensor, Tensor]:
