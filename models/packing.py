@@ -60,7 +60,8 @@ def hidden_of_documents(
             f"{type(trunk).__name__} cannot read packed documents in parts: its cache has one "
             "length for all rows. Give it whole rows, without a state"
         )
-    carried, others = [], []
+    carried: list[Span] = []
+    others: list[Span] = []
     for span in _spans(starts, state is not None):
         at_edge = state is not None and (span.last or not span.fresh)
         (carried if at_edge else others).append(span)

@@ -11,15 +11,19 @@ from torch import Tensor
 from conf.schema import OptimConf
 from models.contract import Contestant
 from training.optim import build_optimizer, build_schedule
+from training.reading import WHOLE, Reading
 
 
 class LanguageModel(lightning.LightningModule):
     """Trains any `models.contract.Contestant` on batches of `[B, T + 1]` tokens."""
 
-    def __init__(self, model: Contestant, optim: OptimConf, max_steps: int) -> None:
+    def __init__(
+        self, model: Contestant, optim: OptimConf, max_steps: int, reading: Reading = WHOLE
+    ) -> None:
         super().__init__()
         self.model = model
         self.optim = optim
+        self.reading = reading
         self.max_steps = max_steps
         self.loss_sum: Tensor | float = 0.0
         """Sum of the micro-batch losses of the current optimizer step, still on the device."""
@@ -30,7 +34,7 @@ class LanguageModel(lightning.LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         tokens, targets = batch[:, :-1], batch[:, 1:]
-        objective, loss, _ = self.model.objective(tokens, targets, l2wrap=self.optim.l2wrap)
+        objective, loss = self.reading.objective(self.model, tokens, targets, self.optim.l2wrap)
         self.loss_sum = self.loss_sum + loss.detach()
         return objective
 
@@ -48,7 +52,7 @@ class LanguageModel(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         tokens, targets = batch
-        loss, _ = self.model.loss(tokens, targets)
+        loss = self.reading.loss(self.model, tokens, targets)
         self.val_sum[0] += loss.item() * targets.numel()
         self.val_sum[1] += targets.numel()
 

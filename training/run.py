@@ -26,6 +26,7 @@ from training.identity import check_checkpoint, check_same_run, describe, flatte
 from training.metrics import JsonlLogger
 from training.module import LanguageModel
 from training.monitor import Monitor, peak_memory
+from training.reading import Reading
 from training.tracking import TRAIN_AXES, Tracker
 
 log = logging.getLogger("crossover")
@@ -56,7 +57,8 @@ def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any]
     lightning.seed_everything(conf.seed, verbose=False)
     model: Any = build(spec)
     model.gradient_checkpointing = conf.training.gradient_checkpointing
-    module = LanguageModel(model, conf.optim, conf.trainer.max_steps)
+    reading = Reading.of(conf, corpus.tokenizer)
+    module = LanguageModel(model, conf.optim, conf.trainer.max_steps, reading)
     datamodule = Tokens(corpus, conf.data, conf.seed, conf.training.val_windows)
     monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
     callbacks = [monitor, Checkpointer(folder, conf.checkpoint.every, identity)]
@@ -132,7 +134,7 @@ def summarise(
 ) -> dict[str, Any]:
     """What is worth remembering of a finished run: the rows of the report's first table."""
     model: Any = module.model
-    loss = full_validation(model, corpus, conf.data.length, conf.data.batch_size)
+    loss = full_validation(model, corpus, conf.data.length, conf.data.batch_size, module.reading)
     steps = trainer.global_step
     micro_steps = steps * conf.trainer.accumulate_grad_batches
     return {
@@ -153,6 +155,9 @@ def summarise(
         "tokens_per_second": monitor.throughput.tokens_per_second,
         "train_seconds": monitor.throughput.seconds,
         "precision": conf.trainer.precision,
+        "packing": conf.data.packing,
+        "segment": conf.training.segment,
+        "bptt": conf.training.bptt,
         "backends": model.backends(),
         "peak_bytes": peak_memory(module.device),
     }
