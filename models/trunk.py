@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models import spans
 from models.contract import ParamGroup, State
 from models.loss import linear_cross_entropy
 from models.packing import hidden_of_documents
@@ -102,6 +103,7 @@ class Trunk(nn.Module, ABC):
         self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
         """Normed residual `[B, T, C]` that the head reads, and the state after the last token."""
+        spans.check(self, state, starts)
         if starts is not None:
             return hidden_of_documents(self, tokens, starts, state)
         stream = self.enter(tokens, state)
@@ -119,7 +121,8 @@ class Trunk(nn.Module, ABC):
     def forward(
         self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
-        if state is not None and starts is None and self.can_step and applies(self, tokens):
+        whole = starts is None and spans.current() is None
+        if state is not None and whole and self.can_step and applies(self, tokens):
             return self.step(tokens, state)
         hidden, state = self.hidden(tokens, state, starts)
         return self.head(hidden), state
