@@ -77,7 +77,7 @@ def test_segments_work_under_data_parallelism(pair: list[dict[str, Any]]) -> Non
     """Every parameter's hook must see its whole gradient, once."""
     model = shaken("rwkv7")
     model.objective(*whole_batch())[0].backward()
-    for rank in ranks:
+    for rank in pair:
         assert_gradients(rank["parallel"], model)
 
 
