@@ -9,6 +9,7 @@ Laws
 * any split of T gives the same logits, down to single tokens;
 * documents packed into one row do not see each other: their logits are those of each alone;
 * `forward(x, init_state(B))` equals `forward(x)`;
+* `next_logits` equals the last position of `forward`;
 * `loss` equals `forward` followed by cross entropy, yet never holds `[B, T, V]` logits;
 * `flops` agrees with a measured count, and its second difference in length is 0 for a recurrent
   model and for attention beyond its window, and a positive constant for full attention;
@@ -66,6 +67,13 @@ class Contestant(Protocol):
         `starts[B, T]`, bool, is true where another document begins, which then is read as if it
         were alone; a row's first token begins one unless a state is given. Only a recurrent model
         takes both.
+        """
+        ...
+
+    def next_logits(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits `[B, V]` of the token after the prompt `tokens[B, T]`, and the state.
+
+        What generation needs of `forward`, without the logits of every earlier position.
         """
         ...
 

@@ -137,15 +137,18 @@ def shifted(x: Tensor, state: State | None) -> tuple[Tensor | None, Tensor | Non
 
 
 def recur(
-    operator: Callable[..., tuple[Tensor, Tensor]],
+    operator: Any,
     inputs: Sequence[Tensor],
     state: Tensor | None,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """`operator(*inputs, state, backend)`, over all spans where there are several."""
+    """`operator(*inputs, state, backend)`, over all spans where there are several.
+
+    `operator` is the `models.trunk.Operator` of a function in `models.wkv`.
+    """
     if _split is None:
         return operator(*inputs, state, backend)
-    empty, summarise, carry = _SUMMARIES[operator]
+    empty, summarise, carry = _SUMMARIES[operator.function]
     own = summarise(inputs, backend)
     gathered = gather(torch.cat([part.flatten() for part in own]))
     running = empty(inputs) if state is None else state.float()

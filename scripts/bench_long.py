@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--timeout-s", type=float, default=3600, help="limit of every point")
     arguments = parser.parse_args()
     child.preload(["probes.measure", "models.segments"])
-    base = child.run(calibrate, ("cpu", arguments.threads), 600).facts["baseline_bytes"]
+    base = child.run(calibrate, ("cpu", arguments.threads, "float32"), 600).facts["baseline_bytes"]
     threads = arguments.threads or torch.get_num_threads()
     gib = psutil.virtual_memory().total / 2**30
     print(f"{cpu_name()}, {threads} threads, {gib:.0f} GiB, torch {torch.__version__}, {commit()}")

@@ -2,15 +2,18 @@
 
 Both run the same model on the same batches with the same optimizer, schedule and clipping, in
 alternating rounds of one process, so that drift of the machine falls on both. The model is
-nanoGPT's preset for a CPU. Prints a table in Markdown.
+nanoGPT's preset for a CPU. Prints a table in Markdown, and what the monitor alone costs: it is
+switched on and off in turns of the same training.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
+from time import perf_counter
 from typing import Any
 
 import lightning
@@ -60,13 +63,72 @@ def main() -> None:
     print("|---|--:|--:|--:|")
     for name, preset in PRESETS.items():
         print(compare(name, preset, conf, corpus, arguments.rounds), flush=True)
+    print("\n| contestant | ms/step | monitor on / off, median of pairs (middle half) |")
+    print("|---|--:|--:|")
+    for name, preset in PRESETS.items():
+        print(monitor_cost(name, preset, conf, corpus, 2 * arguments.rounds * arguments.steps))
+
+
+TURN = 20
+"""Steps with the monitor on, or off, in a row: two rows of metrics at the default `log_every`."""
+
+
+class Switched(lightning.Callback):
+    """The monitor in every second turn of steps, and a clock around all of them."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor, self.turns = monitor, [0.0]
+        self._began = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self.monitor.on_train_start(trainer, pl_module)
+        self._began = perf_counter()
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        if len(self.turns) % 2:
+            self.monitor.on_train_batch_start(*args)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
+        if len(self.turns) % 2:
+            self.monitor.on_train_batch_end(trainer, pl_module, *args)
+        if trainer.global_step % TURN == 0:
+            now = perf_counter()
+            self.turns[-1], self._began = (now - self._began) / TURN, now
+            self.turns.append(0.0)
+
+
+def monitor_cost(
+    name: str, preset: dict[str, Any], conf: TrainConf, corpus: Corpus, steps: int
+) -> str:
+    """One row: seconds per step with the monitor over those of the next turn without it."""
+    conf = replace(
+        conf,
+        trainer=replace(conf.trainer, max_steps=steps),
+        training=replace(conf.training, log_every=TrainingConf().log_every),
+    )
+    lightning.seed_everything(conf.seed, verbose=False)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        switched = Switched(Monitor(conf, corpus.meta.val_tokens_per_byte))
+        metrics = JsonlLogger(Path(folder) / "metrics.jsonl")
+        trainer = build_trainer(conf, [metrics], [switched])
+        module = LanguageModel(build(spec_of(name, preset, corpus)), conf.optim, steps)
+        trainer.fit(module, Tokens(corpus, conf.data, conf.seed, 1))
+    on, off = switched.turns[2:-1:2], switched.turns[3:-1:2]  # the first pair warms up
+    ratios = [one / other for one, other in zip(on, off, strict=False)]
+    low, middle, high = quantiles(ratios, n=4)
+    return f"| {name} | {1e3 * median(off):.2f} | {middle:.4f} ({low:.4f} to {high:.4f}) |"
+
+
+def spec_of(name: str, preset: dict[str, Any], corpus: Corpus) -> ModelSpec:
+    """The preset with the corpus's vocabulary."""
+    fields = {key: value for key, value in preset.items() if key != "target"}
+    config = {"vocab_size": corpus.vocab_size, "n_layer": 4, "n_embd": 128, **fields}
+    return ModelSpec(name, "nano", preset["target"], config)
 
 
 def compare(name: str, preset: dict[str, Any], conf: TrainConf, corpus: Corpus, rounds: int) -> str:
     """One row of the table: medians over the rounds, ratio round by round."""
-    fields = {key: value for key, value in preset.items() if key != "target"}
-    config = {"vocab_size": corpus.vocab_size, "n_layer": 4, "n_embd": 128, **fields}
-    spec = ModelSpec(name, "nano", preset["target"], config)
+    spec = spec_of(name, preset, corpus)
     bare, shared = [], []
     for _ in range(rounds):
         bare.append(bare_loop(spec, conf, corpus))
