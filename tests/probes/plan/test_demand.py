@@ -18,7 +18,12 @@ def of_all_layers(work: Work, quantity: str) -> float:
 
 @pytest.mark.parametrize(
     ("name", "batch", "length", "checkpointing"),
-    [("rwkv7", 1, 3072, True), ("transformer", 4, 2560, False)],
+    [
+        ("rwkv4", 1, 3072, True),
+        ("transformer", 1, 3072, False),
+        pytest.param("rwkv7", 1, 3072, True, marks=pytest.mark.slow),
+        pytest.param("transformer", 4, 2560, False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_scaled_step_is_the_step(name: str, batch: int, length: int, checkpointing: bool) -> None:
     spec = spec_of(name, n_layer=5)
