@@ -12,7 +12,7 @@ from conf.model_spec import model_spec, nearest
 from conf.schema import ConvertConf, GenerateConf, PlanConf, ProbeConf, ReportConf, TrainConf
 from data.corpora import CORPORA
 from models.errors import UserError
-from models.registry import build
+from models.registry import build, model_class
 from models.saving import check_target
 from models.wkv.backends import BACKENDS
 from training.folder import check_name
@@ -33,6 +33,7 @@ def _train(config: TrainConf) -> Iterator[str]:
         yield f"data.corpus={data.corpus!r}: no such corpus{nearest(data.corpus, list(CORPORA))}"
     yield from _device(trainer.accelerator)
     yield from _buildable(config.model, data.vocab_size, data.length, "data.length")
+    yield from _segments(config)
     if config.optim.final_lr > config.optim.lr:
         yield f"optim.final_lr={config.optim.final_lr} is above optim.lr={config.optim.lr}"
     if data.batch_size % trainer.devices:
@@ -50,6 +51,22 @@ def _train(config: TrainConf) -> Iterator[str]:
         yield f"data.tokenizer={data.tokenizer!r}: not bpe, bytes or chars, and no such file"
     if config.resume not in ("auto", "never") and not Path(config.resume).is_file():
         yield f"resume={config.resume!r}: not auto or never, and no such checkpoint"
+
+
+def _segments(config: TrainConf) -> Iterator[str]:
+    segment, length = config.training.segment, config.data.length
+    if segment > length:
+        yield f"training.segment={segment} is longer than data.length={length}: lower it, or use 0"
+    if segment and not model_class(config.model["target"]).recurrent:
+        yield (
+            f"training.segment={segment}: {config.model['name']} has no state that carries "
+            "gradients; use training.gradient_checkpointing=true to save memory"
+        )
+    if config.training.bptt == "truncated":
+        if not segment:
+            yield "training.bptt=truncated cuts gradients between segments: set training.segment"
+        if config.trainer.precision == "16-mixed":
+            yield "training.bptt=truncated cannot scale gradients in time for 16-mixed: use bf16"
 
 
 def _probe(config: ProbeConf) -> Iterator[str]:

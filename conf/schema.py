@@ -54,6 +54,11 @@ class DataConf:
     vocab_size: int = key(3072, "entries of a bpe trained on the corpus", low=257, high=65536)
     length: int = key(512, "context length, tokens", low=1)
     batch_size: int = key(4, "sequences per micro-batch, over all processes", low=1)
+    packing: str = key(
+        "stream",
+        "stream: a sequence runs on across documents; documents: each is read as if alone",
+        choices=("stream", "documents"),
+    )
     val_fraction: float = key(0.02, "of the corpus, held out", low=0.0001, high=0.9)
     workers: int = key(0, "loader processes; never changes the order of batches", low=0)
     cache_dir: str = key(".cache", "prepared corpora, safe to delete")
@@ -97,6 +102,14 @@ class TrainingConf:
     """The shared loop: what it saves memory on, and how often it looks up."""
 
     gradient_checkpointing: bool = key(False, "recompute each block in the backward pass")
+    segment: int = key(
+        0, "RWKV: tokens read at once, in memory that does not grow with data.length; 0: all", low=0
+    )
+    bptt: str = key(
+        "exact",
+        "gradients across segments; truncated: cheaper, cut at every boundary",
+        choices=("exact", "truncated"),
+    )
     log_every: int = key(10, "optimizer steps between rows of metrics.jsonl", low=1)
     val_every: int = key(100, "optimizer steps between validations; 0: only at the end", low=0)
     val_windows: int = key(32, "sequences per validation; the last one reads all", low=1)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models import spans
 from models.attend import KERNELS, attend, query_key_pairs
 from models.contract import ParamGroup, State
 from models.errors import UserError
@@ -73,6 +74,8 @@ class Attention(nn.Module):
             qk = rotate(qk, *rope)  # queries and keys at once: fewer passes over memory
         q, k = qk.split((self.n_head, self.n_kv_head), dim=2)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        if (split := spans.current()) is not None:
+            k, v = (torch.cat(spans.gather(x)[: split.rank + 1].unbind(), dim=2) for x in (k, v))
         if state is not None:
             state = grow_cache(state, past, past + length, self.window)
             k = write_cache(state["k"], k, past, self.window)

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models import spans
 from models.contract import ParamGroup, State
 from models.loss import linear_cross_entropy
+from models.packing import hidden_of_documents
 from models.step import Program, applies, forget, is_possible, program_for
 
 # What flows from block to block: the residual stream [B, T, C], or a tuple starting with it.
@@ -67,6 +69,7 @@ class Trunk(nn.Module, ABC):
     """Base of all contestants; subclasses say how to build a block and how to initialise."""
 
     Config: ClassVar[type]
+    recurrent: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -111,8 +114,13 @@ class Trunk(nn.Module, ABC):
         """The stream after the last block to the residual `[B, T, C]` the final norm reads."""
         return stream
 
-    def hidden(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+    def hidden(
+        self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
         """Normed residual `[B, T, C]` that the head reads, and the state after the last token."""
+        spans.check(self, state, starts)
+        if starts is not None:
+            return hidden_of_documents(self, tokens, starts, state)
         stream = self.enter(tokens, state)
         after: State | None = None if state is None else self.advance(state, tokens.shape[1])
         for layer, block in enumerate(self.layers):
@@ -125,10 +133,13 @@ class Trunk(nn.Module, ABC):
                 after["blocks"][str(layer)] = new
         return self.ln_out(self.leave(stream)), after
 
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
-        if state is not None and self.can_step and applies(self, tokens):
+    def forward(
+        self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
+        whole = starts is None and spans.current() is None
+        if state is not None and whole and self.can_step and applies(self, tokens):
             return self.step(tokens, state)
-        hidden, state = self.hidden(tokens, state)
+        hidden, state = self.hidden(tokens, state, starts)
         return self.head(hidden), state
 
     def next_logits(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
@@ -169,15 +180,24 @@ class Trunk(nn.Module, ABC):
         program.emit("embed", [x.shape[1]], [program.tokens, self.emb.weight, None, x])
 
     def loss(
-        self, tokens: Tensor, targets: Tensor, state: State | None = None
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        state: State | None = None,
+        starts: Tensor | None = None,
     ) -> tuple[Tensor, State | None]:
-        loss, _, state = self.objective(tokens, targets, state)
+        loss, _, state = self.objective(tokens, targets, state, starts=starts)
         return loss, state
 
     def objective(
-        self, tokens: Tensor, targets: Tensor, state: State | None = None, l2wrap: float = 0.0
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        state: State | None = None,
+        l2wrap: float = 0.0,
+        starts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, State | None]:
-        hidden, state = self.hidden(tokens, state)
+        hidden, state = self.hidden(tokens, state, starts)
         return *linear_cross_entropy(hidden, self.head.weight, targets, l2wrap), state
 
     def init_state(self, batch: int, capacity: int | None = None) -> State:

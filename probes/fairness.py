@@ -42,7 +42,14 @@ _SAME: dict[str, Callable[[Row], Any]] = {
 _SAME_IF_KNOWN: dict[str, Callable[[Row], Any]] = {
     "memory budget of the largest batch": lambda row: row.budget_bytes,
 }
-_SAME_TRAINING = ("precision", "data_fingerprint", "tokens", "order_hash")
+# With what summaries stand for that were written before the field existed.
+_SAME_TRAINING = {
+    "precision": "unknown",
+    "data_fingerprint": "unknown",
+    "tokens": "unknown",
+    "order_hash": "unknown",
+    "packing": "stream",
+}
 
 
 def differences(rows: Sequence[Placed], trainings: Mapping[Path, dict[str, Any]]) -> list[str]:
@@ -96,10 +103,10 @@ def _sizes(rows: Sequence[Placed]) -> str:
 
 def _trainings(trainings: Mapping[Path, dict[str, Any]]) -> Iterable[str]:
     """Every contestant must have seen the same data, in the same order, for as long."""
-    for field in _SAME_TRAINING:
+    for field, default in _SAME_TRAINING.items():
         seen: dict[str, dict[str, Path]] = defaultdict(dict)
         for path, run in trainings.items():
-            value = str(run.get(field) or "unknown")
+            value = str(run.get(field) or default)
             seen[f"{run['contestant']} {run.get('size')}"].setdefault(value, path)
         if len(seen) < 2:
             continue

@@ -160,6 +160,12 @@ def _quality(material: Material, pair: tuple[Arm, Arm]) -> tuple[str, bool]:
             f"no finished training of {words.listing(lacking, 'or')} was given.",
             False,
         )
+    notes = "".join(
+        f" {_capital(words.spoken(arm))} was trained with gradients cut every {cut:,} tokens "
+        "(truncated back-propagation), an approximation."
+        for arm, runs in zip(pair, (mine, other), strict=True)
+        for cut in words.cut_every(runs)
+    )
     loss = [fmean(run["val_loss"] for run in runs) for runs in (mine, other)]
     bits = [fmean(run["val_bits_per_byte"] for run in runs) for runs in (mine, other)]
     numbers = (
@@ -168,10 +174,11 @@ def _quality(material: Material, pair: tuple[Arm, Arm]) -> tuple[str, bool]:
     )
     first, second = words.spoken(pair[0]), words.spoken(pair[1])
     if loss[0] == loss[1]:
-        return f"After the same training both predict new text equally well: {numbers}.", False
+        text = f"After the same training both predict new text equally well: {numbers}."
+        return text + notes, False
     word = "less well" if loss[0] > loss[1] else "better"
     text = f"After the same training {first} predicts new text {word} than {second}: {numbers}."
-    return text, loss[0] > loss[1]
+    return text + notes, loss[0] > loss[1]
 
 
 def _explanation(mine: str, attention: Sequence[Arm]) -> str:

@@ -119,6 +119,7 @@ def _contestant(material: Material, arm: Arm) -> dict[str, Any]:
             "tokens_per_second": fmean(run["tokens_per_second"] for run in runs),
             "trained_tokens": runs[0].get("tokens"),
             "trainings": [run.get("name") for run in runs],
+            "gradients_cut_every": words.cut_every(runs),
         }
     return facts
 

@@ -95,6 +95,11 @@ def spoken(arm: Arm) -> str:
     return f"the {name(arm)}" if arm.contestant == "transformer" else name(arm)
 
 
+def cut_every(runs: Iterable[dict[str, Any]]) -> list[int]:
+    """Tokens between the cuts of trainings by truncated back-propagation, each length once."""
+    return sorted({run["segment"] for run in runs if run.get("bptt") == "truncated"})
+
+
 def interval(crossing: Crossing, finding: Finding) -> str:
     """The 95 % interval in words; an end outside the measured lengths is said to be there."""
     if crossing.low is None and crossing.high is None:

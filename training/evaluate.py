@@ -9,10 +9,13 @@ import torch
 from data.batches import all_validation
 from data.store import Corpus
 from models.contract import Contestant
+from training.reading import WHOLE, Reading
 
 
 @torch.no_grad()
-def full_validation(model: Contestant, corpus: Corpus, length: int, batch: int) -> float:
+def full_validation(
+    model: Contestant, corpus: Corpus, length: int, batch: int, reading: Reading = WHOLE
+) -> float:
     """Mean loss, nats per token, over the whole validation set in windows of `length` tokens.
 
     Every validation token but the first is a target exactly once; each window starts without
@@ -23,7 +26,7 @@ def full_validation(model: Contestant, corpus: Corpus, length: int, batch: int) 
     corpus.watch.check()
     for tokens, targets in all_validation(corpus.val, length, batch):
         corpus.watch.check()
-        loss, _ = model.loss(tokens.to(device), targets.to(device))
+        loss = reading.loss(model, tokens.to(device), targets.to(device))
         total += loss.item() * targets.numel()
         count += targets.numel()
     return total / count

@@ -12,18 +12,25 @@ from conf.schema import OptimConf
 from models.contract import Contestant
 from training.guard import Guard
 from training.optim import build_optimizer, build_schedule
+from training.reading import WHOLE, Reading
 
 
 class LanguageModel(lightning.LightningModule):
     """Trains any `models.contract.Contestant` on batches of `[B, T + 1]` tokens."""
 
     def __init__(
-        self, model: Contestant, optim: OptimConf, max_steps: int, guard: Guard | None = None
+        self,
+        model: Contestant,
+        optim: OptimConf,
+        max_steps: int,
+        reading: Reading = WHOLE,
+        guard: Guard | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.guard = guard
         self.optim = optim
+        self.reading = reading
         self.max_steps = max_steps
         self.loss_sum: Tensor | float = 0.0
         """Sum of the micro-batch losses of the current optimizer step, still on the device."""
@@ -34,7 +41,7 @@ class LanguageModel(lightning.LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         tokens, targets = batch[:, :-1], batch[:, 1:]
-        objective, loss, _ = self.model.objective(tokens, targets, l2wrap=self.optim.l2wrap)
+        objective, loss = self.reading.objective(self.model, tokens, targets, self.optim.l2wrap)
         self.loss_sum = self.loss_sum + loss.detach()
         if self.guard is not None:
             self.guard.see(loss)
@@ -63,7 +70,7 @@ class LanguageModel(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         tokens, targets = batch
-        loss, _ = self.model.loss(tokens, targets)
+        loss = self.reading.loss(self.model, tokens, targets)
         self.val_sum[0] += loss.item() * targets.numel()
         self.val_sum[1] += targets.numel()
 

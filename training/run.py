@@ -32,6 +32,7 @@ from training.metrics import JsonlLogger
 from training.module import LanguageModel
 from training.monitor import Monitor, peak_memory
 from training.processes import Member, Team, team
+from training.reading import Reading
 from training.signals import STOPPED, Preempted, Signals, requeue
 from training.tracking import TRAIN_AXES, Tracker
 
@@ -127,7 +128,8 @@ def fit(
     model: Any = build(spec)
     model.gradient_checkpointing = conf.training.gradient_checkpointing
     guard = Guard(conf.training.on_nan, Batches(corpus, conf.data, conf.seed).index, saver.folder)
-    module = LanguageModel(model, conf.optim, conf.trainer.max_steps, guard)
+    reading = Reading.of(conf, corpus.tokenizer)
+    module = LanguageModel(model, conf.optim, conf.trainer.max_steps, reading, guard)
     datamodule = Tokens(corpus, conf.data, conf.seed, conf.training.val_windows)
     monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
     with quiet():
@@ -200,7 +202,7 @@ def summarise(
 ) -> dict[str, Any]:
     """What is worth remembering of a finished run: the rows of the report's first table."""
     model: Any = module.model
-    loss = full_validation(model, corpus, conf.data.length, conf.data.batch_size)
+    loss = full_validation(model, corpus, conf.data.length, conf.data.batch_size, module.reading)
     steps = trainer.global_step
     micro_steps = steps * conf.trainer.accumulate_grad_batches
     return {
@@ -222,6 +224,9 @@ def summarise(
         "tokens_per_second": monitor.throughput.tokens_per_second,
         "train_seconds": monitor.throughput.seconds,
         "precision": conf.trainer.precision,
+        "packing": conf.data.packing,
+        "segment": conf.training.segment,
+        "bptt": conf.training.bptt,
         "backends": model.backends(),
         "peak_bytes": peak_memory(module.device),
     }

@@ -120,6 +120,13 @@ def test_better_and_equal_quality(tmp_path: Path) -> None:
     assert "equally well" in paragraphs(*told(tmp_path / "b", make_rows(), *equal))[0]
 
 
+def test_truncated_gradients_are_told(tmp_path: Path) -> None:
+    cut = make_summary("rwkv4", 3.3, bptt="truncated", segment=8192)
+    first = paragraphs(*told(tmp_path, make_rows(), cut, make_summary("gpt", 3.2, bptt="exact")))[0]
+    assert "RWKV-4 was trained with gradients cut every 8,192 tokens (truncated" in first
+    assert "GPT was trained" not in first
+
+
 def test_growth_is_told_where_there_are_points_enough(tmp_path: Path) -> None:
     assert not any("fitted best" in text for text in paragraphs(*told(tmp_path / "a", make_rows())))
     rows = [
