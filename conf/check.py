@@ -272,9 +272,10 @@ def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, float) and not isfinite(one):
                 yield f"{name}={one}: must be a finite number"
+                continue
             if choices and one not in choices:
                 yield f"{name}={one!r}: not one of its values{nearest(str(one), list(choices))}"
-            if low is not None and not one >= low:  # nan is not
+            if low is not None and one < low:
                 yield f"{name}={one}: must be at least {low}"
             if high is not None and one > high:
                 yield f"{name}={one}: must be at most {high}"

@@ -46,7 +46,7 @@ BAD = [
     (
         "report",
         ["runs=[a]", "price_per_hour=nan", "currency=EUR"],
-        ["price_per_hour=nan: must be at least 0"],
+        ["price_per_hour=nan: must be a finite number"],
     ),
     (
         "report",

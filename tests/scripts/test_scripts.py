@@ -89,7 +89,7 @@ def test_a_crashing_job_leaves_the_others_running(
     def crash(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("CUDA error: device-side assert\nand much more")
 
-    monkeypatch.setattr("models.gpt.GPT.loss", crash)
+    monkeypatch.setattr("models.gpt.GPT.objective", crash)
     words = [word for word in text_words(corpus, tmp_path) if word != "wandb.mode=disabled"]
     words.append("wandb.mode=offline")
     done = run_script(capfd, "train", "-m", "model=rwkv4,gpt,transformer", "group=g", *words)
