@@ -34,7 +34,8 @@ def test_a_scaled_step_is_the_step(name: str, batch: int, length: int, checkpoin
         real = sum(getattr(op, quantity) for op in ops)
         assert of_all_layers(work, quantity) == pytest.approx(real, rel=1e-9)
     real = max(op.activations + op.gradients for op in ops)
-    assert work.moments.sum(axis=1).max() == pytest.approx(real, rel=0.015)
+    close = 0.04 if checkpointing else 0.015  # the highest moment may lie in a block in the middle
+    assert work.moments.sum(axis=1).max() == pytest.approx(real, rel=close)
 
 
 def test_scores_that_are_kept_make_memory_quadratic() -> None:
