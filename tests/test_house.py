@@ -64,7 +64,7 @@ def test_cuda_folder_holds_no_python() -> None:
 
 def test_class_paths_appear_only_in_model_yamls() -> None:
     for path in FILES:
-        text = path.read_text()
-        assert "_target_" not in text
+        if path.parent.name != "faults":  # which names some to see them refused
+            assert "_target_" not in path.read_text()
     for path in (ROOT / "conf" / "model").glob("*.yaml"):
         assert "target: models." in path.read_text()
