@@ -189,8 +189,18 @@ def _try(base: DictConfig, name: str, text: str) -> str | None:
     except OmegaConfBaseException as error:
         kind = re.search(r"could not be converted to (\w+)|not a valid (bool)", str(error))
         expected = KINDS.get(kind[1] or kind[2]) if kind else None
-        return f"{name}={text}: {expected or str(error).splitlines()[0]}"
+        told = expected or str(error).splitlines()[0]
+        shown = value if isinstance(value, str) else text
+        return f"{name}={shown}: {told}{_hint(base, name)}"
     return None
+
+
+def _hint(base: DictConfig, name: str) -> str:
+    """What the schema says to somebody who gave a key of the first level a wrong value."""
+    typed: Any = OmegaConf.get_type(base)
+    known = fields(typed) if is_dataclass(typed) else ()
+    hints = {one.name: one.metadata.get("hint") for one in known}
+    return f"; {hints[name]}" if hints.get(name) else ""
 
 
 def _job_problems(config_name: str, base: DictConfig, keys: list[Override]) -> list[str]:
@@ -257,12 +267,14 @@ def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:
             yield from _bound_problems(value, f"{name}.")
             continue
         choices, low, high = (item.metadata.get(bound) for bound in ("choices", "low", "high"))
+        if value is None:  # where that is allowed it means "not set"
+            continue
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, float) and not isfinite(one):
                 yield f"{name}={one}: must be a finite number"
             if choices and one not in choices:
                 yield f"{name}={one!r}: not one of its values{nearest(str(one), list(choices))}"
-            if low is not None and one < low:
+            if low is not None and not one >= low:  # nan is not
                 yield f"{name}={one}: must be at least {low}"
             if high is not None and one > high:
                 yield f"{name}={one}: must be at most {high}"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from conf.model_spec import model_spec, nearest
-from conf.schema import ConvertConf, GenerateConf, ProbeConf, ReportConf, TrainConf
+from conf.schema import ConvertConf, GenerateConf, PlanConf, ProbeConf, ReportConf, TrainConf
 from data.corpora import CORPORA
 from models.errors import UserError
 from models.registry import build
@@ -55,10 +55,14 @@ def _train(config: TrainConf) -> Iterator[str]:
 def _probe(config: ProbeConf) -> Iterator[str]:
     yield from _folder_name("group", config.group)
     yield from _device(config.accelerator)
-    if not config.lengths:
-        yield "lengths=[]: give at least one context length"
+    empty = {"lengths": "context length", "probes": "probe", "sweeps": "sweep"}
+    missing = [name for name in empty if not getattr(config, name)]
+    for name in missing:
+        yield f"{name}=[]: give at least one {empty[name]}"
+    if missing:
         return
-    reach = max(config.lengths) + ("decode" in config.probes) * config.decode_steps
+    beyond = {"decode": config.decode_steps, "max_batch": 3}  # tokens after the context
+    reach = max(config.lengths) + max((beyond.get(probe, 0) for probe in config.probes), default=0)
     yield from _buildable(
         config.model, config.vocab_size, reach, "the longest of lengths (+ decode_steps)"
     )
@@ -66,7 +70,27 @@ def _probe(config: ProbeConf) -> Iterator[str]:
         yield f"fixed_tokens={config.fixed_tokens} is below every context length in lengths"
 
 
+def _plan(config: PlanConf) -> Iterator[str]:
+    length = max([config.data.length, *config.lengths])
+    name = "data.length" if length == config.data.length else "the longest of lengths"
+    yield from _buildable(config.model, config.data.vocab_size, length, name)
+    if config.lengths and not config.out:
+        yield f"lengths={config.lengths} draws a curve: say where with out=FOLDER"
+    if config.runs and not config.lengths:
+        yield "runs= are drawn beside a curve: give its context lengths with lengths=[...]"
+    if config.data.batch_size % config.devices:
+        yield (
+            f"data.batch_size={config.data.batch_size} cannot be shared by "
+            f"devices={config.devices}: choose a multiple, or 0 for one sequence each"
+        )
+
+
 def _report(config: ReportConf) -> Iterator[str]:
+    if config.price_per_hour is not None and config.currency is None:
+        yield (
+            f"price_per_hour={config.price_per_hour:g} has no unit: add currency=EUR, USD or "
+            "another of its values"
+        )
     if config.slope_from >= config.slope_to:
         yield f"slope_from={config.slope_from} must be below slope_to={config.slope_to}"
 
@@ -124,6 +148,7 @@ CHECKS: dict[str, Checker] = {
     "train": _train,
     "probe": _probe,
     "repeatability": _probe,
+    "plan": _plan,
     "report": _report,
     "generate": _generate,
     "convert": _convert,

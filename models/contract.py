@@ -8,6 +8,7 @@ Laws
 * causal: changing token t leaves the logits before t unchanged; batch rows are independent;
 * any split of T gives the same logits, down to single tokens;
 * `forward(x, init_state(B))` equals `forward(x)`;
+* `next_logits` equals the last position of `forward`;
 * `loss` equals `forward` followed by cross entropy, yet never holds `[B, T, V]` logits;
 * `flops` agrees with a measured count, and its second difference in length is 0 for a recurrent
   model and for attention beyond its window, and a positive constant for full attention;
@@ -54,6 +55,13 @@ class Contestant(Protocol):
         Returns logits `[B, T, V]` and the state after the last token. `None` in means `None` out:
         training pays for no cache. A state passed in is consumed (caches may be written in
         place): `clone_state` it first to continue from one point twice.
+        """
+        ...
+
+    def next_logits(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits `[B, V]` of the token after the prompt `tokens[B, T]`, and the state.
+
+        What generation needs of `forward`, without the logits of every earlier position.
         """
         ...
 

@@ -23,7 +23,7 @@ from models.contract import State
 from models.pointwise import gate, squared_relu, token_shift_mix
 from models.rwkv import Ramps, RWKVBlock, RWKVTrunk, carried, init_matrices, vector
 from models.step import Program
-from models.trunk import linear_flops
+from models.trunk import Operator, linear_flops
 from models.wkv import wkv4, wkv4_flops, wkv4_initial_state
 from models.wkv.backends import resolve
 
@@ -50,7 +50,7 @@ class TimeMix(nn.Module):
     def __init__(self, config: RWKV4Config, ramps: Ramps) -> None:
         super().__init__()
         width = config.n_embd
-        self.backend = config.wkv
+        self.backend, self.operator = config.wkv, Operator(wkv4)
         mix = ramps.channel**ramps.remaining
         self.time_decay = nn.Parameter(-5 + 8 * ramps.decay())
         self.time_first = nn.Parameter(math.log(0.3) + 0.5 * ramps.zigzag)
@@ -69,7 +69,7 @@ class TimeMix(nn.Module):
         k, v, r = self.key(x_k), self.value(x_v), self.receptance(x_r)
         w = -torch.exp(self.time_decay.float())
         u = self.time_first.float()
-        y, wkv = wkv4(w, u, k, v, carried(state, "wkv"), self.backend)
+        y, wkv = self.operator(w, u, k, v, carried(state, "wkv"), self.backend)
         after = None if state is None else {"shift": x[:, -1].clone(), "wkv": wkv}
         return self.output(gate(r, y)), after
 

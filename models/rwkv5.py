@@ -33,7 +33,7 @@ from models.rwkv import (
 )
 from models.rwkv4 import ChannelMix
 from models.step import Program
-from models.trunk import linear_flops
+from models.trunk import Operator, linear_flops
 from models.wkv import wkv5, wkv5_flops, wkv6_initial_state
 from models.wkv.backends import resolve
 
@@ -61,7 +61,7 @@ class TimeMix(nn.Module):
     def __init__(self, config: RWKV5Config, ramps: Ramps) -> None:
         super().__init__()
         width = config.n_embd
-        self.backend = config.wkv
+        self.backend, self.operator = config.wkv, Operator(wkv5)
         self.heads = count_heads(width, config.head_size)
         mix = ramps.channel**ramps.remaining
         self.time_mix_r = vector(ramps.channel ** (0.5 * ramps.remaining))
@@ -88,7 +88,7 @@ class TimeMix(nn.Module):
         )
         w = -torch.exp(self.time_decay.float())
         u = self.time_faaaa.float()
-        y, wkv = wkv5(r, w, k, v, u, carried(state, "wkv"), self.backend)
+        y, wkv = self.operator(r, w, k, v, u, carried(state, "wkv"), self.backend)
         norm = self.ln_x
         y = gated_head_norm(y, self.gate(x_g), norm.weight, norm.bias, norm.eps)
         after = None if state is None else {"shift": x[:, -1].clone(), "wkv": wkv}

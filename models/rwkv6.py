@@ -39,7 +39,7 @@ from models.rwkv import (
 )
 from models.rwkv5 import eagle_step
 from models.step import Program
-from models.trunk import linear_flops
+from models.trunk import Operator, linear_flops
 from models.wkv import wkv6, wkv6_flops, wkv6_initial_state
 from models.wkv.backends import resolve
 
@@ -77,7 +77,7 @@ class TimeMix(nn.Module):
     def __init__(self, config: RWKV6Config, ramps: Ramps) -> None:
         super().__init__()
         width = config.n_embd
-        self.backend = config.wkv
+        self.backend, self.operator = config.wkv, Operator(wkv6)
         self.heads = count_heads(width, config.head_size)
         rank_mix, rank_decay = config.ranks
         mix = ramps.channel**ramps.remaining
@@ -111,7 +111,7 @@ class TimeMix(nn.Module):
         d = self.time_decay.float() + torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2
         w = -torch.exp(d.float()).unflatten(-1, (self.heads, -1))
         u = self.time_faaaa.float()
-        y, wkv = wkv6(r, w, k, v, u, carried(state, "wkv"), self.backend)
+        y, wkv = self.operator(r, w, k, v, u, carried(state, "wkv"), self.backend)
         norm = self.ln_x
         y = gated_head_norm(y, self.gate(x_g), norm.weight, norm.bias, norm.eps)
         after = None if state is None else {"shift": x[:, -1].clone(), "wkv": wkv}

@@ -43,7 +43,7 @@ from models.rwkv import (
     vector,
 )
 from models.step import Program
-from models.trunk import Stream, linear_flops
+from models.trunk import Operator, Stream, linear_flops
 from models.wkv import wkv7, wkv7_flops, wkv7_initial_state
 from models.wkv.backends import resolve
 
@@ -95,7 +95,7 @@ class TimeMix(nn.Module):
     def __init__(self, config: RWKV7Config, layer: int, ramps: Ramps) -> None:
         super().__init__()
         width = config.n_embd
-        self.backend = config.wkv
+        self.backend, self.operator = config.wkv, Operator(wkv7)
         self.heads = count_heads(width, config.head_size)
         zigzag = head_zigzag(width, config.head_size)
         linear = ramps.spread - 0.5
@@ -139,7 +139,7 @@ class TimeMix(nn.Module):
         g = torch.sigmoid(x_g @ self.g1) @ self.g2
         k, a, b = delta_keys(k, x_a @ self.a1 @ self.a2, self.a0, self.k_k, self.k_a, self.heads)
         r, w, v = (z.unflatten(-1, (self.heads, -1)) for z in (r, w, v))
-        y, wkv = wkv7(r, w, k, v, a, b, carried(state, "wkv"), self.backend)
+        y, wkv = self.operator(r, w, k, v, a, b, carried(state, "wkv"), self.backend)
         norm = self.ln_x
         y = bonus_head_norm(y, r, k, v, g, self.r_k, norm.weight, norm.bias, norm.eps)
         after = None if state is None else {"shift": x[:, -1].clone(), "wkv": wkv}

@@ -11,6 +11,7 @@ The plug-in unit is the block and not the mixer, because RWKV's channel mix carr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import torch
@@ -23,6 +24,20 @@ from models.step import Program, applies, forget, is_possible, program_for
 
 # What flows from block to block: the residual stream [B, T, C], or a tuple starting with it.
 Stream = Any
+
+
+class Operator(nn.Module):
+    """What mixes the tokens of a block, alone: a function as a module without parameters.
+
+    Instruments find it in the block, see the operands it is really given, and time it by itself.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *operands: Any) -> Any:
+        return self.function(*operands)
 
 
 class Block(nn.Module, ABC):
@@ -115,6 +130,11 @@ class Trunk(nn.Module, ABC):
             return self.step(tokens, state)
         hidden, state = self.hidden(tokens, state)
         return self.head(hidden), state
+
+    def next_logits(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden, after = self.hidden(tokens, state)
+        assert after is not None
+        return self.head(hidden[:, -1]), after
 
     @property
     def can_step(self) -> bool:

@@ -39,6 +39,9 @@ _SAME: dict[str, Callable[[Row], Any]] = {
     "CUDA version": lambda row: row.versions.get("cuda"),
     "crossover commit": lambda row: row.commit,
 }
+_SAME_IF_KNOWN: dict[str, Callable[[Row], Any]] = {
+    "memory budget of the largest batch": lambda row: row.budget_bytes,
+}
 _SAME_TRAINING = ("precision", "data_fingerprint", "tokens", "order_hash")
 
 
@@ -49,6 +52,10 @@ def differences(rows: Sequence[Placed], trainings: Mapping[Path, dict[str, Any]]
     """
     found = [
         _differing(name, ((read(one.row), one) for one in rows)) for name, read in _SAME.items()
+    ]
+    found += [
+        _differing(name, ((read(one.row), one) for one in rows if read(one.row) is not None))
+        for name, read in _SAME_IF_KNOWN.items()
     ]
     return list(filter(None, [*found, *_batches(rows), _sizes(rows), *_trainings(trainings)]))
 

@@ -73,13 +73,13 @@ def story(material: Material, found: Sequence[Finding]) -> list[tuple[str, list[
     for pair in material.pairs:
         own = [
             one for one in found
-            if (one.recurrent.arm, one.attention.arm) == pair and one.measure.sweep == "batch_1"
+            if (one.recurrent.arm, one.attention.arm) == pair and one.measure.prose
         ]  # fmt: skip
         told = [one for one in own if one.kind != "missing"]
         losses = _losses(material, own, told, pair)
         wins = " ".join(filter(None, [_wins(told, words.spoken(pair[0])), _growth(told)]))
         blocks.append((pair, losses, wins))
-    timed = [one for one in found if one.measure.field == "seconds"]
+    timed = [one for one in found if one.measure.field in ("seconds", "share")]
     sides = [(side, one.measure) for one in timed for side in (one.recurrent, one.attention)]
     lost = [words.failures(side, measure) for side, measure in sides]
     kernels = [memory_note(arm) for arm in material.arms if not arm.recurrent]

@@ -20,6 +20,7 @@ GOOD = [
     ("probe", ["-m", "model=rwkv4,transformer", "lengths=[64,128]"]),
     ("report", ["runs=[runs/a,runs/b]", "slope_from=512"]),
     ("train", ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60"]),
+    ("report", ["runs=[runs/a]", "price_per_hour=2.50", "currency=EUR"]),
     ("generate", ["run=first", "prompt=def foo(x, y=None):", "temperature=0"]),
 ]
 
@@ -30,6 +31,28 @@ BAD = [
     ("train", ["model=rwkw4"], ["model=rwkw4: no such model; did you mean 'rwkv4'?"]),
     ("train", ["data=wikipedia"], ["data=wikipedia: no such data; choose one of stdlib, text"]),
     ("train", ["trainer.max_steps=ten"], ["trainer.max_steps=ten: expected an integer"]),
+    (
+        "report",
+        ["runs=[a]", "currency=EUR", "price_per_hour=2.5 EUR"],
+        ["price_per_hour=2.5 EUR: expected a number; its unit goes into currency="],
+    ),
+    (
+        "report",
+        ["runs=[a]", "price_per_hour=-2", "currency=EUR"],
+        ["price_per_hour=-2.0: must be at least 0"],
+    ),
+    (
+        "report",
+        ["runs=[a]", "price_per_hour=nan", "currency=EUR"],
+        ["price_per_hour=nan: must be at least 0"],
+    ),
+    (
+        "report",
+        ["runs=[a]", "price_per_hour=2", "currency=EURO"],
+        ["currency='EURO': not one of its values; did you mean 'EUR'?"],
+    ),
+    ("report", ["runs=[a]", "price_per_hour=2"], ["price_per_hour=2 has no unit: add currency="]),
+    ("probe", ["lengths=[]"], ["lengths=[]: give at least one context length"]),
     ("train", ["optim.lr=fast"], ["optim.lr=fast: expected a number"]),
     ("train", ["training.progress=maybe"], ["training.progress=maybe: expected true or false"]),
     ("train", ["trainer.max_steps=0"], ["trainer.max_steps=0: must be at least 1"]),

@@ -142,7 +142,9 @@ def test_missing_probes_are_not_talked_about(tmp_path: Path) -> None:
     material, found = told(tmp_path, make_rows(probes=("decode",), fixed=False))
     assert story.headline(material, found).endswith("RWKV-4 generates text faster than GPT.")
     by_key = {one.measure.key: one for one in found}
-    assert set(by_key) == {"train", "prefill", "decode", "memory", "state"}
+    assert set(by_key) == {
+        "train", "prefill", "decode", "decode_p95", "memory", "memory_decode", "state",
+    }  # fmt: skip
     assert words.verdict(by_key["train"]) == (
         "No comparison of training time per sequence: not probed."
     )
