@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.rows import Row
+from probes.scaling.study import swept
 
 SIZE_TOLERANCE = 0.01  # largest relative difference of parameter counts called "the same size"
 
@@ -39,7 +40,8 @@ _SAME: dict[str, Callable[[Row], Any]] = {
     "CUDA version": lambda row: row.versions.get("cuda"),
     "crossover commit": lambda row: row.commit,
 }
-_SAME_TRAINING = ("precision", "data_fingerprint", "tokens", "order_hash")
+_SAME_LEARNING = ("precision", "data_fingerprint")
+_SAME_TRAINING = (*_SAME_LEARNING, "tokens", "order_hash")
 
 
 def differences(rows: Sequence[Placed], trainings: Mapping[Path, dict[str, Any]]) -> list[str]:
@@ -88,8 +90,21 @@ def _sizes(rows: Sequence[Placed]) -> str:
 
 
 def _trainings(trainings: Mapping[Path, dict[str, Any]]) -> Iterable[str]:
-    """Every contestant must have seen the same data, in the same order, for as long."""
-    for field in _SAME_TRAINING:
+    """Every contestant must have seen the same data, in the same order, for as long.
+
+    In a scaling study lengths differ on purpose: then trainings of one length must agree.
+    """
+    if not swept(trainings.values()):
+        yield from _alike(trainings, _SAME_TRAINING)
+        return
+    yield from _alike(trainings, _SAME_LEARNING)
+    for tokens in sorted({run.get("tokens") for run in trainings.values()}, key=str):
+        own = {path: run for path, run in trainings.items() if run.get("tokens") == tokens}
+        yield from _alike(own, ("order_hash",))
+
+
+def _alike(trainings: Mapping[Path, dict[str, Any]], wanted: Sequence[str]) -> Iterable[str]:
+    for field in wanted:
         seen: dict[str, dict[str, Path]] = defaultdict(dict)
         for path, run in trainings.items():
             value = str(run.get(field) or "unknown")

@@ -19,6 +19,7 @@ from probes import compare, story, tables, words
 from probes.collect import Arm
 from probes.compare import Curve, Finding, Measure
 from probes.flat import COLUMNS, flat
+from probes.scaling import page as scaling_page
 
 if TYPE_CHECKING:
     from probes.report import Report
@@ -50,6 +51,7 @@ def page(report: Report) -> str:
         "ranges": _ranges(report),
         "chips": "".join(_chip(report, arm) for arm in report.material.arms),
         "charts": "\n".join(_figure(report, place, one) for place, one in enumerate(charts)),
+        "scaling": scaling_page.section(report.scaling),
         "contestants": tables.contestants(report),
         "crossovers": tables.crossovers(report),
         "slopes": tables.slopes(report),

@@ -17,6 +17,8 @@
   lies within 0.75 to 1.25, and that of the quadratic coefficient contains 0. `quadratic` is that
   coefficient, in seconds (or bytes) per squared token, with its interval; `aicc` the weights of
   the three shapes over all lengths, null with too few points.
+* `scaling`: where the trainings differ in compute, the study `probes.scaling.record.plain`
+  describes.
 * `contestants`, `baselines`, `machine`, `failures`: what was compared, on what, and which points
   did not finish. `mixed`: what differs between rows that were compared all the same, with
   `allow_mixed`. `damaged`: lines that could not be read.
@@ -43,6 +45,10 @@ from probes.collect import Arm, Material, collect
 from probes.compare import Finding, Slope
 from probes.flat import csv_text
 from probes.rows import Row
+from probes.scaling import figure as scaling_figure
+from probes.scaling import page as scaling_page
+from probes.scaling import record, tell
+from probes.scaling.study import Study, study
 
 INTERVAL = "95 % bootstrap"
 
@@ -58,6 +64,8 @@ class Report:
     summary: dict[str, Any]
     """The content of `crossover.json`."""
     out: Path
+    scaling: Study | None = None
+    """What the trainings say, if they differ in compute."""
 
 
 def write_report(
@@ -76,7 +84,10 @@ def write_report(
         _write(aside / "crossover.json", json.dumps(report.summary, indent=2) + "\n")
         _write(aside / "rows.csv", csv_text(material.rows))
         figures.draw_all(material, report.findings, aside)
-        _write(aside / "index.html", html.page(report))
+        if report.scaling:
+            scaling_figure.save(report.scaling, aside)
+        page = html.page(report) if material.rows else scaling_page.page(report)
+        _write(aside / "index.html", page)
         # The page comes last: when it is new, everything it stands beside is new too.
         for path in sorted(aside.iterdir(), key=lambda path: path.name == "index.html"):
             path.replace(out / path.name)
@@ -94,7 +105,10 @@ def analyse(material: Material, out: Path, window: tuple[int, int]) -> Report:
         for one in compare.curves(material, measure)
         if (fitted := compare.slope(one, measure, window))
     }
-    return Report(material, found, slopes, summarise(material, found, slopes), out)
+    summary = summarise(material, found, slopes)
+    if scaling := study(material.trainings):
+        summary["scaling"] = record.plain(scaling)
+    return Report(material, found, slopes, summary, out, scaling)
 
 
 def _write(path: Path, text: str) -> None:
@@ -199,6 +213,8 @@ def baselines(material: Material) -> dict[str, float | None]:
 
 def machine(rows: Sequence[Row]) -> dict[str, Any]:
     """Where and with what the rows were measured; several values are joined by commas."""
+    if not rows:
+        return {}
     versions = sorted({name for row in rows for name in row.versions})
     return {
         "device": words.unique(row.device.get("name") for row in rows),
@@ -234,6 +250,13 @@ def print_table(report: Report, console: Console) -> None:
     """Costs per length for every pair, then crossovers and slopes."""
     for warning in words.warnings(report.material):
         console.print(warning, style="red", markup=False)
+    for table in record.terminal(report.scaling) if report.scaling else []:
+        console.print(table)
+    if report.scaling:
+        console.print(tell.headline(report.scaling), style="bold")
+    if not report.material.rows:
+        console.print(f"{report.out / 'index.html'}")
+        return
     console.print(story.headline(report.material, report.findings), style="bold")
     for recurrent, attention in report.material.pairs:
         console.print(_pair_table(report, recurrent, attention))
