@@ -1,8 +1,9 @@
 """The scaling study of a group of trainings: its families, their laws, and how they compare.
 
 A family is a contestant with its options. Its curve is the loss of the law at a training compute C:
-directly for a law of C, otherwise at the best division of C between parameters and tokens, among
-sizes within those trained (larger ones only beyond the largest compute, where it is extrapolated).
+directly for a law of C, otherwise at the best division of C between parameters and tokens within
+the sizes and budgets trained: where a law is flat, its best point elsewhere would be a guess. Only
+beyond the largest compute, where the curve is extrapolated, may they grow.
 """
 
 from __future__ import annotations
@@ -72,17 +73,23 @@ class Family:
         return np.stack(best, axis=1)
 
     def _divisions(self, compute: Array) -> tuple[Array, Array]:
-        """Parameters and tokens `[points, CANDIDATES]` that cost `compute`."""
-        known = sorted(
-            {trial.parameters: trial.flops / trial.tokens for trial in self.trials}.items()
-        )
-        parameters, costs = (np.array(one) for one in zip(*known, strict=True))
-        room = np.maximum(compute / self.span[1], 1.0)[:, None]
-        share = np.linspace(0, 1, CANDIDATES)[None]
-        sizes = parameters[0] * (parameters[-1] * room / parameters[0]) ** share
-        per_token = np.exp(np.interp(np.log(sizes), np.log(parameters), np.log(costs)))
-        per_token = per_token * np.maximum(sizes / parameters[-1], 1.0)
-        return sizes, compute[:, None] / per_token
+        """Parameters and tokens `[points, CANDIDATES]` that cost `compute`, within those trained.
+
+        Beyond the largest compute either may grow as much as the compute does.
+        """
+        known = {trial.parameters: trial.flops / trial.tokens for trial in self.trials}
+        sizes, costs = (np.log(one) for one in zip(*sorted(known.items()), strict=True))
+        far = np.log(100 * BEYOND)  # larger models cost in proportion to their size
+        sizes, costs = np.append(sizes, sizes[-1] + far), np.append(costs, costs[-1] + far)
+        tokens = np.log([trial.tokens for trial in self.trials])
+        spent = np.log(compute)
+        room = np.maximum(spent - np.log(self.span[1]), 0.0)
+        largest = np.interp(spent - tokens.min(), costs, sizes)
+        largest = np.minimum(largest, sizes[-2] + room)
+        smallest = np.interp(spent - tokens.max() - room, costs, sizes)
+        share = np.linspace(0, 1, CANDIDATES)
+        chosen = smallest[:, None] + (largest - smallest)[:, None] * share
+        return np.exp(chosen), np.exp(spent[:, None] - np.interp(chosen, sizes, costs))
 
     def exponent(self, low: float, high: float) -> Between | None:
         """-d log L / d log C between two amounts of compute; None without a law."""

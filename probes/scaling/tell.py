@@ -81,7 +81,9 @@ def saving(one: Comparison) -> str:
     """How much compute the recurrent family needs for the other's loss."""
     mine, other = (spoken(arm(family)) for family in (one.recurrent, one.attention))
     if isnan(one.saving.value):
-        return f"No compute that {mine} was trained with leads to just the loss of {other} there."
+        if one.differences[-1].value > 0:
+            return f"{mine} did not reach the loss of {other} with any compute it was given."
+        return f"{mine} reached that loss of {other} with less compute than was tried here."
     low, high = (significant(end, 2) if end else "" for end in (one.saving.low, one.saving.high))
     sure = f"{INTERVAL}{low} to {high}" if low and high else f"{INTERVAL}wider than was measured"
     return (

@@ -61,7 +61,11 @@ def test_the_curve_is_the_best_division_of_the_compute() -> None:
     assert drawn.shape[1:] == best.shape == (7,)
     sizes = np.geomspace(SIZES[0], SIZES[-1], 2000)
     for one, value in zip(compute, best, strict=True):
-        assert value == pytest.approx(loss(sizes, one / (6 * sizes)).min(), rel=2e-3)
+        tokens = one / (6 * sizes)
+        trained = (tokens > 0.999 * BUDGETS[0]) & (tokens < 1.001 * BUDGETS[-1])
+        assert value == pytest.approx(loss(sizes, tokens)[trained].min(), rel=2e-3)
+    assert best[0] == pytest.approx(loss(SIZES[0], BUDGETS[0]), rel=1e-3)
+    assert best[-1] == pytest.approx(loss(SIZES[-1], BUDGETS[-1]), rel=1e-3)
     ends, _ = found.curve(np.array([compute[-1], 1.0001 * compute[-1]]))
     assert ends[0] == pytest.approx(ends[1], rel=1e-3)  # no step where it begins to be dashed
 
@@ -81,17 +85,17 @@ def test_who_is_better_at_equal_compute(better: float, sign: int) -> None:
         assert one.saving.high is not None and one.saving.high < 1
     else:
         assert np.isnan(one.saving.value)  # its own largest compute does not suffice
-        assert "No compute that RWKV-7 was trained with" in tell.saving(one)
+        assert "did not reach the loss of the Transformer" in tell.saving(one)
 
 
 def test_equal_families_are_not_told_apart() -> None:
     """At 95 % few of many studies of equal families may find one better."""
     wrong = 0
-    for seed in range(0, 40, 2):
+    for seed in range(0, 12, 2):
         gap = studied(1.0, 0.01, seed).comparisons[0].differences[-1]
         assert gap.low is not None and gap.high is not None
         wrong += not gap.low <= 0 <= gap.high
-    assert wrong <= 4
+    assert wrong <= 1
     text = tell.headline(studied(1.0, 0.01, 2))
     assert "it is not decided whether RWKV-7 or the Transformer predicts new text better" in text
 

@@ -20,7 +20,7 @@ def loss(parameters: Any, tokens: Any) -> Any:
 def training(
     contestant: str, parameters: float, tokens: float, value: float, **changes: Any
 ) -> dict[str, Any]:
-    """The summary of one training; its forward pass costs two operations per parameter and token."""
+    """The summary of one training; forward, a parameter costs two operations a token."""
     facts = {
         "name": f"{contestant}-{parameters:.0f}-{tokens:.0f}",
         "size": f"{parameters / 1e6:g}m",
