@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf import schema
 from conf.combinations import combination_problems
+from conf.flags import flag_problems, hydra_problem
 from conf.model_spec import NOT_FIELDS, nearest
 from models.errors import UserError
 from models.registry import model_class
@@ -53,6 +55,8 @@ def _quote(word: str) -> str:
 
 def problems_of(config_name: str, argv: list[str]) -> list[str]:
     """Every problem of a command line, in reading order; empty if it can run."""
+    if problems := flag_problems(argv):
+        return problems
     schema.register()
     words = quoted(config_name, [word for word in argv if not word.startswith("-")])
     multirun = "-m" in argv or "--multirun" in argv
@@ -86,6 +90,13 @@ def problems_of(config_name: str, argv: list[str]) -> list[str]:
 
 def configuration_problems(config_name: str, config: DictConfig) -> list[str]:
     """Problems of one complete configuration: bounds, choices, the model, combinations."""
+    try:
+        return _configuration_problems(config_name, config)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        return [f"{error.full_key}: {str(error.msg).splitlines()[0]}"]
+
+
+def _configuration_problems(config_name: str, config: DictConfig) -> list[str]:
     problems = list(_model_problems(config.model)) if "model" in config else []
     missing = sorted(OmegaConf.missing_keys(config))
     problems += [f"{name} has no value: give it on the command line" for name in missing]
@@ -105,7 +116,8 @@ def _parse(words: list[str], multirun: bool) -> tuple[list[Override], list[str]]
         except HydraException:
             problems.append(f"{word!r} is not of the form key=value (quote special characters)")
             continue
-        if override.key_or_group.startswith("hydra"):
+        if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
+            problems += hydra_problem(word)
             continue
         if override.is_delete() or override.is_add() or override.is_force_add():
             problems.append(f"{word!r}: keys cannot be added or removed; write key=value")
@@ -179,6 +191,10 @@ def _try(base: DictConfig, name: str, text: str) -> str | None:
     """Set one key on a copy of the configuration; what is wrong with the value, or None."""
     value = OverridesParser.create().parse_override(f"{name}={text}").value()
     old = OmegaConf.select(base, name)
+    if isinstance(old, bool) and not isinstance(value, bool):  # OmegaConf takes 7 for true
+        return f"{name}={text}: {KINDS['bool']}"
+    if isinstance(value, list) and any(isinstance(one, (list, dict)) for one in value):
+        return f"{name}={text}: expected a list of single values"
     if OmegaConf.is_dict(old) and not isinstance(value, dict):
         return f"{name}={text}: {name} is a group of keys, such as {name}.{next(iter(old))}"
     trial = base.copy()
@@ -187,8 +203,18 @@ def _try(base: DictConfig, name: str, text: str) -> str | None:
     except OmegaConfBaseException as error:
         kind = re.search(r"could not be converted to (\w+)|not a valid (bool)", str(error))
         expected = KINDS.get(kind[1] or kind[2]) if kind else None
-        return f"{name}={text}: {expected or str(error).splitlines()[0]}"
+        told = expected or str(error).splitlines()[0]
+        shown = value if isinstance(value, str) else text
+        return f"{name}={shown}: {told}{_hint(base, name)}"
     return None
+
+
+def _hint(base: DictConfig, name: str) -> str:
+    """What the schema says to somebody who gave a key of the first level a wrong value."""
+    typed: Any = OmegaConf.get_type(base)
+    known = fields(typed) if is_dataclass(typed) else ()
+    hints = {one.name: one.metadata.get("hint") for one in known}
+    return f"; {hints[name]}" if hints.get(name) else ""
 
 
 def _job_problems(config_name: str, base: DictConfig, keys: list[Override]) -> list[str]:
@@ -239,6 +265,8 @@ def _model_problems(model: DictConfig) -> Iterator[str]:
             continue
         if name not in {item.name for item in fields(config_class)}:
             yield f"model.{name} is not a field of {model.target}"
+        elif type(model[name]) is int and model[name] < 1:
+            yield f"model.{name}={model[name]}: must be at least 1"
         elif problem := _try(
             OmegaConf.create({"model": expected}), f"model.{name}", f"{model[name]}"
         ):
@@ -253,10 +281,14 @@ def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:
             yield from _bound_problems(value, f"{name}.")
             continue
         choices, low, high = (item.metadata.get(bound) for bound in ("choices", "low", "high"))
+        if value is None:  # where that is allowed it means "not set"
+            continue
         for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, float) and not isfinite(one):
+                yield f"{name}={one}: must be a finite number"
             if choices and one not in choices:
                 yield f"{name}={one!r}: not one of its values{nearest(str(one), list(choices))}"
-            if low is not None and one < low:
+            if low is not None and not one >= low:  # nan is not
                 yield f"{name}={one}: must be at least {low}"
             if high is not None and one > high:
                 yield f"{name}={one}: must be at most {high}"

@@ -12,10 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from models.errors import UserError
+
 
 @contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary sibling of `path` for writing; rename it to `path` if the body succeeds."""
+def atomic(path: Path, manifest: bool = False) -> Iterator[BinaryIO]:
+    """Open a temporary sibling of `path` for writing; rename it to `path` if the body succeeds.
+
+    With `manifest`, a file that says what `path` must contain is put beside it first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -23,11 +28,19 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if manifest:  # first, because a file without one counts as damaged
+            write_manifest(path, aside)
         aside.replace(path)
         with suppress(PermissionError):  # some systems do not let folders be opened
             sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left of `atomic`; none may be writing there now."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -70,9 +83,10 @@ def manifest_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def write_manifest(path: Path) -> None:
-    """Record the size and SHA-256 of a finished file beside it."""
-    manifest = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+def write_manifest(path: Path, source: Path | None = None) -> None:
+    """Record beside `path` its size and SHA-256, or those of `source`, which is to become it."""
+    source = source or path
+    manifest = {"bytes": source.stat().st_size, "sha256": sha256(source)}
     write_text(manifest_path(path), json.dumps(manifest) + "\n")
 
 
@@ -85,13 +99,30 @@ def damage(path: Path) -> str | None:
         size, digest = manifest["bytes"], manifest["sha256"]
     except FileNotFoundError:
         return f"its manifest {manifest_path(path).name} is missing"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, OSError):
         return f"its manifest {manifest_path(path).name} is unreadable"
     if path.stat().st_size != size:
         return f"{path.stat().st_size} bytes instead of {size}"
     if sha256(path) != digest:
         return "its SHA-256 differs from its manifest"
     return None
+
+
+def inside(path: Path) -> Path:
+    """`path`, unless it is a link that leads out of its folder: nobody asked for what is there.
+
+    In Hugging Face's cache, `snapshots/REVISION/NAME` links into `blobs/` of the same repository.
+    Raises `UserError`.
+    """
+    home = path.parent.resolve()
+    homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+    try:
+        found = path.resolve()
+    except (OSError, RuntimeError):  # links in a circle
+        raise UserError(f"{path} is a link that leads nowhere") from None
+    if not any(found.is_relative_to(one) for one in homes):
+        raise UserError(f"{path} is a link out of its folder, to {found}: refused, not opened")
+    return path
 
 
 def sync(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import lightning
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -45,7 +46,8 @@ class Tokens(lightning.LightningDataModule):
             self.trainer.global_rank,
             self.trainer.world_size,
         )
-        return DataLoader(windows, batch_size=None)
+        # A generator of its own: else iterating would advance the global one.
+        return DataLoader(windows, batch_size=None, generator=torch.Generator())
 
 
 class ValidationWindows(IterableDataset):
@@ -59,6 +61,8 @@ class ValidationWindows(IterableDataset):
         batches = validation_windows(
             self._corpus.val, self._conf.length, self._windows, self._conf.batch_size
         )
+        self._corpus.watch.check()
         for number, batch in enumerate(batches):
+            self._corpus.watch.check()
             if number % self._world == self._rank:
                 yield batch

@@ -2,10 +2,11 @@
 
 runs/[GROUP/]NAME/
     config.yaml      what was asked for
-    checkpoints/     step-00000100.ckpt and its manifest, the last two
+    checkpoints/     step-00000100.ckpt and its manifest: the last two, and the one in best.json
     metrics.jsonl    every number that was logged
     summary.json     written when the run has finished
     wandb/           the Weights & Biases id, and the records (with a group: in runs/GROUP/wandb/)
+    lock             who is working on it, as long as somebody is
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
-from models.files import write_text
+from models.files import sweep, write_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -57,6 +58,14 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        return self.checkpoints / "best.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -69,13 +78,20 @@ class RunFolder:
         return self.path / "summary.json"
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run, or None."""
-        if not self.summary_path.is_file():
+        """The summary of a finished run, or None; one that cannot be read is written again."""
+        try:
+            found = json.loads(self.summary_path.read_text())
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
-        return json.loads(self.summary_path.read_text())
+        return found if isinstance(found, dict) and "steps" in found else None
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_text(self.summary_path, json.dumps(summary, indent=2) + "\n")
+
+    def sweep(self) -> None:
+        """Delete what a killed process was still writing; only for the owner of the run."""
+        for folder in (self.path, self.checkpoints):
+            sweep(folder)
 
     def set_aside(self) -> Path | None:
         """Rename an existing folder to NAME.old-K, so that a fresh start loses nothing."""

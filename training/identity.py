@@ -6,12 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from conf.schema import TrainConf
 from models.errors import UserError
-from models.files import damage
 from models.registry import ModelSpec
 from training.folder import RunFolder
 
@@ -24,6 +22,7 @@ CHANGEABLE = (
     "training.log_every",
     "training.val_every",
     "training.val_windows",
+    "training.on_nan",
     "training.progress",
     "training.gradient_checkpointing",
     "checkpoint.",
@@ -46,7 +45,13 @@ def check_same_run(folder: RunFolder, described: dict[str, Any]) -> None:
     """Raise `UserError` if the folder belongs to a run with another configuration."""
     if not folder.config.is_file():
         return
-    before = flatten(yaml.safe_load(folder.config.read_text()))
+    try:
+        before = flatten(yaml.safe_load(folder.config.read_text()))
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder.config} is damaged or not a run's configuration ({reason})"
+        ) from None
     now = flatten(described)
     different = [
         f"{key}={before.get(key)!r} then, {now.get(key)!r} now"
@@ -60,15 +65,12 @@ def check_same_run(folder: RunFolder, described: dict[str, Any]) -> None:
         )
 
 
-def check_checkpoint(path: Path, identity: dict[str, Any]) -> int:
+def check_checkpoint(path: Path, content: dict[str, Any], identity: dict[str, Any]) -> int:
     """The optimizer step of a checkpoint that this run may continue from.
 
-    Raises `UserError` if it is damaged or belongs to another model or corpus.
+    Raises `UserError` if it belongs to another model or corpus.
     """
-    if problem := damage(path):
-        raise UserError(f"checkpoint {path}: {problem}")
-    content = torch.load(path, weights_only=True, mmap=True)
-    found = content.get("crossover", {}).get("identity", {})
+    found = content["crossover"].get("identity", {})
     theirs, ours = flatten(found.get("model", {})), flatten(identity["model"])
     different = [
         f"model.{key}={theirs.get(key)!r} there, {ours.get(key)!r} here"

@@ -18,14 +18,22 @@ from data.batches import Batches
 from data.store import Corpus, prepare
 from models.files import write_text
 from models.registry import ModelSpec, build
-from training.checkpoint import AtomicCheckpointIO, Checkpointer, newest, saved
+from training.checkpoint import choose, read, saved
+from training.checkpointer import Checkpointer
 from training.datamodule import Tokens
+from training.digest import digest
 from training.evaluate import full_validation
+from training.faults import explained
 from training.folder import RunFolder
+from training.guard import Guard
 from training.identity import check_checkpoint, check_same_run, describe, flatten
+from training.lock import owned
 from training.metrics import JsonlLogger
 from training.module import LanguageModel
 from training.monitor import Monitor, peak_memory
+from training.processes import Member, Team, team
+from training.reading import Reading
+from training.signals import STOPPED, Preempted, Signals, requeue
 from training.tracking import TRAIN_AXES, Tracker
 
 log = logging.getLogger("crossover")
@@ -35,56 +43,115 @@ def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any]
     """Train, continue or find finished the run in `folder`; returns its summary.
 
     The vocabulary size in `spec` is replaced by the corpus's own. Raises `UserError` for anything
-    the user can mend; whatever had been saved before stays.
+    the user can mend, `Preempted` when asked to stop; whatever had been saved before stays.
     """
-    if conf.resume == "never" and (aside := folder.set_aside()):
-        log.warning("%s existed: it is now %s", folder.path, aside)
-    check_same_run(folder, describe(conf, spec))
-    finished = folder.summary()
-    if finished is not None and finished["steps"] >= conf.trainer.max_steps:
-        log.warning("%s is finished (%d steps): nothing to do", folder.path, finished["steps"])
-        return finished
+    try:
+        with Signals() as signals:
+            if conf.resume == "never":
+                _set_aside(folder)
+            check_same_run(folder, describe(conf, spec))
+            finished = folder.summary()
+            if finished is not None and finished["steps"] >= conf.trainer.max_steps:
+                log.warning(
+                    "%s is finished (%d steps): nothing to do", folder.path, finished["steps"]
+                )
+                return finished
+            with owned(folder), explained(conf, spec, folder):
+                return _lead(conf, spec, folder, signals)
+    except Preempted as stop:
+        saved_at = "" if stop.step is None else f", saved at step {stop.step}"
+        log.warning(
+            "%s: stopped%s (exit status %d); run the same command again to continue",
+            folder.path,
+            saved_at,
+            STOPPED,
+        )
+        if stop.requeue:
+            requeue()
+        raise
 
+
+def _set_aside(folder: RunFolder) -> None:
+    if folder.path.exists():
+        with owned(folder):
+            log.warning("%s existed: it is now %s", folder.path, folder.set_aside())
+
+
+def _lead(conf: TrainConf, spec: ModelSpec, folder: RunFolder, signals: Signals) -> dict[str, Any]:
+    """The run as its first process sees it: the one that decides and writes."""
+    folder.sweep()
     corpus = prepare(conf.data)
     spec = replace(spec, config={**spec.config, "vocab_size": corpus.vocab_size})
+    path = choose(conf.resume, folder)
+    start = None if path is None else read(path)
     identity = {"model": asdict(spec), "data": corpus.fingerprint}
-    start = Path(conf.resume) if conf.resume not in ("auto", "never") else newest(folder)
-    step = 0 if start is None else check_checkpoint(start, identity)
+    step = 0 if path is None else check_checkpoint(path, start or {}, identity)
 
     write_text(folder.config, yaml.safe_dump(describe(conf, spec), sort_keys=False))
     corpus.tokenizer.save(folder.tokenizer)
-    lightning.seed_everything(conf.seed, verbose=False)
-    model: Any = build(spec)
-    model.gradient_checkpointing = conf.training.gradient_checkpointing
-    module = LanguageModel(model, conf.optim, conf.trainer.max_steps)
-    datamodule = Tokens(corpus, conf.data, conf.seed, conf.training.val_windows)
-    monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
-    callbacks = [monitor, Checkpointer(folder, conf.checkpoint.every, identity)]
-
     metrics = JsonlLogger(folder.metrics)
     metrics.rewind(step)
     if step:
         log.warning("%s: continuing from step %d", folder.path, step)
     with start_tracker(conf, spec, folder) as tracker:
-        with quiet():
-            trainer = build_trainer(conf, [metrics, tracker], callbacks)
-            trainer.fit(module, datamodule, ckpt_path=start, weights_only=True)
+        with team(conf.trainer.devices, _follow, conf, spec, folder, path) as member:
+            saver = Checkpointer(folder, conf, identity, signals, member, start)
+            trainer, module, monitor = fit(conf, spec, corpus, saver, [metrics, tracker])
         summary = summarise(conf, spec, corpus, trainer, module, monitor)
-        if trainer.is_global_zero:
-            folder.write_summary(summary)
+        summary["digest"] = digest(read(saved(folder)[-1]))
+        folder.write_summary(summary)
         tracker.summary(summary)
         upload = conf.wandb.log_checkpoint
         tracker.artifact(f"checkpoint-{folder.name}", "model", saved(folder)[-1:], upload)
     return summary
 
 
+def _follow(
+    member: Member, conf: TrainConf, spec: ModelSpec, folder: RunFolder, path: Path | None
+) -> None:
+    """The run as any further process sees it."""
+    with Signals(quiet=True) as signals, explained(conf, spec, folder):
+        start = None if path is None else read(path)
+        saver = Checkpointer(folder, conf, {}, signals, member, start)
+        fit(conf, spec, prepare(conf.data), saver, [])
+
+
+def fit(
+    conf: TrainConf,
+    spec: ModelSpec,
+    corpus: Corpus,
+    saver: Checkpointer,
+    loggers: list[Logger],
+) -> tuple[lightning.Trainer, LanguageModel, Monitor]:
+    """This process's share of the training, from where `saver` starts to the last step."""
+    lightning.seed_everything(conf.seed, verbose=False)
+    model: Any = build(spec)
+    model.gradient_checkpointing = conf.training.gradient_checkpointing
+    guard = Guard(conf.training.on_nan, Batches(corpus, conf.data, conf.seed).index, saver.folder)
+    reading = Reading.of(conf, corpus.tokenizer)
+    module = LanguageModel(model, conf.optim, conf.trainer.max_steps, reading, guard)
+    datamodule = Tokens(corpus, conf.data, conf.seed, conf.training.val_windows)
+    monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
+    with quiet():
+        trainer = build_trainer(conf, loggers, [monitor, saver], [saver.io, Team(saver.member)])
+        try:
+            # The path only says that there is a start: `saver.io` has its content.
+            trainer.fit(module, datamodule, ckpt_path="start" if saver.resumes else None)
+        finally:
+            saver.close()
+    return trainer, module, monitor
+
+
 def build_trainer(
-    conf: TrainConf, loggers: list[Logger], callbacks: list[lightning.Callback]
+    conf: TrainConf,
+    loggers: list[Logger],
+    callbacks: list[lightning.Callback],
+    plugins: list[Any],
 ) -> lightning.Trainer:
     """Lightning's Trainer with our own checkpoints, progress and endless single epoch."""
     accumulate = conf.trainer.accumulate_grad_batches
     val_every = conf.training.val_every
-    return lightning.Trainer(
+    trainer = lightning.Trainer(
         max_steps=conf.trainer.max_steps,
         max_epochs=-1,
         accelerator=conf.trainer.accelerator,
@@ -99,12 +166,15 @@ def build_trainer(
         num_sanity_val_steps=0,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=plugins,
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    # Lightning's handlers communicate between processes, and so may hang; `Signals` has its own.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def start_tracker(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Tracker:
@@ -132,7 +202,7 @@ def summarise(
 ) -> dict[str, Any]:
     """What is worth remembering of a finished run: the rows of the report's first table."""
     model: Any = module.model
-    loss = full_validation(model, corpus, conf.data.length, conf.data.batch_size)
+    loss = full_validation(model, corpus, conf.data.length, conf.data.batch_size, module.reading)
     steps = trainer.global_step
     micro_steps = steps * conf.trainer.accumulate_grad_batches
     return {
@@ -142,6 +212,7 @@ def summarise(
         "config": dict(spec.config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": steps,
+        "skipped_steps": module.guard.skipped if module.guard else 0,
         "tokens": micro_steps * conf.data.batch_size * conf.data.length,
         "forward_flops": micro_steps * model.flops(conf.data.batch_size, conf.data.length),
         "val_loss": loss,
@@ -154,6 +225,9 @@ def summarise(
         "tokens_per_second": monitor.throughput.tokens_per_second,
         "train_seconds": monitor.throughput.seconds,
         "precision": conf.trainer.precision,
+        "packing": conf.data.packing,
+        "segment": conf.training.segment,
+        "bptt": conf.training.bptt,
         "backends": model.backends(),
         "peak_bytes": peak_memory(module.device),
     }

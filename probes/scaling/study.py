@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from probes.bootstrap import Array
-from probes.measure import TRAINING_FACTOR
 from probes.rows import label
 from probes.scaling.laws import Coefficients, Law, Trial, fit
 from probes.statistics import LEVELS
+from probes.tasks.common import TRAINING_FACTOR
 
 FEWEST = 3  # amounts of compute that make a study of a contestant's trainings
 BEYOND = 10.0  # how far past the measured compute a curve is extrapolated

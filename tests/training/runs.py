@@ -36,7 +36,7 @@ def run_conf(folder: Path, corpus: Path, **changes: Any) -> TrainConf:
         ),
         trainer=TrainerConf(max_steps=8, accelerator="cpu"),
         training=TrainingConf(log_every=1, val_every=3, val_windows=4, progress=False),
-        checkpoint=CheckpointConf(every=4),
+        checkpoint=CheckpointConf(every=4, best=False),
         wandb=WandbConf(mode="disabled"),
     )
     for name, value in changes.items():

@@ -1,0 +1,85 @@
+"""One run, one process: the second is refused and told whom to ask."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from models.errors import UserError
+from training.folder import RunFolder
+
+log = logging.getLogger("crossover")
+
+
+@contextmanager
+def owned(folder: RunFolder) -> Iterator[None]:
+    """Own the run's folder, making it if need be; one that stays empty is removed again.
+
+    The lock is a record lock of the kernel on the file `lock`: it ends with this process however
+    that ends, and forked loader processes do not inherit it. Raises `UserError`, naming the
+    owner, if another process has it.
+    """
+    made = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
+    file = _acquire(folder)
+    place = os.open(folder.path, os.O_RDONLY)  # stays right if the folder is renamed
+    try:
+        yield
+    finally:
+        os.unlink(folder.lock.name, dir_fd=place)
+        os.close(place)
+        os.close(file)
+        with suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
+
+
+def _acquire(folder: RunFolder) -> int:
+    while True:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(folder.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:  # another process has just removed the folder it had made
+            continue
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                os.close(file)
+                raise UserError(refusal(folder)) from None
+            log.warning("%s: this file system has no locks (%s); take care", folder.path, error)
+        if _is_still(file, folder.lock):
+            owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+            os.ftruncate(file, 0)
+            os.write(file, json.dumps(owner).encode() + b"\n")
+            return file
+        os.close(file)  # its owner left and removed it between the two calls
+
+
+def _is_still(file: int, path: Path) -> bool:
+    """Whether `path` is the name of an open file."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def refusal(folder: RunFolder) -> str:
+    """Who owns a run, and what to do."""
+    try:
+        owner = json.loads(folder.lock.read_text())
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["since"]))
+        who = f"process {owner['pid']} on {owner['host']}, since {since}"
+    except (OSError, ValueError, KeyError, TypeError):  # just being written
+        who = "another process"
+    return (
+        f"{folder.path} is being worked on by {who}. Wait for it or stop it, "
+        "or choose another name="
+    )

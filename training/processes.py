@@ -1,0 +1,153 @@
+"""The processes of one run: process 0 leads, starts the others, and alone writes files."""
+
+from __future__ import annotations
+
+import io
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from torch import distributed
+
+from models.errors import UserError
+from training.signals import STOPPED, Preempted
+
+log = logging.getLogger("crossover")
+
+HOST = "127.0.0.1"
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the processes that share a run's batches."""
+
+    rank: int = 0
+    world: int = 1
+
+    def greatest(self, wish: int) -> int:
+        """The greatest `wish` of all processes: the same answer for each of them."""
+        if self.world == 1:
+            return wish
+        wishes = torch.tensor(wish)
+        distributed.all_reduce(wishes, distributed.ReduceOp.MAX)
+        return int(wishes)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank: trees of tensors and plain values."""
+        if self.world == 1:
+            return [value]
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        parts: list[Any] = [None] * self.world
+        distributed.all_gather_object(parts, buffer.getvalue())
+        return [torch.load(io.BytesIO(part), weights_only=True) for part in parts]
+
+
+class Team(LightningEnvironment):
+    """Tells Lightning that the processes are there already."""
+
+    def __init__(self, member: Member) -> None:
+        super().__init__()
+        self._member = member
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    def local_rank(self) -> int:
+        return self._member.rank
+
+    def node_rank(self) -> int:
+        return 0
+
+
+@contextmanager
+def team(world: int, follow: Callable[..., None], *args: Any) -> Iterator[Member]:
+    """Process 0 of `world`; the others call `follow(member, *args)`, which must pickle.
+
+    All meet in torch's default process group. Raises `UserError` if one of them dies, `Preempted`
+    if one of them was stopped before it could agree on that with the rest.
+    """
+    if world == 1:
+        yield Member()
+        return
+    context: Any = multiprocessing.get_context(METHOD)
+    store = distributed.TCPStore(HOST, 0, world, is_master=True, wait_for_workers=False)
+    method = multiprocessing.get_start_method()
+    others = [
+        context.Process(target=_other, args=(Member(rank, world), store.port, method, follow, args))
+        for rank in range(1, world)
+    ]
+    threads = torch.get_num_threads()
+    try:
+        for process in others:
+            process.start()
+        with _joined(Member(0, world), store):
+            yield Member(0, world)
+        for process in others:
+            process.join()
+    except RuntimeError as error:  # a collective operation, if one of the others is gone
+        _explain(others, error)
+        raise
+    finally:
+        torch.set_num_threads(threads)
+        for process in others:
+            process.kill()  # it writes nothing, so nothing is lost
+            process.join()
+
+
+def _other(
+    member: Member, port: int, method: str, follow: Callable[..., None], args: tuple[Any, ...]
+) -> None:
+    # Its loader processes start as those of process 0, and not in the way that it was started.
+    multiprocessing.set_start_method(method, force=True)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    rank_zero_only.rank = member.rank  # type: ignore[attr-defined]
+    log.setLevel(logging.ERROR)  # process 0 says it once
+    try:
+        with _joined(member, distributed.TCPStore(HOST, port, member.world)):
+            follow(member, *args)
+    except UserError as error:
+        sys.exit(f"error: process {member.rank}: {error}")
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(STOPPED)
+
+
+@contextmanager
+def _joined(member: Member, store: Any) -> Iterator[None]:
+    """In torch's process group, with a share of the threads. Tensors on the CPU go over gloo."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    torch.set_num_threads(max(1, torch.get_num_threads() // member.world))
+    distributed.init_process_group(backend, store=store, rank=member.rank, world_size=member.world)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def _explain(others: list[Any], error: RuntimeError) -> None:
+    """Raise what is behind an error of communication, if another process is."""
+    for rank, process in enumerate(others, start=1):
+        process.join(2)  # its end may be seen a little later than its silence
+        if process.exitcode == STOPPED:
+            raise Preempted from error
+        if process.exitcode not in (None, 0):
+            raise UserError(
+                f"process {rank} of {len(others) + 1} ended with status {process.exitcode}; "
+                "the same command continues from the newest checkpoint"
+            ) from error
