@@ -60,6 +60,8 @@ def problems_of(config_name: str, argv: list[str]) -> list[str]:
     schema.register()
     words = quoted(config_name, [word for word in argv if not word.startswith("-")])
     multirun = "-m" in argv or "--multirun" in argv
+    if multirun:
+        words = [*_recipe_sweep(words), *words]
     overrides, problems = _parse(words, multirun)
     groups = [override for override in overrides if _is_group(override)]
     keys = [override for override in overrides if not _is_group(override)]
@@ -124,6 +126,18 @@ def _parse(words: list[str], multirun: bool) -> tuple[list[Override], list[str]]
         else:
             overrides.append(override)
     return overrides, problems
+
+
+def _recipe_sweep(words: list[str]) -> list[str]:
+    """What an experiment sweeps by itself (`hydra.sweeper.params`), as words of a command line.
+
+    Keys that the line gives are the line's, as in Hydra.
+    """
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    path = CONF / "experiment" / f"{given.get('experiment')}.yaml"
+    recipe = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    params = OmegaConf.select(recipe, "hydra.sweeper.params") or {}
+    return [f"{name}={values}" for name, values in params.items() if name not in given]
 
 
 def _is_group(override: Override) -> bool:

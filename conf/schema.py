@@ -70,6 +70,9 @@ class OptimConf:
 
     lr: float = key(1e-3, "peak learning rate", low=0)
     final_lr: float = key(1e-4, "learning rate of the last step", low=0)
+    lr_width: int = key(
+        0, "n_embd that both rates are meant for; others get sqrt(lr_width / n_embd) of them", low=0
+    )
     warmup_steps: int = key(20, "optimizer steps of linear warm-up", low=0)
     beta1: float = key(0.9, "decay of the gradient's mean", low=0, high=0.9999)
     beta2: float = key(0.99, "decay of the gradient's square", low=0, high=0.999999)

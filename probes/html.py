@@ -20,6 +20,7 @@ from probes.collect import Arm
 from probes.compare import Curve, Finding
 from probes.flat import COLUMNS, flat
 from probes.measures import MEASURES, Measure
+from probes.scaling import page as scaling_page
 
 if TYPE_CHECKING:
     from probes.report import Report
@@ -51,6 +52,7 @@ def page(report: Report) -> str:
         "ranges": _ranges(report),
         "chips": "".join(_chip(report, arm) for arm in report.material.arms),
         "charts": "\n".join(_figure(report, place, one) for place, one in enumerate(charts)),
+        "scaling": scaling_page.section(report.scaling),
         "losses": accounts.losses(report),
         "accounts": _accounts(report),
         "contestants": tables.contestants(report),

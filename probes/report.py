@@ -20,6 +20,10 @@ from probes.compare import Finding, Slope
 from probes.costs import Price
 from probes.flat import csv_text
 from probes.measures import MEASURES
+from probes.scaling import figure as scaling_figure
+from probes.scaling import page as scaling_page
+from probes.scaling import record, tell
+from probes.scaling.study import Study, study
 from probes.summary import summarise
 
 
@@ -36,6 +40,8 @@ class Report:
     out: Path
     price: Price | None = None
     """What an hour of the machine costs, if the user said."""
+    scaling: Study | None = None
+    """What the trainings say, if they differ in compute."""
 
 
 def write_report(
@@ -59,7 +65,10 @@ def write_report(
         _write(aside / "crossover.json", json.dumps(report.summary, indent=2) + "\n")
         _write(aside / "rows.csv", csv_text(material.rows))
         figures.draw_all(material, report.findings, aside)
-        _write(aside / "index.html", html.page(report))
+        if report.scaling:
+            scaling_figure.save(report.scaling, aside)
+        page = html.page(report) if material.rows else scaling_page.page(report)
+        _write(aside / "index.html", page)
         # The page comes last: when it is new, everything it stands beside is new too.
         for path in sorted(aside.iterdir(), key=lambda path: path.name == "index.html"):
             path.replace(out / path.name)
@@ -80,7 +89,9 @@ def analyse(
         if (fitted := compare.slope(one, measure, window))
     }
     summary = summarise(material, found, slopes, price)
-    return Report(material, found, slopes, summary, out, price)
+    if scaling := study(material.trainings):
+        summary["scaling"] = record.plain(scaling)
+    return Report(material, found, slopes, summary, out, price, scaling)
 
 
 def _write(path: Path, text: str) -> None:
@@ -97,6 +108,13 @@ def print_table(report: Report, console: Console) -> None:
     """Costs per length for every pair, then crossovers and slopes."""
     for warning in words.warnings(report.material):
         console.print(warning, style="red", markup=False)
+    for table in record.terminal(report.scaling) if report.scaling else []:
+        console.print(table)
+    if report.scaling:
+        console.print(tell.headline(report.scaling), style="bold")
+    if not report.material.rows:
+        console.print(f"{report.out / 'index.html'}")
+        return
     console.print(story.headline(report.material, report.findings), style="bold")
     for recurrent, attention in report.material.pairs:
         console.print(_pair_table(report, recurrent, attention))

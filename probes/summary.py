@@ -18,6 +18,7 @@
 * `costs`: `price_per_hour` and `currency` if a price was given, `tokens_per_page`, and per
   contestant, probe and context length `seconds_per_token`, `pages_per_hour` and, with a price,
   `per_million_tokens`.
+* `scaling`: where the trainings differ in compute, what `probes.scaling.record.plain` describes.
 * `contestants`, `baselines`, `machine`, `failures`: what was compared, on what, and which points
   did not finish. `mixed`: what differs between rows that were compared all the same, with
   `allow_mixed`. `damaged`: lines that could not be read.
@@ -157,6 +158,8 @@ def baselines(material: Material) -> dict[str, float | None]:
 
 def machine(rows: Sequence[Row]) -> dict[str, Any]:
     """Where and with what the rows were measured; several values are joined by commas."""
+    if not rows:
+        return {}
     versions = sorted({name for row in rows for name in row.versions})
     return {
         "device": words.unique(row.device.get("name") for row in rows),

@@ -13,6 +13,7 @@ from probes import figures
 from probes.costs import Price
 from probes.flat import COLUMNS, flat
 from probes.report import Report, print_table, write_report
+from probes.scaling import figure as scaling_figure
 from training.tracking import Tracker
 
 CROSSOVER_COLUMNS = (
@@ -49,12 +50,9 @@ def track(conf: WandbConf, folder: Path, report: Report) -> None:
         tracker.table("report/rows", COLUMNS, map(flat, report.material.rows))
         tracker.table("report/crossovers", CROSSOVER_COLUMNS, crossovers)
         tracker.page("report/page", report.out / "index.html")
-        files = ("index.html", "crossover.json", "rows.csv", *figures.FILES)
-        tracker.artifact(
-            f"report-{group}",
-            "report",
-            [report.out / name for name in files if (report.out / name).is_file()],
-        )
+        files = ("index.html", "crossover.json", "rows.csv", *figures.FILES, scaling_figure.FILE)
+        present = [report.out / name for name in files if (report.out / name).is_file()]
+        tracker.artifact(f"report-{group}", "report", present)
         tracker.summary({f"crossover/{row[0]}": row[5] for row in crossovers})
 
 

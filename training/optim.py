@@ -16,6 +16,7 @@ def build_optimizer(model: nn.Module, conf: OptimConf) -> torch.optim.AdamW:
 
     Raises `ValueError` unless every parameter is named exactly once.
     """
+    peak = peak_rate(conf, model.config.n_embd)  # type: ignore[union-attr, arg-type]
     parameters = dict(model.named_parameters())
     groups = model.param_groups()  # type: ignore[operator]
     named = [name for group in groups for name in group.names]
@@ -25,7 +26,7 @@ def build_optimizer(model: nn.Module, conf: OptimConf) -> torch.optim.AdamW:
         [
             {
                 "params": [parameters[name] for name in group.names],
-                "lr": conf.lr * group.lr_scale,
+                "lr": peak * group.lr_scale,
                 "weight_decay": conf.weight_decay if group.decay else 0.0,
             }
             for group in groups
@@ -35,6 +36,11 @@ def build_optimizer(model: nn.Module, conf: OptimConf) -> torch.optim.AdamW:
         eps=conf.eps,
         fused=True,
     )
+
+
+def peak_rate(conf: OptimConf, width: int) -> float:
+    """`conf.lr`, times sqrt(lr_width / width) where the rule is asked for: one for all sizes."""
+    return conf.lr * math.sqrt(conf.lr_width / width) if conf.lr_width else conf.lr
 
 
 def lr_factor(step: int, max_steps: int, conf: OptimConf) -> float:

@@ -214,6 +214,7 @@ def summarise(
         "steps": steps,
         "skipped_steps": module.guard.skipped if module.guard else 0,
         "tokens": micro_steps * conf.data.batch_size * conf.data.length,
+        "forward_flops": micro_steps * model.flops(conf.data.batch_size, conf.data.length),
         "val_loss": loss,
         "val_bits_per_byte": loss / math.log(2) * corpus.meta.val_tokens_per_byte,
         "unigram_entropy": corpus.meta.unigram_entropy,
