@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from math import isfinite
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -270,11 +270,11 @@ def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:
         if value is None:  # where that is allowed it means "not set"
             continue
         for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, float) and not isfinite(one):
-                yield f"{name}={one}: must be a finite number"
             if choices and one not in choices:
                 yield f"{name}={one!r}: not one of its values{nearest(str(one), list(choices))}"
             if low is not None and not one >= low:  # nan is not
                 yield f"{name}={one}: must be at least {low}"
             if high is not None and one > high:
                 yield f"{name}={one}: must be at most {high}"
+            elif isinstance(one, float) and one == inf:
+                yield f"{name}={one}: must be a finite number"
