@@ -28,8 +28,8 @@ WRONG: dict[type, tuple[str, ...]] = {
     float: ("fast", "nan", "inf", "-inf", "[0.1]", "{a: 0.1}", "1e", "0.1.2", "1,5?", "--1"),
     bool: ("maybe", "7", "[true]", "{a: true}", "truee", "0.5"),
     str: ("[a]", "{a: b}", "[", "{", "'open", "a b'c", "${nothing}", "${oc.create:", "a=b}"),
+    dict: ("text", "[a]", "3", "{", "{a: 1", "}"),
     list: ("text", "{a: b}", "[[1, 2]]", "[", "[{a: 1}]", "[1,", "]", "3.5"),
-    dict: ("text", "[1]", "[", "{", "{a: 1", "3.5", "{a: b: c}"),
 }
 GRAMMAR = (
     "=", "==", "=x", "trainer", "trainer.max_steps", "trainer.max_steps==3", "a b=c",
