@@ -6,7 +6,13 @@ import pytest
 
 from probes import child
 
-PRELOADED = ("probes.measure", "models.rwkv4", "models.transformer", "tests.probes.works")
+PRELOADED = (
+    "probes.measure",
+    "models.rwkv4",
+    "models.transformer",
+    "tests.probes.works",
+    "tests.models.span_ranks",
+)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -23,8 +23,6 @@ LENGTH = 60
 
 def launch(work: Callable[..., None], world: int, folder: Path) -> list[Any]:
     """`work(rank)` in `world` processes joined by gloo; what each returned."""
-    # The server imports this module once, for all ranks of all tests.
-    mp.get_context("forkserver").set_forkserver_preload([__name__])
     mp.start_processes(_rank, (world, work, str(folder)), nprocs=world, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 

@@ -38,10 +38,12 @@ class Ended(NamedTuple):
 def server() -> Iterator[None]:
     """A fork server with the training imported; the one of other tests has other modules."""
     context: Any = multiprocessing.get_context("forkserver")
+    others = forkserver._forkserver._preload_modules
     forkserver._forkserver._stop()
     context.set_forkserver_preload(["tests.training.children"])
     yield
     forkserver._forkserver._stop()
+    context.set_forkserver_preload(others)
 
 
 def start(
