@@ -12,6 +12,7 @@ PRELOADED = (
     "models.transformer",
     "tests.probes.works",
     "tests.models.span_ranks",
+    "scripts.probe",  # children import the script that runs
 )
 
 
