@@ -61,13 +61,13 @@ def test_another_end_is_noticed(tmp_path: Path) -> None:
     reference = Reference(run_conf(tmp_path, tmp_path), "abc", [(1, "train/loss", 2.0)], 1.0)
     folder = RunFolder(tmp_path / NAME)
     folder.path.mkdir()
-    folder.write_summary({"digest": "abc"})
+    folder.write_summary({"steps": 1, "digest": "abc"})
     folder.metrics.write_text('{"step": 1, "train/loss": 2.0}\n')
     assert verdict(reference, tmp_path, Ended(0, "", 1.0)) is None
     assert "status 1" in (verdict(reference, tmp_path, Ended(1, "", 1.0)) or "")
     folder.metrics.write_text('{"step": 1, "train/loss": 2.5}\n')
     assert "losses" in (verdict(reference, tmp_path, Ended(0, "", 1.0)) or "")
-    folder.write_summary({"digest": "abd"})
+    folder.write_summary({"steps": 1, "digest": "abd"})
     assert "digest" in (verdict(reference, tmp_path, Ended(0, "", 1.0)) or "")
 
 
