@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint bench clean
+.PHONY: help install demo test test-slow torture lint bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,10 +28,13 @@ demo: $(VENV)/installed ## train both contestants, probe them, write runs/demo/r
 	$(BIN)/python scripts/report.py runs='[runs/demo]'
 
 test: $(VENV)/installed-dev lint ## lint, types and the whole test-suite (without the slow ones)
-	$(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2
 
 test-slow: $(VENV)/installed-dev ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+torture: $(VENV)/installed-dev ## kill, damage and mislead trainings; count what is lost
+	$(BIN)/python scripts/torture.py runs=100
 
 lint: $(VENV)/installed-dev ## ruff (format and lint) and mypy
 	$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf import schema
 from conf.combinations import combination_problems
+from conf.flags import flag_problems, hydra_problem
 from conf.model_spec import NOT_FIELDS, nearest
 from models.errors import UserError
 from models.registry import model_class
@@ -53,9 +55,13 @@ def _quote(word: str) -> str:
 
 def problems_of(config_name: str, argv: list[str]) -> list[str]:
     """Every problem of a command line, in reading order; empty if it can run."""
+    if problems := flag_problems(argv):
+        return problems
     schema.register()
     words = quoted(config_name, [word for word in argv if not word.startswith("-")])
     multirun = "-m" in argv or "--multirun" in argv
+    if multirun:
+        words = [*_recipe_sweep(words), *words]
     overrides, problems = _parse(words, multirun)
     groups = [override for override in overrides if _is_group(override)]
     keys = [override for override in overrides if not _is_group(override)]
@@ -84,6 +90,13 @@ def problems_of(config_name: str, argv: list[str]) -> list[str]:
 
 def configuration_problems(config_name: str, config: DictConfig) -> list[str]:
     """Problems of one complete configuration: bounds, choices, the model, combinations."""
+    try:
+        return _configuration_problems(config_name, config)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        return [f"{error.full_key}: {str(error.msg).splitlines()[0]}"]
+
+
+def _configuration_problems(config_name: str, config: DictConfig) -> list[str]:
     problems = list(_model_problems(config.model)) if "model" in config else []
     missing = sorted(OmegaConf.missing_keys(config))
     problems += [f"{name} has no value: give it on the command line" for name in missing]
@@ -103,7 +116,8 @@ def _parse(words: list[str], multirun: bool) -> tuple[list[Override], list[str]]
         except HydraException:
             problems.append(f"{word!r} is not of the form key=value (quote special characters)")
             continue
-        if override.key_or_group.startswith("hydra"):
+        if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
+            problems += hydra_problem(word)
             continue
         if override.is_delete() or override.is_add() or override.is_force_add():
             problems.append(f"{word!r}: keys cannot be added or removed; write key=value")
@@ -112,6 +126,18 @@ def _parse(words: list[str], multirun: bool) -> tuple[list[Override], list[str]]
         else:
             overrides.append(override)
     return overrides, problems
+
+
+def _recipe_sweep(words: list[str]) -> list[str]:
+    """What an experiment sweeps by itself (`hydra.sweeper.params`), as words of a command line.
+
+    Keys that the line gives are the line's, as in Hydra.
+    """
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    path = CONF / "experiment" / f"{given.get('experiment')}.yaml"
+    recipe = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    params = OmegaConf.select(recipe, "hydra.sweeper.params") or {}
+    return [f"{name}={values}" for name, values in params.items() if name not in given]
 
 
 def _is_group(override: Override) -> bool:
@@ -165,6 +191,10 @@ def _try(base: DictConfig, name: str, text: str) -> str | None:
     """Set one key on a copy of the configuration; what is wrong with the value, or None."""
     value = OverridesParser.create().parse_override(f"{name}={text}").value()
     old = OmegaConf.select(base, name)
+    if isinstance(old, bool) and not isinstance(value, bool):  # OmegaConf takes 7 for true
+        return f"{name}={text}: {KINDS['bool']}"
+    if isinstance(value, list) and any(isinstance(one, (list, dict)) for one in value):
+        return f"{name}={text}: expected a list of single values"
     if OmegaConf.is_dict(old) and not isinstance(value, dict):
         return f"{name}={text}: {name} is a group of keys, such as {name}.{next(iter(old))}"
     trial = base.copy()
@@ -173,8 +203,18 @@ def _try(base: DictConfig, name: str, text: str) -> str | None:
     except OmegaConfBaseException as error:
         kind = re.search(r"could not be converted to (\w+)|not a valid (bool)", str(error))
         expected = KINDS.get(kind[1] or kind[2]) if kind else None
-        return f"{name}={text}: {expected or str(error).splitlines()[0]}"
+        told = expected or str(error).splitlines()[0]
+        shown = value if isinstance(value, str) else text
+        return f"{name}={shown}: {told}{_hint(base, name)}"
     return None
+
+
+def _hint(base: DictConfig, name: str) -> str:
+    """What the schema says to somebody who gave a key of the first level a wrong value."""
+    typed: Any = OmegaConf.get_type(base)
+    known = fields(typed) if is_dataclass(typed) else ()
+    hints = {one.name: one.metadata.get("hint") for one in known}
+    return f"; {hints[name]}" if hints.get(name) else ""
 
 
 def _job_problems(config_name: str, base: DictConfig, keys: list[Override]) -> list[str]:
@@ -225,6 +265,8 @@ def _model_problems(model: DictConfig) -> Iterator[str]:
             continue
         if name not in {item.name for item in fields(config_class)}:
             yield f"model.{name} is not a field of {model.target}"
+        elif type(model[name]) is int and model[name] < 1:
+            yield f"model.{name}={model[name]}: must be at least 1"
         elif problem := _try(
             OmegaConf.create({"model": expected}), f"model.{name}", f"{model[name]}"
         ):
@@ -239,7 +281,12 @@ def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:
             yield from _bound_problems(value, f"{name}.")
             continue
         choices, low, high = (item.metadata.get(bound) for bound in ("choices", "low", "high"))
+        if value is None:  # where that is allowed it means "not set"
+            continue
         for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, float) and not isfinite(one):
+                yield f"{name}={one}: must be a finite number"
+                continue
             if choices and one not in choices:
                 yield f"{name}={one!r}: not one of its values{nearest(str(one), list(choices))}"
             if low is not None and one < low:

@@ -10,11 +10,20 @@ from typing import Any
 import torch
 
 from conf.model_spec import model_spec, nearest
-from conf.schema import ConvertConf, GenerateConf, ProbeConf, ReportConf, TrainConf, TrainerConf
+from conf.schema import (
+    ConvertConf,
+    GenerateConf,
+    PlanConf,
+    ProbeConf,
+    ReportConf,
+    TrainConf,
+    TrainerConf,
+)
 from data.corpora import CORPORA
 from models.errors import UserError
-from models.registry import build
+from models.registry import build, model_class
 from models.saving import check_target
+from models.wkv.backends import BACKENDS
 from training.folder import check_name
 from training.launched import launched, processes_of
 
@@ -34,6 +43,7 @@ def _train(config: TrainConf) -> Iterator[str]:
         yield f"data.corpus={data.corpus!r}: no such corpus{nearest(data.corpus, list(CORPORA))}"
     yield from _device(trainer.accelerator)
     yield from _buildable(config.model, data.vocab_size, data.length, "data.length")
+    yield from _segments(config)
     if config.optim.final_lr > config.optim.lr:
         yield f"optim.final_lr={config.optim.final_lr} is above optim.lr={config.optim.lr}"
     yield from _processes(trainer, data.batch_size)
@@ -75,13 +85,33 @@ def _processes(trainer: TrainerConf, batch_size: int) -> Iterator[str]:
         yield "trainer.offload=true: with fsdp on a CPU everything lies in its memory already"
 
 
+def _segments(config: TrainConf) -> Iterator[str]:
+    segment, length = config.training.segment, config.data.length
+    if segment > length:
+        yield f"training.segment={segment} is longer than data.length={length}: lower it, or use 0"
+    if segment and not model_class(config.model["target"]).recurrent:
+        yield (
+            f"training.segment={segment}: {config.model['name']} has no state that carries "
+            "gradients; use training.gradient_checkpointing=true to save memory"
+        )
+    if config.training.bptt == "truncated":
+        if not segment:
+            yield "training.bptt=truncated cuts gradients between segments: set training.segment"
+        if config.trainer.precision == "16-mixed":
+            yield "training.bptt=truncated cannot scale gradients in time for 16-mixed: use bf16"
+
+
 def _probe(config: ProbeConf) -> Iterator[str]:
     yield from _folder_name("group", config.group)
     yield from _device(config.accelerator)
-    if not config.lengths:
-        yield "lengths=[]: give at least one context length"
+    empty = {"lengths": "context length", "probes": "probe", "sweeps": "sweep"}
+    missing = [name for name in empty if not getattr(config, name)]
+    for name in missing:
+        yield f"{name}=[]: give at least one {empty[name]}"
+    if missing:
         return
-    reach = max(config.lengths) + ("decode" in config.probes) * config.decode_steps
+    beyond = {"decode": config.decode_steps, "max_batch": 3}  # tokens after the context
+    reach = max(config.lengths) + max((beyond.get(probe, 0) for probe in config.probes), default=0)
     yield from _buildable(
         config.model, config.vocab_size, reach, "the longest of lengths (+ decode_steps)"
     )
@@ -89,7 +119,27 @@ def _probe(config: ProbeConf) -> Iterator[str]:
         yield f"fixed_tokens={config.fixed_tokens} is below every context length in lengths"
 
 
+def _plan(config: PlanConf) -> Iterator[str]:
+    length = max([config.data.length, *config.lengths])
+    name = "data.length" if length == config.data.length else "the longest of lengths"
+    yield from _buildable(config.model, config.data.vocab_size, length, name)
+    if config.lengths and not config.out:
+        yield f"lengths={config.lengths} draws a curve: say where with out=FOLDER"
+    if config.runs and not config.lengths:
+        yield "runs= are drawn beside a curve: give its context lengths with lengths=[...]"
+    if config.data.batch_size % config.devices:
+        yield (
+            f"data.batch_size={config.data.batch_size} cannot be shared by "
+            f"devices={config.devices}: choose a multiple, or 0 for one sequence each"
+        )
+
+
 def _report(config: ReportConf) -> Iterator[str]:
+    if config.price_per_hour is not None and config.currency is None:
+        yield (
+            f"price_per_hour={config.price_per_hour:g} has no unit: add currency=EUR, USD or "
+            "another of its values"
+        )
     if config.slope_from >= config.slope_to:
         yield f"slope_from={config.slope_from} must be below slope_to={config.slope_to}"
 
@@ -115,6 +165,12 @@ def _buildable(model: dict[str, Any], vocab: int, length: int, name: str) -> Ite
     except UserError as error:
         yield str(error)
         return
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        yield f"no model of these sizes can be built ({str(error).splitlines()[0]})"
+        return
+    wkv = getattr(built.config, "wkv", "auto")
+    if wkv not in BACKENDS:
+        yield f"model.wkv={wkv!r}: not one of its values{nearest(wkv, list(BACKENDS))}"
     positions = getattr(built.config, "n_positions", length)
     if positions < length:
         yield f"model.n_positions={positions} is shorter than {name}={length}"
@@ -141,7 +197,9 @@ CHECKS: dict[str, Checker] = {
     "train": _train,
     "probe": _probe,
     "repeatability": _probe,
+    "plan": _plan,
     "report": _report,
     "generate": _generate,
     "convert": _convert,
+    "torture": lambda config: iter(()),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from conf.schema import SCRIPTS
 
 CONF = Path(__file__).resolve().parent
+WIDTH = 120
 
 
 def help_text(config_name: str) -> str:
@@ -37,7 +39,8 @@ def help_text(config_name: str) -> str:
         if default is None:
             lines += ["", f"{name}: {doc}"]
         else:
-            lines.append(f"  {name:<{width}}  {doc}{default}")
+            text = f"  {name:<{width}}  {doc}{default}"
+            lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * (width + 4))
     if "model" in (path.name for path in groups):
         lines += ["", "model.* keys and sizes: conf/model/*.yaml"]
     return "\n".join(lines)

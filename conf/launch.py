@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import schema
 from conf.check import problems_of, quoted
+from conf.flags import flag_problems
 from conf.help import help_text
 from models.errors import UserError
 from training.launched import launched
@@ -51,6 +52,7 @@ def launch(config_name: str, task: Callable[[Any], None], together: bool = False
     if "--help" in argv or "-h" in argv:
         print(help_text(config_name))
         return
+    refuse(flag_problems(argv))
     if not any(flag in argv for flag in ("--cfg", "-c", "--info", "-i", "--hydra-help")):
         refuse(problems_of(config_name, argv))
     failures: dict[str, Exception] = {}

@@ -14,6 +14,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+CURRENCIES = ("EUR", "USD", "GBP", "CHF", "SEK", "NOK", "DKK", "PLN", "CZK", "JPY", "CNY", "KRW",
+              "INR", "AUD", "CAD", "BRL", "SGD")  # fmt: skip
+PROBES = (
+    "train", "prefill", "ttft", "decode", "generate", "layer", "operator",
+    "max_batch", "max_batch_train",
+)  # fmt: skip
 
 
 def key(
@@ -24,14 +30,17 @@ def key(
     low: float | None = None,
     high: float | None = None,
     verbatim: bool = False,
+    hint: str = "",
 ) -> Any:
     """A dataclass field that knows its meaning and its bounds (inclusive).
 
-    The value of a `verbatim` field is taken as typed, free of Hydra's grammar for values.
+    The value of a `verbatim` field is taken as typed, free of Hydra's grammar for values. `hint` is
+    told beside an error in the type of a value.
     """
-    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "verbatim": verbatim}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    bounds = {"choices": choices, "low": low, "high": high}
+    metadata = {"doc": doc, **bounds, "verbatim": verbatim, "hint": hint}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -45,6 +54,11 @@ class DataConf:
     vocab_size: int = key(3072, "entries of a bpe trained on the corpus", low=257, high=65536)
     length: int = key(512, "context length, tokens", low=1)
     batch_size: int = key(4, "sequences per micro-batch, over all processes", low=1)
+    packing: str = key(
+        "stream",
+        "stream: a sequence runs on across documents; documents: each is read as if alone",
+        choices=("stream", "documents"),
+    )
     val_fraction: float = key(0.02, "of the corpus, held out", low=0.0001, high=0.9)
     workers: int = key(0, "loader processes; never changes the order of batches", low=0)
     cache_dir: str = key(".cache", "prepared corpora, safe to delete")
@@ -56,6 +70,9 @@ class OptimConf:
 
     lr: float = key(1e-3, "peak learning rate", low=0)
     final_lr: float = key(1e-4, "learning rate of the last step", low=0)
+    lr_width: int = key(
+        0, "n_embd that both rates are meant for; others get sqrt(lr_width / n_embd) of them", low=0
+    )
     warmup_steps: int = key(20, "optimizer steps of linear warm-up", low=0)
     beta1: float = key(0.9, "decay of the gradient's mean", low=0, high=0.9999)
     beta2: float = key(0.99, "decay of the gradient's square", low=0, high=0.999999)
@@ -93,9 +110,22 @@ class TrainingConf:
     """The shared loop: what it saves memory on, and how often it looks up."""
 
     gradient_checkpointing: bool = key(False, "recompute each block in the backward pass")
+    segment: int = key(
+        0, "RWKV: tokens read at once, in memory that does not grow with data.length; 0: all", low=0
+    )
+    bptt: str = key(
+        "exact",
+        "gradients across segments; truncated: cheaper, cut at every boundary",
+        choices=("exact", "truncated"),
+    )
     log_every: int = key(10, "optimizer steps between rows of metrics.jsonl", low=1)
     val_every: int = key(100, "optimizer steps between validations; 0: only at the end", low=0)
     val_windows: int = key(32, "sequences per validation; the last one reads all", low=1)
+    on_nan: str = key(
+        "stop",
+        "at a loss or gradient that is no number; skip: leave it out",
+        choices=("stop", "skip"),
+    )
     progress: bool = key(True, "show a live line")
 
 
@@ -153,8 +183,8 @@ class ProbeConf:
     lengths: list[int] = key([256, 512, 1024, 2048, 4096, 8192], "context lengths, tokens", low=1)
     probes: list[str] = key(
         ["train", "prefill", "decode"],
-        "what to measure",
-        choices=("train", "prefill", "decode"),
+        "what to measure (docs/probes.md)",
+        choices=PROBES,
     )
     sweeps: list[str] = key(
         ["fixed_tokens", "batch_1"], "how batches go", choices=("fixed_tokens", "batch_1")
@@ -164,6 +194,10 @@ class ProbeConf:
     repeats: int = key(5, "timed repeats within a process", low=1)
     warmup: int = key(1, "untimed repeats before them", low=0)
     decode_steps: int = key(32, "tokens decoded per repeat, starting at the position", low=1)
+    generate_seconds: float = key(
+        10.0, "generate: no further repeat is begun after so much time", low=0
+    )
+    memory_budget_gib: float = key(0.25, "max_batch: memory to fill with sequences", low=1e-3)
     accelerator: str = key("auto", "where to measure", choices=("auto", "cpu", "gpu"))
     precision: str = key(
         "float32", "of weights and arithmetic", choices=("float32", "bfloat16", "float16")
@@ -182,6 +216,65 @@ class RepeatabilityConf(ProbeConf):
 
 
 @dataclass
+class MachineConf:
+    """A device and its surroundings. `sources` says where each figure comes from."""
+
+    title: str = key(MISSING, "name for people")
+    device: str = key(MISSING, "whose kernels to plan with", choices=("cpu", "cuda"))
+    measure: bool = key(False, "measure the rates of this machine now; the figures below rest")
+    flops_fp32: float = key(0.0, "peak of matrix products in fp32, FLOP/s", low=0)
+    flops_bf16: float = key(0.0, "the same in bf16, without sparsity", low=0)
+    memory_bytes: float = key(0.0, "of one device", low=0)
+    memory_bytes_s: float = key(0.0, "peak bandwidth of that memory, bytes/s", low=0)
+    matmul_efficiency: float = key(1.0, "share of the peak reached", low=0.01, high=1)
+    attention_efficiency: float = key(1.0, "share of the peak reached", low=0.01, high=1)
+    memory_efficiency: float = key(1.0, "share of the bandwidth reached", low=0.01, high=1)
+    recurrence_flops: float = key(0.0, "rate of the WKV kernels, FLOP/s", low=0)
+    launch_seconds: float = key(0.0, "least time of an operation", low=0)
+    devices_per_node: int = key(1, "devices that share a network connection", low=1)
+    link_bytes_s: float = key(1e9, "between devices of a node, each way, bytes/s", low=1)
+    network_bytes_s: float = key(1e9, "between nodes, per node, each way, bytes/s", low=1)
+    overlap: float = key(0.0, "share of computing that traffic can hide behind", low=0, high=1)
+    storage_bytes_s: float = key(1e9, "of checkpoints, the whole job, bytes/s", low=1)
+    price_per_hour: float = key(0.0, "of one device; 0: not stated", low=0)
+    currency: str = key("USD", "of the price")
+    sources: dict[str, str] = key({}, "where the figures come from: published, measured, assumed")
+
+
+@dataclass
+class PlanDataConf:
+    """The batches of the training that is planned."""
+
+    length: int = key(4096, "context length, tokens", low=1)
+    batch_size: int = key(0, "sequences per step over all devices; 0: one each", low=0)
+    vocab_size: int = key(65536, "vocabulary", low=2)
+
+
+@dataclass
+class PlanConf:
+    """Predict memory, time and cost of a training step, for every strategy."""
+
+    model: Any = MISSING
+    machine: MachineConf = field(default_factory=MachineConf)
+    data: PlanDataConf = field(default_factory=PlanDataConf)
+    devices: int = key(1, "devices that train together", low=1)
+    precision: str = key(
+        "bf16-mixed",
+        "of arithmetic and weights",
+        choices=("32-true", "bf16-mixed", "bf16-true"),
+    )
+    segment: int = key(2048, "tokens of a segment, where a state can be carried", low=1)
+    tokens: float = key(0.0, "tokens of the whole training, for its time and cost", low=0)
+    lengths: list[int] = key([], "context lengths of the curve; needs out=", low=1)
+    runs: list[str] = key([], "probe groups whose measured rows stand beside the curve")
+    out: str | None = key(None, "folder for plan.json and, with lengths=, index.html")
+    threads: int = key(0, "CPU threads of machine=here; 0: PyTorch's default", low=0)
+    mtbf_hours: float = key(50_000.0, "of one device, between failures", low=0.001)
+    checkpoint_bytes: float = key(0.0, "0: weights and the optimizer's state", low=0)
+    restart_minutes: float = key(10.0, "from a failure to the next step", low=0)
+
+
+@dataclass
 class ReportConf:
     """Turn probe rows and finished trainings into one page, figures and tables."""
 
@@ -190,6 +283,14 @@ class ReportConf:
     slope_from: int = key(1024, "shortest context length of the log-log slope", low=1)
     slope_to: int = key(8192, "longest, inclusive", low=1)
     allow_mixed: bool = key(False, "compare rows of different machines, precisions or versions")
+    price_per_hour: float | None = key(
+        None,
+        "of the machine; then a million tokens have a price",
+        low=0,
+        high=1e9,
+        hint="its unit goes into currency=, e.g. price_per_hour=2.50 currency=EUR",
+    )
+    currency: str | None = key(None, "of the price", choices=CURRENCIES)
     wandb: WandbConf = field(default_factory=WandbConf)
 
 
@@ -225,13 +326,27 @@ class ConvertConf:
     runs_dir: str = key("runs", "where run folders are")
 
 
+FAULTS = ("kill", "terminate", "corrupt", "disk", "lines", "weights")
+
+
+@dataclass
+class TortureConf:
+    """Provoke every fault that a run must survive, and count what is lost."""
+
+    runs: int = key(100, "trainings to kill; half as many for SIGTERM, five times the lines", low=1)
+    seed: int = key(0, "of the instants, the damage and the lines", low=0, high=2**32 - 1)
+    faults: list[str] = key([*FAULTS], "kinds to provoke", choices=FAULTS)
+
+
 SCRIPTS: dict[str, type] = {
     "train": TrainConf,
     "probe": ProbeConf,
     "repeatability": RepeatabilityConf,
+    "plan": PlanConf,
     "report": ReportConf,
     "generate": GenerateConf,
     "convert": ConvertConf,
+    "torture": TortureConf,
 }
 
 
@@ -241,3 +356,4 @@ def register() -> None:
     for script, node in SCRIPTS.items():
         store.store(name=f"{script}_schema", node=node)
     store.store(group="data", name="schema", node=DataConf)
+    store.store(group="machine", name="schema", node=MachineConf)

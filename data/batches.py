@@ -135,16 +135,20 @@ class Batches(Dataset[Tensor]):
         )
         rows = conf.batch_size // world
         self._share = slice(rank * rows, (rank + 1) * rows)
+        self._watch = corpus.watch
         self._path: Path = corpus.folder / "train.bin"
         self._dtype = meta.dtype
         self._tokens: np.memmap | None = None
 
     def __getitem__(self, step: int) -> Tensor:
-        if self._tokens is None:  # each worker opens the file itself
-            self._tokens = np.memmap(self._path, dtype=self._dtype, mode="r")
         starts = self.index.starts(step)[self._share]
         window = np.arange(self.index.length + 1)
-        return torch.from_numpy(self._tokens[starts[:, None] + window].astype(np.int64))
+        self._watch.check()  # before reading, or a file cut short would end the process
+        if self._tokens is None:  # each worker opens the file itself
+            self._tokens = np.memmap(self._path, dtype=self._dtype, mode="r")
+        tokens = self._tokens[starts[:, None] + window].astype(np.int64)
+        self._watch.check()  # and after it, so that what was read is what was prepared
+        return torch.from_numpy(tokens)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_tokens": None}

@@ -17,7 +17,7 @@ import json
 import lzma
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -31,11 +31,14 @@ from data import corpora, tokenizers
 from data.atomic import make_folder
 from data.corpora import Document
 from data.text import TextTokenizer
+from data.watch import Watch
 from models.errors import UserError
 
 FORMAT = 1  # of the folder; raise it when the same corpus would be stored differently
 
-_PAYLOAD = ("train.bin", "val.bin", "tokenizer.json")
+DTYPES = ("uint16", "uint32")  # of token ids
+TOKENS = ("train.bin", "val.bin")
+_PAYLOAD = (*TOKENS, "tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Corpus:
     folder: Path
     meta: Meta
     tokenizer: TextTokenizer
+    watch: Watch = field(init=False, repr=False)
+    """Of the files of tokens, since they were last found sound."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "watch", Watch(self.folder / name for name in TOKENS))
 
     @property
     def fingerprint(self) -> str:
@@ -133,7 +141,7 @@ def damage(folder: Path) -> str | None:
         for name in _PAYLOAD:
             if [*meta.files[name]] != [*_size_and_checksum(folder / name)]:
                 return f"{name} has changed"
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -256,7 +264,10 @@ def _groups(
 
 
 def _read_meta(folder: Path) -> Meta:
-    return Meta(**json.loads((folder / "meta.json").read_text(encoding="utf-8")))
+    meta = Meta(**json.loads((folder / "meta.json").read_text(encoding="utf-8")))
+    if meta.dtype not in DTYPES:  # memory mapped as objects would be taken for addresses
+        raise ValueError(f"dtype {meta.dtype!r}")
+    return meta
 
 
 def _size_and_checksum(path: Path) -> tuple[int, str]:

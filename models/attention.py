@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models import spans
 from models.attend import KERNELS, attend, query_key_pairs
 from models.contract import ParamGroup, State
 from models.errors import UserError
 from models.init import init_normal, split_decay
 from models.pointwise import rotate
 from models.step import Program
-from models.trunk import Stream, Trunk, linear_flops
+from models.trunk import Operator, Stream, Trunk, linear_flops
 
 Rope = tuple[Tensor, Tensor]
 
@@ -57,6 +58,7 @@ class Attention(nn.Module):
             raise UserError(f"model.window={window} must be at least 1: it counts the token itself")
         self.head_size = n_embd // n_head
         self.kernel, self.window = kernel, window
+        self.operator = Operator(attend)
         heads = n_head + 2 * self.n_kv_head
         self.qkv = nn.Linear(n_embd, heads * self.head_size, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
@@ -72,11 +74,13 @@ class Attention(nn.Module):
             qk = rotate(qk, *rope)  # queries and keys at once: fewer passes over memory
         q, k = qk.split((self.n_head, self.n_kv_head), dim=2)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        if (split := spans.current()) is not None:
+            k, v = (torch.cat(spans.gather(x)[: split.rank + 1].unbind(), dim=2) for x in (k, v))
         if state is not None:
             state = grow_cache(state, past, past + length, self.window)
             k = write_cache(state["k"], k, past, self.window)
             v = write_cache(state["v"], v, past, self.window)
-        y = attend(q, k, v, self.kernel, self.window)
+        y = self.operator(q, k, v, self.kernel, self.window)
         return self.output(y.transpose(1, 2).reshape(batch, length, width)), state
 
     def init_state(self, batch: int, capacity: int | None) -> State:

@@ -7,7 +7,9 @@ Laws
 ----
 * causal: changing token t leaves the logits before t unchanged; batch rows are independent;
 * any split of T gives the same logits, down to single tokens;
+* documents packed into one row do not see each other: their logits are those of each alone;
 * `forward(x, init_state(B))` equals `forward(x)`;
+* `next_logits` equals the last position of `forward`;
 * `loss` equals `forward` followed by cross entropy, yet never holds `[B, T, V]` logits;
 * `flops` agrees with a measured count, and its second difference in length is 0 for a recurrent
   model and for attention beyond its window, and a positive constant for full attention;
@@ -16,7 +18,7 @@ Laws
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -44,27 +46,54 @@ class Contestant(Protocol):
     config: Any
     """Frozen dataclass; `type(model)(config)` builds an equal model."""
 
-    def __call__(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+    recurrent: bool
+    """Whether the state has one size whatever the context, and carries gradients."""
+
+    def __call__(
+        self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
         """See `forward`."""
         ...
 
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+    def forward(
+        self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
         """Parallel pass over `tokens[B, T]`, continuing from `state`.
 
         Returns logits `[B, T, V]` and the state after the last token. `None` in means `None` out:
         training pays for no cache. A state passed in is consumed (caches may be written in
         place): `clone_state` it first to continue from one point twice.
+
+        `starts[B, T]`, bool, is true where another document begins, which then is read as if it
+        were alone; a row's first token begins one unless a state is given. Only a recurrent model
+        takes both.
+        """
+        ...
+
+    def next_logits(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits `[B, V]` of the token after the prompt `tokens[B, T]`, and the state.
+
+        What generation needs of `forward`, without the logits of every earlier position.
         """
         ...
 
     def loss(
-        self, tokens: Tensor, targets: Tensor, state: State | None = None
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        state: State | None = None,
+        starts: Tensor | None = None,
     ) -> tuple[Tensor, State | None]:
         """Mean cross entropy of `targets[B, T]`, nats per token, fp32 scalar; and the state."""
         ...
 
     def objective(
-        self, tokens: Tensor, targets: Tensor, state: State | None = None, l2wrap: float = 0.0
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        state: State | None = None,
+        l2wrap: float = 0.0,
+        starts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, State | None]:
         """What to minimise, the loss to report (without gradient), and the state.
 
@@ -110,6 +139,16 @@ def map_state(state: State, change: Any) -> State:
     return {
         name: change(value) if isinstance(value, Tensor) else map_state(value, change)
         for name, value in state.items()
+    }
+
+
+def combine_states(states: Sequence[State], combine: Any) -> State:
+    """A tree of the same shape as all of `states`: `combine([tensor, ...])` at every leaf."""
+    return {
+        name: combine([state[name] for state in states])
+        if isinstance(value, Tensor)
+        else combine_states([state[name] for state in states], combine)
+        for name, value in states[0].items()
     }
 
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from models.errors import UserError
+
 
 @contextmanager
 def atomic(path: Path, manifest: bool = False) -> Iterator[BinaryIO]:
@@ -97,13 +99,30 @@ def damage(path: Path) -> str | None:
         size, digest = manifest["bytes"], manifest["sha256"]
     except FileNotFoundError:
         return f"its manifest {manifest_path(path).name} is missing"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, OSError):
         return f"its manifest {manifest_path(path).name} is unreadable"
     if path.stat().st_size != size:
         return f"{path.stat().st_size} bytes instead of {size}"
     if sha256(path) != digest:
         return "its SHA-256 differs from its manifest"
     return None
+
+
+def inside(path: Path) -> Path:
+    """`path`, unless it is a link that leads out of its folder: nobody asked for what is there.
+
+    In Hugging Face's cache, `snapshots/REVISION/NAME` links into `blobs/` of the same repository.
+    Raises `UserError`.
+    """
+    home = path.parent.resolve()
+    homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+    try:
+        found = path.resolve()
+    except (OSError, RuntimeError):  # links in a circle
+        raise UserError(f"{path} is a link that leads nowhere") from None
+    if not any(found.is_relative_to(one) for one in homes):
+        raise UserError(f"{path} is a link out of its folder, to {found}: refused, not opened")
+    return path
 
 
 def sync(path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import spans
 from models.attention import Attention, AttentionTrunk
 from models.contract import State
 from models.errors import UserError
@@ -101,7 +102,7 @@ class GPT(AttentionTrunk):
         return nn.LayerNorm(self.config.n_embd, bias=self.config.bias)
 
     def enter(self, tokens: Tensor, state: State | None) -> Stream:
-        past = self.past(state)
+        past = self.past(state) + spans.tokens_before(tokens.shape[1])
         end = past + tokens.shape[1]
         self.check_positions(end)
         return self.emb(tokens) + self.pos_emb.weight[past:end], past

@@ -29,14 +29,15 @@ def model_class(target: str) -> Any:
 
     Raises `UserError` if the path does not name a contestant.
     """
-    module_name, _, class_name = target.rpartition(".")
+    module_name, _, class_name = str(target).rpartition(".")
     if module_name.split(".")[0] != "models":
         raise UserError(f"model.target={target!r}: only classes inside models/ can be built")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"model.target={target!r}: no such class ({error})") from None
-    if not hasattr(cls, "Config"):
+    # What a module of ours has imported from elsewhere is reachable through it, and is not ours.
+    if getattr(cls, "__module__", None) != module_name or not hasattr(cls, "Config"):
         raise UserError(f"model.target={target!r}: not a contestant (it has no Config)")
     return cls
 

@@ -80,6 +80,7 @@ class RWKVBlock(Block):
 class RWKVTrunk(Trunk):
     """Embedding, L blocks, LayerNorm, head; the order of tokens enters through the recurrence."""
 
+    recurrent = True
     lr_scales: ClassVar[dict[str, float]] = {}
     """Learning-rate multipliers of vectors by the end of their name."""
 

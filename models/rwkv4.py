@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from models.contract import State
 from models.pointwise import gate, squared_relu, token_shift_mix
 from models.rwkv import Ramps, RWKVBlock, RWKVTrunk, carried, init_matrices, vector
+from models.spans import recur, shifted
 from models.step import Program
-from models.trunk import linear_flops
+from models.trunk import Operator, linear_flops
 from models.wkv import wkv4, wkv4_flops, wkv4_initial_state
 from models.wkv.backends import resolve
 
@@ -50,7 +51,7 @@ class TimeMix(nn.Module):
     def __init__(self, config: RWKV4Config, ramps: Ramps) -> None:
         super().__init__()
         width = config.n_embd
-        self.backend = config.wkv
+        self.backend, self.operator = config.wkv, Operator(wkv4)
         mix = ramps.channel**ramps.remaining
         self.time_decay = nn.Parameter(-5 + 8 * ramps.decay())
         self.time_first = nn.Parameter(math.log(0.3) + 0.5 * ramps.zigzag)
@@ -65,12 +66,13 @@ class TimeMix(nn.Module):
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """x `[B, T, C]` to `[B, T, C]`."""
         mixes = torch.cat((self.time_mix_k, self.time_mix_v, self.time_mix_r)).squeeze(1)
-        x_k, x_v, x_r = token_shift_mix(x, carried(state, "shift"), mixes)
+        before, last = shifted(x, state)
+        x_k, x_v, x_r = token_shift_mix(x, before, mixes)
         k, v, r = self.key(x_k), self.value(x_v), self.receptance(x_r)
         w = -torch.exp(self.time_decay.float())
         u = self.time_first.float()
-        y, wkv = wkv4(w, u, k, v, carried(state, "wkv"), self.backend)
-        after = None if state is None else {"shift": x[:, -1].clone(), "wkv": wkv}
+        y, wkv = recur(self.operator, (w, u, k, v), carried(state, "wkv"), self.backend)
+        after = None if state is None else {"shift": last, "wkv": wkv}
         return self.output(gate(r, y)), after
 
     def init_state(self, batch: int) -> State:
@@ -112,9 +114,10 @@ class ChannelMix(nn.Module):
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """x `[B, T, C]` to `[B, T, C]`."""
         mixes = torch.cat((self.time_mix_k, self.time_mix_r)).squeeze(1)
-        x_k, x_r = token_shift_mix(x, carried(state, "shift"), mixes)
+        before, last = shifted(x, state)
+        x_k, x_r = token_shift_mix(x, before, mixes)
         value = self.value(squared_relu(self.key(x_k)))
-        after = None if state is None else {"shift": x[:, -1].clone()}
+        after = None if state is None else {"shift": last}
         return gate(self.receptance(x_r), value), after
 
     def init_state(self, batch: int) -> State:

@@ -32,8 +32,9 @@ from models.rwkv import (
     vector,
 )
 from models.rwkv4 import ChannelMix
+from models.spans import recur, shifted
 from models.step import Program
-from models.trunk import linear_flops
+from models.trunk import Operator, linear_flops
 from models.wkv import wkv5, wkv5_flops, wkv6_initial_state
 from models.wkv.backends import resolve
 
@@ -61,7 +62,7 @@ class TimeMix(nn.Module):
     def __init__(self, config: RWKV5Config, ramps: Ramps) -> None:
         super().__init__()
         width = config.n_embd
-        self.backend = config.wkv
+        self.backend, self.operator = config.wkv, Operator(wkv5)
         self.heads = count_heads(width, config.head_size)
         mix = ramps.channel**ramps.remaining
         self.time_mix_r = vector(ramps.channel ** (0.5 * ramps.remaining))
@@ -81,17 +82,18 @@ class TimeMix(nn.Module):
         """x `[B, T, C]` to `[B, T, C]`."""
         stored = (self.time_mix_r, self.time_mix_k, self.time_mix_v, self.time_mix_g)
         mixes = torch.cat(stored).squeeze(1)
-        x_r, x_k, x_v, x_g = token_shift_mix(x, carried(state, "shift"), mixes)
+        before, last = shifted(x, state)
+        x_r, x_k, x_v, x_g = token_shift_mix(x, before, mixes)
         r, k, v = (
             layer(mixed).unflatten(-1, (self.heads, -1))
             for layer, mixed in ((self.receptance, x_r), (self.key, x_k), (self.value, x_v))
         )
         w = -torch.exp(self.time_decay.float())
         u = self.time_faaaa.float()
-        y, wkv = wkv5(r, w, k, v, u, carried(state, "wkv"), self.backend)
+        y, wkv = recur(self.operator, (r, w, k, v, u), carried(state, "wkv"), self.backend)
         norm = self.ln_x
         y = gated_head_norm(y, self.gate(x_g), norm.weight, norm.bias, norm.eps)
-        after = None if state is None else {"shift": x[:, -1].clone(), "wkv": wkv}
+        after = None if state is None else {"shift": last, "wkv": wkv}
         return self.output(y), after
 
     def init_state(self, batch: int) -> State:

@@ -38,8 +38,9 @@ from models.rwkv import (
     vector,
 )
 from models.rwkv5 import eagle_step
+from models.spans import recur, shifted
 from models.step import Program
-from models.trunk import linear_flops
+from models.trunk import Operator, linear_flops
 from models.wkv import wkv6, wkv6_flops, wkv6_initial_state
 from models.wkv.backends import resolve
 
@@ -77,7 +78,7 @@ class TimeMix(nn.Module):
     def __init__(self, config: RWKV6Config, ramps: Ramps) -> None:
         super().__init__()
         width = config.n_embd
-        self.backend = config.wkv
+        self.backend, self.operator = config.wkv, Operator(wkv6)
         self.heads = count_heads(width, config.head_size)
         rank_mix, rank_decay = config.ranks
         mix = ramps.channel**ramps.remaining
@@ -103,7 +104,8 @@ class TimeMix(nn.Module):
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """x `[B, T, C]` to `[B, T, C]`."""
-        x_w, x_k, x_v, x_r, x_g = self.mix(x, carried(state, "shift"))
+        before, last = shifted(x, state)
+        x_w, x_k, x_v, x_r, x_g = self.mix(x, before)
         r, k, v = (
             layer(mixed).unflatten(-1, (self.heads, -1))
             for layer, mixed in ((self.receptance, x_r), (self.key, x_k), (self.value, x_v))
@@ -111,10 +113,10 @@ class TimeMix(nn.Module):
         d = self.time_decay.float() + torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2
         w = -torch.exp(d.float()).unflatten(-1, (self.heads, -1))
         u = self.time_faaaa.float()
-        y, wkv = wkv6(r, w, k, v, u, carried(state, "wkv"), self.backend)
+        y, wkv = recur(self.operator, (r, w, k, v, u), carried(state, "wkv"), self.backend)
         norm = self.ln_x
         y = gated_head_norm(y, self.gate(x_g), norm.weight, norm.bias, norm.eps)
-        after = None if state is None else {"shift": x[:, -1].clone(), "wkv": wkv}
+        after = None if state is None else {"shift": last, "wkv": wkv}
         return self.output(y), after
 
     def mix(self, x: Tensor, previous: Tensor | None) -> tuple[Tensor, ...]:
@@ -183,9 +185,10 @@ class ChannelMix(nn.Module):
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """x `[B, T, C]` to `[B, T, C]`."""
         mixes = 1 - torch.cat((self.time_maa_k, self.time_maa_r)).squeeze(1)
-        x_k, x_r = token_shift_mix(x, carried(state, "shift"), mixes)
+        before, last = shifted(x, state)
+        x_k, x_r = token_shift_mix(x, before, mixes)
         value = self.value(squared_relu(self.key(x_k)))
-        after = None if state is None else {"shift": x[:, -1].clone()}
+        after = None if state is None else {"shift": last}
         return gate(self.receptance(x_r), value), after
 
     def init_state(self, batch: int) -> State:

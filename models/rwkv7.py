@@ -42,8 +42,9 @@ from models.rwkv import (
     init_matrices,
     vector,
 )
+from models.spans import recur, shifted
 from models.step import Program
-from models.trunk import Stream, linear_flops
+from models.trunk import Operator, Stream, linear_flops
 from models.wkv import wkv7, wkv7_flops, wkv7_initial_state
 from models.wkv.backends import resolve
 
@@ -95,7 +96,7 @@ class TimeMix(nn.Module):
     def __init__(self, config: RWKV7Config, layer: int, ramps: Ramps) -> None:
         super().__init__()
         width = config.n_embd
-        self.backend = config.wkv
+        self.backend, self.operator = config.wkv, Operator(wkv7)
         self.heads = count_heads(width, config.head_size)
         zigzag = head_zigzag(width, config.head_size)
         linear = ramps.spread - 0.5
@@ -129,7 +130,8 @@ class TimeMix(nn.Module):
         """x `[B, T, C]` and layer 0's value `[B, T, C]` (None: this is layer 0), to the same."""
         stored = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
         mixes = 1 - torch.cat(stored).squeeze(1)
-        x_r, x_w, x_k, x_v, x_a, x_g = token_shift_mix(x, carried(state, "shift"), mixes)
+        before, last = shifted(x, state)
+        x_r, x_w, x_k, x_v, x_a, x_g = token_shift_mix(x, before, mixes)
         r, k, v = self.receptance(x_r), self.key(x_k), self.value(x_v)
         w = log_decay(torch.tanh(x_w @ self.w1) @ self.w2, self.w0)
         if v_first is None:
@@ -139,10 +141,10 @@ class TimeMix(nn.Module):
         g = torch.sigmoid(x_g @ self.g1) @ self.g2
         k, a, b = delta_keys(k, x_a @ self.a1 @ self.a2, self.a0, self.k_k, self.k_a, self.heads)
         r, w, v = (z.unflatten(-1, (self.heads, -1)) for z in (r, w, v))
-        y, wkv = wkv7(r, w, k, v, a, b, carried(state, "wkv"), self.backend)
+        y, wkv = recur(self.operator, (r, w, k, v, a, b), carried(state, "wkv"), self.backend)
         norm = self.ln_x
         y = bonus_head_norm(y, r, k, v, g, self.r_k, norm.weight, norm.bias, norm.eps)
-        after = None if state is None else {"shift": x[:, -1].clone(), "wkv": wkv}
+        after = None if state is None else {"shift": last, "wkv": wkv}
         return self.output(y), v_first, after
 
     def init_state(self, batch: int) -> State:
@@ -204,8 +206,9 @@ class ChannelMix(nn.Module):
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """x `[B, T, C]` to `[B, T, C]`."""
-        (x_k,) = token_shift_mix(x, carried(state, "shift"), 1 - self.x_k[0])
-        after = None if state is None else {"shift": x[:, -1].clone()}
+        before, last = shifted(x, state)
+        (x_k,) = token_shift_mix(x, before, 1 - self.x_k[0])
+        after = None if state is None else {"shift": last}
         return self.value(squared_relu(self.key(x_k))), after
 
     def init_state(self, batch: int) -> State:

@@ -25,12 +25,13 @@ def generate(
     state. Temperature 0 takes the likeliest token; `top_k` 0 samples from all.
     """
     state = model.init_state(1, capacity=len(prompt) + count)
-    logits, state = model(prompt[None], state)  # type: ignore[assignment]
+    logits, state = model.next_logits(prompt[None], state)
     for position in range(count):
-        token = sample(logits[0, -1], temperature, top_k, generator)
+        token = sample(logits[0], temperature, top_k, generator)
         yield int(token)
         if position + 1 < count:
-            logits, state = model(token.view(1, 1), state)  # type: ignore[assignment]
+            every, state = model(token.view(1, 1), state)  # type: ignore[assignment]
+            logits = every[:, -1]
 
 
 def sample(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models import spans
 from models.attention import Attention, AttentionTrunk, rope_table
 from models.contract import State
 from models.pointwise import rms_norm, swiglu
@@ -120,7 +121,7 @@ class Transformer(AttentionTrunk):
         return RMSNorm(self.config)
 
     def enter(self, tokens: Tensor, state: State | None) -> Stream:
-        past = self.past(state)
+        past = self.past(state) + spans.tokens_before(tokens.shape[1])
         x = self.emb(tokens)
         head_size = self.config.n_embd // self.config.n_head
         return x, past, rope_table(past, tokens.shape[1], head_size, self.config.rope_base, x)

@@ -11,18 +11,35 @@ The plug-in unit is the block and not the mixer, because RWKV's channel mix carr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models import spans
 from models.contract import ParamGroup, State
 from models.loss import linear_cross_entropy
+from models.packing import hidden_of_documents
 from models.step import Program, applies, forget, is_possible, program_for
 
 # What flows from block to block: the residual stream [B, T, C], or a tuple starting with it.
 Stream = Any
+
+
+class Operator(nn.Module):
+    """What mixes the tokens of a block, alone: a function as a module without parameters.
+
+    Instruments find it in the block, see the operands it is really given, and time it by itself.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *operands: Any) -> Any:
+        return self.function(*operands)
 
 
 class Block(nn.Module, ABC):
@@ -52,6 +69,7 @@ class Trunk(nn.Module, ABC):
     """Base of all contestants; subclasses say how to build a block and how to initialise."""
 
     Config: ClassVar[type]
+    recurrent: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -96,8 +114,13 @@ class Trunk(nn.Module, ABC):
         """The stream after the last block to the residual `[B, T, C]` the final norm reads."""
         return stream
 
-    def hidden(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+    def hidden(
+        self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
         """Normed residual `[B, T, C]` that the head reads, and the state after the last token."""
+        spans.check(self, state, starts)
+        if starts is not None:
+            return hidden_of_documents(self, tokens, starts, state)
         stream = self.enter(tokens, state)
         after: State | None = None if state is None else self.advance(state, tokens.shape[1])
         for layer, block in enumerate(self.layers):
@@ -110,11 +133,19 @@ class Trunk(nn.Module, ABC):
                 after["blocks"][str(layer)] = new
         return self.ln_out(self.leave(stream)), after
 
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
-        if state is not None and self.can_step and applies(self, tokens):
+    def forward(
+        self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
+        whole = starts is None and spans.current() is None
+        if state is not None and whole and self.can_step and applies(self, tokens):
             return self.step(tokens, state)
-        hidden, state = self.hidden(tokens, state)
+        hidden, state = self.hidden(tokens, state, starts)
         return self.head(hidden), state
+
+    def next_logits(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden, after = self.hidden(tokens, state)
+        assert after is not None
+        return self.head(hidden[:, -1]), after
 
     @property
     def can_step(self) -> bool:
@@ -149,15 +180,24 @@ class Trunk(nn.Module, ABC):
         program.emit("embed", [x.shape[1]], [program.tokens, self.emb.weight, None, x])
 
     def loss(
-        self, tokens: Tensor, targets: Tensor, state: State | None = None
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        state: State | None = None,
+        starts: Tensor | None = None,
     ) -> tuple[Tensor, State | None]:
-        loss, _, state = self.objective(tokens, targets, state)
+        loss, _, state = self.objective(tokens, targets, state, starts=starts)
         return loss, state
 
     def objective(
-        self, tokens: Tensor, targets: Tensor, state: State | None = None, l2wrap: float = 0.0
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        state: State | None = None,
+        l2wrap: float = 0.0,
+        starts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, State | None]:
-        hidden, state = self.hidden(tokens, state)
+        hidden, state = self.hidden(tokens, state, starts)
         return *linear_cross_entropy(hidden, self.head.weight, targets, l2wrap), state
 
     def init_state(self, batch: int, capacity: int | None = None) -> State:

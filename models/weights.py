@@ -62,6 +62,18 @@ def widest(tensors: Mapping[str, Tensor]) -> torch.dtype:
     return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
+def check_sizes(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
+    """Raise `UserError` if `spec` describes a larger model than `tensors` could fill.
+
+    Building it, even without memory, could take forever.
+    """
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    for name, most in (("n_layer", len(tensors)), ("n_embd", numbers), ("vocab_size", numbers)):
+        size = dict(spec.config).get(name)
+        if isinstance(size, int) and size > most:
+            raise UserError(f"{path}: {name}={size} is more than its {len(tensors)} tensors hold")
+
+
 def shapes_of(spec: ModelSpec) -> dict[str, torch.Size]:
     """Names and shapes of the parameters of the model that `spec` builds.
 
@@ -70,8 +82,11 @@ def shapes_of(spec: ModelSpec) -> dict[str, torch.Size]:
     try:
         with torch.device("meta"):
             model: Any = build(spec)
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"no {spec.target} can be built from {spec.config} ({error})") from None
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{spec.config!s:.200} ({str(error).splitlines()[0]:.200})"
+        raise UserError(f"no {spec.target} can be built from {reason}") from None
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 

@@ -19,12 +19,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from models.errors import UserError
 from probes import memory
+from probes.machine import ROOT
 from probes.rows import ERROR, OK, OOM, TIMEOUT
 
 Report = Callable[[dict[str, Any]], None]
@@ -47,11 +49,12 @@ def preload(modules: Sequence[str]) -> None:
     """Modules the fork server imports once for all children; call before the first child.
 
     They must not compute with torch or touch a GPU when imported: neither threads nor CUDA
-    survive a fork. One that cannot be imported is left to the children, to fail there.
+    survive a fork. One that cannot be imported is left to the children, to fail there. The script
+    that runs is one of them, because every child imports it again.
     """
     if METHOD == "forkserver":
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["__main__", *filter(_importable, modules)])
+        context.set_forkserver_preload([*filter(_importable, [*_script(), *modules])])
 
 
 def run(work: Callable[..., None], arguments: Sequence[Any], timeout_s: float) -> Outcome:
@@ -108,6 +111,17 @@ def _kill(process: Any) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()  # in case it had not yet become the leader of its group
     process.join()
+
+
+def _script() -> list[str]:
+    """The module name of the script that runs, if it is one of this repository's.
+
+    The fork server's own word for it, "__main__", is ignored before Python 3.13.
+    """
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    if path is None or not Path(path).resolve().is_relative_to(ROOT):
+        return []
+    return [".".join(Path(path).resolve().relative_to(ROOT).with_suffix("").parts)]
 
 
 def _importable(module: str) -> bool:

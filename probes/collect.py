@@ -12,6 +12,7 @@ from typing import Any
 from models.errors import UserError
 from probes.fairness import Placed, differences
 from probes.rows import OPTIONS, Row, label, read_lines
+from probes.scaling.study import swept
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,14 @@ class Material:
         return [(one, other) for one in self.arms if one.recurrent for other in attention]
 
     def trainings_of(self, arm: Arm) -> list[dict[str, Any]]:
-        """Finished trainings of an arm's contestant, size and window; kernels learn alike."""
+        """Finished trainings of an arm's contestant, size and window; kernels learn alike.
+
+        Where some went on for more tokens than others, the longest.
+        """
         wanted = (arm.contestant, arm.size, arm.window)
-        return [run for run in self.trainings if _learner(run) == wanted]
+        found = [run for run in self.trainings if _learner(run) == wanted]
+        longest = max((run.get("tokens", 0) for run in found), default=0)
+        return [run for run in found if run.get("tokens", 0) == longest]
 
 
 def _learner(run: dict[str, Any]) -> tuple[Any, ...]:
@@ -85,7 +91,8 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Material:
     """Read `probes.jsonl` and `summary.json` of every folder, and of its sub-folders the latter.
 
     Damaged lines are left out. Raises `UserError` for a folder that is missing, when no folder
-    holds a probe row, and, unless `allow_mixed`, when the rows or trainings must not be compared.
+    holds a probe row or a scaling study, and, unless `allow_mixed`, when the rows or trainings must
+    not be compared.
     """
     rows: list[Placed] = []
     damaged: list[str] = []
@@ -103,7 +110,7 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Material:
         for path in [folder / "summary.json", *sorted(folder.glob("*/summary.json"))]:
             if path.is_file():
                 trainings[path.resolve()] = _read_summary(path)
-    if not rows:
+    if not rows and not swept(trainings.values()):
         names = ", ".join(str(folder) for folder in folders) or "nothing"
         why = f" ({len(damaged)} damaged lines were left out)" if damaged else ""
         raise UserError(

@@ -16,48 +16,9 @@ from probes import statistics
 from probes.bootstrap import centre
 from probes.collect import Arm, Material
 from probes.growth import ROUNDING, Growth, growth
+from probes.measures import MEASURES, Measure, values_of
 from probes.rows import Row
 from probes.statistics import PolynomialFit
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One quantity against context length."""
-
-    key: str
-    probe: str
-    sweep: str
-    field: str  # seconds | peak_bytes | state_bytes
-    title: str
-    noun: str  # as it stands in a sentence
-    wins: str  # what the cheaper one does, as in "RWKV-4 trains faster"
-    per: str  # sequence | token: what one value is the cost of
-
-    @property
-    def unit(self) -> str:
-        return "s" if self.field == "seconds" else "B"
-
-
-# fmt: off
-MEASURES = (
-    Measure("train", "train", "batch_1", "seconds", "Training time per sequence",
-            "training time per sequence", "trains faster", "sequence"),
-    Measure("train_fixed_tokens", "train", "fixed_tokens", "seconds",
-            "Training time per token, full batches", "training time per token in full batches",
-            "trains faster in full batches", "token"),
-    Measure("prefill", "prefill", "batch_1", "seconds", "Time to read a prompt (prefill)",
-            "time to read a prompt", "reads a prompt faster", "sequence"),
-    Measure("prefill_fixed_tokens", "prefill", "fixed_tokens", "seconds",
-            "Prefill time per token, full batches", "prefill time per token in full batches",
-            "reads prompts faster in full batches", "token"),
-    Measure("decode", "decode", "batch_1", "seconds", "Time per generated token (decode)",
-            "time per generated token", "generates text faster", "token"),
-    Measure("memory", "train", "batch_1", "peak_bytes", "Peak memory of a training step",
-            "peak training memory", "trains in less memory", "sequence"),
-    Measure("state", "decode", "batch_1", "state_bytes", "Memory of the context (state)",
-            "memory to remember the context", "remembers the context in less memory", "sequence"),
-)
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -185,7 +146,7 @@ def curve(arm: Arm, measure: Measure) -> Curve:
     for length, found in sorted(processes.items()):
         rows = [found[process] for process in sorted(found)]
         failed = [row for row in rows if row.status != "ok"]
-        values = tuple(filter(None, (_values(row, measure) for row in rows)))
+        values = tuple(filter(None, (values_of(row, measure) for row in rows)))
         if failed:
             points.append(Point(length, failed[0].status, (), failed[0].error))
         elif values:
@@ -193,28 +154,23 @@ def curve(arm: Arm, measure: Measure) -> Curve:
     return Curve(arm, tuple(points))
 
 
-def _values(row: Row, measure: Measure) -> tuple[float, ...]:
-    if measure.field == "seconds":
-        if measure.probe == "decode":
-            return tuple(row.seconds)
-        parts = row.batch * (row.context_length if measure.per == "token" else 1)
-        return tuple(seconds / parts for seconds in row.seconds)
-    value = getattr(row, measure.field)
-    return (value / row.batch,) if value else ()
-
-
 def curves(material: Material, measure: Measure) -> list[Curve]:
-    """The curves of all arms that have a point of this measure, failed ones included."""
+    """The curves of all arms that have a point of this measure, failed ones included.
+
+    A measure that is not `always` shown needs a finished point of one of them.
+    """
     found = [curve(arm, measure) for arm in material.arms]
+    if not measure.always and not any(one.measured for one in found):
+        return []
     return [one for one in found if one.points]
 
 
 def findings(material: Material) -> list[Finding]:
-    """Every pair in every measure; a second sweep only where it was probed."""
+    """Every pair in every measure; all but the always shown ones only where they were probed."""
     return [
         find(curve(recurrent, measure), curve(attention, measure), measure)
         for measure in MEASURES
-        if measure.sweep == "batch_1" or curves(material, measure)
+        if measure.always or curves(material, measure)
         for recurrent, attention in material.pairs
     ]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.rows import Row
+from probes.scaling.study import swept
 
 SIZE_TOLERANCE = 0.01  # largest relative difference of parameter counts called "the same size"
 
@@ -39,7 +40,19 @@ _SAME: dict[str, Callable[[Row], Any]] = {
     "CUDA version": lambda row: row.versions.get("cuda"),
     "crossover commit": lambda row: row.commit,
 }
-_SAME_TRAINING = ("precision", "data_fingerprint", "tokens", "order_hash")
+_SAME_IF_KNOWN: dict[str, Callable[[Row], Any]] = {
+    "memory budget of the largest batch": lambda row: row.budget_bytes,
+}
+# With what summaries stand for that were written before the field existed.
+_SAME_TRAINING = {
+    "precision": "unknown",
+    "data_fingerprint": "unknown",
+    "tokens": "unknown",
+    "order_hash": "unknown",
+    "packing": "stream",
+}
+_OF_ONE_LENGTH = ("tokens", "order_hash")
+"""Those that differ between trainings of different length."""
 
 
 def differences(rows: Sequence[Placed], trainings: Mapping[Path, dict[str, Any]]) -> list[str]:
@@ -49,6 +62,10 @@ def differences(rows: Sequence[Placed], trainings: Mapping[Path, dict[str, Any]]
     """
     found = [
         _differing(name, ((read(one.row), one) for one in rows)) for name, read in _SAME.items()
+    ]
+    found += [
+        _differing(name, ((read(one.row), one) for one in rows if read(one.row) is not None))
+        for name, read in _SAME_IF_KNOWN.items()
     ]
     return list(filter(None, [*found, *_batches(rows), _sizes(rows), *_trainings(trainings)]))
 
@@ -88,11 +105,25 @@ def _sizes(rows: Sequence[Placed]) -> str:
 
 
 def _trainings(trainings: Mapping[Path, dict[str, Any]]) -> Iterable[str]:
-    """Every contestant must have seen the same data, in the same order, for as long."""
-    for field in _SAME_TRAINING:
+    """Every contestant must have seen the same data, in the same order, for as long.
+
+    In a scaling study lengths differ on purpose: then trainings of one length must agree.
+    """
+    if not swept(trainings.values()):
+        yield from _alike(trainings, list(_SAME_TRAINING))
+        return
+    yield from _alike(trainings, [one for one in _SAME_TRAINING if one not in _OF_ONE_LENGTH])
+    for tokens in sorted({run.get("tokens") for run in trainings.values()}, key=str):
+        own = {path: run for path, run in trainings.items() if run.get("tokens") == tokens}
+        yield from _alike(own, ["order_hash"])
+
+
+def _alike(trainings: Mapping[Path, dict[str, Any]], wanted: Sequence[str]) -> Iterable[str]:
+    for field in wanted:
+        default = _SAME_TRAINING[field]
         seen: dict[str, dict[str, Path]] = defaultdict(dict)
         for path, run in trainings.items():
-            value = str(run.get(field) or "unknown")
+            value = str(run.get(field) or default)
             seen[f"{run['contestant']} {run.get('size')}"].setdefault(value, path)
         if len(seen) < 2:
             continue

@@ -12,17 +12,22 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from probes import compare, words
 from probes.collect import Arm, Material
-from probes.compare import Curve, Finding, Measure
+from probes.compare import Curve, Finding
+from probes.measures import BY_KEY, Measure
+from probes.rows import NOT_TRIED
 
 INK, MUTED, GRID = "#1d2433", "#667085", "#e4e7ec"
 RECURRENT = ("#0b6e75", "#3c9a6b", "#2f5fb3", "#7a4fb0")
 ATTENTION = ("#c2491d", "#b8860b", "#a83259", "#7d5a3c")
-_BY_KEY = {measure.key: measure for measure in compare.MEASURES}
 FILES = {
     "train_time.png": ("train", "train_fixed_tokens"),
     "prefill.png": ("prefill", "prefill_fixed_tokens"),
-    "decode.png": ("decode",),
+    "decode.png": ("decode", "decode_p95"),
+    "generation.png": ("ttft", "generate"),
     "memory.png": ("memory", "state"),
+    "memory_inference.png": ("memory_prefill", "memory_decode"),
+    "largest_batch.png": ("max_batch", "max_batch_time", "max_batch_train"),
+    "parts.png": ("layer", "operator"),
     "crossover.png": ("train", "memory"),
 }
 
@@ -42,7 +47,7 @@ def draw_all(material: Material, found: Sequence[Finding], folder: Path) -> list
     """Write every picture that has a curve into `folder`."""
     paths = []
     for file, keys in FILES.items():
-        measures = [_BY_KEY[key] for key in keys if compare.curves(material, _BY_KEY[key])]
+        measures = [BY_KEY[key] for key in keys if compare.curves(material, BY_KEY[key])]
         if measures:
             figure = _panels(material, found, measures, overview=file == "crossover.png")
             paths.append(_save(figure, folder / file))
@@ -80,7 +85,7 @@ def _panel(axes: Axes, material: Material, measure: Measure, with_state: bool) -
     colours = palette(material.arms)
     drawn = [(one, "-", "") for one in compare.curves(material, measure)]
     if with_state:
-        drawn += [(one, "--", " state") for one in compare.curves(material, _BY_KEY["state"])]
+        drawn += [(one, "--", " state") for one in compare.curves(material, BY_KEY["state"])]
     ends = []
     for one, dashes, suffix in drawn:
         if one.measured:
@@ -112,12 +117,13 @@ def _draw_failures(axes: Axes, one: Curve, colour: str, place: int) -> None:
     top = axes.get_xaxis_transform()
     height = 1.03 + 0.045 * place
     for point in one.failed:
+        told = point.status.replace("_", " ")
         axes.plot(
             point.length, height, "x", color=colour, markersize=6, markeredgewidth=2,
-            transform=top, clip_on=False,
+            transform=top, clip_on=False, alpha=0.45 if point.status in NOT_TRIED else 1,
         )  # fmt: skip
         axes.annotate(
-            point.status, (point.length, height), xycoords=top, xytext=(-6, 0),
+            told, (point.length, height), xycoords=top, xytext=(-6, 0),
             textcoords="offset points", ha="right", va="center", fontsize=8.5, color=colour,
         )  # fmt: skip
 

@@ -59,14 +59,15 @@ def growth(samples: Samples) -> Growth | None:
     for name, columns in shapes.items():
         design = np.repeat(np.stack(columns, axis=1) / middle[:, None], counts, axis=0)
         fitted = nonnegative(design, targets) @ design.T
-        scores[name] = _aicc(float(np.square(targets - fitted).sum()), sum(counts), len(columns))
+        scores[name] = aicc(float(np.square(targets - fitted).sum()), sum(counts), len(columns))
     least = min(scores.values())
     likelihoods = {name: float(np.exp((least - score) / 2)) for name, score in scores.items()}
     total = sum(likelihoods.values())
     return Growth({name: likelihood / total for name, likelihood in likelihoods.items()})
 
 
-def _aicc(squares: float, count: int, coefficients: int) -> float:
+def aicc(squares: float, count: int, coefficients: int) -> float:
+    """AICc of a fit that leaves `squares` of error to `count` points; lower is better."""
     variance = max(squares / count, ROUNDING**2)
     k = coefficients + 1  # the variance is estimated too
     return count * np.log(variance) + 2 * k + 2 * k * (k + 1) / (count - k - 1)

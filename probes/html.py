@@ -15,10 +15,12 @@ from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probes import compare, story, tables, words
+from probes import accounts, compare, costs, story, tables, words
 from probes.collect import Arm
-from probes.compare import Curve, Finding, Measure
+from probes.compare import Curve, Finding
 from probes.flat import COLUMNS, flat
+from probes.measures import MEASURES, Measure
+from probes.scaling import page as scaling_page
 
 if TYPE_CHECKING:
     from probes.report import Report
@@ -29,7 +31,7 @@ PAGE = Path(__file__).parent / "page"
 def page(report: Report) -> str:
     """The whole file as text."""
     rows = report.material.rows
-    charts = [measure for measure in compare.MEASURES if compare.curves(report.material, measure)]
+    charts = [measure for measure in MEASURES if compare.curves(report.material, measure)]
     machine = report.summary["machine"]
     facts = (
         story.answer_interval(report.findings),
@@ -50,6 +52,9 @@ def page(report: Report) -> str:
         "ranges": _ranges(report),
         "chips": "".join(_chip(report, arm) for arm in report.material.arms),
         "charts": "\n".join(_figure(report, place, one) for place, one in enumerate(charts)),
+        "scaling": scaling_page.section(report.scaling),
+        "losses": accounts.losses(report),
+        "accounts": _accounts(report),
         "contestants": tables.contestants(report),
         "crossovers": tables.crossovers(report),
         "slopes": tables.slopes(report),
@@ -77,7 +82,28 @@ def _story(report: Report) -> str:
     for heading, paragraphs in story.story(report.material, report.findings):
         blocks.append(f"<h2>{escape(heading)}</h2>" if heading else "")
         blocks += [f"<p>{tables.prose(text)}</p>" for text in paragraphs]
+    blocks += [
+        f"<p>{tables.prose(text)}</p>"
+        for text in [costs.in_words(report.material, report.price)]
+        if text
+    ]
     return "\n".join(blocks).replace("<p>", '<p class="lead">', 1)
+
+
+def _accounts(report: Report) -> str:
+    """A section for each of the further tables that has something to show."""
+    parts = {
+        "money": ("In pages of text and money", accounts.money),
+        "latency": ("Single tokens", accounts.latencies),
+        "batches": ("The largest batch in a fixed memory", accounts.batches),
+        "use": ("Use of the device and energy", accounts.efficiency),
+    }
+    found = {key: (title, make(report)) for key, (title, make) in parts.items()}
+    return "\n".join(
+        f'<section aria-labelledby="{key}"><h2 id="{key}">{title}</h2>\n{text}\n</section>'
+        for key, (title, text) in found.items()
+        if text
+    )
 
 
 def _ranges(report: Report) -> str:

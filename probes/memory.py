@@ -43,6 +43,22 @@ def peak(device: str) -> int | None:
     return _status("VmHWM") - _status("RssFile")
 
 
+def peaks(device: str) -> dict[str, int]:
+    """Every peak the device knows, in bytes, nothing subtracted.
+
+    On a GPU `allocated` by tensors, `reserved` by torch's allocator, and `device`: all that is in
+    use on the card now, the driver's share and other processes included. On a CPU `resident`.
+    """
+    if device == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        return {
+            "allocated": torch.cuda.max_memory_allocated(),
+            "reserved": torch.cuda.max_memory_reserved(),
+            "device": total - free,
+        }
+    return {} if sys.platform != "linux" else {"resident": _status("VmHWM")}
+
+
 def limit(device: str, size: int) -> None:
     """Let allocations fail once this process holds `size` bytes more than now.
 

@@ -6,12 +6,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conf.schema import ProbeConf
+from conf.schema import PROBES, ProbeConf
 from models.errors import UserError
 from models.registry import ModelSpec
 from probes.rows import label
 
-PROBES = ("train", "prefill", "decode")
+ONE_SEQUENCE = ("ttft", "decode", "generate", "layer", "operator", "max_batch", "max_batch_train")
+"""Probes that a full batch has nothing to add to; they are measured in the batch_1 sweep only."""
 SWEEPS = ("fixed_tokens", "batch_1")
 
 
@@ -51,14 +52,14 @@ def list_points(specs: Sequence[ModelSpec], conf: ProbeConf) -> list[Point]:
         for probe in conf.probes
         for sweep in conf.sweeps
         for length in conf.lengths
-        if not (probe == "decode" and sweep == "fixed_tokens")
+        if not (probe in ONE_SEQUENCE and sweep == "fixed_tokens")
         and not (sweep == "fixed_tokens" and length > conf.fixed_tokens)
     ]
     if not rounds:
         raise UserError(
             f"nothing to measure with probes={list(conf.probes)}, sweeps={list(conf.sweeps)}, "
-            f"lengths={list(conf.lengths)}: decode needs the batch_1 sweep, and fixed_tokens takes "
-            f"lengths up to {conf.fixed_tokens}"
+            f"lengths={list(conf.lengths)}: fixed_tokens takes lengths up to {conf.fixed_tokens}, "
+            f"and {', '.join(ONE_SEQUENCE)} need the batch_1 sweep"
         )
     order = random.Random(conf.seed)
     points = []
@@ -79,8 +80,10 @@ def left_out(conf: ProbeConf) -> list[str]:
             f"fixed_tokens: lengths {', '.join(map(str, too_long))} are left out, "
             f"a batch holds {conf.fixed_tokens} tokens"
         )
-    if "decode" in conf.probes and "batch_1" not in conf.sweeps:
-        notices.append("decode is left out, it is measured in the batch_1 sweep only")
+    single = [probe for probe in conf.probes if probe in ONE_SEQUENCE]
+    if single and "batch_1" not in conf.sweeps:
+        verb = "are" if len(single) > 1 else "is"
+        notices.append(f"{', '.join(single)} {verb} left out: measured in the batch_1 sweep only")
     return notices
 
 

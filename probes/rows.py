@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,10 @@ OK = "ok"
 OOM = "oom"
 TIMEOUT = "timeout"
 ERROR = "error"
+PREDICTED_OOM = "predicted_oom"
+PREDICTED_TIMEOUT = "predicted_timeout"
+STATUSES = (OK, OOM, TIMEOUT, ERROR, PREDICTED_OOM, PREDICTED_TIMEOUT)
+NOT_TRIED = (PREDICTED_OOM, PREDICTED_TIMEOUT)
 
 OPTIONS = ("attention", "wkv", "window")
 """Fields of a model's configuration that change how it computes, at the same size and name."""
@@ -41,7 +45,7 @@ class Row:
     """One point in one process: what was measured, on what, and every repeat's raw time."""
 
     probe: str
-    """`train` (forward and backward), `prefill` or `decode`."""
+    """One of `conf.schema.PROBES`; docs/probes.md says what each of them times."""
     sweep: str
     """`fixed_tokens` (batch = fixed_tokens // context_length) or `batch_1`."""
     contestant: str
@@ -53,11 +57,11 @@ class Row:
     context_length: int
     batch: int
     status: str
-    """`ok`, `oom`, `timeout` or `error`: a failed point is data too."""
+    """One of `STATUSES`: a failed point is data too, and so is one that could only have failed."""
     error: str | None
-    """Why the point failed, in one line."""
+    """Why the point failed, or what says that it would, in one line."""
     seconds: list[float]
-    """Raw repeats: of a whole batch (train, prefill), of one decoded token step (decode)."""
+    """Raw repeats: of a whole batch, or of one decoded token (`decode`: mean of each repeat)."""
     peak_bytes: int | None
     peak_method: str
     state_bytes: int | None
@@ -81,6 +85,21 @@ class Row:
     command: str
     process: int = 0
     """Which of the processes of its point this is, from 0; rows without it come from one."""
+    token_seconds: list[float] = field(default_factory=list)
+    """`decode`: of every single token, repeat after repeat."""
+    memory: dict[str, int] = field(default_factory=dict)
+    """Peaks in bytes by name: `resident` on a CPU; `allocated`, `reserved`, `device` on a GPU."""
+    energy_joules: float | None = None
+    """Used by the whole device during one entry of `seconds`, idling included."""
+    energy_method: str = "unavailable"
+    """Which counter, or why there is none."""
+    peak_flops: float | None = None
+    """Operations per second of a matrix product on this device, when the sweep began."""
+    max_batch: int | None = None
+    """Most sequences that ran within `budget_bytes`."""
+    budget_bytes: int | None = None
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    """Every batch tried on the way: `batch`, `status`, `peak_bytes`, `error`."""
 
     @property
     def key(self) -> str:
@@ -116,8 +135,13 @@ class Row:
             raise ValueError("not JSON") from None
         if not isinstance(values, dict):
             raise ValueError("not a probe row (not an object)")
-        names = {field.name for field in fields(cls)}
-        if odd := sorted(names ^ {"process", *values}):
+        names = {one.name for one in fields(cls)}
+        younger = {
+            one.name
+            for one in fields(cls)
+            if one.default is not MISSING or one.default_factory is not MISSING
+        }
+        if odd := sorted(names ^ {*younger, *values}):
             raise ValueError(f"not a probe row (missing or unknown fields: {_some(odd)})")
         row = cls(**values)
         if odd := sorted(name for name, fits in _FITS.items() if not fits(getattr(row, name))):
@@ -137,6 +161,10 @@ def _is_time(value: Any) -> bool:
     return isinstance(value, int | float) and 0 < value < inf
 
 
+def _is_times(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_time, value))
+
+
 def _is_dict(value: Any) -> bool:
     return isinstance(value, dict)
 
@@ -145,8 +173,12 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "context_length": _is_count,
     "batch": _is_count,
     "process": lambda value: isinstance(value, int) and value >= 0,
-    "status": lambda value: value in (OK, OOM, TIMEOUT, ERROR),
-    "seconds": lambda value: isinstance(value, list) and all(map(_is_time, value)),
+    "status": lambda value: value in STATUSES,
+    "seconds": _is_times,
+    "token_seconds": _is_times,
+    "max_batch": lambda value: value is None or _is_count(value),
+    "peak_flops": lambda value: value is None or _is_time(value),
+    "memory": _is_dict,
     "config": _is_dict,
     "backends": _is_dict,
     "device": _is_dict,

@@ -73,13 +73,13 @@ def story(material: Material, found: Sequence[Finding]) -> list[tuple[str, list[
     for pair in material.pairs:
         own = [
             one for one in found
-            if (one.recurrent.arm, one.attention.arm) == pair and one.measure.sweep == "batch_1"
+            if (one.recurrent.arm, one.attention.arm) == pair and one.measure.prose
         ]  # fmt: skip
         told = [one for one in own if one.kind != "missing"]
         losses = _losses(material, own, told, pair)
         wins = " ".join(filter(None, [_wins(told, words.spoken(pair[0])), _growth(told)]))
         blocks.append((pair, losses, wins))
-    timed = [one for one in found if one.measure.field == "seconds"]
+    timed = [one for one in found if one.measure.field in ("seconds", "share")]
     sides = [(side, one.measure) for one in timed for side in (one.recurrent, one.attention)]
     lost = [words.failures(side, measure) for side, measure in sides]
     kernels = [memory_note(arm) for arm in material.arms if not arm.recurrent]
@@ -160,6 +160,12 @@ def _quality(material: Material, pair: tuple[Arm, Arm]) -> tuple[str, bool]:
             f"no finished training of {words.listing(lacking, 'or')} was given.",
             False,
         )
+    notes = "".join(
+        f" {_capital(words.spoken(arm))} was trained with gradients cut every {cut:,} tokens "
+        "(truncated back-propagation), an approximation."
+        for arm, runs in zip(pair, (mine, other), strict=True)
+        for cut in words.cut_every(runs)
+    )
     loss = [fmean(run["val_loss"] for run in runs) for runs in (mine, other)]
     bits = [fmean(run["val_bits_per_byte"] for run in runs) for runs in (mine, other)]
     numbers = (
@@ -168,10 +174,11 @@ def _quality(material: Material, pair: tuple[Arm, Arm]) -> tuple[str, bool]:
     )
     first, second = words.spoken(pair[0]), words.spoken(pair[1])
     if loss[0] == loss[1]:
-        return f"After the same training both predict new text equally well: {numbers}.", False
+        text = f"After the same training both predict new text equally well: {numbers}."
+        return text + notes, False
     word = "less well" if loss[0] > loss[1] else "better"
     text = f"After the same training {first} predicts new text {word} than {second}: {numbers}."
-    return text, loss[0] > loss[1]
+    return text + notes, loss[0] > loss[1]
 
 
 def _explanation(mine: str, attention: Sequence[Arm]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from probes import compare, words
 from probes.collect import Arm
-from probes.compare import Measure
+from probes.measures import MEASURES, Measure
 
 if TYPE_CHECKING:
     from probes.report import Report
@@ -129,7 +129,7 @@ def crossovers(report: Report) -> str:
 
 def slopes(report: Report) -> str:
     """The exponents of growth, with their intervals."""
-    titles = {measure.key: measure.title for measure in compare.MEASURES}
+    titles = {measure.key: measure.title for measure in MEASURES}
     arms = {arm.label: arm for arm in report.material.arms}
     rows = []
     for (label, key), one in report.slopes.items():

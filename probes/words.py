@@ -7,13 +7,27 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from probes.collect import Arm, Material
-from probes.compare import Crossing, Curve, Finding, Measure, Point, Slope
+from probes.compare import Crossing, Curve, Finding, Point, Slope
 from probes.growth import Growth
+from probes.measures import Measure
 
 FAILURES = {
     "oom": "ran out of memory",
     "timeout": "did not finish within the time limit",
     "error": "failed with an error",
+    "predicted_oom": "was not tried: it could not fit into memory",
+    "predicted_timeout": "was not tried: it could not finish within the time limit",
+}
+DOING = {
+    "train": "Training",
+    "prefill": "Reading a prompt",
+    "ttft": "Beginning an answer",
+    "decode": "Generating",
+    "generate": "Writing a whole text",
+    "layer": "Running one layer",
+    "operator": "Running the operator alone",
+    "max_batch": "Filling the memory with sequences",
+    "max_batch_train": "Filling the memory with training sequences",
 }
 
 INTERVAL = "95 % interval "
@@ -79,6 +93,11 @@ def name(arm: Arm) -> str:
 def spoken(arm: Arm) -> str:
     """The name as it stands inside a sentence: `the Transformer`, but `GPT` and `RWKV-7`."""
     return f"the {name(arm)}" if arm.contestant == "transformer" else name(arm)
+
+
+def cut_every(runs: Iterable[dict[str, Any]]) -> list[int]:
+    """Tokens between the cuts of trainings by truncated back-propagation, each length once."""
+    return sorted({run["segment"] for run in runs if run.get("bptt") == "truncated"})
 
 
 def interval(crossing: Crossing, finding: Finding) -> str:
@@ -164,12 +183,11 @@ def reason(finding: Finding) -> str:
 
 def failures(one: Curve, measure: Measure) -> str:
     """`Training at 8,192 tokens, GPT ran out of memory.`, or nothing."""
-    doing = {"train": "Training", "prefill": "Reading a prompt", "decode": "Generating"}
     batches = " in full batches" if measure.sweep == "fixed_tokens" else ""
     sentences = []
     for status, phrase in FAILURES.items():
         if lengths := [tokens(point.length) for point in one.failed if point.status == status]:
-            where = f"{doing[measure.probe]}{batches} at {listing(lengths)} tokens"
+            where = f"{DOING[measure.probe]}{batches} at {listing(lengths)} tokens"
             sentences.append(f"{where}, {spoken(one.arm)} {phrase}.")
     return " ".join(sentences)
 
@@ -222,4 +240,4 @@ def shape(growth: Growth | None) -> str:
 
 def point_text(point: Point, unit: str) -> str:
     """One point in a table: its median, or why there is none."""
-    return quantity(point.median, unit) if point.status == "ok" else point.status
+    return quantity(point.median, unit) if point.status == "ok" else point.status.replace("_", " ")

@@ -1,16 +1,20 @@
-"""What the shared training loop costs over a bare PyTorch loop: `python scripts/bench_loop.py`.
+"""What the shared training loop costs over a bare PyTorch loop, and what saving costs within it:
+`python scripts/bench_loop.py`.
 
 Both run the same model on the same batches with the same optimizer, schedule and clipping, in
 alternating rounds of one process, so that drift of the machine falls on both. The model is
-nanoGPT's preset for a CPU. Prints a table in Markdown.
+nanoGPT's preset for a CPU. Prints a table in Markdown, and what the monitor alone costs: it is
+switched on and off in turns of the same training.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
+from time import perf_counter, thread_time
 from typing import Any
 
 import lightning
@@ -22,11 +26,14 @@ from data.store import Corpus, prepare
 from models.registry import ModelSpec, build
 from probes.machine import commit, cpu_name
 from training.checkpointer import Checkpointer
+from training.datamodule import Tokens
 from training.folder import RunFolder
 from training.metrics import JsonlLogger
+from training.module import LanguageModel
+from training.monitor import Monitor
 from training.optim import build_optimizer, build_schedule
 from training.processes import Member
-from training.run import fit
+from training.run import build_trainer, fit, quiet
 from training.signals import Signals
 from training.throughput import Throughput
 
@@ -59,22 +66,112 @@ def main() -> None:
     print("|---|--:|--:|--:|")
     for name, preset in PRESETS.items():
         print(compare(name, preset, conf, corpus, arguments.rounds), flush=True)
+    print("\n| contestant | ms/step | on / off, median of pairs (middle half) | CPU share |")
+    print("|---|--:|--:|--:|")
+    for name, preset in PRESETS.items():
+        print(monitor_cost(name, preset, conf, corpus, 2 * arguments.rounds * arguments.steps))
+    conf.checkpoint.every = CheckpointConf().every
+    conf.trainer.max_steps = 5 * conf.checkpoint.every
+    print("\n| contestant | parameters | saves | loop held up, ms/save | share of the time |")
+    print("|---|--:|--:|--:|--:|")
+    for name, preset in PRESETS.items():
+        for width in (128, 256):
+            print(saving(name, preset, conf, corpus, width), flush=True)
+
+
+TURN = 20
+"""Steps with the monitor on, or off, in a row: two rows of metrics at the default `log_every`."""
+
+
+class Switched(lightning.Callback):
+    """The monitor in every second turn of steps, and a clock around all of them."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor, self.turns = monitor, [0.0]
+        self.inside = self.spent = 0.0
+        """CPU seconds of this thread: in the monitor, and in all turns with it."""
+        self._began = self._cpu = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self.monitor.on_train_start(trainer, pl_module)
+        self._began, self._cpu = perf_counter(), thread_time()
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        if len(self.turns) % 2:
+            self.monitor.on_train_batch_start(*args)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
+        if len(self.turns) % 2:
+            before = thread_time()
+            self.monitor.on_train_batch_end(trainer, pl_module, *args)
+            self.inside += thread_time() - before
+        if trainer.global_step % TURN == 0:
+            now = perf_counter()
+            self.turns[-1], self._began = (now - self._began) / TURN, now
+            cpu = thread_time()
+            self.spent += (cpu - self._cpu) * (len(self.turns) % 2)
+            self._cpu = cpu
+            self.turns.append(0.0)
+
+
+def monitor_cost(
+    name: str, preset: dict[str, Any], conf: TrainConf, corpus: Corpus, steps: int
+) -> str:
+    """One row: seconds per step with the monitor over those of the next turn without it."""
+    conf = replace(
+        conf,
+        trainer=replace(conf.trainer, max_steps=steps),
+        training=replace(conf.training, log_every=TrainingConf().log_every),
+    )
+    lightning.seed_everything(conf.seed, verbose=False)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        switched = Switched(Monitor(conf, corpus.meta.val_tokens_per_byte))
+        metrics = JsonlLogger(Path(folder) / "metrics.jsonl")
+        trainer = build_trainer(conf, [metrics], [switched], [])
+        module = LanguageModel(build(spec_of(name, preset, corpus)), conf.optim, steps)
+        trainer.fit(module, Tokens(corpus, conf.data, conf.seed, 1))
+    on, off = switched.turns[2:-1:2], switched.turns[3:-1:2]  # the first pair warms up
+    ratios = [one / other for one, other in zip(on, off, strict=False)]
+    low, middle, high = quantiles(ratios, n=4)
+    share = f"{switched.inside / switched.spent:.3%}"
+    return (
+        f"| {name} | {1e3 * median(off):.2f} | {middle:.4f} ({low:.4f} to {high:.4f}) | {share} |"
+    )
+
+
+def spec_of(name: str, preset: dict[str, Any], corpus: Corpus, width: int = 128) -> ModelSpec:
+    """The preset with the corpus's vocabulary."""
+    fields = {key: value for key, value in preset.items() if key != "target"}
+    config = {"vocab_size": corpus.vocab_size, "n_layer": 4, "n_embd": width, **fields}
+    return ModelSpec(name, "nano", preset["target"], config)
 
 
 def compare(name: str, preset: dict[str, Any], conf: TrainConf, corpus: Corpus, rounds: int) -> str:
     """One row of the table: medians over the rounds, ratio round by round."""
-    fields = {key: value for key, value in preset.items() if key != "target"}
-    config = {"vocab_size": corpus.vocab_size, "n_layer": 4, "n_embd": 128, **fields}
-    spec = ModelSpec(name, "nano", preset["target"], config)
+    spec = spec_of(name, preset, corpus)
     bare, shared = [], []
     for _ in range(rounds):
         bare.append(bare_loop(spec, conf, corpus))
-        shared.append(shared_loop(spec, conf, corpus))
+        shared.append(shared_loop(spec, conf, corpus)[0])
     ratios = [ours / theirs for ours, theirs in zip(shared, bare, strict=True)]
     return (
         f"| {name} | {1e3 * median(bare):.2f} | {1e3 * median(shared):.2f} | "
         f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) |"
     )
+
+
+def saving(name: str, preset: dict[str, Any], conf: TrainConf, corpus: Corpus, width: int) -> str:
+    """One row of the second table: saving at the default interval, in the shared loop.
+
+    The loop is held up while the state is copied, and at the end until the last file is safe.
+    """
+    spec = spec_of(name, preset, corpus, width)
+    model: Any = build(spec)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    step, held = shared_loop(spec, conf, corpus)
+    saves = conf.trainer.max_steps // conf.checkpoint.every
+    share = held / (held + step * conf.trainer.max_steps)
+    return f"| {name} | {parameters:,} | {saves} | {1e3 * held / saves:.1f} | {100 * share:.2f} % |"
 
 
 def bare_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> float:
@@ -97,14 +194,16 @@ def bare_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> float:
     return meter.seconds / meter.tokens
 
 
-def shared_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> float:
-    """Seconds per step of `training.run`, with its loggers and callbacks."""
+def shared_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> tuple[float, float]:
+    """Seconds per step of `training.run`, with its loggers and callbacks, without saving; and the
+    seconds for which saving held it up."""
     with tempfile.TemporaryDirectory() as folder:
-        saver = Checkpointer(RunFolder(Path(folder)), conf, {}, Signals(), Member(), None)
+        identity = {"model": asdict(spec), "data": corpus.fingerprint}
+        saver = Checkpointer(RunFolder(Path(folder)), conf, identity, Signals(), Member(), None)
         metrics = JsonlLogger(Path(folder) / "metrics.jsonl")
         _, _, monitor = fit(conf, spec, corpus, saver, [metrics])
     tokens_per_step = conf.data.batch_size * conf.data.length
-    return monitor.throughput.seconds / (monitor.throughput.tokens / tokens_per_step)
+    return monitor.throughput.seconds / (monitor.throughput.tokens / tokens_per_step), saver.seconds
 
 
 if __name__ == "__main__":

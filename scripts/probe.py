@@ -12,6 +12,7 @@ from statistics import median
 from conf.launch import launch
 from conf.model_spec import model_spec
 from conf.schema import ProbeConf
+from probes import costs
 from probes.flat import COLUMNS, flat
 from probes.rows import Row, label
 from probes.sweep import run_sweep
@@ -79,12 +80,20 @@ def curves(rows: Sequence[Row]) -> dict[int, dict[str, float]]:
         point, prefix = measured[row.context_length], f"probe/{row.probe}/{row.sweep}"
         if row.seconds:
             seconds = median(row.seconds)
-            tokens = 1 if row.probe == "decode" else row.batch * row.context_length
+            single = row.probe in ("decode", "max_batch")
+            tokens = (row.max_batch or row.batch) * (1 if single else row.context_length)
             point[f"{prefix}/seconds"].append(seconds)
             point[f"{prefix}/tokens_per_second"].append(tokens / seconds)
-        for name in ("peak_bytes", "state_bytes", "flops", "flops_dense"):
+        for name in ("peak_bytes", "state_bytes", "flops", "flops_dense", "max_batch"):
             if (value := getattr(row, name)) is not None:
                 point[f"{prefix}/{name}"].append(value)
+        if (percentiles := costs.token_percentiles([row])) is not None:
+            for name, value in zip(("p50_seconds", "p95_seconds"), percentiles, strict=True):
+                point[f"{prefix}/{name}"].append(value)
+        derived = {"mfu": costs.utilisation(row), "joules_per_token": costs.joules_per_token(row)}
+        for name, known in derived.items():
+            if known is not None:
+                point[f"{prefix}/{name}"].append(known)
     return {
         length: {name: median(values) for name, values in point.items()}
         for length, point in measured.items()

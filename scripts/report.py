@@ -10,8 +10,10 @@ from rich.console import Console
 from conf.launch import launch
 from conf.schema import ReportConf, WandbConf
 from probes import figures
+from probes.costs import Price
 from probes.flat import COLUMNS, flat
 from probes.report import Report, print_table, write_report
+from probes.scaling import figure as scaling_figure
 from training.tracking import Tracker
 
 CROSSOVER_COLUMNS = (
@@ -23,7 +25,10 @@ def main(conf: ReportConf) -> None:
     """Write the report, print its table, and add it to the sweep's wandb group."""
     runs = [Path(run) for run in conf.runs]
     out = Path(conf.out) if conf.out else runs[0] / "report"
-    report = write_report(runs, out, conf.slope_from, conf.slope_to, conf.allow_mixed)
+    price = None
+    if conf.price_per_hour is not None:
+        price = Price(conf.price_per_hour, str(conf.currency))
+    report = write_report(runs, out, conf.slope_from, conf.slope_to, conf.allow_mixed, price)
     print_table(report, Console())
     print(f"open {out / 'index.html'}")
     track(conf.wandb, runs[0], report)
@@ -45,8 +50,9 @@ def track(conf: WandbConf, folder: Path, report: Report) -> None:
         tracker.table("report/rows", COLUMNS, map(flat, report.material.rows))
         tracker.table("report/crossovers", CROSSOVER_COLUMNS, crossovers)
         tracker.page("report/page", report.out / "index.html")
-        files = ("index.html", "crossover.json", "rows.csv", *figures.FILES)
-        tracker.artifact(f"report-{group}", "report", [report.out / name for name in files])
+        files = ("index.html", "crossover.json", "rows.csv", *figures.FILES, scaling_figure.FILE)
+        present = [report.out / name for name in files if (report.out / name).is_file()]
+        tracker.artifact(f"report-{group}", "report", present)
         tracker.summary({f"crossover/{row[0]}": row[5] for row in crossovers})
 
 

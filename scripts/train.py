@@ -26,7 +26,10 @@ def main(conf: TrainConf) -> None:
 
 def default_name(conf: TrainConf, model: str, size: str) -> str:
     """What tells two runs of a sweep apart."""
-    return f"{model}-{size}-{conf.data.corpus}-l{conf.data.length}-s{conf.seed}"
+    name = f"{model}-{size}-{conf.data.corpus}-l{conf.data.length}-s{conf.seed}"
+    if conf.training.bptt == "truncated":  # not the gradients that other runs have
+        name += f"-truncated{conf.training.segment}"
+    return name
 
 
 if __name__ == "__main__":

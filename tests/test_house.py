@@ -63,8 +63,8 @@ def test_cuda_folder_holds_no_python() -> None:
 
 
 def test_class_paths_appear_only_in_model_yamls() -> None:
-    for path in FILES:
-        text = path.read_text()
-        assert "_target_" not in text
+    bad_examples = ROOT / "scripts" / "faults" / "command_lines.py"
+    for path in [file for file in FILES if file != bad_examples]:
+        assert "_target_" not in path.read_text(), path
     for path in (ROOT / "conf" / "model").glob("*.yaml"):
         assert "target: models." in path.read_text()

@@ -24,6 +24,7 @@ SHORT = {
     "generate": ["tokens=5"],
     "convert": [],
     "doctor": [],
+    "plan": ["model.size=tiny", "data.vocab_size=512", "data.length=64", "segment=32"],
 }  # fmt: skip
 
 
@@ -54,6 +55,7 @@ def test_the_commands_run_in_order(capfd: pytest.CaptureFixture[str], tmp_path: 
             arguments = [word.replace(key, inside) for word in arguments]
         if script in ("train", "probe", "generate", "convert"):
             arguments.append(f"runs_dir={tmp_path}")
+        arguments = [word.replace("out=runs/", f"out={tmp_path}/") for word in arguments]
         if script == "train":
             arguments.append(cache)
         done = run_script(capfd, script, *arguments)

@@ -43,7 +43,7 @@ class Checkpointer(lightning.Callback):
         start: dict[str, Any] | None,
     ) -> None:
         """`start` is the content of the checkpoint to continue from."""
-        self._folder, self._conf, self._identity = folder, conf.checkpoint, identity
+        self.folder, self._conf, self._identity = folder, conf.checkpoint, identity
         self._val_every = conf.training.val_every
         self._signals = signals
         self._start = start
@@ -62,7 +62,6 @@ class Checkpointer(lightning.Callback):
             set_random_state(self._start["crossover"]["random"], self.member.rank)
             self._start = None
         self._last_save = time.monotonic()
-        self._signals.install()  # over Lightning's, which communicate inside the handler
         self._signals.patient = True
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
@@ -122,7 +121,7 @@ class Checkpointer(lightning.Callback):
             return
         self._saved_step = step
         start = time.monotonic()
-        trainer.save_checkpoint(path_of(self._folder, step))
+        trainer.save_checkpoint(path_of(self.folder, step))
         self._last_save = time.monotonic()
         self.seconds += self._last_save - start
 
@@ -133,12 +132,12 @@ class Checkpointer(lightning.Callback):
 
     def _tidy(self, checkpoint: dict[str, Any]) -> None:
         """Name the best so far; delete what is neither that nor one of the last two."""
-        paths = saved(self._folder)
+        paths = saved(self.folder)
         kept = paths[-KEEP:]
         best = checkpoint["crossover"]["best"]
         if best is not None:
-            path = path_of(self._folder, best["step"])
-            write_text(self._folder.best, json.dumps({"file": path.name, **best}) + "\n")
+            path = path_of(self.folder, best["step"])
+            write_text(self.folder.best, json.dumps({"file": path.name, **best}) + "\n")
             kept.append(path)
         for path in paths:
             if path not in kept:  # the manifest goes last: a checkpoint without one is passed over

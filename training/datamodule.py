@@ -61,6 +61,8 @@ class ValidationWindows(IterableDataset):
         batches = validation_windows(
             self._corpus.val, self._conf.length, self._windows, self._conf.batch_size
         )
+        self._corpus.watch.check()
         for number, batch in enumerate(batches):
+            self._corpus.watch.check()
             if number % self._world == self._rank:
                 yield batch

@@ -9,10 +9,13 @@ import torch
 from data.batches import all_validation
 from data.store import Corpus
 from models.contract import Contestant
+from training.reading import WHOLE, Reading
 
 
 @torch.no_grad()
-def full_validation(model: Contestant, corpus: Corpus, length: int, batch: int) -> float:
+def full_validation(
+    model: Contestant, corpus: Corpus, length: int, batch: int, reading: Reading = WHOLE
+) -> float:
     """Mean loss, nats per token, over the whole validation set in windows of `length` tokens.
 
     Every validation token but the first is a target exactly once; each window starts without
@@ -20,8 +23,10 @@ def full_validation(model: Contestant, corpus: Corpus, length: int, batch: int) 
     """
     total, count = 0.0, 0
     device = next(model.parameters()).device  # type: ignore[attr-defined]
+    corpus.watch.check()
     for tokens, targets in all_validation(corpus.val, length, batch):
-        loss, _ = model.loss(tokens.to(device), targets.to(device))
+        corpus.watch.check()
+        loss = reading.loss(model, tokens.to(device), targets.to(device))
         total += loss.item() * targets.numel()
         count += targets.numel()
     return total / count

@@ -78,10 +78,12 @@ class RunFolder:
         return self.path / "summary.json"
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run, or None."""
-        if not self.summary_path.is_file():
+        """The summary of a finished run, or None; one that cannot be read is written again."""
+        try:
+            found = json.loads(self.summary_path.read_text())
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
-        return json.loads(self.summary_path.read_text())
+        return found if isinstance(found, dict) and "steps" in found else None
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_text(self.summary_path, json.dumps(summary, indent=2) + "\n")

@@ -23,6 +23,7 @@ CHANGEABLE = (
     "training.log_every",
     "training.val_every",
     "training.val_windows",
+    "training.on_nan",
     "training.progress",
     "training.gradient_checkpointing",
     "checkpoint.",
@@ -45,7 +46,13 @@ def check_same_run(folder: RunFolder, described: dict[str, Any]) -> None:
     """Raise `UserError` if the folder belongs to a run with another configuration."""
     if not folder.config.is_file():
         return
-    before = flatten(yaml.safe_load(folder.config.read_text()))
+    try:
+        before = flatten(yaml.safe_load(folder.config.read_text()))
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder.config} is damaged or not a run's configuration ({reason})"
+        ) from None
     now = flatten(described)
     different = [
         f"{key}={before.get(key)!r} then, {now.get(key)!r} now"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,14 @@ class JsonlLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = {"step": step, "time": round(time.time(), 3), **metrics}
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        # JSON has no NaN and no infinity.
+        known = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        row = {"step": step, "time": round(time.time(), 3), **known}
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:  # which only `open` would name
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
 
     @rank_zero_only
     def rewind(self, step: int) -> None:

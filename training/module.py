@@ -10,16 +10,27 @@ from torch import Tensor
 
 from conf.schema import OptimConf
 from models.contract import Contestant
+from training.guard import Guard
 from training.optim import build_optimizer, build_schedule, clip_gradients
+from training.reading import WHOLE, Reading
 
 
 class LanguageModel(lightning.LightningModule):
     """Trains any `models.contract.Contestant` on batches of `[B, T + 1]` tokens."""
 
-    def __init__(self, model: Contestant, optim: OptimConf, max_steps: int) -> None:
+    def __init__(
+        self,
+        model: Contestant,
+        optim: OptimConf,
+        max_steps: int,
+        reading: Reading = WHOLE,
+        guard: Guard | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.guard = guard
         self.optim = optim
+        self.reading = reading
         self.max_steps = max_steps
         self.loss_sum: Tensor | float = 0.0
         """Sum of the micro-batch losses of the current optimizer step, still on the device."""
@@ -30,8 +41,10 @@ class LanguageModel(lightning.LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         tokens, targets = batch[:, :-1], batch[:, 1:]
-        objective, loss, _ = self.model.objective(tokens, targets, l2wrap=self.optim.l2wrap)
+        objective, loss = self.reading.objective(self.model, tokens, targets, self.optim.l2wrap)
         self.loss_sum = self.loss_sum + loss.detach()
+        if self.guard is not None:
+            self.guard.see(loss)
         return objective
 
     def configure_gradient_clipping(
@@ -42,13 +55,22 @@ class LanguageModel(lightning.LightningModule):
     ) -> None:
         limit = gradient_clip_val if gradient_clip_val else float("inf")
         self.grad_norm = clip_gradients(self.parameters(), limit)
+        if self.guard is not None and not self.guard.passes(self.trainer, self.grad_norm):
+            optimizer.zero_grad(set_to_none=True)  # without gradients it changes nothing
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped_steps"] = self.guard.skipped if self.guard else 0
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.guard is not None:
+            self.guard.skipped = checkpoint.get("skipped_steps", 0)
 
     def on_validation_epoch_start(self) -> None:
         self.val_sum = torch.zeros(2, dtype=torch.float64)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         tokens, targets = batch
-        loss, _ = self.model.loss(tokens, targets)
+        loss = self.reading.loss(self.model, tokens, targets)
         self.val_sum[0] += loss.item() * targets.numel()
         self.val_sum[1] += targets.numel()
 

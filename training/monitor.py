@@ -77,6 +77,8 @@ class Monitor(lightning.Callback):
             "train/tokens": step * self._tokens_per_step,
             "train/peak_memory_bytes": peak_memory(module.device),
         }
+        if module.guard is not None and module.guard.skipped:
+            row["train/skipped_steps"] = module.guard.skipped
         if (rate := self.throughput.tokens_per_second) is not None:
             row["train/tokens_per_second"] = rate
         self._log(trainer, row)

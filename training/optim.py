@@ -51,6 +51,7 @@ def build_optimizer(model: nn.Module, conf: OptimConf) -> AdamW:
 
     Raises `ValueError` unless every parameter is named exactly once.
     """
+    peak = peak_rate(conf, model.config.n_embd)  # type: ignore[union-attr, arg-type]
     parameters = dict(model.named_parameters())
     groups = model.param_groups()  # type: ignore[operator]
     named = [name for group in groups for name in group.names]
@@ -60,7 +61,7 @@ def build_optimizer(model: nn.Module, conf: OptimConf) -> AdamW:
         [
             {
                 "params": [parameters[name] for name in group.names],
-                "lr": conf.lr * group.lr_scale,
+                "lr": peak * group.lr_scale,
                 "weight_decay": conf.weight_decay if group.decay else 0.0,
             }
             for group in groups
@@ -70,6 +71,11 @@ def build_optimizer(model: nn.Module, conf: OptimConf) -> AdamW:
         eps=conf.eps,
         fused=True,
     )
+
+
+def peak_rate(conf: OptimConf, width: int) -> float:
+    """`conf.lr`, times sqrt(lr_width / width) where the rule is asked for: one for all sizes."""
+    return conf.lr * math.sqrt(conf.lr_width / width) if conf.lr_width else conf.lr
 
 
 def lr_factor(step: int, max_steps: int, conf: OptimConf) -> float:

@@ -94,9 +94,11 @@ def team(world: int, follow: Callable[..., None], *args: Any) -> Iterator[Member
     context: Any = multiprocessing.get_context(METHOD)
     context.set_forkserver_preload(["training.run"])  # once, not in every process
     store = distributed.TCPStore(HOST, 0, world, is_master=True, wait_for_workers=False)
+    method = multiprocessing.get_start_method()
     others = [
         context.Process(
-            target=_other, args=(Member(rank, world, rank, world), store.port, follow, args)
+            target=_other,
+            args=(Member(rank, world, rank, world), store.port, method, follow, args),
         )
         for rank in range(1, world)
     ]
@@ -118,7 +120,11 @@ def team(world: int, follow: Callable[..., None], *args: Any) -> Iterator[Member
             process.join()
 
 
-def _other(member: Member, port: int, follow: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _other(
+    member: Member, port: int, method: str, follow: Callable[..., None], args: tuple[Any, ...]
+) -> None:
+    # Its loader processes start as those of process 0, and not in the way that it was started.
+    multiprocessing.set_start_method(method, force=True)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     rank_zero_only.rank = member.rank  # type: ignore[attr-defined]
     log.setLevel(logging.ERROR)  # process 0 says it once

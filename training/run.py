@@ -27,7 +27,9 @@ from training.checkpointer import Checkpointer
 from training.datamodule import Tokens
 from training.digest import digest
 from training.evaluate import full_validation
+from training.faults import explained
 from training.folder import RunFolder
+from training.guard import Guard
 from training.identity import check_checkpoint, check_same_run, describe, flatten
 from training.launched import launched, processes_of
 from training.lock import owned
@@ -36,6 +38,7 @@ from training.metrics import JsonlLogger
 from training.module import LanguageModel
 from training.monitor import Monitor, peak_memory
 from training.processes import Member, Team, alone, team
+from training.reading import Reading
 from training.signals import STOPPED, Preempted, Signals, requeue
 from training.strategies import SHARDED, build_strategy, precision_of
 from training.tracking import TRAIN_AXES, Tracker
@@ -84,7 +87,7 @@ def _decide(conf: TrainConf, spec: ModelSpec, folder: RunFolder, gather: Gather)
                     "%s is finished (%d steps): nothing to do", folder.path, finished["steps"]
                 )
                 return finished
-            with owned(folder):
+            with owned(folder), explained(conf, spec, folder):
                 return _lead(conf, spec, folder, signals, gather)
     except Preempted as stop:
         saved_at = "" if stop.step is None else f", saved at step {stop.step}"
@@ -143,7 +146,7 @@ def _follow(
     member: Member, conf: TrainConf, spec: ModelSpec, folder: RunFolder, path: Path | None
 ) -> None:
     """The run as any further process sees it."""
-    with Signals(quiet=True) as signals:
+    with Signals(quiet=True) as signals, explained(conf, spec, folder):
         start = None if path is None else read(path)
         saver = Checkpointer(folder, conf, {}, signals, member, start)
         fit(conf, spec, prepare(conf.data), saver, [])
@@ -168,7 +171,9 @@ def fit(
     lightning.seed_everything(conf.seed, verbose=False)
     model: Any = build(spec)
     model.gradient_checkpointing = conf.training.gradient_checkpointing
-    module = LanguageModel(model, conf.optim, conf.trainer.max_steps)
+    guard = Guard(conf.training.on_nan, Batches(corpus, conf.data, conf.seed).index, saver.folder)
+    reading = Reading.of(conf, corpus.tokenizer)
+    module = LanguageModel(model, conf.optim, conf.trainer.max_steps, reading, guard)
     datamodule = Tokens(corpus, conf.data, conf.seed, conf.training.val_windows)
     monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
     with quiet():
@@ -192,7 +197,7 @@ def build_trainer(
     """Lightning's Trainer with our own checkpoints, progress and endless single epoch."""
     accumulate = conf.trainer.accumulate_grad_batches
     val_every = conf.training.val_every
-    return lightning.Trainer(
+    trainer = lightning.Trainer(
         max_steps=conf.trainer.max_steps,
         max_epochs=-1,
         accelerator=conf.trainer.accelerator,
@@ -214,6 +219,9 @@ def build_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    # Lightning's handlers communicate between processes, and so may hang; `Signals` has its own.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def start_tracker(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Tracker:
@@ -241,7 +249,7 @@ def summarise(
 ) -> dict[str, Any]:
     """What is worth remembering of a finished run: the rows of the report's first table."""
     model: Any = module.model
-    loss = full_validation(model, corpus, conf.data.length, conf.data.batch_size)
+    loss = full_validation(model, corpus, conf.data.length, conf.data.batch_size, module.reading)
     steps = trainer.global_step
     micro_steps = steps * conf.trainer.accumulate_grad_batches
     return {
@@ -251,7 +259,9 @@ def summarise(
         "config": dict(spec.config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": steps,
+        "skipped_steps": module.guard.skipped if module.guard else 0,
         "tokens": micro_steps * conf.data.batch_size * conf.data.length,
+        "forward_flops": micro_steps * model.flops(conf.data.batch_size, conf.data.length),
         "val_loss": loss,
         "val_bits_per_byte": loss / math.log(2) * corpus.meta.val_tokens_per_byte,
         "unigram_entropy": corpus.meta.unigram_entropy,
@@ -262,6 +272,9 @@ def summarise(
         "tokens_per_second": monitor.throughput.tokens_per_second,
         "train_seconds": monitor.throughput.seconds,
         "precision": conf.trainer.precision,
+        "packing": conf.data.packing,
+        "segment": conf.training.segment,
+        "bptt": conf.training.bptt,
         "backends": model.backends(),
         "peak_bytes": peak_memory(module.device),
     }

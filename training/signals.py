@@ -48,23 +48,16 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
-        self.install()
+        if threading.current_thread() is threading.main_thread():
+            numbers = [signal.SIGTERM, signal.SIGINT]
+            if SLURM_JOB in os.environ:
+                numbers += [signal.SIGUSR1, signal.SIGUSR2]
+            self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-    def install(self) -> None:
-        """Take the signals over from whoever has them."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        numbers = [signal.SIGTERM, signal.SIGINT]
-        if SLURM_JOB in os.environ:
-            numbers += [signal.SIGUSR1, signal.SIGUSR2]
-        for number in numbers:
-            before = signal.signal(number, self._handle)
-            self._before.setdefault(number, before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import UserError
+from models.files import inside
 from training.checkpoint import newest
 from training.folder import RunFolder
 
@@ -40,4 +41,4 @@ def find_source(key: str, name: str, runs_dir: str) -> Source:
 
 
 def _if_file(path: Path) -> Path | None:
-    return path if path.is_file() else None
+    return inside(path) if path.is_file() else None

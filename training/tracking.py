@@ -11,7 +11,9 @@ import logging
 import netrc
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -27,6 +29,9 @@ log = logging.getLogger("crossover")
 TRAIN_AXES = {"train/*": "trainer/global_step", "val/*": "trainer/global_step"}
 PROBE_AXES = {"probe/*": "context_length"}
 START_SECONDS = 30.0  # to reach the server, before recording offline
+DEAD = (ConnectionResetError, BrokenPipeError)  # what talking to a dead process raises
+RECENT = 1000  # rows
+REVIVALS = 3  # of wandb's process, per run
 FINISH_SECONDS = 600.0  # for uploads at the end; what is left stays on disk for `wandb sync`
 
 
@@ -68,8 +73,9 @@ class Tracker(Logger):
     """One wandb run, a Lightning logger and a context manager.
 
     Nothing that goes wrong in wandb is raised: the first trouble is told, and the run goes on
-    without what failed. A server that cannot be reached when the run starts means offline records.
-    On leaving the `with` block the run is finished, as failed if an exception passes through.
+    without what failed. If wandb's process dies, another one goes on offline. A server that cannot
+    be reached when the run starts means offline records. On leaving the `with` block the run is
+    finished, as failed if an exception passes through.
     With `wandb.mode=disabled`, and in all processes but the first, every method does nothing.
     """
 
@@ -93,6 +99,10 @@ class Tracker(Logger):
         self._name = name
         self._run: Any = None
         self._troubled = False
+        self._revivals = 0
+        self._axes = axes or {}
+        # A process that dies takes along what it has not written yet: these are sent again.
+        self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         if conf.mode == "disabled" or rank_zero_only.rank:  # type: ignore[attr-defined]
             return
         known: dict[str, Any] = {
@@ -107,8 +117,9 @@ class Tracker(Logger):
             "resume": "allow",
             "reinit": "create_new",  # never continue another run that could not be finished
         }
+        self._known = known
         self._guard(lambda: self._start(conf, identity, known))
-        self._each(lambda run: define_axes(run, axes or {}))
+        self._each(lambda run: define_axes(run, self._axes))
 
     @property
     def name(self) -> str:
@@ -124,7 +135,9 @@ class Tracker(Logger):
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """One row; `step` is the optimizer step."""
         at = {} if step is None else {"trainer/global_step": step}
-        self._each(lambda run: run.log({**metrics, **at}))
+        row = {**metrics, **at}
+        self._each(lambda run: run.log(row))
+        self._recent.append(row)
 
     def summary(self, values: dict[str, Any]) -> None:
         """Numbers of the whole run."""
@@ -184,17 +197,46 @@ class Tracker(Logger):
             write_text(identity, self._run.id + "\n")
 
     def _each(self, action: Callable[[Any], object]) -> None:
-        if self._run is not None:
-            self._guard(lambda: action(self._run))
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except DEAD as error:
+            reason = first_line(error)
+            self._guard(lambda: self._revive(reason, action))
+        except Exception as error:
+            self._tell(error)
+
+    def _revive(self, reason: str, action: Callable[[Any], object]) -> None:
+        """Wandb's own process has died: another one takes over, offline, and does `action`."""
+        wandb = load_wandb()
+        self._run = None
+        with suppress(Exception):  # else it would try to reach the dead one again at exit
+            wandb.teardown()
+        self._revivals += 1
+        if self._revivals > REVIVALS:
+            raise RuntimeError(f"its process keeps dying ({reason})")
+        if not self._troubled:
+            log.warning("wandb: %s; recording offline in a new process from here", reason)
+        self._troubled = True
+        wait_for_a_new_second(Path(self._known["dir"]), self._known["id"])
+        self._run = wandb.init(mode="offline", **self._known)
+        define_axes(self._run, self._axes)
+        for row in self._recent:
+            self._run.log(row)
+        action(self._run)
 
     def _guard(self, action: Callable[[], object]) -> None:
         """Call `action`; whatever it raises is told once."""
         try:
             action()
         except Exception as error:
-            if not self._troubled:
-                log.warning("wandb: %s; going on without it", first_line(error))
-            self._troubled = True
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        if not self._troubled:
+            log.warning("wandb: %s; going on without it", first_line(error))
+        self._troubled = True
 
 
 def wait_for_a_new_second(records: Path, run: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from models.files import damage
 from models.formats import official
 from models.formats.tensor_files import read_safetensors, read_torch, write_safetensors
 from models.registry import ModelSpec
-from models.weights import Weights, checked, shapes_of
+from models.weights import Weights, check_sizes, checked, shapes_of
 
 KEY = "crossover"  # of the metadata in a .safetensors file, and of our part of a checkpoint
 
@@ -24,7 +25,8 @@ def read_checkpoint(path: Path) -> Weights:
     try:
         spec = ModelSpec(**content[KEY]["identity"]["model"])
         tensors = {name.removeprefix("model."): t for name, t in content["state_dict"].items()}
-    except (AttributeError, KeyError, TypeError, IndexError) as error:
+        check_sizes(path, spec, tensors)
+    except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise UserError(f"{path} is not a Crossover checkpoint ({error!r})") from None
     return Weights(spec, checked(path, tensors, shapes_of(spec)))
 
@@ -38,6 +40,7 @@ def read(path: Path) -> Weights:
     if KEY not in metadata:
         return official.from_tensors(path, tensors)
     spec, unread = _description(path, metadata[KEY])
+    check_sizes(path, spec, tensors)
     unused = {name: tensors.pop(name) for name in unread if name in tensors}
     kept = checked(path, tensors, shapes_of(spec))
     return Weights(spec, kept, checked(path, unused, {n: t.shape for n, t in unused.items()}))
@@ -53,6 +56,7 @@ def write(weights: Weights, path: Path) -> None:
 def _description(path: Path, text: str) -> tuple[ModelSpec, list[str]]:
     try:
         description: Any = json.loads(text)
-        return ModelSpec(**description["model"]), [*description["unused"]]
-    except (ValueError, KeyError, TypeError) as error:
+        spec = ModelSpec(**description["model"])
+        return replace(spec, config={**spec.config}), [*description["unused"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: its metadata describes no model ({error!r})") from None

@@ -132,6 +132,8 @@ class Llama(Family):
         )
         for key in ("rope_scaling", "rope_parameters"):  # transformers 4, and 5
             rope = theirs.get(key) or {}
+            if not isinstance(rope, dict):
+                raise UserError(f"{path}: {key}={rope!r}; expected an object")
             _refuse(
                 path,
                 {"rope_type": rope.get("rope_type", rope.get("type")), **theirs, **rope},

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from models.errors import UserError
+from models.files import inside
 from models.formats.families import FAMILIES, Family
 from models.formats.tensor_files import read_pth, read_safetensors, write_safetensors
 from models.registry import ModelSpec, model_class
-from models.weights import Weights, checked, shapes_of, widest
+from models.weights import Weights, check_sizes, checked, shapes_of, widest
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # or the same with .index.json, in several
 _DERIVED = ".rotary_emb.inv_freq"  # of old Llama files: a table computed from the configuration
@@ -25,7 +26,7 @@ def read(folder: Path) -> Weights:
     Raises `UserError` for another family, for an option that our model does not have, and for
     tensors that are missing, unknown, misshapen or not finite.
     """
-    path = folder / "config.json"
+    path = inside(folder / "config.json")
     theirs = _json(path)
     family = next((one for one in FAMILIES if one.kind == theirs.get("model_type")), None)
     if family is None:
@@ -35,6 +36,7 @@ def read(folder: Path) -> Weights:
     shape = f"L{config['n_layer']}-D{config['n_embd']}"
     spec = ModelSpec(family.target.split(".")[1], shape, family.target, config)
     tensors = _tensors(folder)
+    check_sizes(folder, spec, tensors)
     if theirs.get("tie_word_embeddings") and family.embedding in tensors:
         tensors[family.head] = tensors[family.embedding]
     found = checked(folder, tensors, _their_shapes(family, spec))
@@ -100,12 +102,12 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         if (folder / name).is_file():
             files = [name]
         elif (index := folder / f"{name}.index.json").is_file():
-            files = _indexed(index)
+            files = _indexed(inside(index))
         else:
             continue
         tensors: dict[str, Tensor] = {}
         for file in files:
-            path = folder / file
+            path = inside(folder / file)
             safe = path.suffix == ".safetensors"
             tensors.update(read_safetensors(path)[0] if safe else read_pth(path))
         return {key: value for key, value in tensors.items() if not key.endswith(_DERIVED)}
@@ -128,7 +130,7 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object")

@@ -104,7 +104,7 @@ def version(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 def spec_of(path: Path, name: str, tensors: Mapping[str, Tensor]) -> ModelSpec:
     """The sizes of the model, from the shapes. Raises `UserError` if one cannot be read."""
-    layers = {int(found[1]) for key in tensors if (found := re.match(r"blocks\.(\d+)\.", key))}
+    layers = {int(found[1]) for key in tensors if (found := re.match(r"blocks\.(\d{1,18})\.", key))}
     if layers != set(range(len(layers))):
         absent = next(layer for layer in range(len(layers)) if layer not in layers)
         raise UserError(f"{path}: blocks.{absent} is missing, and blocks.{max(layers)} is there")

@@ -8,17 +8,19 @@ import pickletools
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from models.errors import UserError
 
 _HEAD = 1 << 26  # bytes of a file searched for code, more than any real pickle of names needs
+_OPCODES = 1 << 21  # of a pickle, likewise; about 2 s
 _DATA = ("torch", "torch._utils", "torch.storage", "torch.nn.parameter", "collections")
 
 
@@ -30,8 +32,12 @@ def read_torch(path: Path) -> Any:
     _must_exist(path)
     try:
         zipped = zipfile.is_zipfile(path)  # the older format cannot be mapped
+        if zipped and _unpacks_to_more(path):
+            raise UserError(f"{path} unpacks to more than it holds, as no file of torch.save does")
         with warnings.catch_warnings(action="ignore"):  # of pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except UserError:
+        raise
     except Exception as error:  # a parser of arbitrary bytes may fail in any way
         with warnings.catch_warnings(action="ignore"):
             code = sorted(set(_code_in(path)))
@@ -68,7 +74,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
-    except (SafetensorError, OSError, AttributeError, KeyError) as error:
+    except Exception as error:  # a parser of arbitrary bytes may fail in any way
         raise _unreadable(path, error) from None
 
 
@@ -77,6 +83,12 @@ def write_safetensors(
 ) -> None:
     """Tensors and metadata. More than one entry of metadata comes in an order of chance."""
     save_file(_separate(tensors), path, {**metadata})
+
+
+def _unpacks_to_more(path: Path) -> bool:
+    """Whether an archive is compressed, or its entries overlap: a small file could fill memory."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size
 
 
 def _code_in(path: Path) -> Iterator[str]:
@@ -98,16 +110,17 @@ def _code_in(path: Path) -> Iterator[str]:
 def _globals(data: bytes) -> Iterator[str]:
     """The same for the pickles at the start of `data`; `genops` parses and never executes."""
     stream = io.BytesIO(data)
+    pickles = iter(lambda: stream.tell() < len(data), False)
+    opcodes = chain.from_iterable(pickletools.genops(stream) for _ in pickles)
     texts: list[str] = []  # the operands of STACK_GLOBAL are the last two
-    while stream.tell() < len(data):
-        for opcode, argument, _ in pickletools.genops(stream):
-            if isinstance(argument, str):
-                texts = [*texts[-1:], argument]
-            name = {"GLOBAL": argument, "INST": argument, "STACK_GLOBAL": " ".join(texts)}
-            if found := name.get(opcode.name):
-                module, _, attribute = found.partition(" ")
-                if module not in _DATA:
-                    yield f"{module}.{attribute}"
+    for opcode, argument, _ in islice(opcodes, _OPCODES):
+        if isinstance(argument, str):
+            texts = [*texts[-1:], argument]
+        name = {"GLOBAL": argument, "INST": argument, "STACK_GLOBAL": " ".join(texts)}
+        if found := name.get(opcode.name):
+            module, _, attribute = found.partition(" ")
+            if module not in _DATA:
+                yield f"{module}.{attribute}"
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

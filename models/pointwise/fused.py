@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from models.wkv import backends
 
 _NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_kept_plain = False
 
 
 class Fused:
@@ -77,12 +79,28 @@ class Fused:
 
 def native(x: Tensor) -> bool:
     """Whether the C++ kernels take `x`."""
-    return x.device.type == "cpu" and x.dtype in _NATIVE_DTYPES and _built()
+    fits = x.device.type == "cpu" and x.dtype in _NATIVE_DTYPES
+    return fits and not _kept_plain and _built()
 
 
-@torch.compiler.assume_constant_result
+@contextlib.contextmanager
+def kept_plain() -> Iterator[None]:
+    """Compute every formula in plain torch meanwhile, as a device without native kernels does."""
+    global _kept_plain
+    before, _kept_plain = _kept_plain, True
+    try:
+        yield
+    finally:
+        _kept_plain = before
+
+
 def _built() -> bool:
     return backends.resolve("pointwise", "auto", torch.device("cpu")) == "cpu"
+
+
+# The mark that torch.compiler.assume_constant_result would set, which first imports the whole
+# compiler: 3 s and 77 MB in every process, and in what every memory probe reads.
+_built._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def wide(*tensors: Tensor) -> list[Tensor]:

@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from models.errors import UserError
 from models.wkv.build import BuildError
@@ -49,6 +50,19 @@ def resolve(operator: str, backend: str, device: torch.device, size: int | None 
     if problem := _problem(operator, backend, size):
         raise UserError(f"backend={backend!r} cannot work here: {problem}")
     return backend
+
+
+def resolve_for(operator: str, backend: str, tensor: Tensor, size: int | None = None) -> str:
+    """`resolve` for arithmetic on `tensor`, with fp64 kept to the reference.
+
+    Raises `UserError` as well if fp64 meets a native kernel asked for by name: those compute in
+    fp32.
+    """
+    if tensor.dtype != torch.float64:
+        return resolve(operator, backend, tensor.device, size)
+    if backend not in ("auto", "reference"):
+        raise UserError(f"backend={backend!r} computes in float32: {operator} was given float64")
+    return "reference"
 
 
 def report() -> dict[str, str]:

@@ -118,8 +118,9 @@ function drawSeries(one, at) {
   const dots = points.map((p) => marker(one.arm, x(p.length), y(p.median), 4.2));
   const failed = one.points.filter((p) => p.status !== "ok").map((p) => {
     const px = x(p.length), py = box.top - 4 + 13 * failureRow(one, p, at);
-    return `<path class="cross" d="M${px - 4},${py - 4}l8,8m0,-8l-8,8"/>` +
-      `<text class="failure" x="${px - 9}" y="${py + 4}" text-anchor="end">${escape(p.status)}</text>`;
+    const tried = !p.status.startsWith("predicted");
+    return `<path class="cross${tried ? "" : " predicted"}" d="M${px - 4},${py - 4}l8,8m0,-8l-8,8"/>` +
+      `<text class="failure" x="${px - 9}" y="${py + 4}" text-anchor="end">${escape(p.status.replace("_", " "))}</text>`;
   });
   return `<g style="--c:var(--${ARMS.get(one.arm).colour})">` +
     (points.length ? `<polygon class="band" points="${band.join(" ")}"/><path class="curve" d="M${points.map(place).join("L")}"/>` : "") +

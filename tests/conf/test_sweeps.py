@@ -20,7 +20,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 from conf import schema
 from conf.check import CONF, problems_of
 
-SWEEPS = sorted((CONF / "sweeps").glob("*.yaml"))
+SWEEPS = sorted((CONF / "wandb_sweeps").glob("*.yaml"))
 
 
 def agent_commands(path: Path) -> Iterator[list[str]]:

@@ -40,6 +40,20 @@ def test_every_choice_composes(group: str) -> None:
         assert isinstance(OmegaConf.to_object(config), schema.TrainConf)
 
 
+def test_no_folder_hides_a_key() -> None:
+    """Hydra reads `NAME=` as the choice of a group wherever conf/ has a folder NAME."""
+    folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {*GROUPS, "machine"}
+    keys = {item.name for script in schema.SCRIPTS.values() for item in fields(script)}
+    assert not folders & keys
+
+
+def test_every_machine_composes_and_names_its_sources() -> None:
+    for path in sorted((CONF / "machine").glob("*.yaml")):
+        config = typed("plan", f"machine={path.stem}", "model.size=tiny")
+        assert configuration_problems("plan", config) == [], path
+        assert config.machine.title and config.machine.sources
+
+
 @pytest.mark.parametrize("script", sorted(schema.SCRIPTS))
 def test_every_script_has_a_yaml_and_help(script: str) -> None:
     config = typed(script)

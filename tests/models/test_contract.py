@@ -213,3 +213,14 @@ def test_state_differentiates_in_a_recurrent_model(model: Any) -> None:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(cut[name], parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_next_logits_are_the_last_of_forward(model: Any) -> None:
+    tokens = some_tokens(2, 40)
+    every, expected = model(tokens, model.init_state(2))
+    logits, state = model.next_logits(tokens, model.init_state(2))
+    torch.testing.assert_close(logits, every[:, -1], **TOLERANCE)
+    for (name, mine), (_, other) in zip(named_tensors(state), named_tensors(expected), strict=True):
+        if "k" not in name.split(".") and "v" not in name.split("."):  # caches have unset room
+            torch.testing.assert_close(mine, other, **TOLERANCE)

@@ -16,7 +16,7 @@ from models.contract import clone_state, named_tensors
 from models.errors import UserError
 from models.registry import build
 from models.step import is_possible
-from probes.measure import state_bytes
+from probes.tasks.common import state_bytes
 from tests.contestants import shaken, some_tokens, spec_of
 from tests.models.test_contract import LargestTensor
 

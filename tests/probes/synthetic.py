@@ -29,7 +29,21 @@ COSTS: dict[tuple[str, str], Cost] = {
     ("attention", "prefill"): lambda length: 1.5e-4 * length + 1.2e-7 * length**2,
     ("rwkv", "decode"): lambda length: 4e-3,
     ("attention", "decode"): lambda length: 3e-3 + 5e-7 * length,
+    ("rwkv", "ttft"): lambda length: 3e-4 * length,
+    ("attention", "ttft"): lambda length: 1.2e-4 * length + 1e-7 * length**2,
+    ("rwkv", "generate"): lambda length: 4e-3 * length,
+    ("attention", "generate"): lambda length: 3e-3 * length + 2.5e-7 * length**2,
+    ("rwkv", "layer"): lambda length: 2e-4 * length,
+    ("attention", "layer"): lambda length: 1e-4 * length + 6e-8 * length**2,
+    ("rwkv", "operator"): lambda length: 2e-5 * length,
+    ("attention", "operator"): lambda length: 6e-8 * length**2,
+    ("rwkv", "max_batch"): lambda length: 1.0,
+    ("attention", "max_batch"): lambda length: 1.0,
+    ("rwkv", "max_batch_train"): lambda length: 2.0,
+    ("attention", "max_batch_train"): lambda length: 2.0,
 }
+BUDGET = 2**30
+ONE_SWEEP = ("ttft", "decode", "generate", "layer", "operator", "max_batch", "max_batch_train")
 
 
 def make_row(contestant: str, probe: str, length: int, **changes: Any) -> Row:
@@ -66,6 +80,12 @@ def make_row(contestant: str, probe: str, length: int, **changes: Any) -> Row:
         "started": "2026-01-01T00:00:00+00:00",
         "command": "python scripts/probe.py -m model=rwkv4,gpt",
     }
+    if probe == "decode":
+        values["token_seconds"] = [cost * repeat for repeat in REPEATS for _ in range(20)]
+    if probe.startswith("max_batch"):
+        each = memory / 1000 if recurrent else 36_864 * length
+        values |= {"budget_bytes": BUDGET, "max_batch": int(BUDGET / each)}
+        values["tried"] = [{"batch": 1, "status": "ok", "peak_bytes": int(memory), "error": None}]
     return Row(**(values | changes))
 
 
@@ -81,7 +101,7 @@ def make_rows(
             for probe in probes:
                 one = make_row(contestant, probe, length)
                 rows.append(one)
-                if fixed and probe != "decode":
+                if fixed and probe not in ONE_SWEEP:
                     batch = FIXED_TOKENS // length
                     times = [seconds * batch for seconds in one.seconds]
                     more = {"sweep": "fixed_tokens", "batch": batch, "seconds": times}
@@ -93,7 +113,7 @@ def failed(contestant: str, probe: str, length: int, status: str, **changes: Any
     """A point that did not finish."""
     lost = {"seconds": [], "peak_bytes": None, "state_bytes": None, "parameters": None}
     why = {"status": status, "error": f"{status} at {length}", "backends": {}}
-    return make_row(contestant, probe, length, **lost, **why, **changes)
+    return make_row(contestant, probe, length, **(lost | why | changes))
 
 
 def make_summary(contestant: str, loss: float, **changes: Any) -> dict[str, Any]:

@@ -138,7 +138,9 @@ def test_sizes_within_one_percent_are_equal(tmp_path: Path) -> None:
     assert len(collect([write_run(tmp_path / "a", rows)]).pairs) == 1
 
 
-@pytest.mark.parametrize("field", ["tokens", "order_hash", "data_fingerprint", "precision"])
+@pytest.mark.parametrize(
+    "field", ["tokens", "order_hash", "data_fingerprint", "precision", "packing"]
+)
 def test_trainings_on_different_data_are_refused(tmp_path: Path, field: str) -> None:
     unlike = make_summary("gpt", 3.2) | {field: "other"}
     folder = write_run(tmp_path / "a", make_rows(), make_summary("rwkv4", 3.3), unlike)

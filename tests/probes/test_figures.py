@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from conf.schema import PROBES
 from probes import compare, figures
 from probes.collect import collect
 from probes.rows import Row
@@ -21,7 +22,7 @@ def drawn(folder: Path, rows: list[Row]) -> dict[str, np.ndarray]:
 
 
 def test_every_picture_shows_both_contestants(tmp_path: Path) -> None:
-    images = drawn(tmp_path, make_rows())
+    images = drawn(tmp_path, make_rows(probes=PROBES))
     assert set(images) == set(figures.FILES)
     for name, image in images.items():
         assert image.shape[0] > 500 and image.shape[1] > 800, name
@@ -30,7 +31,9 @@ def test_every_picture_shows_both_contestants(tmp_path: Path) -> None:
 
 
 def test_only_what_was_probed_is_drawn(tmp_path: Path) -> None:
-    assert set(drawn(tmp_path, make_rows(probes=("prefill",), fixed=False))) == {"prefill.png"}
+    assert set(drawn(tmp_path, make_rows(probes=("prefill",), fixed=False))) == {
+        "prefill.png", "memory_inference.png",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("status", ["oom", "timeout", "error"])

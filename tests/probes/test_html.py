@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
+from conf.schema import PROBES
 from probes.collect import collect
 from probes.figures import ATTENTION, RECURRENT
 from probes.flat import COLUMNS
 from probes.html import embed, page
+from probes.measures import MEASURES
 from probes.report import analyse
 from probes.rows import Row
 from tests.probes.synthetic import (
@@ -95,10 +97,12 @@ def test_order_and_content_of_the_page(usual: Path) -> None:
     text = usual.read_text().replace("\u00a0", " ")
     body = re.sub(r"<span class=\"nowrap\">(.*?)</span>", r"\1", text)
     landmarks = [
-        "<h1>", "First, where RWKV-4 loses", "(this is called attention)", 'id="ranges"',
+        "<h1>", "First, where RWKV-4 loses", "(this is called attention)",
+        "In pages of text an hour", 'id="losses"', "Over all 10 comparisons", 'id="ranges"',
         "<h3>Training time per sequence", "<h3>Time to read a prompt", "<h3>Time per generated",
         "<h3>Peak memory", "<h3>Memory of the context", "The contestants", "gzip -9", "xz -9",
-        "Crossover lengths", "How costs grow", "How it was measured", "Points that did not finish",
+        "Crossover lengths", "How costs grow", "In pages of text and money", "Single tokens",
+        "Use of the device and energy", "How it was measured", "Points that did not finish",
         "oom at 16384", "Raw data",
     ]  # fmt: skip
     places = [body.find(one) for one in landmarks]
@@ -152,13 +156,30 @@ def scripted(folder: Path, path: Path, script: str) -> Path:
 def test_every_chart_is_drawn(tmp_path: Path, usual: Path) -> None:
     dom = browse(tmp_path, usual)
     assert "data-error" not in dom
-    assert 'data-charts="7"' in dom
-    assert dom.count("<svg ") == 7
-    assert dom.count('class="curve"') == 14
+    assert 'data-charts="10"' in dom
+    assert dom.count("<svg ") == 10
+    assert dom.count('class="curve"') == 20
     # Crosses of the failed training step: in the chart of its time and in that of its memory.
     assert dom.count('class="cross"') == 2
-    assert dom.count('class="crossing"') == 5
+    assert dom.count('class="crossing"') == 6
     assert "crosses at 2,8" in dom
+
+
+@needs_browser
+def test_every_probe_has_its_chart(tmp_path: Path) -> None:
+    lost = [
+        failed("gpt", "generate", 16384, "predicted_timeout"),
+        failed("gpt", "operator", 16384, "predicted_oom"),
+    ]
+    dom = browse(tmp_path, write_page(tmp_path, [*make_rows(probes=PROBES), *lost]))
+    assert "data-error" not in dom and "NaN" not in dom
+    assert f'data-charts="{len(MEASURES)}"' in dom
+    assert dom.count('class="curve"') == 2 * len(MEASURES)
+    for measure in MEASURES:
+        assert f"<h3>{measure.title}</h3>" in dom
+    assert dom.count('class="cross predicted"') == 2
+    assert ">predicted timeout</text>" in dom
+    assert "The largest batch in a fixed memory" in dom
 
 
 @needs_browser
@@ -195,7 +216,7 @@ def test_tooltip_toggles_and_axes(tmp_path: Path, usual: Path) -> None:
     dom = browse(tmp_path, scripted(tmp_path, usual, actions))
     body = dom[dom.index("<body") : dom.index("<main")]
     assert "data-error" not in body
-    assert 'data-curves="7"' in body
+    assert 'data-curves="10"' in body
     assert "256 tokens" in body and "repeats 2.23 s, 2.26 s, 2.28 s" in body.replace("&nbsp;", " ")
     assert "GPT" not in body
     assert "|5,000|" in body and "|10 s|" in body

@@ -1,12 +1,17 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 
+from conf.schema import PROBES
 from models.registry import build
-from probes import child, measure
-from probes.measure import Task
+from probes import child, energy, measure
 from probes.rows import ERROR, OK
+from probes.tasks import common, parts, tokens
+from probes.tasks.batches import repeated
+from probes.tasks.common import Task
+from tests.contestants import NAMES, spec_of
 from tests.probes.specs import VOCAB, rwkv4, transformer
 
 MIB = 1 << 20
@@ -35,11 +40,11 @@ def run(**changes):
 
 @pytest.fixture(scope="module")
 def baseline() -> int:
-    return child.run(measure.calibrate, ("cpu", 1), 120).facts["baseline_bytes"]
+    return child.run(measure.calibrate, ("cpu", 1, "float32"), 120).facts["baseline_bytes"]
 
 
 @pytest.mark.parametrize("spec", [rwkv4(), transformer()], ids=["rwkv4", "transformer"])
-@pytest.mark.parametrize("probe", ["train", "prefill", "decode"])
+@pytest.mark.parametrize("probe", PROBES)
 def test_every_probe_of_every_contestant(spec, probe):
     outcome = run(spec=spec, probe=probe)
     assert (outcome.status, outcome.error) == (OK, None)
@@ -49,7 +54,105 @@ def test_every_probe_of_every_contestant(spec, probe):
     assert min(facts["seconds"]) > 0
     assert facts["parameters"] == sum(p.numel() for p in model.parameters())
     assert set(facts["backends"]) == set(model.backends())
-    assert ("state_bytes" in facts) == (probe != "train")
+    assert facts["peak_bytes"] > 0
+    assert facts["memory"]["resident"] > facts["peak_bytes"] / 2
+    assert ("state_bytes" in facts) == (probe not in common.TRAINING)
+    assert facts["energy_method"]  # which counter, or why none
+    assert (facts["energy_joules"] is None) == facts["energy_method"].startswith("unavailable")
+
+
+def test_decode_keeps_the_time_of_every_token():
+    facts = run(probe="decode").facts
+    each, means = facts["token_seconds"], facts["seconds"]
+    assert len(each) == 3 * 8 and len(means) == 3
+    for place, mean in enumerate(means):
+        own = each[8 * place : 8 * place + 8]
+        assert min(own) > 0
+        assert sum(own) / 8 == pytest.approx(mean, rel=0.2, abs=2e-5)  # less the loop around them
+
+
+def test_generate_is_the_whole_text_and_stops_repeating():
+    many = run(probe="generate", spec=rwkv4(), length=32).facts
+    assert len(many["seconds"]) == 3
+    once = run(probe="generate", spec=rwkv4(), length=32, generate_seconds=0.0).facts
+    assert len(once["seconds"]) == 1
+    assert many["flops"] == build(rwkv4()).flops(2, 32)
+
+
+@pytest.mark.parametrize("spec", [rwkv4(), transformer()], ids=["rwkv4", "transformer"])
+def test_generate_feeds_every_token_back_and_starts_empty(spec):
+    model, seen = build(spec), []
+
+    def record(_module, arguments, output):
+        seen.append((arguments[0].clone(), output[0][:, -1:].argmax(-1)))
+
+    model.register_forward_hook(record)
+    task = replace(TASK, probe="generate", spec=spec, length=20, repeats=2)
+    tokens.generate(model, task, energy.find("cpu"))
+    warm, first, second = seen[:16], seen[16:36], seen[36:]
+    assert len(second) == 20
+    for text in (warm, first, second):
+        for (_, likeliest), (token, _) in pairwise(text):
+            assert torch.equal(token, likeliest)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, second, strict=True))
+    whole, _ = build(spec)(torch.cat([token for token, _ in first], dim=1))
+    assert whole.shape[1] == 20
+
+
+def test_time_to_first_token_leaves_the_other_logits_out():
+    """At 4096 tokens and 4096 entries all logits are 64 MiB."""
+    changes = {"batch": 1, "length": 4096, "vocab_size": 4096}
+    changes["spec"] = transformer(vocab_size=4096, n_layer=1)
+    logits = 4096 * 4096 * 4
+    first, every = (run(probe=probe, **changes).facts for probe in ("ttft", "prefill"))
+    assert every["peak_bytes"] - first["peak_bytes"] > 0.9 * logits
+    assert every["flops"] - first["flops"] == 2 * 64 * 4096 * 4095
+    assert first["state_bytes"] - every["state_bytes"] == 2 * 64 * 4  # room for the new token
+
+
+@pytest.mark.parametrize("contestant", [*NAMES, "transformer window"])
+def test_layer_and_operator_are_those_of_the_model(contestant):
+    """What the parts are given is what they see inside a training step of the whole model."""
+    name = contestant.split()[0]
+    extra = {"window": 16} if "window" in contestant else {}
+    spec = spec_of(name, n_layer=3, **extra)
+    model = build(spec)
+    changes = {"vocab_size": spec.config["vocab_size"], "spec": spec}
+    task = replace(TASK, probe="operator", **changes)
+    block, stream = parts.middle(model, task)
+    assert block is model.layers[1]
+    mixer, operands = parts.mixing(model, task)
+    seen = {}
+    block.register_forward_pre_hook(lambda _, inputs: seen.update(stream=inputs[0]))
+    mixer.register_forward_pre_hook(lambda _, inputs: seen.update(operands=inputs))
+    model.hidden(common.tokens(task, task.length))
+    inside = seen["stream"] if isinstance(seen["stream"], tuple) else (seen["stream"],)
+    outside = stream if isinstance(stream, tuple) else (stream,)
+    for mine, real in zip([*outside, *operands], [*inside, *seen["operands"]], strict=True):
+        if isinstance(real, torch.Tensor):
+            torch.testing.assert_close(mine, real)
+    grads = [one.requires_grad for one in operands if isinstance(one, torch.Tensor)]
+    assert grads.count(True) >= 3, "keys, values and queries or receptances learn"
+    for probe in ("layer", "operator"):
+        outcome = run(probe=probe, **changes)
+        assert (outcome.status, outcome.error) == (OK, None)
+    assert outcome.facts["flops"] is None
+    assert run(probe="layer", **changes).facts["flops"] == 3 * block.flops(2, 48, 0, False)
+
+
+def test_a_repeated_state_is_that_of_equal_sequences():
+    for spec in (rwkv4(), transformer(), spec_of("rwkv7", vocab_size=VOCAB)):
+        model = build(spec).eval()
+        prompt = common.tokens(replace(TASK, spec=spec), 12, batch=1)
+        with torch.no_grad():
+            _, single = model.next_logits(prompt, model.init_state(1, 16))
+            _, real = model.next_logits(prompt.repeat(5, 1), model.init_state(5, 16))
+            wide = repeated(model, single, 5)
+            assert common.state_bytes(wide) == common.state_bytes(real)
+            token = prompt[:, :1].repeat(5, 1)
+            torch.testing.assert_close(
+                model(token, wide)[0], model(token, real)[0], rtol=1e-4, atol=1e-5
+            )
 
 
 def test_flops_are_those_of_one_entry_of_seconds():
@@ -114,13 +217,12 @@ def test_decode_starts_every_repeat_at_the_same_position():
         calls.append((int(state["length"]), tokens.shape[1]))
 
     model.register_forward_pre_hook(record)
-    measure._decode(model, TASK)
+    tokens.decode(model, TASK, energy.find("cpu"))
     steps = [(48 + step, 1) for step in range(8)]
-    passes = TASK.warmup + TASK.repeats
-    assert calls == [(0, 48), *steps, (0, 48), *steps * passes]
+    assert calls == steps * (1 + TASK.warmup + TASK.repeats)
 
 
 def test_state_bytes_counts_what_is_kept_alive():
     whole = torch.zeros(10, 4)
     state = {"a": {"b": whole[-1]}, "c": whole[0], "d": torch.zeros(3, dtype=torch.float16)}
-    assert measure.state_bytes(state) == 10 * 4 * 4 + 3 * 2
+    assert common.state_bytes(state) == 10 * 4 * 4 + 3 * 2

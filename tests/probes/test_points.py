@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from conf.schema import ProbeConf
+from conf.schema import PROBES, ProbeConf
 from models.errors import UserError
 from models.registry import ModelSpec
-from probes.points import left_out, list_points
+from probes.points import ONE_SEQUENCE, left_out, list_points
 
 SPECS = [ModelSpec(name, "tiny", f"models.{name}.X", {}) for name in ("a", "b", "c")]
 
@@ -24,7 +24,7 @@ def test_batches_fill_the_fixed_tokens():
 
 
 def test_decode_has_one_sweep_and_nothing_is_twice():
-    points = list_points(SPECS, conf())
+    points = list_points(SPECS, conf(probes=["train", "prefill", "decode"]))
     counts = Counter((point.probe, point.sweep, point.spec.name) for point in points)
     for spec in SPECS:
         assert counts["decode", "batch_1", spec.name] == 4
@@ -32,6 +32,14 @@ def test_decode_has_one_sweep_and_nothing_is_twice():
         assert counts["train", "batch_1", spec.name] == 4
         assert counts["train", "fixed_tokens", spec.name] == 3
     assert len({str(point) for point in points}) == len(points) == 3 * (4 + 2 * 7)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_every_probe_has_points_of_batch_1(probe):
+    points = list_points(SPECS, conf(probes=[probe]))
+    sweeps = Counter(point.sweep for point in points)
+    assert sweeps["batch_1"] == 3 * 4
+    assert sweeps["fixed_tokens"] == (0 if probe in ONE_SEQUENCE else 3 * 3)
 
 
 def test_contestants_take_turns_in_changing_order():
@@ -67,8 +75,11 @@ def test_what_is_left_out_is_said():
     assert left_out(conf(lengths=[256], sweeps=["fixed_tokens", "batch_1"])) == []
     (notice,) = left_out(conf())
     assert "16384" in notice
-    (notice,) = left_out(conf(lengths=[256], sweeps=["fixed_tokens"]))
-    assert "decode" in notice
+    both = ["train", "ttft", "decode"]
+    (notice,) = left_out(conf(lengths=[256], probes=both, sweeps=["fixed_tokens"]))
+    assert notice == "ttft, decode are left out: measured in the batch_1 sweep only"
+    (notice,) = left_out(conf(lengths=[256], probes=["decode"], sweeps=["fixed_tokens"]))
+    assert notice == "decode is left out: measured in the batch_1 sweep only"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +91,7 @@ def test_what_is_left_out_is_said():
         ({"lengths": [256, 0]}, "lengths"),
         ({"repeats": 0}, "repeats"),
         ({"processes": 0}, "processes"),
+        ({"probes": ["max_batch"], "sweeps": ["fixed_tokens"]}, "nothing to measure"),
         ({"probes": ["decode"], "sweeps": ["fixed_tokens"]}, "nothing to measure"),
         ({"lengths": [8192], "sweeps": ["fixed_tokens"]}, "nothing to measure"),
         ({"lengths": []}, "nothing to measure"),

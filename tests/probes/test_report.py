@@ -50,8 +50,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 def test_all_files_and_nothing_else(report: Report) -> None:
     out = report.out
     assert sorted(path.name for path in out.iterdir()) == [
-        "crossover.json", "crossover.png", "decode.png", "index.html", "memory.png", "notes.txt",
-        "prefill.png", "rows.csv", "train_time.png",
+        "crossover.json", "crossover.png", "decode.png", "index.html", "memory.png",
+        "memory_inference.png", "notes.txt", "prefill.png", "rows.csv", "train_time.png",
     ]  # fmt: skip
     assert (out / "index.html").read_text().startswith("<!doctype html>")
     assert not [path for path in out.parent.iterdir() if path.name.startswith(".")]
@@ -110,7 +110,7 @@ def test_several_pairs_are_keyed_by_pair(tmp_path: Path) -> None:
     report = write_report([run], tmp_path / "out", 1024, 8192, False)
     keys = list(report.summary["crossovers"])
     assert keys[:2] == ["train:rwkv4/gpt", "train:rwkv4/transformer"]
-    assert len(keys) == 10
+    assert len(keys) == 2 * 8
     assert report.summary["baselines"]["gzip_bits_per_byte"] is None
 
 

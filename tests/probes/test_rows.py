@@ -73,6 +73,7 @@ DAMAGED = [
     ("[1]", "not an object"),
     (make_row(seconds=[0.1, 0.0]).to_json(), "no sense: seconds"),
     (make_row(seconds=[math.nan]).to_json(), "no sense: seconds"),
+    (make_row(token_seconds=["1"], max_batch=0).to_json(), "no sense: max_batch, token_seconds"),
     (make_row(context_length=0, status="fine").to_json(), "no sense: context_length, status"),
 ]
 
@@ -93,13 +94,19 @@ def test_a_damaged_line_is_named_and_left_out(tmp_path, caplog, line, message):
     assert "\n" not in told
 
 
-def test_rows_written_before_there_were_processes_are_process_0(tmp_path):
+def test_rows_written_before_there_were_more_fields_are_read(tmp_path):
     path = tmp_path / "probes.jsonl"
     old = json.loads(make_row().to_json())
-    del old["process"]
+    younger = {
+        "process", "token_seconds", "memory", "energy_joules", "energy_method", "peak_flops",
+        "max_batch", "budget_bytes", "tried",
+    }  # fmt: skip
+    for name in younger:
+        del old[name]
     path.write_text(json.dumps(old) + "\n")
     (row,) = read_rows(path)
     assert row == make_row(process=0)
+    assert (row.token_seconds, row.energy_method, row.max_batch) == ([], "unavailable", None)
     assert row.key == make_row().key
 
 

@@ -120,6 +120,13 @@ def test_better_and_equal_quality(tmp_path: Path) -> None:
     assert "equally well" in paragraphs(*told(tmp_path / "b", make_rows(), *equal))[0]
 
 
+def test_truncated_gradients_are_told(tmp_path: Path) -> None:
+    cut = make_summary("rwkv4", 3.3, bptt="truncated", segment=8192)
+    first = paragraphs(*told(tmp_path, make_rows(), cut, make_summary("gpt", 3.2, bptt="exact")))[0]
+    assert "RWKV-4 was trained with gradients cut every 8,192 tokens (truncated" in first
+    assert "GPT was trained" not in first
+
+
 def test_growth_is_told_where_there_are_points_enough(tmp_path: Path) -> None:
     assert not any("fitted best" in text for text in paragraphs(*told(tmp_path / "a", make_rows())))
     rows = [
@@ -142,7 +149,9 @@ def test_missing_probes_are_not_talked_about(tmp_path: Path) -> None:
     material, found = told(tmp_path, make_rows(probes=("decode",), fixed=False))
     assert story.headline(material, found).endswith("RWKV-4 generates text faster than GPT.")
     by_key = {one.measure.key: one for one in found}
-    assert set(by_key) == {"train", "prefill", "decode", "memory", "state"}
+    assert set(by_key) == {
+        "train", "prefill", "decode", "decode_p95", "memory", "memory_decode", "state",
+    }  # fmt: skip
     assert words.verdict(by_key["train"]) == (
         "No comparison of training time per sequence: not probed."
     )

@@ -5,8 +5,19 @@ import pytest
 from conf.schema import ProbeConf
 from models.errors import UserError
 from models.registry import ModelSpec
-from probes.rows import ERROR, OK, OOM, TIMEOUT, Row, read_rows
+from probes.points import list_points
+from probes.rows import (
+    ERROR,
+    OK,
+    OOM,
+    PREDICTED_OOM,
+    PREDICTED_TIMEOUT,
+    TIMEOUT,
+    Row,
+    read_rows,
+)
 from probes.sweep import describe, run_sweep
+from tests.probes import works
 from tests.probes.specs import VOCAB, rwkv4, transformer
 
 SPECS = [rwkv4(), transformer()]
@@ -23,13 +34,14 @@ def conf(**changes) -> ProbeConf:
         "accelerator": "cpu",
         "threads": 1,
         "memory_gib": 1.0,
+        "probes": ["train", "prefill", "decode"],
     }
     return ProbeConf(**fields | changes)
 
 
 def small(**changes) -> ProbeConf:
     """One point per contestant."""
-    return conf(probes=["prefill"], sweeps=["batch_1"], lengths=[64], **changes)
+    return conf(**{"probes": ["prefill"], "sweeps": ["batch_1"], "lengths": [64]} | changes)
 
 
 def read_key(line: str) -> str:
@@ -158,10 +170,68 @@ def test_out_of_memory_is_a_row(tmp_path):
 
 def test_timeout_is_a_row(tmp_path):
     """Far more repeats than fit into the time."""
-    endless = small(timeout_s=1.0)
-    endless.repeats = 10_000_000
+    endless = small(probes=["train"], lengths=[8], timeout_s=1.0, repeats=3000)
     (row,) = run_sweep([transformer()], endless, tmp_path / "probes.jsonl", ignore)
     assert (row.status, row.error) == (TIMEOUT, "stopped after 1 s")
+
+
+def test_a_point_that_cannot_fit_is_a_row_and_not_tried(tmp_path, monkeypatch):
+    """Weights and gradients of 25 MiB within 16 MiB."""
+    monkeypatch.setattr("probes.bench.measure", works.kill_self)
+    large = transformer(n_embd=256, n_layer=4)
+    few = small(probes=["train"], memory_gib=1 / 64)
+    (row,) = run_sweep([large], few, tmp_path / "probes.jsonl", ignore)
+    assert row.status == PREDICTED_OOM
+    assert "not tried: weights and gradients alone are" in row.error
+    assert "predicted_oom: not tried" in describe(row)
+    assert read_rows(tmp_path / "probes.jsonl") == [row]
+
+
+def test_a_timeout_spares_longer_contexts(tmp_path):
+    """The first pass of every length is in an order that the seed sets: shorter ones first here."""
+    told = {"probes": ["train"], "lengths": [8, 16, 32], "seed": 4}
+    endless = small(timeout_s=1.0, repeats=3000, **told)
+    assert [point.length for point in list_points([transformer()], endless)] == [8, 16, 32]
+    rows = run_sweep([transformer()], endless, tmp_path / "probes.jsonl", ignore)
+    assert [row.status for row in rows] == [TIMEOUT, PREDICTED_TIMEOUT, PREDICTED_TIMEOUT]
+
+
+def test_a_contestant_that_kills_the_interpreter_is_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("probes.bench.measure", works.crash_if_rwkv4)
+    rows = run_sweep(SPECS, small(), tmp_path / "probes.jsonl", ignore)
+    status = {row.contestant: (row.status, row.error) for row in rows}
+    assert status == {
+        "rwkv4": (ERROR, "the child died of SIGSEGV"),
+        "transformer": (OK, None),
+    }
+
+
+def test_the_largest_batch_of_a_budget(tmp_path):
+    """16 MiB hold fewer long caches than short ones, and as many states as ever."""
+    few = small(probes=["max_batch"], lengths=[64, 512], memory_budget_gib=1 / 64)
+    path = tmp_path / "probes.jsonl"
+    rows = run_sweep(SPECS, few, path, ignore)
+    most = {(row.contestant, row.context_length): row.max_batch for row in rows}
+    assert {row.status for row in rows} == {OK}
+    assert most["transformer", 64] > 4 * most["transformer", 512]
+    assert most["rwkv4", 512] > 0.7 * most["rwkv4", 64]
+    for row in rows:
+        assert row.budget_bytes == 1 << 24 and row.peak_bytes <= row.budget_bytes
+        assert row.tried[0]["batch"] == 1
+        assert {"batch": row.max_batch, "status": OK, "peak_bytes": row.peak_bytes, "error": None} \
+            in row.tried  # fmt: skip
+        assert row.flops and row.batch == 1
+    assert run_sweep(SPECS, few, path, pytest.fail) == rows
+    again = []
+    run_sweep([rwkv4()], small(probes=["max_batch"], memory_budget_gib=1 / 32), path, again.append)
+    assert [row.budget_bytes for row in again] == [1 << 25], "another budget is another question"
+
+
+def test_rows_know_the_highest_rate_of_the_device(tmp_path):
+    (row,) = run_sweep([transformer()], small(), tmp_path / "probes.jsonl", ignore)
+    assert 1e8 < row.peak_flops < 1e13
+    achieved = row.flops / min(row.seconds)
+    assert 0 < achieved < 2 * row.peak_flops
 
 
 def test_refusals_come_before_any_measurement(tmp_path):

@@ -15,6 +15,8 @@ import torch
 from models.errors import UserError
 from probes import memory
 from probes.child import Report
+from probes.measure import measure
+from probes.tasks.common import Task
 
 
 def tell(report: Report, facts: dict[str, Any]) -> None:
@@ -46,6 +48,13 @@ def fail(report: Report, message: str, for_user: bool) -> None:
 
 def kill_self(report: Report, number: int) -> None:
     os.kill(os.getpid(), number)
+
+
+def crash_if_rwkv4(report: Report, task: Task) -> None:
+    """A contestant whose native code takes the interpreter down, beside one that works."""
+    if task.spec.name == "rwkv4":
+        kill_self(report, signal.SIGSEGV)
+    measure(report, task)
 
 
 def leave(report: Report) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from conf.schema import PROBES
+from probes.rows import append_row
+from tests.probes.synthetic import failed, make_rows, write_run
 from tests.scripts.commands import ROOT, run_script
 from tests.training.records import recorded
 from tests.training.runs import write_corpus
@@ -85,7 +89,7 @@ def test_a_crashing_job_leaves_the_others_running(
     def crash(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("CUDA error: device-side assert\nand much more")
 
-    monkeypatch.setattr("models.gpt.GPT.loss", crash)
+    monkeypatch.setattr("models.gpt.GPT.objective", crash)
     words = [word for word in text_words(corpus, tmp_path) if word != "wandb.mode=disabled"]
     words.append("wandb.mode=offline")
     done = run_script(capfd, "train", "-m", "model=rwkv4,gpt,transformer", "group=g", *words)
@@ -106,6 +110,7 @@ def test_a_crashing_job_leaves_the_others_running(
 
 def test_probe_then_report(capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = ["model.size=tiny", "vocab_size=512", "lengths=[16,32,64]", "fixed_tokens=64"]
+    shape += ["probes=[train,prefill,decode]"]
     common = [*shape, "repeats=2", "decode_steps=2", f"runs_dir={tmp_path}", "group=g"]
     done = run_script(
         capfd, "probe", "-m", "model=rwkv4,transformer", *common, "wandb.mode=offline"
@@ -248,6 +253,70 @@ def test_probe_that_does_not_fit_is_a_row(capfd: Capture, tmp_path: Path) -> Non
     assert done.status == 0
     rows = [json.loads(line) for line in (tmp_path / "probe/probes.jsonl").read_text().splitlines()]
     assert {row["context_length"]: row["status"] for row in rows} == {16: "ok", 2048: "oom"}
+
+
+def test_every_probe_then_a_priced_report(capfd: Capture, tmp_path: Path) -> None:
+    words = ["model.size=tiny", "vocab_size=256", "lengths=[16,32]", "sweeps=[batch_1]"]
+    words += ["threads=1", f"probes=[{','.join(PROBES)}]", "repeats=1", "decode_steps=4", "group=g"]
+    words += ["memory_budget_gib=0.01", f"runs_dir={tmp_path}", "wandb.mode=offline"]
+    done = run_script(capfd, "probe", "-m", "model=rwkv4,transformer", *words)
+    assert done.status == 0, done.err
+    assert f"{2 * 2 * len(PROBES)} measurements, 0 of them failed" in done.out
+    one = recorded(tmp_path / "g")["probe-rwkv4-tiny"]
+    (point,) = (row for row in one.history if row.get("context_length") == 32)
+    assert point["probe/max_batch/batch_1/max_batch"] > 1
+    assert point["probe/decode/batch_1/p95_seconds"] >= point["probe/decode/batch_1/p50_seconds"]
+    assert 0 < point["probe/train/batch_1/mfu"] < 1
+
+    window = ["slope_from=16", "slope_to=64", "wandb.mode=disabled"]
+    paid = ["price_per_hour=1.20", "currency=EUR"]
+    report = run_script(capfd, "report", f"runs=[{tmp_path / 'g'}]", *window, *paid)
+    assert report.status == 0, report.err
+    assert "A million tokens at 1.20 EUR an hour" in report.out
+    result = json.loads((tmp_path / "g" / "report" / "crossover.json").read_text())
+    assert {"ttft", "generate", "layer", "operator", "max_batch"} <= set(result["crossovers"])
+    page = (tmp_path / "g" / "report" / "index.html").read_text()
+    for title in ("The operator that mixes tokens", "The largest batch in a fixed memory"):
+        assert title in page
+
+
+def test_a_report_of_what_is_left(capfd: Capture, tmp_path: Path) -> None:
+    """A contestant that crashed the interpreter, a line cut short, another machine."""
+    rows = make_rows(("rwkv4", "gpt"), ("train",), fixed=False)
+    crash = failed("rwkv4", "train", 16384, "error", error="the child died of SIGSEGV")
+    run = write_run(tmp_path / "run", [*rows, crash])
+    with (run / "probes.jsonl").open("a") as file:
+        file.write('{"probe": "tra')
+    report = run_script(capfd, "report", f"runs=[{run}]", "wandb.mode=disabled")
+    assert report.status == 0
+    assert f"probes.jsonl, line {len(rows) + 2}: left out" in report.err + report.out
+    assert "the line is cut short" in report.err + report.out
+    page = (run / "report" / "index.html").read_text()
+    assert "the child died of SIGSEGV" in page and "cut short" in page
+
+    elsewhere = {**rows[0].device, "name": "Other CPU"}
+    append_row(tmp_path / "other" / "probes.jsonl", replace(rows[0], device=elsewhere))
+    both = f"runs=[{run},{tmp_path / 'other'}]"
+    done = run_script(capfd, "report", both, "wandb.mode=disabled")
+    assert done.status == 2 and "Traceback" not in done.err
+    message = done.err.splitlines()[-1]
+    assert "device differs: cpu Test CPU" in message and "cpu Other CPU" in message
+    assert f"{tmp_path / 'other' / 'probes.jsonl'}, line 1" in message
+    done = run_script(capfd, "report", both, "allow_mixed=true", "wandb.mode=disabled")
+    assert done.status == 0 and "Unlike measurements are compared here" in done.out
+
+
+def test_an_empty_sweep(capfd: Capture, tmp_path: Path) -> None:
+    for words, expected in (
+        (["lengths=[]"], "lengths=[]: give at least one context length"),
+        (["probes=[]"], "probes=[]: give at least one probe"),
+        (["sweeps=[]"], "sweeps=[]: give at least one sweep"),
+    ):
+        done = run_script(capfd, "probe", "model.size=tiny", f"runs_dir={tmp_path}", *words)
+        assert done.status == 2 and done.err == f"error: {expected}\n"
+    (tmp_path / "probes.jsonl").write_text("")
+    done = run_script(capfd, "report", f"runs=[{tmp_path}]")
+    assert done.status == 2 and "no probe rows in" in done.err
 
 
 def test_bad_report_input(capfd: Capture, tmp_path: Path) -> None:

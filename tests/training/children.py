@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,12 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from conf.launch import speak
 from conf.schema import TrainConf
 from models.errors import UserError
+from tests.scripts.commands import ROOT
 from tests.training.runs import run
 from training import processes
 from training.module import LanguageModel
@@ -34,52 +38,89 @@ class Ended(NamedTuple):
 def server() -> Iterator[None]:
     """A fork server with the training imported; the one of other tests has other modules."""
     context: Any = multiprocessing.get_context("forkserver")
+    others = forkserver._forkserver._preload_modules
     forkserver._forkserver._stop()
     context.set_forkserver_preload(["tests.training.children"])
     yield
     forkserver._forkserver._stop()
+    context.set_forkserver_preload(others)
 
 
-def start(conf: TrainConf, contestant: str = "rwkv4", *stops: Stop, log: Path) -> Any:
-    """The started process; what it says goes to the file `log`."""
+def start(
+    conf: TrainConf | list[str],
+    contestant: str,
+    *stops: Stop,
+    log: Path,
+    rank: int = 0,
+    env: dict[str, str] | None = None,
+    record: Path | None = None,
+) -> Any:
+    """The started process: a run, or `python scripts/train.py` with the words of a command line.
+
+    What it says goes to the file `log`; the signals go to the process of that `rank`.
+    Each process's batches go to files in the folder `record`.
+    """
     context: Any = multiprocessing.get_context("forkserver")
-    process = context.Process(target=_main, args=(conf, contestant, stops, str(log)))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    arguments = (conf, contestant, stops, str(log), rank, env or {}, record)
+    process = context.Process(target=_main, args=arguments)
     process.start()
     return process
 
 
 def end(process: Any, log: Path, timeout: float = 300) -> Ended:
     process.join(timeout)
-    assert process.exitcode is not None, f"still running after {timeout} s"
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError(f"still running after {timeout} s: {log.read_text()}")
     return Ended(process.exitcode, log.read_text())
 
 
-def run_in_child(conf: TrainConf, contestant: str = "rwkv4", *stops: Stop) -> Ended:
+def run_in_child(conf: TrainConf, contestant: str = "rwkv4", *stops: Stop, **options: Any) -> Ended:
+    """One run, from its start to its end; `options` are those of `start`."""
     log = Path(conf.runs_dir) / "log.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    return end(start(conf, contestant, *stops, log=log), log)
+    return end(start(conf, contestant, *stops, log=log, **options), log)
 
 
-def _main(conf: TrainConf, contestant: str, stops: tuple[Stop, ...], log: str) -> None:
+def _main(
+    conf: TrainConf | list[str],
+    contestant: str,
+    stops: tuple[Stop, ...],
+    log: str,
+    rank: int,
+    env: dict[str, str],
+    record: Path | None,
+) -> None:
+    os.environ.update(env)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    # A fork server of its own would import everything again.
+    multiprocessing.set_start_method("fork", force=True)
+    processes.METHOD = "fork"
+    arrange(stops, rank, record)
+    if isinstance(conf, list):
+        sys.argv = [str(ROOT / "scripts" / "train.py"), *conf]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        return
     speak()
-    processes.METHOD = "fork"  # a fork server of its own would import everything again
-    arrange(stops)
     try:
         run(conf, contestant)
     except UserError as error:  # as scripts/train.py does
         sys.exit(f"error: {error}")
 
 
-def arrange(stops: tuple[Stop, ...]) -> None:
-    """Have signals arrive in the middle of a step, from within."""
+def arrange(stops: tuple[Stop, ...], rank: int, record: Path | None) -> None:
+    """Have signals arrive in the middle of a step, from within; forked processes inherit it."""
     due = list(stops)
     inner: Any = LanguageModel.training_step
 
     def training_step(module: LanguageModel, batch: Any, batch_idx: int) -> Any:
-        while due and module.trainer.global_step == due[0][0]:
+        trainer = module.trainer
+        while due and trainer.global_rank == rank and trainer.global_step == due[0][0]:
             os.kill(os.getpid(), signal.Signals(due.pop(0)[1]))
+        if record is not None:
+            torch.save(batch, record / f"batch-{batch_idx:04d}-{trainer.global_rank}.pt")
         return inner(module, batch, batch_idx)
 
     LanguageModel.training_step = training_step  # type: ignore[method-assign]

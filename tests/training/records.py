@@ -70,5 +70,6 @@ def recorded(records: Path) -> dict[str, Recorded]:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         one = Recorded(path.parent, lines)
-        found[one.run["display_name"]] = one
+        if lines:  # of a process that was killed there may be nothing
+            found[one.run["display_name"]] = one
     return found

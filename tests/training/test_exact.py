@@ -9,9 +9,10 @@ from signal import SIGKILL, SIGTERM
 from typing import Any
 
 import pytest
+import torch
 
-from tests.training.children import run_in_child, server
-from tests.training.runs import run_conf, write_corpus
+from tests.training.children import Stop, run_in_child, server
+from tests.training.runs import run, run_conf, write_corpus
 from training.folder import RunFolder
 from training.metrics import read_rows
 from training.signals import STOPPED
@@ -35,6 +36,7 @@ PAIRS = [  # of values of any two factors, each in at least one row
     ("transformer", 1, 2, "bf16-mixed", True, 2),
     ("transformer", 4, 0, "bf16-mixed", False, 1),
 ]
+STOPS: tuple[Stop, ...] = ((3, SIGKILL), (5, SIGTERM))
 MEASURED = ("train_seconds", "tokens_per_second", "peak_bytes")
 
 
@@ -56,9 +58,10 @@ def test_the_rows_cover_every_pair_of_values() -> None:
         assert pairs == set(itertools.product(values[one], values[other]))
 
 
-@pytest.mark.parametrize("row", PAIRS, ids=str)
-def test_interruptions_leave_no_trace(tmp_path: Path, corpus: Path, row: tuple[Any, ...]) -> None:
-    check(tmp_path, corpus, row)
+@pytest.mark.parametrize("number", range(len(PAIRS)), ids=lambda number: str(PAIRS[number]))
+def test_interruptions_leave_no_trace(tmp_path: Path, corpus: Path, number: int) -> None:
+    stops = STOPS if number == 0 else STOPS[number % 2 :][:1]
+    check(tmp_path, corpus, PAIRS[number], stops)
 
 
 @pytest.mark.slow
@@ -66,10 +69,10 @@ def test_interruptions_leave_no_trace(tmp_path: Path, corpus: Path, row: tuple[A
 def test_interruptions_leave_no_trace_anywhere(
     tmp_path: Path, corpus: Path, row: tuple[Any, ...]
 ) -> None:
-    check(tmp_path, corpus, row)
+    check(tmp_path, corpus, row, STOPS)
 
 
-def check(tmp_path: Path, corpus: Path, row: tuple[Any, ...]) -> None:
+def check(tmp_path: Path, corpus: Path, row: tuple[Any, ...], stops: tuple[Stop, ...]) -> None:
     values = dict(zip(FACTORS, row, strict=True))
     contestant = values.pop("contestant")
     confs = [
@@ -78,11 +81,13 @@ def check(tmp_path: Path, corpus: Path, row: tuple[Any, ...]) -> None:
     ]
     straight, broken = (RunFolder(Path(conf.runs_dir) / "run") for conf in confs)
     assert run_in_child(confs[0], contestant).status == 0
-    # Killed in step 4, so it continues from step 2; stopped in step 6, so from there.
-    assert run_in_child(confs[1], contestant, (3, SIGKILL)).status == -SIGKILL
-    assert run_in_child(confs[1], contestant, (5, SIGTERM)).status == STOPPED
+    for after, number in stops:
+        ended = run_in_child(confs[1], contestant, (after, number))
+        assert ended.status == (STOPPED if number == SIGTERM else -number)
     ended = run_in_child(confs[1], contestant)
-    assert ended.status == 0 and "continuing from step 6" in ended.err
+    # Stopped in step 6, a run saves it; killed in step 4, it goes on from the last save.
+    since = 6 if stops[-1] in STOPS[1:] else 2
+    assert ended.status == 0 and f"continuing from step {since}" in ended.err
     assert outcome(straight) == outcome(broken)
     assert not list(broken.path.rglob("*.tmp"))
 
@@ -96,3 +101,38 @@ def outcome(folder: RunFolder) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         for name in ("time", "train/tokens_per_second", "train/peak_memory_bytes"):
             row.pop(name, None)
     return {key: summary[key] for key in summary if key not in MEASURED}, rows
+
+
+def test_looking_changes_nothing(tmp_path: Path, corpus: Path) -> None:
+    digests = set()
+    for number, changes in enumerate(
+        (
+            {"training__val_every": 0, "checkpoint__every": 0},
+            {"training__val_every": 1, "checkpoint__every": 1, "checkpoint__best": True},
+            {"training__val_every": 3, "training__log_every": 5, "data__workers": 2},
+        )
+    ):
+        summary, _ = run(run_conf(tmp_path / str(number), corpus, **changes))
+        digests.add(summary["digest"])
+    assert len(digests) == 1
+    other, _ = run(run_conf(tmp_path / "other", corpus, seed=1))
+    assert other["digest"] not in digests
+
+
+def test_another_number_of_processes_sees_the_same_tokens(tmp_path: Path, corpus: Path) -> None:
+    seen = []
+    for devices in ((1, 1), (2, 2), (1, 2), (2, 1)):  # before and after an interruption
+        place = tmp_path / f"{devices}"
+        for part, stops in zip(devices, [[(3, SIGTERM)], []], strict=True):
+            conf = run_conf(place, corpus, trainer__accumulate_grad_batches=2)
+            conf.trainer.devices = part
+            run_in_child(conf, "rwkv4", *stops, record=place)
+        files = sorted(place.glob("batch-*-0.pt"))
+        assert len(files) == 16
+        batches = []
+        for file in files:
+            other = file.with_name(file.name.replace("-0.pt", "-1.pt"))
+            parts = [torch.load(one) for one in (file, other) if one.exists()]
+            batches.append(torch.cat(parts))
+        seen.append(torch.stack(batches))
+    assert all(torch.equal(seen[0], one) for one in seen)

@@ -54,3 +54,14 @@ def test_a_forgotten_parameter_is_an_error() -> None:
     model.param_groups = lambda: [ParamGroup(("emb.weight",))]
     with pytest.raises(ValueError, match="each parameter once"):
         build_optimizer(model, CONF)
+
+
+def test_one_rule_for_the_rates_of_all_widths() -> None:
+    def rate(n_embd: int, **rule: Any) -> float:
+        model: Any = build(spec_of("transformer", n_embd=n_embd))
+        return float(build_optimizer(model, OptimConf(lr=1e-3, **rule)).param_groups[0]["lr"])
+
+    assert rate(64) == rate(256) == 1e-3
+    assert rate(256, lr_width=256) == 1e-3
+    assert rate(64, lr_width=256) == pytest.approx(2e-3)
+    assert rate(1024, lr_width=256) == pytest.approx(0.5e-3)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import psutil
 import pytest
 import wandb
 from wandb.sdk import wandb_run
@@ -17,6 +18,7 @@ from tests.training.runs import run, run_conf, write_corpus
 from training import tracking
 from training.folder import RunFolder
 from training.metrics import read_rows
+from training.module import LanguageModel
 from training.tracking import Tracker, wandb_mode
 
 
@@ -149,6 +151,35 @@ def test_training_survives_a_wandb_that_raises(
     assert summary["steps"] == 3 and folder.summary() == summary
     assert len({row["step"] for row in read_rows(folder.metrics)}) == 3
     assert caplog.text.count("wandb: ConnectionError: no route; going on") == 1
+
+
+def test_training_survives_the_death_of_wandbs_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = write_corpus(tmp_path)
+    honest = LanguageModel.training_step
+
+    def step(module: LanguageModel, *args: Any) -> Any:
+        if module.trainer.global_step == 3:
+            for child in psutil.Process().children(recursive=True):
+                if "wandb-core" in " ".join(child.cmdline()):
+                    child.kill()
+                    child.wait()
+        return honest(module, *args)
+
+    monkeypatch.setattr(LanguageModel, "training_step", step)
+    wandb.teardown()  # a process of our own
+    summary, folder = run(run_conf(tmp_path, corpus, wandb__mode="offline"))
+    assert summary["steps"] == 8
+    assert len({row["step"] for row in read_rows(folder.metrics)}) == 8
+    (told,) = (record.message for record in caplog.records if record.name == "crossover")
+    assert "recording offline in a new process" in told
+    after = recorded(folder.path)["run"]
+    assert after.exit_code == 0
+    assert {row["trainer/global_step"] for row in after.history} == {1, 2, 3, 4, 5, 6, 7, 8}
+    names = [path.name for path in folder.path.glob("wandb/offline-run-*")]
+    identity = (folder.path / "wandb" / "run.id").read_text().strip()
+    assert len(names) == 2 and all(name.endswith(f"-{identity}") for name in names)
 
 
 def test_training_survives_a_wandb_that_cannot_be_imported(

@@ -107,22 +107,13 @@ torch.library.define(
 )
 
 
-def _resolve(backend: str, k: Tensor) -> str:
-    """`backends.resolve`, with fp64 kept to the reference: the native kernels compute in fp32."""
-    if k.dtype == torch.float64:
-        if backend not in ("auto", "reference"):
-            raise UserError(f"backend={backend!r} computes in float32: k must not be float64")
-        return "reference"
-    return backends.resolve("wkv4", backend, k.device)
-
-
 @torch.library.impl("crossover::wkv4", "CompositeExplicitAutograd")
 def _forward(
     w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor, save: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     if k.device.type == "cpu" and bool((w >= 0).any()):
         raise UserError(f"wkv4: w must be negative everywhere, its largest value is {w.max():g}")
-    name = _resolve(backend, k)
+    name = backends.resolve_for("wkv4", backend, k)
     if name != "reference":
         return backends.kernels("wkv4", name).wkv4_forward(w, u, k, v, state, save)
     y, out, checkpoints = reference.wkv4_forward(w, u, k, v, state)
@@ -157,7 +148,7 @@ def _backward(
         adjoint = torch.cat([grad_state[:, :2], -state_out[:, 2:]], dim=1)
     if grad_y is None:
         grad_y = torch.zeros_like(v)
-    name = _resolve(backend, k)
+    name = backends.resolve_for("wkv4", backend, k)
     backward = (reference if name == "reference" else backends.kernels("wkv4", name)).wkv4_backward
     gw, gu, gk, gv, before = backward(w, u, k, v, checkpoints, adjoint, grad_y)
     scale = torch.exp(before[:, 2:] + checkpoints[:, 0, 2:])  # back to aa, bb of the state given

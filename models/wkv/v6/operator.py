@@ -151,15 +151,6 @@ torch.library.define(
 )
 
 
-def _resolve(backend: str, r: Tensor) -> str:
-    """`backends.resolve`, with fp64 kept to the reference: the native kernels compute in fp32."""
-    if r.dtype == torch.float64:
-        if backend not in ("auto", "reference"):
-            raise UserError(f"backend={backend!r} computes in float32: r must not be float64")
-        return "reference"
-    return backends.resolve("wkv6", backend, r.device, r.shape[-1])
-
-
 @torch.library.impl("crossover::wkv6", "CompositeExplicitAutograd")
 def _forward(
     r: Tensor,
@@ -171,7 +162,7 @@ def _forward(
     save: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    name = _resolve(backend, r)
+    name = backends.resolve_for("wkv6", backend, r, r.shape[-1])
     if name != "reference":
         kernels = backends.kernels("wkv6", name)
         y, out, checkpoints = kernels.wkv6_forward(r, w, k, v, u, state, save)
@@ -225,7 +216,7 @@ def _backward(
         grad_y = torch.zeros_like(r)
     if grad_state is None:
         grad_state = torch.zeros_like(checkpoints[:, :, 0])
-    name = _resolve(backend, r)
+    name = backends.resolve_for("wkv6", backend, r, r.shape[-1])
     backward = (reference if name == "reference" else backends.kernels("wkv6", name)).wkv6_backward
     gr, gw, gk, gv, gu, gs = backward(r, w, k, v, u, checkpoints, grad_y, grad_state)
     return gr.to(r.dtype), gw, gk.to(r.dtype), gv.to(r.dtype), gu, gs

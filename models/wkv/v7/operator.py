@@ -112,15 +112,6 @@ torch.library.define(
 )
 
 
-def _resolve(backend: str, r: Tensor) -> str:
-    """`backends.resolve`, with fp64 kept to the reference: the native kernels compute in fp32."""
-    if r.dtype == torch.float64:
-        if backend not in ("auto", "reference"):
-            raise UserError(f"backend={backend!r} computes in float32: r must not be float64")
-        return "reference"
-    return backends.resolve("wkv7", backend, r.device, r.shape[-1])
-
-
 @torch.library.impl("crossover::wkv7", "CompositeExplicitAutograd")
 def _forward(
     r: Tensor,
@@ -135,7 +126,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if w.device.type == "cpu" and (largest := w.amax().item()) > 0:
         raise UserError(f"wkv7: w must be zero or negative, its largest value is {largest:g}")
-    name = _resolve(backend, r)
+    name = backends.resolve_for("wkv7", backend, r, r.shape[-1])
     if name != "reference":
         return backends.kernels("wkv7", name).wkv7_forward(r, w, k, v, a, b, state, save)
     y, out, checkpoints = reference.wkv7_forward(r, w, k, v, a, b, state)
@@ -177,7 +168,7 @@ def _backward(
         grad_y = torch.zeros_like(r)
     if grad_state is None:
         grad_state = torch.zeros_like(checkpoints[:, 0])
-    name = _resolve(backend, r)
+    name = backends.resolve_for("wkv7", backend, r, r.shape[-1])
     backward = (reference if name == "reference" else backends.kernels("wkv7", name)).wkv7_backward
     gr, gw, gk, gv, ga, gb, gs = backward(r, w, k, v, a, b, checkpoints, grad_state, grad_y)
     gr, gk, gv, ga, gb = (x.to(r.dtype).contiguous() for x in (gr, gk, gv, ga, gb))

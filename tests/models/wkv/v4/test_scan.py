@@ -61,7 +61,7 @@ def scan(monkeypatch):
     """wkv4 through the whole operator, with the emulated kernels under it."""
     kernels = SimpleNamespace(wkv4_forward=forward, wkv4_backward=backward)
     monkeypatch.setattr(backends, "kernels", lambda operator, name: kernels)
-    monkeypatch.setattr(backends, "resolve", lambda operator, backend, device: backend)
+    monkeypatch.setattr(backends, "resolve", lambda operator, backend, *rest: backend)
     return functools.partial(wkv4, backend="cuda")
 
 

@@ -1,0 +1,144 @@
+"""This machine's rates, measured now: a small contestant of the same kind, run and timed.
+
+The contestant has two layers and at most `MOST_WIDTH` channels. It is run at a few numbers of
+tokens, every operation timed below autograd, and each takes the fastest of its repeats: what others
+do on the machine only ever adds. With one thread the clock is the processor's, which does not count
+their time at all. What a whole step takes beyond the sum of its operations is shared out over
+operations and bytes; what it holds beyond its tensors is the allocator's surplus.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psutil
+import torch
+
+from models.registry import ModelSpec, build
+from probes import machine, memory
+from probes.plan.rates import Measured, fit_curves
+from probes.plan.trace import Op, run
+
+TOKENS = (256, 1024, 4096)
+REPEATS = 3
+MOST_WIDTH, MOST_VOCABULARY = 512, 4096
+Clock = Callable[[], float]
+SIDE = 1024  # of the matrices whose product is the peak
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured here, and of what."""
+
+    rates: Measured
+    peak_flops: float
+    """Of a large matrix product, FLOP/s."""
+    memory_bytes: int
+    """Available now."""
+    surplus: float
+    """Bytes the process holds for each byte of its activations and gradients."""
+    device: dict[str, Any]
+    contestant: str
+
+
+def calibrate(spec: ModelSpec, precision: str, threads: int) -> Calibration:
+    """Run and time a small relative of the contestant on the CPU; seconds."""
+    if threads:
+        torch.set_num_threads(threads)
+    small = smaller(spec)
+    model: Any = build(small)
+    if precision == "bf16-true":
+        model.to(torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    ops: list[Op] = []
+    rest: list[tuple[float, float, float]] = []
+    for length in TOKENS:
+        length = min(length, getattr(model.config, "n_positions", length))
+        tokens = torch.randint(model.config.vocab_size, (1, length), generator=generator)
+        own, whole = _fastest(model, tokens, precision, clock)
+        ops += own
+        beyond = max(whole - sum(op.seconds for op in own), 0.0)
+        rest.append((len(own), sum(op.bytes for op in own), beyond))
+    op_seconds, byte_seconds = _share_out(rest)
+    held = max(op.activations + op.gradients for op in own)
+    model.zero_grad(set_to_none=True)
+    surplus = _peak_beyond(lambda: _step(model, tokens, precision)) / held
+    described = machine.describe_device("cpu")
+    width = small.config["n_embd"]
+    return Calibration(
+        Measured(fit_curves(ops), op_seconds, byte_seconds),
+        _peak_flops(precision, clock),
+        psutil.virtual_memory().available,
+        max(surplus, 1.0),
+        described,
+        f"{spec.name}, 2 layers, {width} channels, {TOKENS[0]} to {TOKENS[-1]} tokens",
+    )
+
+
+def smaller(spec: ModelSpec) -> ModelSpec:
+    """Two layers of the contestant, as narrow as keeps its heads and its proportions."""
+    config = dict(spec.config)
+    factor = max(1, config["n_embd"] // MOST_WIDTH)
+    while any(config.get(key, 0) % factor for key in ("n_embd", "n_head") if config.get(key)):
+        factor -= 1
+    for key in ("n_embd", "n_head", "n_kv_head", "n_ffn"):
+        if config.get(key):
+            config[key] = max(1, config[key] // factor)
+    config |= {"n_layer": 2, "vocab_size": min(config["vocab_size"], MOST_VOCABULARY)}
+    return replace(spec, config=config)
+
+
+def _fastest(
+    model: Any, tokens: torch.Tensor, precision: str, clock: Clock
+) -> tuple[list[Op], float]:
+    """Operations with their shortest times, and the shortest time of a step that is not watched."""
+    runs = []
+    for _ in range(REPEATS + 1):  # the first one warms up
+        model.zero_grad(set_to_none=True)
+        runs.append(run(model, tokens, precision, clock))
+    times = [min(same) for same in zip(*([op.seconds for op in ops] for ops in runs), strict=True)]
+    ops = [replace(op, seconds=seconds) for op, seconds in zip(runs[-1], times, strict=True)]
+    return ops, _shortest(lambda: _step(model, tokens, precision), REPEATS, clock)
+
+
+def _step(model: Any, tokens: torch.Tensor, precision: str) -> None:
+    model.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision.endswith("-mixed")):
+        loss, _ = model.loss(tokens, tokens)
+    loss.backward()
+
+
+def _peak_beyond(step: Callable[[], None]) -> float:
+    """Bytes that this process holds at the peak of a step, beyond those between steps."""
+    memory.reset_peak("cpu")
+    before = memory.peak("cpu")
+    step()
+    after = memory.peak("cpu")
+    return 0.0 if before is None or after is None else after - before
+
+
+def _share_out(rest: list[tuple[float, float, float]]) -> tuple[float, float]:
+    """Seconds per operation, from the shortest step; per byte, from what is left of the longest."""
+    count, _, seconds = rest[0]
+    per_op = seconds / count
+    count, moved, seconds = rest[-1]
+    return per_op, max(0.0, seconds - count * per_op) / moved
+
+
+def _peak_flops(precision: str, clock: Clock) -> float:
+    dtype = torch.float32 if precision == "32-true" else torch.bfloat16
+    one, other = (torch.ones(SIDE, SIDE, dtype=dtype) for _ in range(2))
+    return 2 * SIDE**3 / _shortest(lambda: one @ other, 5, clock)
+
+
+def _shortest(work: Callable[[], Any], repeats: int, clock: Clock) -> float:
+    seconds = []
+    for _ in range(repeats):
+        start = clock()
+        work()
+        seconds.append(clock() - start)
+    return min(seconds)

@@ -1,0 +1,158 @@
+"""The curve over context lengths: measured points solid, predictions dashed and labelled."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from statistics import median
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from models.errors import UserError
+from probes import words
+from probes.figures import ATTENTION, GRID, INK, MUTED, RECURRENT
+from probes.plan import tables
+from probes.plan.plan import CHECKPOINTING, PLAIN, SEGMENTS, Plan, Planner, Row
+from probes.rows import OK, label, read_rows
+from probes.rows import Row as Measured
+
+PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # of probe rows, in training
+Quantity = Callable[[Row], float]
+
+
+def measured_points(planner: Planner, runs: Sequence[Path]) -> list[Measured]:
+    """Training rows of this contestant, batch and precision. Raises `UserError` without any."""
+    rows = [row for run in runs for row in read_rows(run / "probes.jsonl")]
+    own = [
+        row
+        for row in rows
+        if row.probe == "train"
+        and row.status == OK
+        and row.batch == planner.sequences
+        and row.config == planner.spec.config
+        and PRECISIONS.get(row.precision) == planner.conf.precision
+        and row.device["kind"] == planner.machine.device
+    ]
+    if runs and not own:
+        raise UserError(
+            f"runs={[str(run) for run in runs]}: none of {len(rows)} rows is a training of "
+            f"{tables.name(planner)} with vocabulary {planner.conf.data.vocab_size}, "
+            f"{planner.sequences} sequence(s) and {planner.conf.precision} on a "
+            f"{planner.machine.device}: probe that, or leave runs= out"
+        )
+    return own
+
+
+def page(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) -> str:
+    """One HTML file that needs nothing else."""
+    title = f"Plan: {tables.name(planner)} on {planner.conf.devices:,} x {planner.machine.title}"
+    notes = [
+        "Dashed curves are predictions; where marked, they are extrapolated beyond what was "
+        "measured. Filled points are measured. Curves show one device's forward and backward pass "
+        "with whole weights and no optimizer, as the probes measure it; the table, the fastest "
+        "strategy that fits, with everything.",
+        *tables.notes(planner, plans[-1]),
+    ]
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,"><title>{escape(title)}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: {INK}; background: #fff; margin: 2rem auto;
+  max-width: 70rem; padding: 0 1rem }}
+svg {{ width: 100%; height: auto }}
+div {{ overflow-x: auto }}
+table {{ border-collapse: collapse; white-space: nowrap }}
+th, td {{ text-align: right; padding: .3rem .7rem; border-bottom: 1px solid {GRID} }}
+li {{ color: {MUTED} }}
+</style></head><body>
+<h1>{escape(title)}</h1>
+<figure role="img" aria-label="{escape(title)}: time and memory over context length">
+{_svg(planner, plans, measured)}</figure>
+<div>{_table(planner, plans)}</div>
+<ul>{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>
+</body></html>
+"""
+
+
+def _table(planner: Planner, plans: Sequence[Plan]) -> str:
+    headings = ["context length", "strategy", "saving", "memory per device", "step", "tokens/s"]
+    headings += ["cost per step", ""]
+    lines = [f"<tr>{''.join(f'<th>{one}</th>' for one in headings)}</tr>"]
+    for plan in plans:
+        cells = [words.tokens(plan.length)]
+        if best := plan.best:
+            cells += [
+                best.strategy,
+                best.variant,
+                tables.size(best.memory.total),
+                words.seconds(best.step_s),
+                words.significant(best.tokens_per_s),
+                tables.money(planner, best.cost_per_step),
+            ]
+        else:
+            cells += ["nothing fits", "", "", "", "", ""]
+        cells.append("extrapolated" if planner.extrapolated(plan) else "predicted")
+        lines.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _svg(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) -> str:
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "plan"}):
+        figure = Figure(figsize=(11, 4.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        times = [(row.context_length, median(row.seconds)) for row in measured]
+        _panel(left, planner, plans, times, lambda row: row.compute_s, words.seconds)
+        left.set_title("Forward and backward", loc="left", color=INK, fontweight="bold")
+        peaks = [(row.context_length, float(row.peak_bytes or 0)) for row in measured]
+        _panel(right, planner, plans, peaks, _without_optimizer, tables.size)
+        right.set_title("Memory without optimizer", loc="left", color=INK, fontweight="bold")
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
+
+
+def _panel(
+    axes: Axes,
+    planner: Planner,
+    plans: Sequence[Plan],
+    measured: Sequence[tuple[int, float]],
+    quantity: Quantity,
+    text: Callable[[float], str],
+) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    shades = RECURRENT if planner.demand.recurrent else ATTENTION
+    beyond = any(planner.extrapolated(plan) for plan in plans)
+    word = "extrapolated" if beyond else "predicted"
+    for variant, colour in zip((PLAIN, CHECKPOINTING, SEGMENTS), shades, strict=False):
+        points = [
+            (plan.length, quantity(row))
+            for plan in plans
+            for row in plan.rows
+            if row.strategy == "one device" and row.variant == variant
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), "--", color=colour, label=f"{variant}, {word}")
+    if measured:
+        points = sorted(measured)
+        who = label(planner.spec.name, planner.spec.config)
+        axes.plot(*zip(*points, strict=True), "o-", color=INK, label=f"{who}, measured")
+    axes.set_xlabel("context length, tokens", color=MUTED)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.tokens(round(value))))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.tick_params(colors=MUTED, labelsize=8.5, length=0)
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+
+
+def _without_optimizer(row: Row) -> float:
+    return row.memory.total - row.memory.optimizer

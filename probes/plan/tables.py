@@ -1,0 +1,146 @@
+"""A plan as a table for the terminal and as plain data for `plan.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from probes import words
+from probes.plan.plan import Plan, Planner, Row
+from probes.rows import label
+
+
+def print_plan(planner: Planner, plan: Plan, console: Console) -> None:
+    """One line per strategy, then what the numbers rest on."""
+    conf, machine, sizes = planner.conf, planner.machine, plan.sizes
+    console.print(
+        f"{name(planner)}, {sizes.parameters:,} parameters, {plan.length:,} tokens, "
+        f"{plan.sequences} sequence(s) per device, {conf.precision}, on {conf.devices:,} x "
+        f"{machine.title} with {size(machine.memory_bytes)} each",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(_memory(plan))
+    console.print(_time(planner, plan))
+    for line in notes(planner, plan):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _memory(plan: Plan) -> Table:
+    parts = ("weights", "gathered", "optim.", "grads", "activ.", "total", "fits")
+    table = _table("memory of one device, GB", parts)
+    for row in plan.rows:
+        held = row.memory
+        parts_held = [held.weights, held.gathered, held.optimizer, held.gradients, held.activations]
+        figures = [words.significant(one / 1e9) for one in (*parts_held, held.total)]
+        _add(table, row, [*figures, "yes" if row.fits else "no"])
+    return table
+
+
+def _time(planner: Planner, plan: Plan) -> Table:
+    headings = ["step", "sent, GB", "waits", "tokens/s", "MFU", "cost/step"]
+    headings += ["training", "cost"] if planner.conf.tokens else []
+    table = _table("time and cost", headings)
+    for row in plan.rows:
+        figures = [
+            words.seconds(row.step_s),
+            words.significant(row.traffic_bytes / 1e9),
+            words.seconds(row.exposed_s),
+            words.significant(row.tokens_per_s),
+            f"{100 * row.mfu:.0f} %",
+            money(planner, row.cost_per_step),
+        ]
+        if row.training_s is not None:
+            figures += [duration(row.training_s), money(planner, row.cost)]
+        _add(table, row, figures)
+    return table
+
+
+def _table(title: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for heading in ("strategy", "saving"):
+        table.add_column(heading, no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _add(table: Table, row: Row, figures: list[str]) -> None:
+    table.add_row(row.strategy, row.variant, *figures, style=None if row.fits else "dim")
+
+
+def notes(planner: Planner, plan: Plan) -> list[str]:
+    """What stands below the table: the best row, failures, sources, what is extrapolated."""
+    found = []
+    if plan.best:
+        found.append(f"fastest that fits: {plan.best.strategy}, {plan.best.variant}")
+    risk = planner.reliability(plan.sizes)
+    found.append(
+        f"failures: one every {duration(risk.failure_every)} ({planner.conf.mtbf_hours:,.0f} h per "
+        f"device); save every {duration(risk.interval)} ({duration(risk.save)} each); "
+        f"{100 * risk.lost:.2g} % of the time is lost"
+    )
+    if planner.calibration:
+        found.append(f"measured now: {planner.calibration.contestant}")
+    found += [f"{key}: {value}" for key, value in planner.machine.sources.items()]
+    reasons = planner.extrapolated(plan)
+    found.append(f"extrapolated: {'; '.join(reasons)}" if reasons else "extrapolated: nothing")
+    return found
+
+
+def as_json(planner: Planner, plans: list[Plan]) -> dict[str, Any]:
+    """Everything of `plan.json`: seconds, bytes, and money in the machine's currency."""
+    return {
+        "model": asdict(planner.spec),
+        "machine": asdict(planner.machine),
+        "calibration": asdict(planner.calibration) if planner.calibration else None,
+        "precision": planner.conf.precision,
+        "devices": planner.conf.devices,
+        "segment": planner.conf.segment,
+        "tokens": planner.conf.tokens,
+        "plans": [
+            {
+                "length": plan.length,
+                "sequences_per_device": plan.sequences,
+                "sizes": asdict(plan.sizes),
+                "extrapolated": planner.extrapolated(plan),
+                "best": plan.rows.index(plan.best) if plan.best else None,
+                "reliability": asdict(planner.reliability(plan.sizes)),
+                "rows": [
+                    {**asdict(row), "memory": {**asdict(row.memory), "total": row.memory.total}}
+                    for row in plan.rows
+                ],
+            }
+            for plan in plans
+        ],
+    }
+
+
+def name(planner: Planner) -> str:
+    """`rwkv7 7b`."""
+    return f"{label(planner.spec.name, planner.spec.config)} {planner.spec.size}"
+
+
+def size(value: float) -> str:
+    """Bytes in the units that devices are sold in."""
+    for power, unit in ((1e12, "TB"), (1e9, "GB")):
+        if value >= 0.9995 * power:
+            return f"{words.significant(value / power)} {unit}"
+    return f"{words.significant(value / 1e6)} MB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds up to ten minutes, then minutes, hours and days."""
+    for length, unit in ((86400, "days"), (3600, "h")):
+        if seconds >= 2 * length:
+            return f"{words.significant(seconds / length)} {unit}"
+    return words.seconds(seconds)
+
+
+def money(planner: Planner, value: float | None) -> str:
+    """A price, or that none was stated."""
+    return "no price" if value is None else f"{words.significant(value)} {planner.machine.currency}"

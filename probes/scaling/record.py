@@ -1,0 +1,63 @@
+"""The scaling study as plain values for `crossover.json`, and as tables for a terminal."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from math import isfinite
+from typing import Any
+
+from rich.table import Table
+
+from probes.scaling import tell
+from probes.scaling.study import Between, Study
+
+
+def plain(study: Study) -> dict[str, Any]:
+    """`families` by label: their trainings, law, Akaike weights, coefficients, mean slope and
+    scatter (null without a law). `comparisons`: losses' differences at three amounts of compute,
+    and the compute that the recurrent one needs for the other's loss, relative to the other's."""
+    families = {}
+    for family in study.families:
+        law, slope = family.law, family.exponent(*family.span)
+        families[family.label] = {
+            "trials": [asdict(trial) for trial in family.trials],
+            "law": law and law.form,
+            "weights": law and law.weights,
+            "coefficients": {key: _ends(one) for key, one in tell.coefficients(family).items()},
+            "slope": slope and _ends(slope),
+            "scatter": law and law.scatter,
+        }
+    comparisons = [
+        {
+            "contestants": [one.recurrent.label, one.attention.label],
+            "compute": list(one.compute),
+            "differences": [_ends(gap) for gap in one.differences],
+            "saving": _ends(one.saving),
+        }
+        for one in study.comparisons
+    ]
+    return {"families": families, "comparisons": comparisons}
+
+
+def _ends(one: Between) -> dict[str, float | None]:
+    value = one.value if isfinite(one.value) else None  # nan is not JSON
+    return {"value": value, "low": one.low, "high": one.high}
+
+
+def terminal(study: Study) -> list[Table]:
+    """Every training, then the laws."""
+    trials = _table("Trainings", tell.TRIAL_HEADINGS)
+    laws = _table("Loss against training compute", tell.LAW_HEADINGS)
+    for family in study.families:
+        for cells in tell.trial_cells(family):
+            trials.add_row(tell.title(family), *cells)
+        laws.add_row(tell.title(family), *tell.law_cells(family))
+    return [trials, laws]
+
+
+def _table(title: str, headings: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        numeric = heading.startswith("#")
+        table.add_column(heading.removeprefix("#"), justify="right" if numeric else "left")
+    return table

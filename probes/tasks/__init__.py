@@ -1,0 +1,1 @@
+"""What each probe runs in its child process, one file per family."""

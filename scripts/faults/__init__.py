@@ -1,0 +1,1 @@
+"""The faults that scripts/torture.py provokes, one file per kind."""

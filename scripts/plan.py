@@ -1,0 +1,43 @@
+"""Predict a training that no machine here can run.
+
+`python scripts/plan.py model=rwkv7 model.size=7b data.length=131072 devices=64`
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from conf.launch import launch
+from conf.model_spec import model_spec
+from conf.schema import PlanConf
+from models.files import write_text
+from probes.plan import page, tables
+from probes.plan.plan import Planner, check_fits
+
+
+def main(conf: PlanConf) -> None:
+    """Print the plan; with `out`, write it too, and with `lengths` the curve."""
+    planner = Planner(model_spec(conf.model, conf.data.vocab_size), conf)
+    plan = planner.plan(conf.data.length)
+    console = Console()
+    console.width = max(console.width, 100)
+    tables.print_plan(planner, plan, console)
+    if conf.out:
+        curve = [planner.plan(length) for length in sorted(conf.lengths)]
+        measured = page.measured_points(planner, [Path(run) for run in conf.runs])
+        folder = Path(conf.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(tables.as_json(planner, [plan, *curve]), indent=1)
+        write_text(folder / "plan.json", text)
+        print(f"wrote {folder / 'plan.json'}")
+        if curve:
+            write_text(folder / "index.html", page.page(planner, curve, measured))
+            print(f"open {folder / 'index.html'}")
+    check_fits(plan, planner.machine)
+
+
+if __name__ == "__main__":
+    launch("plan", main)

@@ -1,0 +1,123 @@
+"""Is anything ever lost? `python scripts/torture.py runs=100`.
+
+Interrupts small trainings at random instants, damages their checkpoints, fills the disk, and feeds
+bad command lines and malicious files; then the same command must end in the same bits, or a plain
+message must say why not. Prints a table; the exit status is 1 if anything was lost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lightning
+import torch
+
+from conf.launch import CRASHED, launch
+from conf.schema import TortureConf
+from scripts.faults.checkpoints import WAYS, corrupt
+from scripts.faults.refusals import command_lines, weight_files
+from scripts.faults.trainings import VARIANTS, Lab, Reference, Tally
+
+SHOWN = 10  # losses of one kind that are printed
+
+
+def main(confs: list[TortureConf]) -> None:
+    """Provoke every kind of fault that was asked for, and say what was lost."""
+    (conf,) = confs
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    begin = time.monotonic()
+    tallies = []
+    for tally in torture(conf, folder):
+        print(f"{row(tally)}   ({time.monotonic() - begin:.0f} s)", file=sys.stderr, flush=True)
+        for problem in tally.lost[:SHOWN]:
+            print(f"  lost: {problem}", file=sys.stderr)
+        tallies.append(tally)
+    print("| fault | tried | lost |\n|---|--:|--:|")
+    print("\n".join(map(row, tallies)))
+    print(f"\n{circumstances(conf, time.monotonic() - begin)}")
+    if any(tally.lost for tally in tallies):
+        print(f"what was lost lies in {folder}", file=sys.stderr)
+        sys.exit(CRASHED)
+    shutil.rmtree(folder)
+
+
+def torture(conf: TortureConf, folder: Path) -> Iterator[Tally]:
+    """A tally for each kind of fault, as it is done."""
+    lab = Lab(folder / "lab", conf.seed)
+    references: list[Reference] = []
+
+    def repeated(fault: str, count: float, trial: Callable[[Reference], str | None]) -> Tally:
+        if not references:
+            references.extend(map(lab.reference, VARIANTS[: conf.runs]))
+        tally = Tally(fault)
+        for number in range(math.ceil(count)):
+            tally.count(trial(references[number % len(references)]))
+        return tally
+
+    if "kill" in conf.faults:
+        yield repeated("SIGKILL at a random instant, then the same command", conf.runs, lab.kill)
+    if "terminate" in conf.faults:
+        yield repeated("SIGTERM at a random instant", conf.runs / 2, lab.terminate)
+    if "corrupt" in conf.faults:
+        ways = itertools.cycle(WAYS)
+        halted = Halted(lab)
+        yield repeated(
+            "newest checkpoint corrupted, in ten ways",
+            conf.runs / 2,
+            lambda reference: corrupt(lab, reference, halted.of(reference), next(ways)),
+        )
+    if "disk" in conf.faults:
+        halted = Halted(lab)
+        yield repeated(
+            "disk full (a size limit) during a save",
+            conf.runs / 5,
+            lambda reference: lab.disk_full(reference, halted.of(reference)),
+        )
+    if "lines" in conf.faults:
+        tally = Tally("bad configurations and command lines, generated from the schema")
+        command_lines(5 * conf.runs, conf.seed, folder, tally)
+        yield tally
+    if "weights" in conf.faults:
+        tally = Tally("malicious or foreign weight files")
+        weight_files(folder, tally)
+        yield tally
+
+
+class Halted:
+    """One stopped training of each kind, made when first asked for; trials copy it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._runs: dict[str, Path] = {}
+
+    def of(self, reference: Reference) -> Path:
+        key = reference.digest
+        if key not in self._runs:
+            self._runs[key] = self._lab.stopped(reference)
+        return self._runs[key]
+
+
+def row(tally: Tally) -> str:
+    return f"| {tally.fault} | {tally.tried} | {len(tally.lost)} |"
+
+
+def circumstances(conf: TortureConf, seconds: float) -> str:
+    """When, with what and how, in one line."""
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {platform.system()} on {platform.machine()}, "
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}, "
+        f"Lightning {lightning.__version__}, {seconds / 60:.1f} minutes: "
+        f"`python scripts/torture.py runs={conf.runs} seed={conf.seed}`"
+    )
+
+
+if __name__ == "__main__":
+    launch("torture", main, together=True)  # outside of Hydra, which the trainings use

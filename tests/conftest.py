@@ -1,0 +1,28 @@
+"""What every test finds ready."""
+
+from multiprocessing import forkserver
+
+import pytest
+
+from probes import child
+
+PRELOADED = (
+    "probes.measure",
+    "models.rwkv4",
+    "models.transformer",
+    "tests.probes.works",
+    "tests.models.span_ranks",
+    "scripts.probe",  # children import the script that runs
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _warm_server() -> None:
+    """Children start from a server that has torch and the models, as in a sweep.
+
+    There is one server to a process: it is started here, or the first test to need one would
+    decide what it has imported, and memory would be measured with other imports in it.
+    """
+    child.preload(PRELOADED)
+    if child.METHOD == "forkserver":
+        forkserver.ensure_running()

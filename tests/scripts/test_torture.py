@@ -1,0 +1,76 @@
+"""The short form of the torture, and that it would notice a loss. The long one: `make torture`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scripts.faults import refusals
+from scripts.faults.child import Child, Ended
+from scripts.faults.command_lines import bad_lines
+from scripts.faults.refusals import complaint, problem_of
+from scripts.faults.trainings import NAME, Reference, verdict
+from scripts.faults.weights import MAKERS
+from tests.scripts.commands import run_script
+from tests.training.runs import run_conf
+from training.folder import RunFolder
+
+
+def test_nothing_is_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    done = run_script(capfd, "torture", "runs=3", "seed=1")
+    assert done.status == 0, done.err
+    rows = [line.split("|")[1:4] for line in done.out.splitlines() if line.startswith("|")][2:]
+    assert [int(tried) for _, tried, _ in rows] == [3, 2, 2, 1, 15, len(MAKERS)]
+    assert all(int(lost) == 0 for _, _, lost in rows)
+    assert len(MAKERS) >= 30
+
+
+def test_bad_lines_are_many_and_different() -> None:
+    lines = bad_lines(500, 0)
+    assert len(set(lines)) == 500
+    assert bad_lines(500, 0) == lines != bad_lines(500, 1)
+    assert {line[0] for line in lines} >= {"train", "probe", "report", "generate", "convert"}
+
+
+def test_a_line_that_is_not_refused_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "status 0" in (problem_of("train", ["--help"], tmp_path) or "")
+    assert problem_of("train", ["nothing=1"], tmp_path) is None
+    (tmp_path / "runs").mkdir()
+    assert "began work" in (problem_of("train", ["nothing=1"], tmp_path) or "")
+
+    def fail(*args: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(refusals, "script", fail)
+    assert "a bug" in (problem_of("train", [], tmp_path) or "")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Traceback (most recent call last)\n", "error: a\nerror: b\n"]
+)
+def test_a_file_that_is_not_refused_in_one_line_is_noticed(text: str) -> None:
+    assert complaint("a", Ended(2, text, 1.0))
+    assert complaint("a", Ended(-11, "error: a\n", 1.0))
+    assert complaint("a", Ended(2, "error: a\n", 1.0)) is None
+
+
+def test_another_end_is_noticed(tmp_path: Path) -> None:
+    reference = Reference(run_conf(tmp_path, tmp_path), "abc", [(1, "train/loss", 2.0)], 1.0)
+    folder = RunFolder(tmp_path / NAME)
+    folder.path.mkdir()
+    folder.write_summary({"steps": 1, "digest": "abc"})
+    folder.metrics.write_text('{"step": 1, "train/loss": 2.0}\n')
+    assert verdict(reference, tmp_path, Ended(0, "", 1.0)) is None
+    assert "status 1" in (verdict(reference, tmp_path, Ended(1, "", 1.0)) or "")
+    folder.metrics.write_text('{"step": 1, "train/loss": 2.5}\n')
+    assert "losses" in (verdict(reference, tmp_path, Ended(0, "", 1.0)) or "")
+    folder.write_summary({"steps": 1, "digest": "abd"})
+    assert "digest" in (verdict(reference, tmp_path, Ended(0, "", 1.0)) or "")
+
+
+def test_a_child_tells_how_it_ended(tmp_path: Path) -> None:
+    ended = Child(tmp_path / "console", refusals.load, tmp_path / "none.pth").wait()
+    assert ended.status == 2 and ended.text.startswith("error: ") and not ended.traceback

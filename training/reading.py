@@ -1,0 +1,57 @@
+"""How a batch is read: whole or in segments, its documents together or apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from conf.schema import TrainConf
+from data.text import TextTokenizer
+from models.contract import Contestant
+from models.errors import UserError
+from models.segments import segmented_objective
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Training and validation read alike, but for the gradients."""
+
+    segment: int = 0
+    """Tokens read at once; 0: the whole sequence."""
+    truncated: bool = False
+    """Whether gradients end at the boundaries of segments."""
+    separator: int | None = None
+    """The token every document begins with, where documents are read apart."""
+
+    @classmethod
+    def of(cls, conf: TrainConf, tokenizer: TextTokenizer) -> Reading:
+        """As configured. Raises `UserError` if no token tells where documents begin."""
+        separator = None
+        if conf.data.packing == "documents":
+            separator = tokenizer.end_of_text
+            if separator is None:
+                raise UserError(
+                    f"data.packing=documents: data.tokenizer={conf.data.tokenizer!r} has no "
+                    "end-of-text token to tell where documents begin; use bpe or bytes"
+                )
+        return cls(conf.training.segment, conf.training.bptt == "truncated", separator)
+
+    def objective(
+        self, model: Contestant, tokens: Tensor, targets: Tensor, l2wrap: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """What to minimise and the loss to report, as `Contestant.objective` has them."""
+        starts = None if self.separator is None else tokens == self.separator
+        if 0 < self.segment < tokens.shape[1]:
+            return segmented_objective(
+                model, tokens, targets, self.segment, l2wrap, starts, self.truncated
+            )
+        objective, loss, _ = model.objective(tokens, targets, l2wrap=l2wrap, starts=starts)
+        return objective, loss
+
+    def loss(self, model: Contestant, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross entropy, nats per token."""
+        return self.objective(model, tokens, targets)[1]
+
+
+WHOLE = Reading()
