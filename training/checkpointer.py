@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -93,6 +94,11 @@ class Checkpointer(lightning.Callback):
             "random": self.member.gather(random_state()),
             "best": self._best,
         }
+
+    def last_good(self) -> Path | None:
+        """The newest checkpoint, once one still being written is safe."""
+        self._wait()
+        return next(reversed(saved(self.folder)), None)
 
     def close(self) -> None:
         """Training has ended, whatever the reason."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import lightning
 import torch
 from torch import Tensor
 
 from data.batches import BatchIndex
 from models.errors import UserError
-from training.checkpoint import saved
-from training.folder import RunFolder
 
 SHOWN = 16  # windows of a batch that a message names
 
@@ -19,12 +20,15 @@ class Guard:
 
     `on_nan` is `stop` or `skip`. Looking costs one wait for the device per optimizer step. With
     precision 16-mixed an infinite gradient is a matter of the loss scale, which takes care of it.
+    `last_good` finds the checkpoint that a message names.
     """
 
-    def __init__(self, on_nan: str, index: BatchIndex, folder: RunFolder) -> None:
+    def __init__(
+        self, on_nan: str, index: BatchIndex, last_good: Callable[[], Path | None]
+    ) -> None:
         self._skip = on_nan == "skip"
         self._index = index
-        self._folder = folder
+        self._last_good = last_good
         self._losses: list[Tensor] = []
         self.skipped = 0
         """Optimizer steps left out so far, over all processes and restarts."""
@@ -61,12 +65,11 @@ class Guard:
         numbers = [step * accumulate + i for i in suspects]
         starts = [start for number in numbers for start in self._index.starts(number).tolist()]
         shown = ", ".join(map(str, starts[:SHOWN])) + (", ..." if len(starts) > SHOWN else "")
-        checkpoints = saved(self._folder)
         return (
             f"step {step + 1}: loss {losses.mean().item():g}, gradient norm {grad_norm.item():g}. "
             f"Micro-batches {', '.join(map(str, numbers))}: windows of {self._index.length + 1} "
             f"training tokens from {shown} on. Nothing was changed by this step; the last good "
-            f"checkpoint is {checkpoints[-1] if checkpoints else 'none yet'}. The same command "
+            f"checkpoint is {self._last_good() or 'none yet'}. The same command "
             "with training.on_nan=skip leaves such steps out and counts them; a lower optim.lr "
             "makes them rarer"
         )

@@ -171,7 +171,8 @@ def fit(
     lightning.seed_everything(conf.seed, verbose=False)
     model: Any = build(spec)
     model.gradient_checkpointing = conf.training.gradient_checkpointing
-    guard = Guard(conf.training.on_nan, Batches(corpus, conf.data, conf.seed).index, saver.folder)
+    index = Batches(corpus, conf.data, conf.seed).index
+    guard = Guard(conf.training.on_nan, index, saver.last_good)
     reading = Reading.of(conf, corpus.tokenizer)
     module = LanguageModel(model, conf.optim, conf.trainer.max_steps, reading, guard)
     datamodule = Tokens(corpus, conf.data, conf.seed, conf.training.val_windows)
