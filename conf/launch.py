@@ -75,7 +75,7 @@ def launch(config_name: str, task: Callable[[Any], None], together: bool = False
         if not together:
             words = HydraConfig.get().overrides.task
             attempt(conf, " ".join(word for word in words if word not in argv))
-        if SUBMITIT in HydraConfig.get().launcher["_target_"]:
+        if SUBMITIT in HydraConfig.get().runtime.choices["hydra/launcher"]:
             for error in failures.values():  # its process has to fail for Hydra to hear of it
                 raise error
 

@@ -127,7 +127,7 @@ def monitor_cost(
     with tempfile.TemporaryDirectory() as folder, quiet():
         switched = Switched(Monitor(conf, corpus.meta.val_tokens_per_byte))
         metrics = JsonlLogger(Path(folder) / "metrics.jsonl")
-        trainer = build_trainer(conf, [metrics], [switched], [])
+        trainer = build_trainer(conf, Member(), [metrics], [switched], [])
         module = LanguageModel(build(spec_of(name, preset, corpus)), conf.optim, steps)
         trainer.fit(module, Tokens(corpus, conf.data, conf.seed, 1))
     on, off = switched.turns[2:-1:2], switched.turns[3:-1:2]  # the first pair warms up

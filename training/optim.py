@@ -22,7 +22,7 @@ class AdamW(torch.optim.AdamW):
     """
 
     def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
-        has_complex = super()._init_group(group, *lists)  # type: ignore[misc]
+        has_complex = super()._init_group(group, *lists)
         for tensors in lists:
             tensors[:] = [local(tensor) for tensor in tensors]
         return has_complex
