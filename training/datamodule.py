@@ -51,18 +51,23 @@ class Tokens(lightning.LightningDataModule):
 
 
 class ValidationWindows(IterableDataset):
-    """Fixed windows spread over the validation tokens, dealt out to the processes in turn."""
+    """Fixed windows spread over the validation tokens: inputs, targets, and whether they count.
+
+    Every process gets its rows of every batch. One for which there is none reads a row that does
+    not count: where weights are sharded, no process can read without the others.
+    """
 
     def __init__(self, corpus: Corpus, conf: DataConf, windows: int, rank: int, world: int) -> None:
         self._corpus, self._conf, self._windows = corpus, conf, windows
         self._rank, self._world = rank, world
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, bool]]:
         batches = validation_windows(
             self._corpus.val, self._conf.length, self._windows, self._conf.batch_size
         )
         self._corpus.watch.check()
-        for number, batch in enumerate(batches):
+        for tokens, targets in batches:
             self._corpus.watch.check()
-            if number % self._world == self._rank:
-                yield batch
+            counts = self._rank < len(tokens)
+            rows = slice(self._rank, None, self._world) if counts else slice(1)
+            yield tokens[rows], targets[rows], counts

@@ -68,11 +68,12 @@ class LanguageModel(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.val_sum = torch.zeros(2, dtype=torch.float64)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        tokens, targets = batch
+    def validation_step(self, batch: tuple[Tensor, Tensor, bool], batch_idx: int) -> None:
+        tokens, targets, counts = batch
         loss = self.reading.loss(self.model, tokens, targets)
-        self.val_sum[0] += loss.item() * targets.numel()
-        self.val_sum[1] += targets.numel()
+        if counts:
+            self.val_sum[0] += loss.item() * targets.numel()
+            self.val_sum[1] += targets.numel()
 
     def validation_loss(self) -> float:
         """Mean over the last validation, all processes, nats per token."""
