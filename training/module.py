@@ -53,10 +53,16 @@ class LanguageModel(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
+        if self.trainer.strategy.handles_gradient_accumulation:
+            return  # as DeepSpeed does, which clips too and then has its norm judged
         limit = gradient_clip_val if gradient_clip_val else float("inf")
-        self.grad_norm = clip_gradients(self.parameters(), limit)
-        if self.guard is not None and not self.guard.passes(self.trainer, self.grad_norm):
+        if not self.judge(clip_gradients(self.parameters(), limit)):
             optimizer.zero_grad(set_to_none=True)  # without gradients it changes nothing
+
+    def judge(self, grad_norm: Tensor) -> bool:
+        """Whether the step with a gradient of this norm, before clipping, may be taken."""
+        self.grad_norm = grad_norm
+        return self.guard is None or self.guard.passes(self.trainer, grad_norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped_steps"] = self.guard.skipped if self.guard else 0

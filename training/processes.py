@@ -151,7 +151,8 @@ def joined(member: Member, store: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        distributed.destroy_process_group()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def _explain(others: list[Any], error: RuntimeError) -> None:

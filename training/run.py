@@ -292,6 +292,8 @@ class quiet(warnings.catch_warnings):
             ".*does not have many workers.*",
             ".*isinstance.treespec.*",
             ".*litlogger.*",
+            "Since DeepSpeed handles gradient clipping internally.*",  # our hook knows
+            ".*torch.distributed.* is deprecated.*",  # DeepSpeed's calls
             ".*FSDP2-wrapped module.*view.*",  # no model changes its stream in place
         ):
             warnings.filterwarnings("ignore", pattern)

@@ -8,6 +8,7 @@ memory of the first machine; docs/scaling.md has the arithmetic.
 
 from __future__ import annotations
 
+import torch
 from lightning.pytorch.strategies import Strategy
 
 from conf.schema import TrainerConf
@@ -24,7 +25,8 @@ def build_strategy(conf: TrainerConf) -> Strategy | str:
     if conf.strategy.startswith("deepspeed_"):
         from training.strategies.zero import Zero
 
-        return Zero(int(conf.strategy[-1]), conf.offload, conf.precision)
+        on_cpu = conf.accelerator == "cpu" or not torch.cuda.is_available()
+        return Zero(int(conf.strategy[-1]), conf.offload, conf.precision, on_cpu)
     return conf.strategy
 
 

@@ -48,10 +48,24 @@ class FullyShard(DDPStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
-        return whole(self.lightning_module.state_dict())
+        return self._whole(self.lightning_module.state_dict())
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        return whole(optimizer.state_dict())
+        return self._whole(optimizer.state_dict())
+
+    def _whole(self, tree: Any) -> Any:
+        """Nested dicts and lists with every sharded tensor gathered, for process 0.
+
+        All processes must call it; in the others there is None where a tensor was sharded.
+        """
+        if isinstance(tree, DTensor):
+            tensor = tree.full_tensor()
+            return tensor.cpu() if self.is_global_zero else None
+        if isinstance(tree, dict):
+            return {key: self._whole(value) for key, value in tree.items()}
+        if isinstance(tree, list):
+            return [self._whole(value) for value in tree]
+        return tree
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, content in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
@@ -61,17 +75,6 @@ class FullyShard(DDPStrategy):
                 for index, values in content["state"].items()
             }
             optimizer.load_state_dict({**content, "state": state})
-
-
-def whole(tree: Any) -> Any:
-    """Nested dicts and lists with every sharded tensor gathered; all processes must call it."""
-    if isinstance(tree, DTensor):
-        return tree.full_tensor()
-    if isinstance(tree, dict):
-        return {key: whole(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [whole(value) for value in tree]
-    return tree
 
 
 def _shared(value: Any, parameter: nn.Parameter) -> Any:

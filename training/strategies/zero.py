@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy
 from torch import Tensor, distributed, nn
+
+from models.errors import UserError
 
 
 class Piece(NamedTuple):
@@ -31,9 +33,14 @@ class Zero(DeepSpeedStrategy):
     not by DeepSpeed's own conversion of the whole model.
     """
 
-    def __init__(self, stage: int, offload: bool, precision: str) -> None:
+    def __init__(self, stage: int, offload: bool, precision: str, on_cpu: bool) -> None:
+        if on_cpu:  # DeepSpeed looks here, once, when it is first imported
+            os.environ["DS_ACCELERATOR"] = "cpu"
         super().__init__(
-            stage=stage, offload_optimizer=offload, offload_parameters=offload and stage == 3
+            stage=stage,
+            offload_optimizer=offload,
+            offload_parameters=offload and stage == 3,
+            logging_level=logging.ERROR,
         )
         assert isinstance(self.config, dict)
         self.config["train_micro_batch_size_per_gpu"] = 1  # only its own log reads it
@@ -44,9 +51,13 @@ class Zero(DeepSpeedStrategy):
 
     def setup_environment(self) -> None:
         """As inherited, without the refusal of CPUs."""
-        if self.root_device.type == "cpu":
-            # DeepSpeed chooses its accelerator when it is imported, by this variable.
-            os.environ["DS_ACCELERATOR"] = "cpu"
+        from deepspeed.accelerator import get_accelerator
+
+        if (kind := get_accelerator().device_name()) != self.root_device.type:
+            raise UserError(
+                f"DeepSpeed serves one kind of device in a process, here {kind}: start the runs on "
+                f"{self.root_device.type} with another command"
+            )
         ParallelStrategy.setup_environment(self)
         self.set_world_ranks()
         self._init_deepspeed_distributed()
@@ -59,13 +70,30 @@ class Zero(DeepSpeedStrategy):
             _without_building()
         deepspeed.init_distributed(auto_mpi_discovery=False)
 
+    def teardown(self) -> None:
+        """As inherited, and DeepSpeed forgets the processes: the next run may have others."""
+        import deepspeed
+
+        super().teardown()
+        deepspeed.comm.destroy_process_group()
+
     def _setup_model_and_optimizer(
         self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None
     ) -> Any:
         """As inherited, with a device rank on CPUs too."""
         import deepspeed
 
+        module: Any = self.lightning_module
+        if self._precision == "bf16-mixed":  # within the engine, which ends any autocast around it
+            for name in ("training_step", "validation_step"):
+                cast = torch.autocast(self.root_device.type, torch.bfloat16)
+                setattr(module, name, cast(getattr(module, name)))
         self._parameters = [list(group["params"]) for group in optimizer.param_groups]
+        assert isinstance(self.config, dict)
+        # A few vectors of the model's width stay whole (the rule of Hugging Face's trainer);
+        # DeepSpeed's own limit of 100,000 elements would leave a small model whole.
+        limit = 10 * module.model.config.n_embd
+        self.config["zero_optimization"]["stage3_param_persistence_threshold"] = limit
         engine, wrapped, _, _ = deepspeed.initialize(
             args=argparse.Namespace(device_rank=self.root_device.index or 0),
             config=self.config,
@@ -77,24 +105,14 @@ class Zero(DeepSpeedStrategy):
         )
         return engine, wrapped
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        with self._autocast():
-            return super().training_step(*args, **kwargs)
-
-    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        with self._autocast():
-            return super().validation_step(*args, **kwargs)
-
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As inherited. DeepSpeed clips, and takes no step that would not be finite."""
+        is_last = self.deepspeed_engine.is_gradient_accumulation_boundary()
         done = super().optimizer_step(*args, **kwargs)
-        module: Any = self.lightning_module
-        module.grad_norm = self.deepspeed_engine.get_global_grad_norm() or 0.0
+        if is_last:
+            norm = torch.as_tensor(self.deepspeed_engine.get_global_grad_norm())
+            self.lightning_module.judge(norm)  # type: ignore[union-attr, operator]
         return done
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self._precision == "32-true":
-            return nullcontext()
-        return torch.autocast(self.root_device.type, torch.bfloat16)
 
     # Checkpoints: the ordinary file. Weights are loaded before DeepSpeed shares them out.
 
@@ -168,7 +186,7 @@ class Zero(DeepSpeedStrategy):
         total = torch.zeros(shape.numel(), device=self.root_device)
         total[first : first + count] = source.detach()[start : start + count].to(total)
         distributed.reduce(total, 0)  # one process has it, the others add zero: exact
-        return total.view(shape) if self.is_global_zero else None
+        return total.view(shape).cpu() if self.is_global_zero else None
 
     def _piece(self, parameter: Any) -> Piece:
         zero: Any = self.optimizers[0]
