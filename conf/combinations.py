@@ -69,6 +69,10 @@ def _processes(trainer: TrainerConf, batch_size: int) -> Iterator[str]:
     if batch_size % world:
         who = f"{world} processes" if launched() else f"trainer.devices={world}"
         yield f"data.batch_size={batch_size} cannot be shared by {who}: choose a multiple"
+    place, gpus = launched(), torch.cuda.device_count()
+    here = place.local_world if place else trainer.devices
+    if _on_gpu(trainer.accelerator) and here > gpus:
+        yield f"{here} processes need a GPU each, and PyTorch sees {gpus} on this machine"
     zero = trainer.strategy.startswith("deepspeed_")
     if zero and find_spec("deepspeed") is None:
         yield (

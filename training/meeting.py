@@ -120,9 +120,9 @@ def attend(place: Place) -> None:
     """Do what process 0 says, for one run. Leaves with status 1 and one line if that fails."""
     _die_with_parent()
     rank_zero_only.rank = place.rank  # type: ignore[attr-defined]
-    store = _store_of_next_run(place)
-    store.set(f"versions {place.rank}", pickle.dumps(versions()))
     try:
+        store = _store_of_next_run(place)
+        store.set(f"versions {place.rank}", pickle.dumps(versions()))
         while True:  # process 0 may be preparing a corpus
             try:
                 store.wait(["task"], timedelta(seconds=30))

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from training.signals import STOPPED, Preempted
 log = logging.getLogger("crossover")
 
 HOST = "127.0.0.1"
+PATIENCE = 30.0  # seconds for the end of one process to be noticed by another's communication
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
@@ -103,9 +105,11 @@ def team(world: int, follow: Callable[..., None], *args: Any) -> Iterator[Member
         for rank in range(1, world)
     ]
     threads = torch.get_num_threads()
+    left = threading.Event()
     try:
         for process in others:
             process.start()
+        threading.Thread(target=_watch, args=(others, left), daemon=True).start()
         with joined(Member(0, world, 0, world), store):
             yield Member(0, world, 0, world)
         for process in others:
@@ -114,6 +118,7 @@ def team(world: int, follow: Callable[..., None], *args: Any) -> Iterator[Member
         _explain(others, error)
         raise
     finally:
+        left.set()
         torch.set_num_threads(threads)
         for process in others:
             process.kill()  # it writes nothing, so nothing is lost
@@ -155,6 +160,19 @@ def joined(member: Member, store: Any) -> Iterator[None]:
             distributed.destroy_process_group()
 
 
+def _watch(others: list[Any], left: threading.Event) -> None:
+    """End this process if it still waits for another that has died: GPUs would wait for long."""
+    running = {process.sentinel: (rank, process) for rank, process in enumerate(others, start=1)}
+    while running and not left.is_set():
+        for sentinel in wait(list(running), timeout=1):
+            rank, process = running.pop(sentinel)  # type: ignore[index]
+            if left.wait(PATIENCE) or process.exitcode == 0:
+                continue
+            if process.exitcode != STOPPED:
+                print(f"error: {_ended(rank, process, len(others))}", file=sys.stderr, flush=True)
+            os._exit(STOPPED if process.exitcode == STOPPED else 1)
+
+
 def _explain(others: list[Any], error: RuntimeError) -> None:
     """Raise what is behind an error of communication, if another process is."""
     for rank, process in enumerate(others, start=1):
@@ -162,7 +180,11 @@ def _explain(others: list[Any], error: RuntimeError) -> None:
         if process.exitcode == STOPPED:
             raise Preempted from error
         if process.exitcode not in (None, 0):
-            raise UserError(
-                f"process {rank} of {len(others) + 1} ended with status {process.exitcode}; "
-                "the same command continues from the newest checkpoint"
-            ) from error
+            raise UserError(_ended(rank, process, len(others))) from error
+
+
+def _ended(rank: int, process: Any, others: int) -> str:
+    return (
+        f"process {rank} of {others + 1} ended with status {process.exitcode}; "
+        "the same command continues from the newest checkpoint"
+    )

@@ -204,7 +204,7 @@ def build_trainer(
         accelerator=conf.trainer.accelerator,
         devices=member.local_world,
         num_nodes=member.world // member.local_world,
-        strategy=build_strategy(conf.trainer),
+        strategy=build_strategy(conf),
         precision=precision_of(conf.trainer),  # type: ignore[arg-type]
         accumulate_grad_batches=accumulate,
         gradient_clip_val=conf.trainer.gradient_clip_val,

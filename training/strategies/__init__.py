@@ -11,23 +11,27 @@ from __future__ import annotations
 import torch
 from lightning.pytorch.strategies import Strategy
 
-from conf.schema import TrainerConf
+from conf.schema import TrainConf, TrainerConf
 
 SHARDED = ("fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3")
 
 
-def build_strategy(conf: TrainerConf) -> Strategy | str:
+def build_strategy(conf: TrainConf) -> Strategy | str:
     """Lightning's strategy for `trainer.strategy`. Imports DeepSpeed only where it is asked for."""
-    if conf.strategy == "fsdp":
+    trainer = conf.trainer
+    # Then a batch decides how often a block is called, and processes would wait for each other.
+    at_once = conf.training.segment > 0 or conf.data.packing == "documents"
+    if trainer.strategy == "fsdp":
         from training.strategies.fsdp import FullyShard
 
-        return FullyShard(offload=conf.offload)
-    if conf.strategy.startswith("deepspeed_"):
+        return FullyShard(at_once, trainer.offload)
+    if trainer.strategy.startswith("deepspeed_"):
         from training.strategies.zero import Zero
 
-        on_cpu = conf.accelerator == "cpu" or not torch.cuda.is_available()
-        return Zero(int(conf.strategy[-1]), conf.offload, conf.precision, on_cpu)
-    return conf.strategy
+        on_cpu = trainer.accelerator == "cpu" or not torch.cuda.is_available()
+        stage = int(trainer.strategy[-1])
+        return Zero(stage, at_once, trainer.offload, trainer.precision, on_cpu)
+    return trainer.strategy
 
 
 def precision_of(conf: TrainerConf) -> str:

@@ -19,24 +19,25 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class FullyShard(DDPStrategy):
-    """Shards in place where DDP would wrap, one block at a time.
+    """Shards in place where DDP would wrap, one block at a time or all `at_once`.
 
     A checkpoint's weights are loaded before the model is sharded, its optimizer state after. Works
     on CPUs over gloo as on GPUs; Lightning's own FSDP and ModelParallel strategies want GPUs.
     """
 
-    def __init__(self, offload: bool = False) -> None:
+    def __init__(self, at_once: bool, offload: bool) -> None:
         super().__init__()
+        self._at_once = at_once
         self._offload = CPUOffloadPolicy() if offload else OffloadPolicy()
 
     def configure_ddp(self) -> None:
-        assert self.lightning_module is not None
-        model: Any = self.lightning_module.model
+        module: Any = self.lightning_module
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
-        for unit in (*model.layers, model):  # the last holds what is left: embedding, norm, head
+        blocks = [] if self._at_once else module.model.layers
+        for unit in (*blocks, module):  # the last holds what is left: embedding, norm, head
             fully_shard(unit, mesh=mesh, offload_policy=self._offload)
-        for name in ("objective", "loss"):  # what training and validation call
-            register_fsdp_forward_method(model, name)
+        for name in ("training_step", "validation_step"):
+            register_fsdp_forward_method(module, name)
 
     def teardown(self) -> None:
         """As inherited, but shards stay where they are: they cannot move to a CPU afterwards."""

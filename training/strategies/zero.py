@@ -6,6 +6,7 @@ import argparse
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -33,7 +34,12 @@ class Zero(DeepSpeedStrategy):
     not by DeepSpeed's own conversion of the whole model.
     """
 
-    def __init__(self, stage: int, offload: bool, precision: str, on_cpu: bool) -> None:
+    def __init__(
+        self, stage: int, stay_whole: bool, offload: bool, precision: str, on_cpu: bool
+    ) -> None:
+        """`stay_whole`: stage 3 shares out weights for the optimizer, and gathers all of them after
+        its step, once, instead of module by module while they compute.
+        """
         if on_cpu:  # DeepSpeed looks here, once, when it is first imported
             os.environ["DS_ACCELERATOR"] = "cpu"
         super().__init__(
@@ -46,6 +52,7 @@ class Zero(DeepSpeedStrategy):
         self.config["train_micro_batch_size_per_gpu"] = 1  # only its own log reads it
         # Torch's AdamW, as with every other strategy, also where the state lies in CPU memory.
         self.config["zero_force_ds_cpu_optimizer"] = False
+        self._stay_whole = stay_whole
         self._precision = precision
         self._parameters: list[list[nn.Parameter]] = []  # of each optimizer group
 
@@ -92,7 +99,7 @@ class Zero(DeepSpeedStrategy):
         assert isinstance(self.config, dict)
         # A few vectors of the model's width stay whole (the rule of Hugging Face's trainer);
         # DeepSpeed's own limit of 100,000 elements would leave a small model whole.
-        limit = 10 * module.model.config.n_embd
+        limit = sys.maxsize if self._stay_whole else 10 * module.model.config.n_embd
         self.config["zero_optimization"]["stage3_param_persistence_threshold"] = limit
         engine, wrapped, _, _ = deepspeed.initialize(
             args=argparse.Namespace(device_rank=self.root_device.index or 0),

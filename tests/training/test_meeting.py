@@ -1,0 +1,71 @@
+"""Processes of a launcher that differ, or do not come, are named; nobody waits for ever."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from torch.distributed import PrefixStore, TCPStore
+
+from models.errors import UserError
+from training import meeting
+from training.launched import Place, launched, processes_of
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Place, Any]]:
+    """The place of process 0 of two, and the store as process 1 sees it."""
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setattr(meeting, "_runs", itertools.count())
+    monkeypatch.setattr(meeting, "MEETING", timedelta(seconds=1))
+    place = Place(0, 2, 0, 2, "127.0.0.1", server.port, is_served=True)
+    yield place, PrefixStore("attempt 0, run 0", server)
+
+
+def test_other_versions_are_named(other: tuple[Place, Any]) -> None:
+    place, store = other
+    theirs = meeting.versions() | {"host": "node7", "torch": "1.0"}
+    store.set("versions 1", pickle.dumps(theirs))
+    message = r"process 1 on node7 differs .*: torch 1\.0 there, .* here\. Install the same"
+    with pytest.raises(UserError, match=message), meeting.Leader(place) as leader:
+        leader.team(print).__enter__()
+    assert pickle.loads(store.get("task")) is None  # process 1 is sent home
+
+
+def test_a_process_that_does_not_come_is_named(other: tuple[Place, Any]) -> None:
+    place, _ = other
+    with pytest.raises(UserError, match="process 1 of 2 has not come"):
+        meeting.Leader(place).team(print).__enter__()
+
+
+def test_nobody_at_the_meeting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(meeting, "MEETING", timedelta(seconds=1))
+    free = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False).port
+    place = Place(1, 2, 1, 2, "127.0.0.1", free)
+    with pytest.raises(SystemExit):
+        meeting.attend(place)
+    said = f"error: process 1: process 1 of 2: no meeting at 127.0.0.1:{free} within 1 s"
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launched() is None and processes_of(3) == 3
+    step = {
+        "SLURM_STEP_NUM_TASKS": "16", "SLURM_STEP_NUM_NODES": "2", "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "node[03-04]", "SLURM_PROCID": "9", "SLURM_LOCALID": "1",
+    }  # fmt: skip
+    for key, value in step.items():
+        monkeypatch.setenv(key, value)
+    place = launched()
+    assert place is not None
+    assert (place.rank, place.world, place.local_rank, place.local_world) == (9, 16, 1, 8)
+    assert place.host == "node03"
+    assert processes_of(1) == processes_of(8) == 16
+    with pytest.raises(UserError, match="leave trainer.devices out"):
+        processes_of(2)
