@@ -10,15 +10,7 @@ from typing import Any
 import torch
 
 from conf.model_spec import model_spec, nearest
-from conf.schema import (
-    ConvertConf,
-    GenerateConf,
-    PlanConf,
-    ProbeConf,
-    ReportConf,
-    TrainConf,
-    TrainerConf,
-)
+from conf.schema import ConvertConf, GenerateConf, PlanConf, ProbeConf, ReportConf, TrainConf
 from data.corpora import CORPORA
 from models.errors import UserError
 from models.registry import build, model_class
@@ -46,7 +38,7 @@ def _train(config: TrainConf) -> Iterator[str]:
     yield from _segments(config)
     if config.optim.final_lr > config.optim.lr:
         yield f"optim.final_lr={config.optim.final_lr} is above optim.lr={config.optim.lr}"
-    yield from _processes(trainer, data.batch_size)
+    yield from _processes(config)
     if trainer.precision == "16-mixed" and not _on_gpu(trainer.accelerator):
         yield "trainer.precision='16-mixed' needs a GPU; on a CPU use 'bf16-mixed'"
     if data.corpus == "text" and not data.paths:
@@ -59,8 +51,9 @@ def _train(config: TrainConf) -> Iterator[str]:
         yield f"resume={config.resume!r}: not auto or never, and no such checkpoint"
 
 
-def _processes(trainer: TrainerConf, batch_size: int) -> Iterator[str]:
+def _processes(config: TrainConf) -> Iterator[str]:
     """Whether the strategy runs here, and the processes can share its batches."""
+    trainer, batch_size = config.trainer, config.data.batch_size
     try:
         world = processes_of(trainer.devices)
     except UserError as error:
@@ -81,6 +74,16 @@ def _processes(trainer: TrainerConf, batch_size: int) -> Iterator[str]:
         )
     if zero and trainer.precision not in ("32-true", "bf16-mixed"):
         yield f"trainer.precision={trainer.precision!r}: with deepspeed, 32-true or bf16-mixed"
+    if trainer.strategy == "deepspeed_3":
+        by_need = {
+            f"training.segment={config.training.segment}": config.training.segment > 0,
+            "data.packing=documents": config.data.packing == "documents",
+        }
+        for key in (key for key, asked in by_need.items() if asked):
+            yield (
+                f"{key}: deepspeed_3 gathers the weights of a block each time it is called, and "
+                "here that is not equally often in every process; use fsdp or deepspeed_2"
+            )
     if trainer.strategy == "fsdp" and trainer.precision == "16-mixed":
         yield "trainer.precision='16-mixed' scales losses, which fsdp does not; use 'bf16-mixed'"
     if trainer.offload and trainer.strategy in ("auto", "ddp"):

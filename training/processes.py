@@ -75,6 +75,9 @@ class Team(LightningEnvironment):
     def node_rank(self) -> int:
         return self._member.rank // self._member.local_world
 
+    def teardown(self) -> None:
+        """Lightning's would delete what a launcher has said of this process to its next run."""
+
 
 @contextmanager
 def alone(follow: Callable[..., None], *args: Any) -> Iterator[Member]:
@@ -165,7 +168,7 @@ def _watch(others: list[Any], left: threading.Event) -> None:
     running = {process.sentinel: (rank, process) for rank, process in enumerate(others, start=1)}
     while running and not left.is_set():
         for sentinel in wait(list(running), timeout=1):
-            rank, process = running.pop(sentinel)  # type: ignore[index]
+            rank, process = running.pop(sentinel)
             if left.wait(PATIENCE) or process.exitcode == 0:
                 continue
             if process.exitcode != STOPPED:

@@ -67,5 +67,5 @@ def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (place.rank, place.world, place.local_rank, place.local_world) == (9, 16, 1, 8)
     assert place.host == "node03"
     assert processes_of(1) == processes_of(8) == 16
-    with pytest.raises(UserError, match="leave trainer.devices out"):
+    with pytest.raises(UserError, match=r"leave trainer\.devices out"):
         processes_of(2)

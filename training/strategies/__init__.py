@@ -19,19 +19,23 @@ SHARDED = ("fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3")
 def build_strategy(conf: TrainConf) -> Strategy | str:
     """Lightning's strategy for `trainer.strategy`. Imports DeepSpeed only where it is asked for."""
     trainer = conf.trainer
-    # Then a batch decides how often a block is called, and processes would wait for each other.
-    at_once = conf.training.segment > 0 or conf.data.packing == "documents"
     if trainer.strategy == "fsdp":
         from training.strategies.fsdp import FullyShard
 
-        return FullyShard(at_once, trainer.offload)
+        return FullyShard(calls_by_need(conf), trainer.offload)
     if trainer.strategy.startswith("deepspeed_"):
         from training.strategies.zero import Zero
 
         on_cpu = trainer.accelerator == "cpu" or not torch.cuda.is_available()
         stage = int(trainer.strategy[-1])
-        return Zero(stage, at_once, trainer.offload, trainer.precision, on_cpu)
+        return Zero(stage, trainer.offload, trainer.precision, on_cpu)
     return trainer.strategy
+
+
+def calls_by_need(conf: TrainConf) -> bool:
+    """Whether batches decide how often a block is called, so that processes cannot gather its
+    weights together in between."""
+    return conf.training.segment > 0 or conf.data.packing == "documents"
 
 
 def precision_of(conf: TrainerConf) -> str:

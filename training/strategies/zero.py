@@ -6,7 +6,6 @@ import argparse
 import importlib
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -34,12 +33,7 @@ class Zero(DeepSpeedStrategy):
     not by DeepSpeed's own conversion of the whole model.
     """
 
-    def __init__(
-        self, stage: int, stay_whole: bool, offload: bool, precision: str, on_cpu: bool
-    ) -> None:
-        """`stay_whole`: stage 3 shares out weights for the optimizer, and gathers all of them after
-        its step, once, instead of module by module while they compute.
-        """
+    def __init__(self, stage: int, offload: bool, precision: str, on_cpu: bool) -> None:
         if on_cpu:  # DeepSpeed looks here, once, when it is first imported
             os.environ["DS_ACCELERATOR"] = "cpu"
         super().__init__(
@@ -52,7 +46,8 @@ class Zero(DeepSpeedStrategy):
         self.config["train_micro_batch_size_per_gpu"] = 1  # only its own log reads it
         # Torch's AdamW, as with every other strategy, also where the state lies in CPU memory.
         self.config["zero_force_ds_cpu_optimizer"] = False
-        self._stay_whole = stay_whole
+        # Else stage 3 puts a slower function of its own in the place of `torch.nn.functional.linear`.
+        self.config["zero_optimization"]["memory_efficient_linear"] = False
         self._precision = precision
         self._parameters: list[list[nn.Parameter]] = []  # of each optimizer group
 
@@ -72,7 +67,9 @@ class Zero(DeepSpeedStrategy):
     def _init_deepspeed_distributed(self) -> None:
         import deepspeed
 
-        self._set_node_environment_variables()
+        # All that it reads of the environment, the processes having met already.
+        places = {"RANK": self.global_rank, "LOCAL_RANK": self.local_rank}
+        os.environ |= {key: str(value) for key, value in places.items()}
         if self.root_device.type == "cpu":
             _without_building()
         deepspeed.init_distributed(auto_mpi_discovery=False)
@@ -82,7 +79,8 @@ class Zero(DeepSpeedStrategy):
         import deepspeed
 
         super().teardown()
-        deepspeed.comm.destroy_process_group()
+        if deepspeed.comm.is_initialized():
+            deepspeed.comm.destroy_process_group()
 
     def _setup_model_and_optimizer(
         self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None
@@ -99,7 +97,7 @@ class Zero(DeepSpeedStrategy):
         assert isinstance(self.config, dict)
         # A few vectors of the model's width stay whole (the rule of Hugging Face's trainer);
         # DeepSpeed's own limit of 100,000 elements would leave a small model whole.
-        limit = sys.maxsize if self._stay_whole else 10 * module.model.config.n_embd
+        limit = 10 * module.model.config.n_embd
         self.config["zero_optimization"]["stage3_param_persistence_threshold"] = limit
         engine, wrapped, _, _ = deepspeed.initialize(
             args=argparse.Namespace(device_rank=self.root_device.index or 0),
