@@ -19,7 +19,7 @@ from training.folder import RunFolder
 from training.metrics import read_rows
 from training.module import LanguageModel
 
-STEPS, MIDDLE = 50, 25
+STEPS, MIDDLE = 16, 8  # 50 in the slow test
 STRATEGIES = ("ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3")
 BY_NEED = STRATEGIES[:-1]  # that can call a block as often as a batch asks for
 TOLERANCE = 1e-5  # relative, of losses
@@ -182,10 +182,12 @@ def test_every_contestant_under_every_strategy(
     tmp_path: Path, corpus: Path, documents: dict[str, Any]
 ) -> None:
     """Also what one process alone would not offload, and activations recomputed."""
+    long = {"trainer__max_steps": 50, "training__val_every": 50, "checkpoint__every": 25}
+    short = {"trainer__max_steps": 6, "training__val_every": 6}
     variants: dict[str, dict[str, Any]] = {
-        "plain": {},
-        "checkpointing": {"training__gradient_checkpointing": True},
-        "documents": documents,
+        "plain": long,
+        "checkpointing": short | {"training__gradient_checkpointing": True},
+        "documents": short | documents,
     }
     jobs, ones = [], {}
     for contestant in NAMES:
@@ -200,7 +202,7 @@ def test_every_contestant_under_every_strategy(
         jobs += [
             Job(
                 place(tmp_path / f"offload-{stage}", corpus, f"{contestant}-plain", stage,
-                      trainer__offload=True),
+                      trainer__offload=True, **long),
                 contestant,
             )
             for stage in ("deepspeed_1", "deepspeed_2", "deepspeed_3")

@@ -46,7 +46,7 @@ class Zero(DeepSpeedStrategy):
         self.config["train_micro_batch_size_per_gpu"] = 1  # only its own log reads it
         # Torch's AdamW, as with every other strategy, also where the state lies in CPU memory.
         self.config["zero_force_ds_cpu_optimizer"] = False
-        # Else stage 3 puts a slower function of its own in the place of `torch.nn.functional.linear`.
+        # Else stage 3 replaces `torch.nn.functional.linear`, for good, by a slower function.
         self.config["zero_optimization"]["memory_efficient_linear"] = False
         self._precision = precision
         self._parameters: list[list[nn.Parameter]] = []  # of each optimizer group
@@ -109,6 +109,10 @@ class Zero(DeepSpeedStrategy):
             dist_init_required=False,
         )
         return engine, wrapped
+
+    def backward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As inherited. Lightning has divided by the number of micro-batches; once is enough."""
+        return super().backward(*args, scale_wrt_gas=False, **kwargs)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
         """As inherited. DeepSpeed clips, and takes no step that would not be finite."""
