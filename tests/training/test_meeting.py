@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch.distributed import PrefixStore, TCPStore
 
 from models.errors import UserError
@@ -46,6 +47,7 @@ def test_nobody_at_the_meeting(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(meeting, "MEETING", timedelta(seconds=1))
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # put back afterwards: loggers ask for it
     free = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False).port
     place = Place(1, 2, 1, 2, "127.0.0.1", free)
     with pytest.raises(SystemExit):
