@@ -47,7 +47,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def test_torchrun_makes_one_run_and_refuses_in_one_voice(tmp_path: Path) -> None:
+def test_torchrun_makes_one_run(tmp_path: Path) -> None:
     status, out, err = finish(
         torchrun(tmp_path, "name=a", "trainer.strategy=fsdp", "trainer.max_steps=4")
     )
@@ -59,7 +59,10 @@ def test_torchrun_makes_one_run_and_refuses_in_one_voice(tmp_path: Path) -> None
     steps = [row["step"] for row in read_rows(folder / "metrics.jsonl") if "train/loss" in row]
     assert steps == [1, 2, 3, 4]
 
-    status, out, err = finish(torchrun(tmp_path, "name=b", "data.batch_size=3"))
+
+@pytest.mark.slow
+def test_torchrun_refuses_in_one_voice(tmp_path: Path) -> None:
+    status, _, err = finish(torchrun(tmp_path, "name=b", "data.batch_size=3"))
     assert status != 0
     assert err.count("error: data.batch_size=3 cannot be shared by 2 processes") == 1
     assert 'Traceback (most recent call last):\n  File "' + str(ROOT / "scripts") not in err

@@ -19,7 +19,7 @@ from training.folder import RunFolder
 from training.metrics import read_rows
 from training.module import LanguageModel
 
-STEPS, MIDDLE = 16, 8  # 50 in the slow test
+STEPS, MIDDLE = 10, 5  # 50 in the slow test
 STRATEGIES = ("ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3")
 BY_NEED = STRATEGIES[:-1]  # that can call a block as often as a batch asks for
 TOLERANCE = 1e-5  # relative, of losses
