@@ -90,12 +90,16 @@ def test_a_process_that_dies_takes_the_others_along(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_submitit_runs_each_job_of_a_sweep_in_two_processes(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    command = words(
-        tmp_path, "-m", "hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2",
+    script, *rest = words(
+        tmp_path, "hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2",
         "hydra.launcher.timeout_min=5", "trainer.max_steps=2", "wandb.mode=disabled", "seed=0,1",
     )  # fmt: skip
     done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=SECONDS, cwd=tmp_path
+        [sys.executable, script, "-m", *rest],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     folders = sorted((tmp_path / "runs").iterdir())
