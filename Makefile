@@ -24,7 +24,7 @@ install: $(VENV)/installed ## make .venv with everything a run needs
 demo: $(VENV)/installed ## train both contestants, probe them, write runs/demo/report/
 	$(BIN)/python scripts/train.py -m experiment=demo model=rwkv4,transformer group=demo
 	$(BIN)/python scripts/probe.py -m model=rwkv4,transformer group=demo \
-		lengths='[64,128,256,512,1024,2048,4096,8192]' fixed_tokens=1024 repeats=3 decode_steps=16
+		lengths='[64,128,256,512,1024,2048,4096,8192]' fixed_tokens=512 repeats=3 decode_steps=16
 	$(BIN)/python scripts/report.py runs='[runs/demo]'
 
 test: $(VENV)/installed-dev lint ## lint, types and the whole test-suite (without the slow ones)

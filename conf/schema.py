@@ -194,8 +194,8 @@ class ProbeConf:
     repeats: int = key(5, "timed repeats within a process", low=1)
     warmup: int = key(1, "untimed repeats before them", low=0)
     decode_steps: int = key(32, "tokens decoded per repeat, starting at the position", low=1)
-    generate_seconds: float = key(
-        10.0, "generate: no further repeat is begun after so much time", low=0
+    repeat_seconds: float = key(
+        6.0, "no further repeat of a point is begun after so much timed work", low=0
     )
     memory_budget_gib: float = key(0.25, "max_batch: memory to fill with sequences", low=1e-3)
     accelerator: str = key("auto", "where to measure", choices=("auto", "cpu", "gpu"))

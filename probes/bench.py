@@ -134,7 +134,7 @@ class Bench:
             threads=conf.threads,
             memory_bytes=self._memory_limit(),
             baseline_bytes=self.facts["baseline_bytes"],
-            generate_seconds=conf.generate_seconds,
+            repeat_seconds=conf.repeat_seconds,
         )
 
     def _memory_limit(self) -> int:

@@ -82,21 +82,27 @@ class Predictor:
         return None
 
     def _too_slow(self, point: Point, task: Task, shorter: list[Seen]) -> Outcome | None:
-        passes = 1 if task.probe == "generate" else task.warmup + task.repeats
-        entries = passes * (task.decode_steps if task.probe == "decode" else 1)
+        parts = task.decode_steps if task.probe == "decode" else 1
+
+        def whole(seconds: float) -> float:
+            """At least so long take all repeats, if one part of one takes `seconds` or more."""
+            one = parts * seconds
+            timed = min(task.repeats * one, max(task.repeat_seconds, one))
+            return timed if task.probe == "generate" else task.warmup * one + timed
+
         found = _extrapolated(
             shorter, point.length, lambda row: (min(row.seconds), max(row.seconds))
         )
-        if found and entries * found[0] > self.timeout_s:
+        if found and whole(found[0]) > self.timeout_s:
             return _not_tried(
                 PREDICTED_TIMEOUT,
-                f"at least {entries * found[0]:,.0f} s by the times at {found[1]}, the limit is "
+                f"at least {whole(found[0]):,.0f} s by the times at {found[1]}, the limit is "
                 f"{self.timeout_s:g} s",
             )
         model = self._model(task.spec)
         work = flops(model, task) if model is not None else None
         if work and self.peak_flops:
-            least = entries * work / (FASTER * self.peak_flops)
+            least = whole(work / (FASTER * self.peak_flops))
             if least > self.timeout_s:
                 return _not_tried(
                     PREDICTED_TIMEOUT,

@@ -253,9 +253,11 @@ document.getElementById("copy").addEventListener("click", async () => {
 
 let drawnAt = document.body.clientWidth;
 drawAll();
-new ResizeObserver(() => {
+function redraw() {
   if (document.body.clientWidth !== drawnAt) { drawnAt = document.body.clientWidth; drawAll(); }
-}).observe(document.body);
+}
+// In the next frame: drawing changes sizes, and a browser calls that a loop if an observer does it.
+new ResizeObserver(() => requestAnimationFrame(redraw)).observe(document.body);
 let opened = [];
 window.addEventListener("beforeprint", () => { opened = [...document.querySelectorAll("details:not([open])")]; opened.forEach((one) => { one.open = true; }); });
 window.addEventListener("afterprint", () => opened.forEach((one) => { one.open = false; }));

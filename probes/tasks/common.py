@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -41,8 +42,8 @@ class Task:
     """Limit on what the point may allocate."""
     baseline_bytes: int
     """Peak of a process that only imports, from `calibrate`; subtracted from this one's."""
-    generate_seconds: float = 10.0
-    """After so much generating no further repeat is begun."""
+    repeat_seconds: float = math.inf
+    """After so much timed work no further repeat is begun."""
 
 
 @dataclass
@@ -69,9 +70,8 @@ def repeat(
     counter: energy.Counter,
     before: Callable[[], Any],
     work: Callable[[Any], Any],
-    most_seconds: float = float("inf"),
 ) -> Series:
-    """Times `work(before())`, warm-up excluded; after `most_seconds` no further one is begun."""
+    """Times `work(before())`, warm-up excluded, once or as often as `task` asks for."""
     series = Series()
     for index in range(task.warmup + task.repeats):
         series.last = None  # the previous one must be gone before the next is made
@@ -84,7 +84,7 @@ def repeat(
         if index >= task.warmup:
             series.seconds.append(elapsed)
             series.joules.append(counter.since(joules))
-        if sum(series.seconds) > most_seconds:
+        if sum(series.seconds) > task.repeat_seconds:
             break
     return series
 

@@ -52,7 +52,7 @@ def decode(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
     del state
     kept = start()
     series = repeat(task, counter, lambda: clone_state(kept), steps)
-    timed = each[-task.repeats * task.decode_steps :]
+    timed = each[-len(series.seconds) * task.decode_steps :]
     facts = series.facts(counter, parts=task.decode_steps)
     return {**facts, **found, "token_seconds": timed, "state_bytes": held}
 
@@ -60,8 +60,7 @@ def decode(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
 def generate(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
     """Seconds to generate `length` tokens one by one from an empty context, each the likeliest.
 
-    A few tokens warm up. Repeats are begun until they have taken `generate_seconds` together, so a
-    long text is generated once: for real, to its end.
+    A few tokens warm up. A long text is generated once: for real, to its end.
     """
     for_inference(model, task)
     first = tokens(task, 1)
@@ -75,11 +74,5 @@ def generate(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
         return state
 
     text(min(WARMUP_TOKENS, task.length))
-    series = repeat(
-        replace(task, warmup=0),
-        counter,
-        lambda: None,
-        lambda _: text(task.length),
-        task.generate_seconds,
-    )
+    series = repeat(replace(task, warmup=0), counter, lambda: None, lambda _: text(task.length))
     return {**series.facts(counter), **peaks(task), "state_bytes": state_bytes(series.last)}

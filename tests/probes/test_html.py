@@ -166,6 +166,15 @@ def test_every_chart_is_drawn(tmp_path: Path, usual: Path) -> None:
 
 
 @needs_browser
+def test_charts_follow_the_width_of_the_window(tmp_path: Path, usual: Path) -> None:
+    narrow = scripted(tmp_path, usual, "document.body.style.width = '390px'")
+    dom = browse(tmp_path, narrow, "--virtual-time-budget=3000", "--dump-dom")
+    assert "data-error" not in dom and dom.count("<svg ") == 10
+    widths = [float(width) for width in re.findall(r'viewBox="0 0 ([\d.]+)', dom)]
+    assert len(widths) == 10 and max(widths) <= 390
+
+
+@needs_browser
 def test_every_probe_has_its_chart(tmp_path: Path) -> None:
     lost = [
         failed("gpt", "generate", 16384, "predicted_timeout"),

@@ -71,10 +71,17 @@ def test_decode_keeps_the_time_of_every_token():
         assert sum(own) / 8 == pytest.approx(mean, rel=0.2, abs=2e-5)  # less the loop around them
 
 
+@pytest.mark.parametrize("probe", ["train", "decode"])
+def test_slow_points_are_repeated_less(probe):
+    facts = run(probe=probe, repeat_seconds=0.0).facts
+    assert len(facts["seconds"]) == 1
+    assert len(facts.get("token_seconds", [])) == (8 if probe == "decode" else 0)
+
+
 def test_generate_is_the_whole_text_and_stops_repeating():
     many = run(probe="generate", spec=rwkv4(), length=32).facts
     assert len(many["seconds"]) == 3
-    once = run(probe="generate", spec=rwkv4(), length=32, generate_seconds=0.0).facts
+    once = run(probe="generate", spec=rwkv4(), length=32, repeat_seconds=0.0).facts
     assert len(once["seconds"]) == 1
     assert many["flops"] == build(rwkv4()).flops(2, 32)
 
