@@ -94,6 +94,22 @@ BAD = [
         ["training.bptt=truncated", "trainer.precision=16-mixed", "trainer.accelerator=cpu"],
         ["set training.segment", "cannot scale gradients in time", "needs a GPU"],
     ),
+    (
+        "train",
+        ["trainer.strategy=deepspeed_3", "training.segment=64", "data.packing=documents"],
+        ["training.segment=64: deepspeed_3 gathers", "data.packing=documents: deepspeed_3 gathers"],
+    ),
+    (
+        "train",
+        ["trainer.strategy=fsdp", "trainer.offload=true", "trainer.accelerator=cpu"],
+        ["trainer.offload=true: with fsdp on a CPU"],
+    ),
+    ("train", ["trainer.offload=true"], ["trainer.offload=true needs trainer.strategy=fsdp or"]),
+    (
+        "train",
+        ["trainer.strategy=deepspeed_1", "trainer.precision=bf16-true"],
+        ["trainer.precision='bf16-true': with deepspeed, 32-true or bf16-mixed"],
+    ),
     ("train", ["data.packing=apart"], ["data.packing='apart': not one of its values"]),
     ("train", ["data=text"], ["data=text needs data.paths, e.g. data.paths='[book.txt]'"]),
     ("train", ["name=a/b"], ["name='a/b' is not a folder name"]),
@@ -159,6 +175,12 @@ def test_a_gpu_is_asked_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     problems = problems_of("train", ["trainer.accelerator=gpu", "trainer.precision=16-mixed"])
     assert "PyTorch sees no GPU" in problems[0]
     assert "needs a GPU; on a CPU use 'bf16-mixed'" in problems[1]
+
+
+def test_without_deepspeed_its_strategies_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conf.combinations.find_spec", lambda name: None)
+    (problem,) = problems_of("train", ["trainer.strategy=deepspeed_2"])
+    assert problem.endswith("pip install -e '.[scale]', or choose fsdp")
 
 
 def test_checking_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
