@@ -28,7 +28,7 @@ demo: $(VENV)/installed ## train both contestants, probe them, write runs/demo/r
 	$(BIN)/python scripts/report.py runs='[runs/demo]'
 
 test: $(VENV)/installed-dev lint ## lint, types and the whole test-suite (without the slow ones)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --durations=15
 
 test-slow: $(VENV)/installed-dev ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

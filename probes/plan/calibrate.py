@@ -10,7 +10,7 @@ operations and bytes; what it holds beyond its tensors is the allocator's surplu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from probes.plan.trace import Op, run
 
 TOKENS = (256, 1024, 4096)
 REPEATS = 3
+MOST_SECONDS = 5.0  # of repeats at one length, after which no further one is begun
 MOST_WIDTH, MOST_VOCABULARY = 512, 4096
 Clock = Callable[[], float]
 SIDE = 1024  # of the matrices whose product is the peak
@@ -97,7 +98,7 @@ def _fastest(
 ) -> tuple[list[Op], float]:
     """Operations with their shortest times, and the shortest time of a step that is not watched."""
     runs = []
-    for _ in range(REPEATS + 1):  # the first one warms up
+    for _ in _rounds(REPEATS + 1, least=2):  # the first one warms up
         model.zero_grad(set_to_none=True)
         runs.append(run(model, tokens, precision, clock))
     times = [min(same) for same in zip(*([op.seconds for op in ops] for ops in runs), strict=True)]
@@ -137,8 +138,17 @@ def _peak_flops(precision: str, clock: Clock) -> float:
 
 def _shortest(work: Callable[[], Any], repeats: int, clock: Clock) -> float:
     seconds = []
-    for _ in range(repeats):
+    for _ in _rounds(repeats):
         start = clock()
         work()
         seconds.append(clock() - start)
     return min(seconds)
+
+
+def _rounds(most: int, least: int = 1) -> Iterator[None]:
+    """`most` rounds, or as many as begin within `MOST_SECONDS`."""
+    begin = time.perf_counter()
+    for number in range(most):
+        if number >= least and time.perf_counter() - begin > MOST_SECONDS:
+            return
+        yield
