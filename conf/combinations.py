@@ -59,7 +59,9 @@ def _processes(config: TrainConf) -> Iterator[str]:
     except UserError as error:
         yield str(error)
         return
-    if batch_size % world:
+    if trainer.sequence_parallel:
+        yield from _spans(config, world)
+    elif batch_size % world:
         who = f"{world} processes" if launched() else f"trainer.devices={world}"
         yield f"data.batch_size={batch_size} cannot be shared by {who}: choose a multiple"
     place, gpus = launched(), torch.cuda.device_count()
@@ -90,6 +92,27 @@ def _processes(config: TrainConf) -> Iterator[str]:
         yield "trainer.offload=true needs trainer.strategy=fsdp or deepspeed_1, _2, _3"
     if trainer.strategy == "fsdp" and trainer.offload and not _on_gpu(trainer.accelerator):
         yield "trainer.offload=true: with fsdp on a CPU everything lies in its memory already"
+
+
+def _spans(config: TrainConf, world: int) -> Iterator[str]:
+    """Whether the processes can share every sequence equally."""
+    key, segment = "trainer.sequence_parallel=true", config.training.segment
+    if world == 1:
+        yield f"{key} needs several processes: trainer.devices=2, or torchrun"
+    if config.trainer.strategy not in ("auto", "ddp"):
+        yield f"{key}: not with trainer.strategy={config.trainer.strategy!r}, choose ddp"
+    if config.data.packing == "documents":
+        yield f"{key}: data.packing=documents cannot be split, choose none"
+    if 0 < segment < config.data.length and (config.data.length % segment or segment % world):
+        yield (
+            f"training.segment={segment}: with {key} it must divide data.length="
+            f"{config.data.length} and be a multiple of the {world} processes"
+        )
+    elif config.data.length % world:
+        yield (
+            f"data.length={config.data.length} cannot be shared by {world} processes: choose a "
+            f"multiple, or leave out {key}"
+        )
 
 
 def _segments(config: TrainConf) -> Iterator[str]:

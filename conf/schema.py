@@ -95,6 +95,9 @@ class TrainerConf:
         "how processes share the work; auto: one process alone, or ddp",
         choices=("auto", "ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3"),
     )
+    sequence_parallel: bool = key(
+        False, "processes share every sequence, each a span of it, instead of the batch"
+    )
     offload: bool = key(False, "fsdp, deepspeed: keep what is shared out in CPU memory")
     precision: str = key(
         "32-true",

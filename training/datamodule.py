@@ -15,37 +15,35 @@ from data.store import Corpus
 
 
 class Tokens(lightning.LightningDataModule):
-    """Training batches are a function of the step, so resuming is starting at another number."""
+    """Training batches are a function of the step, so resuming is starting at another number.
 
-    def __init__(self, corpus: Corpus, conf: DataConf, seed: int, val_windows: int) -> None:
+    Processes get rows of every batch, or `whole` batches to read their own span of each row.
+    """
+
+    def __init__(
+        self, corpus: Corpus, conf: DataConf, seed: int, val_windows: int, whole: bool = False
+    ) -> None:
         super().__init__()
         self._corpus = corpus
         self._conf = conf
         self._seed = seed
         self._val_windows = val_windows
+        self._whole = whole
+
+    def _share(self) -> tuple[int, int]:
+        """Rank and number of the processes that share a batch."""
+        assert self.trainer is not None
+        return (0, 1) if self._whole else (self.trainer.global_rank, self.trainer.world_size)
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None
         # Lightning restores global_step before it asks for the loader.
         start = self.trainer.global_step * self.trainer.accumulate_grad_batches
-        return train_loader(
-            self._corpus,
-            self._conf,
-            self._seed,
-            start,
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
-        )
+        rank, world = self._share()
+        return train_loader(self._corpus, self._conf, self._seed, start, rank=rank, world=world)
 
     def val_dataloader(self) -> DataLoader:
-        assert self.trainer is not None
-        windows = ValidationWindows(
-            self._corpus,
-            self._conf,
-            self._val_windows,
-            self.trainer.global_rank,
-            self.trainer.world_size,
-        )
+        windows = ValidationWindows(self._corpus, self._conf, self._val_windows, *self._share())
         # A generator of its own: else iterating would advance the global one.
         return DataLoader(windows, batch_size=None, generator=torch.Generator())
 

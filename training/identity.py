@@ -20,6 +20,7 @@ CHANGEABLE = (
     "trainer.devices",
     "trainer.strategy",
     "trainer.offload",
+    "trainer.sequence_parallel",
     "training.log_every",
     "training.val_every",
     "training.val_windows",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from conf.schema import TrainConf
 from data.text import TextTokenizer
+from models import spans
 from models.contract import Contestant
 from models.errors import UserError
 from models.segments import segmented_objective
+from models.spans import Split
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,28 @@ class Reading:
     def objective(
         self, model: Contestant, tokens: Tensor, targets: Tensor, l2wrap: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """What to minimise and the loss to report, as `Contestant.objective` has them."""
+        """What to minimise and the loss to report, as `Contestant.objective` has them.
+
+        Where processes share a sequence (`models.spans`), those of this one's span; their means
+        over the processes are those of the sequence.
+        """
+        segment, split = self.segment, spans.current()
+        if split is not None:
+            tokens, targets = (self._own(split, part) for part in (tokens, targets))
+            segment //= split.world
         starts = None if self.separator is None else tokens == self.separator
-        if 0 < self.segment < tokens.shape[1]:
+        if 0 < segment < tokens.shape[1]:
             return segmented_objective(
-                model, tokens, targets, self.segment, l2wrap, starts, self.truncated
+                model, tokens, targets, segment, l2wrap, starts, self.truncated
             )
         objective, loss, _ = model.objective(tokens, targets, l2wrap=l2wrap, starts=starts)
         return objective, loss
+
+    def _own(self, split: Split, tokens: Tensor) -> Tensor:
+        """This process's span of `[B, T]`, or of each segment of it."""
+        length = self.segment or tokens.shape[1]
+        own = [spans.own_span(split, segment) for segment in tokens.split(length, dim=1)]
+        return torch.cat(own, dim=1)
 
     def loss(self, model: Contestant, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross entropy, nats per token."""

@@ -6,13 +6,14 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 import yaml
 from lightning.pytorch.loggers.logger import Logger
 
@@ -22,6 +23,7 @@ from data.store import Corpus, prepare
 from models.errors import UserError
 from models.files import write_text
 from models.registry import ModelSpec, build
+from models.spans import sequence_parallel
 from training.checkpoint import choose, read, saved
 from training.checkpointer import Checkpointer
 from training.datamodule import Tokens
@@ -175,17 +177,25 @@ def fit(
     guard = Guard(conf.training.on_nan, index, saver.last_good)
     reading = Reading.of(conf, corpus.tokenizer)
     module = LanguageModel(model, conf.optim, conf.trainer.max_steps, reading, guard)
-    datamodule = Tokens(corpus, conf.data, conf.seed, conf.training.val_windows)
+    split = conf.trainer.sequence_parallel
+    datamodule = Tokens(corpus, conf.data, conf.seed, conf.training.val_windows, whole=split)
     monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
     with quiet():
         member = saver.member
         trainer = build_trainer(conf, member, loggers, [monitor, saver], [saver.io, Team(member)])
         try:
-            # The path only says that there is a start: `saver.io` has its content.
-            trainer.fit(module, datamodule, ckpt_path="start" if saver.resumes else None)
+            with spans_of_sequences() if split else nullcontext():
+                # The path only says that there is a start: `saver.io` has its content.
+                trainer.fit(module, datamodule, ckpt_path="start" if saver.resumes else None)
         finally:
             saver.close()
     return trainer, module, monitor
+
+
+def spans_of_sequences() -> AbstractContextManager[Any]:
+    """All processes share every sequence. Their exchanges go apart from DDP's, whose order is not
+    that of the model."""
+    return sequence_parallel(torch.distributed.new_group())
 
 
 def build_trainer(

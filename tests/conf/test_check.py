@@ -105,6 +105,30 @@ BAD = [
         ["trainer.offload=true: with fsdp on a CPU"],
     ),
     ("train", ["trainer.offload=true"], ["trainer.offload=true needs trainer.strategy=fsdp or"]),
+    ("train", ["trainer.sequence_parallel=true"], ["needs several processes"]),
+    (
+        "train",
+        [
+            "trainer.sequence_parallel=true",
+            "trainer.devices=2",
+            "trainer.strategy=fsdp",
+            "data.packing=documents",
+            "data.length=129",
+            "data.batch_size=3",
+        ],
+        ["not with trainer.strategy='fsdp'", "cannot be split", "data.length=129 cannot be shared"],
+    ),
+    (
+        "train",
+        [
+            "model=rwkv7",
+            "trainer.sequence_parallel=true",
+            "trainer.devices=2",
+            "data.length=128",
+            "training.segment=48",
+        ],
+        ["training.segment=48: with trainer.sequence_parallel=true it must divide data.length=128"],
+    ),
     (
         "train",
         ["trainer.strategy=deepspeed_1", "trainer.precision=bf16-true"],

@@ -121,12 +121,18 @@ def test_two_processes_train_as_one_and_resume(
     jobs += [Job(conf, "rwkv4") for conf in packed.values()]
     parts = place(tmp_path / "e", corpus, "parts", "fsdp", training__segment=12)
     jobs.append(Job(parts, "rwkv4"))
+    spans = [
+        place(tmp_path / "g", corpus, f"spans-{segment}", "ddp", training__segment=segment,
+              trainer__sequence_parallel=True)
+        for segment in (0, 16)
+    ]  # fmt: skip
+    jobs += [Job(conf, "rwkv4") for conf in spans]
     jobs.append(Job(place(tmp_path / "f", corpus, "odd", "fsdp", data__batch_size=3), "rwkv4"))
     *passed, refused = launch(jobs, tmp_path)
 
     assert not any(passed), passed
     assert refused == "data.batch_size=3 cannot be shared by 2 processes: choose a multiple"
-    for conf in (*whole.values(), parts):
+    for conf in (*whole.values(), parts, *spans):
         check(conf, one)
     for conf in packed.values():
         check(conf, apart)
@@ -189,6 +195,7 @@ def test_every_contestant_under_every_strategy(
         "checkpointing": short | {"training__gradient_checkpointing": True},
         "documents": short | documents,
     }
+    spans = {"trainer__sequence_parallel": True}
     jobs, ones = [], {}
     for contestant in NAMES:
         for variant, changes in variants.items():
@@ -199,6 +206,8 @@ def test_every_contestant_under_every_strategy(
                 Job(place(tmp_path / strategy, corpus, name, strategy, **changes), contestant)
                 for strategy in (BY_NEED if variant == "documents" else STRATEGIES)
             ]
+        own = place(tmp_path / "spans", corpus, f"{contestant}-plain", "ddp", **long | spans)
+        jobs.append(Job(own, contestant))
         jobs += [
             Job(
                 place(tmp_path / f"offload-{stage}", corpus, f"{contestant}-plain", stage,
