@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import re
 import traceback
 from collections.abc import Iterator
@@ -54,6 +55,18 @@ def explained(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Iterator[N
         return
     smaller = remedies(conf, spec, before)
     raise UserError(f"out of memory ({asked}). {smaller}. {to_continue(folder)}")
+
+
+def let_go(error: BaseException) -> None:
+    """Empty the frames of an error and of those behind it, before it is kept.
+
+    They hold the model and the loader, and so the memory of the one and the processes of the other.
+    """
+    behind: BaseException | None = error
+    while behind is not None:
+        traceback.clear_frames(behind.__traceback__)
+        behind = behind.__cause__ or behind.__context__
+    gc.collect()  # Lightning's objects refer to each other
 
 
 def full_disk(error: BaseException) -> str:

@@ -29,7 +29,7 @@ from training.checkpointer import Checkpointer
 from training.datamodule import Tokens
 from training.digest import digest
 from training.evaluate import full_validation
-from training.faults import explained
+from training.faults import explained, let_go
 from training.folder import RunFolder
 from training.guard import Guard
 from training.identity import check_checkpoint, check_same_run, describe, flatten
@@ -67,7 +67,7 @@ def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any]
         return None
     with Leader(place) as leader:
         world = processes_of(conf.trainer.devices)
-        if conf.data.batch_size % world:
+        if conf.data.batch_size % world and not conf.trainer.sequence_parallel:
             raise UserError(
                 f"data.batch_size={conf.data.batch_size} cannot be shared by {world} processes: "
                 "choose a multiple"
@@ -101,6 +101,9 @@ def _decide(conf: TrainConf, spec: ModelSpec, folder: RunFolder, gather: Gather)
         )
         if stop.requeue:
             requeue()
+        raise
+    except BaseException as error:
+        let_go(error)
         raise
 
 

@@ -130,6 +130,7 @@ def test_a_store_that_changes_stops_the_run(
     with pytest.raises(UserError, match=rf"train\.bin {kind.split(',')[0]} while") as stopped:
         run(conf)
     assert "\n" not in str(stopped.value)
+    assert not multiprocessing.active_children()  # although the error is still at hand
     if kind == "disappeared":
         finish(conf)
 
