@@ -11,6 +11,9 @@ from rich.table import Table
 from probes.scaling import tell
 from probes.scaling.study import Between, Study
 
+SHOWN = (2, 6, 7)
+"""Cells of a law that a terminal is wide enough for: its form, mean slope and scatter."""
+
 
 def plain(study: Study) -> dict[str, Any]:
     """`families` by label: their trainings, law, Akaike weights, coefficients, mean slope and
@@ -47,11 +50,13 @@ def _ends(one: Between) -> dict[str, float | None]:
 def terminal(study: Study) -> list[Table]:
     """Every training, then the laws."""
     trials = _table("Trainings", tell.TRIAL_HEADINGS)
-    laws = _table("Loss against training compute", tell.LAW_HEADINGS)
+    headings = ("contestant", *(tell.LAW_HEADINGS[1 + place] for place in SHOWN))
+    laws = _table("Loss against training compute", headings)
     for family in study.families:
         for cells in tell.trial_cells(family):
             trials.add_row(tell.title(family), *cells)
-        laws.add_row(tell.title(family), *tell.law_cells(family))
+        cells = tell.law_cells(family)
+        laws.add_row(tell.title(family), *(cells[place] for place in SHOWN))
     return [trials, laws]
 
 
