@@ -16,6 +16,14 @@ PRELOADED = (
 )
 
 
+LONGEST = "tests/test_readme.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first: at the end one process would wait for the other."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _warm_server() -> None:
     """Children start from a server that has torch and the models, as in a sweep.
