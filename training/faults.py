@@ -17,6 +17,7 @@ from models.registry import ModelSpec
 from training.checkpoint import saved
 from training.folder import RunFolder
 from training.memory import remedies, room
+from training.signals import Preempted
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
@@ -38,6 +39,9 @@ def explained(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Iterator[N
             raise UserError(found[1].strip()) from None
         raise
     except Exception as error:
+        for one in causes(error):
+            if isinstance(one, Preempted):  # and Lightning failed to tidy up a half-begun loop
+                raise one from None
         if any(one.errno in DISK for one in causes(error) if isinstance(one, OSError)):
             raise UserError(f"{full_disk(error)}. {to_continue(folder)}") from None
         if WORKER.search(str(error)):
@@ -62,10 +66,8 @@ def let_go(error: BaseException) -> None:
 
     They hold the model and the loader, and so the memory of the one and the processes of the other.
     """
-    behind: BaseException | None = error
-    while behind is not None:
-        traceback.clear_frames(behind.__traceback__)
-        behind = behind.__cause__ or behind.__context__
+    for one in causes(error):
+        traceback.clear_frames(one.__traceback__)
     gc.collect()  # Lightning's objects refer to each other
 
 

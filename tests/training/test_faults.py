@@ -25,6 +25,7 @@ from training.checkpoint import newest, saved
 from training.folder import RunFolder
 from training.metrics import read_rows
 from training.module import LanguageModel
+from training.signals import Preempted
 
 
 @pytest.fixture
@@ -105,6 +106,19 @@ def test_a_disk_that_fills_while_writing_metrics(
     finish(conf)
     steps = [row["step"] for row in read_rows(folder.metrics) if "train/loss" in row]
     assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_stop_while_a_loader_begins_is_no_failure(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning then fails to tidy up its loop, which had no loader yet."""
+
+    def stop(_: object) -> None:
+        raise Preempted
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", stop)
+    with pytest.raises(Preempted):
+        run(run_conf(tmp_path / "runs", corpus))
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
