@@ -1,31 +1,28 @@
 """The page: one HTML file that works offline, with the rows, the styles and the script inside.
 
-`page/page.html` is the skeleton, with `{{names}}` filled in here; `page/page.js` draws the curves
+`page/page.html` is the body, with `{{names}}` filled in here; `page/page.js` draws the curves
 from the JSON this file embeds. Tables and sentences are plain HTML, readable without the script.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 from math import log2
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probes import accounts, compare, costs, story, tables, words
 from probes.collect import Arm
 from probes.compare import Curve, Finding
 from probes.flat import COLUMNS, flat
+from probes.frame import framed, read
 from probes.measures import MEASURES, Measure
 from probes.scaling import page as scaling_page
 
 if TYPE_CHECKING:
     from probes.report import Report
-
-PAGE = Path(__file__).parent / "page"
 
 
 def page(report: Report) -> str:
@@ -42,12 +39,6 @@ def page(report: Report) -> str:
         machine["date"][:10],
     )
     parts = {
-        "title": "Crossover report: " + ", ".join(map(words.name, report.material.arms)),
-        "headline": tables.prose(story.headline(report.material, report.findings)),
-        "meta": " · ".join(f'<span class="nowrap">{escape(fact)}</span>' for fact in facts if fact),
-        "warnings": "".join(
-            f'<p class="warning">{tables.prose(one)}</p>' for one in words.warnings(report.material)
-        ),
         "story": _story(report),
         "ranges": _ranges(report),
         "chips": "".join(_chip(report, arm) for arm in report.material.arms),
@@ -62,11 +53,12 @@ def page(report: Report) -> str:
         "failed": tables.failed(report),
         "row_count": str(len(rows)),
         "data": embed(_data(report, charts)),
-        "css": (PAGE / "page.css").read_text(encoding="utf-8").strip(),
-        "js": (PAGE / "page.js").read_text(encoding="utf-8").strip(),
+        "js": read("page.js"),
     }
-    skeleton = (PAGE / "page.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], skeleton)
+    title = "Crossover report: " + ", ".join(map(words.name, report.material.arms))
+    headline = story.headline(report.material, report.findings)
+    body = read("page.html")
+    return framed(body, parts, report.material, title, headline, facts, scripts=True)
 
 
 def embed(data: Any) -> str:

@@ -54,7 +54,7 @@ def explained(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Iterator[N
         ):
             raise
         asked = str(error).splitlines()[0] if str(error) else "MemoryError"
-        traceback.clear_frames(error.__traceback__)  # they hold the tensors of the failed step
+        let_go(error)  # and the tensors of the failed step
     else:
         return
     smaller = remedies(conf, spec, before)
@@ -62,7 +62,7 @@ def explained(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Iterator[N
 
 
 def let_go(error: BaseException) -> None:
-    """Empty the frames of an error and of those behind it, before it is kept.
+    """Empty the frames of an error and of those behind it, before it outlives them.
 
     They hold the model and the loader, and so the memory of the one and the processes of the other.
     """

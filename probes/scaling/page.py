@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probes import tables, words
+from probes.frame import framed
 from probes.scaling import figure, tell
 from probes.scaling.study import Study
 
 if TYPE_CHECKING:
     from probes.report import Report
-
-PAGE = Path(__file__).resolve().parents[1] / "page"
 
 
 def page(report: Report) -> str:
@@ -28,18 +25,11 @@ def page(report: Report) -> str:
         words.unique(one.get("precision") for one in trainings),
         f"data {words.unique(str(one.get('data_fingerprint'))[:12] for one in trainings)}",
     ]
-    warnings = words.warnings(report.material)
     shown = ", ".join(tell.title(family) for family in study.families)
-    parts = {
-        "title": f"Crossover report: scaling of {escape(shown)}",
-        "headline": tables.prose(tell.headline(study)),
-        "meta": " · ".join(f'<span class="nowrap">{escape(fact)}</span>' for fact in facts),
-        "warnings": "".join(f'<p class="warning">{tables.prose(one)}</p>' for one in warnings),
-        "scaling": section(study),
-        "css": (PAGE / "page.css").read_text(encoding="utf-8").strip(),
-    }
-    skeleton = (PAGE / "trainings.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], skeleton)
+    title = f"Crossover report: scaling of {escape(shown)}"
+    parts = {"scaling": section(study)}
+    body = "{{warnings}}\n{{scaling}}"
+    return framed(body, parts, report.material, title, tell.headline(study), facts)
 
 
 def section(study: Study | None) -> str:

@@ -1,0 +1,46 @@
+"""What every HTML page of ours has: one file that works offline, its head, title and warnings.
+
+`page/frame.html` is the frame and `page/page.css` its styles, for whatever `{{body}}` it is given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+
+from probes import tables, words
+from probes.collect import Material
+
+PAGE = Path(__file__).parent / "page"
+SCRIPTS = "script-src 'unsafe-inline'; "  # of the policy; without it no script can run
+
+
+def read(name: str) -> str:
+    """A file of `page/`, without white space around it."""
+    return (PAGE / name).read_text(encoding="utf-8").strip()
+
+
+def framed(
+    body: str,
+    parts: Mapping[str, str],
+    material: Material,
+    title: str,
+    headline: str,
+    facts: Iterable[str],
+    scripts: bool = False,
+) -> str:
+    """The whole file: `body` in the frame, every `{{name}}` in it replaced by its part."""
+    warnings = words.warnings(material)
+    known = {
+        **parts,
+        "title": title,
+        "headline": tables.prose(headline),
+        "meta": " · ".join(f'<span class="nowrap">{escape(fact)}</span>' for fact in facts if fact),
+        "warnings": "".join(f'<p class="warning">{tables.prose(one)}</p>' for one in warnings),
+        "css": read("page.css"),
+        "scripts": SCRIPTS if scripts else "",
+    }
+    whole = (PAGE / "frame.html").read_text(encoding="utf-8").replace("{{body}}", body)
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: known[found[1]], whole)
