@@ -100,6 +100,33 @@ class Row:
     budget_bytes: int | None = None
     tried: list[dict[str, Any]] = field(default_factory=list)
     """Every batch tried on the way: `batch`, `status`, `peak_bytes`, `error`."""
+    cpu_seconds: list[float] = field(default_factory=list)
+    """CPU time of all threads of this process during each timed repeat; this and the lists below
+    have an entry for each of `seconds`, or none where the system does not tell."""
+    involuntary: list[int] = field(default_factory=list)
+    """Times that the system took the core from one of its threads."""
+    others: list[float] = field(default_factory=list)
+    """CPU seconds that others had on the cores this process may use."""
+    pressure: list[float] = field(default_factory=list)
+    """Seconds in which something on this machine waited for a core (Linux's PSI, `some`)."""
+    steal: list[float] = field(default_factory=list)
+    """CPU seconds that the hypervisor took."""
+    disturbed: list[bool] = field(default_factory=list)
+    """Whether others delayed the repeat (probes/disturbance.py); empty: not known."""
+    visit: int = 0
+    """How often the point had been measured before because others disturbed it."""
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether fewer than half of the repeats, and fewer than `ENOUGH`, were left alone."""
+        return self.status == OK and self.disturbed.count(False) < _enough(self.disturbed)
+
+    @property
+    def undisturbed(self) -> list[float]:
+        """Those of `seconds` that count: all where nothing better is known."""
+        if self.is_disturbed or not self.disturbed:
+            return self.seconds
+        return [one for one, bad in zip(self.seconds, self.disturbed, strict=True) if not bad]
 
     @property
     def key(self) -> str:
@@ -146,7 +173,18 @@ class Row:
         row = cls(**values)
         if odd := sorted(name for name, fits in _FITS.items() if not fits(getattr(row, name))):
             raise ValueError(f"not a probe row (values that make no sense: {_some(odd)})")
+        if row.disturbed and len(row.disturbed) != len(row.seconds):
+            raise ValueError("not a probe row (disturbed has not one entry for each of seconds)")
         return row
+
+
+ENOUGH = 3
+"""Undisturbed repeats that make a point, however many were disturbed."""
+
+
+def _enough(disturbed: list[bool]) -> int:
+    """Half of the repeats, but not more than `ENOUGH`."""
+    return min(ENOUGH, (len(disturbed) + 1) // 2)
 
 
 def _some(names: list[str]) -> str:
@@ -165,6 +203,10 @@ def _is_times(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_time, value))
 
 
+def _is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, kind) for one in value)
+
+
 def _is_dict(value: Any) -> bool:
     return isinstance(value, dict)
 
@@ -179,6 +221,8 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "max_batch": lambda value: value is None or _is_count(value),
     "peak_flops": lambda value: value is None or _is_time(value),
     "memory": _is_dict,
+    "disturbed": lambda value: _is_list_of(bool, value),
+    "visit": lambda value: isinstance(value, int) and value >= 0,
     "config": _is_dict,
     "backends": _is_dict,
     "device": _is_dict,

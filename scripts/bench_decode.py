@@ -8,6 +8,8 @@ stands the bandwidth they stand for: every weight but the embedding is read once
 
 from __future__ import annotations
 
+import models.waiting  # noqa: F401  before torch
+
 import argparse
 import importlib.metadata
 import subprocess

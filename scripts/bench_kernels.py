@@ -9,6 +9,8 @@ One call does all that this machine can. Ends with a table and writes it to docs
 
 from __future__ import annotations
 
+import models.waiting  # noqa: F401  before torch
+
 import argparse
 import datetime
 import random

@@ -8,6 +8,8 @@ and that row says why. Prints a table in Markdown.
 
 from __future__ import annotations
 
+import models.waiting  # noqa: F401  before torch
+
 import argparse
 import time
 from dataclasses import asdict, dataclass

@@ -9,6 +9,8 @@ switched on and off in turns of the same training.
 
 from __future__ import annotations
 
+import models.waiting  # noqa: F401  before torch
+
 import argparse
 import tempfile
 from dataclasses import asdict, replace

@@ -8,6 +8,8 @@ width of the released 0.1b models. Prints tables in Markdown.
 
 from __future__ import annotations
 
+import models.waiting  # noqa: F401  before torch
+
 import argparse
 import time
 from collections.abc import Callable

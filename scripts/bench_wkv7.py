@@ -6,6 +6,8 @@ Checks the CUDA kernels against fp64 first, then times them against the usual se
 
 from __future__ import annotations
 
+import models.waiting  # noqa: F401  before torch
+
 import argparse
 import re
 from collections.abc import Callable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import models.waiting  # noqa: F401  before torch
+
 import importlib.metadata
 import shutil
 import sys

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import models.waiting  # noqa: F401  before torch
+
 from pathlib import Path
 
 import torch

@@ -7,6 +7,8 @@ message must say why not. Prints a table; the exit status is 1 if anything was l
 
 from __future__ import annotations
 
+import models.waiting  # noqa: F401  before torch
+
 import itertools
 import math
 import platform

@@ -74,6 +74,8 @@ DAMAGED = [
     (make_row(seconds=[0.1, 0.0]).to_json(), "no sense: seconds"),
     (make_row(seconds=[math.nan]).to_json(), "no sense: seconds"),
     (make_row(token_seconds=["1"], max_batch=0).to_json(), "no sense: max_batch, token_seconds"),
+    (make_row(disturbed=[True]).to_json(), "disturbed has not one entry"),
+    (make_row(disturbed=[0, 1]).to_json(), "no sense: disturbed"),
     (make_row(context_length=0, status="fine").to_json(), "no sense: context_length, status"),
 ]
 
@@ -99,7 +101,8 @@ def test_rows_written_before_there_were_more_fields_are_read(tmp_path):
     old = json.loads(make_row().to_json())
     younger = {
         "process", "token_seconds", "memory", "energy_joules", "energy_method", "peak_flops",
-        "max_batch", "budget_bytes", "tried",
+        "max_batch", "budget_bytes", "tried", "cpu_seconds", "involuntary", "others", "pressure",
+        "steal", "disturbed", "visit",
     }  # fmt: skip
     for name in younger:
         del old[name]
@@ -108,6 +111,28 @@ def test_rows_written_before_there_were_more_fields_are_read(tmp_path):
     assert row == make_row(process=0)
     assert (row.token_seconds, row.energy_method, row.max_batch) == ([], "unavailable", None)
     assert row.key == make_row().key
+    assert not row.is_disturbed and row.undisturbed == row.seconds
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "kept"),
+    [
+        ([], True),
+        ([False], True),
+        ([True], False),
+        ([True, False], True),
+        ([True, True, False], False),
+        ([True, False, False], True),
+        ([True] * 40 + [False] * 2, False),
+        ([True] * 40 + [False] * 3, True),
+    ],
+)
+def test_a_row_is_disturbed_if_too_few_repeats_were_left_alone(disturbed, kept):
+    seconds = [1.0 + bad for bad in disturbed] or [1.0]
+    row = make_row(seconds=seconds, disturbed=disturbed)
+    assert row.is_disturbed is not kept
+    assert row.undisturbed == ([1.0] * max(1, disturbed.count(False)) if kept else seconds)
+    assert not replace(row, status="oom").is_disturbed
 
 
 @pytest.mark.parametrize(

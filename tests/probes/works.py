@@ -23,6 +23,10 @@ def tell(report: Report, facts: dict[str, Any]) -> None:
     report(facts)
 
 
+def environment(report: Report) -> None:
+    report(dict(os.environ))
+
+
 def count_threads(report: Report) -> None:
     def count(pid: int) -> int:
         return len(list(Path(f"/proc/{pid}/task").iterdir()))
