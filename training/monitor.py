@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import resource
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -38,7 +40,9 @@ class Monitor(lightning.Callback):
             conf.data.batch_size * conf.data.length * conf.trainer.accumulate_grad_batches
         )
         self._tokens_per_byte = tokens_per_byte
-        self._line = Line() if conf.training.progress else None
+        self._line = Line(str(conf.name)) if conf.training.progress else None
+        self._since_line: list[Any] = []
+        """Losses of the optimizer steps since the last line, still on the device."""
         self._last_step = 0
         self._interrupted = False
         self.throughput = Throughput()
@@ -64,11 +68,15 @@ class Monitor(lightning.Callback):
         self._last_step = step
         module: LanguageModel = pl_module
         loss_sum, module.loss_sum = module.loss_sum, 0.0
+        mean = torch.as_tensor(loss_sum) / trainer.accumulate_grad_batches
+        self._since_line.append(mean)
         self.throughput.step(self._tokens_per_step)
         if step % self._log_every and step != trainer.max_steps:
             return
-        mean = torch.as_tensor(loss_sum) / trainer.accumulate_grad_batches
-        loss = float(trainer.strategy.reduce(mean, reduce_op="mean"))
+        # One small batch says little: people are shown the mean since the last line.
+        both = torch.stack([mean, torch.stack(self._since_line).mean()])
+        self._since_line.clear()
+        loss, running = trainer.strategy.reduce(both, reduce_op="mean").tolist()
         row = {
             "train/loss": loss,
             "train/bits_per_byte": self.bits_per_byte(loss),
@@ -81,7 +89,7 @@ class Monitor(lightning.Callback):
             row["train/skipped_steps"] = module.guard.skipped
         if (rate := self.throughput.tokens_per_second) is not None:
             row["train/tokens_per_second"] = rate
-        self._log(trainer, row)
+        self._log(trainer, row, running)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         loss = pl_module.validation_loss()
@@ -110,17 +118,26 @@ class Monitor(lightning.Callback):
         """Nats per token to bits per byte of text."""
         return loss / math.log(2) * self._tokens_per_byte
 
-    def _log(self, trainer: lightning.Trainer, row: dict[str, float]) -> None:
+    def _log(
+        self, trainer: lightning.Trainer, row: dict[str, float], running: float | None = None
+    ) -> None:
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
         if self._line is not None and trainer.is_global_zero:
-            self._line.show(trainer.global_step, row)
+            mean = {} if running is None else {"mean/loss": running}
+            if running is not None:
+                mean["mean/bits_per_byte"] = self.bits_per_byte(running)
+            self._line.show(trainer.global_step, {**row, **mean})
 
 
 class Line:
-    """Step, loss, bits per byte, tokens per second and memory; a live bar on a terminal."""
+    """Run, step, time left, mean loss since the last line, speed and memory; a bar on a terminal.
 
-    def __init__(self) -> None:
+    Where standard error is no terminal, a line of text each time instead.
+    """
+
+    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name, self._clock = name, clock
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -133,29 +150,42 @@ class Line:
         )
         self._task: TaskID | None = None
         self._figures: dict[str, float] = {}
+        self._first = self._total = 0
+        self._begin = 0.0
 
     def start(self, step: int, total: int) -> None:
-        self._task = self._progress.add_task("train", total=total, completed=step, figures="")
+        self._first, self._total, self._begin = step, total, self._clock()
+        self._task = self._progress.add_task(self._name, total=total, completed=step, figures="")
         self._progress.start()
 
     def show(self, step: int, row: dict[str, float]) -> None:
         self._figures.update(row)
         text = describe(self._figures)
         if not self._console.is_terminal:
-            self._console.print(f"step {step}  {text}", highlight=False)
+            # Not through rich, which wraps what is wider than it believes a pipe to be.
+            line = f"{self._name}  step {step} of {self._total}{self._left(step)}  {text}"
+            print(line, file=sys.stderr, flush=True)
         elif self._task is not None:
             self._progress.update(self._task, completed=step, figures=text)
 
     def stop(self) -> None:
         self._progress.stop()
 
+    def _left(self, step: int) -> str:
+        """The time that the remaining steps take at the pace so far, or nothing."""
+        if not self._first < step < self._total:
+            return ""
+        pace = (self._clock() - self._begin) / (step - self._first)
+        seconds = round(pace * (self._total - step))
+        return f"  {seconds // 60}:{seconds % 60:02d} left"
+
 
 def describe(figures: dict[str, float]) -> str:
     """The figures of a training line that are known so far, with units."""
     parts = []
-    if "train/loss" in figures:
-        parts.append(f"loss {figures['train/loss']:.3f}")
-        parts.append(f"{figures['train/bits_per_byte']:.3f} bits/byte")
+    if "mean/loss" in figures:
+        parts.append(f"loss {figures['mean/loss']:.3f}")
+        parts.append(f"{figures['mean/bits_per_byte']:.3f} bits/byte")
     if "val/loss" in figures:
         parts.append(f"val {figures['val/loss']:.3f}")
     if "train/tokens_per_second" in figures:
