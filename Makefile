@@ -21,11 +21,8 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 install: $(VENV)/installed ## make .venv with everything a run needs
 
-demo: $(VENV)/installed ## train both contestants, probe them, write runs/demo/report/
-	$(BIN)/python scripts/train.py -m experiment=demo model=rwkv4,transformer group=demo
-	$(BIN)/python scripts/probe.py -m model=rwkv4,transformer group=demo \
-		lengths='[64,128,256,512,1024,2048,4096,8192]' fixed_tokens=512 repeats=3 decode_steps=16
-	$(BIN)/python scripts/report.py runs='[runs/demo]'
+demo: $(VENV)/installed ## train two models, measure them, write runs/demo/report/; 5 minutes
+	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/installed-dev lint ## lint, types and the whole test-suite (without the slow ones)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --durations=15

@@ -232,4 +232,5 @@ CHECKS: dict[str, Checker] = {
     "generate": _generate,
     "convert": _convert,
     "torture": lambda config: iter(()),
+    "demo": lambda config: _folder_name("group", config.group),
 }

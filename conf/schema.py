@@ -329,6 +329,16 @@ class ConvertConf:
     runs_dir: str = key("runs", "where run folders are")
 
 
+@dataclass
+class DemoConf:
+    """Train two small models, measure them and write the report, within minutes."""
+
+    group: str = key("demo", "everything goes to runs/GROUP")
+    runs_dir: str = key("runs", "where run folders go")
+    minutes: float = key(5.0, "time to end within; the sweep is repeated while it lasts", low=0.1)
+    passes: int = key(3, "processes that every point is measured in, at most", low=1)
+
+
 FAULTS = ("kill", "terminate", "corrupt", "disk", "lines", "weights")
 
 
@@ -350,6 +360,7 @@ SCRIPTS: dict[str, type] = {
     "generate": GenerateConf,
     "convert": ConvertConf,
     "torture": TortureConf,
+    "demo": DemoConf,
 }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -63,6 +65,16 @@ def resolve_for(operator: str, backend: str, tensor: Tensor, size: int | None = 
     if backend not in ("auto", "reference"):
         raise UserError(f"backend={backend!r} computes in float32: {operator} was given float64")
     return "reference"
+
+
+def build_for_cpu(operators: Iterable[str]) -> dict[str, str | None]:
+    """Build the CPU kernels of `operators` side by side; for each None, or why it cannot work.
+
+    What is not built ahead is built when it is first used, one library after the other.
+    """
+    names = list(operators)
+    with ThreadPoolExecutor(max(1, len(names))) as pool:
+        return dict(zip(names, pool.map(lambda name: _problem(name, "cpu"), names), strict=True))
 
 
 def report() -> dict[str, str]:

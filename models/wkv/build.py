@@ -11,12 +11,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 SOURCES = Path(__file__).parents[2] / "cuda"
 TAIL_LINES = 12
 COMPILERS = ("g++", "clang++", "c++")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC")
 
 
 class BuildError(Exception):
@@ -68,17 +69,29 @@ def shared_library(name: str, sources: list[str], headers: list[str]) -> Path:
     key = fingerprint([*files, *(SOURCES / h for h in headers)], compiler, version, FLAGS, _cpu())
 
     def compile_to(path: Path) -> None:
-        command = [compiler, *FLAGS, *map(str, files), "-o", str(path)]
-        if _run([*command, "-fopenmp"]) is None and _loads(path):
+        if _compile(compiler, files, path, ["-fopenmp"]) is None and _loads(path):
             return
         # Where the compiler has no OpenMP, or not its library, the kernels run on one thread.
-        if output := _run(command):
+        if output := _compile(compiler, files, path, []):
             tail = "\n".join(output.splitlines()[-TAIL_LINES:])
             raise BuildError(
                 f"{compiler} could not compile cuda/{', cuda/'.join(sources)}:\n{tail}"
             )
 
     return cached(f"{name}-{key}.so", compile_to)
+
+
+def _compile(compiler: str, files: list[Path], target: Path, flags: list[str]) -> str | None:
+    """Compile `files`, all at once, and link them; the message of what fails, or None."""
+    objects = [target.with_name(f"{file.stem}.o") for file in files]
+    commands = [
+        [compiler, *FLAGS, *flags, "-c", str(file), "-o", str(made)]
+        for file, made in zip(files, objects, strict=True)
+    ]
+    with ThreadPoolExecutor(max(1, len(files))) as pool:
+        outputs = list(pool.map(_run, commands))
+    linked = [compiler, *FLAGS, *flags, "-shared", *map(str, objects), "-o", str(target)]
+    return next((text for text in outputs if text), None) or _run(linked)
 
 
 @functools.cache

@@ -1,0 +1,155 @@
+"""Two small models trained, measured and reported within minutes: `python scripts/demo.py`.
+
+The stages are the commands a user would type, which are printed as they start. A first answer comes
+from one measurement of every point; the sweep is then repeated in further processes for as long as
+the time allows, and each repetition narrows the intervals. The same command continues.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from conf.launch import launch
+from conf.schema import DemoConf
+from models.errors import UserError
+from models.wkv.backends import build_for_cpu
+from probes import story
+from probes.collect import collect
+from probes.compare import findings
+from training.folder import check_name
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ("rwkv4", "transformer")
+OPERATORS = ("pointwise", "step", "wkv4")  # whose kernels they use on a CPU
+LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+SWEEP = ("fixed_tokens=512", "decode_steps=16", "repeats=3", "repeat_seconds=2")
+STOPPED = (75, 130)  # exit statuses of a stage that was asked to stop
+
+
+class Demo:
+    """The stages, and the time they have."""
+
+    def __init__(self, conf: DemoConf) -> None:
+        self.begin = time.monotonic()
+        self.conf = conf
+        self.folder = Path(conf.runs_dir, check_name("group", conf.group))
+        self.where = (f"group={conf.group}", f"runs_dir={conf.runs_dir}")
+        self.stages = 3 + conf.passes
+        self.stage = 0
+
+    @property
+    def left(self) -> float:
+        """Seconds until the demo should end."""
+        return 60 * self.conf.minutes - (time.monotonic() - self.begin)
+
+    def announce(self, title: str) -> None:
+        self.stage += 1
+        left = f"{clock(self.left)} left" if self.left > 0 else f"{clock(-self.left)} over time"
+        print(f"\n[{self.stage}/{self.stages}] {title} ({left})", flush=True)
+
+    def compile(self) -> None:
+        """The native kernels of both models, all at once; a machine without a compiler goes on."""
+        self.announce("compile the kernels, side by side (20 to 60 s the first time)")
+        build_for_cpu(OPERATORS)
+
+    def train(self) -> None:
+        """Both models; side by side on a CPU with a core for each, where that wastes least."""
+        commands = [
+            ("train", f"experiment=demo_{model}", f"name={model}", *self.where) for model in MODELS
+        ]
+        together = not torch.cuda.is_available() and torch.get_num_threads() >= len(MODELS)
+        how = "side by side, each on its share of the cores" if together else "one after the other"
+        self.announce(f"train {' and '.join(MODELS)}, {how}")
+        if together:
+            share = torch.get_num_threads() // len(MODELS)
+            finish([start(command, threads=share) for command in commands])
+        else:
+            for command in commands:
+                finish([start(command)])
+
+    def measure(self, number: int) -> float:
+        """The sweep in `number` processes per point, of which the first ones are there already.
+
+        Returns the seconds it took.
+        """
+        began = time.monotonic()
+        lengths = ",".join(map(str, LENGTHS))
+        models = f"model={','.join(MODELS)}"
+        command = ("probe", "-m", models, *self.where, f"lengths=[{lengths}]", *SWEEP)
+        finish([start((*command, f"processes={number}"))])
+        return time.monotonic() - began
+
+    def answer(self) -> None:
+        """What the rows measured so far say, in one sentence."""
+        material = collect([self.folder])
+        print(f"\nfirst answer: {story.headline(material, findings(material))}", flush=True)
+
+    def report(self) -> None:
+        self.announce("write the report")
+        finish([start(("report", f"runs=[{self.folder}]"))])
+
+
+def main(confs: list[DemoConf]) -> None:
+    """Run the stages in order; passes of the sweep that the time does not allow are left out."""
+    (conf,) = confs
+    demo = Demo(conf)
+    demo.compile()
+    demo.announce("measure every point once")
+    took = demo.measure(1)
+    demo.answer()
+    demo.train()
+    for number in range(2, conf.passes + 1):
+        demo.announce(f"measure every point again, {number} of {conf.passes}")
+        if demo.left < 1.2 * took:
+            print(
+                f"left out: it would take about {clock(took)}; the same command goes on from here"
+            )
+            continue
+        took = max(took, demo.measure(number))
+    demo.report()
+
+
+def start(command: tuple[str, ...], threads: int | None = None) -> subprocess.Popen[bytes]:
+    """Print a command as a user would type it, and start it."""
+    script, *words = command
+    print(f"$ python scripts/{script}.py {shlex.join(words)}", flush=True)
+    environment = dict(os.environ)
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    path = str(ROOT / "scripts" / f"{script}.py")
+    return subprocess.Popen([sys.executable, path, *words], env=environment)
+
+
+def finish(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Wait for all of them; with Ctrl-C they are interrupted too, and finish their step.
+
+    Raises `UserError` if one fails, `SystemExit` with its status if one was asked to stop.
+    """
+    try:
+        statuses = [process.wait() for process in processes]
+    except KeyboardInterrupt:
+        statuses = [process.wait() for process in processes]
+        raise
+    for status in statuses:
+        if status in STOPPED:
+            sys.exit(status)
+        if status:
+            raise UserError(
+                f"a stage ended with status {status}, see above; the same command continues"
+            )
+
+
+def clock(seconds: float) -> str:
+    """`4:05`, minutes and seconds."""
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
+
+
+if __name__ == "__main__":
+    launch("demo", main, together=True)

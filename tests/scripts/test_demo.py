@@ -1,0 +1,75 @@
+"""The stages of the demo: their commands are accepted, and they keep to the time."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from conf.check import problems_of
+from conf.schema import DemoConf
+from models.errors import UserError
+from scripts import demo
+
+Commands = list[tuple[tuple[str, ...], int | None]]
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: dict[str, float],
+    statuses: dict[str, int],
+    **keys: int,
+) -> Commands:
+    """The commands of a demo whose scripts take `seconds` and end with `statuses`."""
+    now, commands = [0.0], list[tuple[tuple[str, ...], int | None]]()
+
+    def start(command: tuple[str, ...], threads: int | None = None) -> SimpleNamespace:
+        commands.append((command, threads))
+        now[0] += seconds.get(command[0], 0.0)
+        return SimpleNamespace(wait=lambda: statuses.get(command[0], 0))
+
+    monkeypatch.setattr(demo, "start", start)
+    monkeypatch.setattr(demo, "build_for_cpu", lambda operators: {})
+    monkeypatch.setattr(demo.Demo, "answer", lambda self: print("\nfirst answer: ..."))
+    monkeypatch.setattr(demo.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(demo.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(demo.torch.cuda, "is_available", lambda: False)
+    demo.main([DemoConf(**keys)])
+    return commands
+
+
+def test_every_command_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = run(monkeypatch, {}, {})
+    assert [command[0] for command, _ in commands] == [
+        "probe", "train", "train", "probe", "probe", "report",
+    ]  # fmt: skip
+    for (script, *words), _ in commands:
+        assert problems_of(script, words) == []
+    assert [threads for (script, *_), threads in commands if script == "train"] == [1, 1]
+
+
+def test_each_stage_is_numbered_and_says_how_much_time_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, {"probe": 50, "train": 60}, {})
+    stages = re.findall(r"^\[(\d)/(\d)\] .*\((\d:\d\d) left\)$", capsys.readouterr().out, re.M)
+    assert [place for place, _, _ in stages] == ["1", "2", "3", "4", "5", "6"]
+    assert {total for _, total, _ in stages} == {"6"}
+    assert [left for _, _, left in stages] == ["5:00", "5:00", "4:10", "2:10", "1:20", "0:30"]
+
+
+def test_a_pass_that_the_time_does_not_allow_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = run(monkeypatch, {"probe": 100, "train": 50}, {})
+    assert [command[0] for command, _ in commands] == ["probe", "train", "train", "report"]
+    assert capsys.readouterr().out.count("left out: it would take about 1:40") == 2
+
+
+def test_a_stage_that_fails_or_is_stopped_ends_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="status 2"):
+        run(monkeypatch, {}, {"train": 2})
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, {}, {"probe": 130})
+    assert stop.value.code == 130
