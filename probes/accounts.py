@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
-from statistics import fmean, median
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from probes import costs, words
+from probes.bootstrap import typical
 from probes.collect import Arm
 from probes.compare import Finding
+from probes.ratios import ABOVE
 from probes.rows import OK, Row
 from probes.tables import row, swatch, table
 
@@ -26,7 +28,7 @@ def losses(report: Report) -> str:
     rows = []
     for one in lost:
         dearer = _dearer(one)
-        worst = max(dearer, key=one.ratio)
+        worst = max(dearer, key=one.sure)
         everywhere = len(dearer) == len(one.lengths)
         where = "at every length" if everywhere else words.listing(list(map(words.tokens, dearer)))
         pair = f"{words.name(one.recurrent.arm)} / {words.name(one.attention.arm)}"
@@ -38,15 +40,15 @@ def losses(report: Report) -> str:
         ]
         rows.append(row(escape(one.measure.title), cells, 1))
     caption = (
-        f"Over all {len(compared)} comparisons: in {len(lost)} of them the RWKV costs more at one "
-        "length or another, by the medians. The worst is in the last column."
+        f"Over all {len(compared)} comparisons: in {len(lost)} of them the recurrent "
+        "model decidedly costs more at one length or another. The worst is in the last column."
     )
     headings = ["measure", "#lengths lost", "pair", "lost at, tokens", "at worst"]
     return table(caption, headings, rows) if rows else f"<p>{escape(caption)}</p>"
 
 
 def _dearer(finding: Finding) -> list[int]:
-    return [length for length in finding.lengths if finding.ratio(length) > 1]
+    return finding.on(ABOVE)
 
 
 def latencies(report: Report) -> str:
@@ -98,7 +100,7 @@ def batches(report: Report) -> str:
     def cell(rows: list[Row]) -> list[str]:
         most = min(one.max_batch or 0 for one in rows)
         tokens = 1 if rows[0].probe == "max_batch" else rows[0].context_length
-        rate = fmean(tokens * (one.max_batch or 0) / median(one.seconds) for one in rows)
+        rate = fmean(tokens * (one.max_batch or 0) / typical(one.undisturbed) for one in rows)
         return [f"{most:,}", words.significant(rate), f"{len(rows[0].tried)}"]
 
     budgets = sorted({one.budget_bytes for one in report.material.rows if one.budget_bytes})

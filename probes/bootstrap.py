@@ -1,52 +1,69 @@
-"""Grouped samples, and the errors of their medians drawn by a bootstrap.
+"""Grouped samples, the value of a point, and its errors drawn by a bootstrap.
 
-`Samples` maps a context length to its processes, and each process to its raw repeats, in seconds
-(or any positive cost). A point is the median over its processes of the median over their repeats.
-Noise is relative, so it is drawn in logarithms. It has two levels, and a draw gives every point
-fresh luck on both:
+`Samples` maps a context length to its processes by number, and each process to its raw repeats, in
+seconds (or any positive cost). Other work on the machine only ever adds to a time, so a point is
+the lower quartile over its processes of the lower quartile over their repeats: as sure as a median
+where nothing disturbs, and right with up to half of the repeats delayed (docs/statistics.md).
 
-* Processes. All repeats of one process share its luck (memory layout, a busy neighbour), which they
-  cannot show. Where every point was measured in two or more, deviations of process medians from
-  their point are pooled over the lengths of one contestant, so that a few processes per point are
-  enough, and drawn with replacement. Their size is what repeats do not explain, drawn from the
-  chi-squared distribution that its degrees of freedom allow.
-* Repeats within a process. Their residuals are pooled over the lengths of one contestant too, since
-  with five repeats a point's own make intervals far too narrow. A draw gives every process a fresh
-  median of as many residuals as it has repeats.
+Noise is relative, so it is drawn in logarithms, and every point gets fresh luck in every draw:
 
-Residuals are scaled by sqrt(n / (n - 1)) for the average already fitted to them. With one process
-per point its luck shows only as points that scatter about a smooth curve by more than their repeats
-explain; `scatter` draws it from there. A curve that fits badly then widens the interval too.
+* Points of several processes. All repeats of one process share its luck (memory layout, a busy
+  neighbour), which they cannot show, so the values of processes are what is drawn: from the
+  differences between two processes of a point, over sqrt 2, in units of that point's noise, pooled
+  over lengths. A point's noise is its own variance weighed with `PRIOR` degrees of freedom against
+  what is usual for the contestant, so that one disturbed point widens its own interval only.
+* Points of one process. Residuals of the repeats are pooled over the lengths, and a draw takes the
+  quartile of as many as there are repeats. The luck of the process shows only as points that
+  scatter about a smooth curve by more than that; `scatter` draws it from there. A curve that fits
+  badly then widens the interval too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Samples = Mapping[int, Sequence[Sequence[float]]]
 Array = NDArray[np.float64]
-Groups = list[list[Array]]
-"""By point and process, the logs of the repeats."""
+Repeats = Sequence[float] | Array
+Processes = Mapping[int, Repeats] | Sequence[Repeats]
+"""By number, or numbered from 0."""
+Samples = Mapping[int, Processes]
+Groups = list[dict[int, Array]]
+"""By point and process, the repeats."""
+
+Average = Callable[[Array], Array]
+"""Over the last axis."""
 
 DRAWS = 2000
+QUANTILE = 0.25
+PRIOR = 4
+"""Degrees of freedom that the usual noise of a contestant weighs against that of a point."""
 
 
-def centre(processes: Sequence[Sequence[float]]) -> float:
-    """The value of a point: the median of the medians of its processes."""
-    return float(np.median([np.median(repeats) for repeats in processes]))
+def numbered(processes: Processes) -> dict[int, Repeats]:
+    """The repeats by process number."""
+    return dict(processes if isinstance(processes, Mapping) else enumerate(processes))
 
 
-def medians(samples: Samples, lengths: Array) -> Array:
+def typical(repeats: Repeats) -> float:
+    """The value of one process: the lower quartile of its repeats."""
+    return float(np.quantile(repeats, QUANTILE))
+
+
+def centre(processes: Processes) -> float:
+    """The value of a point: the lower quartile of the values of its processes."""
+    return typical([typical(repeats) for repeats in numbered(processes).values()])
+
+
+def centres(samples: Samples, lengths: Array) -> Array:
     """The value of every point, in seconds."""
     return np.array([centre(samples[int(length)]) for length in lengths])
 
 
 def grouped(samples: Samples, window: tuple[int, int] | None = None) -> tuple[Array, Groups]:
-    """Lengths in ascending order, those in `window` (inclusive) only, and the logs measured there.
+    """Lengths in ascending order, those in `window` (inclusive) only, and the repeats there.
 
     Raises `ValueError` if a sample is not positive.
     """
@@ -54,88 +71,114 @@ def grouped(samples: Samples, window: tuple[int, int] | None = None) -> tuple[Ar
     lengths = sorted(length for length in samples if first <= length <= last and samples[length])
     groups = []
     for length in lengths:
-        processes = [np.asarray(repeats, dtype=np.float64) for repeats in samples[length]]
-        if not all((repeats > 0).all() for repeats in processes):
-            shown = [repeats.tolist() for repeats in processes]
+        processes = {
+            number: np.asarray(repeats, dtype=np.float64)
+            for number, repeats in sorted(numbered(samples[length]).items())
+        }
+        if not all((repeats > 0).all() for repeats in processes.values()):
+            shown = [repeats.tolist() for repeats in processes.values()]
             raise ValueError(f"samples at length {length} must be positive, got {shown}")
-        groups.append([np.log(repeats) for repeats in processes])
+        groups.append(processes)
     return np.asarray(lengths, dtype=np.float64), groups
 
 
-def in_several_processes(groups: Groups) -> bool:
-    """Whether every point was measured in at least two, so that their luck is known."""
-    return all(len(processes) > 1 for processes in groups)
+def levels(groups: Groups) -> list[Array]:
+    """By point, the logs of the values of its processes."""
+    return [np.log([typical(repeats) for repeats in point.values()]) for point in groups]
+
+
+def in_several_processes(points: Sequence[Array] | Groups) -> bool:
+    """Whether processes of one point say how much luck differs: there are two spare ones."""
+    return sum(len(point) - 1 for point in points) > 1
 
 
 def errors(groups: Groups, rng: np.random.Generator) -> Array | None:
-    """Errors of the log medians `[draws, points]`, or `None` if no point has two values.
+    """Errors of the log values `[draws, points]`, or `None` if no point has two values.
 
     With one process per point they lack its luck: add `scatter`.
     """
-    flat = [repeats for processes in groups for repeats in processes]
-    several = in_several_processes(groups)
-    pool = _pooled(flat, np.median)
-    if not len(pool) and not several:
+    if in_several_processes(groups):
+        return process_errors(levels(groups), lower_quartile, rng)
+    return repeat_errors(groups, rng)
+
+
+def process_errors(points: Sequence[Array], average: Average, rng: np.random.Generator) -> Array:
+    """Errors `[draws, points]` of the average of every point's log values of processes."""
+    counts = np.array([len(point) for point in points])
+    sizes = _sizes(points)
+    pool = np.concatenate(
+        [
+            (point[:, None] - point)[~np.eye(len(point), dtype=bool)] / (2**0.5 * size)
+            for point, size in zip(points, sizes, strict=True)
+            if len(point) > 1 and size > 0
+        ]
+        or [np.zeros(1)]
+    )
+    noise = _draws(pool, counts, average, rng)
+    noise -= noise.mean(axis=0)
+    freedom = PRIOR + counts - 1
+    luck = np.sqrt(freedom / rng.chisquare(freedom, size=noise.shape))
+    return noise * sizes * luck
+
+
+def repeat_errors(groups: Groups, rng: np.random.Generator) -> Array | None:
+    """Errors `[draws, points]` of the log values that the repeats within processes explain."""
+    flat = [np.log(repeats) for point in groups for repeats in point.values()]
+    residuals = [
+        (one - np.quantile(one, QUANTILE)) * np.sqrt(len(one) / (len(one) - 1))
+        for one in flat
+        if len(one) > 1
+    ]
+    if not residuals:
         return None
-    noise = np.zeros((DRAWS, len(flat)))
-    if len(pool):
-        noise = _medians_of_draws(pool, [len(repeats) for repeats in flat], rng)
-    if several:
-        noise += _process_luck(groups, noise.var(), rng)
-    ends = np.cumsum([len(processes) for processes in groups])[:-1]
-    return np.stack([_middle(part) for part in np.split(noise, ends, axis=1)], axis=1)
+    noise = _draws(
+        np.concatenate(residuals), np.array([len(one) for one in flat]), lower_quartile, rng
+    )
+    noise -= noise.mean(axis=0)
+    ends = np.cumsum([len(point) for point in groups])[:-1]
+    return np.stack([lower_quartile(part) for part in np.split(noise, ends, axis=1)], axis=1)
 
 
 def scatter(residuals: Array, freedom: int, noise: Array, rng: np.random.Generator) -> Array:
     """Noise `[draws, points]` for what the residuals of a fit show beyond `noise`."""
-    size = _excess(float(residuals @ residuals), freedom, noise.var(), rng)
+    if freedom < 1:
+        return np.zeros_like(noise)
+    variance = float(residuals @ residuals) / rng.chisquare(freedom, size=len(noise))
+    size = np.sqrt(np.maximum(variance - noise.var(), 0))
     return size[:, None] * rng.standard_normal(noise.shape)
 
 
-def _process_luck(groups: Groups, explained: float, rng: np.random.Generator) -> Array:
-    """Deviations `[draws, processes]` of processes from their point, beyond `explained`."""
-    levels = [np.array([np.median(repeats) for repeats in processes]) for processes in groups]
-    pool = _pooled(levels, np.mean)
-    squares = sum(float(np.square(level - level.mean()).sum()) for level in levels)
-    count = sum(map(len, levels))
-    if squares == 0:
-        return np.zeros((DRAWS, count))
-    size = _excess(squares, count - len(levels), explained, rng)
-    unit = pool / np.sqrt(np.square(pool).mean())
-    return size[:, None] * unit[rng.integers(len(unit), size=(DRAWS, count))]
+def lower_quartile(values: Array) -> Array:
+    """Over the last axis; several times as fast as `np.quantile` on short ones."""
+    ordered = np.sort(values, axis=-1)
+    place = QUANTILE * (values.shape[-1] - 1)
+    first = int(place)
+    last = min(first + 1, values.shape[-1] - 1)
+    return ordered[..., first] + (place - first) * (ordered[..., last] - ordered[..., first])
 
 
-def _excess(squares: float, freedom: int, explained: float, rng: np.random.Generator) -> Array:
-    """Standard deviations `[draws]` of what `squares` hold beyond the variance `explained`."""
-    if freedom < 1:
-        return np.zeros(DRAWS)
-    variance = squares / rng.chisquare(freedom, size=DRAWS)
-    return np.sqrt(np.maximum(variance - explained, 0))
-
-
-def _pooled(parts: Sequence[Array], average: Callable[[Array], Any]) -> Array:
-    """Residuals of all parts that have two values about their average, in one row."""
-    scaled = [
-        (part - average(part)) * np.sqrt(len(part) / (len(part) - 1))
-        for part in parts
-        if len(part) > 1
-    ]
-    return np.concatenate(scaled) if scaled else np.empty(0)
-
-
-def _medians_of_draws(pool: Array, counts: Sequence[int], rng: np.random.Generator) -> Array:
-    """`[draws, len(counts)]` medians, each of `count` values drawn from the pool."""
-    found = np.empty((DRAWS, len(counts)))
-    for count in sorted(set(counts)):
-        columns = [place for place, one in enumerate(counts) if one == count]
-        found[:, columns] = _middle(
-            pool[rng.integers(len(pool), size=(DRAWS, len(columns), count))]
-        )
-    return found
-
-
-def _middle(values: Array) -> Array:
+def middle(values: Array) -> Array:
     """Median over the last axis; several times as fast as `np.median` on short ones."""
     ordered = np.sort(values, axis=-1)
     count = values.shape[-1]
     return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
+
+
+def _sizes(points: Sequence[Array]) -> Array:
+    """Standard deviation of one process, by point: its own weighed against the usual one."""
+    spare = np.array([len(point) - 1 for point in points])
+    own = np.array([point.var(ddof=1) if len(point) > 1 else 0.0 for point in points])
+    known = spare > 0
+    # The median of a variance of few values is below its mean (Wilson and Hilferty 1931).
+    usual = np.median(own[known] / (1 - 2 / (9 * spare[known])) ** 3)
+    return np.sqrt((PRIOR * usual + spare * own) / (PRIOR + spare))
+
+
+def _draws(pool: Array, counts: Array, average: Average, rng: np.random.Generator) -> Array:
+    """`[draws, len(counts)]` averages, each of `count` values drawn from the pool."""
+    found = np.empty((DRAWS, len(counts)))
+    for count in sorted(set(counts.tolist())):
+        columns = np.flatnonzero(counts == count)
+        drawn = pool[rng.integers(len(pool), size=(DRAWS, len(columns), count))]
+        found[:, columns] = average(drawn)
+    return found

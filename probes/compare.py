@@ -7,38 +7,53 @@ measure each arm has a curve, and every recurrent arm is compared with every att
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
 from math import isnan
 
 import numpy as np
 
-from probes import statistics
+from probes import ratios, statistics
 from probes.bootstrap import centre
 from probes.collect import Arm, Material
 from probes.growth import ROUNDING, Growth, growth
 from probes.measures import MEASURES, Measure, values_of
+from probes.ratios import ABOVE, BELOW, UNDECIDED, Resolution
 from probes.rows import Row
-from probes.statistics import PolynomialFit
+from probes.statistics import Bend, Estimate, PolynomialFit
+
+DISTURBED = "disturbed"
+"""Status of a point all of whose processes were held up by others: shown, and part of nothing."""
+
+MIB = 2**20
+TIME = Resolution(relative=0.01, single=0.1)
+PEAK = Resolution(relative=0.01, absolute=2 * MIB, systematic=True)
+SHARE = Resolution(relative=0.02, systematic=True)
+EXACT = Resolution(exact=True)
+RESOLUTIONS = {"peak_bytes": PEAK, "state_bytes": EXACT, "share": SHARE}
+"""By field of the measure, all others `TIME`. Peak memory moves by pages and by what allocators
+keep, up to about a MiB from nothing at all."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One measured context length of one curve; `processes` is empty unless status is ok."""
+    """One context length of one curve; `processes` is empty unless ok or disturbed."""
 
     length: int
     status: str
-    processes: tuple[tuple[float, ...], ...]
-    """The repeats of every process."""
+    processes: Mapping[int, tuple[float, ...]]
+    """The repeats of every process, by its number; undisturbed ones only, unless all were."""
     error: str | None = None
 
     @property
     def values(self) -> tuple[float, ...]:
         """All repeats of all processes."""
-        return tuple(value for repeats in self.processes for value in repeats)
+        return tuple(value for repeats in self.processes.values() for value in repeats)
 
     @property
-    def median(self) -> float:
-        """Of the medians of the processes."""
+    def value(self) -> float:
+        """The lower quartile of those of the processes (`probes.bootstrap.centre`)."""
         return centre(self.processes)
 
     @property
@@ -56,19 +71,24 @@ class Curve:
 
     @property
     def measured(self) -> dict[int, Point]:
+        """What may be compared."""
         return {point.length: point for point in self.points if point.status == "ok"}
 
     @property
+    def disturbed(self) -> list[Point]:
+        return [point for point in self.points if point.status == DISTURBED]
+
+    @property
     def failed(self) -> list[Point]:
-        return [point for point in self.points if point.status != "ok"]
+        return [point for point in self.points if point.status not in ("ok", DISTURBED)]
 
 
 @dataclass(frozen=True)
 class Crossing:
     """A length in tokens at which the cheaper arm changes, and its 95 % bootstrap interval.
 
-    An end of the interval is None where it lies outside the measured lengths; both are None where
-    there is no interval (one value per point, or not the last of several crossings).
+    The interval lies between the two measured lengths that are decided on different sides. Both
+    ends are None where points are single values.
     """
 
     length: float
@@ -80,9 +100,11 @@ class Crossing:
 class Finding:
     """One recurrent arm against one attention arm in one measure.
 
-    `kind` is what the medians say: `crosses` (the recurrent arm is cheaper beyond one length),
-    `reverse` (cheaper below one length only), `several` (the order changes more than once),
-    `always`, `never`, `equal`, or `missing` (fewer than two lengths measured for both).
+    `kind` follows the intervals of the ratio: `crosses` (the recurrent arm is decidedly dearer at
+    some length and cheaper beyond), `reverse` (cheaper, and dearer beyond), `several` (more than
+    one decided change of side), `always` and `never` (cheaper, or dearer, at every length but those
+    that are equal), `equal` (all lengths are), `undecided` (no change of side is decided, and at
+    some length the side is not), or `missing` (fewer than two lengths measured for both).
     """
 
     measure: Measure
@@ -90,28 +112,71 @@ class Finding:
     attention: Curve
     kind: str
     crossings: tuple[Crossing, ...] = ()
-    stays: statistics.Crossover | None = None
-    """Where the recurrent arm becomes the cheaper one for good, if anything was compared."""
+    """Every decided change of side, by rising length."""
+    intervals: dict[int, Estimate] = field(default_factory=dict)
+    """Cost of the recurrent arm over that of the attention arm, by length. The intervals hold
+    together: a sweep in twenty has one that misses. Ends are nan where points are single values."""
+    sides: dict[int, str] = field(default_factory=dict)
+    """By length, where the recurrent arm is: `below` (cheaper), `above`, `equal` (the difference
+    is smaller than the resolution of the measure) or `undecided`."""
+
+    @property
+    def between(self) -> tuple[int, int] | None:
+        """Shortest and longest length measured for both where the side is not decided."""
+        found = [length for length, side in self.sides.items() if side == UNDECIDED]
+        return (min(found), max(found)) if found else None
+
+    @property
+    def resolution(self) -> Resolution:
+        """What a difference must exceed to be one."""
+        return RESOLUTIONS.get(self.measure.field, TIME)
 
     @property
     def note(self) -> str:
-        """What the bootstrap adds in words."""
-        return self.stays.reason if self.stays else ""
+        """What to know about the kind, in words."""
+        if self.kind == "several":
+            return f"{len(self.crossings)} decided changes of side"
+        known = {
+            "crosses": "one crossing",
+            "reverse": "cheaper at some lengths, but not at the longest",
+            "always": "cheaper at every length",
+            "never": "never cheaper up to the longest length",
+            "equal": "no difference at any length",
+        }
+        told = [known[self.kind]] if self.kind in known else []
+        if unclear := [f"{at:,}" for at, side in self.sides.items() if side == UNDECIDED]:
+            told.append(f"not decided at {', '.join(unclear)} tokens")
+        return "; ".join(told)
 
     @property
     def lengths(self) -> list[int]:
         """Lengths measured for both."""
         return sorted(self.recurrent.measured.keys() & self.attention.measured.keys())
 
+    def on(self, *sides: str) -> list[int]:
+        """Lengths on one of these sides."""
+        return [length for length, side in self.sides.items() if side in sides]
+
     def ratio(self, length: int) -> float:
         """Cost of the recurrent arm over that of the attention arm; below 1 it is cheaper."""
-        mine, other = self.recurrent.measured[length], self.attention.measured[length]
-        return mine.median / other.median
+        return self.intervals[length].value
+
+    def sure(self, length: int) -> float:
+        """The end of the ratio's interval that is nearer to 1; the ratio itself without one."""
+        one = self.intervals[length]
+        end = one.high if one.value < 1 else one.low
+        return one.value if isnan(end) else end
+
+    @property
+    def disturbed(self) -> list[Point]:
+        """Points of either arm that would have been compared."""
+        return [*self.recurrent.disturbed, *self.attention.disturbed]
 
     @property
     def crossover(self) -> Crossing | None:
         """The length from which the recurrent arm stays cheaper, if there is one."""
-        wins_at_the_end = self.crossings and self.ratio(self.lengths[-1]) < 1
+        decided = self.on(BELOW, ABOVE)
+        wins_at_the_end = self.crossings and self.sides[decided[-1]] == BELOW
         return self.crossings[-1] if wins_at_the_end else None
 
 
@@ -119,7 +184,7 @@ class Finding:
 class Slope:
     """Exponent p of `cost ~ T^p` over `window`, costs per sequence (or per generated token).
 
-    The interval is None where a point is a single number, as peak memory is.
+    The interval is None where points are single numbers.
     """
 
     value: float
@@ -131,12 +196,15 @@ class Slope:
     """`a + bT + cT^2` over the same window."""
     growth: Growth | None
     """Which shape fits best, over all lengths measured."""
+    bend: Bend | None = None
+    """How the cost departs from `a + bT` over the same window; None with three lengths."""
 
 
 def curve(arm: Arm, measure: Measure) -> Curve:
     """One point per length; where a process was measured again, the last row counts.
 
-    A point of which one process failed has failed: those that finished are the lucky ones.
+    A point of which one process failed has failed: those that finished are the lucky ones. Times
+    of disturbed processes are left out, and a point of which none is left is `disturbed`.
     """
     processes: dict[int, dict[int, Row]] = defaultdict(dict)
     for row in arm.rows:
@@ -144,13 +212,17 @@ def curve(arm: Arm, measure: Measure) -> Curve:
             processes[row.context_length][row.process] = row
     points = []
     for length, found in sorted(processes.items()):
-        rows = [found[process] for process in sorted(found)]
-        failed = [row for row in rows if row.status != "ok"]
-        values = tuple(filter(None, (values_of(row, measure) for row in rows)))
+        failed = [row for _, row in sorted(found.items()) if row.status != "ok"]
+        quiet = {n: row for n, row in found.items() if not (measure.timed and row.is_disturbed)}
+        values = {
+            number: repeats
+            for number, row in sorted((quiet or found).items())
+            if (repeats := values_of(row, measure))
+        }
         if failed:
-            points.append(Point(length, failed[0].status, (), failed[0].error))
+            points.append(Point(length, failed[0].status, {}, failed[0].error))
         elif values:
-            points.append(Point(length, "ok", values))
+            points.append(Point(length, "ok" if quiet else DISTURBED, values))
     return Curve(arm, tuple(points))
 
 
@@ -177,38 +249,43 @@ def findings(material: Material) -> list[Finding]:
 
 def find(recurrent: Curve, attention: Curve, measure: Measure) -> Finding:
     """Who is cheaper where."""
-    bare = Finding(measure, recurrent, attention, "missing")
-    if len(bare.lengths) < 2:
-        return bare
-    mine = {length: recurrent.measured[length].processes for length in bare.lengths}
-    other = {length: attention.measured[length].processes for length in bare.lengths}
-    stays = statistics.crossover(mine, other)
-    begins, ends = (bare.ratio(bare.lengths[place]) < 1 for place in (0, -1))
-    if all(bare.ratio(length) == 1 for length in bare.lengths):
-        kind = "equal"
-    elif not stays.places:
-        kind = "always" if begins else "never"
-    elif stays.crossings > 1:
-        kind = "several"
-    else:
-        kind = "reverse" if begins else "crosses"
-    crossings = [Crossing(place) for place in stays.places]
-    if crossings:
-        # The last crossing, whichever way it goes, has a bootstrap interval.
-        last = stays if ends else statistics.crossover(other, mine)
-        crossings[-1] = Crossing(crossings[-1].length, last.low, last.high)
-    return Finding(measure, recurrent, attention, kind, tuple(crossings), stays)
+    resolution = RESOLUTIONS.get(measure.field, TIME)
+    found = ratios.ratios(
+        {length: point.processes for length, point in recurrent.measured.items()},
+        {length: point.processes for length, point in attention.measured.items()},
+        resolution,
+    )
+    crossings = tuple(Crossing(one.length, one.low, one.high) for one in found.changes)
+    kind = _kind(list(found.sides.values()))
+    return Finding(measure, recurrent, attention, kind, crossings, found.intervals, found.sides)
 
 
-LINEAR = (0.75, 1.25)
-"""A wider interval cannot tell linear from attention's mixture of linear and quadratic work."""
+def _kind(sides: list[str]) -> str:
+    decided = [side for side in sides if side in (BELOW, ABOVE)]
+    changes = sum(one != other for one, other in pairwise(decided))
+    if len(sides) < 2:
+        return "missing"
+    if changes:
+        return "several" if changes > 1 else "crosses" if decided[0] == ABOVE else "reverse"
+    if UNDECIDED in sides:
+        return "undecided"
+    if not decided:
+        return "equal"
+    return "always" if decided[0] == BELOW else "never"
+
+
+BEND = 0.12
+"""The most that `cT^2` may be of the cost of the longest length, without its fixed part."""
+LOCAL = (0.85, 1.15)
+"""What the slope at the longest lengths, without the fixed part, may be."""
 
 
 def slope(one: Curve, measure: Measure, window: tuple[int, int]) -> Slope | None:
     """The log-log slope over the window, or None with fewer than three lengths inside it.
 
-    `linear` is claimed only when the slope's interval contains 1 and stays inside `LINEAR`, so that
-    it tells something, and the interval of c in `a + bT + cT^2` contains 0.
+    `linear` says that the cost is a + bT, with a constant or without: the interval of the bend
+    beyond that contains 0 and stays within `BEND`, and that of the slope at the longest lengths,
+    with the constant taken off, stays within `LOCAL`. It needs four lengths.
     """
     samples = _samples(one, measure)
     inside = [length for length in samples if window[0] <= length <= window[1]]
@@ -216,12 +293,17 @@ def slope(one: Curve, measure: Measure, window: tuple[int, int]) -> Slope | None
         return None
     fitted = statistics.loglog_slope(samples, window)
     quadratic = statistics.polynomial_fit(samples, window)
-    contains_one = fitted.low - ROUNDING <= 1 <= fitted.high + ROUNDING
-    telling = LINEAR[0] < fitted.low and fitted.high < LINEAR[1]
-    linear = contains_one and telling and quadratic.c_low <= 0 <= quadratic.c_high
+    bend = statistics.bend(samples, window)
     low, high = (None if isnan(end) else end for end in (fitted.low, fitted.high))
     ends = (min(inside), max(inside))
-    return Slope(fitted.value, low, high, ends, linear, quadratic, growth(samples))
+    linear = bend is not None and _linear(bend)
+    return Slope(fitted.value, low, high, ends, linear, quadratic, growth(samples), bend)
+
+
+def _linear(bend: Bend) -> bool:
+    share, local = bend.share, bend.local
+    straight = -BEND < share.low <= ROUNDING and -ROUNDING <= share.high < BEND
+    return straight and LOCAL[0] < local.low and local.high < LOCAL[1]
 
 
 def shape(one: Curve, measure: Measure) -> Growth | None:
@@ -229,13 +311,13 @@ def shape(one: Curve, measure: Measure) -> Growth | None:
     return growth(_samples(one, measure))
 
 
-def _samples(one: Curve, measure: Measure) -> dict[int, list[list[float]]]:
+def _samples(one: Curve, measure: Measure) -> dict[int, dict[int, list[float]]]:
     """Per-token costs of a whole pass are taken per sequence, like the others."""
     per_token = measure.per == "token" and measure.probe != "decode"
     return {
-        length: [
-            [value * (length if per_token else 1) for value in repeats] for repeats in processes
-        ]
-        for length, processes in ((point.length, point.processes) for point in one.points)
-        if processes
+        length: {
+            number: [value * (length if per_token else 1) for value in repeats]
+            for number, repeats in point.processes.items()
+        }
+        for length, point in one.measured.items()
     }

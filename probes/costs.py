@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 
 from probes import words
+from probes.bootstrap import typical
 from probes.collect import Arm, Material
 from probes.compare import curve
 from probes.measures import BY_KEY
@@ -40,7 +40,7 @@ def seconds_per_token(arm: Arm, probe: str) -> dict[int, float]:
     measure = BY_KEY[probe]
     per_pass = measure.per == "sequence"
     return {
-        length: point.median / (length if per_pass else 1)
+        length: point.value / (length if per_pass else 1)
         for length, point in curve(arm, measure).measured.items()
     }
 
@@ -89,7 +89,7 @@ def utilisation(row: Row, dense: bool = False) -> float | None:
     work = row.flops_dense if dense else row.flops
     if not work or not row.peak_flops or not row.seconds or row.status != OK:
         return None
-    return work / median(row.seconds) / row.peak_flops
+    return work / typical(row.undisturbed) / row.peak_flops
 
 
 def joules_per_token(row: Row) -> float | None:

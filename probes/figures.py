@@ -92,7 +92,7 @@ def _panel(axes: Axes, material: Material, measure: Measure, with_state: bool) -
             _draw_curve(axes, one, colours[one.arm.label], dashes)
             last = max(one.measured.values(), key=lambda point: point.length)
             text = words.name(one.arm) + suffix
-            ends.append((last.length, last.median, text, colours[one.arm.label]))
+            ends.append((last.length, last.value, text, colours[one.arm.label]))
     title = "Peak training memory, and state (dashed)" if with_state else measure.title
     failed = [one for one in compare.curves(material, measure) if one.failed]
     _dress(axes, measure, title, rows_above=len(failed))
@@ -108,7 +108,7 @@ def _draw_curve(axes: Axes, one: Curve, colour: str, dashes: str) -> None:
     if any(len(point.values) > 1 for point in points):
         low, high = zip(*(point.quartiles for point in points), strict=True)
         axes.fill_between(lengths, low, high, color=colour, alpha=0.18, linewidth=0)
-    medians = [point.median for point in points]
+    medians = [point.value for point in points]
     axes.plot(lengths, medians, dashes, marker=marker, markersize=4.5, color=colour, linewidth=1.8)
 
 

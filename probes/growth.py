@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from probes.bootstrap import Array, Samples, grouped, medians
+from probes.bootstrap import Array, Samples, centres, grouped, levels
 
 LINEAR, LOGLINEAR, QUADRATIC = "a + bT", "a + bT log T", "a + bT + cT^2"
 ROUNDING = 1e-9
@@ -35,19 +35,19 @@ class Growth:
 
 
 def growth(samples: Samples) -> Growth | None:
-    """Compare the three shapes, fitted with coefficients >= 0 to the medians of all processes.
+    """Compare the three shapes, fitted with coefficients >= 0 to the values of all processes.
 
     `None` with fewer than four lengths, or eight processes in all, twice what the largest shape
-    estimates: with less the correction alone decides. Process medians count as independent, so
+    estimates: with less the correction alone decides. Processes count as independent, so
     what bends a curve in every process (a cache that overflows) counts as evidence.
     """
     lengths, groups = grouped(samples)
     counts = [len(processes) for processes in groups]
     if len(lengths) < 4 or sum(counts) < 8:
         return None
-    middle = medians(samples, lengths)
-    levels = [np.exp(np.median(repeats)) for processes in groups for repeats in processes]
-    targets = (np.array(levels) / np.repeat(middle, counts))[None]
+    middle = centres(samples, lengths)
+    values = np.exp(np.concatenate(levels(groups)))
+    targets = (values / np.repeat(middle, counts))[None]
     share = lengths / lengths.max()
     rising = share * np.log(lengths) / np.log(lengths.max())
     shapes = {

@@ -235,6 +235,6 @@ def _series(one: Curve) -> dict[str, Any]:
         entry: dict[str, Any] = {"length": point.length, "status": point.status}
         if point.status == "ok":
             low, high = point.quartiles
-            entry |= {"median": point.median, "low": low, "high": high, "raw": list(point.values)}
+            entry |= {"median": point.value, "low": low, "high": high, "raw": list(point.values)}
         points.append(entry | {"error": point.error})
     return {"arm": one.arm.label, "points": points}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,19 +30,6 @@ def root(x: Array, ratios: Array, before: NDArray[np.signedinteger]) -> Array:
         ahead = down * value >= 0
         low, high = np.where(ahead, at, low), np.where(ahead, high, at)
     return x[before] + (low + high) / 2 * step
-
-
-def last_roots(x: Array, ratios: Array) -> Array:
-    """Where each row of `ratios` `[rows, points]` becomes negative for good.
-
-    `-inf` for a row that is negative throughout, `inf` for one that is not at its end.
-    """
-    positive = ratios >= 0
-    found = np.where(positive.any(axis=1), inf, -inf)
-    inside = np.flatnonzero(positive.any(axis=1) & ~positive[:, -1])
-    last = len(x) - 1 - np.argmax(positive[inside, ::-1], axis=1)  # last non-negative point
-    found[inside] = root(x, ratios[inside], last)
-    return found
 
 
 def tangents(x: Array, values: Array) -> Array:

@@ -26,7 +26,12 @@ class Measure:
 
     @property
     def unit(self) -> str:
-        return "s" if self.field in ("seconds", "p95", "batch_seconds") else "B"
+        return "s" if self.timed else "B"
+
+    @property
+    def timed(self) -> bool:
+        """Whether other work on the machine disturbs it."""
+        return self.field in ("seconds", "p95", "batch_seconds")
 
 
 # fmt: off
@@ -81,20 +86,32 @@ BY_KEY = {measure.key: measure for measure in MEASURES}
 
 
 def values_of(row: Row, measure: Measure) -> tuple[float, ...]:
-    """One value per repeat, or a single one for what is not repeated; none if it is unknown."""
+    """One value per repeat, or a single one for what is not repeated; none if it is unknown.
+
+    Disturbed repeats are left out, unless the whole row is.
+    """
     if measure.field == "p95":
-        return _percentiles(row, 95)
+        return _undisturbed(row, _percentiles(row, 95))
     if measure.field == "share":
         return (row.budget_bytes / row.max_batch,) if row.budget_bytes and row.max_batch else ()
+    seconds = _undisturbed(row, tuple(row.seconds))
     if measure.field == "batch_seconds":
-        return tuple(one / row.max_batch for one in row.seconds) if row.max_batch else ()
+        return tuple(one / row.max_batch for one in seconds) if row.max_batch else ()
     if measure.field == "seconds":
         if measure.probe == "decode":
-            return tuple(row.seconds)
+            return seconds
         parts = row.batch * (row.context_length if measure.per == "token" else 1)
-        return tuple(seconds / parts for seconds in row.seconds)
+        return tuple(one / parts for one in seconds)
     value = getattr(row, measure.field)
     return (value / row.batch,) if value else ()
+
+
+def _undisturbed(row: Row, values: tuple[float, ...]) -> tuple[float, ...]:
+    """Of one value per repeat, those that nothing disturbed; all of a disturbed row."""
+    marks = row.disturbed
+    if row.is_disturbed or len(marks) != len(values):
+        return values
+    return tuple(value for value, mark in zip(values, marks, strict=True) if not mark)
 
 
 def _percentiles(row: Row, percent: float) -> tuple[float, ...]:

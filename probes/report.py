@@ -129,7 +129,7 @@ def print_table(report: Report, console: Console) -> None:
         slopes.add_column(heading)
     for (label, key), fitted in report.slopes.items():
         window = f"{fitted.window[0]:,} to {fitted.window[1]:,}"
-        linear = "yes" if fitted.linear else "no"
+        linear = words.linearity(fitted)
         interval, shape = words.bounds(fitted), words.shape(fitted.growth)
         slopes.add_row(label, key, f"{fitted.value:.2f}", interval, window, linear, shape)
     console.print(slopes)

@@ -12,32 +12,54 @@ from statistics import fmean
 from probes import compare, words
 from probes.collect import Arm, Material
 from probes.compare import Curve, Finding
+from probes.ratios import ABOVE, BELOW, EQUAL
 
 
 def headline(material: Material, found: Sequence[Finding]) -> str:
     """The answer in one sentence, for training time or the first measure that was probed."""
     if not material.pairs:
         shown = words.listing([words.spoken(arm) for arm in material.arms])
-        return f"Only {shown} was measured: a crossover needs an RWKV and an attention model."
-    told = [one for one in found if one.kind != "missing"]
-    if not told:
+        return f"Only {shown} was measured: a crossover needs a recurrent and an attention model."
+    if is_too_busy(found):
+        count = len([row for row in material.rows if row.is_disturbed])
+        points = "point" if count == 1 else "points"
+        return (
+            "This machine was too busy to say; run the same command again: it repeats the "
+            f"{count:,} disturbed {points}."
+        )
+    same = _answering(found)
+    if not same:
         return "No probe was measured at two context lengths for both kinds of model."
-    measure = told[0].measure
-    same = [one for one in told if one.measure == measure]
+    measure = same[0].measure
     if len(same) == 1:
         return _answer(same[0])
     crossing = [one for one in same if one.kind == "crosses"]
     if not crossing:
         return (
-            f"In {measure.noun}, none of the {len(same)} pairs of an RWKV and an attention model "
-            "has a single crossover within the lengths measured."
+            f"In {measure.noun}, none of the {len(same)} pairs of a recurrent and an attention "
+            "model has a single crossover that is decided within the lengths measured."
         )
     first = min(crossing, key=lambda one: one.crossings[0].length)
     return (
-        f"In {measure.noun}, RWKV overtakes attention in {len(crossing)} of {len(same)} pairs, "
-        f"first at about {words.tokens(first.crossings[0].length)} tokens of context "
-        f"({words.name(first.recurrent.arm)} against {words.name(first.attention.arm)})."
+        f"In {measure.noun}, the recurrent model overtakes attention in {len(crossing)} of "
+        f"{len(same)} pairs, first at about {words.tokens(first.crossings[0].length)} tokens of "
+        f"context ({words.name(first.recurrent.arm)} against {words.name(first.attention.arm)})."
     )
+
+
+def is_too_busy(found: Sequence[Finding]) -> bool:
+    """Whether disturbed points are why the first measure that was probed says nothing."""
+    probed = [one for one in found if one.recurrent.points and one.attention.points]
+    first = [one for one in probed if one.measure == probed[0].measure]
+    return any(one.disturbed for one in first) and not any(
+        one.on(BELOW, ABOVE, EQUAL) and one.kind != "missing" for one in first
+    )
+
+
+def _answering(found: Sequence[Finding]) -> list[Finding]:
+    """The findings that the headline is about."""
+    told = [one for one in found if one.kind != "missing"]
+    return [one for one in told if one.measure == told[0].measure]
 
 
 def _answer(finding: Finding) -> str:
@@ -45,30 +67,41 @@ def _answer(finding: Finding) -> str:
     wins = finding.measure.wins
     if finding.kind in ("equal", "several"):
         return words.verdict(finding)
-    if finding.kind == "always":
-        return (
-            f"{mine} {wins} than {other} at every context length measured, {words.span(finding)}."
-        )
+    ends = words.open_ends(finding)
+    if finding.kind in ("crosses", "reverse"):
+        start = "From" if finding.kind == "crosses" else "Only up to"
+        place = f"about {words.tokens(finding.crossings[0].length)} tokens of context"
+        return f"{start} {place}, {mine} {wins} than {other}{ends}."
+    cheaper, dearer = finding.on(BELOW), finding.on(ABOVE)
+    everywhere = f"at every context length measured, {words.span(finding)}"
+    if len(cheaper) == len(finding.sides):
+        return words.capital(f"{mine} {wins} than {other} {everywhere}.")
     if finding.kind == "never":
         return f"At no context length measured, {words.span(finding)}, {mine} {wins} than {other}."
-    place = f"about {words.tokens(finding.crossings[0].length)} tokens of context"
-    if finding.kind == "crosses":
-        return f"From {place}, {mine} {wins} than {other}."
-    return f"Only up to {place}, {mine} {wins} than {other}."
+    if cheaper:
+        return words.capital(f"{mine} {wins} than {other} {words.where(finding, BELOW)}{ends}.")
+    if dearer:
+        return words.capital(f"{other} {wins} than {mine} {words.where(finding, ABOVE)}{ends}.")
+    if finding.on(EQUAL):
+        return words.verdict(finding)
+    return (
+        f"Whether {mine} {wins} than {other} is not decided at any context length measured, "
+        f"{words.span(finding)}."
+    )
 
 
 def answer_interval(found: Sequence[Finding]) -> str:
     """The interval that belongs to the headline, where it names the crossover of one pair."""
-    told = [one for one in found if one.kind != "missing"]
-    same = [one for one in told if one.measure == told[0].measure]
-    if len(same) != 1 or same[0].kind not in ("crosses", "reverse"):
+    same = _answering(found)
+    if is_too_busy(found) or len(same) != 1 or same[0].kind not in ("crosses", "reverse"):
         return ""
-    return f"{words.interval(same[0].crossings[0], same[0])} tokens"
+    return f"{words.interval(same[0].crossings[0])} tokens"
 
 
 def story(material: Material, found: Sequence[Finding]) -> list[tuple[str, list[str]]]:
     """Blocks of paragraphs, each with a heading (empty with a single pair), for a reader who does
-    not know what attention is. The first paragraph of every pair says where the RWKV loses."""
+    not know what attention is. The first paragraph of every pair says where the recurrent one
+    loses."""
     blocks = []
     for pair in material.pairs:
         own = [
@@ -97,7 +130,7 @@ def story(material: Material, found: Sequence[Finding]) -> list[tuple[str, list[
         for pair, losses, wins in blocks
     ]
     attention = [arm for arm in material.arms if not arm.recurrent]
-    about = _explanation("An RWKV", attention) if blocks else ""
+    about = _explanation("A recurrent model", attention) if blocks else ""
     return [*told_pairs, ("What is being compared", [text for text in (about, *rest) if text])]
 
 
@@ -115,8 +148,13 @@ def _losses(
             f"First, where {mine} loses; lengths are counted in tokens, which are pieces of words."
         )
         text = " ".join([start, *sentences])
+    elif any(one.between for one in told):
+        text = (
+            f"{words.capital(mine)} lost at no length where this is decided; where it is not, and "
+            "at other lengths, it may."
+        )
     elif told:
-        text = f"{mine} lost at no length measured here; other lengths may differ."
+        text = f"{words.capital(mine)} lost at no length measured here; other lengths may differ."
     else:
         text = "There is not enough here to say where either model loses."
     return text if worse else f"{text} {quality}"
@@ -134,18 +172,18 @@ def _lost_points(finding: Finding) -> str:
 
 
 def _loss(finding: Finding) -> str:
-    dearer = [length for length in finding.lengths if finding.ratio(length) > 1]
+    dearer = finding.on(ABOVE)
     if not dearer:
         return ""
-    if len(dearer) == len(finding.lengths):
-        where = "At every context length measured"
-    elif finding.kind in ("crosses", "reverse"):
+    if len(dearer) == len(finding.sides):
+        place = "At every context length measured"
+    elif finding.kind in ("crosses", "reverse") and not words.open_ends(finding):
         side = "Below" if finding.kind == "crosses" else "Above"
-        where = f"{side} about {words.tokens(finding.crossings[0].length)} tokens of context"
+        place = f"{side} about {words.tokens(finding.crossings[0].length)} tokens of context"
     else:
-        where = f"At {words.listing([words.tokens(length) for length in dearer])} tokens"
-    worst = max(dearer, key=finding.ratio)
-    return f"{where} it needs more {finding.measure.noun}: {words.loss_example(finding, worst)}."
+        place = words.capital(words.where(finding, ABOVE))
+    worst = max(dearer, key=finding.sure)
+    return f"{place} it needs more {finding.measure.noun}: {words.loss_example(finding, worst)}."
 
 
 def _quality(material: Material, pair: tuple[Arm, Arm]) -> tuple[str, bool]:
@@ -161,7 +199,7 @@ def _quality(material: Material, pair: tuple[Arm, Arm]) -> tuple[str, bool]:
             False,
         )
     notes = "".join(
-        f" {_capital(words.spoken(arm))} was trained with gradients cut every {cut:,} tokens "
+        f" {words.capital(words.spoken(arm))} was trained with gradients cut every {cut:,} tokens "
         "(truncated back-propagation), an approximation."
         for arm, runs in zip(pair, (mine, other), strict=True)
         for cut in words.cut_every(runs)
@@ -191,40 +229,38 @@ def _explanation(mine: str, attention: Sequence[Arm]) -> str:
     if full:
         other = words.spoken(full[0]) if len(attention) == 1 else "An attention model"
         sentences.append(
-            f"{_capital(other)} looks back at all earlier tokens for each new one (this is called "
-            "attention), so a text twice as long means about four times as much looking back."
+            f"{words.capital(other)} looks back at all earlier tokens for each new one (this is "
+            "called attention), so a text twice as long means about four times as much looking "
+            "back."
         )
     for arm in attention:
         if arm.window:
             last = words.tokens(arm.window)
             sentences.append(
-                f"{_capital(words.spoken(arm))} looks back at the last {last} tokens only "
+                f"{words.capital(words.spoken(arm))} looks back at the last {last} tokens only "
                 "(attention with a sliding window): beyond that a text twice as long means twice "
                 "the work, and no layer sees further. It is measured as a control: what is linear "
                 "here is linear without a recurrence."
             )
     sentences.append(
-        f"{_capital(mine)} keeps a summary of fixed size instead and updates it token by token, so "
-        "a text twice as long means twice the work. What that costs in practice depends on how "
-        "well each runs on the machine, which is why it is measured."
+        f"{words.capital(mine)} keeps a summary of fixed size instead and updates it token by "
+        "token, so a text twice as long means twice the work. What that costs in practice depends "
+        "on how well each runs on the machine, which is why it is measured."
     )
     return " ".join(sentences)
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _wins(told: Sequence[Finding], mine: str) -> str:
     examples = []
     for finding in told:
-        cheaper = [length for length in finding.lengths if finding.ratio(length) < 1]
-        if cheaper:
-            best = min(cheaper, key=finding.ratio)
+        if cheaper := finding.on(BELOW):
+            best = min(cheaper, key=finding.sure)
             examples.append(f"{finding.measure.noun} ({words.win_example(finding, best)})")
     if not examples:
-        return f"{mine} won nowhere in the range measured." if told else ""
-    return f"{mine} wins, most clearly, in {words.listing(examples)}."
+        if any(one.between for one in told):
+            return f"{words.capital(mine)} won at no length where this is decided."
+        return f"{words.capital(mine)} won nowhere in the range measured." if told else ""
+    return f"{words.capital(mine)} wins, most clearly, in {words.listing(examples)}."
 
 
 def _growth(told: Sequence[Finding]) -> str:

@@ -3,18 +3,19 @@
 * `crossovers`: one entry per measure (`train`, `prefill`, `decode`, `memory`, `state`, and the
   others of `probes.measures.MEASURES` where they were probed). With more than one pair of
   contestants the keys read `train:rwkv7/gpt`. An entry holds `kind` (see `compare.Finding`),
-  `contestants` (recurrent, attention), `sweep`, `interval`, a `reason` in words, and either
-  `none_in_range: true` or the `length` in tokens from which the recurrent one stays cheaper, with
-  `low` and `high`: null where that end lies outside the measured lengths, both null where a point
-  is a single number. With `none_in_range` the same two say how far into the range a crossover may
-  still lie, null where it may not. `multiplicity` counts how often the order changes, `crossings`
-  lists where, if that is not simply the one, and `resamples_crossing` is the share of the bootstrap
-  resamples that have a crossover in range.
+  `contestants` (recurrent, attention), `sweep`, `interval`, a `reason` in words, and the `length`
+  in tokens from which the recurrent one stays cheaper, with `low` and `high`, both null where a
+  point is a single number; `none_in_range: true` where it is decided that there is none; neither
+  where that is not decided. `multiplicity` counts the decided changes of side, `crossings` lists
+  where, if that is not simply the one. `ratios` holds by length the cost of the recurrent one over
+  that of the other, with an interval and the `side` it decides; all intervals of an entry hold
+  together in 95 % of sweeps. `between`: shortest and longest length whose side is not decided.
 * `slopes`: per contestant and measure the exponent of cost against length: `value`, `low`,
-  `high`, `window` in tokens, and `linear`, claimed only if the slope's interval contains 1 and
-  lies within 0.75 to 1.25, and that of the quadratic coefficient contains 0. `quadratic` is that
-  coefficient, in seconds (or bytes) per squared token, with its interval; `aicc` the weights of
-  the three shapes over all lengths, null with too few points.
+  `high`, `window` in tokens, and `linear`: whether the cost is a + bT, as `compare.slope` judges.
+  `bend` is the share of cT^2 in bT + cT^2 at the longest length, `local` the slope at the longest
+  lengths without the fixed part, both null with three lengths. `quadratic` is the coefficient c,
+  in seconds (or bytes) per squared token, with its interval; `aicc` the weights of the three
+  shapes over all lengths, null with too few points.
 * `costs`: `price_per_hour` and `currency` if a price was given, `tokens_per_page`, and per
   contestant, probe and context length `seconds_per_token`, `pages_per_hour` and, with a price,
   `per_million_tokens`.
@@ -27,7 +28,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isnan
+from math import isfinite, isnan
 from statistics import fmean
 from typing import Any
 
@@ -36,6 +37,7 @@ from probes.collect import Arm, Material
 from probes.compare import Finding, Slope
 from probes.costs import Price
 from probes.rows import Row
+from probes.statistics import Estimate
 
 INTERVAL = "95 % bootstrap"
 
@@ -57,6 +59,8 @@ def summarise(
             "window": list(one.window),
             "linear": one.linear,
             "quadratic": _quadratic(one),
+            "bend": _estimate(one.bend.share) if one.bend else None,
+            "local": _estimate(one.bend.local) if one.bend else None,
             "aicc": one.growth.weights if one.growth else None,
         }
     return {
@@ -79,6 +83,12 @@ def _quadratic(one: Slope) -> dict[str, float | None]:
     return {name: None if isnan(value) else value for name, value in values.items()}
 
 
+def _estimate(one: Estimate) -> dict[str, float | None]:
+    """Value and ends; None where there is no number."""
+    values = {"value": one.value, "low": one.low, "high": one.high}
+    return {name: value if isfinite(value) else None for name, value in values.items()}
+
+
 def _key(finding: Finding, single: bool) -> str:
     pair = f"{finding.recurrent.arm.label}/{finding.attention.arm.label}"
     return finding.measure.key if single else f"{finding.measure.key}:{pair}"
@@ -88,15 +98,18 @@ def _crossover(finding: Finding) -> dict[str, Any]:
     entry: dict[str, Any] = {"kind": finding.kind}
     if (crossing := finding.crossover) is not None:
         entry |= {"length": crossing.length, "low": crossing.low, "high": crossing.high}
-    else:
+    elif finding.kind not in ("missing", "undecided"):
         entry["none_in_range"] = True
-        if finding.stays and finding.kind != "several":
-            entry |= {"low": finding.stays.low, "high": finding.stays.high}
-    if finding.stays:
-        stays = finding.stays
-        entry |= {"multiplicity": stays.crossings, "resamples_crossing": stays.crossing}
+    if finding.kind != "missing":
+        entry["multiplicity"] = len(finding.crossings)
+        entry["between"] = list(finding.between) if finding.between else None
     if finding.kind in ("several", "reverse"):
         entry["crossings"] = [one.length for one in finding.crossings]
+    if finding.intervals:
+        entry["ratios"] = {
+            str(length): {"side": finding.sides[length], **_estimate(one)}
+            for length, one in finding.intervals.items()
+        }
     return entry | {
         "reason": words.reason(finding),
         "contestants": [finding.recurrent.arm.label, finding.attention.arm.label],

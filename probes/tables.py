@@ -102,13 +102,13 @@ def crossovers(report: Report) -> str:
         mine, other = words.name(one.recurrent.arm), words.name(one.attention.arm)
         crossing = one.crossover
         length = words.tokens(crossing.length) if crossing else "none in range"
-        shown = words.interval(crossing, one) if crossing else ""
+        shown = words.interval(crossing) if crossing else ""
         if shown.startswith(words.INTERVAL):
             shown = shown.removeprefix(words.INTERVAL).replace(" ", "\u00a0")
         note = words.reason(one) if one.kind == "missing" else f"{mine}: {one.note}"
         cells = [
             length,
-            str(one.stays.crossings) if one.stays else "",
+            str(len(one.crossings)) if one.kind != "missing" else "",
             shown,
             f"{one.lengths[0]:,}\u00a0to\u00a0{one.lengths[-1]:,}" if one.lengths else "",
             one.measure.sweep.replace("_", " "),
@@ -117,9 +117,9 @@ def crossovers(report: Report) -> str:
         ]
         rows.append(row(escape(one.measure.title), cells, 2))
     caption = (
-        "From this context length on, the RWKV stays cheaper, up to the longest one compared. "
-        "Crossings counts how often the order changes; with more than one there is no single "
-        "crossover."
+        "From this context length on, the recurrent model stays cheaper, up to the longest one "
+        "compared. Crossings counts the changes of order that are decided; with more than one "
+        "there is no single crossover."
     )
     headings = ["measure", "#crossover, tokens", "#crossings", "95 % interval",
                 "compared over, tokens", "sweep",
@@ -134,7 +134,7 @@ def slopes(report: Report) -> str:
     rows = []
     for (label, key), one in report.slopes.items():
         window = f"{one.window[0]:,} to {one.window[1]:,}"
-        claim = "yes" if one.linear else "not claimed"
+        claim = words.linearity(one)
         cells = [
             f"{one.value:.2f}",
             titles[key],
@@ -148,10 +148,12 @@ def slopes(report: Report) -> str:
         return "<p>No curve has three finished points inside the window of the slope.</p>"
     caption = (
         "The exponent p of cost ~ T^p: 0 is constant, 1 linear, 2 quadratic; costs are per "
-        "sequence, those of decode per generated token. Linear is claimed only if the interval of "
-        "p contains 1 and lies within 0.75 to 1.25, and that of the quadratic part contains 0. The "
-        "shape, over all lengths, is what AICc prefers of a + bT, a + bT log T and a + bT + cT², "
-        "with its weight among the three; a constant cost leaves it undecided."
+        "sequence, those of decode per generated token. Linear means a + bT, a fixed part "
+        "included: the interval of what a quadratic part adds at the longest length contains 0 "
+        "and stays within 12 %, and that of the slope there, without the fixed part, within 0.85 "
+        "to 1.15. "
+        "The shape, over all lengths, is what AICc prefers of a + bT, a + bT log T and "
+        "a + bT + cT², with its weight among the three; a constant cost leaves it undecided."
     )
     headings = ["contestant", "#p", "measure", "95 % interval", "window, tokens", "linear",
                 "shape (weight)"]  # fmt: skip
@@ -181,10 +183,10 @@ def method(report: Report) -> str:
     commands = escape("\n".join(machine["command"]))
     if machine["processes"] > 1:
         how = f"{machine['processes']} fresh processes spread over the sweep"
-        value = "the median over processes of the medians over their repeats"
+        value = "the lower quartile over processes of the lower quartiles over their repeats"
         over = "the processes and the repeats within them"
     else:
-        how, value = "a process of its own", "the median of its repeats"
+        how, value = "a process of its own", "the lower quartile of its repeats"
         over = "the repeats, widened by how far the points scatter about a smooth curve"
     return (
         f"<p>Each point is measured in {how}, with a limit on time and memory, and repeated after "
@@ -216,7 +218,7 @@ def failed(report: Report) -> str:
 
 
 def points(report: Report, measure: Measure) -> str:
-    """The medians behind one chart."""
+    """The values behind one chart."""
     drawn = compare.curves(report.material, measure)
     by_length = [{point.length: point for point in one.points} for one in drawn]
     rows = []

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from math import isnan
 from typing import Any
 
 from probes.collect import Arm, Material
 from probes.compare import Crossing, Curve, Finding, Point, Slope
 from probes.growth import Growth
 from probes.measures import Measure
+from probes.ratios import ABOVE, BELOW, EQUAL, UNDECIDED
 
 FAILURES = {
     "oom": "ran out of memory",
@@ -90,6 +93,11 @@ def name(arm: Arm) -> str:
     return shown + arm.label.removeprefix(arm.contestant)
 
 
+def capital(text: str) -> str:
+    """As it begins a sentence."""
+    return text[0].upper() + text[1:]
+
+
 def spoken(arm: Arm) -> str:
     """The name as it stands inside a sentence: `the Transformer`, but `GPT` and `RWKV-7`."""
     return f"the {name(arm)}" if arm.contestant == "transformer" else name(arm)
@@ -100,23 +108,11 @@ def cut_every(runs: Iterable[dict[str, Any]]) -> list[int]:
     return sorted({run["segment"] for run in runs if run.get("bptt") == "truncated"})
 
 
-def interval(crossing: Crossing, finding: Finding) -> str:
-    """The 95 % interval in words; an end outside the measured lengths is said to be there."""
-    if crossing.low is None and crossing.high is None:
-        single = _single(finding)
-        return "one value per point, no interval" if single else f"{INTERVAL}wider than the range"
-    low = f"below {tokens(finding.lengths[0])}"
-    high = f"above {tokens(finding.lengths[-1])}"
-    if crossing.low is not None:
-        low = tokens(crossing.low)
-    if crossing.high is not None:
-        high = tokens(crossing.high)
-    return f"{INTERVAL}{low} to {high}"
-
-
-def _single(finding: Finding) -> bool:
-    points = finding.recurrent.measured | finding.attention.measured
-    return all(len(point.values) == 1 for point in points.values())
+def interval(crossing: Crossing) -> str:
+    """The 95 % interval in words."""
+    if crossing.low is None or crossing.high is None:
+        return "one value per point, no interval"
+    return f"{INTERVAL}{tokens(crossing.low)} to {tokens(crossing.high)}"
 
 
 def warnings(material: Material) -> list[str]:
@@ -139,30 +135,110 @@ def span(finding: Finding) -> str:
 
 
 def verdict(finding: Finding) -> str:
-    """Who is cheaper where in one measure, in one sentence."""
+    """Who is cheaper where in one measure, in one sentence that says only what is decided."""
+    return capital(_verdict(finding))
+
+
+def _verdict(finding: Finding) -> str:
     mine, other = spoken(finding.recurrent.arm), spoken(finding.attention.arm)
     noun = finding.measure.noun
-    if finding.kind == "missing":
+    kind = finding.kind
+    if kind == "missing":
         return f"No comparison of {noun}: {missing_reason(finding)}."
-    if finding.kind == "equal":
-        return f"{mine} and {other} need the same {noun} at every length measured, {span(finding)}."
-    if finding.kind in ("always", "never"):
-        more = "less" if finding.kind == "always" else "more"
-        where = f"at every length measured, {span(finding)}"
-        if finding.kind == "never" and any(finding.ratio(at) == 1 for at in finding.lengths):
-            return f"{mine} never needs less {noun} than {other} {where}."
-        return f"{mine} needs {more} {noun} than {other} {where}."
-    if finding.kind == "several":
+    if kind == "equal":
+        return (
+            f"{mine} and {other} need the same {noun}{resolution(finding)} at every length "
+            f"measured, {span(finding)}."
+        )
+    if kind == "several":
         places = listing([tokens(one.length) for one in finding.crossings])
         return (
             f"The curves of {noun} of {mine} and {other} cross {len(finding.crossings)} times "
-            f"from {span(finding)} (near {places}): there is no single crossover."
+            f"from {span(finding)} (near {places}){open_ends(finding)}: there is no single "
+            "crossover."
         )
-    crossing = finding.crossings[0]
-    place = f"about {tokens(crossing.length)} tokens of context ({interval(crossing, finding)})"
-    if finding.kind == "crosses":
-        return f"From {place}, {mine} needs less {noun} than {other}."
-    return f"Only up to {place}, {mine} needs less {noun} than {other}; beyond, it needs more."
+    if kind in ("crosses", "reverse"):
+        crossing = finding.crossings[0]
+        place = f"about {tokens(crossing.length)} tokens of context ({interval(crossing)})"
+        if kind == "crosses":
+            return f"From {place}, {mine} needs less {noun} than {other}{open_ends(finding)}."
+        return (
+            f"Only up to {place}, {mine} needs less {noun} than {other}; beyond, it needs more"
+            f"{open_ends(finding)}."
+        )
+    decided = finding.on(BELOW, ABOVE)
+    if not decided:
+        if finding.on(EQUAL):
+            return (
+                f"{mine} and {other} need the same {noun}{resolution(finding)} "
+                f"{where(finding, EQUAL)}{open_ends(finding)}."
+            )
+        return (
+            f"Whether {mine} needs less {noun} than {other} is not decided at any length "
+            f"measured, {span(finding)}."
+        )
+    side = finding.sides[decided[0]]
+    more = "less" if side == BELOW else "more"
+    same = ""
+    if finding.on(EQUAL):
+        same = f"; {where(finding, EQUAL)} both need the same{resolution(finding)}"
+    return (
+        f"{mine} needs {more} {noun} than {other} {where(finding, side)}{same}{open_ends(finding)}."
+    )
+
+
+def where(finding: Finding, *sides: str) -> str:
+    """`at 256 to 1,024 and 4,096 tokens`: the lengths on these sides, neighbours joined."""
+    lengths = list(finding.sides)
+    chosen = finding.on(*sides)
+    if chosen == lengths:
+        return f"at every length measured, {span(finding)}"
+    runs: list[list[int]] = []
+    for length in chosen:
+        if runs and lengths.index(length) == lengths.index(runs[-1][-1]) + 1:
+            runs[-1].append(length)
+        else:
+            runs.append([length])
+    told = [
+        tokens(run[0]) if len(run) == 1 else f"{tokens(run[0])} to {tokens(run[-1])}"
+        for run in runs
+    ]
+    return f"at {listing(told)} tokens"
+
+
+def open_ends(finding: Finding) -> str:
+    """`; not decided below 1,024 tokens`: where no side is decided, but for the way across."""
+    lengths = list(finding.sides)
+    decided = finding.on(BELOW, ABOVE, EQUAL)
+    crossed = finding.on(BELOW, ABOVE)
+    unclear = [
+        length
+        for length in finding.on(UNDECIDED)
+        if not any(
+            before < length < after and finding.sides[before] != finding.sides[after]
+            for before, after in pairwise(crossed)
+        )
+    ]
+    if not unclear or not decided:
+        return ""
+    told = []
+    if start := [length for length in unclear if length < decided[0]]:
+        told.append(f"below {tokens(decided[0])} tokens")
+        assert start[0] == lengths[0]
+    if inside := [length for length in unclear if decided[0] < length < decided[-1]]:
+        told.append(f"at {listing([tokens(length) for length in inside])} tokens")
+    if unclear[-1] > decided[-1]:
+        told.append(f"above {tokens(decided[-1])} tokens")
+    return f"; not decided {listing(told)}"
+
+
+def resolution(finding: Finding) -> str:
+    """` to within 1 %`: what a difference must exceed to be one; nothing for exact counts."""
+    known = finding.resolution
+    if known.exact or all(finding.ratio(length) == 1 for length in finding.sides):
+        return ""
+    least = f" or {size_bytes(known.absolute)}" if known.absolute else ""
+    return f" to within {significant(100 * known.relative, 1)} %{least}"
 
 
 def missing_reason(finding: Finding) -> str:
@@ -170,7 +246,11 @@ def missing_reason(finding: Finding) -> str:
     if empty:
         return "not probed" if len(empty) == 2 else f"{empty[0]} was not probed"
     shared = len(finding.lengths)
-    return f"it needs two lengths measured for both, and there {'is one' if shared else 'are none'}"
+    lost = ""
+    if finding.disturbed:
+        lost = f" ({len(finding.disturbed)} disturbed by other work on the machine)"
+    there = "is one" if shared else "are none"
+    return f"it needs two lengths measured for both, and there {there}{lost}"
 
 
 def reason(finding: Finding) -> str:
@@ -210,7 +290,7 @@ def win_example(finding: Finding, length: int) -> str:
 def _costs(finding: Finding, length: int) -> tuple[str, str]:
     unit = finding.measure.unit
     sides = (finding.recurrent, finding.attention)
-    mine, other = (quantity(side.measured[length].median, unit) for side in sides)
+    mine, other = (quantity(side.measured[length].value, unit) for side in sides)
     return mine, other
 
 
@@ -229,6 +309,16 @@ def bounds(slope: Slope) -> str:
     return f"{slope.low:.2f} to {slope.high:.2f}"
 
 
+def linearity(slope: Slope) -> str:
+    """Whether the cost is linear, and how much bend is possible."""
+    if slope.linear:
+        return "yes"
+    if slope.bend is None or isnan(slope.bend.share.low):
+        return "not claimed"
+    share = slope.bend.share
+    return "no" if share.low > 0 or share.high < 0 else "not claimed"
+
+
 def shape(growth: Growth | None) -> str:
     """The shape AICc prefers and its weight: `a + bT (98 %)`."""
     if growth is None:
@@ -239,5 +329,5 @@ def shape(growth: Growth | None) -> str:
 
 
 def point_text(point: Point, unit: str) -> str:
-    """One point in a table: its median, or why there is none."""
-    return quantity(point.median, unit) if point.status == "ok" else point.status.replace("_", " ")
+    """One point in a table: its value, or why there is none."""
+    return quantity(point.value, unit) if point.status == "ok" else point.status.replace("_", " ")

@@ -9,7 +9,7 @@ Sweeps go to runs/GROUP/00-a, 00-b, 01-a and so on; the same command continues.
 from __future__ import annotations
 
 from collections import defaultdict
-from math import inf
+from math import inf, isnan
 from pathlib import Path
 
 from conf.launch import launch
@@ -20,6 +20,7 @@ from models.registry import ModelSpec
 from probes import words
 from probes.collect import collect
 from probes.compare import Finding, findings
+from probes.ratios import ABOVE, BELOW
 from probes.sweep import run_sweep
 from training.folder import check_name
 
@@ -57,22 +58,18 @@ def crossovers(specs: list[ModelSpec], conf: RepeatabilityConf, folder: Path) ->
     return {
         f"{one.measure.key} {one.recurrent.arm.label}/{one.attention.arm.label}": one
         for one in findings(collect([folder]))
-        if one.stays and one.stays.crossing is not None
+        if one.kind != "missing" and not any(isnan(at.low) for at in one.intervals.values())
     }
 
 
 def span(finding: Finding) -> Span:
-    """The interval in tokens, open where it leaves the measured lengths."""
-    stays = finding.stays
-    assert stays is not None
-    low = -inf if stays.low is None else stays.low
-    high = inf if stays.high is None else stays.high
-    if stays.length is None:
-        shortest, longest = finding.lengths[0], finding.lengths[-1]
-        if finding.ratio(longest) < 1:  # cheaper throughout
-            return -inf, shortest if stays.high is None else high
-        return longest if stays.low is None else low, inf
-    return low, high
+    """The interval in tokens, open where it leaves the lengths that are decided."""
+    crossing = finding.crossover
+    if crossing and crossing.low is not None and crossing.high is not None:
+        return crossing.low, crossing.high
+    dearer = finding.on(ABOVE)
+    cheaper = [length for length in finding.on(BELOW) if length > max(dearer, default=0)]
+    return max(dearer, default=-inf), min(cheaper, default=inf)
 
 
 def overlap(first: Span, second: Span) -> bool:
@@ -82,10 +79,9 @@ def overlap(first: Span, second: Span) -> bool:
 
 def describe(finding: Finding) -> str:
     """`1,230 (1,100 to 1,400)`, `none (above 4,096)`."""
-    stays = finding.stays
-    assert stays is not None
+    crossing = finding.crossover
     low, high = span(finding)
-    length = "none" if stays.length is None else words.tokens(stays.length)
+    length = words.tokens(crossing.length) if crossing else "none"
     if low == -inf and high == inf:
         return f"{length} (anywhere)"
     if low == -inf:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from probes.bootstrap import centre, errors, grouped, in_several_processes, medians, scatter
+from probes.bootstrap import centre, centres, errors, grouped, in_several_processes, scatter
 
 LENGTHS = tuple(2**k for k in range(5, 15))
 
@@ -17,16 +17,17 @@ def drawn(processes, repeats, within, between, seed=0):
     return dict(zip(LENGTHS, values.tolist(), strict=True))
 
 
-def test_a_point_is_the_median_of_the_medians_of_its_processes():
-    processes = [[1, 2, 9], [3, 3, 3], [4, 5, 6, 70]]
-    assert centre(processes) == 3
-    assert medians({16: processes, 8: [[7]]}, np.array([8.0, 16.0])).tolist() == [7, 3]
+def test_a_point_is_the_lower_quartile_of_the_lower_quartiles_of_its_processes():
+    processes = [[1, 2, 9], [3, 3, 3, 90], [4, 5, 6, 7, 70]]
+    assert centre(processes) == (1.5 + 3) / 2
+    assert centre(dict(enumerate(processes))) == centre(processes)
+    assert centres({16: processes, 8: [[7]]}, np.array([8.0, 16.0])).tolist() == [7, 2.25]
 
 
 def test_lengths_are_ordered_and_kept_to_the_window():
     lengths, groups = grouped({64: [[1.0]], 16: [[2.0, 3.0]], 32: [[4.0], [5.0]], 8: []}, (8, 32))
     assert lengths.tolist() == [16, 32]
-    assert [[len(repeats) for repeats in processes] for processes in groups] == [[2], [1, 1]]
+    assert [[len(one) for one in point.values()] for point in groups] == [[2], [1, 1]]
     assert not in_several_processes(groups)
     with pytest.raises(ValueError, match="length 16 must be positive"):
         grouped({16: [[1.0], [-1.0]]})
@@ -44,7 +45,7 @@ def test_errors_are_as_large_as_the_true_ones(processes, repeats, within, betwee
         lengths, groups = grouped(samples)
         noise = errors(groups, np.random.default_rng(seed))
         found.append(noise.var())
-        true.append(np.log(medians(samples, lengths)).var(ddof=1))
+        true.append(np.log(centres(samples, lengths)).var(ddof=1))
     assert 0.85 < np.sqrt(np.mean(found) / np.mean(true)) < 1.3
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from probes.interpolation import last_roots, root, tangents
+from probes.interpolation import root, tangents
 
 
 def test_a_straight_line_is_met_exactly():
@@ -30,15 +30,6 @@ def test_between_two_points_it_stays_between_their_values():
         assert (np.abs(side) <= 3 * np.abs(secants) + 1e-12).all()
 
 
-def test_last_roots():
-    x = np.array([0.0, 1.0, 2.0])
-    rows = np.array([[1.0, 0, -1], [-1, -1, -1], [1, 1, 1], [-1, -1, 1], [-1, 1, -1], [0, 0, 0]])
-    found = last_roots(x, rows)
-    assert found[0] == pytest.approx(1)
-    assert 1 < found[4] < 2
-    assert found[[1, 2, 3, 5]].tolist() == [-np.inf, np.inf, np.inf, np.inf]
-
-
 def test_two_points_are_a_line():
-    found = last_roots(np.array([0.0, 1.0]), np.array([[1.0, -3.0]]))
+    found = root(np.array([0.0, 1.0]), np.array([[1.0, -3.0]]), np.array([0]))
     assert found == pytest.approx([0.25])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probes import bootstrap
-from probes.statistics import crossover, loglog_slope, polynomial_fit
+from probes.statistics import loglog_slope, polynomial_fit
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 SEEDS = 300
@@ -145,134 +145,18 @@ def test_polynomial_without_enough_data():
     assert math.isnan(polynomial_fit({256: [[1.0]], 512: [[2.0]], 1024: [[5.0]]}).c_low)
 
 
-# ---- crossover -----------------------------------------------------------------------------------
-
-
 def linear(t: float) -> float:
     return 0.01 + 1e-5 * t
 
 
-def quadratic(t: float) -> float:
-    """Cheaper than `linear` below about 1536."""
-    return 0.006 + 8e-6 * t + 3e-9 * t * t
-
-
-TRUE_CROSSING = 1000 * (1 + math.sqrt(13)) / 3  # 3e-9 T^2 - 2e-6 T - 4e-3 = 0
-
-
-def test_crossover_of_power_laws_is_exact():
-    a = sampled(lambda t: 1e-3 * t)
-    b = sampled(lambda t: 1e-3 * t * (t / 1700) ** 0.4)
-    found = crossover(a, b)
-    assert found.length == pytest.approx(1700)
-    assert (found.low, found.high) == pytest.approx((1700, 1700))
-    assert found.crossing == 1
-    assert found.crossings == 1
-
-
-@pytest.mark.parametrize(("noise", "most"), NOISES)
-def test_crossover_interval_covers_the_truth(noise, most, few_draws):
-    def holds(seed: int) -> bool:
-        found = crossover(
-            sampled(linear, seed=2 * seed, **noise), sampled(quadratic, seed=2 * seed + 1, **noise)
-        )
-        return (found.low or 0) <= TRUE_CROSSING <= (found.high or math.inf)
-
-    assert 0.90 <= coverage(holds) <= most
-
-
-def test_crossover_of_smooth_curves_needs_few_lengths():
-    found = crossover(sampled(linear), sampled(quadratic))
-    assert found.length == pytest.approx(TRUE_CROSSING, rel=0.003)
-
-
-@pytest.mark.parametrize(
-    ("factor", "words"),
-    [(0.5, "always cheaper from the shortest"), (2.0, "never cheaper up to the longest")],
-)
-def test_none_in_range(factor, words):
-    found = crossover(sampled(lambda t: factor * t, within=0.01), sampled(float, within=0.01))
-    assert found.length is None
-    assert found.length is found.low is found.high is None
-    assert words in found.reason
-    assert found.crossings == found.crossing == 0
-
-
-def test_cheaper_in_the_middle_only_is_not_a_crossover():
-    factors = dict(zip(LENGTHS, (2, 2, 0.5, 0.5, 2, 2), strict=True))
-    found = crossover(sampled(lambda t: factors[t] * t), sampled(float))
-    assert found.length is None
-    assert found.crossings == 2
-    assert "not at the longest" in found.reason
-
-
-def test_of_several_crossings_the_last_counts():
-    factors = dict(zip(LENGTHS, (2, 0.5, 2, 2, 0.5, 0.5), strict=True))
-    found = crossover(sampled(lambda t: factors[t] * t), sampled(float))
-    assert found.crossings == 3
-    assert found.length == pytest.approx(2048 * 2**0.5)
-    assert found.places[-1] == found.length
-    assert 256 < found.places[0] < 512 < found.places[1] < 1024
-    assert "last of 3" in found.reason
-
-
-def test_an_end_beyond_the_measured_range_is_censored():
-    """A crossing so close to the last length that noise often hides it."""
-    a = sampled(lambda t: t, within=0.05)
-    b = sampled(lambda t: t * (t / 7900) ** 0.5, within=0.05, seed=1)
-    found = crossover(a, b)
-    assert found.length == pytest.approx(7900, rel=0.1)
-    assert 4096 < found.low < found.length
-    assert found.high is None
-    assert 0.5 < found.crossing < 0.975
-    assert "one crossing" in found.reason and "% of the resamples cross" in found.reason
-
-
-def test_resamples_that_cross_are_mentioned():
-    a = sampled(lambda t: t, within=0.05)
-    b = sampled(lambda t: t * (t / 9000) ** 0.5, within=0.05, seed=1)
-    found = crossover(a, b)
-    assert found.length is None
-    assert 0.025 < found.crossing < 0.5
-    assert f"{found.crossing:.0%} of the resamples do cross" in found.reason
-    # It may still lie inside the range, but no resample says how far beyond.
-    assert found.low is not None and found.high is None
-
-
-def test_crossover_without_repeats_or_shared_lengths():
-    a, b = sampled(lambda t: t, repeats=1), sampled(lambda t: t * t / 1000, repeats=1)
-    found = crossover(a, b)
-    assert found.length == pytest.approx(1000)
-    assert found.low is found.high is None
-    assert crossover({256: [[1.0]]}, {512: [[1.0]]}).length is None
-    only = crossover(a, {length: b[length] for length in (512, 2048)})
-    assert only.length == pytest.approx(1000)
-
-
-def test_one_contestant_in_several_processes_is_compared_with_one_in_one():
-    noise = {"within": 0.01, "between": 0.03}
-    both = crossover(sampled(linear, **noise), sampled(quadratic, processes=5, seed=1, **noise))
-    assert both.low < both.length < both.high
-
-
 # ---- several processes ---------------------------------------------------------------------------
 
-ESTIMATES = {
-    "slope": lambda a, b: loglog_slope(a),
-    "crossover": crossover,
-}
 
-
-@pytest.mark.parametrize("estimate", ESTIMATES.values(), ids=ESTIMATES)
-def test_more_processes_narrow_an_interval_that_more_repeats_do_not(estimate):
+def test_more_processes_narrow_an_interval_that_more_repeats_do_not():
     def width(**counts) -> float:
         noise = {"within": 0.01, "between": 0.03, **counts}
-        widths = []
-        for seed in range(20):
-            first = sampled(linear, seed=2 * seed, **noise)
-            found = estimate(first, sampled(quadratic, seed=2 * seed + 1, **noise))
-            widths.append(math.log(found.high / found.low))
-        return float(np.median(widths))
+        found = [loglog_slope(sampled(linear, seed=seed, **noise)) for seed in range(20)]
+        return float(np.median([one.high - one.low for one in found]))
 
     few = width(processes=3)
     assert width(processes=12) < 0.75 * few
