@@ -50,6 +50,7 @@ class DataConf:
 
     corpus: str = key(MISSING, "name of a reader in data/corpora.py")
     paths: list[str] = key([], "text: files or globs")
+    markup: bool = key(False, "text: take JSON, CSV, HTML, XML for the text to train on")
     tokenizer: str = key("bpe", "bpe, bytes, chars, or a path: tokenizer.json, RWKV World")
     vocab_size: int = key(3072, "entries of a bpe trained on the corpus", low=257, high=65536)
     length: int = key(512, "context length, tokens", low=1)

@@ -18,6 +18,8 @@ from functools import cached_property
 from pathlib import Path
 
 from conf.schema import DataConf
+from data import kinds
+from data.text import END_OF_TEXT
 from models.errors import UserError
 
 
@@ -168,7 +170,7 @@ def text(conf: DataConf) -> list[Document]:
         raise UserError("data.corpus=text needs data.paths, e.g. 'data.paths=[book.txt]'")
     problems: list[str] = []
     paths = sorted({path for pattern in conf.paths for path in _expand(pattern, problems)})
-    contents = {path: _read(path, problems) for path in paths}
+    contents = {path: _read(path, problems, conf.markup) for path in paths}
     if problems:
         more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
         raise UserError("data.paths: " + "; ".join(problems[:5] + more))
@@ -196,14 +198,26 @@ def _expand(pattern: str, problems: list[str]) -> list[Path]:
     return found
 
 
-def _read(path: Path, problems: list[str]) -> bytes:
+def _read(path: Path, problems: list[str], markup: bool) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
         problems.append(f"{path} cannot be read ({error.strerror})")
         return b""
     if not _is_text(content):
-        problems.append(f"{path} is not UTF-8 text (binary, compressed or in another encoding)")
+        problems.append(f"{path} is not UTF-8 text ({kinds.binary(content)})")
+    elif not markup:
+        text = content.decode()
+        if kind := kinds.markup(path.name, text):
+            problems.append(
+                f"{path} is {kind} and not plain text: take its texts out, one file per document "
+                "(data.markup=true trains on the markup too)"
+            )
+        elif kinds.separated(text):
+            problems.append(
+                f"{path} has {END_OF_TEXT} between its documents: give one file per document "
+                "(data.markup=true trains on it as the text it is)"
+            )
     return content
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.contract import Contestant
+from models.errors import UserError
 
 
 @torch.no_grad()
@@ -23,10 +24,12 @@ def generate(
 
     The prompt is never read again: each new token costs one single-token step from the carried
     state. Temperature 0 takes the likeliest token; `top_k` 0 samples from all.
+    Raises `UserError` if the model's numbers are not finite.
     """
     state = model.init_state(1, capacity=len(prompt) + count)
     logits, state = model.next_logits(prompt[None], state)
     for position in range(count):
+        _check(logits)
         token = sample(logits[0], temperature, top_k, generator)
         yield int(token)
         if position + 1 < count:
@@ -38,10 +41,29 @@ def sample(
     logits: Tensor, temperature: float, top_k: int, generator: torch.Generator | None
 ) -> Tensor:
     """One token from logits `[V]`."""
+    likeliest = logits.argmax()
     if temperature == 0:
-        return logits.argmax()
+        return likeliest
     logits = logits.float() / temperature
+    if logits.isinf().any():  # the temperature is as good as 0
+        return likeliest
     if 0 < top_k < logits.shape[-1]:
         smallest_kept = logits.topk(top_k).values[-1]
         logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)
+
+
+def _check(logits: Tensor) -> None:
+    """Raise `UserError` if one is not finite: any token drawn from them would be nonsense."""
+    if logits.sum(dtype=torch.float32).isfinite() or logits.isfinite().all():
+        return
+    if logits.dtype == torch.float16:
+        raise UserError(
+            "this model's activations do not fit into float16, which ends at 65,504: use "
+            "dtype=bfloat16 or dtype=float32"
+        )
+    name = str(logits.dtype).removeprefix("torch.")
+    raise UserError(
+        f"this model computes numbers that are not finite in {name}: its weights are those of a "
+        "training that diverged, or are damaged"
+    )

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from models.errors import UserError
 from models.files import replacing
 from models.formats import crossover, hugging_face, official
@@ -24,9 +26,13 @@ def check_target(target: Path, format: str, overwrite: bool) -> None:
     suffix = SUFFIXES.get(format, "")
     if suffix and target.suffix != suffix:
         raise UserError(f"target={target}: format={format} needs a name that ends in {suffix}")
-    if target.exists() and not overwrite:
+    try:
+        exists = target.exists()
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise UserError(f"target={target} cannot be written ({error})") from None
+    if exists and not overwrite:
         raise UserError(f"target={target} exists: choose another, or overwrite=true")
-    if target.exists() and target.is_dir() != (format == "hf"):
+    if exists and target.is_dir() != (format == "hf"):
         kind = "directory" if target.is_dir() else "file"
         raise UserError(f"target={target} is a {kind}: format={format} would not be one")
 
@@ -51,5 +57,11 @@ def save(
                 if tokenizer is not None:
                     shutil.copyfile(tokenizer, aside / "tokenizer.json")
             WRITERS[format](weights, aside)
-    except OSError as error:
-        raise UserError(f"target={target} cannot be written ({error})") from None
+    except UserError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:  # what each library makes of ENOSPC
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]:.200}"
+        raise UserError(
+            f"target={target} cannot be written ({reason}): nothing was left there; choose a "
+            "place that can be written and has room"
+        ) from None

@@ -38,9 +38,11 @@ def main(conf: GenerateConf) -> None:
     print(conf.prompt, end="", flush=True)
     decoder = StreamDecoder(tokenizer)
     tokens = torch.tensor(prompt, device=device)
-    for token in generate(model, tokens, conf.tokens, conf.temperature, conf.top_k, generator):
-        print(decoder.push(token), end="", flush=True)
-    print(decoder.flush())
+    try:
+        for token in generate(model, tokens, conf.tokens, conf.temperature, conf.top_k, generator):
+            print(decoder.push(token), end="", flush=True)
+    finally:  # a message begins on a line of its own
+        print(decoder.flush())
 
 
 if __name__ == "__main__":

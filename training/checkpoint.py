@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import re
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from models import checkpoints
 from models.errors import UserError
 from models.files import damage
 from models.formats.tensor_files import read_torch
 from training.folder import RunFolder
-
-log = logging.getLogger("crossover")
-
-PATTERN = re.compile(r"step-(\d{8})\.ckpt")
 
 
 def path_of(folder: RunFolder, step: int) -> Path:
@@ -26,28 +21,12 @@ def path_of(folder: RunFolder, step: int) -> Path:
 
 def saved(folder: RunFolder) -> list[Path]:
     """Checkpoints of a run, oldest first."""
-    if not folder.checkpoints.is_dir():
-        return []
-    return sorted(path for path in folder.checkpoints.iterdir() if PATTERN.fullmatch(path.name))
+    return checkpoints.saved(folder.path)
 
 
 def newest(folder: RunFolder) -> Path | None:
-    """The newest undamaged checkpoint; says so when it has to pass over a damaged one.
-
-    Raises `UserError` if there are checkpoints but none can be trusted.
-    """
-    candidates = saved(folder)
-    for path in reversed(candidates):
-        problem = damage(path)
-        if problem is None:
-            return path
-        log.warning("checkpoint %s is damaged (%s); trying the one before it", path, problem)
-    if candidates:
-        raise UserError(
-            f"{folder.checkpoints}: every checkpoint is damaged; "
-            "resume=never starts again and keeps the old folder aside"
-        )
-    return None
+    """The newest undamaged checkpoint; see `models.checkpoints.newest`."""
+    return checkpoints.newest(folder.path)
 
 
 def choose(resume: str, folder: RunFolder) -> Path | None:

@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
-from models.files import damage
+from models.files import damage, manifest_path
 from models.formats import official
-from models.formats.tensor_files import read_safetensors, read_torch, write_safetensors
+from models.formats.tensor_files import (
+    named_tensors,
+    read_safetensors,
+    read_torch,
+    unwrapped,
+    write_safetensors,
+)
 from models.registry import ModelSpec
 from models.weights import Weights, check_sizes, checked, shapes_of
 
@@ -18,10 +24,18 @@ KEY = "crossover"  # of the metadata in a .safetensors file, and of our part of 
 
 
 def read_checkpoint(path: Path) -> Weights:
-    """The weights of a run's checkpoint. Raises `UserError` if it is damaged or not one."""
-    if problem := damage(path):
+    """The weights of a checkpoint: a run's, or another Lightning program's of an official RWKV.
+
+    Raises `UserError` if it is damaged or neither.
+    """
+    problem = damage(path)
+    if problem and (not path.is_file() or manifest_path(path).exists()):
         raise UserError(f"checkpoint {path}: {problem}")
     content = read_torch(path)
+    if problem and isinstance(content, dict) and KEY in content:  # one of ours, unproven
+        raise UserError(f"checkpoint {path}: {problem}")
+    if problem:
+        return official.from_tensors(path, named_tensors(path, content))
     try:
         spec = ModelSpec(**content[KEY]["identity"]["model"])
         tensors = {name.removeprefix("model."): t for name, t in content["state_dict"].items()}
@@ -38,7 +52,7 @@ def read(path: Path) -> Weights:
     """
     tensors, metadata = read_safetensors(path)
     if KEY not in metadata:
-        return official.from_tensors(path, tensors)
+        return official.from_tensors(path, unwrapped(path, tensors))
     spec, unread = _description(path, metadata[KEY])
     check_sizes(path, spec, tensors)
     unused = {name: tensors.pop(name) for name in unread if name in tensors}

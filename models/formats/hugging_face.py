@@ -12,7 +12,12 @@ from torch import Tensor
 from models.errors import UserError
 from models.files import inside
 from models.formats.families import FAMILIES, Family
-from models.formats.tensor_files import read_pth, read_safetensors, write_safetensors
+from models.formats.tensor_files import (
+    read_pth,
+    read_safetensors,
+    unwrapped,
+    write_safetensors,
+)
 from models.registry import ModelSpec, model_class
 from models.weights import Weights, check_sizes, checked, shapes_of, widest
 
@@ -109,7 +114,8 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         for file in files:
             path = inside(folder / file)
             safe = path.suffix == ".safetensors"
-            tensors.update(read_safetensors(path)[0] if safe else read_pth(path))
+            part = unwrapped(path, read_safetensors(path)[0]) if safe else read_pth(path)
+            tensors.update(part)
         return {key: value for key, value in tensors.items() if not key.endswith(_DERIVED)}
     raise UserError(f"{folder}: no {' and no '.join(FILES)} (or .index.json) in it")
 

@@ -36,6 +36,8 @@ _VARIANTS = {
     r"^pos_emb": "learned positions",
 }
 
+EMBEDDING = "emb.weight"  # which every version has
+
 # The value residual starts at layer 1: v0, v1 and v2 of layer 0 exist in some files, unread.
 _UNREAD = re.compile(r"blocks\.0\.att\.v[012]")
 
@@ -61,14 +63,32 @@ def write(weights: Weights, path: Path) -> None:
 
 def from_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Weights:
     """The model of official tensors, wherever they come from; see `read`."""
-    # DeepSpeed's ZeRO-3 saves its wrapper's name too.
-    found = {name.removeprefix("_forward_module."): value for name, value in tensors.items()}
+    found = _without_owner(path, tensors)
     name = version(path, found)
     spec = spec_of(path, name, found)
     unread = {key: found.pop(key) for key in [*found] if name == "rwkv7" and _UNREAD.fullmatch(key)}
     kept = checked(path, found, shapes_of(spec))
     unused = checked(path, unread, {key: tensor.shape for key, tensor in unread.items()})
     return Weights(spec, kept, unused)
+
+
+def _without_owner(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names they have in the model itself.
+
+    A model that was an attribute of something else, as in a LightningModule, has the path to it in
+    front of each name: `model.emb.weight`. Raises `UserError` if there are several models.
+    """
+    owners = [
+        name.removesuffix(EMBEDDING) for name in tensors if f".{name}".endswith(f".{EMBEDDING}")
+    ]
+    if len(owners) > 1:
+        found = ", ".join(owner + EMBEDDING for owner in owners)
+        raise UserError(f"{path} holds several models ({found}): save the one meant")
+    owner = owners[0] if owners else ""
+    own = {name.removeprefix(owner): tensor for name, tensor in tensors.items()}
+    if len(own) < len(tensors):
+        raise UserError(f"{path} holds several models: some names differ only in {owner!r}")
+    return own
 
 
 def version(path: Path, tensors: Mapping[str, Tensor]) -> str:

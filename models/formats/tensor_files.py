@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -18,9 +19,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.errors import UserError
+from models.weights import listed
 
 _HEAD = 1 << 26  # bytes of a file searched for code, more than any real pickle of names needs
 _OPCODES = 1 << 21  # of a pickle, likewise; about 2 s
+_MODEL_PARTS = ("state_dict", "model_state_dict", "model", "module")
+"""Where Lightning, torch's tutorials, nanoGPT and DeepSpeed put the model in a checkpoint."""
+_WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:_forward_module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 _DATA = ("torch", "torch._utils", "torch.storage", "torch.nn.parameter", "collections")
 
 
@@ -52,13 +59,54 @@ def read_torch(path: Path) -> Any:
 
 
 def read_pth(path: Path) -> dict[str, Tensor]:
-    """A flat dict of named tensors; raises as `read_torch`, and for anything else inside."""
-    content = read_torch(path)
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
+    """The named tensors of a file: a flat dict, or the model's part of a training checkpoint.
+
+    Raises as `read_torch`, and for anything else inside.
+    """
+    return named_tensors(path, read_torch(path))
+
+
+def named_tensors(path: Path, content: Any) -> dict[str, Tensor]:
+    """The model's tensors in what `torch.load` returned for `path`, without wrappers.
+
+    Raises `UserError` if they are not exactly one dict of named tensors.
+    """
+    while isinstance(content, dict):
+        parts = [key for key in _MODEL_PARTS if isinstance(content.get(key), dict)]
+        if not parts:
+            break
+        if len(parts) > 1:
+            raise UserError(f"{path} holds several models ({', '.join(parts)}): save the one meant")
+        content = content[parts[0]]
+    if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: expected one dict of named tensors and nothing else")
-    return content
+    if "_strategy" in content:
+        raise UserError(
+            f"{path} was converted for the package rwkv (strategy {content['_strategy']!s:.40}), "
+            "which turns and rescales matrices: give the file it was made from"
+        )
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            keys = listed([f"{key!s:.40}" for key in content])
+            raise UserError(
+                f"{path}: expected one dict of named tensors and nothing else, and {name!s:.40} is "
+                f"a {type(value).__name__} (its keys are {keys})"
+            )
+    return unwrapped(path, content)
+
+
+def unwrapped(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names that they have without torch's and DeepSpeed's wrappers.
+
+    Raises `UserError` if two would have the same name.
+    """
+    names = {name: _WRAPPERS.sub("", name) for name in tensors}
+    while names and all(name.startswith("module.") for name in names.values()):
+        names = {name: short.removeprefix("module.") for name, short in names.items()}
+    found = {names[name]: tensor for name, tensor in tensors.items()}
+    if len(found) < len(tensors):
+        raise UserError(f"{path} holds several models: some names differ only in their wrappers")
+    return found
 
 
 def write_pth(path: Path, tensors: Mapping[str, Tensor]) -> None:

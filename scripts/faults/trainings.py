@@ -17,11 +17,11 @@ from omegaconf import OmegaConf
 
 from conf.launch import CONF, REFUSED, speak
 from conf.schema import TrainConf
+from models.checkpoints import PATTERN
 from models.errors import UserError
 from models.files import damage
 from scripts.faults.child import Child, Ended
 from scripts.train import main
-from training.checkpoint import PATTERN
 from training.folder import RunFolder
 from training.metrics import read_rows
 from training.signals import STOPPED

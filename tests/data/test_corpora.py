@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import pickle
 import sysconfig
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 from conf.schema import DataConf
 from data import corpora
 from data.corpora import Document
+from data.text import END_OF_TEXT
 from models.errors import UserError
 
 
@@ -174,3 +178,94 @@ def test_stdlib_is_this_pythons_source_without_tests() -> None:
     assert {"asyncio", "email"} <= folders
     assert not folders & {"test", "tests", "idlelib", "site-packages", "__pycache__"}
     assert sum(len(doc.content) for doc in docs.values()) > 5_000_000
+
+
+RECORD = {"text": 'She said: "no, {not} [that]", and left.', "id": 3}
+KINDS: list[tuple[str, str, str]] = [
+    ("a.jsonl", json.dumps(RECORD) + "\n", "JSON lines"),
+    ("a.txt", (json.dumps(RECORD) + "\n") * 3, "JSON lines"),
+    ("a", "\ufeff\n" + json.dumps(RECORD) + "\n\n" + json.dumps([1, 2]), "JSON lines"),
+    ("long.txt", (json.dumps({"text": "word " * 30_000}) + "\n") * 3, "JSON lines"),
+    ("a.json", json.dumps(RECORD), "JSON"),
+    ("a.txt", json.dumps([RECORD] * 200, indent=1), "JSON"),
+    ("a.csv", "text", "CSV"),
+    ("a.txt", "id,text\n" + "".join(f'{i},"one, two\n{i}"\n' for i in range(9)), "CSV"),
+    ("a.txt", "id,text\n" + "".join(f"{i},{'word ' * 99}\n" for i in range(999)), "CSV"),
+    ("a.TSV", "a", "TSV"),
+    ("a.txt", "".join(f"{i}\tline {i}, said he\n" for i in range(9)), "TSV"),
+    ("a.txt", "<!-- x -->\n<!DOCTYPE html>\n<p>hello", "HTML"),
+    ("a.md", "<HTML lang=en><body>hello</body>", "HTML"),
+    ("a.htm", "<p>hello", "HTML"),
+    ("a.txt", "<?xml version='1.0'?><a/>", "XML"),
+    ("a.txt", '<doc id="1">text</doc>\n<doc id="2">text</doc>\n', "XML"),
+    ("a.pkl", "(lp0\n.", "a pickle"),
+    ("a.txt", "{\\rtf1 hello}", "RTF"),
+]
+PLAIN: list[str] = [
+    *("", " \n", "a", "a,b", "{", "[Illustration]\n\nChapter 1\n", "<3 is a heart", "1,2\n3,4\n"),
+    "{}\n",
+    '{"name": "value", "list": [1, 2]}\n',
+    "config = {\n" + '    "a": [1, 2],\n' * 400 + "}\n",
+    "{\n" + "  x = 1;\n" * 900 + "}\n",
+    "[" * 9000,
+    "{name}, {place}\n" * 40,
+    "Well, he said\nno, she said\nyes, they said\n" * 40,
+    "Rose,\nlily,\n" * 40,
+    "def f(a,b):\n\treturn a,b\n" * 40,
+    "all:\n\tmake a\n\tmake b\n" * 40,
+    "<b>bold</b> words at the start, and then prose\n" * 40,
+    "<T extends object>(x: T) => x\n" * 40,
+    "一，二\n三，四\n" * 40,
+    "ACGT" * 40_000,
+    f'END = "{END_OF_TEXT}"  # `{END_OF_TEXT}` and "{END_OF_TEXT}" again\n',
+    f"GPT-2 ends a text with {END_OF_TEXT} and goes on.",
+]
+
+
+@pytest.mark.parametrize(("name", "content", "kind"), KINDS)
+def test_records_and_markup_are_refused_with_the_way_out(
+    tmp_path: Path, name: str, content: str, kind: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        corpora.text(text_conf(tmp_path / name))
+    assert f"{name} is {kind} and not plain text" in str(caught.value)
+    assert "data.markup=true" in str(caught.value)
+    taken = corpora.text(text_conf(tmp_path / name, markup=True))
+    assert taken == [Document(name, content.encode())]
+
+
+@pytest.mark.parametrize("content", PLAIN)
+def test_prose_and_source_code_are_plain_text(tmp_path: Path, content: str) -> None:
+    for name in ("a.txt", "a.py", "a"):
+        (tmp_path / name).write_text(content)
+        assert corpora.text(text_conf(tmp_path / name))[0].content == content.encode()
+
+
+@pytest.mark.parametrize("between", [END_OF_TEXT, f"\n{END_OF_TEXT}\n"])
+@pytest.mark.parametrize("count", [2, 3, 50])
+def test_several_documents_in_one_file_are_refused(
+    tmp_path: Path, between: str, count: int
+) -> None:
+    if (between, count) == (END_OF_TEXT, 2):
+        return  # no different from a text that speaks of it
+    (tmp_path / "a.txt").write_text(between.join(["Once upon a time."] * count))
+    with pytest.raises(UserError, match=r"a\.txt has <\|endoftext\|> between its documents"):
+        corpora.text(text_conf(tmp_path / "a.txt"))
+    assert corpora.text(text_conf(tmp_path / "a.txt", markup=True))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (gzip.compress(b"text"), "gzip: unpack it"),
+        (b"PAR1\x15\0", "a Parquet file"),
+        (pickle.dumps(["text"], protocol=4), "a pickle"),
+        ("text".encode("utf-16"), "UTF-16: convert"),
+        (b"PK\x03\x04\0", "a ZIP archive"),
+    ],
+)
+def test_what_is_not_text_is_named(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.txt is not UTF-8 text \(.*{kind}"):
+        corpora.text(text_conf(tmp_path / "a.txt", markup=True))

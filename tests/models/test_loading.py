@@ -79,3 +79,64 @@ def test_sampling_respects_top_k_and_seed() -> None:
     assert int(sample(logits, 0, 0, None)) == 1
     again = [int(sample(logits, 1.0, 2, torch.Generator().manual_seed(s))) for s in range(200)]
     assert drawn == again
+
+
+def test_a_runs_folder_is_its_newest_sound_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "first"
+    with pytest.raises(UserError, match="no such file"):
+        models.load(run)
+    (run / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        models.load(run)
+    expected: Any = None
+    for step in (2, 10):
+        expected = shaken("gpt")
+        path = run / "checkpoints" / f"step-{step:08d}.ckpt"
+        save(path, checkpoint_of(expected, spec_of("gpt")))
+    loaded: Any = models.load(run)
+    assert torch.equal(loaded.head.weight, expected.head.weight)
+    path.write_bytes(b"damaged")
+    models.load(str(run))
+
+
+class Overflowing:
+    """Whose logits are not finite from a position on."""
+
+    def __init__(self, good: int, dtype: torch.dtype, value: float) -> None:
+        self.good, self.dtype, self.value = good, dtype, value
+
+    def init_state(self, batch: int, capacity: int) -> int:
+        return 0
+
+    def next_logits(self, tokens: torch.Tensor, state: int) -> tuple[torch.Tensor, int]:
+        logits = torch.tensor([[0, 3, 1]], dtype=self.dtype)
+        if state >= self.good:
+            logits[0, 2] = self.value
+        return logits, state + 1
+
+    def __call__(self, tokens: torch.Tensor, state: int) -> tuple[torch.Tensor, int]:
+        logits, state = self.next_logits(tokens, state)
+        return logits[None], state
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [(torch.float16, "use dtype=bfloat16 or dtype=float32"), (torch.bfloat16, "in bfloat16: its")],
+)
+def test_no_token_is_drawn_from_numbers_that_are_not_finite(
+    temperature: float, value: float, dtype: torch.dtype, message: str
+) -> None:
+    for good in (0, 2):
+        model: Any = Overflowing(good, dtype, value)
+        tokens = generate(model, torch.tensor([1]), 5, temperature, 0)
+        drawn: list[int] = []
+        with pytest.raises(UserError, match=message):
+            for token in tokens:
+                drawn.append(token)
+        assert len(drawn) == good
+
+
+def test_a_temperature_close_to_0_is_0() -> None:
+    assert int(sample(torch.tensor([0.0, 3.0, 2.0]), 1e-40, 0, None)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,28 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"a\.pth cannot be written"):
         save(weights_of(), tmp_path / "file" / "a.pth", "official")
+
+
+@pytest.mark.parametrize(
+    ("format", "name"), [("official", "a.pth"), ("safetensors", "a.safetensors"), ("hf", "a")]
+)
+def test_a_full_disk_is_one_message_and_leaves_nothing(
+    tmp_path: Path, format: str, name: str
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, limits[1]))
+    try:
+        with pytest.raises(UserError, match=rf"{name} cannot be written") as refused:
+            save(weights_of(), tmp_path / name, format)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_too_long_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        save(weights_of(), tmp_path / ("a" * 300 + ".pth"), "official")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": {"name": "x"}, "unused": []}'])

@@ -213,7 +213,7 @@ REFUSED: list[tuple[str, Callable[[Named], Named], str]] = [
     ("rwkv4", lambda w: {n: t.double() for n, t in w.items()}, "is torch.float64; expected float"),
     ("rwkv4", lambda w: w | {"ln_out.bias": torch.full((128,), float("nan"))}, "ln_out.bias holds"),
     ("rwkv4", lambda w: w | {"ln_out.bias": torch.zeros(1).expand(128)}, "not an ordinary dense"),
-    ("rwkv4", lambda w: {f"rwkv.{n}": t for n, t in w.items()}, "Hugging Face's: give its folder"),
+    ("rwkv4", lambda w: {"rwkv.emb.bias": w["emb.weight"]}, "Hugging Face's: give its folder"),
     ("rwkv4", lambda w: {"a": w["emb.weight"]}, "not an official RWKV file .*its tensors are a"),
     ("rwkv4", lambda w: {}, "its tensors are none"),
     ("rwkv4", lambda w: {"state": w}, "one dict of named tensors"),
@@ -272,3 +272,50 @@ def test_only_rwkv_becomes_an_official_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"format=official is for rwkv4.* this is a gpt"):
         save(Weights(spec, shaken("gpt").state_dict()), tmp_path / "a.pth", "official")
     assert not list(tmp_path.iterdir())
+
+
+WRAPPED: dict[str, Callable[[Named], Any]] = {
+    "compiled": lambda w: {f"_orig_mod.{n}": t for n, t in w.items()},
+    "compiled by block": lambda w: {n.replace(".att.", "._orig_mod.att."): t for n, t in w.items()},
+    "parallel": lambda w: {f"module.{n}": t for n, t in w.items()},
+    "both": lambda w: {f"module._orig_mod.{n}": t for n, t in w.items()},
+    "an attribute": lambda w: {f"model.{n}": t for n, t in w.items()},
+    "of any name": lambda w: {f"_forward_module.net.lm.{n}": t for n, t in w.items()},
+    "sharded": lambda w: {f"_fsdp_wrapped_module.{n}": t for n, t in w.items()},
+    "Lightning's": lambda w: {
+        "state_dict": {f"model.{n}": t for n, t in w.items()},
+        "global_step": 40,
+        "optimizer_states": [{}],
+    },
+    "nanoGPT's": lambda w: {"model": WRAPPED["compiled"](w), "optimizer": {}, "iter_num": 3},
+    "DeepSpeed's": lambda w: {"module": w, "ds_version": "0.15", "dtype": "torch.bfloat16"},
+    "a tutorial's": lambda w: {"epoch": 1, "model_state_dict": w, "optimizer_state_dict": {}},
+    "twice": lambda w: {"model": {"state_dict": w}},
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_weights_inside_wrappers_are_those_weights(tmp_path: Path, wrapper: str) -> None:
+    plain = official_weights("rwkv4")
+    for name in ("a.pth", "a.ckpt"):  # another program's .ckpt has no manifest
+        found = read(pth(tmp_path / name, WRAPPED[wrapper](plain)))
+        same_bits(dict(found.tensors), {name: plain[name] for name in found.tensors})
+        assert len(found.tensors) + len(found.unused) == len(plain)
+
+
+MIXED: list[tuple[Callable[[Named], Any], str]] = [
+    (lambda w: {"model": w, "state_dict": w}, "several models .state_dict, model."),
+    (lambda w: w | {f"ema.{n}": t for n, t in w.items()}, "several models .*ema.emb.weight"),
+    (lambda w: w | {"_orig_mod.head.weight": w["head.weight"]}, "differ only in their wrappers"),
+    (lambda w: w | {"_strategy": "cpu fp32"}, "converted for the package rwkv .strategy cpu fp32"),
+    (lambda w: {"epoch": 3, "weights": w}, "epoch is a int .its keys are epoch; weights"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), MIXED)
+def test_more_than_one_model_is_refused(
+    tmp_path: Path, change: Callable[[Named], Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        read(pth(tmp_path / "a.pth", change(official_weights("rwkv4"))))
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,141 @@
+"""Telling plain text from the files that texts are kept in: records, markup, archives.
+
+Trained on as they are, they would teach a model their markup. A file is judged by what it holds
+and, as half of these formats look like text, by its suffix too.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from data.text import END_OF_TEXT
+
+HEAD = 1 << 16  # characters looked at, where the beginning tells
+SNIPPET = 1 << 12  # characters of JSON that a text may well consist of
+RECORDS = 5  # of a table, before lines of equal shape are no coincidence
+
+_SUFFIXES = {
+    **dict.fromkeys((".jsonl", ".ndjson"), "JSON lines"),
+    **dict.fromkeys((".json", ".ipynb"), "JSON"),
+    ".csv": "CSV",
+    ".tsv": "TSV",
+    **dict.fromkeys((".html", ".htm", ".xhtml"), "HTML"),
+    ".xml": "XML",
+    **dict.fromkeys((".pkl", ".pickle"), "a pickle"),
+}
+
+_BEGINNINGS = {  # of files that are not text
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"\x1f\x8b": "compressed with gzip: unpack it",
+    b"BZh": "compressed with bzip2: unpack it",
+    b"\xfd7zXZ\0": "compressed with xz: unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it",
+    b"PK\x03\x04": "a ZIP archive (or a document in one)",
+    b"%PDF-": "a PDF: convert it to text",
+    b"\x93NUMPY": "a NumPy array",
+    b"SQLite format 3\0": "an SQLite database",
+    b"\x89HDF\r\n": "an HDF5 file",
+    b"\xff\xfe": "UTF-16: convert it to UTF-8",
+    b"\xfe\xff": "UTF-16: convert it to UTF-8",
+    **{b"\x80" + bytes([protocol]): "a pickle" for protocol in range(2, 6)},
+}
+
+
+def binary(content: bytes) -> str:
+    """What a file is that is not UTF-8 text."""
+    known = (kind for start, kind in _BEGINNINGS.items() if content.startswith(start))
+    return next(known, "binary, compressed or in another encoding")
+
+
+def markup(name: str, text: str) -> str | None:
+    """What the file called `name` is, if it holds records or markup; None for plain text."""
+    if not text.strip():
+        return None
+    text = text.removeprefix("\ufeff")
+    for kind, holds in _KINDS.items():
+        if holds(text):
+            return kind
+    return _SUFFIXES.get(Path(name).suffix.lower())
+
+
+def separated(text: str) -> bool:
+    """Whether end-of-text tokens stand between documents, rather than being spoken of."""
+    found = list(islice(_SEPARATOR.finditer(text), 2))
+    at_an_end = (text[match.end() : match.end() + 1] in ("", "\n", "\r") for match in found)
+    return len(found) > 1 or any(at_an_end)
+
+
+def _json_lines(text: str) -> bool:
+    if text[:HEAD].lstrip()[:1] not in ("{", "["):
+        return False
+    lines = [line for line in islice(io.StringIO(text), 20) if line.strip()]
+    return len(lines) > 1 and all(isinstance(_parsed(line), dict | list) for line in lines)
+
+
+def _json(text: str) -> bool:
+    if text[:HEAD].lstrip()[:1] not in ("{", "[") or len(text) <= SNIPPET:
+        return False
+    return isinstance(_parsed(text), dict | list)
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _html(text: str) -> bool:
+    return bool(re.match(r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", text[:HEAD], _ANY))
+
+
+def _xml(text: str) -> bool:
+    if re.match(r"\s*<\?xml\s", text[:HEAD]):
+        return True
+    opened = re.match(r"\s*<([A-Za-z][\w:.-]*)(?:\s[^<>]*)?>", text[:HEAD])
+    return bool(opened and text[-HEAD:].rstrip().endswith(f"</{opened[1]}>"))
+
+
+def _table(delimiter: str) -> Callable[[str], bool]:
+    def holds(text: str) -> bool:
+        head = text[:HEAD]
+        if delimiter not in head[: head.find("\n") + 1]:
+            return False
+        whole = len(text) <= HEAD
+        try:
+            rows = [row for row in csv.reader(io.StringIO(head), delimiter=delimiter) if row]
+        except csv.Error:
+            return False
+        rows = rows if whole else rows[:-1]  # the last is cut
+        if len(rows) < RECORDS or len(rows[0]) < 2 or any(len(r) != len(rows[0]) for r in rows):
+            return False
+        # A name for every column; a sentence goes on after its comma with a space.
+        named = len({*rows[0]} - {""}) == len(rows[0]) and all(map(_balanced, rows[0]))
+        return named and not any(field.startswith(" ") for row in rows for field in row)
+
+    return holds
+
+
+def _balanced(field: str) -> bool:
+    """Whether every bracket is closed: one that is not was cut out of code at a comma."""
+    return all(field.count(left) == field.count(right) for left, right in ("()", "[]", "{}"))
+
+
+_ANY = re.IGNORECASE | re.DOTALL
+_SEPARATOR = re.compile(rf"(?<![`'\"\\]){re.escape(END_OF_TEXT)}(?![`'\"\\])")
+_KINDS: dict[str, Callable[[str], bool]] = {
+    "JSON lines": _json_lines,
+    "JSON": _json,
+    "HTML": _html,
+    "XML": _xml,
+    "TSV": _table("\t"),
+    "CSV": _table(","),
+    "RTF": lambda text: text.startswith("{\\rtf"),
+}
