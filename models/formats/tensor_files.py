@@ -78,7 +78,7 @@ def named_tensors(path: Path, content: Any) -> dict[str, Tensor]:
         if len(parts) > 1:
             raise UserError(f"{path} holds several models ({', '.join(parts)}): save the one meant")
         content = content[parts[0]]
-    if not isinstance(content, dict) or not content:
+    if not isinstance(content, dict):
         raise UserError(f"{path}: expected one dict of named tensors and nothing else")
     if "_strategy" in content:
         raise UserError(
