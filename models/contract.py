@@ -49,6 +49,12 @@ class Contestant(Protocol):
     recurrent: bool
     """Whether the state has one size whatever the context, and carries gradients."""
 
+    title: str
+    """Its name inside a sentence, article included: `RWKV-7`, `the Transformer`."""
+
+    options: tuple[str, ...]
+    """Config fields that change how it computes, at the same size and name."""
+
     def __call__(
         self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, State | None]:

@@ -89,6 +89,7 @@ class GPT(AttentionTrunk):
     """Embedding plus learned positions, L blocks, LayerNorm, head."""
 
     Config = GPTConfig
+    options = ("attention",)
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)

@@ -11,6 +11,16 @@ from models.errors import UserError
 
 
 @dataclass(frozen=True)
+class Nature:
+    """What a contestant says it is; nothing else may be concluded from what it is called."""
+
+    recurrent: bool
+    title: str
+    options: dict[str, Any]
+    """Those fields of its `options` that were set to something else than their default."""
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """Everything needed to rebuild a model, as plain data (pickles and serialises to JSON)."""
 
@@ -40,6 +50,21 @@ def model_class(target: str) -> Any:
     if getattr(cls, "__module__", None) != module_name or not hasattr(cls, "Config"):
         raise UserError(f"model.target={target!r}: not a contestant (it has no Config)")
     return cls
+
+
+def nature(target: str, config: dict[str, Any]) -> Nature:
+    """What the class at `target`, with these config fields, says about itself.
+
+    Raises `UserError` if there is no such class here.
+    """
+    cls = model_class(target)
+    defaults = {one.name: one.default for one in fields(cls.Config)}
+    options = {
+        name: config[name]
+        for name in getattr(cls, "options", ())
+        if config.get(name) not in (None, defaults.get(name))
+    }
+    return Nature(cls.recurrent, getattr(cls, "title", "") or cls.__name__, options)
 
 
 def build(spec: ModelSpec) -> Contestant:

@@ -81,6 +81,7 @@ class RWKVTrunk(Trunk):
     """Embedding, L blocks, LayerNorm, head; the order of tokens enters through the recurrence."""
 
     recurrent = True
+    options = ("wkv",)
     lr_scales: ClassVar[dict[str, float]] = {}
     """Learning-rate multipliers of vectors by the end of their name."""
 

@@ -141,6 +141,7 @@ class RWKV4(RWKVTrunk):
     """The first generation that scaled: a vector of state per channel, decayed at a fixed rate."""
 
     Config = RWKV4Config
+    title = "RWKV-4"
     lr_scales: ClassVar = {"time_decay": 2.0, "time_first": 3.0}
 
     def __init__(self, config: RWKV4Config) -> None:

@@ -127,6 +127,7 @@ class RWKV5(RWKVTrunk):
     """Eagle: a matrix of state per head; the channel mix is RWKV-4's."""
 
     Config = RWKV5Config
+    title = "RWKV-5"
     lr_scales: ClassVar = {"time_decay": 2.0}
 
     def __init__(self, config: RWKV5Config) -> None:

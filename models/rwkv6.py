@@ -212,6 +212,7 @@ class RWKV6(RWKVTrunk):
     """Finch: Eagle with a token shift and a decay that depend on the data."""
 
     Config = RWKV6Config
+    title = "RWKV-6"
     lr_scales: ClassVar = {"time_decay": 2.0}
 
     def __init__(self, config: RWKV6Config) -> None:

@@ -241,6 +241,7 @@ class RWKV7(RWKVTrunk):
     """Goose: a state that learns in context, by a generalised delta rule."""
 
     Config = RWKV7Config
+    title = "RWKV-7"
     lr_scales: ClassVar = {"att.w0": 2.0}
 
     def __init__(self, config: RWKV7Config) -> None:

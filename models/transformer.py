@@ -113,6 +113,8 @@ class Transformer(AttentionTrunk):
     """Embedding, L blocks, RMSNorm, head; positions enter as rotations of queries and keys."""
 
     Config = TransformerConfig
+    title = "the Transformer"
+    options = ("attention", "window")
 
     def build_block(self, layer: int) -> TransformerBlock:
         return TransformerBlock(self.config)

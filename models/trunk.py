@@ -70,6 +70,13 @@ class Trunk(nn.Module, ABC):
 
     Config: ClassVar[type]
     recurrent: ClassVar[bool] = False
+    title: ClassVar[str] = ""  # default: the name of the class
+    options: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "title" not in vars(cls):  # a name is not inherited
+            cls.title = cls.__name__
 
     def __init__(self, config: Any) -> None:
         super().__init__()

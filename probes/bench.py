@@ -19,7 +19,7 @@ from probes.capacity import largest_batch
 from probes.measure import calibrate, measure
 from probes.points import Point
 from probes.predict import Predictor
-from probes.rows import OK, Row
+from probes.rows import OK, Row, said_by
 from probes.tasks.common import Task
 
 GIB = 1 << 30
@@ -100,6 +100,7 @@ class Bench:
             "context_length": point.length,
             "batch": point.batch,
             "process": point.process,
+            **said_by(point.spec.target, point.spec.config),
             "status": "",
             "seconds": [],
             "peak_method": self.facts["peak_method"],

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from models.errors import UserError
 from probes.fairness import Placed, differences
-from probes.rows import OPTIONS, Row, label, read_lines
+from probes.rows import Row, read_lines, said_by
 from probes.scaling.study import swept
 
 
@@ -24,19 +26,25 @@ class Arm:
     apart: `gpt`, `gpt math`, `transformer window 256`, `rwkv7 small`."""
     contestant: str
     rows: tuple[Row, ...]
+    recurrent: bool | None = None
+    """As its rows say, unless given."""
+    title: str = ""
+    """Its name inside a sentence, without options: `RWKV-7`, `the Transformer`; as its rows say."""
 
-    @property
-    def recurrent(self) -> bool:
-        return self.contestant.startswith("rwkv")
-
-    @property
-    def size(self) -> str:
-        return self.rows[0].size
+    def __post_init__(self) -> None:
+        if self.recurrent is None and self.rows:
+            object.__setattr__(self, "recurrent", self.rows[0].recurrent)
+        said = self.rows[0].title if self.rows else ""
+        object.__setattr__(self, "title", self.title or said or self.contestant)
 
     @property
     def window(self) -> int | None:
         """Tokens that attention looks back at, where not at all."""
         return self.rows[0].config.get("window")
+
+    @property
+    def size(self) -> str:
+        return self.rows[0].size
 
     @property
     def parameters(self) -> int | None:
@@ -72,19 +80,24 @@ class Material:
         return [(one, other) for one in self.arms if one.recurrent for other in attention]
 
     def trainings_of(self, arm: Arm) -> list[dict[str, Any]]:
-        """Finished trainings of an arm's contestant, size and window; kernels learn alike.
+        """Finished trainings of an arm's contestant, size and options; kernels learn alike.
 
         Where some went on for more tokens than others, the longest.
         """
-        wanted = (arm.contestant, arm.size, arm.window)
-        found = [run for run in self.trainings if _learner(run) == wanted]
+        kernels = set(arm.backends())  # an option of an operator's name chooses its kernel
+        wanted = (arm.contestant, arm.size, _learning(arm.rows[0].options, kernels))
+        found = []
+        for run in self.trainings:
+            options = _learning(run.get("options", {}), kernels | set(run.get("backends", {})))
+            if (run.get("contestant"), run.get("size"), options) == wanted:
+                found.append(run)
         longest = max((run.get("tokens", 0) for run in found), default=0)
         return [run for run in found if run.get("tokens", 0) == longest]
 
 
-def _learner(run: dict[str, Any]) -> tuple[Any, ...]:
-    config = run.get("config", {})  # summaries of before windows existed have none
-    return run.get("contestant"), run.get("size"), config.get("window")
+def _learning(options: dict[str, Any], kernels: set[str]) -> dict[str, Any]:
+    """Options that change what is learned, not only how fast."""
+    return {name: value for name, value in options.items() if name not in kernels}
 
 
 def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Material:
@@ -138,7 +151,18 @@ def _read_summary(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a training summary ({error})") from None
     if not isinstance(summary, dict) or "contestant" not in summary:
         raise UserError(f"{path}: not a training summary (it names no contestant)")
+    if "recurrent" not in summary:  # written before models said what they are
+        summary |= said_by(_target_of(path), summary.get("config", {}))
     return summary
+
+
+def _target_of(summary: Path) -> str | None:
+    """The class path of a run, which its configuration holds."""
+    try:
+        conf = yaml.safe_load((summary.parent / "config.yaml").read_text(encoding="utf-8"))
+        return str(conf["model"]["target"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
 
 
 # ---- arms ----------------------------------------------------------------------------------------
@@ -149,7 +173,7 @@ def arms_of(rows: Iterable[Row]) -> list[Arm]:
     than one way even so, by whatever differs."""
     by_option: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        by_option[label(row.contestant, row.config)].append(row)
+        by_option[row.label].append(row)
     arms = []
     for name, own in by_option.items():
         parts: dict[str, list[Row]] = defaultdict(list)
@@ -162,8 +186,33 @@ def arms_of(rows: Iterable[Row]) -> list[Arm]:
         for row, known in zip(own, facts, strict=True):
             words = [_word(key, known[key]) for key in keys if key in known]
             parts[" ".join([name, *words])].append(row)
-        arms += [Arm(one, own[0].contestant, tuple(part)) for one, part in parts.items()]
-    return sorted(arms, key=lambda arm: (not arm.recurrent, arm.label))
+        arms += [_checked(Arm(one, own[0].contestant, tuple(part))) for one, part in parts.items()]
+    return sorted(_without_shared_titles(arms), key=lambda arm: (not arm.recurrent, arm.label))
+
+
+def _checked(arm: Arm) -> Arm:
+    if arm.recurrent is None:
+        raise UserError(
+            f"{arm.contestant}: its rows do not say whether it is recurrent, and there is no "
+            f"{arm.rows[0].target} here to ask; bring back that file, or measure it again in a new "
+            "group"
+        )
+    return arm
+
+
+def _set(rows: Iterable[Row]) -> set[str]:
+    """Options that some row was measured with; the label names them already."""
+    return {name for row in rows for name in row.options}
+
+
+def _without_shared_titles(arms: list[Arm]) -> list[Arm]:
+    """Where two contestants have one title, they go by their names."""
+    bearers: dict[str, set[str]] = defaultdict(set)
+    for arm in arms:
+        bearers[arm.title].add(arm.contestant)
+    return [
+        replace(arm, title=arm.contestant) if len(bearers[arm.title]) > 1 else arm for arm in arms
+    ]
 
 
 def _kernels(row: Row) -> dict[str, Any]:
@@ -177,7 +226,7 @@ def _telling_apart(rows: list[Row], facts: list[dict[str, Any]]) -> list[str]:
         for name, value in known.items():
             point = (name, row.probe, row.sweep, row.context_length)
             values[point].add(json.dumps(value, sort_keys=True))
-    names = {point[0] for point, found in values.items() if len(found) > 1} - set(OPTIONS)
+    names = {point[0] for point, found in values.items() if len(found) > 1} - _set(rows)
     # A size is a name for a whole configuration: it says all that its fields would.
     return ["size"] if "size" in names else sorted(names)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from conf.schema import PROBES, ProbeConf
 from models.errors import UserError
 from models.registry import ModelSpec
-from probes.rows import label
+from probes.rows import label_of
 
 ONE_SEQUENCE = ("ttft", "decode", "generate", "layer", "operator", "max_batch", "max_batch_train")
 """Probes that a full batch has nothing to add to; they are measured in the batch_1 sweep only."""
@@ -29,7 +29,7 @@ class Point:
     """Which of the fresh processes a point is measured in, from 0."""
 
     def __str__(self) -> str:
-        who = label(self.spec.name, self.spec.config)
+        who = label_of(self.spec)
         process = f" process {self.process}" if self.process else ""
         return f"{who} {self.probe} {self.sweep} T={self.length} B={self.batch}{process}"
 
@@ -89,7 +89,7 @@ def left_out(conf: ProbeConf) -> list[str]:
 
 def _check(specs: Sequence[ModelSpec], conf: ProbeConf) -> None:
     if not specs:
-        raise UserError("no contestant to measure: name at least one, e.g. model=rwkv4")
+        raise UserError("no contestant to measure: name at least one with model=")
     for key, chosen, known in (("probes", conf.probes, PROBES), ("sweeps", conf.sweeps, SWEEPS)):
         if unknown := sorted(set(chosen) - set(known)):
             raise UserError(f"{key}={unknown}: choose from {', '.join(known)}")

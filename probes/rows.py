@@ -10,10 +10,13 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from math import inf
 from pathlib import Path
 from typing import Any
+
+from models.errors import UserError
+from models.registry import ModelSpec, nature
 
 logger = logging.getLogger("crossover")
 
@@ -26,18 +29,19 @@ PREDICTED_TIMEOUT = "predicted_timeout"
 STATUSES = (OK, OOM, TIMEOUT, ERROR, PREDICTED_OOM, PREDICTED_TIMEOUT)
 NOT_TRIED = (PREDICTED_OOM, PREDICTED_TIMEOUT)
 
-OPTIONS = ("attention", "wkv", "window")
-"""Fields of a model's configuration that change how it computes, at the same size and name."""
 
-
-def label(contestant: str, config: dict[str, Any]) -> str:
+def label(contestant: str, options: dict[str, Any]) -> str:
     """The contestant with the options set by hand: `gpt`, `gpt math`, `transformer window 256`."""
-    words = [contestant]
-    for name in OPTIONS:
-        value = config.get(name)
-        if value not in (None, "auto"):
-            words.append(value if isinstance(value, str) else f"{name} {value}")
-    return " ".join(words)
+    words = (one if isinstance(one, str) else f"{name} {one}" for name, one in options.items())
+    return " ".join([contestant, *words])
+
+
+def label_of(spec: ModelSpec) -> str:
+    """The label of a contestant that is about to be measured."""
+    try:
+        return label(spec.name, nature(spec.target, spec.config).options)
+    except UserError:  # it cannot be built; whoever builds it says so
+        return spec.name
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,17 @@ class Row:
     """Whether others delayed the repeat (probes/disturbance.py); empty: not known."""
     visit: int = 0
     """How often the point had been measured before because others disturbed it."""
+    recurrent: bool | None = None
+    """What the model says it is; None where its class could not be found."""
+    title: str = ""
+    """Its name inside a sentence: `RWKV-7`, `the Transformer`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Config fields that change how it computes at its size, where set by hand."""
+
+    @property
+    def label(self) -> str:
+        """The contestant with its options."""
+        return label(self.contestant, self.options)
 
     @property
     def is_disturbed(self) -> bool:
@@ -171,6 +186,8 @@ class Row:
         if odd := sorted(names ^ {*younger, *values}):
             raise ValueError(f"not a probe row (missing or unknown fields: {_some(odd)})")
         row = cls(**values)
+        if row.recurrent is None:
+            row = replace(row, **said_by(row.target, row.config))
         if odd := sorted(name for name, fits in _FITS.items() if not fits(getattr(row, name))):
             raise ValueError(f"not a probe row (values that make no sense: {_some(odd)})")
         if row.disturbed and len(row.disturbed) != len(row.seconds):
@@ -185,6 +202,14 @@ ENOUGH = 3
 def _enough(disturbed: list[bool]) -> int:
     """Half of the repeats, but not more than `ENOUGH`."""
     return min(ENOUGH, (len(disturbed) + 1) // 2)
+
+
+def said_by(target: Any, config: Any) -> dict[str, Any]:
+    """The fields `recurrent`, `title` and `options` as the class says; nothing without a class."""
+    try:
+        return asdict(nature(target, config))
+    except (UserError, AttributeError):
+        return {}
 
 
 def _some(names: list[str]) -> str:
@@ -224,6 +249,9 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "disturbed": lambda value: _is_list_of(bool, value),
     "visit": lambda value: isinstance(value, int) and value >= 0,
     "config": _is_dict,
+    "recurrent": lambda value: value is None or isinstance(value, bool),
+    "title": lambda value: isinstance(value, str),
+    "options": _is_dict,
     "backends": _is_dict,
     "device": _is_dict,
     "versions": _is_dict,

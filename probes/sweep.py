@@ -16,7 +16,7 @@ from models.registry import ModelSpec
 from probes import child, machine
 from probes.bench import Bench
 from probes.points import Point, left_out, list_points
-from probes.rows import OK, Row, append_row, label, read_rows
+from probes.rows import OK, Row, append_row, read_rows
 from probes.tasks.common import DTYPES
 
 
@@ -71,7 +71,7 @@ def run_sweep(
 
 def describe(row: Row) -> str:
     """One line for people."""
-    who = label(row.contestant, row.config)
+    who = row.label
     where = f"{who:<12} {row.probe:<7} {row.sweep:<12} T={row.context_length:<7}"
     if row.process:
         where += f" process {row.process}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import isnan
@@ -88,9 +87,7 @@ def listing(words: Sequence[str], last: str = "and") -> str:
 
 def name(arm: Arm) -> str:
     """A contestant's name as people write it: RWKV-7, GPT, Transformer."""
-    known = {"gpt": "GPT", "transformer": "Transformer"}
-    shown = known.get(arm.contestant) or re.sub(r"^rwkv(\d.*)$", r"RWKV-\1", arm.contestant)
-    return shown + arm.label.removeprefix(arm.contestant)
+    return spoken(arm).removeprefix("the ")
 
 
 def capital(text: str) -> str:
@@ -100,7 +97,7 @@ def capital(text: str) -> str:
 
 def spoken(arm: Arm) -> str:
     """The name as it stands inside a sentence: `the Transformer`, but `GPT` and `RWKV-7`."""
-    return f"the {name(arm)}" if arm.contestant == "transformer" else name(arm)
+    return arm.title + arm.label.removeprefix(arm.contestant)
 
 
 def cut_every(runs: Iterable[dict[str, Any]]) -> list[int]:

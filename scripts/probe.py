@@ -14,7 +14,7 @@ from conf.model_spec import model_spec
 from conf.schema import ProbeConf
 from probes import costs
 from probes.flat import COLUMNS, flat
-from probes.rows import Row, label
+from probes.rows import Row
 from probes.sweep import run_sweep
 from training.folder import check_name
 from training.tracking import PROBE_AXES, Tracker
@@ -38,7 +38,7 @@ def main(confs: list[ProbeConf]) -> None:
 
 def track(conf: ProbeConf, identity: Path, rows: list[Row]) -> None:
     """The curves of one contestant as a wandb run with context length as the x axis."""
-    name = label(rows[0].contestant, rows[0].config).replace(" ", "-")
+    name = rows[0].label.replace(" ", "-")
     with Tracker(
         conf.wandb,
         f"probe-{name}-{rows[0].size}",

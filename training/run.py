@@ -22,7 +22,7 @@ from data.batches import Batches
 from data.store import Corpus, prepare
 from models.errors import UserError
 from models.files import write_text
-from models.registry import ModelSpec, build
+from models.registry import ModelSpec, build, nature
 from models.spans import sequence_parallel
 from training.checkpoint import choose, read, saved
 from training.checkpointer import Checkpointer
@@ -270,7 +270,9 @@ def summarise(
         "name": conf.name,
         "contestant": spec.name,
         "size": spec.size,
+        "target": spec.target,
         "config": dict(spec.config),
+        **asdict(nature(spec.target, spec.config)),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": steps,
         "skipped_steps": module.guard.skipped if module.guard else 0,

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.contract import named_tensors
 from models.loss import CHUNK_TOKENS
-from models.registry import ModelSpec, build
+from models.registry import ModelSpec, build, model_class
 from probes.plan.trace import BELOW, EARLIER, LOSS, Op, trace
 
 DIRECT_LENGTH, DIRECT_TOKENS = 2048, 8192  # traced as they are, up to these
@@ -83,7 +83,7 @@ class Demand:
     @property
     def recurrent(self) -> bool:
         """Whether a state of constant size is all that one segment leaves to the next."""
-        return self.spec.name.startswith("rwkv")
+        return bool(model_class(self.spec.target).recurrent)
 
     def work(self, batch: int, length: int, checkpointing: bool) -> Work:
         """Forward and backward on `[batch, length]` tokens."""

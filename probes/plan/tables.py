@@ -11,7 +11,7 @@ from rich.table import Table
 
 from probes import words
 from probes.plan.plan import Plan, Planner, Row
-from probes.rows import label
+from probes.rows import label_of
 
 
 def print_plan(planner: Planner, plan: Plan, console: Console) -> None:
@@ -122,7 +122,7 @@ def as_json(planner: Planner, plans: list[Plan]) -> dict[str, Any]:
 
 def name(planner: Planner) -> str:
     """`rwkv7 7b`."""
-    return f"{label(planner.spec.name, planner.spec.config)} {planner.spec.size}"
+    return f"{label_of(planner.spec)} {planner.spec.size}"
 
 
 def size(value: float) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from models.errors import UserError
 from probes.bootstrap import Array
 from probes.rows import label
 from probes.scaling.laws import Coefficients, Law, Trial, fit
@@ -48,10 +49,10 @@ class Family:
     label: str
     trials: tuple[Trial, ...]
     law: Law | None
-
-    @property
-    def recurrent(self) -> bool:
-        return self.label.startswith("rwkv")
+    contestant: str
+    recurrent: bool
+    title: str
+    """Its name inside a sentence, without options."""
 
     @property
     def span(self) -> tuple[float, float]:
@@ -126,7 +127,7 @@ class Study:
 
 
 def family_of(training: dict[str, Any]) -> str:
-    return label(training["contestant"], training.get("config", {}))
+    return label(training["contestant"], training.get("options", {}))
 
 
 def swept(trainings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -148,7 +149,9 @@ def study(trainings: Iterable[dict[str, Any]], seed: int = 0) -> Study | None:
     """The study that these summaries are; None if no contestant was trained with `FEWEST` amounts
     of compute."""
     by_family: dict[str, list[Trial]] = defaultdict(list)
+    of_family: dict[str, dict[str, Any]] = {}
     for one in swept(trainings):
+        of_family[family_of(one)] = _with_nature(one)
         trial = Trial(
             str(one["name"]),
             str(one["size"]),
@@ -163,9 +166,21 @@ def study(trainings: Iterable[dict[str, Any]], seed: int = 0) -> Study | None:
     families = []
     for place, (name, own) in enumerate(sorted(by_family.items())):
         trials = tuple(sorted(own, key=lambda trial: (trial.flops, trial.name)))
-        families.append(Family(name, trials, fit(trials, seed=seed + place)))
+        one = of_family[name]
+        said = one["contestant"], one["recurrent"], one["title"] or one["contestant"]
+        families.append(Family(name, trials, fit(trials, seed=seed + place), *said))
     families.sort(key=lambda family: not family.recurrent)
     return Study(tuple(families), tuple(_comparisons(families)))
+
+
+def _with_nature(training: dict[str, Any]) -> dict[str, Any]:
+    if training.get("recurrent") is None:
+        raise UserError(
+            f"the training {training['name']} does not say whether {training['contestant']} is "
+            "recurrent, and its class is not here to ask; bring back its file in models/, or train "
+            "it again"
+        )
+    return training
 
 
 def _comparisons(families: Sequence[Family]) -> Iterable[Comparison]:

@@ -25,7 +25,7 @@ BEYOND = (
 
 def arm(family: Family) -> Arm:
     """The family as the other parts of a report know it."""
-    return Arm(family.label, family.label.split()[0], ())
+    return Arm(family.label, family.contestant, (), family.recurrent, family.title)
 
 
 def headline(study: Study) -> str:

@@ -46,6 +46,21 @@ BUDGET = 2**30
 ONE_SWEEP = ("ttft", "decode", "generate", "layer", "operator", "max_batch", "max_batch_train")
 
 
+TITLES = {"gpt": "GPT", "transformer": "the Transformer"}
+
+
+def said(contestant: str, config: dict[str, Any]) -> dict[str, Any]:
+    """What the models of these tests say they are."""
+    recurrent = contestant.startswith("rwkv")
+    title = contestant.replace("rwkv", "RWKV-") if recurrent else TITLES.get(contestant, contestant)
+    names = [name for name in ("attention", "wkv", "window") if config.get(name, "auto") != "auto"]
+    return {
+        "recurrent": recurrent,
+        "title": title,
+        "options": {name: config[name] for name in names if config[name] is not None},
+    }
+
+
 def make_row(contestant: str, probe: str, length: int, **changes: Any) -> Row:
     """One row of batch 1 with the default costs; `changes` replace its fields."""
     recurrent = contestant.startswith("rwkv")
@@ -86,6 +101,7 @@ def make_row(contestant: str, probe: str, length: int, **changes: Any) -> Row:
         each = memory / 1000 if recurrent else 36_864 * length
         values |= {"budget_bytes": BUDGET, "max_batch": int(BUDGET / each)}
         values["tried"] = [{"batch": 1, "status": "ok", "peak_bytes": int(memory), "error": None}]
+    values |= said(contestant, {**values, **changes}["config"])
     return Row(**(values | changes))
 
 
@@ -138,6 +154,7 @@ def make_summary(contestant: str, loss: float, **changes: Any) -> dict[str, Any]
         "backends": {},
         "peak_bytes": 10**8,
     }
+    values |= said(contestant, changes.get("config", {}))
     return values | changes
 
 

@@ -71,8 +71,10 @@ def test_shapes() -> None:
 
 
 def test_names_and_lists() -> None:
-    assert words.name(Arm("rwkv7 small", "rwkv7", ())) == "RWKV-7 small"
-    assert words.name(Arm("gpt", "gpt", ())) == "GPT"
-    assert words.spoken(Arm("transformer", "transformer", ())) == "the Transformer"
+    assert words.name(Arm("rwkv7 small", "rwkv7", (), True, "RWKV-7")) == "RWKV-7 small"
+    assert words.name(Arm("gpt", "gpt", (), False, "GPT")) == "GPT"
+    transformer = Arm("transformer window 64", "transformer", (), False, "the Transformer")
+    assert words.spoken(transformer) == "the Transformer window 64"
+    assert words.name(transformer) == "Transformer window 64"
     assert words.listing(["a"]) == "a"
     assert words.listing(["a", "b", "c"]) == "a, b and c"
