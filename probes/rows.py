@@ -186,7 +186,7 @@ class Row:
         if odd := sorted(names ^ {*younger, *values}):
             raise ValueError(f"not a probe row (missing or unknown fields: {_some(odd)})")
         row = cls(**values)
-        if row.recurrent is None:
+        if "recurrent" not in values:  # written before models said what they are
             row = replace(row, **said_by(row.target, row.config))
         if odd := sorted(name for name, fits in _FITS.items() if not fits(getattr(row, name))):
             raise ValueError(f"not a probe row (values that make no sense: {_some(odd)})")

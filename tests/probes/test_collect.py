@@ -218,9 +218,55 @@ def test_a_training_belongs_to_its_window(tmp_path: Path) -> None:
     rows += windowed_rows("flash", "cpu", (256, 512), window=256)
     full, windowed = (make_summary("transformer", loss) for loss in (3.2, 3.4))
     windowed |= {"name": "windowed", "config": {"attention": "auto", "window": 256}}
+    windowed |= {"options": {"window": 256}}
     material = collect([write_run(tmp_path / "a", rows, full, windowed)])
     losses = [[run["val_loss"] for run in material.trainings_of(arm)] for arm in material.arms]
     assert [arm.label.removeprefix("transformer") for arm in material.arms] == [
         "", " math", " window 256",
     ]  # fmt: skip
     assert losses == [[3.2], [3.2], [3.4]]
+
+
+def test_a_contestant_is_what_its_rows_say_and_not_what_it_is_called(tmp_path: Path) -> None:
+    said = {
+        "mine": {"recurrent": True, "title": "Mine"},
+        "rwkvish": {"recurrent": False, "title": "the Looker"},
+    }
+    rows = [make_row(who, "train", at, **said[who]) for who in said for at in (256, 512)]
+    material = collect([write_run(tmp_path / "a", rows)])
+    assert [(arm.label, arm.recurrent, arm.title) for arm in material.arms] == [
+        ("mine", True, "Mine"), ("rwkvish", False, "the Looker"),
+    ]  # fmt: skip
+    assert [(one.label, other.label) for one, other in material.pairs] == [("mine", "rwkvish")]
+
+
+def test_old_rows_are_what_their_class_says(tmp_path: Path) -> None:
+    old = json.loads(make_row("old", "train", 256, target="models.rwkv7.RWKV7").to_json())
+    old["config"] |= {"wkv": "reference"}
+    for name in ("recurrent", "title", "options"):
+        del old[name]
+    (tmp_path / "probes.jsonl").write_text(json.dumps(old) + "\n")
+    (arm,) = collect([tmp_path]).arms
+    assert (arm.label, arm.recurrent, arm.title) == ("old reference", True, "RWKV-7")
+    old["target"] = "models.gone.Gone"
+    (tmp_path / "probes.jsonl").write_text(json.dumps(old) + "\n")
+    with pytest.raises(
+        UserError, match=r"old: its rows do not say .* there is no models.gone.Gone"
+    ):
+        collect([tmp_path])
+
+
+def test_contestants_with_one_title_go_by_their_names(tmp_path: Path) -> None:
+    rows = [make_row(who, "train", 256, title="Twin", recurrent=True) for who in ("a", "b")]
+    assert [arm.title for arm in collect([write_run(tmp_path / "a", rows)]).arms] == ["a", "b"]
+
+
+def test_an_old_training_is_what_the_class_in_its_configuration_says(tmp_path: Path) -> None:
+    summary = make_summary("old", 3.0, config={"attention": "math"})
+    for name in ("recurrent", "title", "options"):
+        del summary[name]
+    folder = write_run(tmp_path / "a", [make_row("gpt", "train", 256)], summary)
+    (folder / "old-tiny" / "config.yaml").write_text("model: {target: models.gpt.GPT}")
+    (training,) = collect([folder]).trainings
+    assert (training["recurrent"], training["title"]) == (False, "GPT")
+    assert training["options"] == {"attention": "math"}
