@@ -9,22 +9,26 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf import schema
-from conf.combinations import combination_problems
-from conf.flags import flag_problems, hydra_problem
+from conf import words as words_of
+from conf.combinations import combination_problems, deep_combination_problems
+from conf.flags import Line, hydra_problem, parse
+from conf.meeting import meeting_problems
 from conf.model_spec import NOT_FIELDS, nearest
+from conf.words import expanded, quoted
 from models.errors import UserError
 from models.registry import model_class
 
@@ -34,38 +38,60 @@ KINDS = {
     "Float": "expected a number",
     "bool": "expected true or false",
 }
+SYNONYMS = {
+    **dict.fromkeys(("learning_rate", "max_lr", "peak_lr"), "optim.lr"),
+    **dict.fromkeys(("min_lr", "end_lr", "learning_rate_final"), "optim.final_lr"),
+    **dict.fromkeys(("warmup", "warmup_iters", "warmup_ratio"), "optim.warmup_steps"),
+    **dict.fromkeys(("steps", "max_iters", "num_steps", "iterations"), "trainer.max_steps"),
+    **dict.fromkeys(
+        ("context", "context_length", "seq_len", "ctx_len", "block_size"), "data.length"
+    ),
+    **dict.fromkeys(("batch", "micro_batch_size", "bsz"), "data.batch_size"),
+    **dict.fromkeys(("grad_clip", "max_grad_norm"), "trainer.gradient_clip_val"),
+    **dict.fromkeys(("gpus", "num_devices"), "trainer.devices"),
+    "grad_cp": "training.gradient_checkpointing",
+    "random_seed": "seed",
+}  # other people's words for keys, where the spelling leads elsewhere
 MOST_JOBS = 1000  # of a multirun that are checked as a whole
 
 
-def quoted(config_name: str, words: list[str]) -> list[str]:
-    """The words with the values of verbatim keys in Hydra's quotes."""
-    verbatim = {
-        item.name for item in fields(schema.SCRIPTS[config_name]) if item.metadata.get("verbatim")
-    }
-    return [_quote(word) if word.partition("=")[0] in verbatim else word for word in words]
+@dataclass
+class Examined:
+    """A command line as far as words tell, before any model or PyTorch is imported."""
 
-
-def _quote(word: str) -> str:
-    name, _, text = word.partition("=")
-    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
-    text = re.sub(r"(\\*)'", r"\1\1\\'", text)
-    text = re.sub(r"(\\+)$", r"\1\1", text)
-    return f"{name}='{text}'"
+    line_problems: list[str]
+    """Of its words: keys, values, groups. Without one, every job has a configuration."""
+    problems: list[str]
+    """All: those of the jobs' configurations, too."""
+    configs: list[DictConfig]
+    """Of every job, at most `MOST_JOBS`."""
+    words: list[str]
+    """What makes a job differ from the others, beside each configuration."""
 
 
 def problems_of(config_name: str, argv: list[str]) -> list[str]:
-    """Every problem of a command line, in reading order; empty if it can run."""
-    if problems := flag_problems(argv):
-        return problems
+    """Every problem of a command line, in reading order; empty if it can run.
+
+    What only the models can tell is left for a line that is fine otherwise.
+    """
+    line = parse(argv)
+    if line.problems:
+        return line.problems
     schema.register()
-    words = quoted(config_name, [word for word in argv if not word.startswith("-")])
-    multirun = "-m" in argv or "--multirun" in argv
-    if multirun:
+    examined = examine(config_name, line)
+    return examined.problems or deep_problems(config_name, examined.configs)
+
+
+def examine(config_name: str, line: Line) -> Examined:
+    """Everything that can be said of a line at once: within a second."""
+    words = quoted(config_name, line.words, line.multirun)
+    if line.multirun:
         words = [*_recipe_sweep(words), *words]
-    overrides, problems = _parse(words, multirun)
-    groups = [override for override in overrides if _is_group(override)]
-    keys = [override for override in overrides if not _is_group(override)]
+    found = Examined([], [], [], [])
     with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides, problems = _parse(config_name, words, line.multirun)
+        groups = [override for override in overrides if _is_group(override)]
+        keys = [override for override in overrides if not _is_group(override)]
         choices = [_values(override) for override in groups]
         for override, values in zip(groups, choices, strict=True):
             problems += _group_problems(config_name, override, values)
@@ -79,53 +105,140 @@ def problems_of(config_name: str, argv: list[str]) -> list[str]:
             try:
                 base = compose(config_name, overrides=selected)
             except HydraException as error:
-                return [*problems, str(error).splitlines()[0]]
-            found = {id(override): list(_key_problems(base, override)) for override in keys}
-            problems += itertools.chain.from_iterable(found.values())
-            good = [override for override in keys if not found[id(override)]]
-            problems += _job_problems(config_name, base, good)
-    problems += _shared_name(overrides)
-    return list(dict.fromkeys(problems))
+                problems.append(str(error).splitlines()[0])
+                break
+            wrong = {id(override): list(_key_problems(base, override)) for override in keys}
+            problems += itertools.chain.from_iterable(wrong.values())
+            good = [override for override in keys if not wrong[id(override)]]
+            for told, config in _jobs(base, good):
+                found.configs.append(config)
+                found.words.append(" ".join([*selected, *told]))
+    del found.configs[MOST_JOBS:]
+    found.line_problems = list(dict.fromkeys(problems))
+    for config in found.configs:
+        problems += light_problems(config_name, config)
+    if not problems:
+        problems += meeting_problems(config_name, overrides, found.configs)
+    found.problems = list(dict.fromkeys(problems))
+    return found
 
 
 def configuration_problems(config_name: str, config: DictConfig) -> list[str]:
     """Problems of one complete configuration: bounds, choices, the model, combinations."""
+    return light_problems(config_name, config) or deep_problems(config_name, [config])
+
+
+def light_problems(config_name: str, config: DictConfig) -> list[str]:
+    """Those that its words alone tell."""
     try:
-        return _configuration_problems(config_name, config)
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            return [f"{name} has no value: give it on the command line" for name in missing]
+        typed = expanded(OmegaConf.to_object(config))
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         return [f"{error.full_key}: {str(error.msg).splitlines()[0]}"]
+    return list(_bound_problems(typed)) or combination_problems(config_name, typed)
 
 
-def _configuration_problems(config_name: str, config: DictConfig) -> list[str]:
-    problems = list(_model_problems(config.model)) if "model" in config else []
-    missing = sorted(OmegaConf.missing_keys(config))
-    problems += [f"{name} has no value: give it on the command line" for name in missing]
-    if problems:
-        return problems
-    typed = OmegaConf.to_object(config)
-    problems = list(_bound_problems(typed))
-    return problems or combination_problems(config_name, typed)
+def deep_problems(config_name: str, configs: list[DictConfig]) -> list[str]:
+    """Problems of jobs that only the models can tell; imports PyTorch."""
+    problems: list[str] = []
+    for config in configs:
+        own = list(_model_problems(config.model)) if "model" in config else []
+        problems += own or deep_combination_problems(
+            config_name, expanded(OmegaConf.to_object(config))
+        )
+    return list(dict.fromkeys(problems))
 
 
-def _parse(words: list[str], multirun: bool) -> tuple[list[Override], list[str]]:
-    parser = OverridesParser.create()
+def show(config_name: str, line: Line, examined: Examined) -> int:
+    """`--cfg`: print the configuration of every job, Hydra's own where that was asked for."""
+    kind = line.asks("--cfg").partition("=")[2]
+    words = quoted(config_name, line.words)
+    for told, config in zip(examined.words, examined.configs, strict=True):
+        if kind != "job":
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                plain = [word for word in told.split(" ") if word] if line.multirun else words
+                config = compose(config_name, overrides=plain, return_hydra_config=True)
+                if kind == "hydra":
+                    config = OmegaConf.masked_copy(config, ["hydra"])
+        if line.multirun:
+            print(f"# {told}" if not examined.words.index(told) else f"---\n# {told}")
+        print(OmegaConf.to_yaml(config, resolve=bool(line.asks("--resolve"))), end="")
+    return 0
+
+
+def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Override], list[str]]:
+    """What the words say in Hydra's grammar, and what none of its scripts can do."""
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # for glob()
+    kinds = {name: kind for name, kind, _ in words_of.keys(schema.SCRIPTS[config_name])}
     overrides, problems = [], []
     for word in words:
+        name, _, text = word.partition("=")
         try:
             override = parser.parse_override(word)
-        except HydraException:
-            problems.append(f"{word!r} is not of the form key=value (quote special characters)")
+        except HydraException as error:
+            problems.append(_unreadable(word, str(error).splitlines()[0]))
             continue
         if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
-            problems += hydra_problem(word)
+            problems += hydra_problem(word) or _launcher_problem(override)
             continue
         if override.is_delete() or override.is_add() or override.is_force_add():
             problems.append(f"{word!r}: keys cannot be added or removed; write key=value")
+        elif override.is_sweep_override() and not override.is_discrete_sweep():
+            problems.append(
+                f"{word!r}: an interval has no values to run one after the other; write some, as "
+                f"in {name}=1e-4,1e-3, or a range(...) (intervals need a sweeper such as optuna)"
+            )
+        elif override.is_sweep_override() and kinds.get(name) is list and _of_scalars(override):
+            problems.append(f"{word!r}: several values of one list go in brackets: {name}=[{text}]")
         elif override.is_sweep_override() and not multirun:
             problems.append(f"{word!r} names several values: add -m to run them all")
+        elif override.is_sweep_override() and not _values(override):
+            problems.append(f"{word!r} stands for no value at all")
         else:
             overrides.append(override)
     return overrides, problems
+
+
+def _of_scalars(override: Override) -> bool:
+    """Whether a sweep's values are no lists."""
+    value = override.value()
+    return isinstance(value, ChoiceSweep) and not any(
+        isinstance(one, list | dict) for one in value.list
+    )
+
+
+def _unreadable(word: str, reason: str) -> str:
+    """Of a word that Hydra's grammar refuses."""
+    name, equals, text = word.partition("=")
+    if not equals:
+        return f"{word!r} is not of the form key=value"
+    called = re.search(r"while evaluating '.*?': (?!Unknown function)(.*)", reason)
+    if called:
+        return f"{word!r}: {called[1]}"
+    inner = text.replace("'", "") or "value"
+    return (
+        f"{word!r} is not of the form key=value: Hydra's grammar cannot read the value; if it is "
+        f"meant as it stands, put it in quotes within quotes: \"{name}='{inner}'\""
+    )
+
+
+def _launcher_problem(override: Override) -> list[str]:
+    """A launcher whose package is missing."""
+    if override.key_or_group != "hydra/launcher":
+        return []
+    loader = GlobalHydra.instance().config_loader()
+    known = loader.get_group_options("hydra/launcher")
+    name = str(override.value())
+    if name in known:
+        return []
+    if name.startswith("submitit_"):
+        return [
+            f"hydra/launcher={name} needs the package hydra-submitit-launcher: "
+            "pip install -e '.[scale]'"
+        ]
+    return [f"hydra/launcher={name}: no such launcher{nearest(name, known)}"]
 
 
 def _recipe_sweep(words: list[str]) -> list[str]:
@@ -163,20 +276,12 @@ def _group_problems(config_name: str, override: Override, values: list[str]) -> 
             yield f"{group}={value}: no such {group}{nearest(value, known)}"
 
 
-def _shared_name(overrides: list[Override]) -> Iterator[str]:
-    """Several jobs of one name would write into one folder."""
-    swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
-    named = [o for o in overrides if o.key_or_group == "name" and not o.is_sweep_override()]
-    if swept and named:
-        yield (
-            f"name={named[0].value()} would name every run of {', '.join(swept)}; "
-            "for a folder around them use group="
-        )
-
-
 def _key_problems(base: DictConfig, override: Override) -> Iterator[str]:
     name = override.key_or_group
     if not _has(base, name):
+        if (meant := SYNONYMS.get(name.split(".")[-1].lower())) and _has(base, meant):
+            yield f"unknown key {name!r}; did you mean {meant!r}?"
+            return
         known = [*(path.name for path in CONF.iterdir() if path.is_dir()), *_names(base)]
         same_leaf = [other for other in known if other.split(".")[-1] == name.split(".")[-1]]
         hint = f"; did you mean {same_leaf[0]!r}?" if same_leaf else nearest(name, known)
@@ -217,19 +322,17 @@ def _hint(base: DictConfig, name: str) -> str:
     return f"; {hints[name]}" if hints.get(name) else ""
 
 
-def _job_problems(config_name: str, base: DictConfig, keys: list[Override]) -> list[str]:
-    """Problems of every job that the values of the keys span."""
+def _jobs(base: DictConfig, keys: list[Override]) -> Iterator[tuple[list[str], DictConfig]]:
+    """The words and the configuration of every job that the values of the keys span."""
     names = [override.key_or_group for override in keys]
     jobs = itertools.product(*(_values(override) for override in keys))
     parser = OverridesParser.create()
-    problems = []
     for values in itertools.islice(jobs, MOST_JOBS):
         config = base.copy()
-        for name, text in zip(names, values, strict=True):
-            value = parser.parse_override(f"{name}={text}").value()
-            OmegaConf.update(config, name, value, merge=True)
-        problems += configuration_problems(config_name, config)
-    return problems
+        words = [f"{name}={text}" for name, text in zip(names, values, strict=True)]
+        for name, word in zip(names, words, strict=True):
+            OmegaConf.update(config, name, parser.parse_override(word).value(), merge=True)
+        yield words, config
 
 
 def _has(config: Any, name: str) -> bool:
@@ -288,7 +391,8 @@ def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:
                 yield f"{name}={one}: must be a finite number"
                 continue
             if choices and one not in choices:
-                yield f"{name}={one!r}: not one of its values{nearest(str(one), list(choices))}"
+                hint = nearest(str(one), list(choices), item.metadata["aliases"])
+                yield f"{name}={one!r}: not one of its values{hint}"
             if low is not None and one < low:
                 yield f"{name}={one}: must be at least {low}"
             if high is not None and one > high:

@@ -1,4 +1,7 @@
-"""Values that are fine alone and impossible together, by script."""
+"""Values that are fine alone and impossible together, by script.
+
+What needs PyTorch is asked last, and imported only then.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,27 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from conf.model_spec import model_spec, nearest
 from conf.schema import ConvertConf, GenerateConf, PlanConf, ProbeConf, ReportConf, TrainConf
 from data.corpora import CORPORA
 from models.errors import UserError
 from models.registry import build, model_class
-from models.saving import check_target
-from models.wkv.backends import BACKENDS
 from training.folder import check_name
 from training.launched import launched, processes_of
 
+NO_HALF = "trainer.precision='16-mixed' needs a GPU; on a CPU use 'bf16-mixed'"
+NO_OFFLOAD = "trainer.offload=true: with fsdp on a CPU everything lies in its memory already"
 Checker = Callable[[Any], Iterator[str]]
 
 
 def combination_problems(config_name: str, config: Any) -> list[str]:
-    """Every impossible combination in a typed configuration."""
+    """Every impossible combination in a typed configuration, as far as words alone tell."""
     return list(CHECKS[config_name](config))
+
+
+def deep_combination_problems(config_name: str, config: Any) -> list[str]:
+    """Those that only the models and PyTorch can tell."""
+    return list(DEEP_CHECKS[config_name](config))
 
 
 def _train(config: TrainConf) -> Iterator[str]:
@@ -33,14 +39,13 @@ def _train(config: TrainConf) -> Iterator[str]:
         yield from _folder_name(key, name)
     if data.corpus not in CORPORA:
         yield f"data.corpus={data.corpus!r}: no such corpus{nearest(data.corpus, list(CORPORA))}"
-    yield from _device(trainer.accelerator)
-    yield from _buildable(config.model, data.vocab_size, data.length, "data.length")
+    yield from _size(config.model)
     yield from _segments(config)
     if config.optim.final_lr > config.optim.lr:
         yield f"optim.final_lr={config.optim.final_lr} is above optim.lr={config.optim.lr}"
     yield from _processes(config)
-    if trainer.precision == "16-mixed" and not _on_gpu(trainer.accelerator):
-        yield "trainer.precision='16-mixed' needs a GPU; on a CPU use 'bf16-mixed'"
+    if trainer.precision == "16-mixed" and trainer.accelerator == "cpu":
+        yield NO_HALF
     if data.corpus == "text" and not data.paths:
         yield "data=text needs data.paths, e.g. data.paths='[book.txt]'"
     if data.corpus == "stdlib" and data.paths:
@@ -49,6 +54,27 @@ def _train(config: TrainConf) -> Iterator[str]:
         yield f"data.tokenizer={data.tokenizer!r}: not bpe, bytes or chars, and no such file"
     if config.resume not in ("auto", "never") and not Path(config.resume).is_file():
         yield f"resume={config.resume!r}: not auto or never, and no such checkpoint"
+
+
+def _train_deep(config: TrainConf) -> Iterator[str]:
+    data, trainer = config.data, config.trainer
+    yield from _device(trainer.accelerator)
+    yield from _buildable(config.model, data.vocab_size, data.length, "data.length")
+    if config.training.segment and not model_class(config.model["target"]).recurrent:
+        yield (
+            f"training.segment={config.training.segment}: {config.model['name']} has no state that "
+            "carries gradients; use training.gradient_checkpointing=true to save memory"
+        )
+    if trainer.accelerator == "cpu":
+        return
+    if trainer.precision == "16-mixed" and not _on_gpu():
+        yield NO_HALF
+    place, gpus = launched(), _gpus()
+    here = place.local_world if place else trainer.devices
+    if 0 < gpus < here:
+        yield f"{here} processes need a GPU each, and PyTorch sees {gpus} on this machine"
+    if trainer.strategy == "fsdp" and trainer.offload and not _on_gpu():
+        yield NO_OFFLOAD
 
 
 def _processes(config: TrainConf) -> Iterator[str]:
@@ -64,10 +90,6 @@ def _processes(config: TrainConf) -> Iterator[str]:
     elif batch_size % world:
         who = f"{world} processes" if launched() else f"trainer.devices={world}"
         yield f"data.batch_size={batch_size} cannot be shared by {who}: choose a multiple"
-    place, gpus = launched(), torch.cuda.device_count()
-    here = place.local_world if place else trainer.devices
-    if _on_gpu(trainer.accelerator) and here > gpus:
-        yield f"{here} processes need a GPU each, and PyTorch sees {gpus} on this machine"
     zero = trainer.strategy.startswith("deepspeed_")
     if zero and find_spec("deepspeed") is None:
         yield (
@@ -90,8 +112,8 @@ def _processes(config: TrainConf) -> Iterator[str]:
         yield "trainer.precision='16-mixed' scales losses, which fsdp does not; use 'bf16-mixed'"
     if trainer.offload and trainer.strategy in ("auto", "ddp"):
         yield "trainer.offload=true needs trainer.strategy=fsdp or deepspeed_1, _2, _3"
-    if trainer.strategy == "fsdp" and trainer.offload and not _on_gpu(trainer.accelerator):
-        yield "trainer.offload=true: with fsdp on a CPU everything lies in its memory already"
+    if trainer.strategy == "fsdp" and trainer.offload and trainer.accelerator == "cpu":
+        yield NO_OFFLOAD
 
 
 def _spans(config: TrainConf, world: int) -> Iterator[str]:
@@ -119,11 +141,6 @@ def _segments(config: TrainConf) -> Iterator[str]:
     segment, length = config.training.segment, config.data.length
     if segment > length:
         yield f"training.segment={segment} is longer than data.length={length}: lower it, or use 0"
-    if segment and not model_class(config.model["target"]).recurrent:
-        yield (
-            f"training.segment={segment}: {config.model['name']} has no state that carries "
-            "gradients; use training.gradient_checkpointing=true to save memory"
-        )
     if config.training.bptt == "truncated":
         if not segment:
             yield "training.bptt=truncated cuts gradients between segments: set training.segment"
@@ -133,26 +150,28 @@ def _segments(config: TrainConf) -> Iterator[str]:
 
 def _probe(config: ProbeConf) -> Iterator[str]:
     yield from _folder_name("group", config.group)
-    yield from _device(config.accelerator)
+    yield from _size(config.model)
     empty = {"lengths": "context length", "probes": "probe", "sweeps": "sweep"}
     missing = [name for name in empty if not getattr(config, name)]
     for name in missing:
         yield f"{name}=[]: give at least one {empty[name]}"
     if missing:
         return
+    if "fixed_tokens" in config.sweeps and config.fixed_tokens < min(config.lengths):
+        yield f"fixed_tokens={config.fixed_tokens} is below every context length in lengths"
+
+
+def _probe_deep(config: ProbeConf) -> Iterator[str]:
+    yield from _device(config.accelerator)
     beyond = {"decode": config.decode_steps, "max_batch": 3}  # tokens after the context
     reach = max(config.lengths) + max((beyond.get(probe, 0) for probe in config.probes), default=0)
     yield from _buildable(
         config.model, config.vocab_size, reach, "the longest of lengths (+ decode_steps)"
     )
-    if "fixed_tokens" in config.sweeps and config.fixed_tokens < min(config.lengths):
-        yield f"fixed_tokens={config.fixed_tokens} is below every context length in lengths"
 
 
 def _plan(config: PlanConf) -> Iterator[str]:
-    length = max([config.data.length, *config.lengths])
-    name = "data.length" if length == config.data.length else "the longest of lengths"
-    yield from _buildable(config.model, config.data.vocab_size, length, name)
+    yield from _size(config.model)
     if config.lengths and not config.out:
         yield f"lengths={config.lengths} draws a curve: say where with out=FOLDER"
     if config.runs and not config.lengths:
@@ -162,6 +181,12 @@ def _plan(config: PlanConf) -> Iterator[str]:
             f"data.batch_size={config.data.batch_size} cannot be shared by "
             f"devices={config.devices}: choose a multiple, or 0 for one sequence each"
         )
+
+
+def _plan_deep(config: PlanConf) -> Iterator[str]:
+    length = max([config.data.length, *config.lengths])
+    name = "data.length" if length == config.data.length else "the longest of lengths"
+    yield from _buildable(config.model, config.data.vocab_size, length, name)
 
 
 def _report(config: ReportConf) -> Iterator[str]:
@@ -175,20 +200,32 @@ def _report(config: ReportConf) -> Iterator[str]:
 
 
 def _generate(config: GenerateConf) -> Iterator[str]:
-    yield from _device(config.accelerator)
     if config.tokenizer is not None and not Path(config.tokenizer).is_file():
         yield f"tokenizer={config.tokenizer!r}: no such file"
 
 
-def _convert(config: ConvertConf) -> Iterator[str]:
+def _convert_deep(config: ConvertConf) -> Iterator[str]:
+    from models.saving import check_target
+
     try:
         check_target(Path(config.target), config.format, config.overwrite)
     except UserError as error:
         yield str(error)
 
 
+def _size(model: dict[str, Any]) -> Iterator[str]:
+    try:
+        model_spec(model, 0)
+    except UserError as error:
+        yield str(error)
+
+
 def _buildable(model: dict[str, Any], vocab: int, length: int, name: str) -> Iterator[str]:
     """Whether the model's own checks accept its sizes, without allocating it."""
+    import torch
+
+    from models.wkv.backends import BACKENDS
+
     try:
         with torch.device("meta"):
             built = build(model_spec(model, vocab))
@@ -214,13 +251,23 @@ def _folder_name(key: str, name: str | None) -> Iterator[str]:
         yield str(error)
 
 
-def _on_gpu(accelerator: str) -> bool:
-    return accelerator != "cpu" and torch.cuda.is_available()
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _on_gpu() -> bool:
+    return _gpus() > 0
 
 
 def _device(accelerator: str) -> Iterator[str]:
-    if accelerator == "gpu" and not torch.cuda.is_available():
+    if accelerator == "gpu" and not _on_gpu():
         yield "accelerator='gpu': PyTorch sees no GPU here (scripts/doctor.py says more)"
+
+
+def _nothing(config: Any) -> Iterator[str]:
+    return iter(())
 
 
 CHECKS: dict[str, Checker] = {
@@ -230,7 +277,18 @@ CHECKS: dict[str, Checker] = {
     "plan": _plan,
     "report": _report,
     "generate": _generate,
-    "convert": _convert,
-    "torture": lambda config: iter(()),
+    "convert": _nothing,
+    "torture": _nothing,
     "demo": lambda config: _folder_name("group", config.group),
+}
+DEEP_CHECKS: dict[str, Checker] = {
+    "train": _train_deep,
+    "probe": _probe_deep,
+    "repeatability": _probe_deep,
+    "plan": _plan_deep,
+    "report": _nothing,
+    "generate": lambda config: _device(config.accelerator),
+    "convert": _convert_deep,
+    "torture": _nothing,
+    "demo": _nothing,
 }

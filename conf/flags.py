@@ -3,19 +3,64 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 
-FLAGS = re.compile(r"-m|--multirun|-h|--help|--hydra-help|-c|--cfg(=.*)?|--resolve|-i|--info(=.*)?")
+# Flags, their other name, and the values of those that take one (the first is the default).
+FLAGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "--multirun": ("-m", ()),
+    "--help": ("-h", ()),
+    "--hydra-help": ("", ()),
+    "--resolve": ("", ()),
+    "--cfg": ("-c", ("job", "hydra", "all")),
+    "--info": ("-i", ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),
+}
 HYDRA = re.compile(r"hydra(/launcher=\w+|\.(verbose|launcher\.[a-z]\w*|sweeper\.max_\w+)=[^{$]*)")
 
 
-def flag_problems(argv: list[str]) -> list[str]:
-    """Flags that are none of ours. Some of Hydra's own would load other people's code."""
-    flags = [word for word in argv if word.startswith("-")]
-    return [
-        f"{flag!r} is not a flag of this script: --help lists what can be set"
-        for flag in flags
-        if not FLAGS.fullmatch(flag)
-    ]
+@dataclass
+class Line:
+    """A command line, sorted: Hydra's parser would want every flag after or before every word."""
+
+    words: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    """In their long form; `--cfg=job`."""
+    problems: list[str] = field(default_factory=list)
+
+    def asks(self, flag: str) -> str:
+        """The flag with its value if it was given, else nothing."""
+        return next((one for one in self.flags if one.partition("=")[0] == flag), "")
+
+    @property
+    def multirun(self) -> bool:
+        return bool(self.asks("--multirun"))
+
+
+def parse(argv: list[str]) -> Line:
+    """Flags and words of a command line, in any order; flags that are none of ours are problems.
+
+    Some of Hydra's own flags would load other people's code.
+    """
+    line, rest = Line(), list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            line.words.append(word)
+            continue
+        given, _, value = word.partition("=")
+        name = next((long for long, (short, _) in FLAGS.items() if given in (long, short)), None)
+        values = FLAGS[name][1] if name else ()
+        if name is None or ("=" in word and not values):
+            line.problems.append(
+                f"{word!r} is not a flag of this script: --help lists what can be set"
+            )
+            continue
+        if values and "=" not in word:
+            value = rest.pop(0) if rest and rest[0] in values else values[0]
+        if values and value not in values:
+            line.problems.append(f"{word!r}: write {name} with one of {', '.join(values)}")
+            continue
+        line.flags.append(f"{name}={value}" if values else name)
+    return line
 
 
 def hydra_problem(word: str) -> list[str]:

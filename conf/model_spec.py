@@ -26,8 +26,14 @@ def model_spec(model: dict[str, Any], vocab_size: int) -> ModelSpec:
     return ModelSpec(model["name"], size, model["target"], config)
 
 
-def nearest(word: str, choices: list[str]) -> str:
-    """`; did you mean X?` or `; choose one of X, Y`, to end a message with."""
+def nearest(word: str, choices: list[str], aliases: dict[str, str] | None = None) -> str:
+    """`; did you mean X?` or `; choose one of X, Y`, to end a message with.
+
+    `aliases` are other people's words, with the choice that means the same.
+    """
+    meant = (aliases or {}).get(word.lower())
+    if meant in choices:
+        return f"; did you mean {meant!r}?"
     close = get_close_matches(word, choices, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"

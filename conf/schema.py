@@ -14,6 +14,18 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+PRECISIONS = {
+    **dict.fromkeys(("bf16", "bfloat16"), "bf16-mixed"),
+    **dict.fromkeys(("16", "fp16", "float16", "half"), "16-mixed"),
+    **dict.fromkeys(("32", "fp32", "float32", "full"), "32-true"),
+}
+SHORT = {
+    "fp32": "float32",
+    "32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+}
 CURRENCIES = ("EUR", "USD", "GBP", "CHF", "SEK", "NOK", "DKK", "PLN", "CZK", "JPY", "CNY", "KRW",
               "INR", "AUD", "CAD", "BRL", "SGD")  # fmt: skip
 PROBES = (
@@ -30,15 +42,29 @@ def key(
     low: float | None = None,
     high: float | None = None,
     verbatim: bool = False,
+    path: bool = False,
+    typed: bool = False,
+    aliases: dict[str, str] | None = None,
     hint: str = "",
 ) -> Any:
     """A dataclass field that knows its meaning and its bounds (inclusive).
 
-    The value of a `verbatim` field is taken as typed, free of Hydra's grammar for values. `hint` is
-    told beside an error in the type of a value.
+    The value of a `verbatim` field is taken as typed, free of Hydra's grammar for values; that of a
+    `typed` one where the grammar would refuse it. A `path` is `typed`, and its `~` is the home
+    folder. `aliases` are other people's words for the choices, suggested only. `hint` is told
+    beside an error in the type of a value.
     """
-    bounds = {"choices": choices, "low": low, "high": high}
-    metadata = {"doc": doc, **bounds, "verbatim": verbatim, "hint": hint}
+    metadata = {
+        "doc": doc,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "verbatim": verbatim,
+        "path": path,
+        "typed": typed or path,
+        "aliases": aliases or {},
+        "hint": hint,
+    }
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -49,9 +75,11 @@ class DataConf:
     """Corpus, tokenizer and the batches cut from them."""
 
     corpus: str = key(MISSING, "name of a reader in data/corpora.py")
-    paths: list[str] = key([], "text: files or globs")
+    paths: list[str] = key([], "text: files or globs", path=True)
     markup: bool = key(False, "text: take JSON, CSV, HTML, XML for the text to train on")
-    tokenizer: str = key("bpe", "bpe, bytes, chars, or a path: tokenizer.json, RWKV World")
+    tokenizer: str = key(
+        "bpe", "bpe, bytes, chars, or a path: tokenizer.json, RWKV World", path=True
+    )
     vocab_size: int = key(3072, "entries of a bpe trained on the corpus", low=257, high=65536)
     length: int = key(512, "context length, tokens", low=1)
     batch_size: int = key(4, "sequences per micro-batch, over all processes", low=1)
@@ -62,7 +90,7 @@ class DataConf:
     )
     val_fraction: float = key(0.02, "of the corpus, held out", low=0.0001, high=0.9)
     workers: int = key(0, "loader processes; never changes the order of batches", low=0)
-    cache_dir: str = key(".cache", "prepared corpora, safe to delete")
+    cache_dir: str = key(".cache", "prepared corpora, safe to delete", path=True)
 
 
 @dataclass
@@ -104,6 +132,7 @@ class TrainerConf:
         "32-true",
         "of arithmetic and weights",
         choices=("32-true", "bf16-mixed", "16-mixed", "bf16-true"),
+        aliases=PRECISIONS,
     )
     accumulate_grad_batches: int = key(1, "micro-batches per optimizer step", low=1)
     gradient_clip_val: float = key(1.0, "largest gradient norm; 0: no limit", low=0)
@@ -150,6 +179,8 @@ class WandbConf:
         "auto",
         "auto is online with a login, else offline",
         choices=("auto", "online", "offline", "disabled"),
+        aliases=dict.fromkeys(("off", "none", "no", "false", "dryrun", "disable"), "disabled")
+        | dict.fromkeys(("on", "yes", "true", "enabled"), "online"),
     )
     project: str = key("crossover", "project the runs appear in")
     entity: str | None = key(None, "user or team; default: that of the login")
@@ -161,11 +192,17 @@ class WandbConf:
 class TrainConf:
     """Train a contestant, or continue where it stopped."""
 
-    name: str | None = key(None, "the run's identity; default MODEL-SIZE-CORPUS-lLENGTH-sSEED")
-    group: str | None = key(None, "sweep it belongs to; the folder is then runs/GROUP/NAME")
-    runs_dir: str = key("runs", "where run folders go")
+    name: str | None = key(
+        None, "the run's identity; default MODEL-SIZE-CORPUS-lLENGTH-sSEED", typed=True
+    )
+    group: str | None = key(
+        None, "sweep it belongs to; the folder is then runs/GROUP/NAME", typed=True
+    )
+    runs_dir: str = key("runs", "where run folders go", path=True)
     seed: int = key(0, "of initialisation and of the order of batches", low=0, high=2**32 - 1)
-    resume: str = key("auto", "auto: newest checkpoint; never: start again; or a checkpoint's path")
+    resume: str = key(
+        "auto", "auto: newest checkpoint; never: start again; or a checkpoint's path", path=True
+    )
     model: Any = MISSING
     data: DataConf = field(default_factory=DataConf)
     optim: OptimConf = field(default_factory=OptimConf)
@@ -179,8 +216,8 @@ class TrainConf:
 class ProbeConf:
     """Measure contestants over context lengths; with -m, several in one interleaved sweep."""
 
-    group: str = key("probe", "rows go to runs/GROUP/probes.jsonl")
-    runs_dir: str = key("runs", "where run folders go")
+    group: str = key("probe", "rows go to runs/GROUP/probes.jsonl", typed=True)
+    runs_dir: str = key("runs", "where run folders go", path=True)
     seed: int = key(0, "of weights, tokens and the order of points", low=0, high=2**32 - 1)
     model: Any = MISSING
     vocab_size: int = key(3072, "vocabulary of the measured models", low=2)
@@ -204,7 +241,10 @@ class ProbeConf:
     memory_budget_gib: float = key(0.25, "max_batch: memory to fill with sequences", low=1e-3)
     accelerator: str = key("auto", "where to measure", choices=("auto", "cpu", "gpu"))
     precision: str = key(
-        "float32", "of weights and arithmetic", choices=("float32", "bfloat16", "float16")
+        "float32",
+        "of weights and arithmetic",
+        choices=("float32", "bfloat16", "float16"),
+        aliases=SHORT,
     )
     threads: int = key(0, "CPU threads; 0: PyTorch's default", low=0)
     timeout_s: float = key(600.0, "longest time of one point, seconds", low=0.1)
@@ -266,12 +306,13 @@ class PlanConf:
         "bf16-mixed",
         "of arithmetic and weights",
         choices=("32-true", "bf16-mixed", "bf16-true"),
+        aliases=PRECISIONS,
     )
     segment: int = key(2048, "tokens of a segment, where a state can be carried", low=1)
     tokens: float = key(0.0, "tokens of the whole training, for its time and cost", low=0)
     lengths: list[int] = key([], "context lengths of the curve; needs out=", low=1)
-    runs: list[str] = key([], "probe groups whose measured rows stand beside the curve")
-    out: str | None = key(None, "folder for plan.json and, with lengths=, index.html")
+    runs: list[str] = key([], "probe groups whose measured rows stand beside the curve", path=True)
+    out: str | None = key(None, "folder for plan.json and, with lengths=, index.html", path=True)
     threads: int = key(0, "CPU threads of machine=here; 0: PyTorch's default", low=0)
     mtbf_hours: float = key(50_000.0, "of one device, between failures", low=0.001)
     checkpoint_bytes: float = key(0.0, "0: weights and the optimizer's state", low=0)
@@ -282,8 +323,10 @@ class PlanConf:
 class ReportConf:
     """Turn probe rows and finished trainings into one page, figures and tables."""
 
-    runs: list[str] = key(MISSING, "run or group folders")
-    out: str | None = key(None, "folder to write; default: report/ inside the first of them")
+    runs: list[str] = key(MISSING, "run or group folders", path=True)
+    out: str | None = key(
+        None, "folder to write; default: report/ inside the first of them", path=True
+    )
     slope_from: int = key(1024, "shortest context length of the log-log slope", low=1)
     slope_to: int = key(8192, "longest, inclusive", low=1)
     allow_mixed: bool = key(False, "compare rows of different machines, precisions or versions")
@@ -302,40 +345,46 @@ class ReportConf:
 class GenerateConf:
     """Continue a prompt with a trained run or with others' weights, token by token."""
 
-    run: str = key(MISSING, "run name (GROUP/NAME in a sweep), folder, or file of weights")
-    tokenizer: str | None = key(None, "path; default: the one that lies with the run")
+    run: str = key(
+        MISSING, "run name (GROUP/NAME in a sweep), folder, or file of weights", path=True
+    )
+    tokenizer: str | None = key(None, "path; default: the one that lies with the run", path=True)
     prompt: str = key("", "text to continue", verbatim=True)
     tokens: int = key(200, "tokens to generate", low=1)
     temperature: float = key(0.8, "0: always the likeliest token", low=0)
     top_k: int = key(50, "sample among the likeliest; 0: all", low=0)
     seed: int = key(0, "of the sampling", low=0, high=2**32 - 1)
-    runs_dir: str = key("runs", "where run folders are")
+    runs_dir: str = key("runs", "where run folders are", path=True)
     accelerator: str = key("auto", "where to run", choices=("auto", "cpu", "gpu"))
-    dtype: str = key("auto", "of weights and arithmetic; auto: the file's", choices=DTYPES)
+    dtype: str = key(
+        "auto", "of weights and arithmetic; auto: the file's", choices=DTYPES, aliases=SHORT
+    )
 
 
 @dataclass
 class ConvertConf:
     """Write weights in a format that other tools read."""
 
-    source: str = key(MISSING, "run name, folder, or file of weights", verbatim=True)
-    target: str = key(MISSING, "file or, for hf, directory to write", verbatim=True)
+    source: str = key(MISSING, "run name, folder, or file of weights", verbatim=True, path=True)
+    target: str = key(MISSING, "file or, for hf, directory to write", verbatim=True, path=True)
     format: str = key(
         MISSING,
         "official: RWKV's .pth; hf: Hugging Face directory; safetensors: one file",
         choices=("official", "hf", "safetensors"),
     )
-    dtype: str = key("auto", "of the written weights; auto: the source's", choices=DTYPES)
+    dtype: str = key(
+        "auto", "of the written weights; auto: the source's", choices=DTYPES, aliases=SHORT
+    )
     overwrite: bool = key(False, "replace the target if it exists")
-    runs_dir: str = key("runs", "where run folders are")
+    runs_dir: str = key("runs", "where run folders are", path=True)
 
 
 @dataclass
 class DemoConf:
     """Train two small models, measure them and write the report, within minutes."""
 
-    group: str = key("demo", "everything goes to runs/GROUP")
-    runs_dir: str = key("runs", "where run folders go")
+    group: str = key("demo", "everything goes to runs/GROUP", typed=True)
+    runs_dir: str = key("runs", "where run folders go", path=True)
     minutes: float = key(5.0, "time to end within; the sweep is repeated while it lasts", low=0.1)
     passes: int = key(3, "processes that every point is measured in, at most", low=1)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from models.contract import Contestant
 from models.errors import UserError
+
+if TYPE_CHECKING:  # it imports PyTorch, and a command line is checked before that
+    from models.contract import Contestant
 
 
 @dataclass(frozen=True)

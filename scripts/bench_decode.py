@@ -8,6 +8,11 @@ stands the bandwidth they stand for: every weight but the embedding is read once
 
 from __future__ import annotations
 
+from conf.launch import script
+
+if __name__ == "__main__":
+    script("scripts.bench_decode:main")
+
 import models.waiting  # noqa: F401  before torch
 
 import argparse
@@ -146,7 +151,3 @@ class Peer:
     def _answer(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
-
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,11 @@ One call does all that this machine can. Ends with a table and writes it to docs
 
 from __future__ import annotations
 
+from conf.launch import script
+
+if __name__ == "__main__":
+    script("scripts.bench_kernels:main")
+
 import models.waiting  # noqa: F401  before torch
 
 import argparse
@@ -233,7 +238,3 @@ def by_transformers(given: list[Tensor]) -> Callable[[], object] | None:
     leaves = [x.detach().requires_grad_() for x in (decay, *given[1:])]
     grad = torch.randn_like(given[2])
     return lambda: torch.autograd.grad(rwkv_linear_attention_cpu(*leaves)[0], leaves, grad)
-
-
-if __name__ == "__main__":
-    main()

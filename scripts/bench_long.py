@@ -8,6 +8,11 @@ and that row says why. Prints a table in Markdown.
 
 from __future__ import annotations
 
+from conf.launch import script
+
+if __name__ == "__main__":
+    script("scripts.bench_long:main")
+
 import models.waiting  # noqa: F401  before torch
 
 import argparse
@@ -150,7 +155,3 @@ def row(point: Point, outcome: Outcome, first: dict[str, Any] | None) -> str:
     else:
         figures += " | not measured | "
     return f"| {name} | {point.length:,} | {outcome.status} | {figures} |"
-
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,11 @@ switched on and off in turns of the same training.
 
 from __future__ import annotations
 
+from conf.launch import script
+
+if __name__ == "__main__":
+    script("scripts.bench_loop:main")
+
 import models.waiting  # noqa: F401  before torch
 
 import argparse
@@ -206,7 +211,3 @@ def shared_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> tuple[float
         _, _, monitor = fit(conf, spec, corpus, saver, [metrics])
     tokens_per_step = conf.data.batch_size * conf.data.length
     return monitor.throughput.seconds / (monitor.throughput.tokens / tokens_per_step), saver.seconds
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,11 @@ width of the released 0.1b models. Prints tables in Markdown.
 
 from __future__ import annotations
 
+from conf.launch import script
+
+if __name__ == "__main__":
+    script("scripts.bench_models:main")
+
 import models.waiting  # noqa: F401  before torch
 
 import argparse
@@ -187,7 +192,3 @@ def stepping(loss: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer)
         optimizer.zero_grad(set_to_none=True)
 
     return step
-
-
-if __name__ == "__main__":
-    main()

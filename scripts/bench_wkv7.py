@@ -6,6 +6,11 @@ Checks the CUDA kernels against fp64 first, then times them against the usual se
 
 from __future__ import annotations
 
+from conf.launch import script
+
+if __name__ == "__main__":
+    script("scripts.bench_wkv7:main")
+
 import models.waiting  # noqa: F401  before torch
 
 import argparse
@@ -181,7 +186,3 @@ class Usual:
             float((x - t).abs().max() / t.abs().max())
             for x, t in zip([self.y, *self.grads], true, strict=True)
         )
-
-
-if __name__ == "__main__":
-    main()

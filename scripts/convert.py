@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from conf.launch import launch
+
+if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
+    launch("convert", "scripts.convert:main")
+
 from pathlib import Path
 
-from conf.launch import launch
 from conf.schema import ConvertConf
 from models.loading import read
 from models.saving import save
@@ -23,7 +27,3 @@ def main(conf: ConvertConf) -> None:
     count = sum(tensor.numel() for tensor in weights.tensors.values())
     dtype = str(widest(weights.tensors)).removeprefix("torch.")
     print(f"{target}: {weights.spec.name}, {count:,} parameters, {dtype}, format {conf.format}")
-
-
-if __name__ == "__main__":
-    launch("convert", main)

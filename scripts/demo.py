@@ -7,6 +7,11 @@ the time allows, and each repetition narrows the intervals. The same command con
 
 from __future__ import annotations
 
+from conf.launch import launch
+
+if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
+    launch("demo", "scripts.demo:main", together=True)
+
 import os
 import shlex
 import subprocess
@@ -16,7 +21,6 @@ from pathlib import Path
 
 import torch
 
-from conf.launch import launch
 from conf.schema import DemoConf
 from models.errors import UserError
 from models.wkv.backends import build_for_cpu
@@ -149,7 +153,3 @@ def finish(processes: list[subprocess.Popen[bytes]]) -> None:
 def clock(seconds: float) -> str:
     """`4:05`, minutes and seconds."""
     return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
-
-
-if __name__ == "__main__":
-    launch("demo", main, together=True)

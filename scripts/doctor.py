@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from conf.launch import script
+
+if __name__ == "__main__":
+    script("scripts.doctor:main")
+
 import models.waiting  # noqa: F401  before torch
 
 import importlib.metadata
@@ -12,6 +17,7 @@ from pathlib import Path
 import psutil
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from models.transformer import Transformer, TransformerConfig
@@ -51,7 +57,7 @@ def section(title: str, rows: dict[str, str]) -> Table:
     """Two columns under a title."""
     table = Table(title=title, title_justify="left", show_header=False, box=None)
     for name, value in rows.items():
-        table.add_row(f"  {name}", value)
+        table.add_row(f"  {name}", escape(value))  # pip's [extras] are no markup
     return table
 
 
@@ -103,7 +109,3 @@ def tracking() -> str:
         return "logged in" if has_login() else "no login: runs are recorded offline"
     except Exception as error:
         return f"broken ({error}): nothing is recorded there, everything else works"
-
-
-if __name__ == "__main__":
-    main()

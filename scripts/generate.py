@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from conf.launch import launch
+
+if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
+    launch("generate", "scripts.generate:main")
+
 import models.waiting  # noqa: F401  before torch
 
 from pathlib import Path
 
 import torch
 
-from conf.launch import launch
 from conf.schema import GenerateConf
 from data import tokenizers
 from data.text import StreamDecoder
@@ -43,7 +47,3 @@ def main(conf: GenerateConf) -> None:
             print(decoder.push(token), end="", flush=True)
     finally:  # a message begins on a line of its own
         print(decoder.flush())
-
-
-if __name__ == "__main__":
-    launch("generate", main)

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+from conf.launch import launch
+
+if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
+    launch("plan", "scripts.plan:main")
+
 import json
 from pathlib import Path
 
 from rich.console import Console
 
-from conf.launch import launch
 from conf.model_spec import model_spec
 from conf.schema import PlanConf
 from models.files import write_text
@@ -37,7 +41,3 @@ def main(conf: PlanConf) -> None:
             write_text(folder / "index.html", page.page(planner, curve, measured))
             print(f"open {folder / 'index.html'}")
     check_fits(plan, planner.machine)
-
-
-if __name__ == "__main__":
-    launch("plan", main)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from conf.launch import launch
+
+if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
+    launch("probe", "scripts.probe:main", together=True)
+
 import hashlib
 import json
 from collections import defaultdict
@@ -9,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from conf.launch import launch
 from conf.model_spec import model_spec
 from conf.schema import ProbeConf
 from probes import costs
@@ -98,7 +102,3 @@ def curves(rows: Sequence[Row]) -> dict[int, dict[str, float]]:
         length: {name: median(values) for name, values in point.items()}
         for length, point in measured.items()
     }
-
-
-if __name__ == "__main__":
-    launch("probe", main, together=True)

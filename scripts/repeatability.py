@@ -8,11 +8,15 @@ Sweeps go to runs/GROUP/00-a, 00-b, 01-a and so on; the same command continues.
 
 from __future__ import annotations
 
+from conf.launch import launch
+
+if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
+    launch("repeatability", "scripts.repeatability:main", together=True)
+
 from collections import defaultdict
 from math import inf, isnan
 from pathlib import Path
 
-from conf.launch import launch
 from conf.model_spec import model_spec
 from conf.schema import RepeatabilityConf
 from models.errors import UserError
@@ -89,7 +93,3 @@ def describe(finding: Finding) -> str:
     if high == inf:
         return f"{length} (above {words.tokens(low)})"
     return f"{length} ({words.tokens(low)} to {words.tokens(high)})"
-
-
-if __name__ == "__main__":
-    launch("repeatability", main, together=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from conf.launch import launch
+
+if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
+    launch("report", "scripts.report:main")
+
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from conf.launch import launch
 from conf.schema import ReportConf, WandbConf
 from probes import figures
 from probes.costs import Price
@@ -68,7 +72,3 @@ def crossover_rows(summary: dict[str, Any]) -> list[list[Any]]:
         }
         rows.append([named.get(column) for column in CROSSOVER_COLUMNS])
     return rows
-
-
-if __name__ == "__main__":
-    launch("report", main)

@@ -7,6 +7,11 @@ message must say why not. Prints a table; the exit status is 1 if anything was l
 
 from __future__ import annotations
 
+from conf.launch import launch
+
+if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
+    launch("torture", "scripts.torture:main", together=True)
+
 import models.waiting  # noqa: F401  before torch
 
 import itertools
@@ -22,7 +27,7 @@ from pathlib import Path
 import lightning
 import torch
 
-from conf.launch import CRASHED, launch
+from conf.launch import CRASHED
 from conf.schema import TortureConf
 from scripts.faults.checkpoints import WAYS, corrupt
 from scripts.faults.refusals import command_lines, weight_files
@@ -119,7 +124,3 @@ def circumstances(conf: TortureConf, seconds: float) -> str:
         f"Lightning {lightning.__version__}, {seconds / 60:.1f} minutes: "
         f"`python scripts/torture.py runs={conf.runs} seed={conf.seed}`"
     )
-
-
-if __name__ == "__main__":
-    launch("torture", main, together=True)  # outside of Hydra, which the trainings use

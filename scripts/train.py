@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from conf.launch import launch
+
+if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
+    launch("train", "scripts.train:main")
+
 from conf.model_spec import model_spec
 from conf.schema import TrainConf
 from training.folder import RunFolder
+from training.naming import default_name
 from training.run import train
 
 
@@ -22,15 +27,3 @@ def main(conf: TrainConf) -> None:
         f"validation loss {summary['val_loss']:.4f} nats/token, "
         f"{summary['val_bits_per_byte']:.4f} bits/byte"
     )
-
-
-def default_name(conf: TrainConf, model: str, size: str) -> str:
-    """What tells two runs of a sweep apart."""
-    name = f"{model}-{size}-{conf.data.corpus}-l{conf.data.length}-s{conf.seed}"
-    if conf.training.bptt == "truncated":  # not the gradients that other runs have
-        name += f"-truncated{conf.training.segment}"
-    return name
-
-
-if __name__ == "__main__":
-    launch("train", main)

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 PRELOADED = (
     "__main__",
-    "conf.launch",
+    "conf.jobs",
+    "scripts.train",
     "torch._dynamo",
     "models.rwkv4",
     "models.rwkv7",

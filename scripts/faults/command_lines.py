@@ -29,7 +29,7 @@ WRONG: dict[type, tuple[str, ...]] = {
     bool: ("maybe", "7", "[true]", "{a: true}", "truee", "0.5"),
     str: ("[a]", "{a: b}", "[", "{", "'open", "a b'c", "${nothing}", "${oc.create:", "a=b}"),
     dict: ("text", "[a]", "3", "{", "{a: 1", "}"),
-    list: ("text", "{a: b}", "[[1, 2]]", "[", "[{a: 1}]", "[1,", "]", "3.5"),
+    list: ("{a: b}", "[[1, 2]]", "[", "[{a: 1}]", "[1,", "]"),
 }
 GRAMMAR = (
     "=", "==", "=x", "trainer", "trainer.max_steps", "trainer.max_steps==3", "a b=c",

@@ -8,7 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from conf import schema
-from conf.check import CONF, problems_of, quoted
+from conf.check import CONF, problems_of
+from conf.words import quoted
 
 GOOD = [
     ("train", []),

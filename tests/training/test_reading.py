@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from models.errors import UserError
-from scripts.train import default_name
 from tests.training.runs import run, run_conf, write_corpus
 from training.metrics import read_rows
+from training.naming import default_name
 from training.run import RunFolder
 
 STEP = 1e-5  # of fp32 rounding between two ways to sum the same gradients, over 8 steps

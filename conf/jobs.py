@@ -1,0 +1,122 @@
+"""Running a task on the configuration of each job that Hydra makes of a command line."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from conf import schema, terminal
+from conf.check import deep_problems, examine, show
+from conf.flags import Line, parse
+from conf.help import help_text
+from conf.launch import CONF, CRASHED, REFUSED, complain, imported, speak
+from conf.words import expanded, quoted
+from models.errors import UserError
+
+SUBMITIT = "submitit"  # part of the names of the launchers that run jobs elsewhere
+
+# A run's folder is its name, so Hydra makes no folders and no log files of its own.
+PLAIN_HYDRA = (
+    "hydra.run.dir=.",
+    "hydra.sweep.dir=.cache/multirun",
+    "hydra.sweep.subdir=.",
+    "hydra.output_subdir=null",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+)
+
+
+def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
+    """Check the words `argv`, run `task` as `conf.launch.launch` says; the exit status."""
+    speak()
+    schema.register()
+    line = parse(argv)
+    if line.asks("--help"):
+        print(help_text(config_name))
+        return 0
+    if line.problems:
+        return refuse(line.problems)
+    if line.asks("--hydra-help") or line.asks("--info"):
+        compose_jobs(config_name, line, lambda config: None)
+        return 0
+    examined = examine(config_name, line)
+    if line.asks("--cfg"):
+        return refuse(examined.line_problems) or show(config_name, line, examined)
+    if examined.problems:
+        return refuse(examined.problems)
+    if problems := deep_problems(config_name, examined.configs):
+        return refuse(problems)
+    function = imported(task)
+    terminal.expect_interrupts()
+    failures: dict[str, Exception] = {}
+    jobs: list[Any] = []
+
+    def attempt(conf: Any, words: str) -> None:
+        try:
+            function(conf)
+        except UserError as error:
+            complain(error)
+            failures[words] = error
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) and terminal.is_unread():
+                raise KeyboardInterrupt from error
+            traceback.print_exc()
+            failures[words] = error
+
+    def job(config: DictConfig) -> None:
+        speak()  # Hydra's launcher may have brought this to another process
+        conf = expanded(OmegaConf.to_object(config))
+        jobs.append(conf)
+        if not together:
+            words = HydraConfig.get().overrides.task
+            attempt(conf, " ".join(word for word in words if word not in argv))
+        if SUBMITIT in HydraConfig.get().runtime.choices["hydra/launcher"]:
+            for error in failures.values():  # its process has to fail for Hydra to hear of it
+                raise error
+
+    try:
+        compose_jobs(config_name, line, job)
+        if together and jobs:
+            attempt(jobs, "")
+    except KeyboardInterrupt as stop:  # Hydra would print a traceback for the pipe's own error
+        if isinstance(stop.__cause__, BrokenPipeError):
+            raise stop.__cause__ from None
+        raise
+    if len(jobs) > 1 and not together:
+        tell(failures, len(jobs))
+    if not failures:
+        return 0
+    refused = all(isinstance(error, UserError) for error in failures.values())
+    return REFUSED if refused else CRASHED
+
+
+def compose_jobs(config_name: str, line: Line, job: Any) -> None:
+    """Hydra's own main, on the words of the line."""
+    before = sys.argv
+    words = quoted(config_name, line.words, line.multirun)
+    sys.argv = [before[0], *line.flags, *words, *PLAIN_HYDRA]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+    finally:
+        sys.argv = before
+
+
+def tell(failures: dict[str, Exception], jobs: int) -> None:
+    """Say at the end of a multirun what failed, however long its output was."""
+    if failures:
+        complain(f"{len(failures)} of {jobs} runs failed")
+    for words, error in failures.items():
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        complain(f"{words}: {what}")
+
+
+def refuse(problems: list[str]) -> int:
+    """Print every problem; the exit status, 0 if there are none."""
+    for problem in problems:
+        complain(problem)
+    return REFUSED if problems else 0

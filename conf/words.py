@@ -1,0 +1,137 @@
+"""What somebody types and what Hydra's grammar reads: paths, texts, and one value for a list."""
+
+from __future__ import annotations
+
+import glob
+import re
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import Field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from conf import schema
+
+UNSAFE = re.compile(r"""[\[\]{}'"$\\]""")  # what Hydra's grammar uses, so that it may be meant
+
+
+def keys(node: type, prefix: str = "") -> Iterator[tuple[str, type, Field[Any]]]:
+    """Dotted name, kind (`str` of `str | None`, `list` of `list[str]`) and field of every key."""
+    hints = typing.get_type_hints(node)
+    for item in fields(node):
+        hint = hints[item.name]
+        if is_dataclass(hint):
+            yield from keys(typing.cast(type, hint), f"{prefix}{item.name}.")
+        elif item.metadata:
+            if isinstance(hint, types.UnionType):
+                hint = next(one for one in typing.get_args(hint) if one is not type(None))
+            yield f"{prefix}{item.name}", typing.get_origin(hint) or hint, item
+
+
+def quoted(config_name: str, words: list[str], multirun: bool = False) -> list[str]:
+    """The words as Hydra's grammar wants them.
+
+    Verbatim keys are taken as typed. Paths and names are, too, where the grammar would refuse them
+    or read a number. A list may be given as its only element.
+    """
+    known = {name: (kind, item) for name, kind, item in keys(schema.SCRIPTS[config_name])}
+    return [_quoted(word, *known[name], multirun) if (name := word.partition("=")[0]) in known
+            and "=" in word else word for word in words]  # fmt: skip
+
+
+def _quoted(word: str, kind: type, item: Field[Any], multirun: bool) -> str:
+    name, _, text = word.partition("=")
+    if item.metadata["verbatim"]:
+        return f"{name}={_quote(text)}"
+    override = parsed(word)
+    if kind is list:
+        return f"{name}={_list(text, override, item, multirun)}"
+    if not item.metadata["typed"]:
+        return word
+    if override is None:
+        return f"{name}={_quote(text)}" if _is_plain(text) else word
+    if override.is_sweep_override():
+        literally = not multirun and Path(_home(text) or text).exists()
+        return f"{name}={_quote(text)}" if literally else word
+    value = override.value()
+    if value is None or isinstance(value, str | list | dict) or not text:
+        return word
+    return f"{name}={_quote(text)}"  # a number, or true
+
+
+def _list(text: str, override: Override | None, item: Field[Any], multirun: bool) -> str:
+    is_path = item.metadata["typed"]
+    if text.startswith("[") and text.endswith("]"):
+        if override is not None or not is_path:
+            return text
+        return "[" + ",".join(map(_element, _parts(text[1:-1]))) + "]"
+    if override is None:
+        return f"[{_quote(text)}]" if is_path and _is_plain(text) else text
+    if override.is_sweep_override():
+        one = parsed(f"a=[{text}]")
+        if is_path and not multirun and Path(_home(text) or text).exists():
+            return f"[{_quote(text)}]"
+        if multirun and one is not None and one.value_type is not None and item.metadata["typed"]:
+            return ",".join(f"[{part}]" if part[:1] != "[" else part for part in _parts(text))
+        return text
+    value = override.value()
+    return text if value is None or isinstance(value, list | dict) or not text else f"[{text}]"
+
+
+def parsed(word: str) -> Override | None:
+    """The word as Hydra reads it, or None where it cannot."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+
+
+def _parts(text: str) -> list[str]:
+    """Between the commas that stand outside of quotes."""
+    return [part.strip() for part in re.findall(r"""(?:'[^']*'|"[^"]*"|[^,])+""", text)]
+
+
+def _element(text: str) -> str:
+    return _quote(text) if parsed(f"a={text}") is None and _is_plain(text) else text
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it can only be meant as it stands."""
+    if not UNSAFE.search(text):
+        return True
+    path = _home(text) or text
+    return Path(path).exists() or bool(glob.glob(path, recursive=True))  # noqa: PTH207 (absolute)
+
+
+def _quote(text: str) -> str:
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
+    text = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    text = re.sub(r"(\\+)$", r"\1\1", text)
+    return f"'{text}'"
+
+
+def expanded(conf: Any) -> Any:
+    """The configuration with a leading `~` of every path replaced by the home folder."""
+    changes = {}
+    for item in fields(conf):
+        value = getattr(conf, item.name)
+        if is_dataclass(value):
+            changes[item.name] = expanded(value)
+        elif item.metadata.get("path"):
+            several = isinstance(value, list)
+            changes[item.name] = list(map(_home, value)) if several else _home(value)
+    return replace(conf, **changes) if changes else conf
+
+
+def _home(text: str | None) -> str | None:
+    if text is None or not text.startswith("~"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:  # a user that does not exist, or no home at all
+        return text
