@@ -8,6 +8,8 @@ from typing import Protocol
 
 END_OF_TEXT = "<|endoftext|>"
 REPLACEMENT = "\ufffd"  # what an incomplete or invalid UTF-8 sequence decodes to
+MOST_WAITING = 3  # bytes of a character that is still incomplete
+_KEPT = 8  # tokens: more than a character takes
 
 
 class TextTokenizer(Protocol):
@@ -50,23 +52,31 @@ class TextTokenizer(Protocol):
 class StreamDecoder:
     """Text as soon as it is certain: half a character waits for its other half.
 
-    The pieces returned by `push` and the final `flush`, joined, are `decode` of all the ids.
+    The pieces returned by `push` and the final `flush`, joined, are `decode` of all the ids; with
+    `after`, they are what the ids add to its text. A step costs the same however long the text.
     """
 
-    def __init__(self, tokenizer: TextTokenizer) -> None:
+    def __init__(self, tokenizer: TextTokenizer, after: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []  # since the last restart
         self._shown = 0  # characters of their decoding already returned
+        if after:
+            self._restart([*after])
 
     def push(self, token: int) -> str:
         """The text that `token` completes, often all of it, sometimes none."""
         self._ids.append(token)
         text = self._tokenizer.decode(self._ids)
-        certain = text.rstrip(REPLACEMENT)
+        waiting = len(text) - len(text.rstrip(REPLACEMENT))
+        if waiting > 4 * _KEPT:  # no character will come of most of them
+            waiting = MOST_WAITING
+        certain = text[: len(text) - waiting]
         new = certain[self._shown :]
         self._shown = max(self._shown, len(certain))
-        if certain == text:
-            self._restart(token)
+        if not waiting:
+            self._restart(self._ids)
+        elif len(self._ids) % (4 * _KEPT) == 0:
+            self._forget(text)
         return new
 
     def flush(self) -> str:
@@ -75,11 +85,24 @@ class StreamDecoder:
         self._ids, self._shown = [], 0
         return rest
 
-    def _restart(self, token: int) -> None:
-        """Forget all but the last token, so that a step costs the same however long the text.
+    def _restart(self, ids: list[int]) -> None:
+        """Go on from the last few of `ids`, all of whose text has been returned.
 
-        The last one stays because some decoders treat the first token of a text differently.
+        As few as make whole characters stay, because some decoders treat the first token of a text
+        differently.
         """
-        alone = self._tokenizer.decode([token])
-        if REPLACEMENT not in alone:
-            self._ids, self._shown = [token], len(alone)
+        count = 1
+        while True:
+            kept = ids[-count:]
+            text = self._tokenizer.decode(kept)
+            if REPLACEMENT not in text or count >= len(ids):
+                break
+            count = count + 1 if count < _KEPT else 2 * count
+        self._ids, self._shown = kept, len(text)
+
+    def _forget(self, text: str) -> None:
+        """Drop tokens that are no text, where what follows does not depend on them."""
+        first, last = self._ids[:-_KEPT], self._ids[-_KEPT:]
+        before = self._tokenizer.decode(first)
+        if before + self._tokenizer.decode(last) == text and len(before) <= self._shown:
+            self._ids, self._shown = last, self._shown - len(before)

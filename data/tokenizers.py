@@ -11,13 +11,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Encoding, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from conf.schema import DataConf
 from data import world
+from data.interruptible import interruptible
 from data.text import END_OF_TEXT, TextTokenizer
 from models.errors import UserError
 
@@ -33,6 +36,15 @@ TRAINING_SAMPLE = 32 << 20
 """Bytes of text a BPE is trained on at most; beyond it, pieces are drawn by their hash."""
 
 
+LONGEST_WORD = 512
+"""Bytes of a word that a BPE is trained on at once, as its time grows with their square. Longer
+ones (DNA, base64, some Chinese) are cut for the training alone."""
+
+_LONG = 1 << 16  # characters that take long enough to encode for Ctrl-C to matter
+_TRIES = 64  # places to cut at, before a text is taken to have none
+_AROUND = 256  # characters on each side of a place that decide whether words end there
+
+
 class LibraryTokenizer:
     """A `tokenizers.Tokenizer`; see `data.text.TextTokenizer` for the methods."""
 
@@ -44,6 +56,16 @@ class LibraryTokenizer:
         vocab = tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size: int = max(vocab.values()) + 1
         self.end_of_text: int | None = next((vocab[t] for t in _KNOWN_ENDS if t in vocab), None)
+        definition = json.loads(tokenizer.to_str())
+        self._first_space_is_free = first_space_is_free(definition)
+        self._by_character = by_character(definition)
+
+    @property
+    def is_byte_level(self) -> bool:
+        """Whether it separates words as GPT-2 does, or characters."""
+        separator = json.loads(self._tokenizer.to_str())["pre_tokenizer"]
+        plain = not self._first_space_is_free and _has(separator, "use_regex", (True,))
+        return plain or self._by_character
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self._tokenizer.to_str(), encoding="utf-8")
@@ -57,14 +79,19 @@ class LibraryTokenizer:
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on all processors."""
+
+        def encode() -> list[Encoding]:
+            return self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+
         try:
-            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+            long = sum(map(len, texts)) > _LONG
+            encodings = interruptible(encode) if long else encode()
         except TypeError:  # a str may hold lone surrogates, which no UTF-8 text has
             raise UserError("the text to encode is not valid Unicode") from None
         ids = [encoding.ids for encoding in encodings]
         decoded = self._tokenizer.decode_batch(ids, skip_special_tokens=False)
         for text, back in zip(texts, decoded, strict=True):
-            if back != text and back != self._normalised(text):
+            if back != text and not self._promised(text, back):
                 raise UserError(_loss(text, back))
         return ids
 
@@ -72,12 +99,33 @@ class LibraryTokenizer:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
     def cut(self, text: str, size: int = 1 << 16) -> Iterator[str]:
-        return cut(text, size)
+        return cut(text, size, None if self._by_character else self._apart)
+
+    def _promised(self, text: str, back: str) -> bool:
+        """Whether `back` is all that this tokenizer ever promises to give back of `text`."""
+        if back == self._normalised(text):  # say to NFC
+            return True
+        return self._first_space_is_free and (text == " " + back or back == " " + text)
 
     def _normalised(self, text: str) -> str:
-        """What a tokenizer that normalises (say to NFC) promises to give back."""
         normalizer = self._tokenizer.normalizer
         return text if normalizer is None else normalizer.normalize_str(text)
+
+    def _words(self, text: str) -> list[str]:
+        """What the model of the tokenizer reads one by one; a text without separation is one."""
+        normal = self._normalised(text)
+        separator = self._tokenizer.pre_tokenizer
+        return [word for word, _ in separator.pre_tokenize_str(normal)] if separator else [normal]
+
+    def _apart(self, left: str, right: str) -> bool:
+        """Whether words always end between two neighbouring parts of a text."""
+        words = [self._words(part) for part in (left, right, left + right)]
+        if words[0] + words[1] != words[2]:
+            return False
+        parts = self._tokenizer.encode_batch_fast(
+            [left, right, left + right], add_special_tokens=False
+        )
+        return parts[0].ids + parts[1].ids == parts[2].ids
 
 
 def load(path: str | Path) -> TextTokenizer:
@@ -125,7 +173,11 @@ def recipe(conf: DataConf) -> str:
         raise UserError(
             f"data.tokenizer={conf.tokenizer!r}: neither bpe, bytes, chars nor a file that exists"
         )
-    return f"file {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    key = f"file {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    tokenizer = load(path)
+    if isinstance(tokenizer, LibraryTokenizer) and not tokenizer.is_byte_level:
+        key += " apart"  # once cut in places where such a tokenizer does not separate words
+    return key
 
 
 def build(conf: DataConf, train: Iterable[str], val: Iterable[str]) -> TextTokenizer:
@@ -160,8 +212,12 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    pieces = [piece for text in texts for piece in cut(text)]
-    tokenizer.train_from_iterator(_sample(pieces, TRAINING_SAMPLE), trainer)
+    pieces = _sample([piece for text in texts for piece in cut(text)], TRAINING_SAMPLE)
+    words = tokenizer.pre_tokenizer
+    short = pre_tokenizers.Split(Regex(f".{{1,{LONGEST_WORD}}}"), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, short])
+    interruptible(lambda: tokenizer.train_from_iterator(pieces, trainer))
+    tokenizer.pre_tokenizer = words
     return LibraryTokenizer(tokenizer)
 
 
@@ -183,17 +239,54 @@ def char_tokenizer(characters: Iterable[str]) -> LibraryTokenizer:
     return LibraryTokenizer(tokenizer)
 
 
-def cut(text: str, size: int = 1 << 16) -> Iterator[str]:
+def cut(
+    text: str, size: int = 1 << 16, apart: Callable[[str, str], bool] | None = None
+) -> Iterator[str]:
     """Pieces of about `size` characters, cut where GPT-2's pattern always separates words.
 
-    So a byte-level BPE gives the same tokens for the pieces as for the whole.
+    So a byte-level BPE gives the same tokens for the pieces as for the whole. For other tokenizers
+    `apart` says of the text before and after a place whether that holds there; where it never does
+    the text stays whole.
     """
     start = 0
-    while len(text) - start > size and (found := _BETWEEN_WORDS.search(text, start + size)):
-        yield text[start : found.start()]
-        start = found.start()
+    while len(text) - start > size and (end := _place(text, start + size, apart)):
+        yield text[start:end]
+        start = end
     if start < len(text):
         yield text[start:]
+
+
+def _place(text: str, start: int, apart: Callable[[str, str], bool] | None) -> int | None:
+    for found in islice(_BETWEEN_WORDS.finditer(text, start), _TRIES):
+        place = found.start()
+        if apart is None or apart(text[place - _AROUND : place], text[place : place + _AROUND]):
+            return place
+    return None
+
+
+def first_space_is_free(definition: dict[str, Any]) -> bool:
+    """Whether a `tokenizer.json` puts a space before each text or takes one away in decoding.
+
+    So do those in SentencePiece's style: " a" and "a" then are the same tokens.
+    """
+    kinds = ("Metaspace", "Prepend", "Strip")
+    parts = [definition.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")]
+    put = _has(definition.get("pre_tokenizer"), "add_prefix_space", (True,))
+    return put or _has(parts, "type", kinds)
+
+
+def by_character(definition: dict[str, Any]) -> bool:
+    """Whether every character, or byte, is a token of its own whatever stands beside it."""
+    model = definition["model"]
+    merges = model.get("merges", True) or model.get("fuse_unk")
+    return not merges and not definition.get("normalizer") and not first_space_is_free(definition)
+
+
+def _has(part: Any, key: str, values: tuple[object, ...]) -> bool:
+    """Whether any of the nested `part` has one of `values` under `key`."""
+    inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    own = isinstance(part, dict) and part.get(key) in values
+    return own or any(_has(one, key, values) for one in inner)
 
 
 def _sample(pieces: list[str], limit: int) -> list[str]:

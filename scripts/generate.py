@@ -40,7 +40,7 @@ def main(conf: GenerateConf) -> None:
     prompt = tokenizer.encode(conf.prompt) or [tokenizer.end_of_text or 0]
     generator = torch.Generator(device).manual_seed(conf.seed)
     print(conf.prompt, end="", flush=True)
-    decoder = StreamDecoder(tokenizer)
+    decoder = StreamDecoder(tokenizer, after=prompt)
     tokens = torch.tensor(prompt, device=device)
     try:
         for token in generate(model, tokens, conf.tokens, conf.temperature, conf.top_k, generator):

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
+import signal
+import threading
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as library
 
 from conf.schema import DataConf
 from data import tokenizers
+from data.interruptible import interruptible
 from data.text import END_OF_TEXT, StreamDecoder, TextTokenizer
+from data.tokenizers import LibraryTokenizer
 from models.errors import UserError
 
 ENGLISH = (
@@ -192,3 +200,142 @@ def test_training_sample_is_capped_and_deterministic(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tokenizers, "TRAINING_SAMPLE", 2000)
     capped = tokenizers.train_bpe(texts, 300).fingerprint
     assert capped == tokenizers.train_bpe(texts[::-1], 300).fingerprint != whole
+
+
+def sentencepiece(scheme: str, split: bool = True, legacy: bool = False) -> LibraryTokenizer:
+    """A `tokenizer.json` as conversions from SentencePiece have it, in miniature."""
+    tokenizer = Tokenizer(library.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    special = ["<unk>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator([ENGLISH], trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
+    to_space = decoders.Replace("\u2581", " ")
+    strip = [] if scheme == "never" else [decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(
+        [to_space, decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    definition = json.loads(tokenizer.to_str())
+    definition["added_tokens"] = definition["added_tokens"][:2]
+    if legacy:
+        definition["pre_tokenizer"] = None
+        prepend = {"type": "Prepend", "prepend": "\u2581"}
+        replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+        definition["normalizer"] = {"type": "Sequence", "normalizers": [prepend, replace]}
+    return LibraryTokenizer(Tokenizer.from_str(json.dumps(definition)))
+
+
+STYLES = {
+    "first": lambda: sentencepiece("first"),
+    "always": lambda: sentencepiece("always"),
+    "never": lambda: sentencepiece("never"),
+    "unsplit": lambda: sentencepiece("first", split=False),
+    "legacy": lambda: sentencepiece("first", legacy=True),
+}
+
+
+@pytest.fixture(scope="module", params=STYLES)
+def style(request: pytest.FixtureRequest) -> LibraryTokenizer:
+    return STYLES[request.param]()
+
+
+def whole(tokenizer: LibraryTokenizer, text: str) -> list[int]:
+    return tokenizer._tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_sentencepiece_pieces_have_the_tokens_of_the_whole_text(style: LibraryTokenizer) -> None:
+    text = ("The quick dog.\nIt jumps  over\n\n again. " + "漢字 é " + ENGLISH[:300]) * 20
+    for one in (text, " " + text, "  " + text):
+        for size in (50, 1000):
+            pieces = list(style.cut(one, size))
+            assert "".join(pieces) == one
+            assert [*chain(*style.encode_many(pieces))] == whole(style, one)
+    separates = style._tokenizer.pre_tokenizer is not None and len(style._words("a b")) > 1
+    assert (len(list(style.cut(text, 50))) > 10) == separates
+
+
+@pytest.mark.parametrize("text", ["The dog", " The dog", "  The dog", "\n The", " ", "漢 é"])
+def test_a_first_space_is_free_and_nothing_else_is_lost(style: LibraryTokenizer, text: str) -> None:
+    ids = style.encode(text)
+    assert style.decode(ids) in (text, text.removeprefix(" "), " " + text)
+
+
+def test_a_lost_space_elsewhere_is_refused() -> None:
+    for text in (" abc", "abc abc"):
+        with pytest.raises(UserError, match="cannot represent ' '"):
+            tokenizers.char_tokenizer("abc").encode(text)
+    with pytest.raises(UserError, match="cannot represent"):
+        Strip = decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 3, 0)])
+        lossy = Tokenizer(library.BPE(vocab={" ": 0, "a": 1}, merges=[]))
+        lossy.decoder = Strip
+        LibraryTokenizer(lossy).encode("   a")
+
+
+def test_a_stream_after_a_prompt_keeps_its_first_space(style: LibraryTokenizer) -> None:
+    for prompt, rest in (("The quick", " brown fox"), ("漢字", "字 é 漢"), ("The", "\n again")):
+        before, ids = style.encode(prompt), whole(style, prompt + rest)
+        assert ids[: len(before)] == before
+        decoder = StreamDecoder(style, after=before)
+        shown = [decoder.push(i) for i in ids[len(before) :]]
+        assert "".join([*shown, decoder.flush()]) == rest
+
+
+class Counting:
+    """A tokenizer that counts the ids it is asked to decode."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self.tokenizer, self.most = tokenizer, 0
+
+    def decode(self, ids: list[int]) -> str:
+        self.most = max(self.most, len(ids))
+        return self.tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("ids", [list(("山" * 400).encode()), [0xFF] * 400, [0xE4, 0xBD] * 200])
+def test_a_stream_looks_at_a_few_tokens_only(ids: list[int]) -> None:
+    counting: Any = Counting(tokenizers.byte_tokenizer())
+    decoder = StreamDecoder(counting)
+    shown = "".join([*(decoder.push(i) for i in ids), decoder.flush()])
+    assert shown == bytes(ids).decode(errors="replace")
+    assert counting.most <= 128
+
+
+def test_long_words_are_cut_for_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = tokenizers.train_bpe([ENGLISH], 300).fingerprint
+    monkeypatch.setattr(tokenizers, "LONGEST_WORD", 8)
+    assert tokenizers.train_bpe([ENGLISH], 300).fingerprint == usual  # "jumps over" in bytes
+    draw = random.Random(1)
+    dna = "".join(draw.choice("ACGT") for _ in range(3000))
+    tokenizer = tokenizers.train_bpe([dna], 300)
+    assert tokenizer.vocab_size == 300
+    assert max(len(tokenizer.decode([i])) for i in range(1, 300)) <= 8
+    assert tokenizer.decode(tokenizer.encode(dna)) == dna
+    assert tokenizer.encode(dna[:300]) == tokenizers.LibraryTokenizer(
+        Tokenizer.from_str(tokenizer._tokenizer.to_str())
+    ).encode(dna[:300])
+
+
+def test_ctrl_c_reaches_whoever_waits() -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def deaf() -> None:
+        begun.set()
+        end.wait()
+
+    threading.Thread(target=lambda: begun.wait() and signal.raise_signal(signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(deaf)
+    end.set()
+    assert interruptible(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 // 0)
+
+
+def test_the_key_of_a_tokenizer_that_was_cut_wrongly_has_changed(tmp_path: Path) -> None:
+    kept, changed = tmp_path / "bytes.json", tmp_path / "spiece.json"
+    tokenizers.byte_tokenizer().save(kept)
+    sentencepiece("first").save(changed)
+    for path, end in ((kept, ""), (changed, " apart")):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        conf = DataConf(corpus="text", tokenizer=str(path))
+        assert tokenizers.recipe(conf) == f"file {digest}{end}"
