@@ -232,11 +232,22 @@ class ProbeConf:
     )
     fixed_tokens: int = key(8192, "tokens per batch of the fixed_tokens sweep", low=1)
     processes: int = key(1, "fresh processes per point, spread over the whole sweep", low=1)
-    repeats: int = key(5, "timed repeats within a process", low=1)
+    repeats: int = key(5, "timed repeats within a process, at least", low=1)
+    relative_half_width: float = key(
+        0.02,
+        "further repeats until the 95 % interval of their median is so narrow; 0: no further ones",
+        low=0,
+        high=1,
+    )
     warmup: int = key(1, "untimed repeats before them", low=0)
     decode_steps: int = key(32, "tokens decoded per repeat, starting at the position", low=1)
     repeat_seconds: float = key(
         6.0, "no further repeat of a point is begun after so much timed work", low=0
+    )
+    remeasure: float = key(
+        0.5,
+        "time to measure disturbed points again, as a share of the sweep's; 0: keep them",
+        low=0,
     )
     memory_budget_gib: float = key(0.25, "max_batch: memory to fill with sequences", low=1e-3)
     accelerator: str = key("auto", "where to measure", choices=("auto", "cpu", "gpu"))
@@ -246,7 +257,9 @@ class ProbeConf:
         choices=("float32", "bfloat16", "float16"),
         aliases=SHORT,
     )
-    threads: int = key(0, "CPU threads; 0: PyTorch's default", low=0)
+    threads: str = key(
+        "auto", "CPU threads; auto: as many as physical cores are free; 0: PyTorch's default"
+    )
     timeout_s: float = key(600.0, "longest time of one point, seconds", low=0.1)
     memory_gib: float = key(0.0, "memory limit of one point; 0: what is available", low=0)
     wandb: WandbConf = field(default_factory=WandbConf)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +15,7 @@ import psutil
 
 from conf.schema import ProbeConf
 from models.errors import UserError
-from probes import child, machine
+from probes import child, disturbance, machine
 from probes.capacity import largest_batch
 from probes.measure import calibrate, measure
 from probes.points import Point
@@ -30,11 +31,13 @@ BUDGET_PROBES = ("max_batch", "max_batch_train")
 class Bench:
     """Configuration, machine, and the facts of the import-only child.
 
-    Raises `UserError` if that child fails: then nothing can be measured here.
+    `known` are the rows of the same sweep, if it is continued: all points of one have the same
+    number of threads. Raises `UserError` if that child fails: then nothing can be measured here.
     """
 
-    def __init__(self, conf: ProbeConf, kind: str) -> None:
-        arguments = (kind, conf.threads, conf.precision)
+    def __init__(self, conf: ProbeConf, kind: str, known: Sequence[Row] = ()) -> None:
+        self.threads, self.threads_chosen = choose_threads(conf.threads, kind, known)
+        arguments = (kind, self.threads, conf.precision)
         outcome = child.run(calibrate, arguments, CALIBRATE_SECONDS)
         if "baseline_bytes" not in outcome.facts:
             raise UserError(f"a process that only imports torch fails here: {outcome.error}")
@@ -74,16 +77,36 @@ class Bench:
         """One batch of the search for the largest; what is far beyond the budget may fail early."""
         warmup, repeats = (0, 1) if task.probe == "max_batch_train" else (1, 2)
         limit = min(task.memory_bytes, 2 * self.budget)
-        once = replace(task, batch=batch, warmup=warmup, repeats=repeats, memory_bytes=limit)
+        once = replace(
+            task,
+            batch=batch,
+            warmup=warmup,
+            repeats=repeats,
+            memory_bytes=limit,
+            relative_half_width=0.0,
+        )
         return child.run(measure, (once,), self.conf.timeout_s)
 
     def usable(self, row: Row) -> bool:
-        """Whether a row found in the file spares measuring its point again."""
+        """Whether a row found in the file spares measuring its point again.
+
+        One that others disturbed does not, unless the configuration keeps those.
+        """
+        return self.answers(row) and not (row.is_disturbed and self.conf.remeasure > 0)
+
+    def answers(self, row: Row) -> bool:
+        """Whether it is what this configuration asks for, disturbed or not."""
         if row.status != OK:
             return False
         if row.probe in BUDGET_PROBES:
             return row.budget_bytes == self.budget
-        return row.probe == "generate" or len(row.seconds) >= self.conf.repeats
+        parts = self.conf.decode_steps if row.probe == "decode" else 1
+        used_up = parts * sum(row.seconds) > self.conf.repeat_seconds
+        return used_up or len(row.seconds) >= self.conf.repeats
+
+    def key(self, point: Point) -> str:
+        """Of the rows of the point on this device."""
+        return self.row(point).key
 
     def row(self, point: Point, **fields: Any) -> Row:
         """The row of a point with what is known before measuring it, then `fields`."""
@@ -114,6 +137,7 @@ class Bench:
             "started": "",
             "command": self.command,
             "peak_flops": self.facts.get("peak_flops"),
+            "threads_chosen": self.threads_chosen,
         }
         return Row(**(nothing | known | fields))
 
@@ -132,10 +156,11 @@ class Bench:
             decode_steps=conf.decode_steps,
             precision=conf.precision,
             device=kind,
-            threads=conf.threads,
+            threads=self.threads,
             memory_bytes=self._memory_limit(),
             baseline_bytes=self.facts["baseline_bytes"],
             repeat_seconds=conf.repeat_seconds,
+            relative_half_width=conf.relative_half_width,
         )
 
     def _memory_limit(self) -> int:
@@ -146,3 +171,22 @@ class Bench:
             total: int = self.facts["device"]["memory_bytes"]
             return total
         return psutil.virtual_memory().available
+
+
+def choose_threads(asked: str | int, kind: str, known: Sequence[Row]) -> tuple[int, str]:
+    """How many threads (0: PyTorch's default), and in words how that was decided.
+
+    `auto` takes the number of the rows that the sweep has already on this kind of device, or else
+    the physical cores that are free now. Raises `UserError` for another word.
+    """
+    if str(asked).isdecimal():
+        return int(asked), f"{asked} were asked for" if int(asked) else "PyTorch's default"
+    if asked != "auto":
+        raise UserError(f"threads={asked}: a number of threads, 0 for PyTorch's default, or auto")
+    name = machine.cpu_name() if kind == "cpu" else None  # asking a GPU would take memory of it
+    for row in reversed(known):
+        here = row.device.get("kind") == kind and name in (None, row.device.get("name"))
+        if here and row.status == OK:
+            return row.device["threads"], row.threads_chosen or "as in the rows before"
+    free, most = disturbance.free_cores()
+    return free, f"auto: {free} of {most} cores were free"

@@ -109,6 +109,8 @@ class Row:
     have an entry for each of `seconds`, or none where the system does not tell."""
     involuntary: list[int] = field(default_factory=list)
     """Times that the system took the core from one of its threads."""
+    waited: list[float] = field(default_factory=list)
+    """Seconds its threads were ready to run and had no core, summed over them."""
     others: list[float] = field(default_factory=list)
     """CPU seconds that others had on the cores this process may use."""
     pressure: list[float] = field(default_factory=list)
@@ -119,6 +121,8 @@ class Row:
     """Whether others delayed the repeat (probes/disturbance.py); empty: not known."""
     visit: int = 0
     """How often the point had been measured before because others disturbed it."""
+    threads_chosen: str = ""
+    """How the number of threads was decided; empty in rows of before it was told."""
     recurrent: bool | None = None
     """What the model says it is; None where its class could not be found."""
     title: str = ""
@@ -134,7 +138,7 @@ class Row:
     @property
     def is_disturbed(self) -> bool:
         """Whether fewer than half of the repeats, and fewer than `ENOUGH`, were left alone."""
-        return self.status == OK and self.disturbed.count(False) < _enough(self.disturbed)
+        return self.status == OK and self.disturbed.count(False) < enough(self.disturbed)
 
     @property
     def undisturbed(self) -> list[float]:
@@ -199,7 +203,7 @@ ENOUGH = 3
 """Undisturbed repeats that make a point, however many were disturbed."""
 
 
-def _enough(disturbed: list[bool]) -> int:
+def enough(disturbed: list[bool]) -> int:
     """Half of the repeats, but not more than `ENOUGH`."""
     return min(ENOUGH, (len(disturbed) + 1) // 2)
 

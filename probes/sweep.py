@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from conf.schema import ProbeConf
 from models.errors import UserError
@@ -16,8 +15,12 @@ from models.registry import ModelSpec
 from probes import child, machine
 from probes.bench import Bench
 from probes.points import Point, left_out, list_points
+from probes.progress import Pace, Screen, in_words
 from probes.rows import OK, Row, append_row, read_rows
 from probes.tasks.common import DTYPES
+
+VISITS = 3
+"""Times that a disturbed point is measured again at most, within one call."""
 
 
 def run_sweep(
@@ -25,11 +28,16 @@ def run_sweep(
 ) -> list[Row]:
     """One row for every point of `list_points(specs, conf)`, in that order, process by process.
 
-    A process of a point that `path` already holds with status ok, on this device and with enough
-    repeats, is not measured again. Every new row is on disk before `on_row` sees it, so the same
-    call continues an interrupted sweep. A point that fails is a row too, the last one of its point:
-    its further processes, which could not make it whole, are not started. A point that could only
-    fail (`probes.predict`) is not tried, and its row says so.
+    A process of a point that `path` already holds with status ok, on this device, with enough
+    repeats and undisturbed by others, is not measured again. Every new row is on disk before
+    `on_row` sees it, so the same call continues an interrupted sweep. A point that fails is a row
+    too, the last one of its point: its further processes, which could not make it whole, are not
+    started. A point that could only fail (`probes.predict`) is not tried, and its row says so.
+
+    Points that others disturbed are measured again at the end, in other company, together with the
+    contestants they are compared with, so that pairs stay next to each other in time. That ends
+    after `VISITS` times or `conf.remeasure` of the time of the sweep; of each such group the less
+    disturbed measurement stays.
 
     Raises `UserError` if the configuration makes no sense, before anything is measured.
     """
@@ -39,49 +47,165 @@ def run_sweep(
     kind = machine.device_kind(conf.accelerator)
     known = read_rows(path)
     child.preload(["probes.measure", *{spec.target.rpartition(".")[0] for spec in specs}])
-    bench = Bench(conf, kind)
-    finished = {row.key: row for row in known if bench.usable(row)}
-    for old in finished.values():
-        bench.predictor.learn(old, 0)
-    rows: list[Row] = []
-    failed: set[str] = set()
-    with _progress() as progress:
-        say = progress.console.print
-        for notice in left_out(conf) + _reuse_notices(points, bench, finished, path):
-            say(notice, markup=False, highlight=False, soft_wrap=True)
-        bar = progress.add_task("", total=len(points))
-        for point in points:
-            progress.update(bar, description=str(point))
-            row = finished.get(bench.row(point).key)
-            whole = bench.row(replace(point, process=0)).key
-            if row is None and whole in failed:
-                progress.advance(bar)
+    bench = Bench(conf, kind, known)
+    with Screen() as screen:
+        sweep = _Sweep(bench, points, path, on_row, screen)
+        sweep.begin(known, left_out(conf))
+        sweep.pass_over(sweep.turns)
+        sweep.repair()
+    return [sweep.rows[key] for point in points if (key := bench.key(point)) in sweep.rows]
+
+
+class _Sweep:
+    """What is known of each point while a sweep runs."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        points: Sequence[Point],
+        path: Path,
+        on_row: Callable[[Row], None],
+        screen: Screen,
+    ) -> None:
+        self.bench, self.points, self.path = bench, points, path
+        self.on_row, self.screen = on_row, screen
+        self.rows: dict[str, Row] = {}
+        """By key, the measurement that counts."""
+        self.turns = [list(turn) for _, turn in itertools.groupby(points, _turn)]
+        """Contestants of one comparison, measured one right after the other."""
+        self._failed: set[str] = set()
+        """Points of which a process failed, by the key of the first one."""
+        self._pace = Pace()
+        self._spent = 0.0
+
+    def begin(self, known: Sequence[Row], notices: Sequence[str]) -> None:
+        """Take over what the file has, and say so."""
+        mine = {self.bench.key(point) for point in self.points}
+        latest = {row.key: row for row in known if row.key in mine}
+        finished = {key: row for key, row in latest.items() if self.bench.usable(row)}
+        for row in finished.values():
+            self.bench.predictor.learn(row, 0)
+        disturbed = {
+            key: row
+            for key, row in latest.items()
+            if key not in finished and self.bench.answers(row)
+        }
+        self.rows = finished | disturbed
+        for notice in [*notices, *_reuse_notices(self.points, self.bench, finished, self.path)]:
+            self.screen.say(notice)
+        if disturbed:
+            count = f"{len(disturbed)} disturbed point{'s are' if len(disturbed) > 1 else ' is'}"
+            self.screen.say(f"{count} measured again, with what is compared with it")
+        self.screen.say(
+            f"{self.bench.facts['device']['threads']} threads ({self.bench.threads_chosen})"
+        )
+
+    def pass_over(self, turns: Sequence[Sequence[Point]]) -> None:
+        """Measure what is missing of each turn, and all of one of which a point is disturbed."""
+        todo = [(turn, own) for turn in turns if (own := self._missing(turn))]
+        begun = time.monotonic()
+        for place, (turn, own) in enumerate(todo):
+            ahead = [point for _, later in todo[place + 1 :] for point in later]
+            done = sum(len(earlier) for _, earlier in todo[:place])
+            self._measure_turn(turn, own, done, ahead)
+        self._spent = time.monotonic() - begun
+
+    def repair(self) -> None:
+        """Measure disturbed points again while there is time for it."""
+        budget = self.bench.conf.remeasure * self._spent
+        end = time.monotonic() + budget
+        for _ in range(VISITS):
+            turns = [turn for turn in self.turns if self._is_disturbed(turn)]
+            if not turns or budget <= 0:
+                break
+            points = [point for turn in turns for point in turn]
+            if time.monotonic() < end:
+                bad = sum(self._disturbed(point) for point in points)
+                self.screen.say(f"{bad} disturbed points are measured again{in_words(budget)}")
+            for place, turn in enumerate(turns):
+                ahead = [point for later in turns[place + 1 :] for point in later]
+                expected = self._pace.left(turn)
+                if time.monotonic() + (expected or 0.0) > end:
+                    return
+                self._measure_turn(turn, turn, len(points) - len(ahead) - len(turn), ahead)
+
+    def _missing(self, turn: Sequence[Point]) -> list[Point]:
+        if self.bench.conf.remeasure > 0 and self._is_disturbed(turn):
+            return list(turn)
+        return [point for point in turn if self.bench.key(point) not in self.rows]
+
+    def _measure_turn(
+        self, turn: Sequence[Point], own: Sequence[Point], done: int, ahead: Sequence[Point]
+    ) -> None:
+        """Measure `own`, of `turn`; new rows replace old ones if less disturbed, all or none."""
+        old = {key: self.rows[key] for point in own if (key := self.bench.key(point)) in self.rows}
+        new: dict[str, Row] = {}
+        total = done + len(own) + len(ahead)
+        for place, point in enumerate(own):
+            key = self.bench.key(point)
+            whole = self.bench.key(replace(point, process=0))
+            if whole in self._failed:
                 continue
-            if row is None:
-                row = bench.measure(point)
-                append_row(path, row)
-                say(describe(row), markup=False, highlight=False, soft_wrap=True)
-                on_row(row)
-            rows.append(row)
+            left = self._pace.left([*own[place:], *ahead])
+            self.screen.show(point, done + place, total, left)
+            self._pace.begin()
+            row = self.bench.measure(point)
+            self._pace.end(point)
+            if key in old:
+                row = replace(row, visit=old[key].visit + 1)
             if row.status != OK:
-                failed.add(whole)
-            progress.advance(bar)
-    return rows
+                self._failed.add(whole)
+            new[key] = row
+            if not old:
+                self._keep(row)
+            left = self._pace.left([*own[place + 1 :], *ahead])
+            progress = f"{done + place + 1} of {total}{in_words(left)}"
+            self.screen.say(f"{progress:<22} {describe(row)}")
+        better = _badness(new[key] for key in old if key in new) < _badness(old.values())
+        for key, row in new.items() if old else ():
+            before = old.get(key)
+            self._keep(row if better or before is None else replace(before, visit=row.visit))
+
+    def _keep(self, row: Row) -> None:
+        append_row(self.path, row)
+        self.rows[row.key] = row
+        self.on_row(row)
+
+    def _disturbed(self, point: Point) -> bool:
+        row = self.rows.get(self.bench.key(point))
+        return row is not None and row.is_disturbed
+
+    def _is_disturbed(self, turn: Sequence[Point]) -> bool:
+        return any(map(self._disturbed, turn))
+
+
+def _turn(point: Point) -> tuple[object, ...]:
+    return point.probe, point.sweep, point.length, point.process
+
+
+def _badness(rows: Iterable[Row]) -> tuple[float, ...]:
+    """What makes one measurement of the same points worse than another, worst first."""
+    found = list(rows)
+    repeats = [bad for row in found for bad in row.disturbed]
+    return (
+        sum(row.status != OK for row in found),
+        sum(row.is_disturbed for row in found),
+        sum(repeats) / max(1, len(repeats)),
+    )
 
 
 def describe(row: Row) -> str:
     """One line for people."""
     who = row.label
-    where = f"{who:<12} {row.probe:<7} {row.sweep:<12} T={row.context_length:<7}"
+    where = f"{who:<12} {row.probe:<7} {row.sweep:<12} T={row.context_length:<6}"
     if row.process:
         where += f" process {row.process}"
     if row.status != OK:
         return f"{where} {row.status}: {row.error}"
-    time = f"{median(row.seconds) * 1e3:10.2f} ms"
-    spread = f"({min(row.seconds) * 1e3:.2f} to {max(row.seconds) * 1e3:.2f})"
-    peak = "" if row.peak_bytes is None else f"  peak {row.peak_bytes / 2**20:.0f} MiB"
-    batch = "" if row.max_batch is None else f"  largest batch {row.max_batch:,}"
-    return f"{where} {time} {spread}{peak}{batch}"
+    time = f"{median(row.undisturbed) * 1e3:9.2f} ms"
+    peak = "" if row.peak_bytes is None else f" {row.peak_bytes / 2**20:.0f} MiB"
+    batch = "" if row.max_batch is None else f" largest batch {row.max_batch:,}"
+    return f"{where} {time}{peak}{batch}{' disturbed' if row.is_disturbed else ''}"
 
 
 def _reuse_notices(
@@ -96,14 +220,3 @@ def _reuse_notices(
     if other:
         notice += f"; {other} of them were measured at another commit (a new group starts afresh)"
     return [notice]
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(),
-        transient=True,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from models.contract import State, named_tensors
 from models.registry import ModelSpec
-from probes import energy, memory
+from probes import disturbance, energy, memory
+from probes.disturbance import Reading
+from probes.rows import enough
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TRAINING_FACTOR = 3  # backward costs two forwards: one product for inputs, one for weights
@@ -44,16 +47,47 @@ class Task:
     """Peak of a process that only imports, from `calibrate`; subtracted from this one's."""
     repeat_seconds: float = math.inf
     """After so much timed work no further repeat is begun."""
+    relative_half_width: float = 0.0
+    """How sure the time must be before repeats end early; 0: exactly `repeats` of them."""
+
+
+MOST = 50
+"""Repeats at most, if fewer were not asked for to begin with."""
 
 
 @dataclass
 class Series:
-    """Timed repeats, and what the device used during them."""
+    """Timed repeats, and what the device and the machine did during them."""
 
+    threads: int
+    """That work at the same time."""
     seconds: list[float] = field(default_factory=list)
     joules: list[float] = field(default_factory=list)
+    readings: list[tuple[Reading, Reading]] = field(default_factory=list)
+    """Before and after each of them."""
     last: Any = None
     """What the last repeat returned."""
+
+    @property
+    def disturbed(self) -> list[bool]:
+        return disturbance.judge(self.readings, self.threads, len(disturbance.allowed()))
+
+    def is_enough(self, task: Task) -> bool:
+        """Whether the point is sure enough, its time is used up, or it had better come back."""
+        if sum(self.seconds) > task.repeat_seconds:
+            return True
+        done = len(self.seconds)
+        if task.relative_half_width == 0 or done < task.repeats:
+            return done == task.repeats
+        if done >= max(MOST, task.repeats):
+            return True
+        disturbed = self.disturbed
+        if done >= 2 * task.repeats and disturbed.count(False) < enough(disturbed):
+            return True
+        quiet = [one for one, bad in zip(self.seconds, disturbed, strict=True) if not bad]
+        if len(quiet) < task.repeats:
+            return False
+        return disturbance.relative_half_width(quiet) <= task.relative_half_width
 
     def facts(self, counter: energy.Counter, parts: int = 1) -> dict[str, Any]:
         """Fields of a row; `parts` is how many entries of `seconds` one repeat makes."""
@@ -62,7 +96,22 @@ class Series:
             "seconds": [one / parts for one in self.seconds],
             "energy_joules": None if joules is None else joules / parts,
             "energy_method": method,
+            **self.counters(),
         }
+
+    def counters(self) -> dict[str, list[Any]]:
+        """What the machine told about each repeat, and the verdict."""
+        spent = [after - before for before, after in self.readings]
+        told: dict[str, list[Any]] = {
+            "cpu_seconds": [one.cpu for one in spent],
+            "involuntary": [one.involuntary for one in spent],
+            "waited": [one.waited for one in spent],
+            "others": [one.others for one in spent],
+            "pressure": [one.pressure for one in spent],
+            "steal": [one.steal for one in spent],
+            "disturbed": self.disturbed,
+        }
+        return {name: [] if None in values else values for name, values in told.items()}
 
 
 def repeat(
@@ -72,19 +121,21 @@ def repeat(
     work: Callable[[Any], Any],
 ) -> Series:
     """Times `work(before())`, warm-up excluded, once or as often as `task` asks for."""
-    series = Series()
-    for index in range(task.warmup + task.repeats):
+    series = Series(torch.get_num_threads() if task.device == "cpu" else 1)
+    for index in itertools.count():
         series.last = None  # the previous one must be gone before the next is made
         prepared = before()
         wait(task)
-        joules, start = counter.read(), time.perf_counter()
+        joules, begun, start = counter.read(), disturbance.read(), time.perf_counter()
         series.last = work(prepared)
         wait(task)
         elapsed = time.perf_counter() - start
-        if index >= task.warmup:
-            series.seconds.append(elapsed)
-            series.joules.append(counter.since(joules))
-        if sum(series.seconds) > task.repeat_seconds:
+        if index < task.warmup:
+            continue
+        series.readings.append((begun, disturbance.read()))
+        series.seconds.append(elapsed)
+        series.joules.append(counter.since(joules))
+        if series.is_enough(task):
             break
     return series
 

@@ -30,6 +30,8 @@ def conf(**changes) -> ProbeConf:
         "lengths": [32, 64],
         "fixed_tokens": 128,
         "repeats": 2,
+        "relative_half_width": 0.0,
+        "remeasure": 0.0,
         "decode_steps": 4,
         "accelerator": "cpu",
         "threads": 1,

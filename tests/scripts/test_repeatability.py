@@ -67,7 +67,8 @@ def test_overlap(first: tuple[float, float], second: tuple[float, float], expect
 def test_two_sweeps_are_run_and_compared(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = [
         "-m", "model=rwkv4,transformer", "model.size=tiny", "vocab_size=512", "lengths=[8,16]",
-        "probes=[prefill]", "processes=2", "repeats=1", "pairs=1", f"runs_dir={tmp_path}",
+        "probes=[prefill]", "processes=2", "repeats=1", "pairs=1", "remeasure=0",
+        f"runs_dir={tmp_path}",
     ]  # fmt: skip
     done = run_script(capfd, "repeatability", *words)
     assert done.status == 0, done.err

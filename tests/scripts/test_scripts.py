@@ -111,7 +111,14 @@ def test_a_crashing_job_leaves_the_others_running(
 def test_probe_then_report(capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = ["model.size=tiny", "vocab_size=512", "lengths=[16,32,64]", "fixed_tokens=64"]
     shape += ["probes=[train,prefill,decode]"]
-    common = [*shape, "repeats=2", "decode_steps=2", f"runs_dir={tmp_path}", "group=g"]
+    common = [
+        *shape,
+        "repeats=2",
+        "decode_steps=2",
+        "remeasure=0",
+        f"runs_dir={tmp_path}",
+        "group=g",
+    ]
     done = run_script(
         capfd, "probe", "-m", "model=rwkv4,transformer", *common, "wandb.mode=offline"
     )
@@ -178,7 +185,7 @@ def test_probe_then_report(capfd: Capture, tmp_path: Path, monkeypatch: pytest.M
 
 def test_three_kinds_of_memory_in_one_group(capfd: Capture, tmp_path: Path) -> None:
     common = ["model.size=tiny", "vocab_size=512", "lengths=[16,32]", "sweeps=[batch_1]"]
-    common += ["probes=[train]", "repeats=1", f"runs_dir={tmp_path}", "group=g"]
+    common += ["probes=[train]", "repeats=1", "remeasure=0", f"runs_dir={tmp_path}", "group=g"]
     for words in (
         ["-m", "model=rwkv4,transformer", "wandb.mode=disabled"],
         ["-m", "model=transformer", "model.attention=math", "model.window=null,8"],
@@ -258,7 +265,7 @@ def test_probe_that_does_not_fit_is_a_row(capfd: Capture, tmp_path: Path) -> Non
 def test_every_probe_then_a_priced_report(capfd: Capture, tmp_path: Path) -> None:
     words = ["model.size=tiny", "vocab_size=256", "lengths=[16,32]", "sweeps=[batch_1]"]
     words += ["threads=1", f"probes=[{','.join(PROBES)}]", "repeats=1", "decode_steps=4", "group=g"]
-    words += ["memory_budget_gib=0.01", f"runs_dir={tmp_path}", "wandb.mode=offline"]
+    words += ["memory_budget_gib=0.01", "remeasure=0", f"runs_dir={tmp_path}", "wandb.mode=offline"]
     done = run_script(capfd, "probe", "-m", "model=rwkv4,transformer", *words)
     assert done.status == 0, done.err
     assert f"{2 * 2 * len(PROBES)} measurements, 0 of them failed" in done.out
