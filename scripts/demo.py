@@ -7,6 +7,8 @@ the time allows, and each repetition narrows the intervals. The same command con
 
 from __future__ import annotations
 
+import models.waiting  # noqa: F401  before torch
+
 from conf.launch import launch
 
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
