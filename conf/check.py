@@ -170,13 +170,14 @@ def show(config_name: str, line: Line, examined: Examined) -> int:
 
 def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Override], list[str]]:
     """What the words say in Hydra's grammar, and what none of its scripts can do."""
-    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # for glob()
+    parser, loader = OverridesParser.create(), GlobalHydra.instance().config_loader()
     kinds = {name: kind for name, kind, _ in words_of.keys(schema.SCRIPTS[config_name])}
     overrides, problems = [], []
     for word in words:
         name, _, text = word.partition("=")
         try:
             override = parser.parse_override(word)
+            override.config_loader = loader  # for glob()
         except HydraException as error:
             problems.append(_unreadable(word, str(error).splitlines()[0]))
             continue

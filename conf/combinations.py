@@ -53,7 +53,15 @@ def _train(config: TrainConf) -> Iterator[str]:
     if data.tokenizer not in ("bpe", "bytes", "chars") and not Path(data.tokenizer).is_file():
         yield f"data.tokenizer={data.tokenizer!r}: not bpe, bytes or chars, and no such file"
     if config.resume not in ("auto", "never") and not Path(config.resume).is_file():
-        yield f"resume={config.resume!r}: not auto or never, and no such checkpoint"
+        yield f"resume={config.resume!r}: not auto or never, and no such checkpoint{_newest(config)}"
+
+
+def _newest(config: TrainConf) -> str:
+    """`; did you mean ...?` with the last checkpoint of a run that `resume` names."""
+    for run in (Path(config.resume), Path(config.runs_dir, config.resume)):
+        if found := sorted(run.glob("checkpoints/step-*.ckpt")):
+            return f"; did you mean the run's last, resume={found[-1]}?"
+    return ""
 
 
 def _train_deep(config: TrainConf) -> Iterator[str]:

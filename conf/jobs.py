@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -65,6 +67,10 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
         except Exception as error:
             if isinstance(error, BrokenPipeError) and terminal.is_unread():
                 raise KeyboardInterrupt from error
+            if isinstance(error, OSError) and (problem := unwritable(conf, error)):
+                complain(problem)
+                failures[words] = UserError(problem)
+                return
             traceback.print_exc()
             failures[words] = error
 
@@ -93,6 +99,19 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
         return 0
     refused = all(isinstance(error, UserError) for error in failures.values())
     return REFUSED if refused else CRASHED
+
+
+def unwritable(conf: Any, error: OSError) -> str | None:
+    """What to say if `error` came of a `runs_dir` that cannot hold runs, else None."""
+    first = conf[0] if isinstance(conf, list) else conf
+    runs_dir = getattr(first, "runs_dir", None)
+    if runs_dir is None or not isinstance(error.filename, str):
+        return None
+    inside = Path(error.filename).absolute().is_relative_to(Path(runs_dir).absolute())
+    refused = isinstance(error, PermissionError) or error.errno == errno.EROFS
+    if Path(runs_dir).is_dir() and not (inside and refused):
+        return None
+    return f"runs_dir={runs_dir} cannot be written ({error}): choose another folder"
 
 
 def compose_jobs(config_name: str, line: Line, job: Any) -> None:

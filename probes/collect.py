@@ -152,11 +152,11 @@ def _read_summary(path: Path) -> dict[str, Any]:
     if not isinstance(summary, dict) or "contestant" not in summary:
         raise UserError(f"{path}: not a training summary (it names no contestant)")
     if "recurrent" not in summary:  # written before models said what they are
-        summary |= said_by(_target_of(path), summary.get("config", {}))
+        summary |= said_by(_class_path(path), summary.get("config", {}))
     return summary
 
 
-def _target_of(summary: Path) -> str | None:
+def _class_path(summary: Path) -> str | None:
     """The class path of a run, which its configuration holds."""
     try:
         conf = yaml.safe_load((summary.parent / "config.yaml").read_text(encoding="utf-8"))

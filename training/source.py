@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,13 @@ def find_source(key: str, name: str, runs_dir: str) -> Source:
             if (checkpoint := newest(folder)) is None:
                 raise UserError(f"{folder.path} has no checkpoint yet: train it first")
             return Source(checkpoint, _if_file(folder.tokenizer))
+    if runs := _runs_of(Path(runs_dir, name)) or _runs_of(Path(name)):
+        raise UserError(f"{key}={name!r} is a group of runs: choose {', '.join(runs)}")
+    for found in sorted(Path(runs_dir).glob(f"*/{glob.escape(name)}/checkpoints")):
+        raise UserError(
+            f"{key}={name!r}: no such run in {runs_dir}/; did you mean "
+            f"{key}={found.parent.relative_to(runs_dir)}?"
+        )
     path = Path(name)
     if path.is_dir():
         return Source(path, _if_file(path / "tokenizer.json"))
@@ -38,6 +46,11 @@ def find_source(key: str, name: str, runs_dir: str) -> Source:
     if path.is_file():
         return Source(path, None)
     raise UserError(f"{key}={name!r}: no such run in {runs_dir}/ and no such file or folder")
+
+
+def _runs_of(group: Path) -> list[str]:
+    """The trained runs in a folder, as their names are given."""
+    return sorted(f"{group.name}/{one.parent.name}" for one in group.glob("*/checkpoints"))
 
 
 def _if_file(path: Path) -> Path | None:

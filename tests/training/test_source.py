@@ -48,3 +48,12 @@ def test_nothing_there_is_named(tmp_path: Path) -> None:
     make_run(tmp_path / "empty", 0)
     with pytest.raises(UserError, match="has no checkpoint yet"):
         find_source("run", "empty", str(tmp_path))
+
+
+def test_a_group_lists_its_runs_and_a_bare_name_finds_its_group(tmp_path: Path) -> None:
+    (tmp_path / "demo" / "a" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "demo" / "b" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="is a group of runs: choose demo/a, demo/b"):
+        find_source("run", "demo", str(tmp_path))
+    with pytest.raises(UserError, match="did you mean run=demo/b"):
+        find_source("run", "b", str(tmp_path))
