@@ -53,7 +53,8 @@ def _train(config: TrainConf) -> Iterator[str]:
     if data.tokenizer not in ("bpe", "bytes", "chars") and not Path(data.tokenizer).is_file():
         yield f"data.tokenizer={data.tokenizer!r}: not bpe, bytes or chars, and no such file"
     if config.resume not in ("auto", "never") and not Path(config.resume).is_file():
-        yield f"resume={config.resume!r}: not auto or never, and no such checkpoint{_newest(config)}"
+        hint = _newest(config)
+        yield f"resume={config.resume!r}: not auto or never, and no such checkpoint{hint}"
 
 
 def _newest(config: TrainConf) -> str:
