@@ -27,7 +27,7 @@ from conf import words as words_of
 from conf.combinations import combination_problems, deep_combination_problems
 from conf.flags import Line, hydra_problem, parse
 from conf.meeting import meeting_problems
-from conf.model_spec import NOT_FIELDS, nearest
+from conf.model_spec import nearest
 from conf.words import expanded, quoted
 from models.errors import UserError
 from models.registry import model_class
@@ -365,7 +365,7 @@ def _model_problems(model: DictConfig) -> Iterator[str]:
         yield str(error)
         return
     for name in map(str, model):
-        if name in NOT_FIELDS or model[name] is None:
+        if name in schema.NOT_FIELDS or model[name] is None:
             continue
         if name not in {item.name for item in fields(config_class)}:
             yield f"model.{name} is not a field of {model.target}"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
+from conf.schema import NOT_FIELDS
 from models.errors import UserError
 from models.registry import ModelSpec
-
-NOT_FIELDS = ("name", "target", "size", "sizes")
 
 
 def model_spec(model: dict[str, Any], vocab_size: int) -> ModelSpec:

@@ -13,6 +13,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+NOT_FIELDS = ("name", "target", "size", "sizes")
+"""Keys of the `model` group that are not fields of the model's own configuration."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 PRECISIONS = {
     **dict.fromkeys(("bf16", "bfloat16"), "bf16-mixed"),
@@ -193,7 +195,9 @@ class TrainConf:
     """Train a contestant, or continue where it stopped."""
 
     name: str | None = key(
-        None, "the run's identity; default MODEL-SIZE-CORPUS-lLENGTH-sSEED", typed=True
+        None,
+        "the run's identity; default: model, size, what differs from the defaults, seed",
+        typed=True,
     )
     group: str | None = key(
         None, "sweep it belongs to; the folder is then runs/GROUP/NAME", typed=True

@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from conf import schema
 from conf.check import configuration_problems
 from conf.help import help_text
-from conf.model_spec import NOT_FIELDS
 from models.registry import build, model_class
 from tests.contestants import FOLDER, NAMES, spec_of
 
@@ -68,7 +67,7 @@ def test_every_script_has_a_yaml_and_help(script: str) -> None:
 def test_every_size_of_every_model_is_built(name: str) -> None:
     group = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     known = {item.name for item in fields(model_class(group["target"]).Config)}
-    assert {key for key in group if key not in NOT_FIELDS} == known - {"vocab_size"}
+    assert {key for key in group if key not in schema.NOT_FIELDS} == known - {"vocab_size"}
     for size in group["sizes"]:
         with torch.device("meta"):
             model: Any = build(spec_of(name, str(size)))
