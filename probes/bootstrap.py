@@ -38,7 +38,10 @@ Average = Callable[[Array], Array]
 
 DRAWS = 2000
 QUANTILE = 0.25
-PRIOR = 4
+GROSS = 4.0
+"""Standard deviations at which drawn errors are cut. What is delayed by more is either left out by
+the quartile, or shows in its own point: as processes that differ, or as scatter about the curve."""
+PRIOR = 8
 """Degrees of freedom that the usual noise of a contestant weighs against that of a point."""
 
 
@@ -114,7 +117,7 @@ def process_errors(points: Sequence[Array], average: Average, rng: np.random.Gen
         ]
         or [np.zeros(1)]
     )
-    noise = _draws(pool, counts, average, rng)
+    noise = _draws(np.clip(pool, -GROSS, GROSS), counts, average, rng)
     noise -= noise.mean(axis=0)
     freedom = PRIOR + counts - 1
     luck = np.sqrt(freedom / rng.chisquare(freedom, size=noise.shape))
@@ -131,9 +134,11 @@ def repeat_errors(groups: Groups, rng: np.random.Generator) -> Array | None:
     ]
     if not residuals:
         return None
-    noise = _draws(
-        np.concatenate(residuals), np.array([len(one) for one in flat]), lower_quartile, rng
-    )
+    pool = np.concatenate(residuals)
+    # Below the quartile nothing is delayed: that side shows the size of the noise alone.
+    usual = float(np.sqrt(np.square(pool[pool < 0]).mean())) if (pool < 0).any() else 0.0
+    pool = np.minimum(pool, GROSS * usual) if usual else pool
+    noise = _draws(pool, np.array([len(one) for one in flat]), lower_quartile, rng)
     noise -= noise.mean(axis=0)
     ends = np.cumsum([len(point) for point in groups])[:-1]
     return np.stack([lower_quartile(part) for part in np.split(noise, ends, axis=1)], axis=1)
@@ -171,7 +176,18 @@ def _sizes(points: Sequence[Array]) -> Array:
     known = spare > 0
     # The median of a variance of few values is below its mean (Wilson and Hilferty 1931).
     usual = np.median(own[known] / (1 - 2 / (9 * spare[known])) ** 3)
+    # Of three or more processes the one furthest off may be a burst, which no median heeds.
+    several = spare > 1
+    if several.any():
+        close = np.array([_close(point).var(ddof=1) for point in points if len(point) > 2])
+        middling = np.median(close)
+        own[several] = usual * close / middling if middling > 0 else own[several]
     return np.sqrt((PRIOR * usual + spare * own) / (PRIOR + spare))
+
+
+def _close(point: Array) -> Array:
+    """Without the value that is furthest from the median."""
+    return np.delete(point, np.argmax(np.abs(point - np.median(point))))
 
 
 def _draws(pool: Array, counts: Array, average: Average, rng: np.random.Generator) -> Array:

@@ -256,11 +256,11 @@ def find(recurrent: Curve, attention: Curve, measure: Measure) -> Finding:
         resolution,
     )
     crossings = tuple(Crossing(one.length, one.low, one.high) for one in found.changes)
-    kind = _kind(list(found.sides.values()))
+    kind = kind_of(list(found.sides.values()))
     return Finding(measure, recurrent, attention, kind, crossings, found.intervals, found.sides)
 
 
-def _kind(sides: list[str]) -> str:
+def kind_of(sides: list[str]) -> str:
     decided = [side for side in sides if side in (BELOW, ABOVE)]
     changes = sum(one != other for one, other in pairwise(decided))
     if len(sides) < 2:
@@ -275,9 +275,11 @@ def _kind(sides: list[str]) -> str:
 
 
 BEND = 0.12
-"""The most that `cT^2` may be of the cost of the longest length, without its fixed part."""
+"""The most that `cT^2` may be of the cost at the longest length."""
+GROWS = 0.01
+"""A cost whose slope may be smaller is constant, not linear."""
 LOCAL = (0.85, 1.15)
-"""What the slope at the longest lengths, without the fixed part, may be."""
+"""What the slope at the longest lengths, without the fixed part, must be able to be."""
 
 
 def slope(one: Curve, measure: Measure, window: tuple[int, int]) -> Slope | None:
@@ -285,7 +287,7 @@ def slope(one: Curve, measure: Measure, window: tuple[int, int]) -> Slope | None
 
     `linear` says that the cost is a + bT, with a constant or without: the interval of the bend
     beyond that contains 0 and stays within `BEND`, and that of the slope at the longest lengths,
-    with the constant taken off, stays within `LOCAL`. It needs four lengths.
+    with the constant taken off, reaches into `LOCAL`. It needs four lengths.
     """
     samples = _samples(one, measure)
     inside = [length for length in samples if window[0] <= length <= window[1]]
@@ -296,14 +298,15 @@ def slope(one: Curve, measure: Measure, window: tuple[int, int]) -> Slope | None
     bend = statistics.bend(samples, window)
     low, high = (None if isnan(end) else end for end in (fitted.low, fitted.high))
     ends = (min(inside), max(inside))
-    linear = bend is not None and _linear(bend)
+    grows = fitted.low > GROWS
+    linear = grows and bend is not None and is_linear(bend)
     return Slope(fitted.value, low, high, ends, linear, quadratic, growth(samples), bend)
 
 
-def _linear(bend: Bend) -> bool:
+def is_linear(bend: Bend) -> bool:
     share, local = bend.share, bend.local
     straight = -BEND < share.low <= ROUNDING and -ROUNDING <= share.high < BEND
-    return straight and LOCAL[0] < local.low and local.high < LOCAL[1]
+    return straight and local.low < LOCAL[1] and LOCAL[0] < local.high
 
 
 def shape(one: Curve, measure: Measure) -> Growth | None:

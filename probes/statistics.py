@@ -104,8 +104,8 @@ class Bend:
     """How a cost departs from `a + bT` over a window."""
 
     share: Estimate
-    """`cT^2` at the longest length as a share of `bT + cT^2` there: 0 of a straight line. May be
-    negative, of a cost that grows more slowly than linear."""
+    """`cT^2` at the longest length as a share of the cost there: 0 of a straight line. Negative of
+    a cost that grows more slowly than linear."""
     local: Estimate
     """Log-log slope over the longest lengths, after taking `a` off: 1 of a straight line."""
 
@@ -135,15 +135,14 @@ def bend(samples: Samples, window: tuple[int, int] | None = None, seed: int = 0)
         c = np.where(free[:, 0] > 0, free[:, 2], bound[:, 1])
         rest = targets[:, -LONGEST:] * values[-LONGEST:] - fixed[:, None]
         logs = np.log(np.maximum(rest, ROUNDING * values[-1]))
-        total = b + c
-        return np.where(total > 0, c / np.where(total > 0, total, 1), inf), logs @ weights
+        return c / (fixed + b + c), logs @ weights
 
     share, local = (float(one[0]) for one in judged(np.ones((1, len(lengths)))))
     noise = _noise(groups, np.random.default_rng(seed), *_about_polynomial(lengths, values))
     if noise is None:
         return Bend(Estimate(share, nan, nan), Estimate(local, nan, nan))
     shares, locals_ = judged(np.exp(noise))
-    ends = np.percentile(shares, LEVELS, method="nearest"), np.percentile(locals_, LEVELS)
+    ends = np.percentile(shares, LEVELS), np.percentile(locals_, LEVELS)
     return Bend(Estimate(share, *ends[0].tolist()), Estimate(local, *ends[1].tolist()))
 
 

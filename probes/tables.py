@@ -150,8 +150,8 @@ def slopes(report: Report) -> str:
         "The exponent p of cost ~ T^p: 0 is constant, 1 linear, 2 quadratic; costs are per "
         "sequence, those of decode per generated token. Linear means a + bT, a fixed part "
         "included: the interval of what a quadratic part adds at the longest length contains 0 "
-        "and stays within 12 %, and that of the slope there, without the fixed part, within 0.85 "
-        "to 1.15. "
+        "and stays within 12 %, and that of the slope there, without the fixed part, reaches into "
+        "0.85 to 1.15. "
         "The shape, over all lengths, is what AICc prefers of a + bT, a + bT log T and "
         "a + bT + cT², with its weight among the three; a constant cost leaves it undecided."
     )
