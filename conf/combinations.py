@@ -15,8 +15,9 @@ from conf.schema import ConvertConf, GenerateConf, PlanConf, ProbeConf, ReportCo
 from data.corpora import CORPORA
 from models.errors import UserError
 from models.registry import build, model_class
-from training.folder import check_name
+from training.folder import check_name, resume_target
 from training.launched import launched, processes_of
+from training.naming import default_name
 
 NO_HALF = "trainer.precision='16-mixed' needs a GPU; on a CPU use 'bf16-mixed'"
 NO_OFFLOAD = "trainer.offload=true: with fsdp on a CPU everything lies in its memory already"
@@ -42,7 +43,10 @@ def _train(config: TrainConf) -> Iterator[str]:
     yield from _size(config.model)
     yield from _segments(config)
     if config.optim.final_lr > config.optim.lr:
-        yield f"optim.final_lr={config.optim.final_lr} is above optim.lr={config.optim.lr}"
+        way_out = "for a rate of 0 set optim.final_lr=0 too" if not config.optim.lr else "lower it"
+        yield (
+            f"optim.final_lr={config.optim.final_lr} is above optim.lr={config.optim.lr}: {way_out}"
+        )
     yield from _processes(config)
     if trainer.precision == "16-mixed" and trainer.accelerator == "cpu":
         yield NO_HALF
@@ -52,17 +56,19 @@ def _train(config: TrainConf) -> Iterator[str]:
         yield f"data.paths={data.paths} is not read by data=stdlib; did you mean data=text?"
     if data.tokenizer not in ("bpe", "bytes", "chars") and not Path(data.tokenizer).is_file():
         yield f"data.tokenizer={data.tokenizer!r}: not bpe, bytes or chars, and no such file"
-    if config.resume not in ("auto", "never") and not Path(config.resume).is_file():
-        hint = _newest(config)
-        yield f"resume={config.resume!r}: not auto or never, and no such checkpoint{hint}"
+    if config.resume not in ("auto", "never"):
+        yield from _resume(config)
 
 
-def _newest(config: TrainConf) -> str:
-    """`; did you mean ...?` with the last checkpoint of a run that `resume` names."""
-    for run in (Path(config.resume), Path(config.runs_dir, config.resume)):
-        if found := sorted(run.glob("checkpoints/step-*.ckpt")):
-            return f"; did you mean the run's last, resume={found[-1]}?"
-    return ""
+def _resume(config: TrainConf) -> Iterator[str]:
+    """Whether there is such a checkpoint or run, or this run has already left it behind."""
+    try:
+        resume_target(config.resume, config.runs_dir)
+    except UserError as error:
+        name = config.name or default_name(config, config.model["name"], str(config.model["size"]))
+        folder = Path(config.runs_dir, *filter(None, [config.group]), name)
+        if not (folder / "start.json").is_file():
+            yield str(error)
 
 
 def _train_deep(config: TrainConf) -> Iterator[str]:

@@ -205,7 +205,9 @@ class TrainConf:
     runs_dir: str = key("runs", "where run folders go", path=True)
     seed: int = key(0, "of initialisation and of the order of batches", low=0, high=2**32 - 1)
     resume: str = key(
-        "auto", "auto: newest checkpoint; never: start again; or a checkpoint's path", path=True
+        "auto",
+        "auto: newest checkpoint; never: start again; or a checkpoint's path, or a run",
+        path=True,
     )
     model: Any = MISSING
     data: DataConf = field(default_factory=DataConf)

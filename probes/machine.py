@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from models.errors import UserError
+from models.processor import cpu_name as cpu_name
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,16 +43,6 @@ def describe_device(kind: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory_bytes": memory,
     }
-
-
-def cpu_name() -> str:
-    """The processor's name as it gives it, or the architecture where it gives none."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from models import checkpoints
 from models.errors import UserError
-from models.files import damage
 from models.formats.tensor_files import read_torch
 from training.folder import RunFolder
 
@@ -17,6 +16,12 @@ from training.folder import RunFolder
 def path_of(folder: RunFolder, step: int) -> Path:
     """Where the checkpoint of an optimizer step lies."""
     return folder.checkpoints / f"step-{step:08d}.ckpt"
+
+
+def step_of(path: Path) -> int:
+    """The optimizer step in a checkpoint's name; 0 for another name."""
+    found = checkpoints.PATTERN.fullmatch(path.name)
+    return int(found[1]) if found else 0
 
 
 def saved(folder: RunFolder) -> list[Path]:
@@ -27,19 +32,6 @@ def saved(folder: RunFolder) -> list[Path]:
 def newest(folder: RunFolder) -> Path | None:
     """The newest undamaged checkpoint; see `models.checkpoints.newest`."""
     return checkpoints.newest(folder.path)
-
-
-def choose(resume: str, folder: RunFolder) -> Path | None:
-    """The undamaged checkpoint that `resume` asks for, or None to start at the beginning.
-
-    This is the one place where a resuming run hashes a checkpoint. Raises `UserError` if what was
-    asked for cannot be trusted.
-    """
-    if resume in ("auto", "never"):
-        return newest(folder)
-    if problem := damage(Path(resume)):
-        raise UserError(f"checkpoint {resume}: {problem}")
-    return Path(resume)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from conf.schema import TrainConf
 from models.files import manifest_path, write_text
 from training.checkpoint import path_of, saved
 from training.folder import RunFolder
+from training.machine import machine, warn_of_other_bits
 from training.processes import Member
 from training.random_state import random_state, set_random_state
 from training.saving import BackgroundIO
@@ -51,7 +52,10 @@ class Checkpointer(lightning.Callback):
         self.member = member
         self.resumes = start is not None
         self._step = self._saved_step = -1 if start is None else start["global_step"]
-        self._best: dict[str, Any] | None = (start or {}).get("crossover", {}).get("best")
+        best = (start or {}).get("crossover", {}).get("best")
+        # The best of a branch is one of its own: that of its parent lies elsewhere.
+        is_here = best is not None and path_of(folder, best["step"]).is_file()
+        self._best: dict[str, Any] | None = best if is_here else None
         self._asked = GO_ON
         self._last_save = time.monotonic()
         self.io = BackgroundIO(start, self._tidy)
@@ -61,6 +65,10 @@ class Checkpointer(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if self._start is not None:
             set_random_state(self._start["crossover"]["random"], self.member.rank)
+            if self.member.rank == 0:
+                warn_of_other_bits(
+                    self._start["crossover"].get("machine"), pl_module.device, self.member.world
+                )
             self._start = None
         self._last_save = time.monotonic()
         self._signals.patient = True
@@ -93,6 +101,8 @@ class Checkpointer(lightning.Callback):
             "identity": self._identity,
             "random": self.member.gather(random_state()),
             "best": self._best,
+            "ledger": pl_module.ledger.as_dict(),
+            "machine": machine(pl_module.device, self.member.world),
         }
 
     def last_good(self) -> Path | None:

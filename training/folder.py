@@ -5,6 +5,7 @@ runs/[GROUP/]NAME/
     checkpoints/     step-00000100.ckpt and its manifest: the last two, and the one in best.json
     metrics.jsonl    every number that was logged
     summary.json     written when the run has finished
+    start.json       how it was begun, if by resume=never or from another checkpoint
     wandb/           the Weights & Biases id, and the records (with a group: in runs/GROUP/wandb/)
     lock             who is working on it, as long as somebody is
 """
@@ -74,6 +75,10 @@ class RunFolder:
         return self.path / "tokenizer.json"
 
     @property
+    def start(self) -> Path:
+        return self.path / "start.json"
+
+    @property
     def summary_path(self) -> Path:
         return self.path / "summary.json"
 
@@ -93,12 +98,32 @@ class RunFolder:
         for folder in (self.path, self.checkpoints):
             sweep(folder)
 
-    def set_aside(self) -> Path | None:
-        """Rename an existing folder to NAME.old-K, so that a fresh start loses nothing."""
-        if not self.path.exists():
-            return None
+    def aside(self) -> Path:
+        """The first free NAME.old-K beside it."""
         number = 1
         while (aside := self.path.with_name(f"{self.name}.old-{number}")).exists():
             number += 1
-        self.path.rename(aside)
         return aside
+
+    def set_aside(self) -> Path | None:
+        """Rename an existing folder to NAME.old-K, so that a fresh start loses nothing."""
+        return self.path.rename(self.aside()) if self.path.exists() else None
+
+
+def resume_target(resume: str, runs_dir: str) -> Path:
+    """What `resume=` names: a checkpoint file, or a run's folder.
+
+    A run may be named by its folder, or by NAME or GROUP/NAME below `runs_dir`. Raises `UserError`
+    for anything else, and for a group, whose runs it lists.
+    """
+    candidates = (Path(resume), Path(runs_dir, resume))
+    for path in candidates:
+        if path.is_file():
+            return path
+        if (path / "checkpoints").is_dir():
+            return path
+    for path in candidates:
+        if path.is_dir() and (runs := sorted(one.parent for one in path.glob("*/checkpoints"))):
+            shown = ", ".join(str(one) for one in runs[:8]) + (", ..." if len(runs) > 8 else "")
+            raise UserError(f"resume={resume!r} is a group of runs: choose one of {shown}")
+    raise UserError(f"resume={resume!r}: not auto or never, and no such checkpoint or run")

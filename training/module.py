@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import lightning
@@ -11,8 +12,17 @@ from torch import Tensor
 from conf.schema import OptimConf
 from models.contract import Contestant
 from training.guard import Guard
-from training.optim import build_optimizer, build_schedule, clip_gradients
+from training.ledger import Ledger
+from training.optim import (
+    build_optimizer,
+    build_schedule,
+    clip_gradients,
+    configured,
+    set_configured,
+)
 from training.reading import WHOLE, Reading
+
+log = logging.getLogger("crossover")
 
 
 class LanguageModel(lightning.LightningModule):
@@ -25,10 +35,12 @@ class LanguageModel(lightning.LightningModule):
         max_steps: int,
         reading: Reading = WHOLE,
         guard: Guard | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.guard = guard
+        self.ledger = ledger or Ledger()
         self.optim = optim
         self.reading = reading
         self.max_steps = max_steps
@@ -89,7 +101,29 @@ class LanguageModel(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.model, self.optim)  # type: ignore[arg-type]
         schedule = build_schedule(optimizer, self.max_steps, self.optim)
+        self._schedule, self._configured = schedule, configured(optimizer)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def on_train_start(self) -> None:
+        """A checkpoint has brought the settings it was made with: those asked for now count.
+
+        Its moments and the number of its steps stay.
+        """
+        before, now = set_configured(self._schedule, self._configured)
+        step, ledger = self.trainer.global_step, self.ledger
+        other_end = ledger.max_steps not in (None, self.max_steps)
+        ledger.max_steps = self.max_steps
+        if not step or step >= self.max_steps or (before == now and not other_end):
+            return
+        verb = "goes on at" if before == now else "rises" if now > before else "falls"
+        rate = f"{now:.4g}" if before == now else f"from {before:.4g} to {now:.4g}"
+        change = (
+            f"after step {step} the learning rate {verb} {rate}: "
+            f"the cosine now ends at step {self.max_steps}"
+        )
+        ledger.schedule_changes.append(change)
+        if self.trainer.is_global_zero:
+            log.warning("%s", change)

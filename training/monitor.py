@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from conf.schema import TrainConf
+from training.ledger import Ledger
 from training.module import LanguageModel
 from training.throughput import Throughput
 
@@ -31,15 +32,22 @@ class Monitor(lightning.Callback):
     """Logs every `training.log_every` optimizer steps and after each validation.
 
     `tokens_per_byte` of the corpus turns nats per token into bits per byte, which can be compared
-    between tokenizers.
+    between tokenizers. Each optimizer step is entered in `ledger`, before others save it.
     """
 
-    def __init__(self, conf: TrainConf, tokens_per_byte: float) -> None:
+    def __init__(
+        self,
+        conf: TrainConf,
+        tokens_per_byte: float,
+        ledger: Ledger | None = None,
+        flops_per_step: int = 0,
+    ) -> None:
         self._log_every = conf.training.log_every
         self._tokens_per_step = (
             conf.data.batch_size * conf.data.length * conf.trainer.accumulate_grad_batches
         )
         self._tokens_per_byte = tokens_per_byte
+        self.ledger, self._flops_per_step = ledger or Ledger(), flops_per_step
         self._line = Line(str(conf.name)) if conf.training.progress else None
         self._since_line: list[Any] = []
         """Losses of the optimizer steps since the last line, still on the device."""
@@ -71,6 +79,7 @@ class Monitor(lightning.Callback):
         mean = torch.as_tensor(loss_sum) / trainer.accumulate_grad_batches
         self._since_line.append(mean)
         self.throughput.step(self._tokens_per_step)
+        self.ledger.add(self._tokens_per_step, self._flops_per_step)
         if step % self._log_every and step != trainer.max_steps:
             return
         # One small batch says little: people are shown the mean since the last line.
@@ -82,9 +91,10 @@ class Monitor(lightning.Callback):
             "train/bits_per_byte": self.bits_per_byte(loss),
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
             "train/grad_norm": float(module.grad_norm),
-            "train/tokens": step * self._tokens_per_step,
             "train/peak_memory_bytes": peak_memory(module.device),
         }
+        if self.ledger.tokens is not None:
+            row["train/tokens"] = self.ledger.tokens
         if module.guard is not None and module.guard.skipped:
             row["train/skipped_steps"] = module.guard.skipped
         if (rate := self.throughput.tokens_per_second) is not None:

@@ -82,15 +82,44 @@ def lr_factor(step: int, max_steps: int, conf: OptimConf) -> float:
     """Multiplier of the peak rate at a step counted from 0.
 
     Linear from 1/warmup to 1 over `warmup_steps`, then half a cosine down to `final_lr / lr`,
-    reached at the last step.
+    reached at the last step. A single step after the warm-up has the peak rate; a run that ends
+    before its warm-up does never reaches it. With a peak rate of 0 the multiplier says nothing.
     """
     if step < conf.warmup_steps:
         return (step + 1) / conf.warmup_steps
     progress = (step - conf.warmup_steps) / max(max_steps - 1 - conf.warmup_steps, 1)
-    floor = conf.final_lr / conf.lr
+    floor = conf.final_lr / conf.lr if conf.lr else 0.0
     return floor + (1 - floor) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, max_steps: int, conf: OptimConf) -> LambdaLR:
     """`lr_factor` as a scheduler stepped once per optimizer step."""
     return LambdaLR(optimizer, lambda step: lr_factor(step, max_steps, conf))
+
+
+SETTINGS = ("weight_decay", "betas", "eps", "initial_lr")
+
+
+def configured(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The settings of each group as the configuration has them, once a schedule has been built."""
+    return [{key: group[key] for key in SETTINGS} for group in optimizer.param_groups]
+
+
+def set_configured(schedule: LambdaLR, settings: list[dict[str, Any]]) -> tuple[float, float]:
+    """Give these settings, and the rates of its step, to an optimizer whose state was restored.
+
+    Returns the next step's rate of the first group before and after.
+    """
+    groups = schedule.optimizer.param_groups
+    before = float(groups[0]["lr"])
+    for group, own in zip(groups, settings, strict=True):
+        group.update(own)
+    schedule.base_lrs = [own["initial_lr"] for own in settings]
+    rates = [
+        base * factor(schedule.last_epoch)
+        for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates
+    return before, float(groups[0]["lr"])

@@ -24,7 +24,7 @@ from models.errors import UserError
 from models.files import write_text
 from models.registry import ModelSpec, build, nature
 from models.spans import sequence_parallel
-from training.checkpoint import choose, read, saved
+from training.checkpoint import read, saved
 from training.checkpointer import Checkpointer
 from training.datamodule import Tokens
 from training.digest import digest
@@ -34,6 +34,7 @@ from training.folder import RunFolder
 from training.guard import Guard
 from training.identity import check_checkpoint, check_same_run, describe, flatten
 from training.launched import launched, processes_of
+from training.ledger import Ledger
 from training.lock import owned
 from training.meeting import Leader, attend
 from training.metrics import JsonlLogger
@@ -42,6 +43,7 @@ from training.monitor import Monitor, peak_memory
 from training.processes import Member, Team, alone, team
 from training.reading import Reading
 from training.signals import STOPPED, Preempted, Signals, requeue
+from training.start import Begun, Start, begin, choose, goes_on, is_finished
 from training.strategies import SHARDED, build_strategy, precision_of
 from training.tracking import TRAIN_AXES, Tracker
 
@@ -80,11 +82,13 @@ def _decide(conf: TrainConf, spec: ModelSpec, folder: RunFolder, gather: Gather)
     """Process 0: whether there is anything to do. `gather` brings the others together."""
     try:
         with Signals() as signals:
-            if conf.resume == "never":
+            if conf.resume == "never" and not _was_interrupted(conf, spec, folder):
                 _set_aside(folder)
             check_same_run(folder, describe(conf, spec))
             finished = folder.summary()
-            if finished is not None and finished["steps"] >= conf.trainer.max_steps:
+            if finished is not None and is_finished(
+                folder, conf.trainer.max_steps, conf.resume, conf.runs_dir
+            ):
                 log.warning(
                     "%s is finished (%d steps): nothing to do", folder.path, finished["steps"]
                 )
@@ -107,6 +111,15 @@ def _decide(conf: TrainConf, spec: ModelSpec, folder: RunFolder, gather: Gather)
         raise
 
 
+def _was_interrupted(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> bool:
+    """Whether this very command has begun what lies there, and could not finish it."""
+    try:
+        check_same_run(folder, describe(conf, spec))
+    except UserError:
+        return False
+    return goes_on(folder)
+
+
 def _set_aside(folder: RunFolder) -> None:
     if folder.path.exists():
         with owned(folder):
@@ -120,21 +133,37 @@ def _lead(
     folder.sweep()
     corpus = prepare(conf.data)
     spec = replace(spec, config={**spec.config, "vocab_size": corpus.vocab_size})
-    path = choose(conf.resume, folder)
-    start = None if path is None else read(path)
+    start = choose(conf.resume, folder, conf.runs_dir)
+    content = None if start.path is None else read(start.path)
     identity = {"model": asdict(spec), "data": corpus.fingerprint}
-    step = 0 if path is None else check_checkpoint(path, start or {}, identity)
+    step = 0
+    if start.path is not None and content is not None:
+        step = check_checkpoint(start.path, content, identity)
+        start = _check_steps(conf, start, step)
+    begin(start, conf.resume, folder)
+    begun = Begun.read(folder)
 
     write_text(folder.config, yaml.safe_dump(describe(conf, spec), sort_keys=False))
     corpus.tokenizer.save(folder.tokenizer)
     metrics = JsonlLogger(folder.metrics)
     metrics.rewind(step)
-    if step:
+    if start.parent is not None:
+        log.warning("%s: a branch of %s from step %d", folder.path, start.path, step)
+    elif step:
         log.warning("%s: continuing from step %d", folder.path, step)
+    elif conf.optim.warmup_steps >= conf.trainer.max_steps:
+        log.warning(
+            "optim.warmup_steps=%d is not below trainer.max_steps=%d: the learning rate only rises",
+            conf.optim.warmup_steps,
+            conf.trainer.max_steps,
+        )
+    path = start.path
     with start_tracker(conf, spec, folder) as tracker:
         with gather(_follow, conf, spec, folder, path) as member:
-            saver = Checkpointer(folder, conf, identity, signals, member, start)
-            trainer, module, monitor = fit(conf, spec, corpus, saver, [metrics, tracker])
+            saver = Checkpointer(folder, conf, identity, signals, member, content)
+            ledger = Ledger.of(conf, content, path, step_flops(conf, spec))
+            ledger.parent = asdict(begun.parent) if begun and begun.parent else None
+            trainer, module, monitor = fit(conf, spec, corpus, saver, ledger, [metrics, tracker])
         content = read(saved(folder)[-1])
         if conf.trainer.strategy in SHARDED:
             module.model = whole(spec, content).to(module.device)
@@ -152,9 +181,34 @@ def _follow(
 ) -> None:
     """The run as any further process sees it."""
     with Signals(quiet=True) as signals, explained(conf, spec, folder):
-        start = None if path is None else read(path)
-        saver = Checkpointer(folder, conf, {}, signals, member, start)
-        fit(conf, spec, prepare(conf.data), saver, [])
+        content = None if path is None else read(path)
+        saver = Checkpointer(folder, conf, {}, signals, member, content)
+        ledger = Ledger.of(conf, content, path, step_flops(conf, spec))
+        fit(conf, spec, prepare(conf.data), saver, ledger, [])
+
+
+def _check_steps(conf: TrainConf, start: Start, step: int) -> Start:
+    """`start`, whose checkpoint is of this step, if there is something left to train.
+
+    Raises `UserError` otherwise. A run killed between its last save and its summary may go on.
+    """
+    last = conf.trainer.max_steps
+    if step > last or (step == last and start.parent is not None):
+        raise UserError(
+            f"checkpoint {start.path} is of step {step}, and trainer.max_steps={last} is not "
+            f"above it: nothing is left to train. Raise trainer.max_steps above {step}"
+        )
+    if start.parent is None:
+        return start
+    return replace(start, parent=replace(start.parent, step=step))
+
+
+def step_flops(conf: TrainConf, spec: ModelSpec) -> int:
+    """FLOPs of the forward passes of one optimizer step, over all processes."""
+    with torch.device("meta"):
+        model: Any = build(spec)
+    per_pass = model.flops(conf.data.batch_size, conf.data.length)
+    return int(conf.trainer.accumulate_grad_batches * per_pass)
 
 
 def whole(spec: ModelSpec, content: dict[str, Any]) -> Any:
@@ -170,6 +224,7 @@ def fit(
     spec: ModelSpec,
     corpus: Corpus,
     saver: Checkpointer,
+    ledger: Ledger,
     loggers: list[Logger],
 ) -> tuple[lightning.Trainer, LanguageModel, Monitor]:
     """This process's share of the training, from where `saver` starts to the last step."""
@@ -179,10 +234,10 @@ def fit(
     index = Batches(corpus, conf.data, conf.seed).index
     guard = Guard(conf.training.on_nan, index, saver.last_good)
     reading = Reading.of(conf, corpus.tokenizer)
-    module = LanguageModel(model, conf.optim, conf.trainer.max_steps, reading, guard)
+    module = LanguageModel(model, conf.optim, conf.trainer.max_steps, reading, guard, ledger)
     split = conf.trainer.sequence_parallel
     datamodule = Tokens(corpus, conf.data, conf.seed, conf.training.val_windows, whole=split)
-    monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
+    monitor = Monitor(conf, corpus.meta.val_tokens_per_byte, ledger, step_flops(conf, spec))
     with quiet():
         member = saver.member
         trainer = build_trainer(conf, member, loggers, [monitor, saver], [saver.io, Team(member)])
@@ -265,7 +320,7 @@ def summarise(
     model: Any = module.model
     loss = full_validation(model, corpus, conf.data.length, conf.data.batch_size, module.reading)
     steps = trainer.global_step
-    micro_steps = steps * conf.trainer.accumulate_grad_batches
+    ledger, index = monitor.ledger, Batches(corpus, conf.data, conf.seed).index
     return {
         "name": conf.name,
         "contestant": spec.name,
@@ -276,14 +331,18 @@ def summarise(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": steps,
         "skipped_steps": module.guard.skipped if module.guard else 0,
-        "tokens": micro_steps * conf.data.batch_size * conf.data.length,
-        "forward_flops": micro_steps * model.flops(conf.data.batch_size, conf.data.length),
+        "parent": ledger.parent,
+        "schedule_changes": ledger.schedule_changes,
+        "tokens": ledger.tokens,
+        "forward_flops": ledger.forward_flops,
         "val_loss": loss,
         "val_bits_per_byte": loss / math.log(2) * corpus.meta.val_tokens_per_byte,
         "unigram_entropy": corpus.meta.unigram_entropy,
         "gzip_bits_per_byte": corpus.meta.gzip_bits_per_byte,
         "xz_bits_per_byte": corpus.meta.xz_bits_per_byte,
-        "order_hash": Batches(corpus, conf.data, conf.seed).index.order_hash(micro_steps),
+        "order_hash": index.order_hash(steps * conf.trainer.accumulate_grad_batches)
+        if ledger.order is not None
+        else None,
         "data_fingerprint": corpus.fingerprint,
         "tokens_per_second": monitor.throughput.tokens_per_second,
         "train_seconds": monitor.throughput.seconds,
