@@ -140,10 +140,11 @@ def test_a_folder_that_cannot_be_written(capfd: Capture, tmp_path: Path) -> None
     assert f"runs_dir={tmp_path / 'file'}" in done.err
 
 
-def test_a_run_to_resume_from_names_its_last_checkpoint(tmp_path: Path) -> None:
+def test_a_run_can_be_resumed_from_by_its_name(tmp_path: Path) -> None:
     folder = tmp_path / "first" / "checkpoints"
     folder.mkdir(parents=True)
     for step in (2, 4):
         (folder / f"step-{step:08d}.ckpt").write_text("")
-    (problem,) = problems_of(TRAIN, ["resume=first", f"runs_dir={tmp_path}"])
-    assert problem.endswith(f"resume={folder / 'step-00000004.ckpt'}?")
+    assert problems_of(TRAIN, ["resume=first", f"runs_dir={tmp_path}"]) == []
+    (problem,) = problems_of(TRAIN, ["resume=second", f"runs_dir={tmp_path}"])
+    assert problem.endswith("no such checkpoint or run")
