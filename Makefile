@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow torture lint bench clean
+.PHONY: help install demo test test-slow torture busy lint bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ test-slow: $(VENV)/installed-dev ## the tests that take minutes
 
 torture: $(VENV)/installed-dev ## kill, damage and mislead trainings; count what is lost
 	$(BIN)/python scripts/torture.py runs=100
+
+busy: $(VENV)/installed-dev ## sweeps beside busy processes: do their verdicts hold? hours
+	$(BIN)/python scripts/busy.py -m model=rwkv4,transformer
 
 lint: $(VENV)/installed-dev ## ruff (format and lint) and mypy
 	$(BIN)/ruff format --check .

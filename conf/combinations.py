@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from conf.model_spec import model_spec, nearest
-from conf.schema import ConvertConf, GenerateConf, PlanConf, ProbeConf, ReportConf, TrainConf
+from conf.schema import (
+    BusyConf,
+    ConvertConf,
+    GenerateConf,
+    PlanConf,
+    ProbeConf,
+    ReportConf,
+    TrainConf,
+)
 from data.corpora import CORPORA
 from models.errors import UserError
 from models.registry import build, model_class
@@ -285,10 +293,19 @@ def _nothing(config: Any) -> Iterator[str]:
     return iter(())
 
 
+def _busy(config: BusyConf) -> Iterator[str]:
+    yield from _probe(config)
+    if not config.beside:
+        yield "beside=[]: give at least one number of busy processes, e.g. beside=[0,1]"
+    elif len(set(config.beside)) < len(config.beside):
+        yield f"beside={config.beside}: each number once"
+
+
 CHECKS: dict[str, Checker] = {
     "train": _train,
     "probe": _probe,
     "repeatability": _probe,
+    "busy": _busy,
     "plan": _plan,
     "report": _report,
     "generate": _generate,
@@ -300,6 +317,7 @@ DEEP_CHECKS: dict[str, Checker] = {
     "train": _train_deep,
     "probe": _probe_deep,
     "repeatability": _probe_deep,
+    "busy": _probe_deep,
     "plan": _plan_deep,
     "report": _nothing,
     "generate": lambda config: _device(config.accelerator),

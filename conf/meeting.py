@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from conf.words import expanded
 from training.naming import default_name
 
-TOGETHER = ("probe", "repeatability", "torture", "demo")  # their jobs are one sweep
+TOGETHER = ("probe", "repeatability", "busy", "torture", "demo")  # their jobs are one sweep
 CONTESTANT = ("model", "vocab_size")  # what may differ within it
 
 

@@ -279,6 +279,14 @@ class RepeatabilityConf(ProbeConf):
 
 
 @dataclass
+class BusyConf(ProbeConf):
+    """Run a sweep beside busy processes and compare verdicts with quiet ones; -m as in probe.py."""
+
+    times: int = key(10, "sweeps for each number of busy processes", low=1)
+    beside: list[int] = key([0, 1, 2], "numbers of busy processes", low=0, high=64)
+
+
+@dataclass
 class MachineConf:
     """A device and its surroundings. `sources` says where each figure comes from."""
 
@@ -424,6 +432,7 @@ SCRIPTS: dict[str, type] = {
     "train": TrainConf,
     "probe": ProbeConf,
     "repeatability": RepeatabilityConf,
+    "busy": BusyConf,
     "plan": PlanConf,
     "report": ReportConf,
     "generate": GenerateConf,

@@ -1,0 +1,115 @@
+"""Does a busy machine mislead? `python scripts/busy.py -m model=rwkv4,transformer`.
+
+Runs the same sweep `times` times on the machine as it is and as often beside each number of busy
+processes in `beside`, then compares verdicts: a sweep is false where it decides, at some length,
+against what the quiet sweeps decide, or where its decided crossover's interval does not meet
+theirs. Sweeps go to runs/GROUP/beside-0-00 and so on; the same command continues. The exit status
+is 1 if any verdict is false.
+"""
+
+from __future__ import annotations
+
+from conf.launch import CRASHED, launch
+
+if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
+    launch("busy", "scripts.busy:main", together=True)
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from conf.model_spec import model_spec
+from conf.schema import BusyConf
+from models.registry import ModelSpec
+from probes import compare
+from probes.collect import collect
+from probes.compare import Finding, findings
+from probes.measures import BY_KEY
+from probes.ratios import ABOVE, BELOW
+from probes.sweep import run_sweep
+from scripts.repeatability import describe, overlap, span
+from training.folder import check_name
+
+SPIN = "while True: pass"
+Sweep = dict[str, Finding]
+
+
+def main(confs: list[BusyConf]) -> None:
+    """Run the sweeps, print a row for each, and say how many verdicts are false."""
+    conf = confs[0]
+    specs = [model_spec(one.model, one.vocab_size) for one in confs]
+    folder = Path(conf.runs_dir, check_name("group", conf.group))
+    sweeps: list[tuple[int, Sweep]] = []
+    for number in range(conf.times):
+        for count in conf.beside:  # in turn, so that a drift of the machine meets all alike
+            with spinning(count):
+                place = folder / f"beside-{count}-{number:02d}"
+                sweeps.append((count, sweep(specs, conf, place)))
+    quiet = [found for count, found in sweeps if count == min(conf.beside)]
+    print("| busy processes | measure | verdict | crossover | slopes | false |")
+    print("|--:|---|---|---|---|---|")
+    false = 0
+    for count, found in sweeps:
+        for key, finding in found.items():
+            why = contradiction(finding, [one[key] for one in quiet if key in one])
+            false += why is not None
+            print(
+                f"| {count} | {key} | {finding.kind} | {describe(finding)} | {slopes(finding)} | "
+                f"{why or 'no'} |"
+            )
+    total = sum(len(found) for _, found in sweeps)
+    print(f"{false} of {total} verdicts are false")
+    if false:
+        sys.exit(CRASHED)
+
+
+def sweep(specs: Sequence[ModelSpec], conf: BusyConf, folder: Path) -> Sweep:
+    """One sweep; its findings by measure and models, also where too little was undisturbed."""
+    run_sweep(specs, conf, folder / "probes.jsonl", lambda row: None)
+    return {
+        f"{one.measure.key} {one.recurrent.arm.label}/{one.attention.arm.label}": one
+        for one in findings(collect([folder]))
+        if one.recurrent.points and one.attention.points
+    }
+
+
+def contradiction(finding: Finding, quiet: Sequence[Finding]) -> str | None:
+    """How a finding differs from what the quiet sweeps decide; None if it does not.
+
+    What they decide at a length is what more than half of them do.
+    """
+    for length in finding.on(BELOW, ABOVE):
+        side = finding.sides[length]
+        votes = Counter(one.sides.get(length) for one in quiet)
+        opposite = ABOVE if side == BELOW else BELOW
+        if 2 * votes[opposite] > len(quiet):
+            return f"{side} at {length:,} tokens, {opposite} when quiet"
+    if finding.kind == "several" and not any(one.kind == "several" for one in quiet):
+        return "several crossings, when quiet none or one"
+    decided = [span(one) for one in quiet if one.crossover]
+    if finding.crossover and decided and not any(overlap(span(finding), one) for one in decided):
+        return "the interval of the crossover meets none of the quiet ones"
+    return None
+
+
+def slopes(finding: Finding) -> str:
+    """`1.00 / 1.43`: growth exponents of both sides over the longest lengths, where there are."""
+    measure = BY_KEY[finding.measure.key]
+    window = (1024, 8192)
+    fitted = [compare.slope(one, measure, window) for one in (finding.recurrent, finding.attention)]
+    return " / ".join("-" if one is None else f"{one.value:.2f}" for one in fitted)
+
+
+@contextmanager
+def spinning(count: int) -> Iterator[None]:
+    """So many processes that keep a core busy each, as long as this lasts."""
+    processes = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
