@@ -36,7 +36,7 @@ def test_families_hold_their_trainings_in_order() -> None:
 
 
 def test_options_make_a_family_of_their_own() -> None:
-    windowed = [{**one, "config": {"window": 64}} for one in grid("transformer", 1.1)]
+    windowed = [{**one, "options": {"window": 64}} for one in grid("transformer", 1.1)]
     found = study([*grid("transformer", 1.0), *windowed])
     assert found is not None
     labels = [family.label for family in found.families]
