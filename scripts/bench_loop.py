@@ -35,6 +35,7 @@ from probes.machine import commit, cpu_name
 from training.checkpointer import Checkpointer
 from training.datamodule import Tokens
 from training.folder import RunFolder
+from training.ledger import Ledger
 from training.metrics import JsonlLogger
 from training.module import LanguageModel
 from training.monitor import Monitor
@@ -208,6 +209,6 @@ def shared_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> tuple[float
         identity = {"model": asdict(spec), "data": corpus.fingerprint}
         saver = Checkpointer(RunFolder(Path(folder)), conf, identity, Signals(), Member(), None)
         metrics = JsonlLogger(Path(folder) / "metrics.jsonl")
-        _, _, monitor = fit(conf, spec, corpus, saver, [metrics])
+        _, _, monitor = fit(conf, spec, corpus, saver, Ledger(), [metrics])
     tokens_per_step = conf.data.batch_size * conf.data.length
     return monitor.throughput.seconds / (monitor.throughput.tokens / tokens_per_step), saver.seconds
