@@ -16,6 +16,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from conf import schema
 from conf.schema import NOT_FIELDS, TrainConf
 
 LONGEST = 100
@@ -80,8 +83,9 @@ def default_name(conf: TrainConf, model: str, size: str) -> str:
 
 def _differing(conf: TrainConf) -> Iterator[tuple[str, Any]]:
     """Dotted keys that matter and their values, where these are not the defaults."""
+    usual = _shipped(conf.model)
     for name, value in conf.model.items():
-        if name not in NOT_FIELDS and value is not None:
+        if name not in NOT_FIELDS and value not in (None, usual.get(name)):
             yield f"model.{name}", value
     plain = TrainConf()
     plain.data.corpus = CORPUS
@@ -89,6 +93,12 @@ def _differing(conf: TrainConf) -> Iterator[tuple[str, Any]]:
         placed = any(key == place or key.startswith(f"{place}.") for place in PLACES)
         if value != default and not placed:
             yield key, value
+
+
+def _shipped(model: dict[str, Any]) -> dict[str, Any]:
+    """The `model` group as its file in conf/model/ has it; empty for one without a file."""
+    path = Path(schema.__file__).parent / "model" / f"{model.get('name')}.yaml"
+    return yaml.safe_load(path.read_text()) if path.is_file() else {}
 
 
 def _leaves(node: Any, default: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -103,10 +103,7 @@ def test_submitit_runs_each_job_of_a_sweep_in_two_processes(tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     folders = sorted((tmp_path / "runs").iterdir())
-    assert [path.name for path in folders] == [
-        "rwkv4-tiny-text-l32-s0",
-        "rwkv4-tiny-text-l32-s1",
-    ]
+    assert [path.name.rpartition("-")[2] for path in folders] == ["s0", "s1"]
     for folder in folders:
         assert [row["step"] for row in read_rows(folder / "metrics.jsonl")].count(2) >= 1
 

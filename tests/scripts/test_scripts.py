@@ -74,12 +74,12 @@ def test_a_multirun_gives_every_run_its_own_name(
 def test_a_failing_job_leaves_the_others_running(
     capfd: Capture, tmp_path: Path, corpus: Path
 ) -> None:
-    words = text_words(corpus, tmp_path)
+    words = [*text_words(corpus, tmp_path), "name=${model.name}"]
     run_script(capfd, "train", "model=gpt", "group=g", *words)
     done = run_script(capfd, "train", "-m", "model=gpt,rwkv4", "group=g", "optim.lr=0.01", *words)
     assert done.status == 2
     assert "optim.lr=0.001 then, 0.01 now" in done.err and "Traceback" not in done.err
-    assert (tmp_path / "g" / "rwkv4-tiny-text-l32-s0" / "summary.json").is_file()
+    assert (tmp_path / "g" / "rwkv4" / "summary.json").is_file()
     assert done.err.splitlines()[-2] == "error: 1 of 2 runs failed"
 
 
@@ -91,7 +91,7 @@ def test_a_crashing_job_leaves_the_others_running(
 
     monkeypatch.setattr("models.gpt.GPT.objective", crash)
     words = [word for word in text_words(corpus, tmp_path) if word != "wandb.mode=disabled"]
-    words.append("wandb.mode=offline")
+    words += ["wandb.mode=offline", "name=${model.name}"]
     done = run_script(capfd, "train", "-m", "model=rwkv4,gpt,transformer", "group=g", *words)
     assert done.status == 1
     assert done.err.splitlines()[-2:] == [
@@ -99,7 +99,7 @@ def test_a_crashing_job_leaves_the_others_running(
         "error: model=gpt: RuntimeError: CUDA error: device-side assert",
     ]
     found = recorded(tmp_path / "g")
-    names = [f"{model}-tiny-text-l32-s0" for model in ("rwkv4", "gpt", "transformer")]
+    names = ["rwkv4", "gpt", "transformer"]
     assert [found[name].exit_code for name in names] == [0, 1, 0]
     assert {one.run["run_group"] for one in found.values()} == {"g"}
     assert len({one.run["run_id"] for one in found.values()}) == 3

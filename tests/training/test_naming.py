@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from conf.schema import TrainConf
+from tests.contestants import FOLDER
 from training.folder import NAME
 from training.naming import LONGEST, PLACES, default_name
 
@@ -49,6 +52,13 @@ def test_names(keys: dict[str, Any], name: str) -> None:
     found = name_of(**keys)
     assert sorted(found.split("-")) == sorted(name.split("-"))
     assert NAME.fullmatch(found)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_model_as_shipped_adds_nothing_to_its_name(path: Path) -> None:
+    shipped = yaml.safe_load(path.read_text())
+    conf = conf_of(shipped)
+    assert default_name(conf, path.stem, "tiny") == f"{path.stem}-tiny-s0"
 
 
 def test_paths_and_lists_are_told_apart_by_a_digest() -> None:
