@@ -98,7 +98,8 @@ def test_a_multirun_stops_as_a_whole(tmp_path: Path, corpus: Path) -> None:
     log = tmp_path / "log.txt"
     ended = end(start(words, "", (2, SIGTERM), log=log), log)
     assert ended.status == STOPPED, ended.err
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["rwkv4-tiny-text-l32-s0"]
+    (begun,) = (path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert begun.startswith("rwkv4-tiny-") and begun.endswith("-s0")
 
 
 @pytest.mark.parametrize("rank", [0, 1])
