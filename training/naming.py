@@ -84,8 +84,13 @@ def default_name(conf: TrainConf, model: str, size: str) -> str:
 def _differing(conf: TrainConf) -> Iterator[tuple[str, Any]]:
     """Dotted keys that matter and their values, where these are not the defaults."""
     usual = _shipped(conf.model)
+    size = str(conf.model.get("size"))
+    preset = _presets(conf.model).get(size)
+    if usual and preset != _presets(usual).get(size):
+        yield "model.sizes", preset
     for name, value in conf.model.items():
-        if name not in NOT_FIELDS and value not in (None, usual.get(name)):
+        ours = name not in NOT_FIELDS or (name == "target" and usual)
+        if ours and value != usual.get(name):
             yield f"model.{name}", value
     plain = TrainConf()
     plain.data.corpus = CORPUS
@@ -99,6 +104,11 @@ def _shipped(model: dict[str, Any]) -> dict[str, Any]:
     """The `model` group as its file in conf/model/ has it; empty for one without a file."""
     path = Path(schema.__file__).parent / "model" / f"{model.get('name')}.yaml"
     return yaml.safe_load(path.read_text()) if path.is_file() else {}
+
+
+def _presets(model: dict[str, Any]) -> dict[str, Any]:
+    """Those of its sizes, by name."""
+    return {str(name): preset for name, preset in model.get("sizes", {}).items()}
 
 
 def _leaves(node: Any, default: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

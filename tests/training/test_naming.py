@@ -15,10 +15,12 @@ from tests.contestants import FOLDER
 from training.folder import NAME
 from training.naming import LONGEST, PLACES, default_name
 
+RWKV7 = yaml.safe_load((FOLDER / "rwkv7.yaml").read_text())
+
 
 def conf_of(model: dict[str, Any] | None = None, **keys: Any) -> TrainConf:
     """A configuration with some keys set, dots written as `__`."""
-    conf = TrainConf(model={"name": "rwkv7", "size": "5m", "sizes": {}, **(model or {})})
+    conf = TrainConf(model=model if model and "sizes" in model else {**RWKV7, **(model or {})})
     conf.data.corpus = "stdlib"
     for key, value in keys.items():
         *path, leaf = key.split("__")
@@ -59,6 +61,20 @@ def test_a_model_as_shipped_adds_nothing_to_its_name(path: Path) -> None:
     shipped = yaml.safe_load(path.read_text())
     conf = conf_of(shipped)
     assert default_name(conf, path.stem, "tiny") == f"{path.stem}-tiny-s0"
+
+
+def test_every_key_of_a_shipped_model_changes_the_name() -> None:
+    shipped = yaml.safe_load((FOLDER / "transformer.yaml").read_text())
+    other = {**shipped["sizes"]["5m"], "n_layer": 5}
+    changes: list[dict[str, Any]] = [
+        {}, {"attention": "math"}, {"rope_base": None}, {"rope_base": 1e5}, {"window": 256},
+        {"target": "models.gpt.GPT"}, {"sizes": {**shipped["sizes"], "5m": other}},
+    ]  # fmt: skip
+    names = [default_name(conf_of({**shipped, **one}), "transformer", "5m") for one in changes]
+    assert len(set(names)) == len(changes)
+    assert all(NAME.fullmatch(name) for name in names)
+    unused = {"sizes": {**shipped["sizes"], "3m": other}}
+    assert default_name(conf_of({**shipped, **unused}), "transformer", "5m") == names[0]
 
 
 def test_paths_and_lists_are_told_apart_by_a_digest() -> None:
