@@ -229,10 +229,10 @@ def curve(arm: Arm, measure: Measure) -> Curve:
 def curves(material: Material, measure: Measure) -> list[Curve]:
     """The curves of all arms that have a point of this measure, failed ones included.
 
-    A measure that is not `always` shown needs a finished point of one of them.
+    A measure that is not `always` shown needs a finished point of one of them, disturbed or not.
     """
     found = [curve(arm, measure) for arm in material.arms]
-    if not measure.always and not any(one.measured for one in found):
+    if not measure.always and not any(one.measured or one.disturbed for one in found):
         return []
     return [one for one in found if one.points]
 

@@ -68,10 +68,13 @@ def _panels(
     figure = Figure(figsize=(5.4 * len(measures), 4.3), layout="constrained", facecolor="white")
     grid = figure.subplots(1, len(measures), squeeze=False)
     for axes, measure in zip(grid[0], measures, strict=True):
-        own = [one for one in found if one.measure == measure and one.kind == "crosses"]
+        own = [one for one in found if one.measure == measure]
         _panel(axes, material, measure, with_state=overview and measure.key == "memory")
         for one in own if len(material.pairs) == 1 else []:
-            _mark_crossing(axes, one)
+            if one.kind == "crosses":
+                _mark_crossing(axes, one)
+            elif runs := words.undecided_runs(one):
+                _mark_undecided(axes, runs)
     row = material.rows[0]
     where = f"{row.device.get('name')}, {row.device.get('threads')} threads, {row.precision}"
     figure.supxlabel(f"{where}, commit {row.commit[:12]}", fontsize=7.5, color=MUTED)
@@ -88,8 +91,9 @@ def _panel(axes: Axes, material: Material, measure: Measure, with_state: bool) -
         drawn += [(one, "--", " state") for one in compare.curves(material, BY_KEY["state"])]
     ends = []
     for one, dashes, suffix in drawn:
-        if one.measured:
+        if one.measured or one.disturbed:
             _draw_curve(axes, one, colours[one.arm.label], dashes)
+        if one.measured:
             last = max(one.measured.values(), key=lambda point: point.length)
             text = words.name(one.arm) + suffix
             ends.append((last.length, last.value, text, colours[one.arm.label]))
@@ -105,6 +109,10 @@ def _draw_curve(axes: Axes, one: Curve, colour: str, dashes: str) -> None:
     points = [one.measured[length] for length in sorted(one.measured)]
     lengths = [point.length for point in points]
     marker = "o" if one.arm.recurrent else "s"
+    for point in one.disturbed:
+        axes.plot(
+            point.length, point.value, marker, markersize=5, color=colour, markerfacecolor="none"
+        )
     if any(len(point.values) > 1 for point in points):
         low, high = zip(*(point.quartiles for point in points), strict=True)
         axes.fill_between(lengths, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -181,4 +189,17 @@ def _mark_crossing(axes: Axes, finding: Finding) -> None:
         f"crossover\n{words.tokens(crossing.length)} tokens", (crossing.length, 0.02),
         xycoords=axes.get_xaxis_transform(), xytext=(6, 0), textcoords="offset points",
         fontsize=8.5, color=INK, va="bottom",
+    )  # fmt: skip
+
+
+def _mark_undecided(axes: Axes, runs: Sequence[tuple[int, int]]) -> None:
+    """Hollow, hatched stretches: the least certain finding must not look the most certain."""
+    for low, high in runs:
+        axes.axvspan(
+            low / 1.06, high * 1.06, facecolor="none", edgecolor=GRID, hatch="///", linewidth=0
+        )
+    axes.annotate(
+        words.not_decided(runs).replace(" between", "\nbetween").replace(" at", "\nat"),
+        (runs[0][0], 0.02), xycoords=axes.get_xaxis_transform(), xytext=(6, 0),
+        textcoords="offset points", fontsize=8.5, color=INK, va="bottom",
     )  # fmt: skip

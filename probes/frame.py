@@ -29,15 +29,20 @@ def framed(
     title: str,
     headline: str,
     facts: Iterable[str],
+    quiet: str = "",
     scripts: bool = False,
 ) -> str:
-    """The whole file: `body` in the frame, every `{{name}}` in it replaced by its part."""
+    """The whole file: `body` in the frame, every `{{name}}` in it replaced by its part.
+
+    `quiet` is the sentence about the machine below the headline; empty where it is not known.
+    """
     warnings = words.warnings(material)
     known = {
         **parts,
         "title": title,
         "headline": tables.prose(headline),
         "meta": " · ".join(f'<span class="nowrap">{escape(fact)}</span>' for fact in facts if fact),
+        "quiet": f'<p class="meta">{tables.prose(quiet)}</p>' if quiet else "",
         "warnings": "".join(f'<p class="warning">{tables.prose(one)}</p>' for one in warnings),
         "css": read("page.css"),
         "scripts": SCRIPTS if scripts else "",

@@ -19,6 +19,7 @@ from probes.compare import Curve, Finding
 from probes.flat import COLUMNS, flat
 from probes.frame import framed, read
 from probes.measures import MEASURES, Measure
+from probes.ratios import ABOVE, BELOW, EQUAL, UNDECIDED
 from probes.scaling import page as scaling_page
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def page(report: Report) -> str:
     title = "Crossover report: " + ", ".join(map(words.name, report.material.arms))
     headline = story.headline(report.material, report.findings)
     body = read("page.html")
-    return framed(body, parts, report.material, title, headline, facts, scripts=True)
+    quiet = words.quiet(machine["quiet"])
+    return framed(body, parts, report.material, title, headline, facts, quiet, scripts=True)
 
 
 def embed(data: Any) -> str:
@@ -120,7 +122,8 @@ def _ranges(report: Report) -> str:
     return (
         '<section aria-labelledby="ranges"><h2 id="ranges">Who is cheaper, at which context length'
         '</h2><p class="note">Batch of one sequence. The bar marks the crossover, the hatching its '
-        f'95 % interval. Context length in tokens.</p><div class="ranges">{tracks}'
+        f"95 % interval; a hollow stretch is not decided. Context length in tokens.</p>"
+        f'<div class="ranges">{tracks}'
         f'<div class="range"><div class="spacer"></div><div class="axis" aria-hidden="true">{axis}'
         "</div></div></div></section>"
     )
@@ -136,18 +139,17 @@ def _track(report: Report, finding: Finding, low: int, high: int, titled: bool) 
         place = f"left:{_percent(start, low, high)};width:{width:.2f}%"
         return f'<span class="{css}" style="{place};{style}">{text}</span>'
 
-    edges = [finding.lengths[0], *(one.length for one in finding.crossings), finding.lengths[-1]]
-    cheaper = finding.ratio(finding.lengths[0]) < 1
     parts, labels = [], []
-    for start, end in pairwise(edges):
-        arm = (finding.recurrent if cheaper else finding.attention).arm
-        colour = f"--c:var(--{tables.colour(report, arm)})"
-        text = "equal" if finding.kind == "equal" else words.name(arm)
-        if end > start:
-            parts.append(span("part", start, end, colour))
+    for start, end, side in _stretches(finding):
+        arm = (finding.recurrent if side == BELOW else finding.attention).arm
+        decided = side in (BELOW, ABOVE)
+        css = "part" if decided else "part undecided" if side == UNDECIDED else "part equal"
+        colour = f"--c:var(--{tables.colour(report, arm)})" if decided else ""
+        text = words.name(arm) if decided else "not decided" if side == UNDECIDED else "equal"
+        parts.append(span(css, start, end, colour))
         if log2(end / start) > 0.14 * log2(high / low):  # too short for a name otherwise
-            labels.append(span("label", start, end, colour, f"<b>{escape(text)}</b>"))
-        cheaper = not cheaper
+            label = "label" if decided else "label open"
+            labels.append(span(label, start, end, colour, f"<b>{escape(text)}</b>"))
     for one in finding.crossings:
         if one.low is not None or one.high is not None:
             start, end = one.low or finding.lengths[0], one.high or finding.lengths[-1]
@@ -155,6 +157,8 @@ def _track(report: Report, finding: Finding, low: int, high: int, titled: bool) 
         parts.append(f'<span class="at" style="left:{_percent(one.length, low, high)}"></span>')
     places = ", ".join(words.tokens(one.length) for one in finding.crossings)
     what = f"crosses at {places}" if places else "no crossover in range"
+    if runs := words.undecided_runs(finding):
+        what = words.not_decided(runs)
     if len(report.material.pairs) > 1:
         what = f"{words.name(finding.recurrent.arm)} / {words.name(finding.attention.arm)}: {what}"
     label = escape(words.verdict(finding), quote=True)
@@ -163,6 +167,52 @@ def _track(report: Report, finding: Finding, low: int, high: int, titled: bool) 
         f"<small>{tables.prose(what)}</small></div>"
         f'<div class="track" role="img" aria-label="{label}">{"".join(parts + labels)}</div></div>'
     )
+
+
+def _stretches(finding: Finding) -> list[tuple[float, float, str]]:
+    """From, to and side of every stretch of the track, in order.
+
+    The side between two measured lengths is theirs, where they agree, and changes at the crossing
+    where one is decided between them; towards a length that is not decided nothing is.
+    """
+    edges: list[tuple[float, float, str]] = []
+    crossings = [one.length for one in finding.crossings]
+    decided = [(at, side) for at, side in finding.sides.items() if side in (BELOW, ABOVE)]
+    # Between two decided lengths on different sides the crossing's own interval says how sure.
+    across = [
+        (before, after, at, sides)
+        for (before, first), (after, second) in pairwise(decided)
+        if first != second
+        for at in crossings
+        if before <= at <= after
+        for sides in [(first, second)]
+    ]
+    for start, end in pairwise(finding.sides):
+        for before, after, at, sides in across:
+            if before <= start and end <= after:
+                edges += [
+                    (max(start, left), min(end, right), side)
+                    for left, right, side in ((start, at, sides[0]), (at, end, sides[1]))
+                    if max(start, left) < min(end, right)
+                ]
+                break
+        else:
+            first, second = finding.sides[start], finding.sides[end]
+            edges.append((start, end, _between(first, second)))
+    joined: list[tuple[float, float, str]] = []
+    for start, end, side in edges:
+        if joined and joined[-1][2] == side:
+            joined[-1] = (joined[-1][0], end, side)
+        else:
+            joined.append((start, end, side))
+    return joined
+
+
+def _between(first: str, second: str) -> str:
+    """The side between two measured lengths without a decided crossing."""
+    if UNDECIDED in (first, second):
+        return UNDECIDED
+    return first if first == second or second == EQUAL else second
 
 
 def _chip(report: Report, arm: Arm) -> str:
@@ -226,6 +276,15 @@ def _chart(report: Report, measure: Measure) -> dict[str, Any]:
             for one in found
             for crossing in one.crossings
         ],
+        "undecided": [
+            {
+                "arms": [one.recurrent.arm.label, one.attention.arm.label],
+                "runs": runs,
+                "text": words.not_decided(runs),
+            }
+            for one in found
+            if (runs := words.undecided_runs(one))
+        ],
     }
 
 
@@ -233,7 +292,7 @@ def _series(one: Curve) -> dict[str, Any]:
     points = []
     for point in one.points:
         entry: dict[str, Any] = {"length": point.length, "status": point.status}
-        if point.status == "ok":
+        if point.status in ("ok", compare.DISTURBED):
             low, high = point.quartiles
             entry |= {"median": point.value, "low": low, "high": high, "raw": list(point.values)}
         points.append(entry | {"error": point.error})

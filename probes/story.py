@@ -98,6 +98,12 @@ def answer_interval(found: Sequence[Finding]) -> str:
     return f"{words.interval(same[0].crossings[0])} tokens"
 
 
+def answered_alone(found: Sequence[Finding]) -> Finding | None:
+    """The one finding whose verdict the headline and its interval say already."""
+    same = _answering(found)
+    return same[0] if len(same) == 1 and not is_too_busy(found) else None
+
+
 def story(material: Material, found: Sequence[Finding]) -> list[tuple[str, list[str]]]:
     """Blocks of paragraphs, each with a heading (empty with a single pair), for a reader who does
     not know what attention is. The first paragraph of every pair says where the recurrent one

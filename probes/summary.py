@@ -21,7 +21,9 @@
   `per_million_tokens`.
 * `scaling`: where the trainings differ in compute, what `probes.scaling.record.plain` describes.
 * `contestants`, `baselines`, `machine`, `failures`: what was compared, on what, and which points
-  did not finish. `mixed`: what differs between rows that were compared all the same, with
+  did not finish. `machine.quiet` counts the finished `measurements`, those `measured_again` as
+  other processes had disturbed them or their company, and those still `disturbed`; null where rows
+  do not know. `mixed`: what differs between rows that were compared all the same, with
   `allow_mixed`. `damaged`: lines that could not be read.
 """
 
@@ -187,6 +189,7 @@ def machine(rows: Sequence[Row]) -> dict[str, Any]:
         "command": list(dict.fromkeys(row.command for row in rows)),
         "peak_method": words.unique(row.peak_method for row in rows),
         "date": max(str(row.started) for row in rows),
+        "quiet": words.disturbance(rows),
     }
 
 

@@ -8,10 +8,11 @@ from math import isnan
 from typing import Any
 
 from probes.collect import Arm, Material
-from probes.compare import Crossing, Curve, Finding, Point, Slope
+from probes.compare import DISTURBED, Crossing, Curve, Finding, Point, Slope
 from probes.growth import Growth
 from probes.measures import Measure
 from probes.ratios import ABOVE, BELOW, EQUAL, UNDECIDED
+from probes.rows import OK, Row
 
 FAILURES = {
     "oom": "ran out of memory",
@@ -124,6 +125,37 @@ def warnings(material: Material) -> list[str]:
     return said
 
 
+def disturbance(rows: Iterable[Row]) -> dict[str, int] | None:
+    """How quiet the machine was: finished `measurements`, those `measured_again` because one of
+    their company was disturbed, and those still `disturbed`. None where a row does not know."""
+    finished = [row for row in rows if row.status == OK]
+    if not finished or not all(row.disturbed for row in finished):
+        return None
+    return {
+        "measurements": len(finished),
+        "measured_again": sum(row.visit > 0 for row in finished),
+        "disturbed": sum(row.is_disturbed for row in finished),
+    }
+
+
+def quiet(counts: dict[str, int] | None) -> str:
+    """The line about the machine; nothing where it is not known."""
+    if counts is None:
+        return ""
+    every, again, left = (counts[key] for key in ("measurements", "measured_again", "disturbed"))
+    of_all = f"of {every:,} measurement{'' if every == 1 else 's'}"
+    repeated = (
+        f"{again:,} {'was' if again == 1 else 'were'} made again, because other processes disturbed"
+        " them or what they are compared with"
+    )
+    remaining = f"{left:,} {'is' if left == 1 else 'are'}{' still' if again else ''} disturbed"
+    if not again:
+        return (
+            f"{capital(of_all)}, {remaining if left else 'none was disturbed'} by other processes."
+        )
+    return f"{capital(of_all)}, {repeated}; {remaining if left else 'none is disturbed now'}."
+
+
 # ---- one finding ---------------------------------------------------------------------------------
 
 
@@ -201,6 +233,27 @@ def where(finding: Finding, *sides: str) -> str:
         for run in runs
     ]
     return f"at {listing(told)} tokens"
+
+
+def undecided_runs(finding: Finding) -> list[tuple[int, int]]:
+    """First and last length of each run of neighbours whose side is not decided; none of a finding
+    with crossings, whose intervals say that."""
+    runs: list[list[int]] = [[]]
+    for length, side in finding.sides.items():
+        if side == UNDECIDED:
+            runs[-1].append(length)
+        elif runs[-1]:
+            runs.append([])
+    return [(run[0], run[-1]) for run in runs if run and not finding.crossings]
+
+
+def not_decided(runs: Sequence[tuple[int, int]]) -> str:
+    """`not decided between 256 and 512, at 4,096`."""
+    told = [
+        f"at {tokens(low)}" if low == high else f"between {tokens(low)} and {tokens(high)}"
+        for low, high in runs
+    ]
+    return f"not decided {', '.join(told)}"
 
 
 def open_ends(finding: Finding) -> str:
@@ -326,5 +379,7 @@ def shape(growth: Growth | None) -> str:
 
 
 def point_text(point: Point, unit: str) -> str:
-    """One point in a table: its value, or why there is none."""
+    """One point in a table: its value, marked where it does not count, or why there is none."""
+    if point.status == DISTURBED:
+        return f"{quantity(point.value, unit)}, disturbed"
     return quantity(point.value, unit) if point.status == "ok" else point.status.replace("_", " ")

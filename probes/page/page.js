@@ -73,11 +73,13 @@ function thin(ticks, at, gap) {
 
 function shown(chart) { return chart.series.filter((one) => !view.hidden.has(one.arm)); }
 const good = (one) => one.points.filter((point) => point.status === "ok");
+// Disturbed by other work: shown hollow, and no part of the curve.
+const valued = (one) => one.points.filter((point) => "median" in point);
 
 function layout(chart, width) {
   const series = shown(chart), log = view.scale === "log";
   const lengths = [...new Set(chart.series.flatMap((one) => one.points.map((p) => p.length)))].sort((a, b) => a - b);
-  const values = series.flatMap((one) => good(one).flatMap((p) => [p.low, p.high, p.median]));
+  const values = series.flatMap((one) => valued(one).flatMap((p) => p.status === "ok" ? [p.low, p.high, p.median] : [p.median]));
   const height = Math.round(Math.max(290, Math.min(440, width * 0.56)));
   const longest = Math.max(4, ...series.map((one) => ARMS.get(one.arm).name.length));
   const box = { left: 62, right: width - 16 - Math.min(150, longest * 7.6), top: 52, bottom: height - 46 };
@@ -104,9 +106,10 @@ function axes(chart, at) {
     `<text x="0" y="13">${escape(chart.axis)}</text>`;
 }
 
-function marker(arm, px, py, size) {
-  return ARMS.get(arm).recurrent ? `<circle class="dot" cx="${px}" cy="${py}" r="${size}"/>`
-    : `<rect class="dot" x="${px - size}" y="${py - size}" width="${2 * size}" height="${2 * size}" rx="1"/>`;
+function marker(arm, px, py, size, status = "ok") {
+  const css = status === "ok" ? "dot" : "dot " + status;
+  return ARMS.get(arm).recurrent ? `<circle class="${css}" cx="${px}" cy="${py}" r="${size}"/>`
+    : `<rect class="${css}" x="${px - size}" y="${py - size}" width="${2 * size}" height="${2 * size}" rx="1"/>`;
 }
 
 function drawSeries(one, at) {
@@ -115,8 +118,8 @@ function drawSeries(one, at) {
   const floor = (value) => Math.min(box.bottom, y(value));
   const band = points.map((p) => `${x(p.length)},${y(p.high)}`)
     .concat([...points].reverse().map((p) => `${x(p.length)},${floor(p.low)}`));
-  const dots = points.map((p) => marker(one.arm, x(p.length), y(p.median), 4.2));
-  const failed = one.points.filter((p) => p.status !== "ok").map((p) => {
+  const dots = valued(one).map((p) => marker(one.arm, x(p.length), y(p.median), 4.2, p.status));
+  const failed = one.points.filter((p) => !("median" in p)).map((p) => {
     const px = x(p.length), py = box.top - 4 + 13 * failureRow(one, p, at);
     const tried = !p.status.startsWith("predicted");
     return `<path class="cross${tried ? "" : " predicted"}" d="M${px - 4},${py - 4}l8,8m0,-8l-8,8"/>` +
@@ -129,7 +132,7 @@ function drawSeries(one, at) {
 // Two arms that fail at one length are drawn one under the other.
 function failureRow(one, point, at) {
   const before = at.series.slice(0, at.series.indexOf(one));
-  return before.filter((other) => other.points.some((p) => p.length === point.length && p.status !== "ok")).length;
+  return before.filter((other) => other.points.some((p) => p.length === point.length && !("median" in p))).length;
 }
 
 function names(at) {
@@ -159,11 +162,21 @@ function crossings(chart, at) {
   }).join("");
 }
 
+function undecided(chart, at) {
+  const visible = chart.undecided.filter((one) => one.arms.every((arm) => !view.hidden.has(arm)));
+  if (visible.length !== 1) return "";
+  const { runs, text } = visible[0], { x, box } = at;
+  const middle = (x(runs[0][0]) + x(runs[0][1])) / 2, half = text.length * 3.5;
+  const centre = Math.max(box.left + half, Math.min(at.width - half, middle));
+  return runs.map(([low, high]) => `<rect class="open" x="${x(low) - 4}" width="${x(high) - x(low) + 8}" y="${box.top}" height="${box.bottom - box.top}"/>`).join("") +
+    `<text class="where" x="${centre}" y="${box.top - 21}" text-anchor="middle">${text}</text>`;
+}
+
 function draw(figure, chart) {
   const plot = figure.querySelector(".plot");
   const at = layout(chart, plot.clientWidth || 640);
   const body = at.empty ? `<text x="20" y="60">No finished point to draw for the models shown.</text>`
-    : axes(chart, at) + crossings(chart, at) + at.series.map((one) => drawSeries(one, at)).join("") + names(at);
+    : axes(chart, at) + undecided(chart, at) + crossings(chart, at) + at.series.map((one) => drawSeries(one, at)).join("") + names(at);
   plot.querySelector(".canvas").innerHTML =
     `<svg viewBox="0 0 ${at.width} ${at.height}" role="img" aria-label="${escape(chart.alt)}">${body}<g class="hover"></g></svg>`;
   figure.at = at;
@@ -181,11 +194,11 @@ function tip(figure, chart, place) {
     const point = one.points.find((p) => p.length === length), arm = ARMS.get(one.arm);
     if (!point) continue;
     const colour = `style="--c:var(--${arm.colour})"`;
-    if (point.status !== "ok") { text += `<div ${colour}>${escape(arm.name)}: ${escape(point.status)}<small>${escape(point.error || "")}</small></div>`; continue; }
-    median[one.arm] = point.median;
-    marks += `<g ${colour}>${marker(one.arm, px, at.y(point.median), 6)}</g>`;
+    if (!("median" in point)) { text += `<div ${colour}>${escape(arm.name)}: ${escape(point.status)}<small>${escape(point.error || "")}</small></div>`; continue; }
+    if (point.status === "ok") median[one.arm] = point.median;
+    marks += `<g ${colour}>${marker(one.arm, px, at.y(point.median), 6, point.status)}</g>`;
     const many = point.raw.length > 1;
-    text += `<div ${colour}>${escape(arm.name)}: ${quantity(point.median, chart.unit)}` + (many
+    text += `<div ${colour}>${escape(arm.name)}: ${quantity(point.median, chart.unit)}${point.status === "ok" ? "" : ", disturbed"}` + (many
       ? `<small>middle half ${quantity(point.low, chart.unit)} to ${quantity(point.high, chart.unit)}</small><small>repeats ${point.raw.map((v) => quantity(v, chart.unit).replace(" ", "\u00a0")).join(", ")}</small>` : "") + "</div>";
   }
   for (const [mine, other] of DATA.pairs.slice(0, 3))

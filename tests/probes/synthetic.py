@@ -125,6 +125,20 @@ def make_rows(
     return rows
 
 
+def undecided_rows() -> list[Row]:
+    """Three processes in which prefill costs both the same within noise of a quarter."""
+    noise = (1.0, 1.25, 0.8)
+    return [
+        make_row(
+            contestant, "prefill", length, process=process,
+            seconds=[1e-4 * length * noise[(process + place + shift) % 3]] * 3,
+        )
+        for process in range(3)
+        for place, length in enumerate((256, 512, 1024, 2048))
+        for shift, contestant in enumerate(("rwkv4", "gpt"))
+    ]  # fmt: skip
+
+
 def failed(contestant: str, probe: str, length: int, status: str, **changes: Any) -> Row:
     """A point that did not finish."""
     lost = {"seconds": [], "peak_bytes": None, "state_bytes": None, "parameters": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from matplotlib.image import imread
 from conf.schema import PROBES
 from probes import compare, figures
 from probes.collect import collect
+from probes.measures import BY_KEY
 from probes.rows import Row
-from tests.probes.synthetic import failed, has_colour, make_rows, write_run
+from tests.probes.synthetic import failed, has_colour, make_rows, undecided_rows, write_run
 
 
 def drawn(folder: Path, rows: list[Row]) -> dict[str, np.ndarray]:
@@ -42,6 +44,30 @@ def test_failed_points_are_drawn(tmp_path: Path, status: str) -> None:
     assert not has_colour(drawn(tmp_path / "a", rows)["prefill.png"], figures.ATTENTION[0])
     rows += [failed("gpt", "prefill", 8192, status)]
     assert has_colour(drawn(tmp_path / "b", rows)["prefill.png"], figures.ATTENTION[0])
+
+
+def test_disturbed_points_are_hollow(tmp_path: Path) -> None:
+    """Alone in the picture, they show in their colour, without a line between them."""
+    rows = make_rows(("gpt",), ("prefill",), fixed=False)
+    coloured = {}
+    for name, bad in (("quiet", False), ("busy", True)):
+        marked = [
+            replace(row, disturbed=[bad and row.context_length > 256] * len(row.seconds))
+            for row in rows
+        ]
+        image = drawn(tmp_path / name, marked)["prefill.png"]
+        rgb = np.array([int(figures.ATTENTION[0][place : place + 2], 16) for place in (1, 3, 5)])
+        coloured[name] = (np.abs(255 * image[..., :3] - rgb) < 8).all(axis=-1).sum()
+    assert 0 < coloured["busy"] < 0.7 * coloured["quiet"]
+
+
+def test_what_is_not_decided_is_hatched(tmp_path: Path) -> None:
+    material = collect([write_run(tmp_path / "run", undecided_rows())])
+    found = compare.findings(material)
+    figure = figures._panels(material, found, [BY_KEY["prefill"]], overview=False)
+    (axes,) = figure.axes
+    assert [patch.get_hatch() for patch in axes.patches] == ["///"]
+    assert any("not decided\nbetween 256 and 2,048" in text.get_text() for text in axes.texts)
 
 
 def test_colours_tell_families_and_arms_apart(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.probes.synthetic import (
     make_row,
     make_rows,
     make_summary,
+    undecided_rows,
     write_run,
 )
 
@@ -122,6 +124,28 @@ def test_without_trainings_failures_or_pairs(tmp_path: Path) -> None:
     assert "None: every point finished." in text
     assert "No finished training was given" in text
     assert 'id="ranges"' not in text
+
+
+def test_what_is_not_decided_is_no_solid_bar(tmp_path: Path) -> None:
+    text = write_page(tmp_path, undecided_rows()).read_text()
+    track = next(one for one in text.split('<div class="range">') if "Time to read" in one)
+    assert "not decided between 256 and 2,048" in track
+    assert 'class="part undecided"' in track and 'class="part"' not in track
+    data = re.search(r'id="data">(.*?)</script>', text, re.S)
+    assert data
+    chart = next(one for one in json.loads(data[1])["charts"] if "read a prompt" in one["alt"])
+    assert [one["runs"] for one in chart["undecided"]] == [[[256, 2048]]]
+    assert chart["crossings"] == []
+
+
+def test_disturbed_points_are_marked(tmp_path: Path) -> None:
+    rows = [
+        replace(row, disturbed=[row.context_length == 512] * len(row.seconds))
+        for row in make_rows(("rwkv4", "gpt"), ("train",), fixed=False)
+    ]
+    text = write_page(tmp_path, rows).read_text()
+    assert "2.51 s, disturbed" in text.replace("\u00a0", " ")
+    assert text.count('"status":"disturbed","median":') == 2, "times only, not memory"
 
 
 # ---- in a browser --------------------------------------------------------------------------------

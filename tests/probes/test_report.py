@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +183,77 @@ def test_several_processes_are_told(tmp_path: Path) -> None:
     assert "a + bT + cT² (100" in page
 
 
-def test_terminal_table(report: Report, tmp_path: Path) -> None:
-    console = Console(width=200, record=True, file=(tmp_path / "terminal.txt").open("w"))
+def printed(report: Report, folder: Path, width: int = 80) -> str:
+    console = Console(width=width, record=True, file=(folder / "terminal.txt").open("w"))
     print_table(report, console)
-    text = console.export_text()
-    lines = {line.split("│")[1].strip(): line for line in text.splitlines() if "│" in line}
-    assert "2.26 s" in lines["256"] and "1.15 s" in lines["256"] and "1.97" in lines["256"]
-    assert "oom" in lines["16,384"]
-    assert "RWKV-4 trains faster than GPT" in text
-    assert "fixed_tokens" in text
+    return console.export_text()
+
+
+def test_the_terminal_fits_80_columns(report: Report, tmp_path: Path) -> None:
+    text = printed(report, tmp_path)
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    cells = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
+    assert cells["256"][:5] == ["2.26", "s", "1.15", "s", "1.97"]
+    assert cells["16,384"] == ["oom"]
+    flat = " ".join(text.split())
+    train = report.summary["crossovers"]["train"]
+    low, high = (f"{float(f'{train[end]:.3g}'):,.0f}" for end in ("low", "high"))
+    assert "RWKV-4 trains faster than GPT" in flat
+    assert f"(95 % interval {low} to {high} tokens)." in flat
+    assert "memory: RWKV-4 needs more peak training memory than GPT" in flat
+    assert "fixed_tokens" not in text and "Slopes" not in text and "index.html" not in text
+    assert "disturbed" not in text, "these rows do not know"
+
+
+def test_long_names_are_folded_and_not_cut(tmp_path: Path) -> None:
+    config = ROWS[0].config | {"attention": "math", "window": 2048}
+    rows = [*make_rows(("rwkv4",), fixed=False)]
+    rows += [replace(row, config=config) for row in make_rows(("gpt",), fixed=False)]
+    options = {"attention": "math", "window": 2048}
+    rows = [replace(row, options=options) if row.contestant == "gpt" else row for row in rows]
+    run = write_run(tmp_path / "run", rows)
+    text = printed(write_report([run], tmp_path / "out", 1024, 8192, False), tmp_path, width=60)
+    assert max(map(len, text.splitlines())) <= 60 and "…" not in text
+    head = text.split("64")[0]
+    assert all(word in head for word in ("context", "ratio", "train", "decode", "math", "window"))
+
+
+@pytest.mark.parametrize(
+    ("visits", "bad", "told"),
+    [
+        (0, 0, "Of {n} measurements, none was disturbed by other processes."),
+        (0, 1, "Of {n} measurements, 1 is disturbed by other processes."),
+        (3, 0, "Of {n} measurements, 3 were made again, because other processes disturbed them or "
+         "what they are compared with; none is disturbed now."),
+        (3, 2, "Of {n} measurements, 3 were made again, because other processes disturbed them or "
+         "what they are compared with; 2 are still disturbed."),
+    ],
+)  # fmt: skip
+def test_the_machine_is_told(tmp_path: Path, visits: int, bad: int, told: str) -> None:
+    rows = [
+        replace(row, disturbed=[place < bad] * len(row.seconds), visit=int(place < visits))
+        for place, row in enumerate(make_rows(fixed=False))
+    ]
+    run = write_run(tmp_path / "run", rows)
+    report = write_report([run], tmp_path / "out", 1024, 8192, False)
+    expected = told.format(n=len(rows))
+    counts = {"measurements": len(rows), "measured_again": visits, "disturbed": bad}
+    assert report.summary["machine"]["quiet"] == counts
+    assert expected in " ".join(printed(report, tmp_path).split())
+    page = (tmp_path / "out" / "index.html").read_text().replace("\u00a0", " ")
+    assert page.index("<h1") < page.index(expected) < page.index('class="story"')
+
+
+def test_old_rows_do_not_know_how_quiet_it_was(report: Report, tmp_path: Path) -> None:
+    assert report.summary["machine"]["quiet"] is None
+    assert "measurements, " not in printed(report, tmp_path)
+
+
+def test_a_measure_that_is_all_disturbed_is_not_silently_left_out(tmp_path: Path) -> None:
+    rows = make_rows(probes=("train", "ttft"), fixed=False)
+    rows = [replace(row, disturbed=[row.probe == "ttft"] * len(row.seconds)) for row in rows]
+    run = write_run(tmp_path / "run", rows)
+    report = write_report([run], tmp_path / "out", 1024, 8192, False)
+    entry = report.summary["crossovers"]["ttft"]
+    assert entry["kind"] == "missing" and "disturbed by other work" in entry["reason"]
+    assert "Time to the first token" in (tmp_path / "out" / "index.html").read_text()
