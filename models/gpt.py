@@ -90,6 +90,7 @@ class GPT(AttentionTrunk):
 
     Config = GPTConfig
     options = ("attention",)
+    can_span = True
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)

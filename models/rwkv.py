@@ -82,6 +82,7 @@ class RWKVTrunk(Trunk):
 
     recurrent = True
     options = ("wkv",)
+    can_span = True
     lr_scales: ClassVar[dict[str, float]] = {}
     """Learning-rate multipliers of vectors by the end of their name."""
 

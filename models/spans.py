@@ -79,6 +79,12 @@ def tokens_before(length: int) -> int:
 
 def check(model: Any, state: State | None, starts: Tensor | None) -> None:
     """Raise `UserError` for what spans of a sequence cannot be read with."""
+    if _split is not None and not model.can_span:
+        ways = " or in segments (training.segment)" if model.recurrent else ""
+        raise UserError(
+            f"sequence_parallel: {type(model).title} cannot be read in spans of a sequence; train "
+            f"it on whole sequences{ways}"
+        )
     if _split is not None and starts is not None:
         raise UserError("sequence_parallel: documents cannot be packed into a split sequence yet")
     if _split is not None and state is not None and not model.recurrent:

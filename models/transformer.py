@@ -115,6 +115,7 @@ class Transformer(AttentionTrunk):
     Config = TransformerConfig
     title = "the Transformer"
     options = ("attention", "window")
+    can_span = True
 
     def build_block(self, layer: int) -> TransformerBlock:
         return TransformerBlock(self.config)

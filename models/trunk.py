@@ -72,6 +72,8 @@ class Trunk(nn.Module, ABC):
     recurrent: ClassVar[bool] = False
     title: ClassVar[str] = ""  # default: the name of the class
     options: ClassVar[tuple[str, ...]] = ()
+    can_span: ClassVar[bool] = False
+    """Whether its blocks mix tokens through `models.spans`, so that ranks can share a sequence."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

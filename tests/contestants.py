@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from conf.model_spec import model_spec
-from models.registry import ModelSpec, build
+from models.registry import ModelSpec, build, model_class
 
 FOLDER = Path(__file__).resolve().parents[1] / "conf" / "model"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -43,3 +43,8 @@ def shaken(name: str, **by_hand: Any) -> Any:
 def some_tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, VOCAB, (batch, length), generator=generator)
+
+
+def is_recurrent(name: str) -> bool:
+    """What the class says."""
+    return bool(model_class(spec_of(name).target).recurrent)

@@ -75,10 +75,20 @@ def trace(
     with FakeTensorMode(), kernels:
         model: Any = build(deep)
         if precision == "bf16-true":
-            model.to(torch.bfloat16)
+            _to_bfloat16(model)
         model.gradient_checkpointing = checkpointing
         tokens = torch.zeros(batch, length, dtype=torch.long)
         return run(model, tokens, precision)
+
+
+def _to_bfloat16(model: torch.nn.Module) -> None:
+    """What `model.to` does, which tensors without memory refuse."""
+    for module in model.modules():
+        for name, one in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(one.detach().bfloat16()))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_floating_point():
+                setattr(module, name, buffer.bfloat16())
 
 
 def run(
@@ -211,7 +221,7 @@ def _arithmetic(
     backward = " backward" if name.endswith("_backward") else ""
     if "scaled_dot_product" in name:
         return "attention" + backward, _attention_flops(name, args)
-    if namespace == "crossover" and name.startswith("wkv"):
+    if (namespace == "crossover" and name.startswith("wkv")) or "rnn_layer" in name:
         return "recurrence" + backward, float(flop_registry[packet](*args, **kwargs, out_val=out))
     if packet in flop_registry:
         shapes = [leaf.shape for leaf in args if isinstance(leaf, Tensor)]

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from models.errors import UserError
 from models.segments import segmented_objective
 from models.spans import own_span, sequence_parallel, spanned_objective, sum_gradients
-from tests.contestants import NAMES, VARIANTS, shaken, some_tokens
+from tests.contestants import NAMES, VARIANTS, is_recurrent, shaken, some_tokens
 
 LENGTH = 60
 
@@ -58,6 +58,8 @@ def spans_of_every_model(rank: int) -> dict[str, Any]:
     found = {}
     for name in VARIANTS:
         model = shaken(name)
+        if not model.can_span:
+            continue
         tokens, targets = whole_batch()
         with sequence_parallel() as split:
             with torch.no_grad():
@@ -72,8 +74,10 @@ def spans_of_every_model(rank: int) -> dict[str, Any]:
 def spans_with_state_and_segments(rank: int) -> dict[str, Any]:
     """A split sequence continued from a state; and split segments, their blocks recomputed."""
     found: dict[str, Any] = {}
-    for name in (one for one in NAMES if one.startswith("rwkv")):
+    for name in filter(is_recurrent, NAMES):
         model = shaken(name)
+        if not model.can_span:
+            continue
         tokens, targets = whole_batch()
         with sequence_parallel() as split:
             with torch.no_grad():
@@ -115,11 +119,13 @@ def refusals(rank: int) -> list[str]:
     messages = []
     model, tokens = shaken("transformer"), some_tokens(2, LENGTH)
     starts = torch.zeros(2, LENGTH, dtype=torch.bool)
+    lstm = shaken("lstm")
     with sequence_parallel() as split:
         for call in (
             lambda: own_span(split, tokens[:, 1:]),
             lambda: model(tokens, model.init_state(2)),
             lambda: model(tokens, starts=starts),
+            lambda: lstm(tokens),
         ):
             with pytest.raises(UserError) as caught:
                 call()

@@ -86,6 +86,7 @@ def test_what_cannot_be_split_is_refused(pair: list[dict[str, Any]]) -> None:
         assert "59 tokens cannot be shared by 2 ranks equally" in messages[0]
         assert "cannot keep a cache of a split sequence" in messages[1]
         assert "documents cannot be packed into a split sequence" in messages[2]
+        assert "the LSTM cannot be read in spans of a sequence" in messages[3]
     with pytest.raises(UserError, match="no process group; start with torchrun"):
         sequence_parallel().__enter__()
     with pytest.raises(UserError, match="use it inside sequence_parallel"):
