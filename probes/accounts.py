@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def losses(report: Report) -> str:
-    """Where an RWKV costs more, over every measure and pair: computed from the findings alone."""
+    """Where a recurrent model costs more, over every measure and pair: from the findings alone."""
     compared = [one for one in report.findings if one.kind != "missing"]
     if not compared:
         return "<p>Nothing was measured at two context lengths for both kinds of model.</p>"

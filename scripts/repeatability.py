@@ -47,8 +47,8 @@ def main(confs: list[RepeatabilityConf]) -> None:
             lines.append(f"| {number} | {name} | {shown} | {'yes' if agreed[name][-1] else 'no'} |")
     if not lines:
         raise UserError(
-            "no crossover has an interval: measure an RWKV and an attention model, at two lengths "
-            "or more, with repeats or processes above 1"
+            "no crossover has an interval: measure a recurrent and an attention model, at two "
+            "lengths or more, with repeats or processes above 1"
         )
     print("| pair | measure | first sweep | second sweep | overlap |\n|--:|---|---|---|---|")
     print("\n".join(lines))

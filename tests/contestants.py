@@ -10,11 +10,14 @@ import yaml
 
 from conf.model_spec import model_spec
 from models.registry import ModelSpec, build, model_class
+from tests.fixtures import foreign_models
 
 FOLDER = Path(__file__).resolve().parents[1] / "conf" / "model"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-VARIANTS = [*NAMES, "transformer window=24"]
-"""All that must keep the contract: contestants as they come, and options that change their cost."""
+FOREIGN = foreign_models.install()
+VARIANTS = [*NAMES, "transformer window=24", *FOREIGN]
+"""All that must keep the contract: contestants as they come, with options that change their cost,
+and models of others."""
 VOCAB = 97
 
 
@@ -25,7 +28,7 @@ def spec_of(name: str, size: str = "tiny", vocab: int = VOCAB, **by_hand: Any) -
     """
     name, *options = name.split()
     by_hand |= {key: yaml.safe_load(value) for key, value in (one.split("=") for one in options)}
-    group = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    group = FOREIGN.get(name) or yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     return model_spec({**group, "size": size, **by_hand}, vocab)
 
 

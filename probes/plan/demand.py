@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from math import inf
 from typing import Any
 
 import numpy
@@ -19,12 +20,14 @@ from numpy.typing import NDArray
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.contract import named_tensors
+from models.errors import UserError
 from models.loss import CHUNK_TOKENS
 from models.registry import ModelSpec, build, model_class
 from probes.plan.trace import BELOW, EARLIER, LOSS, Op, trace
 
 DIRECT_LENGTH, DIRECT_TOKENS = 2048, 8192  # traced as they are, up to these
 LAYERS = (2, 3)  # traced; a first block and one or two above it
+SCALES = 0.03  # how far a scaled trace may be off where the number of operations grows
 VALUES = ("flops", "bytes", "activations", "gradients")
 
 
@@ -101,8 +104,30 @@ class Demand:
                 (weight, _shorten(self._trace(b, t, layers, checkpointing)))
                 for (b, t), weight in weights.items()
             ]
+            if not _are_alike(traces):
+                traces = [(weight, _by_kind(own)) for weight, own in traces]
+                if layers == LAYERS[0]:
+                    self._check_scaling(length, batches, lengths, checkpointing)
             ops[layers] = _combine(traces)
         return Work(self.spec.config["n_layer"], ops)
+
+    def _check_scaling(
+        self, length: int, batches: list[int], lengths: list[int], checkpointing: bool
+    ) -> None:
+        """Raise `UserError` unless a shorter trace is what those that are scaled say it is."""
+        half, batch, layers = lengths[0] // 2, batches[0], LAYERS[0]
+        traces = [
+            (weight, _by_kind(self._trace(batch, one, layers, checkpointing)))
+            for one, weight in zip(lengths, _weights(lengths, half), strict=True)
+        ]
+        real = sum(op.bytes for op in self._trace(batch, half, layers, checkpointing))
+        found = sum(op.bytes for op in _combine(traces)) if _are_alike(traces) else inf
+        if abs(found / real - 1) > SCALES:
+            raise UserError(
+                f"{self.spec.name} cannot be planned at {length:,} tokens: its operations at "
+                f"{half:,} tokens do not follow from those at {' and '.join(map(str, lengths))}; "
+                f"plan {DIRECT_LENGTH:,} tokens at most"
+            )
 
     def _trace(self, batch: int, length: int, layers: int, checkpointing: bool) -> list[Op]:
         where = (batch, length, layers, self.device, self.precision, checkpointing)
@@ -157,11 +182,31 @@ def _shorten(ops: list[Op]) -> list[Op]:
     return [*before, *summed, *(op for op in ops if op.phase > LOSS)]
 
 
+def _are_alike(traces: list[tuple[float, list[Op]]]) -> bool:
+    """Whether all hold the same operations."""
+    return len({tuple((op.kind, op.phase) for op in ops) for _, ops in traces}) == 1
+
+
+def _by_kind(ops: list[Op]) -> list[Op]:
+    """Summed by phase and kind, each at its fullest moment: of a model that loops over tokens."""
+    groups: dict[tuple[int, str], list[Op]] = {}
+    for op in ops:
+        groups.setdefault((op.phase, op.kind), []).append(op)
+    return [
+        replace(
+            max(own, key=lambda op: op.activations + op.gradients),
+            count=sum(op.count for op in own),
+            flops=sum(op.flops for op in own),
+            bytes=sum(op.bytes for op in own),
+        )
+        for _, own in sorted(groups.items())
+    ]
+
+
 def _combine(traces: list[tuple[float, list[Op]]]) -> list[Op]:
     """The weighted sum of traces, operation by operation."""
     first = traces[0][1]
-    kinds = {tuple((op.kind, op.phase) for op in ops) for _, ops in traces}
-    assert len(kinds) == 1, "traces of different lengths must hold the same operations"
+    assert _are_alike(traces), "they must hold the same operations"
     columns = [
         [[op.count, *(getattr(op, name) for name in VALUES)] for op in ops] for _, ops in traces
     ]

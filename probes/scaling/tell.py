@@ -34,13 +34,13 @@ def headline(study: Study) -> str:
         return verdict(study.comparisons[0], -1)
     shown = listing([spoken(arm(family)) for family in study.families])
     return (
-        f"How the loss of {shown} falls with training compute. A comparison needs an RWKV and an "
-        "attention model, with enough trainings to fit a law to each."
+        f"How the loss of {shown} falls with training compute. A comparison needs a recurrent "
+        "and an attention model, with enough trainings to fit a law to each."
     )
 
 
 def paragraphs(study: Study) -> list[str]:
-    """What was asked, what was found (where the RWKV is worse first), and what it does not say."""
+    """What was asked and found (what the recurrent one loses first), and what it does not say."""
     found = [ABOUT, *(comparison(one) for one in study.comparisons)]
     found += [text for family in study.families if (text := growth(family))]
     if any(family.law for family in study.families):

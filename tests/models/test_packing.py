@@ -11,12 +11,12 @@ from torch import Tensor
 from models.contract import clone_state, named_tensors
 from models.errors import UserError
 from models.segments import segmented_objective
-from tests.contestants import NAMES, VARIANTS, VOCAB, is_recurrent, shaken, some_tokens
+from tests.contestants import VARIANTS, VOCAB, is_recurrent, shaken, some_tokens
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 WIDTH = 90
 ROWS = ((0, 20, 21, 58), (0, 64), (0,))  # where documents begin; one is a single token
-RECURRENT = [name for name in NAMES if is_recurrent(name)]
+RECURRENT = [name for name in VARIANTS if is_recurrent(name)]
 
 
 @pytest.fixture(params=VARIANTS)

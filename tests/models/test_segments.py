@@ -11,9 +11,9 @@ from torch import Tensor
 from models.contract import detach_state
 from models.errors import UserError
 from models.segments import segmented_objective
-from tests.contestants import NAMES, is_recurrent, shaken, some_tokens
+from tests.contestants import VARIANTS, is_recurrent, shaken, some_tokens
 
-RECURRENT = [name for name in NAMES if is_recurrent(name)]
+RECURRENT = [name for name in VARIANTS if is_recurrent(name)]
 LENGTH = 100
 
 

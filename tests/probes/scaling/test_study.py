@@ -42,7 +42,7 @@ def test_options_make_a_family_of_their_own() -> None:
     labels = [family.label for family in found.families]
     assert labels == ["transformer", "transformer window 64"]
     assert found.comparisons == ()
-    assert "A comparison needs an RWKV and an attention model" in tell.headline(found)
+    assert "A comparison needs a recurrent and an attention model" in tell.headline(found)
 
 
 def test_trainings_of_one_compute_are_no_study() -> None:
