@@ -247,8 +247,6 @@ def _buildable(model: dict[str, Any], vocab: int, length: int, name: str) -> Ite
     """Whether the model's own checks accept its sizes, without allocating it."""
     import torch
 
-    from models.wkv.backends import BACKENDS
-
     try:
         with torch.device("meta"):
             built = build(model_spec(model, vocab))
@@ -258,12 +256,10 @@ def _buildable(model: dict[str, Any], vocab: int, length: int, name: str) -> Ite
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         yield f"no model of these sizes can be built ({str(error).splitlines()[0]})"
         return
-    wkv = getattr(built.config, "wkv", "auto")
-    if wkv not in BACKENDS:
-        yield f"model.wkv={wkv!r}: not one of its values{nearest(wkv, list(BACKENDS))}"
-    positions = getattr(built.config, "n_positions", length)
+    field = built.length_field
+    positions = getattr(built.config, field) if field else length
     if positions < length:
-        yield f"model.n_positions={positions} is shorter than {name}={length}"
+        yield f"model.{field}={positions} is shorter than {name}={length}"
 
 
 def _folder_name(key: str, name: str | None) -> Iterator[str]:

@@ -55,6 +55,9 @@ class Contestant(Protocol):
     options: tuple[str, ...]
     """Config fields that change how it computes, at the same size and name."""
 
+    length_field: str
+    """The config field that holds the longest context it can read; empty: there is none."""
+
     def __call__(
         self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, State | None]:

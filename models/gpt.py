@@ -90,6 +90,7 @@ class GPT(AttentionTrunk):
 
     Config = GPTConfig
     options = ("attention",)
+    length_field = "n_positions"
     can_span = True
 
     def __init__(self, config: GPTConfig) -> None:

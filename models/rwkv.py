@@ -13,6 +13,7 @@ from models.contract import ParamGroup, State
 from models.errors import UserError
 from models.step import Program
 from models.trunk import Block, Stream, Trunk
+from models.wkv.backends import BACKENDS
 
 HEAD_NORM_EPS = 64e-5  # of the norm after the recurrence: 8^2 * 1e-5, whatever the head size
 
@@ -85,6 +86,11 @@ class RWKVTrunk(Trunk):
     can_span = True
     lr_scales: ClassVar[dict[str, float]] = {}
     """Learning-rate multipliers of vectors by the end of their name."""
+
+    def __init__(self, config: Any) -> None:
+        if config.wkv not in BACKENDS:
+            raise UserError(f"model.wkv={config.wkv!r} is not one of {', '.join(BACKENDS)}")
+        super().__init__(config)
 
     @property
     def can_step(self) -> bool:

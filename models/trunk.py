@@ -72,6 +72,8 @@ class Trunk(nn.Module, ABC):
     recurrent: ClassVar[bool] = False
     title: ClassVar[str] = ""  # default: the name of the class
     options: ClassVar[tuple[str, ...]] = ()
+    length_field: ClassVar[str] = ""
+    """The config field that holds the longest context it can read, if it has one."""
     can_span: ClassVar[bool] = False
     """Whether its blocks mix tokens through `models.spans`, so that ranks can share a sequence."""
 

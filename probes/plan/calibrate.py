@@ -58,7 +58,8 @@ def calibrate(spec: ModelSpec, precision: str, threads: int) -> Calibration:
     ops: list[Op] = []
     rest: list[tuple[float, float, float]] = []
     for length in TOKENS:
-        length = min(length, getattr(model.config, "n_positions", length))
+        if model.length_field:
+            length = min(length, getattr(model.config, model.length_field))
         tokens = torch.randint(model.config.vocab_size, (1, length), generator=generator)
         own, whole = _fastest(model, tokens, precision, clock)
         ops += own

@@ -170,6 +170,7 @@ BAD = [
     ("probe", ["lengths=[0]"], ["lengths=0: must be at least 1"]),
     ("probe", ["probes=[trian]"], ["probes='trian': not one of its values; did you mean 'train'?"]),
     ("probe", ["data=text"], ["data= has no meaning for probe.py"]),
+    ("probe", ["model.wkv=cpo"], ["model.wkv='cpo' is not one of auto, reference, cpu, cuda"]),
     ("probe", ["model=gpt"], ["model.n_positions=1024 is shorter than the longest of lengths"]),
     ("report", [], ["runs has no value: give it on the command line"]),
     ("report", ["runs=[a]", "slope_from=9000"], ["slope_from=9000 must be below slope_to=8192"]),
