@@ -11,10 +11,11 @@ from rich.table import Table
 
 from probes import compare, story, words
 from probes.collect import Arm, Material
-from probes.compare import Curve, Finding
+from probes.compare import DISTURBED, Curve, Finding
 from probes.measures import BY_KEY, Measure
 
 WIDTH = 80
+MARK = "*"
 SHOWN = ("train", "decode")
 """Measures of the table, where they were probed; the ratio stands beside the first."""
 
@@ -23,6 +24,9 @@ def print_summary(material: Material, findings: Sequence[Finding], console: Cons
     """The table of the first pair, the answer, and the verdicts that have a place in prose."""
     if table := _table(material, findings):
         console.print(table)
+        marked = any(MARK in str(cell) for column in table.columns for cell in column.cells)
+        if marked:
+            say(f"{MARK} disturbed by other processes: decides nothing", console)
     answer = story.headline(material, findings)
     if interval := story.answer_interval(findings):
         answer = f"{answer.removesuffix('.')} ({interval})."
@@ -80,7 +84,11 @@ def _heading(table: Table, text: str) -> None:
 
 def _cell(one: Curve, length: int, measure: Measure) -> str:
     point = next((point for point in one.points if point.length == length), None)
-    return words.point_text(point, measure.unit) if point else ""
+    if point is None:
+        return ""
+    if point.status == DISTURBED:  # the word would not fit
+        return f"{words.quantity(point.value, measure.unit)}{MARK}"
+    return words.point_text(point, measure.unit)
 
 
 def _finding(findings: Sequence[Finding], measure: Measure, pair: Sequence[Arm]) -> Finding | None:

@@ -1,8 +1,8 @@
 """Two small models trained, measured and reported within minutes: `python scripts/demo.py`.
 
 The stages are the commands a user would type, which are printed as they start. A first answer comes
-from one measurement of every point; the sweep is then repeated in further processes for as long as
-the time allows, and each repetition narrows the intervals. The same command continues.
+from the shorter contexts, measured once; then all are, and again in further processes for as long
+as the time allows. Each repetition narrows the intervals, and the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from conf.launch import launch
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
     launch("demo", "scripts.demo:main", together=True)
 
+import math
 import os
 import shlex
 import subprocess
@@ -35,7 +36,9 @@ ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("rwkv4", "transformer")
 OPERATORS = ("pointwise", "step", "wkv4")  # whose kernels they use on a CPU
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
-SWEEP = ("fixed_tokens=512", "decode_steps=16", "repeats=3", "repeat_seconds=2")
+EARLY = 2048  # longest context of the first answer
+LONG = 2.0  # how much longer the sweep takes for each doubling of the longest context
+SWEEP = ("sweeps=[batch_1]", "decode_steps=16", "repeats=2", "repeat_seconds=1", "remeasure=0.25")
 STOPPED = (75, 130)  # exit statuses of a stage that was asked to stop
 
 
@@ -47,7 +50,7 @@ class Demo:
         self.conf = conf
         self.folder = Path(conf.runs_dir, check_name("group", conf.group))
         self.where = (f"group={conf.group}", f"runs_dir={conf.runs_dir}")
-        self.stages = 3 + conf.passes
+        self.stages = 4 + conf.passes
         self.stage = 0
 
     @property
@@ -80,16 +83,16 @@ class Demo:
             for command in commands:
                 finish([start(command)])
 
-    def measure(self, number: int) -> float:
-        """The sweep in `number` processes per point, of which the first ones are there already.
+    def measure(self, longest: int, processes: int, *more: str) -> float:
+        """The sweep up to a context length, in so many processes; what is there already is kept.
 
         Returns the seconds it took.
         """
         began = time.monotonic()
-        lengths = ",".join(map(str, LENGTHS))
+        lengths = ",".join(str(length) for length in LENGTHS if length <= longest)
         models = f"model={','.join(MODELS)}"
         command = ("probe", "-m", models, *self.where, f"lengths=[{lengths}]", *SWEEP)
-        finish([start((*command, f"processes={number}"))])
+        finish([start((*command, f"processes={processes}", *more))])
         return time.monotonic() - began
 
     def answer(self) -> None:
@@ -107,19 +110,29 @@ def main(confs: list[DemoConf]) -> None:
     (conf,) = confs
     demo = Demo(conf)
     demo.compile()
-    demo.announce("measure every point once")
-    took = demo.measure(1)
+    demo.announce(f"measure contexts of up to {EARLY:,} tokens, for a first answer")
+    took = demo.measure(EARLY, 1, "probes=[train,decode]", "remeasure=0")
     demo.answer()
     demo.train()
+    longest = max(LENGTHS)
+    while longest > 2 * EARLY and demo.left < 1.5 * LONG ** doublings(longest) * took:
+        longest //= 2
+    demo.announce(f"measure contexts of up to {longest:,} tokens")
+    took = max(took, demo.measure(longest, 1))
     for number in range(2, conf.passes + 1):
-        demo.announce(f"measure every point again, {number} of {conf.passes}")
+        demo.announce(f"measure all of them again, in process {number} of {conf.passes}")
         if demo.left < 1.2 * took:
             print(
                 f"left out: it would take about {clock(took)}; the same command goes on from here"
             )
             continue
-        took = max(took, demo.measure(number))
+        took = max(took, demo.measure(longest, number))
     demo.report()
+
+
+def doublings(longest: int) -> float:
+    """Of the longest context of the first answer, to `longest`."""
+    return math.log2(longest / EARLY)
 
 
 def start(command: tuple[str, ...], threads: int | None = None) -> subprocess.Popen[bytes]:
