@@ -244,6 +244,20 @@ def test_the_machine_is_told(tmp_path: Path, visits: int, bad: int, told: str) -
     assert page.index("<h1") < page.index(expected) < page.index('class="story"')
 
 
+def test_a_disturbed_cell_is_marked_and_fits(tmp_path: Path) -> None:
+    rows = [
+        replace(row, disturbed=[row.context_length == 512] * len(row.seconds))
+        for row in make_rows(fixed=False)
+    ]
+    run = write_run(tmp_path / "run", rows)
+    text = printed(write_report([run], tmp_path / "out", 1024, 8192, False), tmp_path)
+    lines = text.splitlines()
+    assert [line.count("*") for line in lines if line.split()[:1] == ["512"]] == [4]
+    assert "* disturbed by other processes: decides nothing" in lines
+    assert sum(line.count("*") for line in lines) == 5
+    assert max(map(len, lines)) <= 80
+
+
 def test_old_rows_do_not_know_how_quiet_it_was(report: Report, tmp_path: Path) -> None:
     assert report.summary["machine"]["quiet"] is None
     assert "measurements, " not in printed(report, tmp_path)
