@@ -413,7 +413,7 @@ class DemoConf:
     group: str = key("demo", "everything goes to runs/GROUP", typed=True)
     runs_dir: str = key("runs", "where run folders go", path=True)
     minutes: float = key(5.0, "time to end within; the sweep is repeated while it lasts", low=0.1)
-    passes: int = key(2, "processes that every point is measured in, at most", low=1)
+    passes: int = key(3, "processes that every point is measured in, at most", low=1)
 
 
 FAULTS = ("kill", "terminate", "corrupt", "disk", "lines", "weights")

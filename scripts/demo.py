@@ -1,8 +1,8 @@
 """Two small models trained, measured and reported within minutes: `python scripts/demo.py`.
 
 The stages are the commands a user would type, which are printed as they start. A first answer comes
-from the shorter contexts, measured once; then all are, and again in further processes for as long
-as the time allows. Each repetition narrows the intervals, and the same command goes on from there.
+from the training steps alone; then everything is measured, and again in further processes for as
+long as the time allows. Each repetition narrows the intervals, and the same command goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from conf.launch import launch
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
     launch("demo", "scripts.demo:main", together=True)
 
-import math
 import os
 import shlex
 import subprocess
@@ -35,10 +34,10 @@ from training.folder import check_name
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("rwkv4", "transformer")
 OPERATORS = ("pointwise", "step", "wkv4")  # whose kernels they use on a CPU
-LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 EARLY = 2048  # longest context of the first answer
-LONG = 2.0  # how much longer the sweep takes for each doubling of the longest context
-SWEEP = ("sweeps=[batch_1]", "decode_steps=16", "repeats=2", "repeat_seconds=1", "remeasure=0.25")
+# Many processes with few repeats: what differs between processes is most of the noise.
+SWEEP = ("sweeps=[batch_1]", "decode_steps=16", "repeats=2", "repeat_seconds=0.3", "remeasure=0.25")
 STOPPED = (75, 130)  # exit statuses of a stage that was asked to stop
 
 
@@ -110,29 +109,20 @@ def main(confs: list[DemoConf]) -> None:
     (conf,) = confs
     demo = Demo(conf)
     demo.compile()
-    demo.announce(f"measure contexts of up to {EARLY:,} tokens, for a first answer")
-    took = demo.measure(EARLY, 1, "probes=[train,decode]", "remeasure=0")
+    demo.announce(f"measure training steps of up to {EARLY:,} tokens, for a first answer")
+    demo.measure(EARLY, conf.passes, "probes=[train]")
     demo.answer()
     demo.train()
-    longest = max(LENGTHS)
-    while longest > 2 * EARLY and demo.left < 1.5 * LONG ** doublings(longest) * took:
-        longest //= 2
-    demo.announce(f"measure contexts of up to {longest:,} tokens")
-    took = max(took, demo.measure(longest, 1))
-    for number in range(2, conf.passes + 1):
-        demo.announce(f"measure all of them again, in process {number} of {conf.passes}")
+    took = 0.0
+    for number in range(1, conf.passes + 1):
+        demo.announce(f"measure everything, process {number} of {conf.passes} of every point")
         if demo.left < 1.2 * took:
             print(
                 f"left out: it would take about {clock(took)}; the same command goes on from here"
             )
             continue
-        took = max(took, demo.measure(longest, number))
+        took = max(took, demo.measure(max(LENGTHS), number))
     demo.report()
-
-
-def doublings(longest: int) -> float:
-    """Of the longest context of the first answer, to `longest`."""
-    return math.log2(longest / EARLY)
 
 
 def start(command: tuple[str, ...], threads: int | None = None) -> subprocess.Popen[bytes]:
