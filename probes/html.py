@@ -200,11 +200,11 @@ def _stretches(finding: Finding) -> list[tuple[float, float, str]]:
             first, second = finding.sides[start], finding.sides[end]
             edges.append((start, end, _between(first, second)))
     joined: list[tuple[float, float, str]] = []
-    for start, end, side in edges:
+    for left, right, side in edges:
         if joined and joined[-1][2] == side:
-            joined[-1] = (joined[-1][0], end, side)
+            joined[-1] = (joined[-1][0], right, side)
         else:
-            joined.append((start, end, side))
+            joined.append((left, right, side))
     return joined
 
 
