@@ -23,7 +23,9 @@ def losses(report: Report) -> str:
     """Where a recurrent model costs more, over every measure and pair: from the findings alone."""
     compared = [one for one in report.findings if one.kind != "missing"]
     if not compared:
-        return "<p>Nothing was measured at two context lengths for both kinds of model.</p>"
+        disturbed = any(one.disturbed for one in report.findings)
+        word = "left undisturbed" if disturbed else "measured"
+        return f"<p>Nothing was {word} at two context lengths for both kinds of model.</p>"
     lost = [one for one in compared if _dearer(one)]
     rows = []
     for one in lost:
@@ -40,9 +42,11 @@ def losses(report: Report) -> str:
         ]
         rows.append(row(escape(one.measure.title), cells, 1))
     caption = (
-        f"Over all {len(compared)} comparisons: in {len(lost)} of them the recurrent "
-        "model decidedly costs more at one length or another. The worst is in the last column."
+        f"In {len(lost)} of {len(compared)} comparison{'' if len(compared) == 1 else 's'} the "
+        "recurrent model decidedly costs more at one length or another."
     )
+    if lost:
+        caption += " The worst is in the last column."
     headings = ["measure", "#lengths lost", "pair", "lost at, tokens", "at worst"]
     return table(caption, headings, rows) if rows else f"<p>{escape(caption)}</p>"
 
@@ -58,7 +62,7 @@ def latencies(report: Report) -> str:
         found = costs.token_percentiles(rows)
         return ["", ""] if found is None else [words.seconds(one) for one in found]
 
-    caption = "Of every single token timed, over all repeats and processes."
+    caption = "Of every single token timed, over all repeats and processes left undisturbed."
     return _by_arm(report, ("decode",), ["p50", "p95"], cell, caption)
 
 
@@ -70,9 +74,10 @@ def efficiency(report: Report) -> str:
         dense = [costs.utilisation(one, dense=True) for one in rows]
         joules = [costs.joules_per_token(one) for one in rows]
         energy = _mean(joules)
+        unknown = "disturbed" if all(one.is_disturbed for one in rows) else "none"
         return [
-            _percent(_mean(causal)),
-            _percent(_mean(dense)),
+            _percent(_mean(causal), unknown),
+            _percent(_mean(dense), unknown),
             "unavailable" if energy is None else f"{words.significant(energy)} J",
         ]
 
@@ -100,8 +105,13 @@ def batches(report: Report) -> str:
     def cell(rows: list[Row]) -> list[str]:
         most = min(one.max_batch or 0 for one in rows)
         tokens = 1 if rows[0].probe == "max_batch" else rows[0].context_length
-        rate = fmean(tokens * (one.max_batch or 0) / typical(one.undisturbed) for one in rows)
-        return [f"{most:,}", words.significant(rate), f"{len(rows[0].tried)}"]
+        rates = [
+            tokens * (one.max_batch or 0) / typical(one.undisturbed)
+            for one in rows
+            if not one.is_disturbed
+        ]
+        rate = words.significant(fmean(rates)) if rates else "disturbed"
+        return [f"{most:,}", rate, f"{len(rows[0].tried)}"]
 
     budgets = sorted({one.budget_bytes for one in report.material.rows if one.budget_bytes})
     shown = ", ".join(words.size_bytes(one) for one in budgets)
@@ -169,5 +179,5 @@ def _mean(values: list[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _percent(value: float | None) -> str:
-    return "none" if value is None else f"{100 * value:.1f} %"
+def _percent(value: float | None, unknown: str) -> str:
+    return unknown if value is None else f"{100 * value:.1f} %"

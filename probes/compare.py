@@ -19,7 +19,7 @@ from probes.bootstrap import centre
 from probes.collect import Arm, Material
 from probes.growth import ROUNDING, Growth, growth
 from probes.measures import MEASURES, Measure, values_of
-from probes.ratios import ABOVE, BELOW, UNDECIDED, Resolution
+from probes.ratios import ABOVE, BELOW, EQUAL, UNDECIDED, Resolution
 from probes.rows import Row
 from probes.statistics import Bend, Estimate, PolynomialFit
 
@@ -127,6 +127,13 @@ class Finding:
         return (min(found), max(found)) if found else None
 
     @property
+    def none_in_range(self) -> bool:
+        """Whether it is decided that there is no `crossover`: nothing is open at the end."""
+        if self.crossover or self.kind in ("missing", "undecided"):
+            return False
+        return self.sides[max(self.sides)] != UNDECIDED
+
+    @property
     def resolution(self) -> Resolution:
         """What a difference must exceed to be one."""
         return RESOLUTIONS.get(self.measure.field, TIME)
@@ -136,14 +143,17 @@ class Finding:
         """What to know about the kind, in words."""
         if self.kind == "several":
             return f"{len(self.crossings)} decided changes of side"
+        equal = [f"{at:,}" for at in self.on(EQUAL)]
         known = {
             "crosses": "one crossing",
             "reverse": "cheaper at some lengths, but not at the longest",
-            "always": "cheaper at every length",
+            "always": "cheaper at every length" + (" where they differ" if equal else ""),
             "never": "never cheaper up to the longest length",
             "equal": "no difference at any length",
         }
         told = [known[self.kind]] if self.kind in known else []
+        if equal and self.kind != "equal":
+            told.append(f"equal at {', '.join(equal)} tokens")
         if unclear := [f"{at:,}" for at, side in self.sides.items() if side == UNDECIDED]:
             told.append(f"not decided at {', '.join(unclear)} tokens")
         return "; ".join(told)
@@ -174,7 +184,8 @@ class Finding:
 
     @property
     def crossover(self) -> Crossing | None:
-        """The length from which the recurrent arm stays cheaper, if there is one."""
+        """The length from which the recurrent arm stays cheaper where a side is decided, if there
+        is one."""
         decided = self.on(BELOW, ABOVE)
         wins_at_the_end = self.crossings and self.sides[decided[-1]] == BELOW
         return self.crossings[-1] if wins_at_the_end else None

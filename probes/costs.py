@@ -83,11 +83,11 @@ def in_words(material: Material, price: Price | None) -> str:
 def utilisation(row: Row, dense: bool = False) -> float | None:
     """MFU: operations done per second over the highest rate measured on this device.
 
-    `None` where no rate was measured or no operations are counted. `dense` counts every query
-    against every key, the convention of most published figures.
+    `None` where no rate was measured, no operations are counted or others disturbed the point.
+    `dense` counts every query against every key, the convention of most published figures.
     """
     work = row.flops_dense if dense else row.flops
-    if not work or not row.peak_flops or not row.seconds or row.status != OK:
+    if not work or not row.peak_flops or not row.seconds or row.status != OK or row.is_disturbed:
         return None
     return work / typical(row.undisturbed) / row.peak_flops
 
@@ -101,12 +101,25 @@ def joules_per_token(row: Row) -> float | None:
 
 
 def token_percentiles(rows: list[Row]) -> tuple[float, float] | None:
-    """p50 and p95 of the single tokens of all repeats and processes, seconds."""
-    every = [seconds for row in rows for seconds in row.token_seconds]
-    if not every:
+    """p50 and p95 of the single tokens of all repeats and processes left undisturbed, seconds."""
+    found = [
+        part
+        for row in rows
+        if row.token_seconds and not row.is_disturbed
+        for part, bad in zip(
+            _repeats(row), row.disturbed or [False] * len(row.seconds), strict=True
+        )
+        if not bad
+    ]
+    if not found:
         return None
-    middle, slow = np.percentile(every, [50, 95])
+    middle, slow = np.percentile(np.concatenate(found), [50, 95])
     return float(middle), float(slow)
+
+
+def _repeats(row: Row) -> list[np.ndarray]:
+    """Seconds of the single tokens of every repeat."""
+    return np.array_split(np.array(row.token_seconds), len(row.seconds))
 
 
 def _tokens(row: Row) -> int:

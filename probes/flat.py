@@ -15,27 +15,23 @@ _PLAIN = (
     "probe", "sweep", "contestant", "size", "parameters", "context_length", "batch", "process",
     "status", "error", "peak_bytes", "peak_method", "state_bytes", "flops", "flops_dense",
     "energy_joules", "energy_method", "peak_flops", "max_batch", "budget_bytes",
-    "precision", "seed", "commit", "load_before", "started", "command",
+    "precision", "seed", "commit", "load_before", "started", "command", "visit", "threads_chosen",
+    "recurrent", "title",
 )  # fmt: skip
-COLUMNS = (*_PLAIN, "seconds_median", "seconds", "token_seconds", "memory", "tried", "device",
-           "backends", "versions", "config")  # fmt: skip
+_PACKED = (
+    "seconds", "token_seconds", "memory", "tried", "device", "backends", "versions", "config",
+    "options", "disturbed", "cpu_seconds", "involuntary", "waited", "others", "pressure", "steal",
+)  # fmt: skip
+COLUMNS = (*_PLAIN, "seconds_median", *_PACKED)
+"""`seconds_median` is that of the repeats that count: undisturbed ones, unless too few were."""
 
 
 def flat(row: Row) -> list[Any]:
     """One row as plain values in the order of `COLUMNS`; lists and dicts as JSON."""
-    packed = (
-        list(row.seconds),
-        list(row.token_seconds),
-        row.memory,
-        row.tried,
-        row.device,
-        row.backends,
-        row.versions,
-        row.config,
-    )
-    middle = median(row.seconds) if row.seconds else None
+    middle = median(row.undisturbed) if row.seconds else None
     plain = [getattr(row, name) for name in _PLAIN]
-    return [*plain, middle, *(json.dumps(value, sort_keys=True) for value in packed)]
+    packed = [json.dumps(getattr(row, name), sort_keys=True) for name in _PACKED]
+    return [*plain, middle, *packed]
 
 
 def csv_text(rows: Sequence[Row]) -> str:

@@ -29,7 +29,8 @@ def headline(material: Material, found: Sequence[Finding]) -> str:
         )
     same = _answering(found)
     if not same:
-        return "No probe was measured at two context lengths for both kinds of model."
+        done = "finished" if any(_failed(one) for one in found) else "was measured"
+        return f"No probe {done} at two context lengths for both kinds of model."
     measure = same[0].measure
     if len(same) == 1:
         return _answer(same[0])
@@ -67,17 +68,18 @@ def _answer(finding: Finding) -> str:
     wins = finding.measure.wins
     if finding.kind in ("equal", "several"):
         return words.verdict(finding)
-    ends = words.open_ends(finding)
+    ends = words.exceptions(finding)
     if finding.kind in ("crosses", "reverse"):
         start = "From" if finding.kind == "crosses" else "Only up to"
         place = f"about {words.tokens(finding.crossings[0].length)} tokens of context"
         return f"{start} {place}, {mine} {wins} than {other}{ends}."
     cheaper, dearer = finding.on(BELOW), finding.on(ABOVE)
-    everywhere = f"at every context length measured, {words.span(finding)}"
+    known = words.compared(finding)
+    everywhere = f"at every context length {known}, {words.span(finding)}"
     if len(cheaper) == len(finding.sides):
         return words.capital(f"{mine} {wins} than {other} {everywhere}.")
     if finding.kind == "never":
-        return f"At no context length measured, {words.span(finding)}, {mine} {wins} than {other}."
+        return f"At no context length {known}, {words.span(finding)}, {mine} {wins} than {other}."
     if cheaper:
         return words.capital(f"{mine} {wins} than {other} {words.where(finding, BELOW)}{ends}.")
     if dearer:
@@ -85,7 +87,7 @@ def _answer(finding: Finding) -> str:
     if finding.on(EQUAL):
         return words.verdict(finding)
     return (
-        f"Whether {mine} {wins} than {other} is not decided at any context length measured, "
+        f"Whether {mine} {wins} than {other} is not decided at any context length {known}, "
         f"{words.span(finding)}."
     )
 
@@ -95,7 +97,8 @@ def answer_interval(found: Sequence[Finding]) -> str:
     same = _answering(found)
     if is_too_busy(found) or len(same) != 1 or same[0].kind not in ("crosses", "reverse"):
         return ""
-    return f"{words.interval(same[0].crossings[0])} tokens"
+    crossing = same[0].crossings[0]
+    return words.interval(crossing) + (" tokens" if crossing.low is not None else "")
 
 
 def answered_alone(found: Sequence[Finding]) -> Finding | None:
@@ -116,7 +119,7 @@ def story(material: Material, found: Sequence[Finding]) -> list[tuple[str, list[
         ]  # fmt: skip
         told = [one for one in own if one.kind != "missing"]
         losses = _losses(material, own, told, pair)
-        wins = " ".join(filter(None, [_wins(told, words.spoken(pair[0])), _growth(told)]))
+        wins = " ".join(filter(None, [_wins(own, words.spoken(pair[0])), _growth(told)]))
         blocks.append((pair, losses, wins))
     timed = [one for one in found if one.measure.field in ("seconds", "share")]
     sides = [(side, one.measure) for one in timed for side in (one.recurrent, one.attention)]
@@ -146,6 +149,7 @@ def _losses(
     mine = words.spoken(pair[0])
     sentences = [text for one in told if (text := _loss(one))]
     sentences += [text for one in found if (text := _lost_points(one))]
+    unknown = _unknown(found)
     quality, worse = _quality(material, pair)
     if worse:
         sentences.append(quality)
@@ -154,7 +158,7 @@ def _losses(
             f"First, where {mine} loses; lengths are counted in tokens, which are pieces of words."
         )
         text = " ".join([start, *sentences])
-    elif any(one.between for one in told):
+    elif told and _is_open(found):
         text = (
             f"{words.capital(mine)} lost at no length where this is decided; where it is not, and "
             "at other lengths, it may."
@@ -163,7 +167,25 @@ def _losses(
         text = f"{words.capital(mine)} lost at no length measured here; other lengths may differ."
     else:
         text = "There is not enough here to say where either model loses."
+    text = " ".join(filter(None, [text, unknown]))
     return text if worse else f"{text} {quality}"
+
+
+def _is_open(found: Sequence[Finding]) -> bool:
+    """Whether something that was measured is not decided."""
+    return any(one.between or one.disturbed for one in found)
+
+
+def _failed(finding: Finding) -> bool:
+    return bool(finding.recurrent.failed or finding.attention.failed)
+
+
+def _unknown(found: Sequence[Finding]) -> str:
+    """What other processes disturbed so much that nothing is left to compare."""
+    nouns = [one.measure.noun for one in found if one.kind == "missing" and one.disturbed]
+    if not nouns:
+        return ""
+    return f"Other processes disturbed too many points to compare {words.listing(nouns)}."
 
 
 def _lost_points(finding: Finding) -> str:
@@ -182,12 +204,14 @@ def _loss(finding: Finding) -> str:
     if not dearer:
         return ""
     if len(dearer) == len(finding.sides):
-        place = "At every context length measured"
-    elif finding.kind in ("crosses", "reverse") and not words.open_ends(finding):
-        side = "Below" if finding.kind == "crosses" else "Above"
-        place = f"{side} about {words.tokens(finding.crossings[0].length)} tokens of context"
+        place = f"At every context length {words.compared(finding)}"
     else:
         place = words.capital(words.where(finding, ABOVE))
+    if finding.kind in ("crosses", "reverse"):
+        crossing, first = finding.crossings[0].length, finding.kind == "crosses"
+        if dearer == [length for length in finding.sides if (length < crossing) == first]:
+            side = "Below" if first else "Above"
+            place = f"{side} about {words.tokens(crossing)} tokens of context"
     worst = max(dearer, key=finding.sure)
     return f"{place} it needs more {finding.measure.noun}: {words.loss_example(finding, worst)}."
 
@@ -256,16 +280,21 @@ def _explanation(mine: str, attention: Sequence[Arm]) -> str:
     return " ".join(sentences)
 
 
-def _wins(told: Sequence[Finding], mine: str) -> str:
+def _wins(found: Sequence[Finding], mine: str) -> str:
+    told = [one for one in found if one.kind != "missing"]
     examples = []
     for finding in told:
         if cheaper := finding.on(BELOW):
             best = min(cheaper, key=finding.sure)
             examples.append(f"{finding.measure.noun} ({words.win_example(finding, best)})")
+    if not told:
+        return ""
     if not examples:
-        if any(one.between for one in told):
+        if _is_open(found):
             return f"{words.capital(mine)} won at no length where this is decided."
-        return f"{words.capital(mine)} won nowhere in the range measured." if told else ""
+        if any(_failed(one) for one in found):
+            return f"{words.capital(mine)} won at no length that both finished."
+        return f"{words.capital(mine)} won nowhere in the range measured."
     return f"{words.capital(mine)} wins, most clearly, in {words.listing(examples)}."
 
 

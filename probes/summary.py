@@ -4,12 +4,13 @@
   others of `probes.measures.MEASURES` where they were probed). With more than one pair of
   contestants the keys read `train:rwkv7/gpt`. An entry holds `kind` (see `compare.Finding`),
   `contestants` (recurrent, attention), `sweep`, `interval`, a `reason` in words, and the `length`
-  in tokens from which the recurrent one stays cheaper, with `low` and `high`, both null where a
-  point is a single number; `none_in_range: true` where it is decided that there is none; neither
-  where that is not decided. `multiplicity` counts the decided changes of side, `crossings` lists
-  where, if that is not simply the one. `ratios` holds by length the cost of the recurrent one over
-  that of the other, with an interval and the `side` it decides; all intervals of an entry hold
-  together in 95 % of sweeps. `between`: shortest and longest length whose side is not decided.
+  in tokens from which the recurrent one stays cheaper wherever a side is decided, with `low` and
+  `high`, both null where a point is a single number; `none_in_range: true` where it is decided that
+  there is none; neither where that is not decided. `multiplicity` counts the decided changes of
+  side, `crossings` lists where, if that is not simply the one. `ratios` holds by length the cost
+  of the recurrent one over that of the other, with an interval and the `side` it decides; all
+  intervals of an entry hold together in 95 % of sweeps. `between`: shortest and longest length
+  whose side is not decided.
 * `slopes`: per contestant and measure the exponent of cost against length: `value`, `low`,
   `high`, `window` in tokens, and `linear`: whether the cost is a + bT, as `compare.slope` judges.
   `bend` is the share of cT^2 in bT + cT^2 at the longest length, `local` the slope at the longest
@@ -100,7 +101,7 @@ def _crossover(finding: Finding) -> dict[str, Any]:
     entry: dict[str, Any] = {"kind": finding.kind}
     if (crossing := finding.crossover) is not None:
         entry |= {"length": crossing.length, "low": crossing.low, "high": crossing.high}
-    elif finding.kind not in ("missing", "undecided"):
+    elif finding.none_in_range:
         entry["none_in_range"] = True
     if finding.kind != "missing":
         entry["multiplicity"] = len(finding.crossings)

@@ -101,7 +101,11 @@ def crossovers(report: Report) -> str:
     for one in report.findings:
         mine, other = words.name(one.recurrent.arm), words.name(one.attention.arm)
         crossing = one.crossover
-        length = words.tokens(crossing.length) if crossing else "none in range"
+        length = "none in range" if one.none_in_range else "not decided"
+        if crossing:
+            length = words.tokens(crossing.length)
+        elif one.kind == "missing":
+            length = ""
         shown = words.interval(crossing) if crossing else ""
         if shown.startswith(words.INTERVAL):
             shown = shown.removeprefix(words.INTERVAL).replace(" ", "\u00a0")
@@ -117,9 +121,9 @@ def crossovers(report: Report) -> str:
         ]
         rows.append(row(escape(one.measure.title), cells, 2))
     caption = (
-        "From this context length on, the recurrent model stays cheaper, up to the longest one "
-        "compared. Crossings counts the changes of order that are decided; with more than one "
-        "there is no single crossover."
+        "From this context length on, the recurrent model stays cheaper wherever a side is "
+        "decided, up to the longest one compared. Crossings counts the changes of order that are "
+        "decided; with more than one there is no single crossover."
     )
     headings = ["measure", "#crossover, tokens", "#crossings", "95 % interval",
                 "compared over, tokens", "sweep",

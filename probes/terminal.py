@@ -33,7 +33,8 @@ def print_summary(material: Material, findings: Sequence[Finding], console: Cons
     say(answer, console, style="bold")
     answered = story.answered_alone(findings)
     for one in findings:
-        if one.measure.prose and one.kind != "missing" and one is not answered:
+        told = one.kind != "missing" or one.disturbed
+        if one.measure.prose and told and one is not answered:
             say(f"{one.measure.key}: {words.verdict(one)}", console, indent="  ")
     if quiet := words.quiet(words.disturbance(material.rows)):
         say(quiet, console)

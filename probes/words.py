@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from math import isnan
 from typing import Any
 
@@ -146,7 +145,7 @@ def quiet(counts: dict[str, int] | None) -> str:
     of_all = f"of {every:,} measurement{'' if every == 1 else 's'}"
     repeated = (
         f"{again:,} {'was' if again == 1 else 'were'} made again, because other processes disturbed"
-        " them or what they are compared with"
+        f" {'it or what it is' if again == 1 else 'them or what they are'} compared with"
     )
     remaining = f"{left:,} {'is' if left == 1 else 'are'}{' still' if again else ''} disturbed"
     if not again:
@@ -160,6 +159,7 @@ def quiet(counts: dict[str, int] | None) -> str:
 
 
 def span(finding: Finding) -> str:
+    """Shortest and longest length that is compared."""
     return f"{tokens(finding.lengths[0])} to {tokens(finding.lengths[-1])} tokens"
 
 
@@ -177,23 +177,23 @@ def _verdict(finding: Finding) -> str:
     if kind == "equal":
         return (
             f"{mine} and {other} need the same {noun}{resolution(finding)} at every length "
-            f"measured, {span(finding)}."
+            f"{compared(finding)}, {span(finding)}."
         )
     if kind == "several":
         places = listing([tokens(one.length) for one in finding.crossings])
         return (
             f"The curves of {noun} of {mine} and {other} cross {len(finding.crossings)} times "
-            f"from {span(finding)} (near {places}){open_ends(finding)}: there is no single "
+            f"from {span(finding)} (near {places}){exceptions(finding)}: there is no single "
             "crossover."
         )
     if kind in ("crosses", "reverse"):
         crossing = finding.crossings[0]
         place = f"about {tokens(crossing.length)} tokens of context ({interval(crossing)})"
         if kind == "crosses":
-            return f"From {place}, {mine} needs less {noun} than {other}{open_ends(finding)}."
+            return f"From {place}, {mine} needs less {noun} than {other}{exceptions(finding)}."
         return (
             f"Only up to {place}, {mine} needs less {noun} than {other}; beyond, it needs more"
-            f"{open_ends(finding)}."
+            f"{exceptions(finding)}."
         )
     decided = finding.on(BELOW, ABOVE)
     if not decided:
@@ -204,7 +204,7 @@ def _verdict(finding: Finding) -> str:
             )
         return (
             f"Whether {mine} needs less {noun} than {other} is not decided at any length "
-            f"measured, {span(finding)}."
+            f"{compared(finding)}, {span(finding)}."
         )
     side = finding.sides[decided[0]]
     more = "less" if side == BELOW else "more"
@@ -216,12 +216,26 @@ def _verdict(finding: Finding) -> str:
     )
 
 
+def compared(finding: Finding) -> str:
+    """Which lengths a verdict is about, after `at every length`: `measured`, where that is all."""
+    sides = (finding.recurrent, finding.attention)
+    if all(point.length in finding.sides for one in sides for point in one.points):
+        return "measured"
+    finished = "that both finished" if any(one.failed for one in sides) else "measured for both"
+    return f"{finished} undisturbed" if finding.disturbed else finished
+
+
 def where(finding: Finding, *sides: str) -> str:
     """`at 256 to 1,024 and 4,096 tokens`: the lengths on these sides, neighbours joined."""
-    lengths = list(finding.sides)
     chosen = finding.on(*sides)
-    if chosen == lengths:
-        return f"at every length measured, {span(finding)}"
+    if chosen == list(finding.sides):
+        return f"at every length {compared(finding)}, {span(finding)}"
+    return at(finding, chosen)
+
+
+def at(finding: Finding, chosen: Sequence[int]) -> str:
+    """`at 256 to 1,024 and 4,096 tokens`: some lengths of a finding, neighbours joined."""
+    lengths = list(finding.sides)
     runs: list[list[int]] = []
     for length in chosen:
         if runs and lengths.index(length) == lengths.index(runs[-1][-1]) + 1:
@@ -256,29 +270,41 @@ def not_decided(runs: Sequence[tuple[int, int]]) -> str:
     return f"not decided {', '.join(told)}"
 
 
-def open_ends(finding: Finding) -> str:
-    """`; not decided below 1,024 tokens`: where no side is decided, but for the way across."""
-    lengths = list(finding.sides)
-    decided = finding.on(BELOW, ABOVE, EQUAL)
-    crossed = finding.on(BELOW, ABOVE)
-    unclear = [
+def exceptions(finding: Finding) -> str:
+    """Where what is said of a crossing does not hold: equal lengths, and those not decided."""
+    equal = _outside(finding, EQUAL)
+    if finding.kind == "crosses":  # nothing is said of what lies before
+        equal = [length for length in equal if length > finding.crossings[0].length]
+    same = f"; {at(finding, equal)} both need the same{resolution(finding)}" if equal else ""
+    return f"{same}{open_ends(finding)}"
+
+
+def _outside(finding: Finding, side: str) -> list[int]:
+    """Lengths on a side that lie in no crossing's interval, which says how sure its place is."""
+    spans = [(one.low, one.high) for one in finding.crossings]
+    return [
         length
-        for length in finding.on(UNDECIDED)
-        if not any(
-            before < length < after and finding.sides[before] != finding.sides[after]
-            for before, after in pairwise(crossed)
-        )
+        for length in finding.on(side)
+        if not any(low and high and low <= length <= high for low, high in spans)
     ]
+
+
+def open_ends(finding: Finding) -> str:
+    """`; not decided below 1,024 tokens`: lengths where no side is decided, but for those in the
+    interval of a crossing."""
+    decided = finding.on(BELOW, ABOVE, EQUAL)
+    unclear = _outside(finding, UNDECIDED)
     if not unclear or not decided:
         return ""
     told = []
-    if start := [length for length in unclear if length < decided[0]]:
+    if unclear[0] < decided[0]:
         told.append(f"below {tokens(decided[0])} tokens")
-        assert start[0] == lengths[0]
     if inside := [length for length in unclear if decided[0] < length < decided[-1]]:
         told.append(f"at {listing([tokens(length) for length in inside])} tokens")
     if unclear[-1] > decided[-1]:
         told.append(f"above {tokens(decided[-1])} tokens")
+    if len(told) == 2 and decided[0] == decided[-1]:
+        told = ["below", f"above {tokens(decided[-1])} tokens"]
     return f"; not decided {listing(told)}"
 
 

@@ -78,12 +78,15 @@ def by_identity(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def curves(rows: Sequence[Row]) -> dict[int, dict[str, float]]:
-    """Metrics by context length, medians over processes: `probe/PROBE/SWEEP/FIGURE`."""
+    """Metrics by context length, medians over processes: `probe/PROBE/SWEEP/FIGURE`.
+
+    Times that others disturbed are left out.
+    """
     measured: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         point, prefix = measured[row.context_length], f"probe/{row.probe}/{row.sweep}"
-        if row.seconds:
-            seconds = median(row.seconds)
+        if row.seconds and not row.is_disturbed:
+            seconds = median(row.undisturbed)
             single = row.probe in ("decode", "max_batch")
             tokens = (row.max_batch or row.batch) * (1 if single else row.context_length)
             point[f"{prefix}/seconds"].append(seconds)

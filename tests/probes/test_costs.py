@@ -106,4 +106,4 @@ def test_where_the_rwkv_loses_is_computed(priced: Report, tmp_path: Path) -> Non
         for length in (256, 512, 1024)
     ]
     won = section(analysed(tmp_path, better))
-    assert "Over all 2 comparisons: in 0 of them" in won and "<table>" not in won
+    assert "In 0 of 2 comparisons the recurrent" in won and "<table>" not in won
