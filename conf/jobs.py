@@ -22,6 +22,8 @@ from models.errors import UserError
 
 SUBMITIT = "submitit"  # part of the names of the launchers that run jobs elsewhere
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
 # A run's folder is its name, so Hydra makes no folders and no log files of its own.
 PLAIN_HYDRA = (
     "hydra.run.dir=.",
@@ -102,13 +104,16 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
 
 
 def unwritable(conf: Any, error: OSError) -> str | None:
-    """What to say if `error` came of a `runs_dir` that cannot hold runs, else None."""
+    """What to say if `error` came of a full disk or a `runs_dir` that cannot hold runs, or None."""
+    if error.errno in DISK:
+        what = error.filename or "a file"
+        return f"{what} cannot be written ({error.strerror}): make room and start it again"
     first = conf[0] if isinstance(conf, list) else conf
     runs_dir = getattr(first, "runs_dir", None)
     if runs_dir is None or not isinstance(error.filename, str):
         return None
     inside = Path(error.filename).absolute().is_relative_to(Path(runs_dir).absolute())
-    refused = isinstance(error, PermissionError) or error.errno == errno.EROFS
+    refused = isinstance(error, PermissionError)
     if Path(runs_dir).is_dir() and not (inside and refused):
         return None
     return f"runs_dir={runs_dir} cannot be written ({error}): choose another folder"

@@ -177,16 +177,22 @@ def choose_threads(asked: str | int, kind: str, known: Sequence[Row]) -> tuple[i
     """How many threads (0: PyTorch's default), and in words how that was decided.
 
     `auto` takes the number of the rows that the sweep has already on this kind of device, or else
-    the physical cores that are free now. Raises `UserError` for another word.
+    the physical cores that are free now; never more than OMP_NUM_THREADS, where the user set it.
+    Raises `UserError` for another word.
     """
     if str(asked).isdecimal():
         return int(asked), f"{asked} were asked for" if int(asked) else "PyTorch's default"
     if asked != "auto":
         raise UserError(f"threads={asked}: a number of threads, 0 for PyTorch's default, or auto")
     name = machine.cpu_name() if kind == "cpu" else None  # asking a GPU would take memory of it
+    limit = disturbance.thread_limit()
     for row in reversed(known):
         here = row.device.get("kind") == kind and name in (None, row.device.get("name"))
-        if here and row.status == OK:
-            return row.device["threads"], row.threads_chosen or "as in the rows before"
+        threads = row.device.get("threads")
+        if here and row.status == OK and isinstance(threads, int) and threads <= (limit or threads):
+            return threads, row.threads_chosen or "as in the rows before"
     free, most = disturbance.free_cores()
-    return free, f"auto: {free} of {most} cores were free"
+    told = f"auto: {free} of {most} cores were free"
+    if limit is None or limit >= free:
+        return free, told
+    return limit, f"{told}, OMP_NUM_THREADS allows {limit}"

@@ -161,6 +161,12 @@ def free_cores(sample_seconds: float = 1.0) -> tuple[int, int]:
     return max(1, min(most, physical - taken)), most
 
 
+def thread_limit() -> int | None:
+    """Threads that the user allows in OMP_NUM_THREADS: a number, or one for each level."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) else None
+
+
 def _physical(cores: Sequence[int]) -> int:
     """Physical cores behind logical ones; siblings share one."""
     found = set()

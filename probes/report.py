@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from models.errors import UserError
 from probes import compare, figures, html, terminal, words
 from probes.collect import Material, collect
 from probes.compare import Finding, Slope
@@ -54,10 +55,23 @@ def write_report(
     """Read the folders in `runs`, write the report to `out`, and return it.
 
     Files are finished in a temporary folder beside `out` and then renamed one by one; other files
-    in `out` are left alone. Raises `UserError` as `collect` does.
+    in `out` are left alone. Raises `UserError` as `collect` does, and if `out` cannot be written.
     """
     material = collect(runs, allow_mixed)
     report = analyse(material, out, (slope_from, slope_to), price)
+    try:
+        _save(report)
+    except OSError as error:
+        raise UserError(
+            f"out={out} cannot be written ({error.strerror}): choose a folder that can be, with "
+            "room in it"
+        ) from None
+    return report
+
+
+def _save(report: Report) -> None:
+    """Write every file, all of them finished before the first is in its place."""
+    material, out = report.material, report.out
     out.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -72,8 +86,7 @@ def write_report(
         for path in sorted(aside.iterdir(), key=lambda path: path.name == "index.html"):
             path.replace(out / path.name)
     finally:
-        shutil.rmtree(aside)
-    return report
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def analyse(

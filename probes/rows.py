@@ -6,10 +6,11 @@ sweep that is killed loses at most the point it was measuring.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from math import inf
 from pathlib import Path
@@ -299,12 +300,29 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Add one row, on disk when this returns. Removes a last line that a crash cut short."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
-        file.write(row.to_json().encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Add one row, as `append_rows` does."""
+    append_rows(path, [row])
+
+
+def append_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Add rows that belong together in one write, on disk when this returns.
+
+    Removes a last line that a crash cut short. Raises `UserError` if the file cannot be written;
+    the rows before are still there.
+    """
+    lines = "".join(f"{row.to_json()}\n" for row in rows).encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+", buffering=0) as file:
+            file.seek(0)
+            whole = file.readall().rfind(b"\n") + 1
+            file.truncate(whole)
+            if file.write(lines) < len(lines):  # a full disk takes what fits
+                file.truncate(whole)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): what was measured before is in it; make "
+            "room, or choose another runs_dir, and the same command goes on"
+        ) from None

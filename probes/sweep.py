@@ -16,7 +16,7 @@ from probes import child, machine
 from probes.bench import Bench
 from probes.points import Point, left_out, list_points
 from probes.progress import Pace, Screen, in_words
-from probes.rows import OK, Row, append_row, read_rows
+from probes.rows import OK, Row, append_rows, read_rows
 from probes.tasks.common import DTYPES
 
 VISITS = 3
@@ -153,23 +153,28 @@ class _Sweep:
             self._pace.end(point)
             if key in old:
                 row = replace(row, visit=old[key].visit + 1)
-            if row.status != OK:
+            if row.status != OK and key not in old:  # a point that has run once can run again
                 self._failed.add(whole)
             new[key] = row
             if not old:
-                self._keep(row)
+                self._keep([row])
             left = self._pace.left([*own[place + 1 :], *ahead])
             progress = f"{done + place + 1} of {total}{in_words(left)}"
             self.screen.say(f"{progress:<22} {describe(row)}")
-        better = _badness(new[key] for key in old if key in new) < _badness(old.values())
-        for key, row in new.items() if old else ():
-            before = old.get(key)
-            self._keep(row if better or before is None else replace(before, visit=row.visit))
+        again = [key for key in old if key in new]
+        better = _badness(new[key] for key in again) < _badness(old[key] for key in again)
+        if not old:
+            return
+        kept = {key: row if better else replace(old[key], visit=row.visit)
+                for key, row in new.items() if key in old}  # fmt: skip
+        self._keep([kept.get(key, row) for key, row in new.items()])
 
-    def _keep(self, row: Row) -> None:
-        append_row(self.path, row)
-        self.rows[row.key] = row
-        self.on_row(row)
+    def _keep(self, rows: Sequence[Row]) -> None:
+        """All of them or none: what is compared must come from one turn, even if killed here."""
+        append_rows(self.path, rows)
+        for row in rows:
+            self.rows[row.key] = row
+            self.on_row(row)
 
     def _disturbed(self, point: Point) -> bool:
         row = self.rows.get(self.bench.key(point))

@@ -14,6 +14,7 @@ from conf.launch import CRASHED, launch
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
     launch("busy", "scripts.busy:main", together=True)
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -33,7 +34,12 @@ from probes.sweep import run_sweep
 from scripts.repeatability import describe, overlap, span
 from training.folder import check_name
 
-SPIN = "while True: pass"
+# Ends with whoever started it, however that ends.
+SPIN = """import os, sys
+while os.getppid() == int(sys.argv[1]):
+    for _ in range(1_000_000):
+        pass
+"""
 Sweep = dict[str, Finding]
 
 
@@ -106,7 +112,9 @@ def slopes(finding: Finding) -> str:
 @contextmanager
 def spinning(count: int) -> Iterator[None]:
     """So many processes that keep a core busy each, as long as this lasts."""
-    processes = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(count)]
+    command = [sys.executable, "-c", SPIN, str(os.getpid())]
+    # Ctrl-C is for this process, which ends them.
+    processes = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
     try:
         yield
     finally:

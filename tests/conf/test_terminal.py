@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from conf import terminal
@@ -28,3 +30,12 @@ def test_without_a_reader_the_status_is_0() -> None:
     assert terminal.run(unread) == terminal.run(unread_by_rich) == 0
     with pytest.raises(SystemExit):
         terminal.run(lambda: exit(75))
+
+
+def test_a_full_disk_is_told_without_a_traceback() -> None:
+    from conf.jobs import unwritable
+
+    for number in (errno.ENOSPC, errno.EFBIG):
+        told = unwritable(object(), OSError(number, "no room", "x/page.png"))
+        assert told == "x/page.png cannot be written (no room): make room and start it again"
+    assert unwritable(object(), OSError(errno.ENOENT, "no such file", "x")) is None

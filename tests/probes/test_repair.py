@@ -1,6 +1,7 @@
 """Disturbed points are measured again, told by a bench whose rows are injected."""
 
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -112,6 +113,32 @@ def test_the_less_disturbed_of_two_measurements_stays(tmp_path):
     assert not rows["b", 64].is_disturbed and rows["a", 64].visit > 0
 
 
+def test_a_repaired_turn_is_written_at_once(tmp_path, monkeypatch):
+    """Killed at any moment, what is compared comes from one turn."""
+    written = []
+
+    def append_rows(path, rows):
+        written.append([(row.contestant, row.context_length, row.visit) for row in rows])
+
+    monkeypatch.setattr(sweep, "append_rows", append_rows)
+    run(FakeBench({("a", 128): 1}), tmp_path / "p.jsonl")
+    assert [len(rows) for rows in written] == [1, 1, 1, 1, 2]
+    assert sorted(written[-1]) == [("a", 128, 1), ("b", 128, 1)]
+
+
+def test_a_point_that_fails_when_measured_again_keeps_what_it_had(tmp_path):
+    class Failing(FakeBench):
+        def measure(self, point):
+            row = super().measure(point)
+            again = self.visits[point.spec.name, point.length] > 1
+            return replace(row, status="timeout", seconds=[], disturbed=[]) if again else row
+
+    bench = Failing({("a", 64): 1}, processes=1)
+    rows = run(bench, tmp_path / "p.jsonl")
+    assert all(row.status == "ok" for row in rows.values())
+    assert rows["a", 64].is_disturbed and len(bench.measured) == 4 + 2 * sweep.VISITS
+
+
 def test_there_is_an_end_to_it(tmp_path):
     for remeasure, most in ((0.0, 4), (1e-9, 4)):
         bench = FakeBench({("a", 64): 99}, remeasure=remeasure)
@@ -144,6 +171,7 @@ def test_pace():
 
 
 def test_a_sweep_keeps_its_number_of_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("probes.disturbance.free_cores", lambda: (3, 4))
     monkeypatch.setattr("probes.machine.cpu_name", lambda: "x")
     assert choose_threads("auto", "cpu", []) == (3, "auto: 3 of 4 cores were free")
@@ -155,3 +183,22 @@ def test_a_sweep_keeps_its_number_of_threads(monkeypatch):
     for bad in ("many", "-1", "1.5"):
         with pytest.raises(UserError, match="threads="):
             choose_threads(bad, "cpu", [])
+
+
+def test_the_users_limit_on_threads_is_kept(monkeypatch):
+    monkeypatch.setattr("probes.disturbance.free_cores", lambda: (3, 4))
+    monkeypatch.setattr("probes.machine.cpu_name", lambda: "x")
+    two = [make_row()]
+    for limit, expected in (
+        ("1", (1, "auto: 3 of 4 cores were free, OMP_NUM_THREADS allows 1")),
+        ("2,1", (2, "as in the rows before")),
+        ("8", (2, "as in the rows before")),
+        ("", (2, "as in the rows before")),
+        ("many", (2, "as in the rows before")),
+    ):
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+        assert choose_threads("auto", "cpu", two) == expected
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert choose_threads(2, "cpu", two) == (2, "2 were asked for")
+    monkeypatch.setenv("OMP_NUM_THREADS", "16")
+    assert choose_threads("auto", "cpu", []) == (3, "auto: 3 of 4 cores were free")

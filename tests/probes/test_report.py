@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -271,3 +272,22 @@ def test_a_measure_that_is_all_disturbed_is_not_silently_left_out(tmp_path: Path
     entry = report.summary["crossovers"]["ttft"]
     assert entry["kind"] == "missing" and "disturbed by other work" in entry["reason"]
     assert "Time to the first token" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_what_cannot_be_written_is_said_and_leaves_the_old_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = write_run(tmp_path / "run", make_rows(fixed=False)), tmp_path / "out"
+    out.mkdir()
+    (out / "index.html").write_text("old")
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("probes.report._write", full)
+    with pytest.raises(UserError, match=r"out cannot be written \(No space left on device\)"):
+        write_report([run], out, 1024, 8192, False)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["out", "run"]
+    assert (out / "index.html").read_text() == "old"
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report([run], run / "probes.jsonl", 1024, 8192, False)

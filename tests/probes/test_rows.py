@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from probes.rows import OK, Row, append_row, read_lines, read_rows
+from models.errors import UserError
+from probes.rows import OK, Row, append_row, append_rows, read_lines, read_rows
 
 
 def make_row(**changes) -> Row:
@@ -47,6 +48,23 @@ def test_round_trip(tmp_path):
         append_row(path, row)
     assert read_rows(path) == rows
     assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_full_disk_takes_no_part_of_a_row(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "probes.jsonl"
+    append_row(path, make_row())
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"probes.jsonl cannot be written \(.*make room"):
+            append_rows(path, [make_row(), make_row()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    with pytest.raises(UserError, match="cannot be written"):
+        append_row(path / "below" / "probes.jsonl", make_row())
 
 
 def test_no_file_is_no_rows(tmp_path):
