@@ -178,7 +178,7 @@ def choose_threads(asked: str | int, kind: str, known: Sequence[Row]) -> tuple[i
 
     `auto` takes the number of the rows that the sweep has already on this kind of device, or else
     the physical cores that are free now; never more than OMP_NUM_THREADS, where the user set it.
-    Raises `UserError` for another word.
+    Raises `UserError` for another word, and if the rows before had more than that.
     """
     if str(asked).isdecimal():
         return int(asked), f"{asked} were asked for" if int(asked) else "PyTorch's default"
@@ -189,8 +189,14 @@ def choose_threads(asked: str | int, kind: str, known: Sequence[Row]) -> tuple[i
     for row in reversed(known):
         here = row.device.get("kind") == kind and name in (None, row.device.get("name"))
         threads = row.device.get("threads")
-        if here and row.status == OK and isinstance(threads, int) and threads <= (limit or threads):
-            return threads, row.threads_chosen or "as in the rows before"
+        if not here or row.status != OK or not isinstance(threads, int):
+            continue
+        if limit is not None and limit < threads:
+            raise UserError(
+                f"OMP_NUM_THREADS allows {limit} of the {threads} threads that the rows of this "
+                f"group were measured with: choose another group, or threads={threads}"
+            )
+        return threads, row.threads_chosen or "as in the rows before"
     free, most = disturbance.free_cores()
     told = f"auto: {free} of {most} cores were free"
     if limit is None or limit >= free:

@@ -96,9 +96,9 @@ class _Sweep:
         if disturbed:
             count = f"{len(disturbed)} disturbed point{'s are' if len(disturbed) > 1 else ' is'}"
             self.screen.say(f"{count} measured again, with what is compared with it")
-        self.screen.say(
-            f"{self.bench.facts['device']['threads']} threads ({self.bench.threads_chosen})"
-        )
+        threads = self.bench.facts["device"]["threads"]
+        plural = "" if threads == 1 else "s"
+        self.screen.say(f"{threads} thread{plural} ({self.bench.threads_chosen})")
 
     def pass_over(self, turns: Sequence[Sequence[Point]]) -> None:
         """Measure what is missing of each turn, and all of one of which a point is disturbed."""
@@ -121,7 +121,8 @@ class _Sweep:
             points = [point for turn in turns for point in turn]
             if time.monotonic() < end:
                 bad = sum(self._disturbed(point) for point in points)
-                self.screen.say(f"{bad} disturbed points are measured again{in_words(budget)}")
+                points_are = "point is" if bad == 1 else "points are"
+                self.screen.say(f"{bad} disturbed {points_are} measured again{in_words(budget)}")
             for place, turn in enumerate(turns):
                 ahead = [point for later in turns[place + 1 :] for point in later]
                 expected = self._pace.left(turn)

@@ -16,10 +16,12 @@ if __name__ == "__main__":  # before the imports that take long: a wrong word is
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,6 +41,7 @@ EARLY = 2048  # longest context of the first answer
 # Many processes with few repeats: what differs between processes is most of the noise.
 SWEEP = ("sweeps=[batch_1]", "decode_steps=16", "repeats=2", "repeat_seconds=0.3", "remeasure=0.25")
 STOPPED = (75, 130)  # exit statuses of a stage that was asked to stop
+TERMINATED = 143  # as a shell reports a process that SIGTERM has ended
 
 
 class Demo:
@@ -107,6 +110,7 @@ class Demo:
 def main(confs: list[DemoConf]) -> None:
     """Run the stages in order; passes of the sweep that the time does not allow are left out."""
     (conf,) = confs
+    signal.signal(signal.SIGTERM, terminate)
     demo = Demo(conf)
     demo.compile()
     demo.announce(f"measure training steps of up to {EARLY:,} tokens, for a first answer")
@@ -139,11 +143,14 @@ def start(command: tuple[str, ...], threads: int | None = None) -> subprocess.Po
 def finish(processes: list[subprocess.Popen[bytes]]) -> None:
     """Wait for all of them; with Ctrl-C they are interrupted too, and finish their step.
 
-    Raises `UserError` if one fails, `SystemExit` with its status if one was asked to stop.
+    SIGTERM is passed on. Raises `UserError` if one fails, `SystemExit` with its status if one was
+    asked to stop.
     """
     try:
         statuses = [process.wait() for process in processes]
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        for process in processes if isinstance(stop, SystemExit) else ():
+            process.terminate()  # Ctrl-C has reached them already
         statuses = [process.wait() for process in processes]
         raise
     for status in statuses:
@@ -153,6 +160,11 @@ def finish(processes: list[subprocess.Popen[bytes]]) -> None:
             raise UserError(
                 f"a stage ended with status {status}, see above; the same command continues"
             )
+
+
+def terminate(signum: int, frame: Any) -> None:
+    """What SIGTERM does: end with the status that says so, and with what was started."""
+    sys.exit(TERMINATED)
 
 
 def clock(seconds: float) -> str:

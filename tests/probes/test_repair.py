@@ -77,7 +77,7 @@ def test_a_disturbed_point_is_measured_again_with_what_it_is_compared_with(tmp_p
         ("a", 64): 0, ("b", 64): 0, ("a", 128): 1, ("b", 128): 1,
     }  # fmt: skip
     assert not any(row.is_disturbed for row in rows.values())
-    assert "1 disturbed points are measured again" in capsys.readouterr().out
+    assert "1 disturbed point is measured again" in capsys.readouterr().out
     again = FakeBench()
     assert run(again, tmp_path / "p.jsonl") == rows and again.measured == []
 
@@ -190,7 +190,6 @@ def test_the_users_limit_on_threads_is_kept(monkeypatch):
     monkeypatch.setattr("probes.machine.cpu_name", lambda: "x")
     two = [make_row()]
     for limit, expected in (
-        ("1", (1, "auto: 3 of 4 cores were free, OMP_NUM_THREADS allows 1")),
         ("2,1", (2, "as in the rows before")),
         ("8", (2, "as in the rows before")),
         ("", (2, "as in the rows before")),
@@ -199,6 +198,10 @@ def test_the_users_limit_on_threads_is_kept(monkeypatch):
         monkeypatch.setenv("OMP_NUM_THREADS", limit)
         assert choose_threads("auto", "cpu", two) == expected
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    told = "auto: 3 of 4 cores were free, OMP_NUM_THREADS allows 1"
+    assert choose_threads("auto", "cpu", []) == (1, told)
+    with pytest.raises(UserError, match="allows 1 of the 2 threads that the rows of this group"):
+        choose_threads("auto", "cpu", two)
     assert choose_threads(2, "cpu", two) == (2, "2 were asked for")
     monkeypatch.setenv("OMP_NUM_THREADS", "16")
     assert choose_threads("auto", "cpu", []) == (3, "auto: 3 of 4 cores were free")

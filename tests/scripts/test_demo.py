@@ -30,6 +30,7 @@ def run(
         return SimpleNamespace(wait=lambda: statuses.get(command[0], 0))
 
     monkeypatch.setattr(demo, "start", start)
+    monkeypatch.setattr(demo.signal, "signal", lambda number, handler: None)
     monkeypatch.setattr(demo, "build_for_cpu", lambda operators: {})
     monkeypatch.setattr(demo.Demo, "answer", lambda self: print("\nfirst answer: ..."))
     monkeypatch.setattr(demo.time, "monotonic", lambda: now[0])
@@ -76,3 +77,27 @@ def test_a_stage_that_fails_or_is_stopped_ends_the_demo(monkeypatch: pytest.Monk
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, {}, {"probe": 130})
     assert stop.value.code == 130
+
+
+def test_sigterm_ends_what_was_started() -> None:
+    """The second one has to end before this does, as a training that saves."""
+    ended = []
+
+    class Stage:
+        def __init__(self, name: str) -> None:
+            self.name, self.waits = name, 0
+
+        def wait(self) -> int:
+            self.waits += 1
+            if self.waits == 1 and self.name == "first":
+                demo.terminate(15, None)
+            return 75
+
+        def terminate(self) -> None:
+            ended.append(self.name)
+
+    stages = [Stage("first"), Stage("second")]
+    with pytest.raises(SystemExit) as stop:
+        demo.finish(stages)  # type: ignore[arg-type]
+    assert stop.value.code == demo.TERMINATED
+    assert ended == ["first", "second"] and stages[1].waits == 1
