@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
+import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +26,12 @@ from models.errors import UserError
 
 SUBMITIT = "submitit"  # part of the names of the launchers that run jobs elsewhere
 
+SCRATCH = Path(".cache", "multirun")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 # A run's folder is its name, so Hydra makes no folders and no log files of its own.
 PLAIN_HYDRA = (
     "hydra.run.dir=.",
-    "hydra.sweep.dir=.cache/multirun",
     "hydra.sweep.subdir=.",
     "hydra.output_subdir=null",
     "hydra/job_logging=none",
@@ -123,11 +127,29 @@ def compose_jobs(config_name: str, line: Line, job: Any) -> None:
     """Hydra's own main, on the words of the line."""
     before = sys.argv
     words = quoted(config_name, line.words, line.multirun)
-    sys.argv = [before[0], *line.flags, *words, *PLAIN_HYDRA]
+    with scratch() as folder:
+        # Quoted: a folder may have any name.
+        place = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+        sys.argv = [before[0], *line.flags, *words, *PLAIN_HYDRA, f"hydra.sweep.dir='{place}'"]
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+        finally:
+            sys.argv = before
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Where Hydra notes a multirun: beside the runs, for other machines, if that can be written."""
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
-    finally:
-        sys.argv = before
+        SCRATCH.mkdir(parents=True, exist_ok=True)
+        writable = os.access(SCRATCH, os.W_OK)
+    except OSError:
+        writable = False
+    if writable:
+        yield SCRATCH
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def tell(failures: dict[str, Exception], jobs: int) -> None:

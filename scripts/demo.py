@@ -19,13 +19,14 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from conf.schema import DemoConf
+from conf.schema import DataConf, DemoConf
 from models.errors import UserError
 from models.wkv.backends import build_for_cpu
 from probes import story
@@ -112,6 +113,7 @@ def main(confs: list[DemoConf]) -> None:
     (conf,) = confs
     signal.signal(signal.SIGTERM, terminate)
     demo = Demo(conf)
+    check_places(demo.folder)
     demo.compile()
     demo.announce(f"measure training steps of up to {EARLY:,} tokens, for a first answer")
     demo.measure(EARLY, conf.passes, "probes=[train]")
@@ -127,6 +129,20 @@ def main(confs: list[DemoConf]) -> None:
             continue
         took = max(took, demo.measure(max(LENGTHS), number))
     demo.report()
+
+
+def check_places(folder: Path) -> None:
+    """Raise `UserError` if runs or the prepared text cannot be stored, minutes before they are."""
+    outs = {folder: "with another runs_dir=", Path(DataConf().cache_dir): "in another folder"}
+    for place, out in outs.items():
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"{place} cannot be written ({error.strerror}): start the demo {out}"
+            ) from None
 
 
 def start(command: tuple[str, ...], threads: int | None = None) -> subprocess.Popen[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +40,18 @@ def test_a_full_disk_is_told_without_a_traceback() -> None:
         told = unwritable(object(), OSError(number, "no room", "x/page.png"))
         assert told == "x/page.png cannot be written (no room): make room and start it again"
     assert unwritable(object(), OSError(errno.ENOENT, "no such file", "x")) is None
+
+
+def test_a_multirun_needs_no_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from conf.jobs import SCRATCH, scratch
+
+    monkeypatch.chdir(tmp_path)
+    with scratch() as folder:
+        assert folder == SCRATCH and folder.is_dir()
+    SCRATCH.rmdir()
+    SCRATCH.touch()
+    with scratch() as folder:
+        assert folder.is_dir() and folder.is_absolute()
+    assert not folder.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -31,6 +32,7 @@ def run(
 
     monkeypatch.setattr(demo, "start", start)
     monkeypatch.setattr(demo.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(demo, "check_places", lambda folder: None)
     monkeypatch.setattr(demo, "build_for_cpu", lambda operators: {})
     monkeypatch.setattr(demo.Demo, "answer", lambda self: print("\nfirst answer: ..."))
     monkeypatch.setattr(demo.time, "monotonic", lambda: now[0])
@@ -77,6 +79,20 @@ def test_a_stage_that_fails_or_is_stopped_ends_the_demo(monkeypatch: pytest.Monk
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, {}, {"probe": 130})
     assert stop.value.code == 130
+
+
+def test_places_that_cannot_be_written_are_told_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    demo.check_places(Path("runs", "demo"))
+    Path("file").touch()
+    with pytest.raises(UserError, match=r"demo cannot be written .*: start the demo with another"):
+        demo.check_places(Path("file", "demo"))
+    Path(".cache").rmdir()
+    Path(".cache").touch()
+    with pytest.raises(UserError, match=r".cache cannot be written .*start the demo in another"):
+        demo.check_places(Path("runs", "demo"))
 
 
 def test_sigterm_ends_what_was_started() -> None:
