@@ -6,6 +6,7 @@ import torch
 
 from conf.schema import PROBES
 from models.registry import build
+from models.trunk import Operator
 from probes import child, energy, measure
 from probes.rows import ERROR, OK
 from probes.tasks import common, parts, tokens
@@ -117,7 +118,22 @@ def test_time_to_first_token_leaves_the_other_logits_out():
     assert first["state_bytes"] - every["state_bytes"] == 2 * 64 * 4  # room for the new token
 
 
-@pytest.mark.parametrize("contestant", [*NAMES, "transformer window"])
+def has_operator(name):
+    return any(isinstance(one, Operator) for one in build(spec_of(name)).modules())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not has_operator(name)])
+def test_a_model_without_an_operator_is_measured_by_layers_only(name):
+    """Its tokens are mixed by a matrix with parameters, as the LSTM's are: nothing to cut out."""
+    spec = spec_of(name, vocab_size=VOCAB)
+    assert run(probe="layer", spec=spec).status == OK
+    outcome = run(probe="operator", spec=spec)
+    assert outcome.status == ERROR and f"{name} has no models.trunk.Operator" in outcome.error
+
+
+@pytest.mark.parametrize(
+    "contestant", [*(name for name in NAMES if has_operator(name)), "transformer window"]
+)
 def test_layer_and_operator_are_those_of_the_model(contestant):
     """What the parts are given is what they see inside a training step of the whole model."""
     name = contestant.split()[0]
