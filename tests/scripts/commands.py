@@ -11,6 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
+QUICK = ("relative_half_width=0", "remeasure=0")
+"""For `probe.py`: no repeats beyond those asked for, and no point measured again."""
+
 
 class Done(NamedTuple):
     status: int

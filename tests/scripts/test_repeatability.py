@@ -13,7 +13,7 @@ from probes.collect import Arm
 from probes.compare import MEASURES, Finding
 from scripts.repeatability import describe, overlap, span
 from tests.probes.synthetic import LENGTHS, make_row
-from tests.scripts.commands import run_script
+from tests.scripts.commands import QUICK, run_script
 
 
 def finding(power: float, at: float) -> Finding:
@@ -67,7 +67,7 @@ def test_overlap(first: tuple[float, float], second: tuple[float, float], expect
 def test_two_sweeps_are_run_and_compared(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = [
         "-m", "model=rwkv4,transformer", "model.size=tiny", "vocab_size=512", "lengths=[8,16]",
-        "probes=[prefill]", "processes=2", "repeats=1", "pairs=1", "remeasure=0",
+        "probes=[prefill]", "processes=2", "repeats=1", "pairs=1", *QUICK,
         f"runs_dir={tmp_path}",
     ]  # fmt: skip
     done = run_script(capfd, "repeatability", *words)
