@@ -41,10 +41,11 @@ lint: $(VENV)/installed-dev ## ruff (format and lint) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/installed-dev ## time the kernels and the training loop on this machine
+bench: $(VENV)/installed-dev ## time the kernels, the training loop and waiting threads on this machine
 	$(BIN)/python scripts/bench_kernels.py
 	$(BIN)/python scripts/bench_models.py
 	$(BIN)/python scripts/bench_loop.py
+	$(BIN)/python scripts/bench_waiting.py
 
 clean: ## delete .venv and prepared corpora; runs/ stays
 	rm -rf $(VENV) .cache
