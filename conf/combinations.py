@@ -174,12 +174,22 @@ def _segments(config: TrainConf) -> Iterator[str]:
 def _probe(config: ProbeConf) -> Iterator[str]:
     yield from _folder_name("group", config.group)
     yield from _size(config.model)
-    empty = {"lengths": "context length", "probes": "probe", "sweeps": "sweep"}
+    empty = {
+        "lengths": "context length",
+        "probes": "probe",
+        "sweeps": "sweep",
+        "processes": "number of processes",
+    }
     missing = [name for name in empty if not getattr(config, name)]
     for name in missing:
         yield f"{name}=[]: give at least one {empty[name]}"
     if missing:
         return
+    if len(config.processes) not in (1, len(config.lengths)):
+        yield (
+            f"processes={list(config.processes)}: one number, or one for each of "
+            f"lengths={list(config.lengths)}"
+        )
     if "fixed_tokens" in config.sweeps and config.fixed_tokens < min(config.lengths):
         yield f"fixed_tokens={config.fixed_tokens} is below every context length in lengths"
 

@@ -237,7 +237,11 @@ class ProbeConf:
         ["fixed_tokens", "batch_1"], "how batches go", choices=("fixed_tokens", "batch_1")
     )
     fixed_tokens: int = key(8192, "tokens per batch of the fixed_tokens sweep", low=1)
-    processes: int = key(1, "fresh processes per point, spread over the whole sweep", low=1)
+    processes: list[int] = key(
+        [1],
+        "fresh processes per point, spread over the whole sweep; several numbers: one per length",
+        low=1,
+    )
     repeats: int = key(5, "timed repeats within a process, at least", low=1)
     relative_half_width: float = key(
         0.02,

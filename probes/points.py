@@ -41,8 +41,8 @@ def list_points(specs: Sequence[ModelSpec], conf: ProbeConf) -> list[Point]:
     order, before the next one starts, so that a machine that slows down with time slows all of
     them. The lengths are shuffled too, or the drift would look like a slope. With several processes
     per point the sweep goes through all points that many times, each time in an order of its own,
-    so that drift falls between the processes of a point, where its interval sees it. The first
-    pass does not depend on how many follow.
+    so that drift falls between the processes of a point, where its interval sees it; lengths with
+    fewer processes are in the earlier passes. The first pass does not depend on how many follow.
 
     Raises `UserError` on a choice that does not exist, or if nothing is left to measure.
     """
@@ -63,12 +63,22 @@ def list_points(specs: Sequence[ModelSpec], conf: ProbeConf) -> list[Point]:
         )
     order = random.Random(conf.seed)
     points = []
-    for process in range(conf.processes):
-        for probe, sweep, length in order.sample(rounds, len(rounds)):
+    wanted = processes_of(conf)
+    for process in range(max(wanted.values())):
+        passed = [one for one in rounds if wanted[one[-1]] > process]
+        for probe, sweep, length in order.sample(passed, len(passed)):
             batch = conf.fixed_tokens // length if sweep == "fixed_tokens" else 1
             for spec in order.sample(list(specs), len(specs)):
                 points.append(Point(spec, probe, sweep, length, batch, process))
     return points
+
+
+def processes_of(conf: ProbeConf) -> dict[int, int]:
+    """How many fresh processes measure a point, by its length."""
+    numbers = list(conf.processes)
+    if len(numbers) == 1:
+        numbers *= len(conf.lengths)
+    return dict(zip(conf.lengths, numbers, strict=True))
 
 
 def left_out(conf: ProbeConf) -> list[str]:
@@ -97,6 +107,11 @@ def _check(specs: Sequence[ModelSpec], conf: ProbeConf) -> None:
             raise UserError(f"{key}={list(chosen)}: one is named twice")
     if len(set(conf.lengths)) < len(conf.lengths) or any(n < 1 for n in conf.lengths):
         raise UserError(f"lengths={list(conf.lengths)}: positive numbers, each once")
-    for key in ("processes", "repeats", "decode_steps", "fixed_tokens"):
+    if len(conf.processes) not in (1, len(conf.lengths)) or min(conf.processes) < 1:
+        raise UserError(
+            f"processes={list(conf.processes)}: one positive number, or one for each of "
+            f"lengths={list(conf.lengths)}"
+        )
+    for key in ("repeats", "decode_steps", "fixed_tokens"):
         if getattr(conf, key) < 1:
             raise UserError(f"{key}={getattr(conf, key)}: must be at least 1")

@@ -167,6 +167,8 @@ BAD = [
     ("train", ["model.target=models.files.os.system"], ["no such class"]),
     ("train", ["model.target=models.loading.Weights"], ["not a contestant"]),
     ("probe", ["lengths=[]"], ["lengths=[]: give at least one context length"]),
+    ("probe", ["processes=[]"], ["processes=[]: give at least one number of processes"]),
+    ("probe", ["lengths=[64,128]", "processes=[5,4,3]"], ["processes=[5, 4, 3]: one number, or"]),
     ("probe", ["lengths=[0]"], ["lengths=0: must be at least 1"]),
     ("probe", ["probes=[trian]"], ["probes='trian': not one of its values; did you mean 'train'?"]),
     ("probe", ["data=text"], ["data= has no meaning for probe.py"]),

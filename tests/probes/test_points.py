@@ -53,7 +53,7 @@ def test_contestants_take_turns_in_changing_order():
 
 def test_every_process_is_a_pass_over_all_points_in_its_own_order():
     once = list_points(SPECS, conf())
-    points = list_points(SPECS, conf(processes=3))
+    points = list_points(SPECS, conf(processes=[3]))
     passes = [points[start : start + len(once)] for start in range(0, len(points), len(once))]
     assert passes[0] == once
     for process, own in enumerate(passes):
@@ -62,6 +62,16 @@ def test_every_process_is_a_pass_over_all_points_in_its_own_order():
     assert all(sorted(order) == sorted(map(str, once)) for order in orders)
     assert orders[0] != orders[1] != orders[2] != orders[0]
     assert len(set(map(str, points))) == len(points)
+
+
+def test_lengths_may_differ_in_their_processes():
+    lengths = {64: 3, 256: 2, 1024: 1}
+    points = list_points(SPECS, conf(lengths=[*lengths], processes=[*lengths.values()]))
+    for length, processes in lengths.items():
+        found = Counter(point.process for point in points if point.length == length)
+        assert sorted(found) == [*range(processes)] and len(set(found.values())) == 1
+    once = list_points(SPECS, conf(lengths=[*lengths]))
+    assert points[: len(once)] == once
 
 
 def test_order_depends_on_the_seed_alone():
@@ -90,7 +100,8 @@ def test_what_is_left_out_is_said():
         ({"sweeps": ["batch_1", "batch_1"]}, "twice"),
         ({"lengths": [256, 0]}, "lengths"),
         ({"repeats": 0}, "repeats"),
-        ({"processes": 0}, "processes"),
+        ({"processes": [0]}, "processes"),
+        ({"processes": [2, 2]}, "processes"),
         ({"probes": ["max_batch"], "sweeps": ["fixed_tokens"]}, "nothing to measure"),
         ({"probes": ["decode"], "sweeps": ["fixed_tokens"]}, "nothing to measure"),
         ({"lengths": [8192], "sweeps": ["fixed_tokens"]}, "nothing to measure"),

@@ -133,7 +133,7 @@ def test_a_point_that_fails_when_measured_again_keeps_what_it_had(tmp_path):
             again = self.visits[point.spec.name, point.length] > 1
             return replace(row, status="timeout", seconds=[], disturbed=[]) if again else row
 
-    bench = Failing({("a", 64): 1}, processes=1)
+    bench = Failing({("a", 64): 1}, processes=[1])
     rows = run(bench, tmp_path / "p.jsonl")
     assert all(row.status == "ok" for row in rows.values())
     assert rows["a", 64].is_disturbed and len(bench.measured) == 4 + 2 * sweep.VISITS

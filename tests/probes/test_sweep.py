@@ -107,7 +107,7 @@ def test_each_process_is_a_row_and_is_kept(tmp_path):
     path = tmp_path / "probes.jsonl"
     first = run_sweep(SPECS, small(), path, ignore)
     added = []
-    rows = run_sweep(SPECS, small(processes=3), path, added.append)
+    rows = run_sweep(SPECS, small(processes=[3]), path, added.append)
     assert rows[:2] == first
     assert rows[2:] == added
     assert [row.process for row in rows] == [0, 0, 1, 1, 2, 2]
@@ -116,7 +116,7 @@ def test_each_process_is_a_row_and_is_kept(tmp_path):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:3] + lines[4:]))
     again = []
-    run_sweep(SPECS, small(processes=3), path, again.append)
+    run_sweep(SPECS, small(processes=[3]), path, again.append)
     assert [row.key for row in again] == [read_key(lines[3])]
 
 
@@ -148,7 +148,7 @@ def test_failures_are_rows_and_are_tried_again(tmp_path):
 
 def test_a_failed_process_is_the_last_of_its_point(tmp_path):
     missing = ModelSpec("missing", "tiny", "models.nowhere.Nothing", {})
-    rows = run_sweep([transformer(), missing], small(processes=3), tmp_path / "p.jsonl", ignore)
+    rows = run_sweep([transformer(), missing], small(processes=[3]), tmp_path / "p.jsonl", ignore)
     counts = Counter((row.contestant, row.status) for row in rows)
     assert counts == {("transformer", OK): 3, ("missing", ERROR): 1}
 
