@@ -93,6 +93,7 @@ class DataConf:
     val_fraction: float = key(0.02, "of the corpus, held out", low=0.0001, high=0.9)
     workers: int = key(0, "loader processes; never changes the order of batches", low=0)
     cache_dir: str = key(".cache", "prepared corpora, safe to delete", path=True)
+    verify: bool = key(False, "read a prepared corpus whole before it is used, not samples of it")
 
 
 @dataclass

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from models.files import sync
@@ -18,7 +19,8 @@ def make_folder(folder: Path, fill: Callable[[Path], None], sound: Callable[[Pat
     """Have `fill` write into a sibling of `folder`, then rename that to `folder`.
 
     If a `sound` folder has come to stand there meanwhile it stays and the new one is dropped; one
-    that is not sound is replaced. If `fill` raises, nothing remains. Raises `OSError`.
+    that is not sound is replaced, and so is anything else that stands there. If `fill` raises,
+    nothing remains. Raises `OSError`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder.parent)
@@ -38,7 +40,7 @@ def _put(aside: Path, folder: Path, sound: Callable[[Path], bool]) -> None:
         try:
             aside.rename(folder)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
         else:
             sync(folder.parent)
@@ -50,7 +52,7 @@ def _put(aside: Path, folder: Path, sound: Callable[[Path], bool]) -> None:
             folder.rename(broken)
         except FileNotFoundError:  # another process took it away
             continue
-        shutil.rmtree(broken, ignore_errors=True)
+        _remove(broken)
     raise OSError(errno.EBUSY, "other processes keep replacing it", str(folder))
 
 
@@ -58,8 +60,17 @@ def _sweep(parent: Path) -> None:
     """Remove what a killed process left long ago."""
     for path in parent.glob("*.tmp"):
         try:
-            abandoned = time.time() - path.stat().st_mtime > _ABANDONED_AFTER
+            abandoned = time.time() - path.lstat().st_mtime > _ABANDONED_AFTER
         except FileNotFoundError:
             continue
         if abandoned:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """A folder with all that is in it, a file, or a link, but not what that leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

@@ -136,6 +136,7 @@ class Batches(Dataset[Tensor]):
         rows = conf.batch_size // world
         self._share = slice(rank * rows, (rank + 1) * rows)
         self._watch = corpus.watch
+        self._blocks = corpus.blocks["train.bin"]
         self._path: Path = corpus.folder / "train.bin"
         self._dtype = meta.dtype
         self._tokens: np.memmap | None = None
@@ -146,6 +147,9 @@ class Batches(Dataset[Tensor]):
         self._watch.check()  # before reading, or a file cut short would end the process
         if self._tokens is None:  # each worker opens the file itself
             self._tokens = np.memmap(self._path, dtype=self._dtype, mode="r")
+        size = self._tokens.itemsize
+        content = self._tokens.view(np.uint8)
+        self._blocks.prove(content, (starts * size).tolist(), len(window) * size)
         tokens = self._tokens[starts[:, None] + window].astype(np.int64)
         self._watch.check()  # and after it, so that what was read is what was prepared
         return torch.from_numpy(tokens)

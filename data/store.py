@@ -3,10 +3,12 @@
     CACHE_DIR/FINGERPRINT/
         train.bin  val.bin   token ids, uint16 (uint32 for more than 65,536 entries), nothing else
         tokenizer.json
-        meta.json            `Meta`, with the size and checksum of the other three
+        meta.json            `Meta`
+        manifest.json        what all of them must be, see `data.manifest`
 
 The fingerprint covers every document, the split and the tokenizer, so a folder is never out of
-date; it appears by one rename, so it is never half there.
+date; it appears by one rename, so it is never half there. One that does not fit its manifest, or
+the documents, is made again.
 """
 
 from __future__ import annotations
@@ -29,16 +31,15 @@ from rich.progress import Progress
 from conf.schema import DataConf
 from data import corpora, tokenizers
 from data.atomic import make_folder
-from data.corpora import Document
+from data.corpora import Document, Split
+from data.manifest import TOKENS, Blocks, Unfit, open_sealed, seal
 from data.text import TextTokenizer
 from data.watch import Watch
 from models.errors import UserError
 
 FORMAT = 1  # of the folder; raise it when the same corpus would be stored differently
 
-DTYPES = ("uint16", "uint32")  # of token ids
-TOKENS = ("train.bin", "val.bin")
-_PAYLOAD = (*TOKENS, "tokenizer.json")
+_TOKENIZER, _META = "tokenizer.json", "meta.json"
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,20 @@ class Meta:
     """Of the validation documents in one stream, `gzip -9`."""
     xz_bits_per_byte: float
     """The same for `xz -9`."""
-    files: dict[str, tuple[int, str]]
-    """Size in bytes and SHA-256 of the other files of the folder."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus. Its token arrays are opened when first asked for, in each process."""
+    """A prepared corpus. Its token arrays are opened, and proven, when first asked for.
+
+    That is in each process. Raises `UserError` then if they are not what was prepared.
+    """
 
     folder: Path
     meta: Meta
     tokenizer: TextTokenizer
+    blocks: dict[str, Blocks] = field(repr=False)
+    """The digests of each file of tokens."""
     watch: Watch = field(init=False, repr=False)
     """Of the files of tokens, since they were last found sound."""
 
@@ -97,12 +101,19 @@ class Corpus:
     @cached_property
     def train(self) -> np.memmap:
         """Training tokens `[train_tokens]`, read-only."""
-        return np.memmap(self.folder / "train.bin", dtype=self.meta.dtype, mode="r")
+        return self._tokens("train.bin")
 
     @cached_property
     def val(self) -> np.memmap:
         """Validation tokens `[val_tokens]`, read-only."""
-        return np.memmap(self.folder / "val.bin", dtype=self.meta.dtype, mode="r")
+        return self._tokens("val.bin")
+
+    def _tokens(self, name: str) -> np.memmap:
+        self.watch.check()  # before reading, or a file cut short would end the process
+        tokens = np.memmap(self.folder / name, dtype=self.meta.dtype, mode="r")
+        self.blocks[name].prove(tokens.view(np.uint8), [0], tokens.nbytes)
+        self.watch.check()
+        return tokens
 
 
 def prepare(conf: DataConf) -> Corpus:
@@ -115,41 +126,80 @@ def prepare(conf: DataConf) -> Corpus:
     key = f"{FORMAT} {split.fingerprint} {tokenizers.recipe(conf)}"
     fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]
     folder = Path(conf.cache_dir) / fingerprint
-    problem = damage(folder)
-    if problem:
-        if folder.exists():
+    try:
+        corpus = open_folder(folder, fingerprint, split, whole=conf.verify)
+    except Unfit as problem:
+        if os.path.lexists(folder):
             _say(f"prepared corpus {folder} is damaged ({problem}): making it again")
-        try:
-            make_folder(
-                folder,
-                fill=lambda aside: _fill(aside, fingerprint, conf, split),
-                sound=lambda found: damage(found) is None,
-            )
-        except OSError as error:
-            raise UserError(
-                f"data.cache_dir={conf.cache_dir}: cannot store the prepared corpus there ({error})"
-            ) from None
-    corpus = Corpus(folder, _read_meta(folder), tokenizers.load(folder / "tokenizer.json"))
+        corpus = _make(folder, fingerprint, conf, split)
     _check_length(conf, corpus.meta)
     return corpus
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a prepared folder, or `None`."""
+def open_folder(folder: Path, fingerprint: str, split: Split, whole: bool = False) -> Corpus:
+    """The prepared corpus that lies in `folder`.
+
+    `whole` reads all of its tokens, not samples of them. Raises `data.manifest.Unfit` if there is
+    none, it is damaged in any way, or it is not made of these documents.
+    """
+    opened = open_sealed(folder, fingerprint, (_META, _TOKENIZER), whole)
     try:
-        meta = _read_meta(folder)
-        for name in _PAYLOAD:
-            if [*meta.files[name]] != [*_size_and_checksum(folder / name)]:
-                return f"{name} has changed"
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+        meta = Meta(**json.loads(opened.contents[_META]))
+        tokenizer = tokenizers.parse(opened.contents[_TOKENIZER].decode(), folder / _TOKENIZER)
+        corpus = Corpus(folder, meta, tokenizer, opened.blocks)
+        problem = _contradiction(corpus, fingerprint, split)
+    except (OSError, ValueError, TypeError, RecursionError, UserError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    if problem:
+        raise Unfit(problem)
+    return corpus
 
 
-def _fill(folder: Path, fingerprint: str, conf: DataConf, split: corpora.Split) -> None:
-    sizes = {
-        side: sum(len(doc.content) for doc in getattr(split, side)) for side in ("train", "val")
+def _contradiction(corpus: Corpus, fingerprint: str, split: Split) -> str | None:
+    """What `meta.json` says otherwise than the documents, the tokenizer and the files."""
+    meta, dtype = corpus.meta, _dtype(corpus.tokenizer)
+    known: dict[str, object] = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "vocab_size": corpus.tokenizer.vocab_size,
+        "dtype": dtype,
     }
+    for side, documents in (("train", split.train), ("val", split.val)):
+        size = (corpus.folder / f"{side}.bin").stat().st_size
+        known[f"{side}_documents"] = len(documents)
+        known[f"{side}_bytes"] = _size(documents)
+        known[f"{side}_tokens"] = size / np.dtype(dtype).itemsize
+    wrong = [key for key, value in known.items() if getattr(meta, key) != value]
+    return f"{_META}: {wrong[0]}={getattr(meta, wrong[0])!r}" if wrong else None
+
+
+def _make(folder: Path, fingerprint: str, conf: DataConf, split: Split) -> Corpus:
+    """Tokenize the documents into `folder`, in place of whatever is there."""
+
+    def sound(found: Path) -> bool:
+        try:  # whole: what a sample passes may be why it is made again
+            open_folder(found, fingerprint, split, whole=True)
+        except Unfit:
+            return False
+        return True
+
+    try:
+        make_folder(folder, lambda aside: _fill(aside, fingerprint, conf, split), sound)
+    except OSError as error:
+        raise UserError(
+            f"data.cache_dir={conf.cache_dir}: cannot store the prepared corpus there ({error})"
+        ) from None
+    try:
+        return open_folder(folder, fingerprint, split)
+    except Unfit as problem:
+        raise UserError(
+            f"{folder} has just been prepared and is damaged already ({problem}): the disk or the "
+            "memory is at fault, or another program writes there"
+        ) from None
+
+
+def _fill(folder: Path, fingerprint: str, conf: DataConf, split: Split) -> None:
+    sizes = {side: _size(getattr(split, side)) for side in ("train", "val")}
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         training = progress.add_task(f"tokenizer ({Path(conf.tokenizer).name})", total=None)
@@ -157,7 +207,7 @@ def _fill(folder: Path, fingerprint: str, conf: DataConf, split: corpora.Split) 
         progress.update(training, total=1, completed=1)
 
         encoding = progress.add_task("encoding", total=sum(sizes.values()))
-        dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
+        dtype = _dtype(tokenizer)
         tokens = {
             side: _write_tokens(
                 folder / f"{side}.bin",
@@ -173,7 +223,7 @@ def _fill(folder: Path, fingerprint: str, conf: DataConf, split: corpora.Split) 
         gzipped, xzipped = len(gzip.compress(held_out, 9)), len(lzma.compress(held_out, preset=9))
         progress.update(comparing, total=1, completed=1)
 
-    tokenizer.save(folder / "tokenizer.json")
+    tokenizer.save(folder / _TOKENIZER)
     val = np.fromfile(folder / "val.bin", dtype=dtype)
     meta = Meta(
         format=FORMAT,
@@ -193,9 +243,9 @@ def _fill(folder: Path, fingerprint: str, conf: DataConf, split: corpora.Split) 
         unigram_entropy=unigram_entropy(val),
         gzip_bits_per_byte=8 * gzipped / sizes["val"],
         xz_bits_per_byte=8 * xzipped / sizes["val"],
-        files={name: _size_and_checksum(folder / name) for name in _PAYLOAD},
     )
-    (folder / "meta.json").write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
+    (folder / _META).write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
+    seal(folder, fingerprint)
     _say(
         f"prepared {conf.corpus}: {meta.train_tokens:,} training and {meta.val_tokens:,} "
         f"validation tokens of a {meta.vocab_size:,}-entry vocabulary"
@@ -263,16 +313,14 @@ def _groups(
         yield group
 
 
-def _read_meta(folder: Path) -> Meta:
-    meta = Meta(**json.loads((folder / "meta.json").read_text(encoding="utf-8")))
-    if meta.dtype not in DTYPES:  # memory mapped as objects would be taken for addresses
-        raise ValueError(f"dtype {meta.dtype!r}")
-    return meta
+def _dtype(tokenizer: TextTokenizer) -> str:
+    """Of token ids on disk."""
+    return "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
 
 
-def _size_and_checksum(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+def _size(documents: Sequence[Document]) -> int:
+    """Bytes of text."""
+    return sum(len(doc.content) for doc in documents)
 
 
 def _check_length(conf: DataConf, meta: Meta) -> None:

@@ -140,6 +140,11 @@ def load(path: str | Path) -> TextTokenizer:
         raise UserError(f"{path}: no such tokenizer file") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as text ({error})") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> TextTokenizer:
+    """The tokenizer that the text of a file defines; messages name `path`. Raises `UserError`."""
     if not text.lstrip().startswith(("{", "[")):
         return world.read_vocabulary(path, text)
     try:

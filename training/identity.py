@@ -31,6 +31,7 @@ CHANGEABLE = (
     "wandb.",
     "data.workers",
     "data.cache_dir",
+    "data.verify",
     "data.markup",
     "data.paths",  # the corpus's fingerprint decides
     "resume",

@@ -26,7 +26,7 @@ CORPUS = "stdlib"  # that of conf/train.yaml, where the schema has none
 TOKENIZERS = ("bpe", "bytes", "chars")  # any other is the path of a file
 PLACES = (
     "name", "group", "runs_dir", "resume", "seed", "model", "wandb", "checkpoint",
-    "data.cache_dir", "data.workers", "training.progress", "training.log_every",
+    "data.cache_dir", "data.verify", "data.workers", "training.progress", "training.log_every",
 )  # fmt: skip
 SHORT = {
     "data.corpus": "",

@@ -66,8 +66,13 @@ def test_old_leftovers_are_swept_and_work_in_progress_is_not(tmp_path: Path) -> 
     assert names(tmp_path) == ["it", "y.2.tmp"]
 
 
-def test_a_plain_file_in_the_way_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "it").touch()
-    with pytest.raises(OSError):
-        make_folder(tmp_path / "it", write("a"), sound)
-    assert names(tmp_path) == ["it"]
+@pytest.mark.parametrize("kind", ["file", "pipe", "link"])
+def test_what_is_no_folder_is_replaced(tmp_path: Path, kind: str) -> None:
+    path, other = tmp_path / "it", tmp_path / "other"
+    other.mkdir()
+    {"file": path.touch, "pipe": lambda: os.mkfifo(path), "link": lambda: path.symlink_to(other)}[
+        kind
+    ]()
+    make_folder(path, write("a"), sound)
+    assert (path / "file").read_text() == "a" and not path.is_symlink()
+    assert names(tmp_path) == ["it", "other"] and names(other) == []

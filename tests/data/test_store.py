@@ -9,14 +9,17 @@ import math
 import multiprocessing
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conf.schema import DataConf
-from data import corpora, store, tokenizers
+from data import corpora, manifest, store, tokenizers
+from data.batches import Batches
 from data.corpora import Document
+from data.manifest import BLOCK, MANIFEST, SAMPLES, TOKENS, Unfit, _stamp, _write, seal
 from data.store import Corpus, prepare, unigram_entropy
 from models.errors import UserError
 
@@ -44,6 +47,11 @@ def changed(conf: DataConf, **settings: object) -> DataConf:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Of every file but the manifest, which holds times."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != MANIFEST}
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
@@ -147,10 +155,10 @@ def test_an_edited_file_is_noticed(conf: DataConf, tmp_path: Path) -> None:
 
 def test_preparing_twice_gives_the_same_bytes(conf: DataConf) -> None:
     folder = prepare(conf).folder
-    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    first = contents(folder)
     shutil.rmtree(folder)
     prepare(conf)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+    assert contents(folder) == first
 
 
 def truncate(path: Path) -> None:
@@ -163,25 +171,199 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["train.bin", "val.bin", "tokenizer.json", "meta.json"])
-@pytest.mark.parametrize("harm", [truncate, flip, Path.unlink])
+def digit(path: Path) -> None:
+    """The last digit in the file becomes another."""
+    text = path.read_text()
+    place = max(i for i, character in enumerate(text) if character.isdigit())
+    path.write_text(f"{text[:place]}{(int(text[place]) + 1) % 10}{text[place + 1 :]}")
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+def folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+FILES = (*TOKENS, "train.blocks", "val.blocks", "tokenizer.json", "meta.json", MANIFEST)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", [truncate, flip, Path.unlink, pipe, loop, folder_instead])
 def test_damage_is_noticed_and_repaired(
-    conf: DataConf, capfd: pytest.CaptureFixture[str], name: str, harm
-) -> None:  # type: ignore[no-untyped-def]
+    conf: DataConf,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    harm: Callable[[Path], object],
+) -> None:
     folder = prepare(conf).folder
-    sound = {path.name: path.read_bytes() for path in folder.iterdir()}
+    sound = contents(folder)
     capfd.readouterr()
-    if name == "meta.json" and harm is flip:
-        meta = json.loads((folder / name).read_text())
-        meta["files"]["val.bin"][1] = "0" * 64
-        (folder / name).write_text(json.dumps(meta))
-    else:
-        harm(folder / name)
+    harm(folder / name)
     prepare(conf)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == sound
+    assert contents(folder) == sound
     notices = [line for line in capfd.readouterr().err.splitlines() if "damaged" in line]
     assert len(notices) == 1
     assert names(Path(conf.cache_dir)) == [folder.name]
+
+
+def test_every_digit_of_what_is_written_down_counts(conf: DataConf) -> None:
+    corpus, split = prepare(conf), corpora.load(conf)
+    for name in ("meta.json", MANIFEST):
+        text = (corpus.folder / name).read_text()
+        for place in [i for i, character in enumerate(text) if character.isdigit()]:
+            other = (int(text[place]) + 1) % 10
+            (corpus.folder / name).write_text(f"{text[:place]}{other}{text[place + 1 :]}")
+            with pytest.raises(Unfit):
+                store.open_folder(corpus.folder, corpus.fingerprint, split)
+        (corpus.folder / name).write_text(text)
+        store.open_folder(corpus.folder, corpus.fingerprint, split)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train_tokens", 500),
+        ("val_tokens", 500),
+        ("vocab_size", 301),
+        ("dtype", "uint32"),
+        ("dtype", "object"),
+        ("train_documents", 3),
+        ("val_bytes", 10),
+        ("fingerprint", "0" * 16),
+        ("format", 2),
+        ("train_tokens", None),
+        ("unheard_of", 1),
+    ],
+)
+def test_what_the_documents_decide_is_not_believed(conf: DataConf, key: str, value: object) -> None:
+    """Not even with a manifest that fits."""
+    corpus, split = prepare(conf), corpora.load(conf)
+    meta = json.loads((corpus.folder / "meta.json").read_text())
+    (corpus.folder / "meta.json").write_text(json.dumps({**meta, key: value}))
+    seal(corpus.folder, corpus.fingerprint)
+    with pytest.raises(Unfit, match=key):
+        store.open_folder(corpus.folder, corpus.fingerprint, split)
+
+
+def test_the_folder_of_another_corpus_is_noticed(
+    conf: DataConf, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other, own = prepare(changed(conf, val_fraction=0.3)), prepare(conf)
+    sound = contents(own.folder)
+    shutil.rmtree(own.folder)
+    shutil.copytree(other.folder, own.folder)
+    capfd.readouterr()
+    prepare(conf)
+    assert f"(it is the corpus {other.fingerprint}): making it again" in capfd.readouterr().err
+    seal(other.folder, own.fingerprint)
+    shutil.rmtree(own.folder)
+    other.folder.rename(own.folder)
+    prepare(conf)
+    assert "meta.json: fingerprint=" in capfd.readouterr().err
+    assert contents(own.folder) == sound
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "dangling", "loop"])
+def test_what_is_no_folder_is_replaced(
+    conf: DataConf, capfd: pytest.CaptureFixture[str], kind: str
+) -> None:
+    folder = prepare(conf).folder
+    sound = contents(folder)
+    shutil.rmtree(folder)
+    if kind == "file":
+        folder.write_text("text")
+    elif kind == "pipe":
+        os.mkfifo(folder)
+    else:
+        folder.symlink_to(folder if kind == "loop" else folder / "nothing")
+    capfd.readouterr()
+    prepare(conf)
+    assert capfd.readouterr().err.count("damaged") == 1
+    assert contents(folder) == sound
+    assert names(Path(conf.cache_dir)) == [folder.name]
+
+
+def test_a_copy_with_other_times_is_read_whole_once(conf: DataConf, tmp_path: Path) -> None:
+    folder = prepare(conf).folder
+    before = (folder / MANIFEST).read_text()
+    shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(folder)
+    (tmp_path / "copy").rename(folder)
+    copied = snapshot(folder)["train.bin"]
+    prepare(conf)
+    assert snapshot(folder)["train.bin"] == copied
+    after = snapshot(folder)
+    assert (folder / MANIFEST).read_text() != before
+    prepare(conf)
+    assert snapshot(folder) == after
+
+
+def long_conf(conf: DataConf, tmp_path: Path) -> DataConf:
+    """A corpus of so many blocks that an opening looks at few of them."""
+    (tmp_path / "long.txt").write_text("".join(f"{i} green bottles\n" for i in range(66_000)))
+    return changed(conf, paths=[str(tmp_path / "long.txt")], tokenizer="bytes")
+
+
+def flip_unseen(folder: Path, name: str, place: int) -> None:
+    """Change a byte as a damaged disk does: no time changes."""
+    content = bytearray((folder / name).read_bytes())
+    content[place] ^= 1
+    (folder / name).write_bytes(content)
+    path = folder / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest.pop("sha256")
+    for file in TOKENS:
+        manifest["files"][file] = _stamp(folder / file)
+    _write(folder, manifest["fingerprint"], manifest["files"])
+
+
+def test_a_changed_byte_that_no_sample_shows_is_never_used(
+    conf: DataConf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = long_conf(conf, tmp_path)
+    corpus, split = prepare(conf), corpora.load(conf)
+    first = int(Batches(corpus, conf, 0).index.starts(0)[0]) * 2
+    flip_unseen(corpus.folder, "train.bin", first)
+    monkeypatch.setattr(manifest, "SAMPLES", 0)
+    unseen = store.open_folder(corpus.folder, corpus.fingerprint, split)
+    with pytest.raises(UserError, match=r"train\.bin: the 32,768 bytes from .* not those prepared"):
+        Batches(unseen, conf, 0)[0]
+    assert MANIFEST not in names(corpus.folder)  # so that the same command mends it
+    assert Batches(prepare(conf), conf, 0)[0].shape == (4, 33)
+
+    flip_unseen(corpus.folder, "val.bin", 5)
+    unseen = store.open_folder(corpus.folder, corpus.fingerprint, split)
+    with pytest.raises(UserError, match=r"val\.bin: the 32,768 bytes from 0 "):
+        _ = unseen.val
+
+
+def test_a_sample_or_all_of_the_tokens_is_hashed_on_opening(
+    conf: DataConf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = long_conf(conf, tmp_path)
+    corpus, split = prepare(conf), corpora.load(conf)
+    assert corpus.blocks["train.bin"].count > 2 * SAMPLES
+    for block in range(corpus.blocks["train.bin"].count):
+        flip_unseen(corpus.folder, "train.bin", block * BLOCK)
+    with pytest.raises(Unfit, match=r"train\.bin has changed at byte "):
+        store.open_folder(corpus.folder, corpus.fingerprint, split)
+    prepare(conf)
+    flip_unseen(corpus.folder, "train.bin", 3 * BLOCK)
+    monkeypatch.setattr(manifest, "SAMPLES", 0)
+    store.open_folder(corpus.folder, corpus.fingerprint, split)
+    with pytest.raises(Unfit, match=r"train\.bin has changed at byte 98,304"):
+        store.open_folder(corpus.folder, corpus.fingerprint, split, whole=True)
+    prepare(changed(conf, verify=True))
+    store.open_folder(corpus.folder, corpus.fingerprint, split, whole=True)
 
 
 def test_interrupted_preparation_leaves_nothing(
