@@ -19,6 +19,7 @@ from pathlib import Path
 
 from conf.schema import DataConf
 from data import kinds
+from data.sources import Sources
 from data.text import END_OF_TEXT
 from models.errors import UserError
 
@@ -153,11 +154,12 @@ def stdlib(conf: DataConf) -> list[Document]:
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if name not in _NOT_LIBRARY]
         paths += [Path(folder, name) for name in names if name.endswith(".py")]
-    documents = []
+    sources, documents = Sources(), []
     for path in sorted(paths):
-        content = path.read_bytes()
+        content = sources.read(path)
         if _is_text(content):
             documents.append(Document(path.relative_to(root).as_posix(), content))
+    _refuse("data.corpus=stdlib", sources.problems)
     if not documents:
         raise UserError(f"data.corpus=stdlib: this Python has no .py files under {root}; use text")
     return documents
@@ -168,53 +170,37 @@ def text(conf: DataConf) -> list[Document]:
     """The UTF-8 files named by `data.paths`, each a file or a glob (`**` descends)."""
     if not conf.paths:
         raise UserError("data.corpus=text needs data.paths, e.g. 'data.paths=[book.txt]'")
-    problems: list[str] = []
-    paths = sorted({path for pattern in conf.paths for path in _expand(pattern, problems)})
-    contents = {path: _read(path, problems, conf.markup) for path in paths}
-    if problems:
-        more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
-        raise UserError("data.paths: " + "; ".join(problems[:5] + more))
+    sources = Sources()
+    paths = sorted({path for pattern in conf.paths for path in sources.expand(pattern)})
+    contents = {path: _read(path, sources, conf.markup) for path in paths}
+    _refuse("data.paths", sources.problems)
     base = os.path.commonpath([path.parent for path in paths])
     return [Document(path.relative_to(base).as_posix(), contents[path]) for path in paths]
 
 
-def _expand(pattern: str, problems: list[str]) -> list[Path]:
-    """The absolute paths of the files that `pattern` names."""
-    path = Path(pattern).expanduser().absolute()
-    if path.is_file():
-        return [path.resolve()]
-    if path.is_dir():
-        problems.append(f"{pattern!r} is a folder (name its files, e.g. {path / '**/*.txt'})")
-        return []
-    anchor = Path(path.anchor)
-    try:
-        hits = list(anchor.glob(str(path.relative_to(anchor))))
-    except ValueError as error:  # ** beside other characters
-        problems.append(f"{pattern!r} is not a glob ({error})")
-        return []
-    found = [hit.resolve() for hit in hits if hit.is_file()]
-    if not found:
-        problems.append(f"{pattern!r} does not exist and matches no file")
-    return found
+def _refuse(key: str, problems: list[str]) -> None:
+    """One message for all that is wrong. Raises `UserError`."""
+    if problems:
+        more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
+        raise UserError(f"{key}: " + "; ".join(problems[:5] + more))
 
 
-def _read(path: Path, problems: list[str], markup: bool) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        problems.append(f"{path} cannot be read ({error.strerror})")
-        return b""
+def _read(path: Path, sources: Sources, markup: bool) -> bytes:
+    before = len(sources.problems)
+    content = sources.read(path)
+    if len(sources.problems) > before:
+        return content
     if not _is_text(content):
-        problems.append(f"{path} is not UTF-8 text ({kinds.binary(content)})")
+        sources.problems.append(f"{path} is not UTF-8 text ({kinds.binary(content)})")
     elif not markup:
         text = content.decode()
         if kind := kinds.markup(path.name, text):
-            problems.append(
+            sources.problems.append(
                 f"{path} is {kind} and not plain text: take its texts out, one file per document "
                 "(data.markup=true trains on the markup too)"
             )
         elif kinds.separated(text):
-            problems.append(
+            sources.problems.append(
                 f"{path} has {END_OF_TEXT} between its documents: give one file per document "
                 "(data.markup=true trains on it as the text it is)"
             )

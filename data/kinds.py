@@ -93,7 +93,10 @@ def _parsed(text: str) -> object:
 
 
 def _html(text: str) -> bool:
-    return bool(re.match(r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", text[:HEAD], _ANY))
+    head = text[:HEAD].lstrip()
+    while head.startswith("<!--") and "-->" in head:
+        head = head.partition("-->")[2].lstrip()
+    return bool(re.match(r"<(?:!doctype\s+html|html)\b", head, re.IGNORECASE))
 
 
 def _xml(text: str) -> bool:
@@ -128,7 +131,6 @@ def _balanced(field: str) -> bool:
     return all(field.count(left) == field.count(right) for left, right in ("()", "[]", "{}"))
 
 
-_ANY = re.IGNORECASE | re.DOTALL
 _SEPARATOR = re.compile(rf"(?<![`'\"\\]){re.escape(END_OF_TEXT)}(?![`'\"\\])")
 _KINDS: dict[str, Callable[[str], bool]] = {
     "JSON lines": _json_lines,

@@ -1,0 +1,209 @@
+"""The files that somebody names as texts: found and read without ever waiting for one of them.
+
+What can be pointed at is not always a file: pipes and devices block, files of the kernel's own file
+systems are made up while they are read (some wait, some never end), links go round in circles.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from models.reading import Unreadable, regular
+
+HEAD = 1 << 16  # bytes that tell text from the rest, before a file is read whole
+
+KERNEL = {  # types of file systems without files of their own
+    *("autofs", "bpf", "binfmt_misc", "cgroup", "cgroup2", "configfs", "debugfs", "devpts"),
+    *("efivarfs", "fusectl", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs"),
+    *("selinuxfs", "sysfs", "tracefs"),
+}
+
+
+class Sources:
+    """Files by path and glob. What cannot be used is collected in `problems`."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._kernel = kernel_devices()
+        self._in_kernel = False  # whether a glob has led there
+        self._room = psutil.virtual_memory().available  # bytes that texts may still take
+
+    def expand(self, pattern: str) -> list[Path]:
+        """The absolute paths of the files that `pattern` names: a file, or a glob."""
+        try:
+            pattern.encode()
+            path = Path(pattern).expanduser().absolute()
+            found = self._named(path) if os.path.lexists(path) else self._matches(path)
+        except UnicodeEncodeError:
+            self.problems.append(f"{shown(pattern)} is not UTF-8: rename it")
+        except OSError as error:
+            self.problems.append(f"{shown(pattern)} cannot be looked for ({error.strerror})")
+        except (ValueError, RuntimeError) as error:  # ** beside other characters, no such ~user
+            self.problems.append(f"{shown(pattern)} is not a glob ({error})")
+        else:
+            return [one for one in found if self._is_usable(one)]
+        return []
+
+    def read(self, path: Path) -> bytes:
+        """What the file holds, or only its head if that is not text."""
+        try:
+            with regular(path) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > self._room:
+                    self.problems.append(
+                        f"{path} has {size:,} bytes and {max(0, self._room):,} of memory are left "
+                        "for texts: give less"
+                    )
+                    return b""
+                head = file.read(HEAD) or b""
+                if b"\0" in head:
+                    return head
+                self._room -= size
+                return head + (file.read(size - len(head)) or b"" if size > len(head) else b"")
+        except Unreadable as error:
+            self.problems.append(f"{path} {_as_predicate(error.reason)}")
+        except MemoryError:
+            self.problems.append(f"{path} does not fit into memory")
+        return b""
+
+    def _named(self, path: Path) -> list[Path]:
+        """The one path that is there, whatever it is."""
+        mode = self._mode(path)
+        if mode is not None and stat.S_ISDIR(mode):
+            self.problems.append(
+                f"{shown(path)} is a folder (name its files, e.g. {path / '**/*.txt'})"
+            )
+        elif mode is not None and not stat.S_ISREG(mode):
+            kind = "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+            self.problems.append(f"{shown(path)} is {kind}, not a file")
+        elif mode is not None:
+            return [path.resolve()]
+        return []
+
+    def _mode(self, path: Path) -> int | None:
+        try:
+            return path.stat().st_mode
+        except OSError as error:
+            why = "a link that leads nowhere" if path.is_symlink() else f"({error.strerror})"
+            self.problems.append(f"{shown(path)} cannot be opened: {why}")
+            return None
+
+    def _is_usable(self, path: Path) -> bool:
+        problem = ""
+        try:
+            str(path).encode()
+            if path.stat().st_dev in self._kernel:
+                problem = "is made up by the kernel while it is read: copy what you need to a file"
+        except UnicodeEncodeError:
+            problem = "has a name that is not UTF-8: rename it"
+        except OSError as error:
+            problem = f"cannot be opened ({error.strerror})"
+        if problem:
+            self.problems.append(f"{shown(path)} {problem}")
+        return not problem
+
+    def _matches(self, path: Path) -> list[Path]:
+        """The files that a glob names. A folder that several ways lead to is entered once."""
+        self._in_kernel = False
+        parts = path.parts[1:]
+        for part in parts:
+            if "**" in part and part != "**":
+                raise ValueError("'**' must stand alone between slashes")
+        *above, last = [*parts, "*"] if parts[-1] == "**" else parts
+        level = [Path(path.anchor)]
+        for part in above:
+            level = _distinct(self._below(level, part))
+        found = [one.resolve() for one in self._below(level, last) if _is_file(one)]
+        if not found:
+            why = "leads to what the kernel makes up while it is read, and"
+            self.problems.append(
+                f"{shown(path)} {why if self._in_kernel else 'does not exist and'} matches no file"
+            )
+        return found
+
+    def _below(self, folders: list[Path], part: str) -> Iterator[Path]:
+        if part == "**":
+            seen: set[Path] = set()
+            for folder in folders:
+                yield from self._descend(folder, seen)
+        elif not re.search(r"[*?[]", part):
+            yield from (folder / part for folder in folders)
+        else:
+            matches = re.compile(fnmatch.translate(part)).match
+            for folder in folders:
+                yield from (folder / one.name for one in self._in(folder) if matches(one.name))
+
+    def _descend(self, folder: Path, seen: set[Path]) -> Iterator[Path]:
+        """`folder` and every folder below it that is not in `seen`, but through no link."""
+        waiting = [folder]
+        while waiting:
+            one = waiting.pop()
+            if one not in seen:
+                seen.add(one)
+                yield one
+                entries = self._in(one)
+                waiting += [one / e.name for e in entries if e.is_dir(follow_symlinks=False)]
+
+    def _in(self, folder: Path) -> list[os.DirEntry[str]]:
+        """What is in a folder; nothing in one that cannot be read or is the kernel's."""
+        try:
+            if folder.stat().st_dev in self._kernel:
+                self._in_kernel = True
+                return []
+            with os.scandir(folder) as entries:
+                return list(entries)
+        except OSError:
+            return []
+
+
+def _distinct(paths: Iterator[Path]) -> list[Path]:
+    """Each folder once: links can lead to one in exponentially many ways."""
+    folders: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        try:
+            found = path.stat()
+        except OSError:
+            continue
+        if stat.S_ISDIR(found.st_mode):
+            folders.setdefault((found.st_dev, found.st_ino), path)
+    return [*folders.values()]
+
+
+def kernel_devices() -> set[int]:
+    """The device numbers of mounted file systems that have no files of their own."""
+    devices = set()
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:  # another system than Linux
+        return set()
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if len(fields) > 2 and after.split(" ")[0] in KERNEL:
+            major, _, minor = fields[2].partition(":")
+            devices.add(os.makedev(int(major), int(minor)))
+    return devices
+
+
+def shown(name: str | Path) -> str:
+    """A name as it can be printed: in quotes, not too long, other bytes than UTF-8 escaped."""
+    text = repr(str(name))
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-60:]}"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long a name
+        return False
+
+
+def _as_predicate(reason: str) -> str:
+    return reason if reason.startswith("cannot") else f"cannot be read ({reason})"

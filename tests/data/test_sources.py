@@ -1,0 +1,151 @@
+"""What somebody points at: found without waiting, read without ending the process."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conf.schema import DataConf
+from data import corpora
+from data.sources import Sources, kernel_devices, shown
+from models.errors import UserError
+
+
+def refusal(*paths: str | Path) -> str:
+    with pytest.raises(UserError) as caught:
+        corpora.load(DataConf(corpus="text", paths=[str(path) for path in paths]))
+    return str(caught.value)
+
+
+def listener(path: Path) -> None:
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.close()
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 42)
+
+
+KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "pipe": (os.mkfifo, "is a pipe, not a file"),
+    "socket": (listener, "is a device or socket, not a file"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "is a device or socket, not a file"),
+    "folder": (Path.mkdir, "is a folder"),
+    "loop": (lambda path: path.symlink_to(path), "cannot be opened: a link that leads nowhere"),
+    "dangling": (lambda path: path.symlink_to("gone"), "cannot be opened: a link that leads nowhe"),
+    "sparse": (sparse, "has 4,398,046,511,104 bytes and "),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_file_is_named(tmp_path: Path, kind: str) -> None:
+    make, message = KINDS[kind]
+    make(tmp_path / "it")
+    assert message in refusal(tmp_path / "it")
+    (tmp_path / "text").write_text("some text " * 99)
+    found = Sources().expand(str(tmp_path / "*"))
+    assert sorted(path.name for path in found) == (["it", "text"] if kind == "sparse" else ["text"])
+
+
+@pytest.mark.skipif(not kernel_devices(), reason="no /proc/self/mountinfo")
+@pytest.mark.parametrize("pattern", ["/proc/kmsg", "/proc/self/mem", "/proc/cpuinfo"])
+def test_what_the_kernel_makes_up_is_not_read(tmp_path: Path, pattern: str) -> None:
+    assert "is made up by the kernel while it is read" in refusal(pattern)
+    (tmp_path / "link").symlink_to(pattern)
+    assert "is made up by the kernel while it is read" in refusal(tmp_path / "link")
+    assert "is made up by the kernel while it is read" in refusal(tmp_path / "*")
+    for glob in ("/proc/*", "/proc/**/*", "/proc/*/mem", "/sys/**/x*"):
+        assert "leads to what the kernel makes up while it is read, and matches" in refusal(glob)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x" * 4000, "cannot be looked for (File name too long)|does not exist"),
+        ("x/" * 4000, "cannot be looked for (File name too long)|does not exist"),
+        ("*/" * 4000, "does not exist and matches no file"),
+        ("**/" * 400, "does not exist and matches no file"),
+        ("caf\udce9.txt", "is not UTF-8"),
+        ("a\0b", "null|does not exist"),
+        ("~nobody-has-this-name/a.txt", "is not a glob"),
+        ("[", "does not exist"),
+        ("", "is a folder"),
+    ],
+)
+def test_any_name_ends_in_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = refusal(name)
+    assert any(part in found for part in message.split("|")), found
+    assert len(found) < 1000
+
+
+def test_files_with_a_name_that_is_not_utf8_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "caf\udce9.txt").write_text("text " * 99)
+    message = refusal(tmp_path / "*.txt")
+    assert r"caf\udce9.txt' has a name that is not UTF-8" in message
+    message.encode()
+
+
+def test_links_in_circles_cost_no_more_than_their_folders(tmp_path: Path) -> None:
+    for i in range(9):
+        (tmp_path / f"link{i}").symlink_to(tmp_path)
+    (tmp_path / "a.txt").write_text("text")
+    pattern = str(tmp_path / "/".join(["*"] * 40 + ["**", "**", "*.txt"]))  # 9^40 ways
+    assert Sources().expand(pattern) == [(tmp_path / "a.txt").resolve()]
+
+
+def test_globs_find_what_pathlib_finds(tmp_path: Path) -> None:
+    for name in (
+        "a.txt",
+        ".hidden.txt",
+        "b/c.txt",
+        "b/d/e.txt",
+        "b/d/f.md",
+        "b/[x].txt",
+        "q/a.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "to_b").symlink_to("b")
+    for glob in (
+        "*.txt",
+        "**/*.txt",
+        "b/**/*",
+        "*/*.txt",
+        "?/d/e.*",
+        "**/d/*",
+        "*/[[]x].txt",
+        "q/*",
+    ):
+        files = {path.resolve() for path in tmp_path.glob(glob) if path.is_file()}
+        assert set(Sources().expand(str(tmp_path / glob))) == files and files, glob
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    sources = Sources()
+    (path,) = sources.expand(str(tmp_path / "a.txt"))
+    path.unlink()
+    os.mkfifo(path)
+    assert sources.read(path) == b""
+    assert sources.problems == [f"{path} cannot be read (a pipe, not a file)"]
+
+
+def test_names_are_shown_as_they_can_be_printed() -> None:
+    assert shown("caf\udce9") == r"'caf\udce9'"
+    assert len(shown("x" * 9000)) < 200
+
+
+@pytest.mark.parametrize(
+    "text", ["<!---->" * 2000 + "x", "<!--" * 9000, "<a" * 20_000, "[" * 60_000]
+)
+def test_no_text_takes_long_to_be_told_from_markup(text: str) -> None:
+    assert corpora.kinds.markup("a.txt", text) is None
