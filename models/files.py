@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from models.errors import UserError
+from models.reading import Missing, Unreadable, read_object, regular
+
+MANIFEST = 1 << 10  # bytes that one may have
 
 
 @contextmanager
@@ -74,7 +77,7 @@ def write_text(path: Path, text: str) -> None:
 
 def sha256(path: Path) -> str:
     """Hexadecimal digest of a file's contents."""
-    with path.open("rb") as file:
+    with regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -90,20 +93,36 @@ def write_manifest(path: Path, source: Path | None = None) -> None:
     write_text(manifest_path(path), json.dumps(manifest) + "\n")
 
 
+def recorded_digest(path: Path) -> str | None:
+    """SHA-256 of a file as its manifest says, or None."""
+    try:
+        return str(read_object(manifest_path(path), most=MANIFEST).get("sha256"))
+    except Unreadable:
+        return None
+
+
 def damage(path: Path) -> str | None:
     """Why a file with a manifest cannot be trusted, or None."""
-    if not path.is_file():
-        return "no such file"
     try:
-        manifest = json.loads(manifest_path(path).read_text())
-        size, digest = manifest["bytes"], manifest["sha256"]
-    except FileNotFoundError:
-        return f"its manifest {manifest_path(path).name} is missing"
-    except (ValueError, KeyError, TypeError, RecursionError, OSError):
-        return f"its manifest {manifest_path(path).name} is unreadable"
-    if path.stat().st_size != size:
-        return f"{path.stat().st_size} bytes instead of {size}"
-    if sha256(path) != digest:
+        with regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+        return _differs(path, size, manifest_path(path))
+    except Unreadable as error:
+        return error.reason
+
+
+def _differs(path: Path, size: int, manifest: Path) -> str | None:
+    try:
+        found = read_object(manifest, most=MANIFEST)
+    except Missing:
+        return f"its manifest {manifest.name} is missing"
+    except Unreadable as error:
+        return f"its manifest {manifest.name} is unreadable: {error.reason}"
+    if not {"bytes", "sha256"} <= found.keys():
+        return f"its manifest {manifest.name} is unreadable: it names no bytes and no sha256"
+    if size != found["bytes"]:
+        return f"{size} bytes instead of {found['bytes']!s:.40}"
+    if sha256(path) != found["sha256"]:
         return "its SHA-256 differs from its manifest"
     return None
 

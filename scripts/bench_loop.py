@@ -41,7 +41,8 @@ from training.module import LanguageModel
 from training.monitor import Monitor
 from training.optim import build_optimizer, build_schedule
 from training.processes import Member
-from training.run import build_trainer, fit, quiet
+from training.quiet import quiet
+from training.run import build_trainer, fit
 from training.signals import Signals
 from training.throughput import Throughput
 
@@ -207,7 +208,7 @@ def shared_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> tuple[float
     seconds for which saving held it up."""
     with tempfile.TemporaryDirectory() as folder:
         identity = {"model": asdict(spec), "data": corpus.fingerprint}
-        saver = Checkpointer(RunFolder(Path(folder)), conf, identity, Signals(), Member(), None)
+        saver = Checkpointer(RunFolder(Path(folder)), conf, identity, {}, Signals(), Member(), None)
         metrics = JsonlLogger(Path(folder) / "metrics.jsonl")
         _, _, monitor = fit(conf, spec, corpus, saver, Ledger(), [metrics])
     tokens_per_step = conf.data.batch_size * conf.data.length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ from torch import Tensor
 
 from models import checkpoints
 from models.errors import UserError
+from models.files import damage
 from models.formats.tensor_files import read_torch
+from models.registry import ModelSpec
 from training.folder import RunFolder
+from training.proof import Unfit, check_plain, check_whole
 
 
 def path_of(folder: RunFolder, step: int) -> Path:
@@ -20,8 +24,7 @@ def path_of(folder: RunFolder, step: int) -> Path:
 
 def step_of(path: Path) -> int:
     """The optimizer step in a checkpoint's name; 0 for another name."""
-    found = checkpoints.PATTERN.fullmatch(path.name)
-    return int(found[1]) if found else 0
+    return checkpoints.step_of(path)
 
 
 def saved(folder: RunFolder) -> list[Path]:
@@ -29,9 +32,9 @@ def saved(folder: RunFolder) -> list[Path]:
     return checkpoints.saved(folder.path)
 
 
-def newest(folder: RunFolder) -> Path | None:
+def newest(folder: RunFolder, problem_of: Callable[[Path], str | None] = damage) -> Path | None:
     """The newest undamaged checkpoint; see `models.checkpoints.newest`."""
-    return checkpoints.newest(folder.path)
+    return checkpoints.newest(folder.path, problem_of)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -39,7 +42,24 @@ def read(path: Path) -> dict[str, Any]:
     content = read_torch(path)
     if not isinstance(content, dict) or not {"crossover", "global_step"} <= content.keys():
         raise UserError(f"{path} is not a Crossover checkpoint")
+    try:
+        check_plain(content, path.stat().st_size)
+    except Unfit as error:
+        raise UserError(f"{path} is not a Crossover checkpoint ({error})") from None
     return snapshot(content)
+
+
+def read_whole(path: Path, spec: ModelSpec, precision: str | None) -> dict[str, Any]:
+    """As `read`, for a training that restores everything; see `training.proof.check_whole`.
+
+    Raises `UserError` if something is missing or wrong.
+    """
+    content = read(path)
+    try:
+        check_whole(content, spec, precision)
+    except Unfit as error:
+        raise UserError(f"{error}: it cannot be restored") from None
+    return content
 
 
 def snapshot(tree: Any) -> Any:

@@ -16,6 +16,7 @@ from training.checkpoint import path_of, saved
 from training.folder import RunFolder
 from training.machine import machine, warn_of_other_bits
 from training.processes import Member
+from training.proof import FORMAT
 from training.random_state import random_state, set_random_state
 from training.saving import BackgroundIO
 from training.signals import Preempted, Signals
@@ -32,7 +33,8 @@ class Checkpointer(lightning.Callback):
 
     A step that ends in a validation is saved after it, so that whoever continues there neither
     repeats the validation nor leaves it out. With each checkpoint travel the state of every
-    process's random generators and `identity`: plain values that a resuming run must share.
+    process's random generators and plain values: `identity`, which whoever resumes must share, and
+    `decided_by`, which a run that continues by itself must share.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class Checkpointer(lightning.Callback):
         folder: RunFolder,
         conf: TrainConf,
         identity: dict[str, Any],
+        decided_by: dict[str, Any],
         signals: Signals,
         member: Member,
         start: dict[str, Any] | None,
     ) -> None:
         """`start` is the content of the checkpoint to continue from."""
-        self.folder, self._conf, self._identity = folder, conf.checkpoint, identity
+        self.folder, self._conf = folder, conf.checkpoint
+        self._identity, self._decided_by = identity, decided_by
         self._val_every = conf.training.val_every
         self._signals = signals
         self._start = start
@@ -98,10 +102,13 @@ class Checkpointer(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["crossover"] = {
+            "format": FORMAT,
             "identity": self._identity,
+            "run": self._decided_by,
             "random": self.member.gather(random_state()),
             "best": self._best,
             "ledger": pl_module.ledger.as_dict(),
+            "moments": len((checkpoint["optimizer_states"][0] or {}).get("state", {})),
             "machine": machine(pl_module.device, self.member.world),
         }
 
@@ -156,6 +163,7 @@ class Checkpointer(lightning.Callback):
             write_text(self.folder.best, json.dumps({"file": path.name, **best}) + "\n")
             kept.append(path)
         for path in paths:
-            if path not in kept:  # the manifest goes last: a checkpoint without one is passed over
+            if path not in kept and not path.is_dir():
+                # The manifest goes last: a checkpoint without one is passed over.
                 path.unlink(missing_ok=True)
                 manifest_path(path).unlink(missing_ok=True)

@@ -12,14 +12,21 @@ runs/[GROUP/]NAME/
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models import checkpoints
 from models.errors import UserError
-from models.files import sweep, write_text
+from models.files import recorded_digest, sweep, write_text
+from models.reading import Missing, Unreadable, read_object, regular
+
+log = logging.getLogger("crossover")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -82,16 +89,62 @@ class RunFolder:
     def summary_path(self) -> Path:
         return self.path / "summary.json"
 
-    def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run, or None; one that cannot be read is written again."""
-        try:
-            found = json.loads(self.summary_path.read_text())
-        except (FileNotFoundError, ValueError, RecursionError):
-            return None
-        return found if isinstance(found, dict) and "steps" in found else None
+    def check(self) -> None:
+        """Raise `UserError` if where the run keeps a file there is something that is none, or
+        where it keeps a folder something else."""
+        for path in (self.config, self.metrics, self.tokenizer, self.start, self.summary_path):
+            self._must_be_file(path)
+        for path in (self.checkpoints, self.path / "wandb"):
+            if os.path.lexists(path) and not path.is_dir():
+                raise UserError(f"{path} is not a folder: move it away, and the run goes on")
+        self._must_be_file(self.best)
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
-        write_text(self.summary_path, json.dumps(summary, indent=2) + "\n")
+    def _must_be_file(self, path: Path) -> None:
+        try:
+            with regular(path):
+                pass
+        except Missing:
+            pass
+        except Unreadable as error:
+            raise UserError(f"{error}: move it away, and the run goes on") from None
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run, or None. One that cannot be read, was changed or is of
+        another run's checkpoint is told, and will be written again."""
+        try:
+            found = read_object(self.summary_path)
+        except Missing:
+            return None
+        except Unreadable as error:
+            log.warning("%s: it will be written again", error)
+            return None
+        steps = found.get("steps")
+        if type(steps) is not int or steps < 1:
+            problem = "steps is missing or wrong"
+        elif "sha256" in found and found["sha256"] != _seal(found):
+            problem = "it was changed after it was written"
+        elif self._is_of_another(steps, found.get("checkpoint_sha256")):
+            problem = "it is not of the checkpoint that lies here"
+        else:
+            return found
+        log.warning("%s: %s: it will be written again", self.summary_path, problem)
+        return None
+
+    def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Write it, with the digest of the newest checkpoint and its own; what was written."""
+        paths = checkpoints.saved(self.path)
+        sealed = {**summary, "checkpoint_sha256": recorded_digest(paths[-1]) if paths else None}
+        sealed["sha256"] = _seal(sealed)
+        write_text(self.summary_path, json.dumps(sealed, indent=2) + "\n")
+        return sealed
+
+    def _is_of_another(self, steps: int, digest: str | None) -> bool:
+        """Whether a run of so many steps cannot have ended in the checkpoints here."""
+        paths = checkpoints.saved(self.path)
+        if digest is None or not paths:
+            return False
+        newest = checkpoints.step_of(paths[-1])
+        return newest <= steps and recorded_digest(paths[-1]) != digest
 
     def sweep(self) -> None:
         """Delete what a killed process was still writing; only for the owner of the run."""
@@ -108,6 +161,12 @@ class RunFolder:
     def set_aside(self) -> Path | None:
         """Rename an existing folder to NAME.old-K, so that a fresh start loses nothing."""
         return self.path.rename(self.aside()) if self.path.exists() else None
+
+
+def _seal(summary: dict[str, Any]) -> str:
+    """SHA-256 over all the rest of a summary, as JSON gives it back."""
+    rest = {key: value for key, value in summary.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def resume_target(resume: str, runs_dir: str) -> Path:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from conf.schema import TrainConf
 from models.errors import UserError
+from models.reading import Missing, Unreadable, read_yaml
 from models.registry import ModelSpec
 from training.folder import RunFolder
+
+log = logging.getLogger("crossover")
+
+SHOWN = 8  # differences that a message names
+NAMES = ("name", "group")  # of a run, which decide nothing
 
 # What may differ between the start of a run and its continuation; anything else is another run.
 CHANGEABLE = (
@@ -45,26 +51,33 @@ def describe(conf: TrainConf, spec: ModelSpec) -> dict[str, Any]:
     return {**asdict(conf), "model": asdict(spec)}
 
 
+def deciding(described: dict[str, Any]) -> dict[str, Any]:
+    """What of a configuration decides the bits that training ends in, besides the model: by dotted
+    key. A checkpoint holds it, and only a run with the same continues from it by itself."""
+    return {
+        key: value
+        for key, value in flatten(described).items()
+        if key not in NAMES and not key.startswith((*CHANGEABLE, "model."))
+    }
+
+
 def check_same_run(folder: RunFolder, described: dict[str, Any]) -> None:
     """Raise `UserError` if the folder belongs to a run with another configuration."""
-    if not folder.config.is_file():
-        return
     try:
-        before = flatten(yaml.safe_load(folder.config.read_text()))
-    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        before = flatten(read_yaml(folder.config))
+    except Missing:
+        return
+    except Unreadable as error:
         raise UserError(
-            f"{folder.config} is damaged or not a run's configuration ({reason})"
+            f"{folder.config} is damaged or not a run's configuration ({error.reason}). Move it "
+            "away, and the checkpoints alone decide whose they are; or resume=never starts again "
+            "(the old folder is kept aside)"
         ) from None
     now = flatten(described)
-    different = [
-        f"{key}={before.get(key)!r} then, {now.get(key)!r} now"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and not key.startswith(CHANGEABLE)
-    ]
-    if different:
+    keys = {key for key in (*before, *now) if not key.startswith(CHANGEABLE)}
+    if different := differences(before, now, keys, "then", "now"):
         raise UserError(
-            f"{folder.path} was started with another configuration ({'; '.join(different)}). "
+            f"{folder.path} was started with another configuration ({different}). "
             "Choose another name=, or resume=never to start again (the old folder is kept aside)"
         )
 
@@ -74,18 +87,70 @@ def check_checkpoint(path: Path, content: dict[str, Any], identity: dict[str, An
 
     Raises `UserError` if it belongs to another model or corpus.
     """
-    found = content["crossover"].get("identity", {})
-    theirs, ours = flatten(found.get("model", {})), flatten(identity["model"])
-    different = [
-        f"model.{key}={theirs.get(key)!r} there, {ours.get(key)!r} here"
-        for key in sorted({*theirs, *ours})
-        if theirs.get(key) != ours.get(key) and key != "size"
-    ]
-    if found.get("data") != identity["data"]:
-        different.append("another corpus or tokenizer")
-    if different:
-        raise UserError(f"checkpoint {path} belongs to another run: {'; '.join(different)}")
+    found = content["crossover"]["identity"]
+    theirs, ours = flatten(found["model"], "model."), flatten(identity["model"], "model.")
+    parts = [differences(theirs, ours, {*theirs, *ours} - {"model.size"}, "there", "here")]
+    if found["data"] != identity["data"]:
+        parts.append("another corpus or tokenizer")
+    if different := "; ".join(filter(None, parts)):
+        raise UserError(f"checkpoint {path} belongs to another run: {different}")
     return int(content["global_step"])
+
+
+def check_continues(
+    path: Path, content: dict[str, Any], ours: dict[str, Any], parent: dict[str, Any] | None
+) -> None:
+    """Raise `UserError` unless the checkpoint at `path` was written by this very run.
+
+    That is one whose `deciding` is `ours`, begun as a branch of `parent` (`path`, `step` and
+    `sha256`) or of none. One that does not know what it was trained with is believed, and said so.
+    """
+    own = content["crossover"]
+    if "run" not in own:
+        log.warning(
+            "checkpoint %s was written before checkpoints knew the configuration that they were "
+            "trained with: taken for one of this run",
+            path,
+        )
+        return
+    different = differences(own["run"], ours, {*own["run"], *ours}, "there", "here")
+    theirs = own["ledger"]["parent"]
+    # One from before the branch is of the run that the branch has left.
+    is_before = parent is not None and content["global_step"] <= parent["step"]
+    if not different and _left(theirs) != _left(parent) and not is_before:
+        different = f"{_begun(theirs)} there, {_begun(parent)} here"
+    if different:
+        raise UserError(
+            f"checkpoint {path} is of another run ({different}): going on from it would end in "
+            f"other bits than this run. resume={path} begins a branch from it, which is recorded; "
+            f"or move {path.parent} away, and this run starts again"
+        )
+
+
+def differences(
+    theirs: dict[str, Any], ours: dict[str, Any], keys: Iterable[str], there: str, here: str
+) -> str:
+    """The first few of `keys` in which two configurations differ, with both values."""
+    different = [
+        f"{key}={theirs.get(key)!r:.60} {there}, {ours.get(key)!r:.60} {here}"
+        for key in sorted(keys)
+        if not _same(theirs.get(key), ours.get(key))
+    ]
+    more = [f"and {len(different) - SHOWN} more"] if len(different) > SHOWN else []
+    return "; ".join(different[:SHOWN] + more)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, and not only as 1 and True are."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _left(parent: dict[str, Any] | None) -> Any:
+    return parent and (parent["step"], parent["sha256"])
+
+
+def _begun(parent: dict[str, Any] | None) -> str:
+    return f"a branch of {parent['path']}" if parent else "begun from nothing"
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

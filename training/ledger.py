@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from conf.schema import TrainConf
+from models.reading import Unreadable, read_yaml
 
 
 @dataclass
@@ -84,7 +83,7 @@ def tokens_of(order: dict[str, Any]) -> int:
 def _configured(path: Path) -> dict[str, Any] | None:
     """The order that the run around a checkpoint is configured for, if all its steps follow it."""
     try:
-        conf = yaml.safe_load((path.parent.parent / "config.yaml").read_text())
+        conf = read_yaml(path.parent.parent / "config.yaml")
         if conf["resume"] not in ("auto", "never"):  # its first steps were those of another run
             return None
         return {
@@ -93,5 +92,5 @@ def _configured(path: Path) -> dict[str, Any] | None:
             "batch_size": conf["data"]["batch_size"],
             "accumulate": conf["trainer"]["accumulate_grad_batches"],
         }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
+    except (Unreadable, KeyError, TypeError):
         return None

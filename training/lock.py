@@ -8,15 +8,20 @@ import json
 import logging
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from models.errors import UserError
+from models.reading import read_object
 from training.folder import RunFolder
 
 log = logging.getLogger("crossover")
+
+FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+NOT_A_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV)  # a folder, a link, a device
 
 
 @contextmanager
@@ -45,9 +50,18 @@ def _acquire(folder: RunFolder) -> int:
     while True:
         folder.path.mkdir(parents=True, exist_ok=True)
         try:
-            file = os.open(folder.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = os.open(folder.lock, FLAGS, 0o644)
         except FileNotFoundError:  # another process has just removed the folder it had made
             continue
+        except OSError as error:
+            if error.errno in NOT_A_FILE:
+                raise UserError(
+                    f"{folder.lock} is not a file of ours ({error.strerror}): move it away"
+                ) from None
+            raise
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise UserError(f"{folder.lock} is not a file: move it away")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -74,10 +88,11 @@ def _is_still(file: int, path: Path) -> bool:
 def refusal(folder: RunFolder) -> str:
     """Who owns a run, and what to do."""
     try:
-        owner = json.loads(folder.lock.read_text())
+        owner = read_object(folder.lock, most=1 << 10)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["since"]))
-        who = f"process {owner['pid']} on {owner['host']}, since {since}"
-    except (OSError, ValueError, KeyError, TypeError):  # just being written
+        who = f"process {owner['pid']!s:.20} on {owner['host']!s:.100}, since {since}"
+    except (UserError, OSError, ValueError, KeyError, TypeError, OverflowError):
+        # just being written
         who = "another process"
     return (
         f"{folder.path} is being worked on by {who}. Wait for it or stop it, "

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -11,18 +14,34 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from models.files import write_text
+from models.files import atomic, write_text
+from models.reading import Line, Missing, read_lines
+
+log = logging.getLogger("crossover")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; a last line torn by a crash is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    """The rows of a metrics file; a line that is none, as the last one after a crash, is left out.
+
+    Raises `models.reading.Unreadable` if something else lies in its place.
+    """
+    try:
+        return [one.value for one in read_lines(path) if one.value and not problem_of(one)]
+    except Missing:
+        return []
+
+
+def problem_of(line: Line) -> str:
+    """Why a line is no row of a metrics file; empty for one that is."""
+    if line.value is None:
+        return line.problem
+    step = line.value.get("step")
+    if type(step) is not int or not 0 <= step < 1 << 63:
+        return f"no row: its step is {step!r:.40}"
+    for key, value in line.value.items():
+        if value is not None and type(value) not in (int, float):
+            return f"no row: {key[:40]!r} is no number"
+    return ""
 
 
 class JsonlLogger(Logger):
@@ -55,7 +74,34 @@ class JsonlLogger(Logger):
             raise OSError(error.errno, error.strerror, str(self._path)) from None
 
     @rank_zero_only
-    def rewind(self, step: int) -> None:
-        """Drop rows after `step`: a resumed run writes them again."""
-        rows = [row for row in read_rows(self._path) if row["step"] <= step]
-        write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+    def rewind(self, step: int, is_branch: bool = False) -> None:
+        """Drop rows after `step`: a resumed run writes them again.
+
+        Lines that are no rows are left out and told, and the file as it was is kept beside it; only
+        the last line may be cut short, as a killed process leaves it.
+        """
+        damaged = []
+        try:
+            with atomic(self._path) as file:
+                for line in read_lines(self._path):
+                    if (problem := problem_of(line)) and line.ended:
+                        damaged.append(f"line {line.number}: {problem}")
+                    elif not problem and line.value and line.value["step"] <= step:
+                        file.write(json.dumps(line.value).encode() + b"\n")
+                if damaged:
+                    self._keep(damaged)
+        except Missing:
+            write_text(self._path, "")
+            if step and not is_branch:
+                log.warning("%s: no such file: what was logged up to here is lost", self._path)
+
+    def _keep(self, damaged: list[str]) -> None:
+        number = 1
+        while os.path.lexists(aside := self._path.with_name(f"metrics.damaged-{number}.jsonl")):
+            number += 1
+        shutil.copyfile(self._path, aside)
+        more = f"; and {len(damaged) - 1} more lines" if len(damaged) > 1 else ""
+        log.warning(
+            "%s, %s%s: left out; the file as it was is now %s",
+            self._path, damaged[0], more, aside.name,
+        )  # fmt: skip

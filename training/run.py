@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
@@ -21,10 +20,10 @@ from conf.schema import TrainConf
 from data.batches import Batches
 from data.store import Corpus, prepare
 from models.errors import UserError
-from models.files import write_text
+from models.files import replacing, write_text
 from models.registry import ModelSpec, build, nature
 from models.spans import sequence_parallel
-from training.checkpoint import read, saved
+from training.checkpoint import read, read_whole, saved
 from training.checkpointer import Checkpointer
 from training.datamodule import Tokens
 from training.digest import digest
@@ -32,7 +31,14 @@ from training.evaluate import full_validation
 from training.faults import explained, let_go
 from training.folder import RunFolder
 from training.guard import Guard
-from training.identity import check_checkpoint, check_same_run, describe, flatten
+from training.identity import (
+    check_checkpoint,
+    check_continues,
+    check_same_run,
+    deciding,
+    describe,
+    flatten,
+)
 from training.launched import launched, processes_of
 from training.ledger import Ledger
 from training.lock import owned
@@ -41,6 +47,7 @@ from training.metrics import JsonlLogger
 from training.module import LanguageModel
 from training.monitor import Monitor, peak_memory
 from training.processes import Member, Team, alone, team
+from training.quiet import quiet
 from training.reading import Reading
 from training.signals import STOPPED, Preempted, Signals, requeue
 from training.start import Begun, Start, begin, choose, goes_on, is_finished
@@ -133,20 +140,31 @@ def _lead(
     folder.sweep()
     corpus = prepare(conf.data)
     spec = replace(spec, config={**spec.config, "vocab_size": corpus.vocab_size})
-    start = choose(conf.resume, folder, conf.runs_dir)
-    content = None if start.path is None else read(start.path)
+    folder.check()
+
+    def restorable(path: Path, branch: bool) -> dict[str, Any]:
+        return read_whole(path, spec, None if branch else conf.trainer.precision)
+
+    start = choose(conf.resume, folder, conf.runs_dir, restorable)
+    content = start.content
     identity = {"model": asdict(spec), "data": corpus.fingerprint}
+    decided_by = deciding(describe(conf, spec))
     step = 0
     if start.path is not None and content is not None:
         step = check_checkpoint(start.path, content, identity)
+        if start.parent is None:
+            begun = Begun.read(folder)
+            parent = asdict(begun.parent) if begun and begun.parent else None
+            check_continues(start.path, content, decided_by, parent)
         start = _check_steps(conf, start, step)
     begin(start, conf.resume, folder)
     begun = Begun.read(folder)
 
     write_text(folder.config, yaml.safe_dump(describe(conf, spec), sort_keys=False))
-    corpus.tokenizer.save(folder.tokenizer)
+    with replacing(folder.tokenizer) as aside:
+        corpus.tokenizer.save(aside)
     metrics = JsonlLogger(folder.metrics)
-    metrics.rewind(step)
+    metrics.rewind(step, is_branch=start.parent is not None)
     if start.parent is not None:
         log.warning("%s: a branch of %s from step %d", folder.path, start.path, step)
     elif step:
@@ -160,7 +178,7 @@ def _lead(
     path = start.path
     with start_tracker(conf, spec, folder) as tracker:
         with gather(_follow, conf, spec, folder, path) as member:
-            saver = Checkpointer(folder, conf, identity, signals, member, content)
+            saver = Checkpointer(folder, conf, identity, decided_by, signals, member, content)
             ledger = Ledger.of(conf, content, path, step_flops(conf, spec))
             ledger.parent = asdict(begun.parent) if begun and begun.parent else None
             trainer, module, monitor = fit(conf, spec, corpus, saver, ledger, [metrics, tracker])
@@ -169,7 +187,7 @@ def _lead(
             module.model = whole(spec, content).to(module.device)
         summary = summarise(conf, spec, corpus, trainer, module, monitor)
         summary["digest"] = digest(content)
-        folder.write_summary(summary)
+        summary = folder.write_summary(summary)
         tracker.summary(summary)
         upload = conf.wandb.log_checkpoint
         tracker.artifact(f"checkpoint-{folder.name}", "model", saved(folder)[-1:], upload)
@@ -182,7 +200,7 @@ def _follow(
     """The run as any further process sees it."""
     with Signals(quiet=True) as signals, explained(conf, spec, folder):
         content = None if path is None else read(path)
-        saver = Checkpointer(folder, conf, {}, signals, member, content)
+        saver = Checkpointer(folder, conf, {}, {}, signals, member, content)
         ledger = Ledger.of(conf, content, path, step_flops(conf, spec))
         fit(conf, spec, prepare(conf.data), saver, ledger, [])
 
@@ -353,21 +371,3 @@ def summarise(
         "backends": model.backends(),
         "peak_bytes": peak_memory(module.device),
     }
-
-
-class quiet(warnings.catch_warnings):
-    """Silence advice of Lightning's that does not apply here; errors still come through."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        for pattern in (
-            ".*does not have many workers.*",
-            ".*isinstance.treespec.*",
-            ".*litlogger.*",
-            "Since DeepSpeed handles gradient clipping internally.*",  # our hook knows
-            ".*torch.distributed.* is deprecated.*",  # DeepSpeed's calls
-            ".*FSDP2-wrapped module.*view.*",  # no model changes its stream in place
-        ):
-            warnings.filterwarnings("ignore", pattern)

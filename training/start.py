@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from models.errors import UserError
-from models.files import damage, manifest_path, write_text
+from models.files import damage, manifest_path, recorded_digest, write_text
+from models.reading import Missing, Unreadable, read_object
 from training.checkpoint import newest, saved, step_of
 from training.folder import RunFolder, resume_target
+from training.proof import Unfit, check_parent
 
 log = logging.getLogger("crossover")
+
+Read = Callable[[Path, bool], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Parent:
     @classmethod
     def of(cls, path: Path) -> Parent:
         """Of an undamaged checkpoint."""
-        return cls(str(path), step_of(path), _digest(path) or "")
+        return cls(str(path), step_of(path), recorded_digest(path) or "")
 
 
 @dataclass(frozen=True)
@@ -44,13 +52,27 @@ class Begun:
 
     @classmethod
     def read(cls, folder: RunFolder) -> Begun | None:
-        """None if the run was begun from nothing, or before this was written down."""
+        """None if the run was begun from nothing, or before this was written down.
+
+        Raises `UserError` if what is written there makes no sense.
+        """
         try:
-            found = json.loads(folder.start.read_text())
-            parent = found["parent"]
-            return cls(str(found["resume"]), Parent(**parent) if parent else None)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            found = read_object(folder.start)
+            resume, parent = found.get("resume"), found.get("parent")
+            if not isinstance(resume, str) or "\0" in resume:
+                raise Unfit("resume is missing or wrong")
+            if parent is not None:
+                check_parent(parent, "parent")
+            return cls(resume, Parent(**parent) if parent else None)
+        except Missing:
             return None
+        except (Unreadable, Unfit) as error:
+            reason = error.reason if isinstance(error, Unreadable) else error
+            raise UserError(
+                f"{folder.start} is damaged ({reason}): it says from which checkpoint this run was "
+                "begun. Move it away, and resume=CHECKPOINT begins that branch again; a run that "
+                "is no branch goes on without it"
+            ) from None
 
     def write(self, folder: RunFolder) -> None:
         write_text(folder.start, json.dumps(asdict(self), indent=2) + "\n")
@@ -59,14 +81,14 @@ class Begun:
         """Whether a command with this `resume` has begun it: the same branch of the same file."""
         if self.parent is None:
             return resume == self.resume
-        same_file = Path(resume).resolve() == Path(self.parent.path).resolve()
+        same_file = os.path.realpath(resume) == os.path.realpath(self.parent.path)
         if resume != self.resume and not same_file:
             return False
         try:
             target = resume_target(resume, runs_dir)
         except UserError:  # the parent may have gone on, and deleted it
             return True
-        return not target.is_file() or _digest(target) in (None, self.parent.sha256)
+        return not target.is_file() or recorded_digest(target) in (None, self.parent.sha256)
 
 
 @dataclass(frozen=True)
@@ -75,6 +97,8 @@ class Start:
 
     path: Path | None
     """The checkpoint to continue from; None to begin from nothing."""
+    content: dict[str, Any] | None = None
+    """What is in it."""
     parent: Parent | None = None
     """Set where a branch begins: `path` is not the latest that this run has written."""
     all_damaged: bool = False
@@ -86,12 +110,10 @@ def is_finished(folder: RunFolder, max_steps: int, resume: str, runs_dir: str) -
     summary = folder.summary()
     if summary is None or summary["steps"] < max_steps:
         return False
+    if resume in ("auto", "never") or _is_own(folder, resume, runs_dir):
+        return True
     begun = Begun.read(folder)
-    return (
-        resume in ("auto", "never")
-        or (begun is not None and begun.is_by(resume, runs_dir))
-        or _is_own(folder, resume, runs_dir)
-    )
+    return begun is not None and begun.is_by(resume, runs_dir)
 
 
 def goes_on(folder: RunFolder) -> bool:
@@ -100,37 +122,59 @@ def goes_on(folder: RunFolder) -> bool:
     return begun is not None and begun.resume == "never" and folder.summary() is None
 
 
-def choose(resume: str, folder: RunFolder, runs_dir: str) -> Start:
+def choose(resume: str, folder: RunFolder, runs_dir: str, read: Read) -> Start:
     """The undamaged checkpoint to start from.
 
-    `resume` is auto, never, a checkpoint's path, or a run: its name, GROUP/NAME or folder. This is
-    the one place where a resuming run hashes a checkpoint. Raises `UserError` if what was asked
-    for is not there or cannot be trusted.
+    `resume` is auto, never, a checkpoint's path, or a run: its name, GROUP/NAME or folder. `read`
+    gives what is in one, for a branch or not, and raises `UserError` if that cannot be restored.
+    This is the one place where a resuming run hashes a checkpoint. Raises `UserError` if what was
+    asked for is not there or cannot be trusted.
     """
     begun = Begun.read(folder)
+    contents: dict[Path, dict[str, Any]] = {}
+
+    def problem_of(path: Path, branch: bool) -> str | None:
+        if (problem := damage(path)) is not None:
+            return problem
+        try:
+            contents[path] = read(path, branch)
+        except UserError as error:
+            return str(error)
+        return None
+
+    def own() -> Start:
+        path = newest(folder, partial(problem_of, branch=False))
+        if path is None:
+            return Start(None)
+        # A branch of its own checkpoints that has not saved anything yet begins again.
+        is_parent = begun and begun.parent and recorded_digest(path) == begun.parent.sha256
+        return Start(path, contents[path], begun.parent if begun and is_parent else None)
+
     if resume == "never":
         try:
-            return Start(newest(folder))
+            return own()
         except UserError as error:
             log.warning("%s", error)
             return Start(None, all_damaged=True)
     if resume == "auto" or _is_own(folder, resume, runs_dir):
-        if (own := newest(folder)) is not None:
-            return Start(own)
+        if (start := own()).path is not None:
+            return start
         if begun is None or begun.parent is None:
-            return Start(None)
+            return start
         resume = begun.parent.path  # a branch that has not saved anything yet
     elif begun is not None and begun.parent is not None and begun.is_by(resume, runs_dir):
-        own = newest(folder)
-        if own is not None and step_of(own) > begun.parent.step:
-            return Start(own)
+        start = own()
+        if start.path is not None and step_of(start.path) > begun.parent.step:
+            return start
     target = resume_target(resume, runs_dir)
-    path = target if target.is_file() else newest(RunFolder(target))
+    path: Path | None = target
+    if not target.is_file():
+        path = newest(RunFolder(target), partial(problem_of, branch=True))
+    elif problem := problem_of(target, branch=True):
+        raise UserError(f"checkpoint {target}: {problem}")
     if path is None:
         raise UserError(f"resume={resume}: {target} has no checkpoint yet: train it first")
-    if target.is_file() and (problem := damage(path)):
-        raise UserError(f"checkpoint {path}: {problem}")
-    return Start(path, Parent.of(path))
+    return Start(path, contents[path], Parent.of(path))
 
 
 def begin(start: Start, resume: str, folder: RunFolder) -> None:
@@ -148,6 +192,22 @@ def begin(start: Start, resume: str, folder: RunFolder) -> None:
             Begun(again, start.parent).write(folder)
     elif resume == "never" and start.path is None:
         Begun(resume).write(folder)
+    elif start.path is not None:
+        for path in saved(folder):
+            if step_of(path) > step_of(start.path):
+                _pass_over(path)
+
+
+def _pass_over(path: Path) -> None:
+    """Give a damaged checkpoint a name by which nobody takes it for the newest."""
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    manifest = manifest_path(path)
+    if os.path.lexists(manifest):
+        manifest.rename(aside.with_name(f"{manifest.name}.damaged-{number}"))
+    path.rename(aside)
+    log.warning("checkpoint %s is now %s", path, aside.name)
 
 
 def _set_aside(folder: RunFolder, paths: list[Path]) -> None:
@@ -186,11 +246,3 @@ def _is_own(folder: RunFolder, resume: str, runs_dir: str) -> bool:
     except UserError:
         return False
     return target.is_dir() and target.resolve() == folder.path.resolve()
-
-
-def _digest(path: Path) -> str | None:
-    """Of a checkpoint's content, as its manifest says."""
-    try:
-        return str(json.loads(manifest_path(path).read_text())["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import netrc
+import re
 import secrets
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from conf.schema import WandbConf
 from models.files import write_text
+from models.reading import Missing, Unreadable, read_text
 
 log = logging.getLogger("crossover")
 
@@ -30,6 +32,7 @@ TRAIN_AXES = {"train/*": "trainer/global_step", "val/*": "trainer/global_step"}
 PROBE_AXES = {"probe/*": "context_length"}
 START_SECONDS = 30.0  # to reach the server, before recording offline
 DEAD = (ConnectionResetError, BrokenPipeError)  # what talking to a dead process raises
+ID = re.compile(r"[\w-]{1,128}", re.ASCII)
 RECENT = 1000  # rows
 REVIVALS = 3  # of wandb's process, per run
 FINISH_SECONDS = 600.0  # for uploads at the end; what is left stays on disk for `wandb sync`
@@ -64,9 +67,18 @@ def run_id(path: Path) -> str:
 
     It starts with the run's name, because `wandb leet` lists runs by their ids.
     """
-    if not path.is_file():
-        write_text(path, f"{path.stem[:48]}-{secrets.token_hex(4)}\n")
-    return path.read_text().strip()
+    try:
+        found = read_text(path, most=1 << 10).strip()
+        if ID.fullmatch(found):
+            return found
+        problem = f"{path}: no id of wandb's"
+    except Unreadable as error:
+        problem = "" if isinstance(error, Missing) else str(error)
+    if problem:
+        log.warning("%s: another wandb run begins", problem)
+    found = f"{path.stem[:48]}-{secrets.token_hex(4)}"
+    write_text(path, f"{found}\n")
+    return found
 
 
 class Tracker(Logger):
