@@ -117,7 +117,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_json(text: str) -> Any:
     """The plain value in a text. Raises `ValueError` that says in a few words what is wrong."""
     try:
-        return _plain(json.loads(text, parse_int=_whole, parse_float=_number))
+        return _plain(json.loads(text, **_STRICT))
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}: " if error.lineno > 1 else ""
         raise ValueError(f"{line}not JSON ({error.msg} at character {error.colno})") from None
@@ -137,20 +137,20 @@ class Line:
     """By a newline; the last line of a killed process may not be."""
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """Every line of a file with one JSON object in each, in constant memory.
+def read_lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[Line]:
+    """Every line, of at most `longest` bytes, of a file with one JSON object in each.
 
     Raises `Missing` or `Unreadable` where the file is none that can be read.
     """
     with regular(path) as file:
         number = 0
-        while content := file.readline(LONGEST_LINE + 1):
+        while content := file.readline(longest + 1):
             number += 1
             ended = content.endswith(b"\n")
-            if len(content) > LONGEST_LINE:
-                while not ended and (rest := file.readline(LONGEST_LINE)):
+            if len(content) > longest:
+                while not ended and (rest := file.readline(longest)):
                     ended = rest.endswith(b"\n")
-                yield Line(number, None, f"longer than {LONGEST_LINE:,} bytes", ended)
+                yield Line(number, None, f"longer than {longest:,} bytes", ended)
                 continue
             value, problem = _row(content)
             yield Line(number, value, problem, ended)
@@ -191,6 +191,22 @@ def _number(text: str) -> float:
     if abs(value) == float("inf"):
         raise ValueError(f"the number {text:.40} is too large")
     return value
+
+
+def _named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the name {name[:40]!r} stands there twice")
+        found[name] = value
+    return found
+
+
+_STRICT: dict[str, Any] = {
+    "parse_int": _whole,
+    "parse_float": _number,
+    "object_pairs_hook": _named,
+}
 
 
 def _plain(tree: Any) -> Any:

@@ -33,6 +33,7 @@ Report = Callable[[dict[str, Any]], None]
 
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 ALLOCATION_FAILURES = ("can't allocate memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
+LONGEST = 2000  # characters of the message of a failure
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
@@ -151,6 +152,7 @@ def _classify(error: BaseException) -> tuple[str, str]:
     text = str(error)
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     line = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
+    line = line[:LONGEST]
     ran_out = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     if ran_out or any(sign in text for sign in ALLOCATION_FAILURES):
         return OOM, line

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from models.errors import UserError
+from models.reading import Missing, Unreadable
 from probes.fairness import Placed, differences
-from probes.rows import Row, read_lines, said_by
+from probes.rows import TOLD, Row, read_lines
 from probes.scaling.study import swept
+from probes.trainings import read_summary
+
+logger = logging.getLogger("crossover")
+
+MOST_ARMS = 40
+MOST_PAIRS = 100
+"""Comparisons of one report: a hundred take minutes, and nobody reads more."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Material:
     mixed: tuple[str, ...] = ()
     """What differs between rows that were compared all the same (`fairness.differences`)."""
     damaged: tuple[str, ...] = ()
-    """Lines that could not be read and were left out."""
+    """Lines and files that could not be read and were left out, one message for each."""
 
     @property
     def pairs(self) -> list[tuple[Arm, Arm]]:
@@ -103,9 +110,9 @@ def _learning(options: dict[str, Any], kernels: set[str]) -> dict[str, Any]:
 def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Material:
     """Read `probes.jsonl` and `summary.json` of every folder, and of its sub-folders the latter.
 
-    Damaged lines are left out. Raises `UserError` for a folder that is missing, when no folder
-    holds a probe row or a scaling study, and, unless `allow_mixed`, when the rows or trainings must
-    not be compared.
+    Damaged lines and summaries are left out and named. Raises `UserError` for a folder that is
+    missing, when no folder holds a probe row or a scaling study, when there is too much to compare,
+    and, unless `allow_mixed`, when the rows or trainings must not be compared.
     """
     rows: list[Placed] = []
     damaged: list[str] = []
@@ -121,11 +128,18 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Material:
         # Within one file a later row of the same point is its repetition, and replaces it.
         rows += {one.row.key: one for one in placed}.values()
         for path in [folder / "summary.json", *sorted(folder.glob("*/summary.json"))]:
-            if path.is_file():
-                trainings[path.resolve()] = _read_summary(path)
+            try:
+                summary = read_summary(path)
+            except Missing:
+                continue
+            except Unreadable as error:
+                damaged.append(f"{path}: left out, {error.reason}")
+                logger.warning(damaged[-1])
+                continue
+            trainings[path.resolve()] = summary
     if not rows and not swept(trainings.values()):
         names = ", ".join(str(folder) for folder in folders) or "nothing"
-        why = f" ({len(damaged)} damaged lines were left out)" if damaged else ""
+        why = f" ({left_out(damaged)})" if damaged else ""
         raise UserError(
             f"no probe rows in {names}{why}: run scripts/probe.py and give its group folder"
         )
@@ -135,34 +149,28 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Material:
             f"these must not be compared: {'; '.join(mixed)}. Measure them alike, or pass "
             "allow_mixed=true"
         )
-    return Material(
+    material = Material(
         tuple(one.row for one in rows),
         tuple(sorted(trainings.values(), key=lambda run: str(run.get("name")))),
         tuple(arms_of([one.row for one in rows])),
         tuple(mixed),
         tuple(damaged),
     )
+    if len(material.arms) > MOST_ARMS or len(material.pairs) > MOST_PAIRS:
+        raise UserError(
+            f"{len(material.arms)} contestants and variants make {len(material.pairs):,} "
+            f"comparisons, and a report shows at most {MOST_PAIRS} of {MOST_ARMS}: measure fewer "
+            "in one group"
+        )
+    return material
 
 
-def _read_summary(path: Path) -> dict[str, Any]:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not a training summary ({error})") from None
-    if not isinstance(summary, dict) or "contestant" not in summary:
-        raise UserError(f"{path}: not a training summary (it names no contestant)")
-    if "recurrent" not in summary:  # written before models said what they are
-        summary |= said_by(_class_path(path), summary.get("config", {}))
-    return summary
-
-
-def _class_path(summary: Path) -> str | None:
-    """The class path of a run, which its configuration holds."""
-    try:
-        conf = yaml.safe_load((summary.parent / "config.yaml").read_text(encoding="utf-8"))
-        return str(conf["model"]["target"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return None
+def left_out(damaged: Sequence[str]) -> str:
+    """How many lines and files were left out, and the first of them."""
+    count = len(damaged)
+    were = "line or file was" if count == 1 else "lines or files were"
+    more = f"; and {count - TOLD:,} more" if count > TOLD else ""
+    return f"{count:,} damaged {were} left out: {'; '.join(damaged[:TOLD])}{more}"
 
 
 # ---- arms ----------------------------------------------------------------------------------------

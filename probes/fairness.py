@@ -16,6 +16,7 @@ from typing import Any
 from probes.rows import Row
 from probes.scaling.study import swept
 
+MOST = 20  # differences that are told one by one
 SIZE_TOLERANCE = 0.01  # largest relative difference of parameter counts called "the same size"
 
 
@@ -67,14 +68,16 @@ def differences(rows: Sequence[Placed], trainings: Mapping[Path, dict[str, Any]]
         _differing(name, ((read(one.row), one) for one in rows if read(one.row) is not None))
         for name, read in _SAME_IF_KNOWN.items()
     ]
-    return list(filter(None, [*found, *_batches(rows), _sizes(rows), *_trainings(trainings)]))
+    told = list(filter(None, [*found, *_batches(rows), _sizes(rows), *_trainings(trainings)]))
+    more = [f"and {len(told) - MOST:,} more"] if len(told) > MOST else []
+    return [*told[:MOST], *more]
 
 
 def _differing(name: str, values: Iterable[tuple[Any, object]]) -> str:
     """`precision differs: float32 (a.jsonl, line 1) and bfloat16 (b.jsonl, line 2)`, or nothing."""
     places: dict[str, list[object]] = defaultdict(list)
     for value, place in values:
-        places[str(value)].append(place)
+        places[f"{value!s:.200}"].append(place)
     if len(places) < 2:
         return ""
     usual, odd, *more = sorted(places, key=lambda value: -len(places[value]))

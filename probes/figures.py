@@ -17,6 +17,7 @@ from probes.measures import BY_KEY, Measure
 from probes.rows import NOT_TRIED
 
 INK, MUTED, GRID = "#1d2433", "#667085", "#e4e7ec"
+LONGEST = 120  # characters of a name
 RECURRENT = ("#0b6e75", "#3c9a6b", "#2f5fb3", "#7a4fb0")
 ATTENTION = ("#c2491d", "#b8860b", "#a83259", "#7d5a3c")
 FILES = {
@@ -41,6 +42,11 @@ def palette(arms: Sequence[Arm]) -> dict[str, str]:
         for labels, shades in ((cool, RECURRENT), (warm, ATTENTION))
         for place, label in enumerate(labels)
     }
+
+
+def literal(text: str) -> str:
+    """A name that Matplotlib draws as it is: not as mathematics, nor without end."""
+    return (text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…").replace("$", r"\$")
 
 
 def draw_all(material: Material, found: Sequence[Finding], folder: Path) -> list[Path]:
@@ -77,7 +83,7 @@ def _panels(
                 _mark_undecided(axes, runs)
     row = material.rows[0]
     where = f"{row.device.get('name')}, {row.device.get('threads')} threads, {row.precision}"
-    figure.supxlabel(f"{where}, commit {row.commit[:12]}", fontsize=7.5, color=MUTED)
+    figure.supxlabel(literal(f"{where}, commit {row.commit[:12]}"), fontsize=7.5, color=MUTED)
     return figure
 
 
@@ -95,7 +101,7 @@ def _panel(axes: Axes, material: Material, measure: Measure, with_state: bool) -
             _draw_curve(axes, one, colours[one.arm.label], dashes)
         if one.measured:
             last = max(one.measured.values(), key=lambda point: point.length)
-            text = words.name(one.arm) + suffix
+            text = literal(words.name(one.arm)) + suffix
             ends.append((last.length, last.value, text, colours[one.arm.label]))
     title = "Peak training memory, and state (dashed)" if with_state else measure.title
     failed = [one for one in compare.curves(material, measure) if one.failed]

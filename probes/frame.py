@@ -39,7 +39,7 @@ def framed(
     warnings = words.warnings(material)
     known = {
         **parts,
-        "title": title,
+        "title": escape(title),
         "headline": tables.prose(headline),
         "meta": " · ".join(f'<span class="nowrap">{escape(fact)}</span>' for fact in facts if fact),
         "quiet": f'<p class="meta">{tables.prose(quiet)}</p>' if quiet else "",

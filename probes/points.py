@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from conf.schema import PROBES, ProbeConf
 from models.errors import UserError
 from models.registry import ModelSpec
-from probes.rows import label_of
+from probes.rows import SWEEPS, label_of
 
 ONE_SEQUENCE = ("ttft", "decode", "generate", "layer", "operator", "max_batch", "max_batch_train")
 """Probes that a full batch has nothing to add to; they are measured in the batch_1 sweep only."""
-SWEEPS = ("fixed_tokens", "batch_1")
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,10 @@ class Screen:
 
     def __init__(self) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(20), console=Console(), transient=True
+            TextColumn("{task.description}", markup=False),
+            BarColumn(20),
+            console=Console(),
+            transient=True,
         )
         self._bar = self._progress.add_task("", total=1)
 

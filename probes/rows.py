@@ -10,14 +10,38 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from math import inf
+from datetime import datetime
+from functools import cache
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
+from conf.schema import PROBES
+from models import reading
 from models.errors import UserError
+from models.reading import parse_json
 from models.registry import ModelSpec, nature
+from probes.values import (
+    Amount,
+    Bytes,
+    Check,
+    Count,
+    Name,
+    Number,
+    OneOf,
+    Operations,
+    Parameters,
+    Rate,
+    Scalar,
+    Seconds,
+    Text,
+    Within,
+    check_of,
+    misfits,
+    some,
+)
 
 logger = logging.getLogger("crossover")
 
@@ -29,6 +53,10 @@ PREDICTED_OOM = "predicted_oom"
 PREDICTED_TIMEOUT = "predicted_timeout"
 STATUSES = (OK, OOM, TIMEOUT, ERROR, PREDICTED_OOM, PREDICTED_TIMEOUT)
 NOT_TRIED = (PREDICTED_OOM, PREDICTED_TIMEOUT)
+SWEEPS = ("fixed_tokens", "batch_1")
+LONGEST = 16 << 20  # bytes of a line: every single token of a long sweep has its time in it
+MOST_DAMAGED = 1000  # lines of a file that still is one of rows
+TOLD = 5  # of them, one by one
 
 
 def label(contestant: str, options: dict[str, Any]) -> str:
@@ -49,86 +77,86 @@ def label_of(spec: ModelSpec) -> str:
 class Row:
     """One point in one process: what was measured, on what, and every repeat's raw time."""
 
-    probe: str
+    probe: Annotated[str, OneOf(PROBES)]
     """One of `conf.schema.PROBES`; docs/probes.md says what each of them times."""
-    sweep: str
+    sweep: Annotated[str, OneOf(SWEEPS)]
     """`fixed_tokens` (batch = fixed_tokens // context_length) or `batch_1`."""
-    contestant: str
-    size: str
-    target: str
-    config: dict[str, Any]
+    contestant: Name
+    size: Name
+    target: Name
+    config: dict[Name, Any]
     """Name, preset, class path and config fields of the model (`models.registry.ModelSpec`)."""
-    parameters: int | None
-    context_length: int
-    batch: int
-    status: str
+    parameters: Parameters | None
+    context_length: Count
+    batch: Count
+    status: Annotated[str, OneOf(STATUSES)]
     """One of `STATUSES`: a failed point is data too, and so is one that could only have failed."""
-    error: str | None
+    error: Text | None
     """Why the point failed, or what says that it would, in one line."""
-    seconds: list[float]
+    seconds: list[Seconds]
     """Raw repeats: of a whole batch, or of one decoded token (`decode`: mean of each repeat)."""
-    peak_bytes: int | None
-    peak_method: str
-    state_bytes: int | None
+    peak_bytes: Bytes | None
+    peak_method: Text
+    state_bytes: Bytes | None
     """Storage of the real state tensors at `context_length`; `None` in training."""
-    flops: int | None
+    flops: Operations | None
     """Work of one entry of `seconds`, causal convention; training counts forward times 3."""
-    flops_dense: int | None
+    flops_dense: Operations | None
     """The same with every query against every key."""
-    backends: dict[str, str]
-    precision: str
-    seed: int
+    backends: dict[Name, Name]
+    precision: Name
+    seed: Annotated[int, Within(-(2**63), 2**64)]
     """Of weights and tokens, and of the random order the points were measured in."""
-    device: dict[str, Any]
+    device: dict[Name, Scalar]
     """`kind`, `name`, `threads`, `memory_bytes`."""
-    versions: dict[str, str]
-    commit: str
-    load_before: float
+    versions: dict[Name, Name]
+    commit: Name
+    load_before: Amount
     """Load average of the last minute when the point started."""
-    started: str
+    started: Name
     """ISO 8601, UTC."""
-    command: str
-    process: int = 0
+    command: Text
+    process: Number = 0
     """Which of the processes of its point this is, from 0; rows without it come from one."""
-    token_seconds: list[float] = field(default_factory=list)
+    token_seconds: list[Seconds] = field(default_factory=list)
     """`decode`: of every single token, repeat after repeat."""
-    memory: dict[str, int] = field(default_factory=dict)
+    memory: dict[Name, Bytes] = field(default_factory=dict)
     """Peaks in bytes by name: `resident` on a CPU; `allocated`, `reserved`, `device` on a GPU."""
-    energy_joules: float | None = None
+    energy_joules: Annotated[float, Within(0, 1e15)] | None = None
     """Used by the whole device during one entry of `seconds`, idling included."""
-    energy_method: str = "unavailable"
+    energy_method: Text = "unavailable"
     """Which counter, or why there is none."""
-    peak_flops: float | None = None
+    peak_flops: Rate | None = None
     """Operations per second of a matrix product on this device, when the sweep began."""
-    max_batch: int | None = None
+    max_batch: Count | None = None
     """Most sequences that ran within `budget_bytes`."""
-    budget_bytes: int | None = None
-    tried: list[dict[str, Any]] = field(default_factory=list)
+    budget_bytes: Bytes | None = None
+    tried: list[dict[Name, Any]] = field(default_factory=list)
     """Every batch tried on the way: `batch`, `status`, `peak_bytes`, `error`."""
-    cpu_seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[Amount] = field(default_factory=list)
     """CPU time of all threads of this process during each timed repeat; this and the lists below
     have an entry for each of `seconds`, or none where the system does not tell."""
-    involuntary: list[int] = field(default_factory=list)
+    involuntary: list[Annotated[int, Within(0, 10**15)]] = field(default_factory=list)
     """Times that the system took the core from one of its threads."""
-    waited: list[float] = field(default_factory=list)
+    waited: list[Amount] = field(default_factory=list)
     """Seconds its threads were ready to run and had no core, summed over them."""
-    others: list[float] = field(default_factory=list)
+    others: list[Amount] = field(default_factory=list)
     """CPU seconds that others had on the cores this process may use."""
-    pressure: list[float] = field(default_factory=list)
+    pressure: list[Amount] = field(default_factory=list)
     """Seconds in which something on this machine waited for a core (Linux's PSI, `some`)."""
-    steal: list[float] = field(default_factory=list)
+    steal: list[Amount] = field(default_factory=list)
     """CPU seconds that the hypervisor took."""
     disturbed: list[bool] = field(default_factory=list)
     """Whether others delayed the repeat (probes/disturbance.py); empty: not known."""
-    visit: int = 0
+    visit: Number = 0
     """How often the point had been measured before because others disturbed it."""
-    threads_chosen: str = ""
+    threads_chosen: Text = ""
     """How the number of threads was decided; empty in rows of before it was told."""
     recurrent: bool | None = None
     """What the model says it is; None where its class could not be found."""
-    title: str = ""
+    title: Name = ""
     """Its name inside a sentence: `RWKV-7`, `the Transformer`."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[Name, Scalar] = field(default_factory=dict)
     """Config fields that change how it computes at its size, where set by hand."""
 
     @property
@@ -176,28 +204,73 @@ class Row:
     @classmethod
     def from_json(cls, line: str) -> Row:
         """Inverse of `to_json`. Raises `ValueError` unless the line is a row."""
-        try:
-            values = json.loads(line)
-        except ValueError:
-            raise ValueError("not JSON") from None
+        values = parse_json(line)
         if not isinstance(values, dict):
-            raise ValueError("not a probe row (not an object)")
-        names = {one.name for one in fields(cls)}
-        younger = {
-            one.name
-            for one in fields(cls)
-            if one.default is not MISSING or one.default_factory is not MISSING
-        }
-        if odd := sorted(names ^ {*younger, *values}):
-            raise ValueError(f"not a probe row (missing or unknown fields: {_some(odd)})")
+            raise ValueError("not an object")
+        return cls.of(values)
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Row:
+        """The row with these fields. Raises `ValueError` unless they make one."""
+        if odd := sorted(_ALL ^ {*_YOUNGER, *values}):
+            raise ValueError(f"not a probe row (missing or unknown fields: {some(odd)})")
         row = cls(**values)
+        if odd := misfits(vars(row), _checks()) or sorted(_out_of_step(row)):
+            raise ValueError(f"not a probe row (values that make no sense: {some(odd)})")
+        for name in _BY_REPEAT:
+            if (found := getattr(row, name)) and len(found) != len(row.seconds):
+                raise ValueError(f"not a probe row ({name} has not one entry for each of seconds)")
         if "recurrent" not in values:  # written before models said what they are
             row = replace(row, **said_by(row.target, row.config))
-        if odd := sorted(name for name, fits in _FITS.items() if not fits(getattr(row, name))):
-            raise ValueError(f"not a probe row (values that make no sense: {_some(odd)})")
-        if row.disturbed and len(row.disturbed) != len(row.seconds):
-            raise ValueError("not a probe row (disturbed has not one entry for each of seconds)")
         return row
+
+
+_ALL = {one.name for one in fields(Row)}
+_YOUNGER = {
+    one.name
+    for one in fields(Row)
+    if one.default is not MISSING or one.default_factory is not MISSING
+}
+"""Those that rows of before may lack."""
+_BY_REPEAT = (
+    "disturbed", "cpu_seconds", "involuntary", "waited", "others", "pressure", "steal",
+)  # fmt: skip
+_DEVICE = {"kind": Name, "name": Name, "threads": Count | None, "memory_bytes": Bytes | None}
+_CONFIG = {"vocab_size": Count | None, "window": Count | None}
+"""Those entries that something is concluded from."""
+
+
+@cache
+def _checks() -> dict[str, Check]:
+    hints = get_type_hints(Row, include_extras=True)
+    return {name: check_of(hint) for name, hint in hints.items()}
+
+
+@cache
+def _inner_checks(of: str) -> dict[str, Check]:
+    known = {"device": _DEVICE, "config": _CONFIG}[of]
+    return {name: check_of(hint) for name, hint in known.items()}
+
+
+def _out_of_step(row: Row) -> Iterator[str]:
+    """Fields that are right alone, and wrong beside the others."""
+    for of in ("device", "config"):
+        checks = _inner_checks(of)
+        known = {name: getattr(row, of).get(name) for name in checks}
+        yield from (f"{of}.{name}" for name in misfits(known, checks))
+    if not row.seconds and (row.status == OK or row.token_seconds):
+        yield "seconds"
+    try:
+        datetime.fromisoformat(row.started)
+    except ValueError:
+        yield "started"
+
+
+def check_name_of(spec: ModelSpec) -> None:
+    """Raise `UserError` if rows could not hold what the model is called."""
+    said = {"model.name": spec.name, "model.size": spec.size, "model.target": spec.target}
+    for key in misfits(said, dict.fromkeys(said, check_of(Name))):
+        raise UserError(f"{key}={str(said[key])[:50]!r}: at most 200 characters, all printable")
 
 
 ENOUGH = 3
@@ -217,52 +290,6 @@ def said_by(target: Any, config: Any) -> dict[str, Any]:
         return {}
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names if len(names) < 6 else [*names[:4], f"and {len(names) - 4} more"])
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value >= 1
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 < value < inf
-
-
-def _is_times(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_time, value))
-
-
-def _is_list_of(kind: type, value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, kind) for one in value)
-
-
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-_FITS: dict[str, Callable[[Any], bool]] = {
-    "context_length": _is_count,
-    "batch": _is_count,
-    "process": lambda value: isinstance(value, int) and value >= 0,
-    "status": lambda value: value in STATUSES,
-    "seconds": _is_times,
-    "token_seconds": _is_times,
-    "max_batch": lambda value: value is None or _is_count(value),
-    "peak_flops": lambda value: value is None or _is_time(value),
-    "memory": _is_dict,
-    "disturbed": lambda value: _is_list_of(bool, value),
-    "visit": lambda value: isinstance(value, int) and value >= 0,
-    "config": _is_dict,
-    "recurrent": lambda value: value is None or isinstance(value, bool),
-    "title": lambda value: isinstance(value, str),
-    "options": _is_dict,
-    "backends": _is_dict,
-    "device": _is_dict,
-    "versions": _is_dict,
-}
-
-
 @dataclass(frozen=True)
 class Lines:
     """What a file of rows holds."""
@@ -277,26 +304,50 @@ def read_lines(path: Path) -> Lines:
     """Every row of the file; none if there is no file.
 
     A line that is not a row, like the last one of a sweep that was killed, is left out and named.
+    Raises `UserError` if the file cannot be read, or if more than `MOST_DAMAGED` lines are no rows.
     """
-    if not path.exists():
+    rows: dict[int, Row] = {}
+    damaged: list[str] = []
+    try:
+        for line in reading.read_lines(path, LONGEST):
+            try:
+                if line.value is None:
+                    raise ValueError(line.problem)
+                rows[line.number] = Row.of(line.value)
+            except ValueError as error:
+                why = str(error) if line.ended else "the line is cut short"
+                damaged.append(f"{path}, line {line.number}: left out, {why}")
+            if len(damaged) > MOST_DAMAGED:
+                raise UserError(
+                    f"{path}: more than {MOST_DAMAGED:,} of the first {line.number:,} lines are no "
+                    f"probe rows ({damaged[0]}): give the folder of a sweep"
+                )
+    except reading.Missing:
         return Lines({}, ())
-    *lines, tail = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    rows, damaged = {}, []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows[number] = Row.from_json(line)
-        except ValueError as error:
-            damaged.append(f"{path}, line {number}: left out, {error}")
-    if tail:
-        damaged.append(f"{path}, line {len(lines) + 1}: left out, the line is cut short")
-    for message in damaged:
+    for message in damaged[:TOLD]:
         logger.warning(message)
+    if len(damaged) > TOLD:
+        logger.warning(f"{path}: {len(damaged) - TOLD:,} more lines are left out")
     return Lines(rows, tuple(damaged))
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of `read_lines`, oldest first."""
     return list(read_lines(path).rows.values())
+
+
+def _end(file: FileIO) -> tuple[int, bool]:
+    """Where the last whole line ends, and whether with a newline: an editor may leave that out."""
+    size = file.seek(0, os.SEEK_END)
+    start = max(0, size - LONGEST)
+    file.seek(start)
+    tail = file.readall()
+    torn = tail[tail.rfind(b"\n") + 1 :]
+    try:
+        Row.from_json(torn.decode())
+    except ValueError:
+        return (size, False) if start and torn == tail else (size - len(torn), True)
+    return size, False
 
 
 def append_row(path: Path, row: Row) -> None:
@@ -314,9 +365,10 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+", buffering=0) as file:
-            file.seek(0)
-            whole = file.readall().rfind(b"\n") + 1
+            whole, ended = _end(file)
             file.truncate(whole)
+            if not ended:
+                lines = b"\n" + lines
             if file.write(lines) < len(lines):  # a full disk takes what fits
                 file.truncate(whole)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

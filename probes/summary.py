@@ -25,12 +25,12 @@
   did not finish. `machine.quiet` counts the finished `measurements`, those `measured_again` as
   other processes had disturbed them or their company, and those still `disturbed`; null where rows
   do not know. `mixed`: what differs between rows that were compared all the same, with
-  `allow_mixed`. `damaged`: lines that could not be read.
+  `allow_mixed`. `damaged`: lines and files that could not be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite, isnan
 from statistics import fmean
 from typing import Any
@@ -133,12 +133,18 @@ def _contestant(material: Material, arm: Arm) -> dict[str, Any]:
         facts |= {
             "val_loss": fmean(run["val_loss"] for run in runs),
             "bits_per_byte": fmean(run["val_bits_per_byte"] for run in runs),
-            "tokens_per_second": fmean(run["tokens_per_second"] for run in runs),
+            "tokens_per_second": _mean(run.get("tokens_per_second") for run in runs),
             "trained_tokens": runs[0].get("tokens"),
             "trainings": [run.get("name") for run in runs],
             "gradients_cut_every": words.cut_every(runs),
         }
     return facts
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are known; a training of very few steps has no speed."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _costs(material: Material, price: Price | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from probes import child, machine
 from probes.bench import Bench
 from probes.points import Point, left_out, list_points
 from probes.progress import Pace, Screen, in_words
-from probes.rows import OK, Row, append_rows, read_rows
+from probes.rows import OK, Row, append_rows, check_name_of, read_rows
 from probes.tasks.common import DTYPES
 
 VISITS = 3
@@ -44,6 +44,8 @@ def run_sweep(
     if conf.precision not in DTYPES:
         raise UserError(f"precision={conf.precision!r}: choose from {', '.join(DTYPES)}")
     points = list_points(specs, conf)
+    for spec in specs:
+        check_name_of(spec)
     kind = machine.device_kind(conf.accelerator)
     known = read_rows(path)
     child.preload(["probes.measure", *{spec.target.rpartition(".")[0] for spec in specs}])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import isnan
 from typing import Any
 
-from probes.collect import Arm, Material
+from probes.collect import Arm, Material, left_out
 from probes.compare import DISTURBED, Crossing, Curve, Finding, Point, Slope
 from probes.growth import Growth
 from probes.measures import Measure
@@ -120,7 +120,7 @@ def warnings(material: Material) -> list[str]:
             f"Unlike measurements are compared here (allow_mixed): {'; '.join(material.mixed)}."
         )
     if material.damaged:
-        said.append(f"Damaged lines: {'; '.join(material.damaged)}.")
+        said.append(f"{left_out(material.damaged)}.")
     return said
 
 

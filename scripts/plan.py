@@ -26,7 +26,7 @@ def main(conf: PlanConf) -> None:
     """Print the plan; with `out`, write it too, and with `lengths` the curve."""
     planner = Planner(model_spec(conf.model, conf.data.vocab_size), conf)
     plan = planner.plan(conf.data.length)
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.width = max(console.width, 100)
     tables.print_plan(planner, plan, console)
     if conf.out:

@@ -33,7 +33,7 @@ def main(conf: ReportConf) -> None:
     if conf.price_per_hour is not None:
         price = Price(conf.price_per_hour, str(conf.currency))
     report = write_report(runs, out, conf.slope_from, conf.slope_to, conf.allow_mixed, price)
-    print_table(report, Console())
+    print_table(report, Console(markup=False, emoji=False))
     print(f"open {out / 'index.html'}")
     track(conf.wandb, runs[0], report)
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from models.errors import UserError
 from probes import words
-from probes.figures import ATTENTION, GRID, INK, MUTED, RECURRENT
+from probes.figures import ATTENTION, GRID, INK, MUTED, RECURRENT, literal
 from probes.plan import tables
 from probes.plan.plan import CHECKPOINTING, PLAIN, SEGMENTS, Plan, Planner, Row
 from probes.rows import OK, label_of, read_rows
@@ -141,7 +141,7 @@ def _panel(
             axes.plot(*zip(*points, strict=True), "--", color=colour, label=f"{variant}, {word}")
     if measured:
         points = sorted(measured)
-        who = label_of(planner.spec)
+        who = literal(label_of(planner.spec))
         axes.plot(*zip(*points, strict=True), "o-", color=INK, label=f"{who}, measured")
     axes.set_xlabel("context length, tokens", color=MUTED)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.tokens(round(value))))

@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from probes.figures import GRID, INK, MUTED, palette
+from probes.figures import GRID, INK, MUTED, literal, palette
 from probes.scaling import tell
 from probes.scaling.study import BEYOND, Family, Study
 from probes.statistics import LEVELS
 
 FILE = "scaling.png"
+MOST_TIMES = 1000  # that one mark is larger than another
 
 
 def save(study: Study, folder: Path) -> Path:
@@ -65,10 +66,10 @@ def _family(axes: Axes, family: Family, colour: str) -> None:
     axes.scatter(
         [trial.flops for trial in family.trials],
         [trial.loss for trial in family.trials],
-        s=18 * (sizes / sizes.min()) ** 0.5,  # larger models, larger marks
+        s=18 * np.minimum(sizes / sizes.min(), MOST_TIMES) ** 0.5,  # larger models, larger marks
         marker="o" if family.recurrent else "s",
         color=colour, alpha=0.75, linewidths=0, zorder=3,
-        label=None if family.law else tell.title(family),
+        label=None if family.law else literal(tell.title(family)),
     )  # fmt: skip
     if family.law is None:
         return
@@ -76,7 +77,7 @@ def _family(axes: Axes, family: Family, colour: str) -> None:
     for start, end, dashes in ((low, high, "-"), (high, high * BEYOND, "--")):
         compute = np.geomspace(start, end, 60)
         best, drawn = family.curve(compute)
-        named = tell.title(family) if dashes == "-" else None
+        named = literal(tell.title(family)) if dashes == "-" else None
         axes.plot(compute, best, dashes, color=colour, linewidth=1.8, label=named)
         below, above = np.percentile(drawn, LEVELS, axis=0)
         axes.fill_between(compute, below, above, color=colour, alpha=0.16, linewidth=0)

@@ -26,7 +26,7 @@ def page(report: Report) -> str:
         f"data {words.unique(str(one.get('data_fingerprint'))[:12] for one in trainings)}",
     ]
     shown = ", ".join(tell.title(family) for family in study.families)
-    title = f"Crossover report: scaling of {escape(shown)}"
+    title = f"Crossover report: scaling of {shown}"
     parts = {"scaling": section(study)}
     body = "{{warnings}}\n{{scaling}}"
     return framed(body, parts, report.material, title, tell.headline(study), facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def test_damaged_lines_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
         f"{path}, line 5", f"{path}, line 36",
     ]  # fmt: skip
     path.write_text("nothing here\n")
-    with pytest.raises(UserError, match=r"no probe rows in .* \(1 damaged lines were left out\)"):
+    with pytest.raises(UserError, match=r"no probe rows in .* \(1 damaged line or file was left"):
         collect([folder])
 
 
@@ -142,7 +143,7 @@ def test_sizes_within_one_percent_are_equal(tmp_path: Path) -> None:
     "field", ["tokens", "order_hash", "data_fingerprint", "precision", "packing"]
 )
 def test_trainings_on_different_data_are_refused(tmp_path: Path, field: str) -> None:
-    unlike = make_summary("gpt", 3.2) | {field: "other"}
+    unlike = make_summary("gpt", 3.2) | {field: 7 if field == "tokens" else "other"}
     folder = write_run(tmp_path / "a", make_rows(), make_summary("rwkv4", 3.3), unlike)
     paths = [folder / f"{name}-tiny" / "summary.json" for name in ("rwkv4", "gpt")]
     with pytest.raises(UserError, match=f"{field} of the trainings differs") as caught:
@@ -160,11 +161,47 @@ def test_trainings_whose_order_is_unknown_are_refused(tmp_path: Path) -> None:
     assert collect([alone]).mixed == ()
 
 
-def test_a_broken_summary_is_named(tmp_path: Path) -> None:
+SUMMARIES: dict[str, Any] = {
+    "not JSON": b"{",
+    "not UTF-8": b'{"name": "\xff"}',
+    "holds nothing, not an object": b"null",
+    "nested more than 50 deep": b"[" * 100_000,
+    "without contestant": {},
+    "no sense: val_loss": {"contestant": "gpt", "val_loss": "3", "val_bits_per_byte": 2},
+    "no sense: val_bits_per_byte": make_summary("gpt", 3.2, val_bits_per_byte=float("nan")),
+    "no sense: tokens_per_second": make_summary("gpt", 3.2, tokens_per_second=-1.0),
+    "no sense: options": make_summary("gpt", 3.2, options={"window": [1]}),
+    "no sense: tokens": make_summary("gpt", 3.2, forward_flops=10, tokens=None),
+}
+
+
+@pytest.mark.parametrize("why", SUMMARIES)
+def test_a_broken_summary_is_named_and_left_out(tmp_path: Path, why: str) -> None:
+    folder = write_run(tmp_path / "a", make_rows(), make_summary("rwkv4", 3.3))
+    content = SUMMARIES[why]
+    content = content if isinstance(content, bytes) else json.dumps(content).encode()
+    (folder / "summary.json").write_bytes(content)
+    material = collect([folder])
+    assert [run["name"] for run in material.trainings] == ["rwkv4-tiny"]
+    (told,) = material.damaged
+    assert told.startswith(f"{folder / 'summary.json'}: left out, ") and why in told
+    assert "\n" not in told
+
+
+def test_a_summary_that_is_a_pipe_or_a_folder_is_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", make_rows())
-    (folder / "summary.json").write_text(json.dumps({"loss": 3}))
-    with pytest.raises(UserError, match=r"summary\.json: not a training summary"):
-        collect([folder])
+    os.mkfifo(folder / "summary.json")
+    (folder / "one" / "summary.json").mkdir(parents=True)
+    assert [told.partition("left out, ")[2] for told in collect([folder]).damaged] == [
+        "a pipe, not a file", "a folder, not a file",
+    ]  # fmt: skip
+
+
+def test_more_than_a_report_can_show_is_refused(tmp_path: Path) -> None:
+    names = [f"rwkv{n}" for n in range(15)] + [f"gpt{n}" for n in range(10)]
+    rows = [make_row(name, "train", 256) for name in names]
+    with pytest.raises(UserError, match="25 contestants and variants make 150 comparisons"):
+        collect([write_run(tmp_path / "a", rows)])
 
 
 def test_variants_of_a_contestant_become_arms_of_their_own(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_unlike_rows_and_damaged_lines_are_told_at_the_top(tmp_path: Path) -> No
     lines = len(make_rows())
     file = run / "probes.jsonl"
     mixed = f"precision differs: float32 ({file}, line 1) and bfloat16 ({file}, line {lines + 1})"
-    damaged = f"{file}, line {lines + 2}: left out, not JSON"
+    damaged = f"{file}, line {lines + 2}: left out, not JSON (Expecting value at character 1)"
     for told in (mixed, damaged):
         assert told in top
     summary = summary_of(tmp_path / "out")

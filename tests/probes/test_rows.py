@@ -1,12 +1,22 @@
 import json
 import logging
 import math
+import os
 from dataclasses import replace
 
 import pytest
 
 from models.errors import UserError
-from probes.rows import OK, Row, append_row, append_rows, read_lines, read_rows
+from models.registry import ModelSpec
+from probes.rows import (
+    OK,
+    Row,
+    append_row,
+    append_rows,
+    check_name_of,
+    read_lines,
+    read_rows,
+)
 
 
 def make_row(**changes) -> Row:
@@ -95,6 +105,24 @@ DAMAGED = [
     (make_row(disturbed=[True]).to_json(), "disturbed has not one entry"),
     (make_row(disturbed=[0, 1]).to_json(), "no sense: disturbed"),
     (make_row(context_length=0, status="fine").to_json(), "no sense: context_length, status"),
+    (make_row(context_length=True, batch="1").to_json(), "no sense: batch, context_length"),
+    (make_row(parameters=10**30, peak_bytes=-1).to_json(), "no sense: parameters, peak_bytes"),
+    (make_row(load_before=math.inf, flops="7").to_json(), "no sense: flops, load_before"),
+    (make_row(seconds=[]).to_json(), "no sense: seconds"),
+    (make_row(seconds=[1e300]).to_json(), "no sense: seconds"),
+    (make_row(status="oom", seconds=[], token_seconds=[0.1]).to_json(), "no sense: seconds"),
+    (make_row(cpu_seconds=[0.1]).to_json(), "cpu_seconds has not one entry"),
+    (make_row(started="2025-13-45T99:00:00").to_json(), "no sense: started"),
+    (make_row(contestant="a" * 201, size="a\x1b[31m").to_json(), "no sense: contestant, size"),
+    (make_row(device={"threads": "2"}).to_json(), "device.kind, device.name, device.threads"),
+    (make_row(config={"window": -1}).to_json(), "no sense: config.window"),
+    (make_row(config={"a": [math.nan]}, options={"a": {}}).to_json(), "no sense: config, options"),
+    (make_row(probe="telepathy").to_json(), "no sense: probe"),
+    ('{"probe": "train", "probe": "decode"}', "the name 'probe' stands there twice"),
+    ("[" * 100_000, "nested more than 50 deep"),
+    ("9" * 5000, "a number of 5,000 digits"),
+    ("null", "nothing, not an object"),
+    (make_row(error="x" * (16 << 20)).to_json(), "longer than 16,777,216 bytes"),
 ]
 
 
@@ -112,6 +140,36 @@ def test_a_damaged_line_is_named_and_left_out(tmp_path, caplog, line, message):
     assert f"{path}, line 2: left out" in told and message in told
     assert caplog.messages == [told]
     assert "\n" not in told
+
+
+def test_a_last_row_without_its_newline_is_kept(tmp_path):
+    path = tmp_path / "probes.jsonl"
+    path.write_text(make_row().to_json())
+    assert read_lines(path).damaged == ()
+    append_row(path, make_row(seed=1))
+    assert read_rows(path) == [make_row(), make_row(seed=1)]
+
+
+def test_what_is_no_file_of_rows_is_refused(tmp_path, caplog):
+    path = tmp_path / "probes.jsonl"
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"probes.jsonl: a pipe, not a file"):
+        read_rows(path)
+    path.unlink()
+    path.write_text("\n" * 10)
+    with caplog.at_level(logging.WARNING):
+        assert len(read_lines(path).damaged) == 10
+    assert len(caplog.messages) == 6 and "5 more lines are left out" in caplog.messages[-1]
+    path.write_text("\n" * 2000)
+    with pytest.raises(UserError, match="more than 1,000 of the first 1,001 lines"):
+        read_rows(path)
+
+
+def test_names_that_rows_cannot_hold_are_refused(tmp_path):
+    check_name_of(ModelSpec("a" * 200, "tiny", "models.a.A", {}))
+    for name in ("a" * 201, "a\nb"):
+        with pytest.raises(UserError, match=r"model.name=.*: at most 200 characters"):
+            check_name_of(ModelSpec(name, "tiny", "models.a.A", {}))
 
 
 def test_rows_written_before_there_were_more_fields_are_read(tmp_path):
