@@ -7,6 +7,7 @@ import json
 import random
 import signal
 import threading
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -315,12 +316,20 @@ def test_long_words_are_cut_for_training_alone(monkeypatch: pytest.MonkeyPatch) 
     ).encode(dna[:300])
 
 
-def test_ctrl_c_reaches_whoever_waits() -> None:
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Python's own handler, also where SIGINT is ignored, as in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_reaches_whoever_waits(listening: None) -> None:
     begun, end = threading.Event(), threading.Event()
 
     def deaf() -> None:
         begun.set()
-        end.wait()
+        end.wait(60)
 
     threading.Thread(target=lambda: begun.wait() and signal.raise_signal(signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
