@@ -260,6 +260,9 @@ class ProbeConf:
         "time to measure disturbed points again, as a share of the sweep's; 0: keep them",
         low=0,
     )
+    unmatched: bool = key(
+        False, "measure contestants whose numbers of parameters differ by more than 1 %"
+    )
     memory_budget_gib: float = key(0.25, "max_batch: memory to fill with sequences", low=1e-3)
     accelerator: str = key("auto", "where to measure", choices=("auto", "cpu", "gpu"))
     precision: str = key(

@@ -138,6 +138,7 @@ class Bench:
             "command": self.command,
             "peak_flops": self.facts.get("peak_flops"),
             "threads_chosen": self.threads_chosen,
+            "unmatched": self.conf.unmatched,
         }
         return Row(**(nothing | known | fields))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from models.errors import UserError
 from models.reading import Missing, Unreadable
-from probes.fairness import Placed, differences
+from probes.fairness import Placed, admitted, differences
 from probes.rows import TOLD, Row, read_lines
 from probes.scaling.study import swept
 from probes.trainings import read_summary
@@ -76,7 +76,7 @@ class Material:
     trainings: tuple[dict[str, Any], ...]
     arms: tuple[Arm, ...]
     mixed: tuple[str, ...] = ()
-    """What differs between rows that were compared all the same (`fairness.differences`)."""
+    """What differs between rows that were compared all the same (`probes.fairness`)."""
     damaged: tuple[str, ...] = ()
     """Lines and files that could not be read and were left out, one message for each."""
 
@@ -144,6 +144,7 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Material:
             f"no probe rows in {names}{why}: run scripts/probe.py and give its group folder"
         )
     mixed = differences(rows, trainings)
+    told = list(dict.fromkeys([*admitted(rows), *mixed]))
     if mixed and not allow_mixed:
         raise UserError(
             f"these must not be compared: {'; '.join(mixed)}. Measure them alike, or pass "
@@ -153,7 +154,7 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Material:
         tuple(one.row for one in rows),
         tuple(sorted(trainings.values(), key=lambda run: str(run.get("name")))),
         tuple(arms_of([one.row for one in rows])),
-        tuple(mixed),
+        tuple(told),
         tuple(damaged),
     )
     if len(material.arms) > MOST_ARMS or len(material.pairs) > MOST_PAIRS:

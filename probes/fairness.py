@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from probes.rows import Row
+from models.errors import UserError
+from models.registry import ModelSpec, count_parameters
+from probes.rows import Row, label_of
 from probes.scaling.study import swept
 
 MOST = 20  # differences that are told one by one
@@ -68,9 +70,59 @@ def differences(rows: Sequence[Placed], trainings: Mapping[Path, dict[str, Any]]
         _differing(name, ((read(one.row), one) for one in rows if read(one.row) is not None))
         for name, read in _SAME_IF_KNOWN.items()
     ]
-    told = list(filter(None, [*found, *_batches(rows), _sizes(rows), *_trainings(trainings)]))
+    of_one_size = [one for one in rows if not one.row.unmatched]
+    told = [*found, *_batches(rows), _sizes(of_one_size), *_trainings(trainings)]
+    told = list(filter(None, told))
     more = [f"and {len(told) - MOST:,} more"] if len(told) > MOST else []
     return [*told[:MOST], *more]
+
+
+def admitted(rows: Sequence[Placed]) -> list[str]:
+    """What differs because it was asked for when it was measured, with `unmatched=true`."""
+    asked = any(one.row.unmatched for one in rows)
+    return list(filter(None, [_sizes(rows)])) if asked else []
+
+
+def check_sizes(specs: Sequence[ModelSpec], known: Sequence[Row], path: Path) -> None:
+    """Raise `UserError` unless contestants have as many parameters as each other, and as those
+    that the rows `known` of the file `path` are of.
+
+    A model that cannot be built is left to its row to explain. Rows that were measured with
+    `unmatched=true` are left out.
+    """
+    old = [
+        (row.parameters, f"{row.label} {row.size} in {path}")
+        for row in known
+        if row.parameters and not row.unmatched
+    ]
+    if len(specs) + len(old) < 2:
+        return
+    new = [(count, f"{label_of(spec)} {spec.size}") for spec in specs if (count := _count(spec))]
+    among_new = not alike(count for count, _ in new)
+    compared = new if among_new or not new else [*new, *old]
+    if alike(count for count, _ in compared):
+        return
+    ends = " and ".join(f"{count:,} ({name})" for count, name in (min(compared), max(compared)))
+    group = "" if among_new else "take another group=, "
+    raise UserError(
+        f"contestants differ by more than {SIZE_TOLERANCE * 100:g} % in their numbers of "
+        f"parameters, {ends}: {group}take one model.size that all have (tiny to 125m match at "
+        "vocab_size=3072), change model.n_layer, model.n_embd or model.n_ffn of one in a command "
+        "of its own, with the same group=, or say unmatched=true to compare them all the same"
+    )
+
+
+def alike(counts: Iterable[int]) -> bool:
+    """Whether all are called the same size."""
+    known = list(counts)
+    return not known or max(known) <= (1 + SIZE_TOLERANCE) * min(known)
+
+
+def _count(spec: ModelSpec) -> int | None:
+    try:
+        return count_parameters(spec)
+    except (UserError, TypeError, ValueError, ArithmeticError, RuntimeError):
+        return None
 
 
 def _differing(name: str, values: Iterable[tuple[Any, object]]) -> str:
@@ -95,15 +147,13 @@ def _batches(rows: Sequence[Placed]) -> Iterable[str]:
 
 
 def _sizes(rows: Sequence[Placed]) -> str:
-    largest: dict[str, tuple[int, Placed]] = {}
-    for one in rows:
-        name, count = f"{one.row.contestant} {one.row.size}", one.row.parameters or 0
-        if count > largest.get(name, (0, one))[0]:
-            largest[name] = (count, one)
-    by_size = sorted((count, name, one) for name, (count, one) in largest.items())
-    if not by_size or by_size[-1][0] <= (1 + SIZE_TOLERANCE) * by_size[0][0]:
+    known = [(one.row.parameters, one) for one in rows if one.row.parameters]
+    if alike(count for count, _ in known):
         return ""
-    ends = ((f"{count:,} of {name}", one) for count, name, one in (by_size[0], by_size[-1]))
+    ends = (
+        (f"{count:,} of {one.row.contestant} {one.row.size}", one)
+        for count, one in (extreme(known, key=lambda pair: pair[0]) for extreme in (min, max))
+    )
     return _differing(f"number of parameters (by more than {SIZE_TOLERANCE:.0%})", ends)
 
 

@@ -16,7 +16,7 @@ _PLAIN = (
     "status", "error", "peak_bytes", "peak_method", "state_bytes", "flops", "flops_dense",
     "energy_joules", "energy_method", "peak_flops", "max_batch", "budget_bytes",
     "precision", "seed", "commit", "load_before", "started", "command", "visit", "threads_chosen",
-    "recurrent", "title",
+    "unmatched", "recurrent", "title",
 )  # fmt: skip
 _PACKED = (
     "seconds", "token_seconds", "memory", "tried", "device", "backends", "versions", "config",

@@ -152,6 +152,8 @@ class Row:
     """How often the point had been measured before because others disturbed it."""
     threads_chosen: Text = ""
     """How the number of threads was decided; empty in rows of before it was told."""
+    unmatched: bool = False
+    """Whether contestants of other sizes were allowed beside it when it was measured."""
     recurrent: bool | None = None
     """What the model says it is; None where its class could not be found."""
     title: Name = ""

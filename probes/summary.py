@@ -25,7 +25,7 @@
   did not finish. `machine.quiet` counts the finished `measurements`, those `measured_again` as
   other processes had disturbed them or their company, and those still `disturbed`; null where rows
   do not know. `mixed`: what differs between rows that were compared all the same, with
-  `allow_mixed`. `damaged`: lines and files that could not be read.
+  `allow_mixed` or, of sizes, `unmatched`. `damaged`: lines and files that could not be read.
 """
 
 from __future__ import annotations

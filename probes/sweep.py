@@ -14,6 +14,7 @@ from models.errors import UserError
 from models.registry import ModelSpec
 from probes import child, machine
 from probes.bench import Bench
+from probes.fairness import check_sizes
 from probes.points import Point, left_out, list_points
 from probes.progress import Pace, Screen, in_words
 from probes.rows import OK, Row, append_rows, check_name_of, read_rows
@@ -39,7 +40,8 @@ def run_sweep(
     after `VISITS` times or `conf.remeasure` of the time of the sweep; of each such group the less
     disturbed measurement stays.
 
-    Raises `UserError` if the configuration makes no sense, before anything is measured.
+    Raises `UserError` if the configuration makes no sense or, unless `conf.unmatched`, if the
+    contestants differ in their numbers of parameters, before anything is measured.
     """
     if conf.precision not in DTYPES:
         raise UserError(f"precision={conf.precision!r}: choose from {', '.join(DTYPES)}")
@@ -48,6 +50,8 @@ def run_sweep(
         check_name_of(spec)
     kind = machine.device_kind(conf.accelerator)
     known = read_rows(path)
+    if not conf.unmatched:
+        check_sizes(specs, known, path)
     child.preload(["probes.measure", *{spec.target.rpartition(".")[0] for spec in specs}])
     bench = Bench(conf, kind, known)
     with Screen() as screen:

@@ -117,7 +117,7 @@ def warnings(material: Material) -> list[str]:
     said = []
     if material.mixed:
         said.append(
-            f"Unlike measurements are compared here (allow_mixed): {'; '.join(material.mixed)}."
+            f"Unlike measurements are compared here, as was asked: {'; '.join(material.mixed)}."
         )
     if material.damaged:
         said.append(f"{left_out(material.damaged)}.")

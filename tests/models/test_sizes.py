@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from models.registry import build
-from tests.contestants import NAMES, spec_of
+from probes.fairness import SIZE_TOLERANCE
+from tests.contestants import FOLDER, NAMES, spec_of
 
 PILE, WORLD = 50277, 65536
+DEFAULT, SMALL = 3072, 512  # the vocabulary of the lab, and that of quick trials
 
 
 def count(name: str, size: str, vocab: int) -> int:
@@ -20,6 +23,8 @@ def count(name: str, size: str, vocab: int) -> int:
 
 
 MATCHED = {
+    "tiny": 0.525e6,
+    "nano": 1.7e6,
     "0.5m": 0.5e6,
     "1m": 0.95e6,
     "2m": 1.64e6,
@@ -30,11 +35,27 @@ MATCHED = {
 }
 
 
-@pytest.mark.parametrize(("size", "about"), MATCHED.items())
-def test_sizes_match_within_one_percent(size: str, about: float) -> None:
-    counts = [count(name, size, 3072) for name in NAMES]
-    assert max(counts) <= 1.01 * min(counts)
-    assert 0.97 * about < min(counts) < 1.03 * about
+def test_every_size_that_all_have_is_matched() -> None:
+    sizes = [yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["sizes"] for name in NAMES]
+    assert set.intersection(*map(set, sizes)) == set(MATCHED)
+
+
+@pytest.mark.parametrize(
+    ("size", "vocab"), [*((size, DEFAULT) for size in MATCHED), ("tiny", SMALL), ("nano", SMALL)]
+)
+def test_sizes_match_within_one_percent(size: str, vocab: int) -> None:
+    counts = [count(name, size, vocab) for name in NAMES]
+    assert max(counts) <= (1 + SIZE_TOLERANCE) * min(counts)
+    if vocab == DEFAULT:
+        assert 0.97 * MATCHED[size] < min(counts) < 1.03 * MATCHED[size]
+
+
+def test_the_smallest_gpt_is_that_of_nanogpt() -> None:
+    """4 layers, 4 heads, width 128, at the 65 characters of Tiny Shakespeare."""
+    gpt = spec_of("gpt", "nano", 65).config
+    assert gpt == {"vocab_size": 65, "n_layer": 4, "n_embd": 128, "n_head": 4,
+                   "n_positions": 1024, "bias": False, "attention": "auto"}  # fmt: skip
+    assert count("gpt", "nano", 65) == 935_296
 
 
 def rwkv4(L: int, C: int, V: int) -> int:

@@ -165,7 +165,7 @@ def test_unlike_rows_and_damaged_lines_are_told_at_the_top(tmp_path: Path) -> No
     assert (summary["mixed"], summary["damaged"]) == ([mixed], [damaged])
     console = Console(width=500, record=True, file=(tmp_path / "terminal.txt").open("w"))
     print_table(report, console)
-    assert console.export_text().startswith("Unlike measurements are compared here (allow_mixed)")
+    assert console.export_text().startswith("Unlike measurements are compared here, as was asked")
 
 
 def test_several_processes_are_told(tmp_path: Path) -> None:

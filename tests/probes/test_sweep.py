@@ -98,7 +98,7 @@ def test_measured_again_if_more_repeats_or_another_model_are_asked_for(tmp_path)
     run_sweep([transformer()], small(), path, ignore)
     again = []
     run_sweep([transformer()], small(repeats=3), path, again.append)
-    run_sweep([transformer(n_layer=1)], small(), path, again.append)
+    run_sweep([transformer(rope_base=500.0)], small(), path, again.append)
     run_sweep([transformer()], small(precision="bfloat16"), path, again.append)
     assert [len(row.seconds) for row in again] == [3, 2, 2]
 
