@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts.commands import QUICK, ROOT, run_script
+from tests.scripts.commands import ONCE, ROOT, run_script
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
@@ -19,7 +19,7 @@ SHORT = {
     "train": ["model.size=tiny", "trainer.max_steps=2", "data.length=64", "data.batch_size=2",
               "training.val_windows=2", "data.val_fraction=0.002", "wandb.mode=disabled"],
     "probe": ["model.size=tiny", "vocab_size=512", "lengths=[16,32,64]", "fixed_tokens=64",
-              "repeats=2", "decode_steps=2", "wandb.mode=disabled", *QUICK],
+              "repeats=2", "decode_steps=2", "wandb.mode=disabled", *ONCE],
     "report": ["slope_from=16", "slope_to=64", "wandb.mode=disabled"],
     "generate": ["tokens=5"],
     "convert": [],

@@ -1,10 +1,11 @@
 """This machine's rates, measured now: a small contestant of the same kind, run and timed.
 
 The contestant has two layers and at most `MOST_WIDTH` channels. It is run at a few numbers of
-tokens, every operation timed below autograd, and each takes the fastest of its repeats: what others
-do on the machine only ever adds. With one thread the clock is the processor's, which does not count
-their time at all. What a whole step takes beyond the sum of its operations is shared out over
-operations and bytes; what it holds beyond its tensors is the allocator's surplus.
+tokens, as many of them as there is time for (products in bf16 are ten times slower than in fp32 on
+a processor without them), every operation timed below autograd, and each takes the fastest of its
+repeats: what others do on the machine only ever adds. With one thread the clock is the processor's,
+which does not count their time at all. What a whole step takes beyond the sum of its operations is
+shared out over operations and bytes; what it holds beyond its tensors is the allocator's surplus.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import psutil
@@ -20,11 +22,13 @@ import torch
 from models.registry import ModelSpec, build
 from probes import machine, memory
 from probes.plan.rates import Measured, fit_curves
-from probes.plan.trace import Op, run
+from probes.plan.trace import PRECISIONS, Op, run
 
 TOKENS = (256, 1024, 4096)
 REPEATS = 3
 MOST_SECONDS = 5.0  # of repeats at one length, after which no further one is begun
+WHOLE_SECONDS = 30.0  # within which a further length must be done
+FEWEST_STEPS = 3  # that a length takes: watched, not watched, and for the peak of memory
 MOST_WIDTH, MOST_VOCABULARY = 512, 4096
 Clock = Callable[[], float]
 SIDE = 1024  # of the matrices whose product is the peak
@@ -36,7 +40,8 @@ class Calibration:
 
     rates: Measured
     peak_flops: float
-    """Of a large matrix product, FLOP/s."""
+    """Of a large matrix product in the precision planned, or in fp32 where that is faster, FLOP/s:
+    some operations are fp32 in any precision."""
     memory_bytes: int
     """Available now."""
     surplus: float
@@ -57,28 +62,38 @@ def calibrate(spec: ModelSpec, precision: str, threads: int) -> Calibration:
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     ops: list[Op] = []
     rest: list[tuple[float, float, float]] = []
-    for length in TOKENS:
-        if model.length_field:
-            length = min(length, getattr(model.config, model.length_field))
+    lengths, begin, token_seconds = lengths_of(model), time.perf_counter(), 0.0
+    for place, length in enumerate(lengths):
+        expected = FEWEST_STEPS * token_seconds * length
+        if place and time.perf_counter() - begin + expected > WHOLE_SECONDS:
+            del lengths[place:]
+            break
         tokens = torch.randint(model.config.vocab_size, (1, length), generator=generator)
-        own, whole = _fastest(model, tokens, precision, clock)
+        own, whole, token_seconds = _fastest(model, tokens, precision, clock)
         ops += own
         beyond = max(whole - sum(op.seconds for op in own), 0.0)
         rest.append((len(own), sum(op.bytes for op in own), beyond))
     op_seconds, byte_seconds = _share_out(rest)
-    held = max(op.activations + op.gradients for op in own)
+    held = _held(own)
     model.zero_grad(set_to_none=True)
     surplus = _peak_beyond(lambda: _step(model, tokens, precision)) / held
     described = machine.describe_device("cpu")
     width = small.config["n_embd"]
+    among = " to ".join(f"{one:,}" for one in dict.fromkeys((lengths[0], lengths[-1])))
     return Calibration(
         Measured(fit_curves(ops), op_seconds, byte_seconds),
         _peak_flops(precision, clock),
         psutil.virtual_memory().available,
         max(surplus, 1.0),
         described,
-        f"{spec.name}, 2 layers, {width} channels, {TOKENS[0]} to {TOKENS[-1]} tokens",
+        f"{spec.name}, 2 layers, {width} channels, {among} tokens",
     )
+
+
+def lengths_of(model: Any) -> list[int]:
+    """`TOKENS`, as far as the model can read them."""
+    most = getattr(model.config, model.length_field) if model.length_field else max(TOKENS)
+    return list(dict.fromkeys(min(length, most) for length in TOKENS))
 
 
 def smaller(spec: ModelSpec) -> ModelSpec:
@@ -96,15 +111,19 @@ def smaller(spec: ModelSpec) -> ModelSpec:
 
 def _fastest(
     model: Any, tokens: torch.Tensor, precision: str, clock: Clock
-) -> tuple[list[Op], float]:
-    """Operations with their shortest times, and the shortest time of a step that is not watched."""
+) -> tuple[list[Op], float, float]:
+    """Operations with their shortest times; the shortest time of a step that is not watched; and
+    what a watched step took by the wall clock, for each token."""
     runs = []
-    for _ in _rounds(REPEATS + 1, least=2):  # the first one warms up
+    begin = time.perf_counter()
+    for _ in _rounds(REPEATS + 1):  # the first one warms up, where there is time for more
         model.zero_grad(set_to_none=True)
         runs.append(run(model, tokens, precision, clock))
+    token_seconds = (time.perf_counter() - begin) / len(runs) / tokens.numel()
     times = [min(same) for same in zip(*([op.seconds for op in ops] for ops in runs), strict=True)]
     ops = [replace(op, seconds=seconds) for op, seconds in zip(runs[-1], times, strict=True)]
-    return ops, _shortest(lambda: _step(model, tokens, precision), REPEATS, clock)
+    whole = _shortest(lambda: _step(model, tokens, precision), REPEATS, clock)
+    return ops, whole, token_seconds
 
 
 def _step(model: Any, tokens: torch.Tensor, precision: str) -> None:
@@ -112,6 +131,11 @@ def _step(model: Any, tokens: torch.Tensor, precision: str) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=precision.endswith("-mixed")):
         loss, _ = model.loss(tokens, tokens)
     loss.backward()
+
+
+def _held(ops: list[Op]) -> float:
+    """Bytes of tensors at the fullest moment."""
+    return max(op.activations + op.gradients for op in ops)
 
 
 def _peak_beyond(step: Callable[[], None]) -> float:
@@ -132,9 +156,11 @@ def _share_out(rest: list[tuple[float, float, float]]) -> tuple[float, float]:
 
 
 def _peak_flops(precision: str, clock: Clock) -> float:
-    dtype = torch.float32 if precision == "32-true" else torch.bfloat16
-    one, other = (torch.ones(SIDE, SIDE, dtype=dtype) for _ in range(2))
-    return 2 * SIDE**3 / _shortest(lambda: one @ other, 5, clock)
+    rates = []
+    for dtype in {torch.float32, PRECISIONS[precision]}:
+        one = torch.ones(SIDE, SIDE, dtype=dtype)
+        rates.append(2 * SIDE**3 / _shortest(partial(torch.mm, one, one), 5, clock))
+    return max(rates)
 
 
 def _shortest(work: Callable[[], Any], repeats: int, clock: Clock) -> float:
@@ -146,10 +172,10 @@ def _shortest(work: Callable[[], Any], repeats: int, clock: Clock) -> float:
     return min(seconds)
 
 
-def _rounds(most: int, least: int = 1) -> Iterator[None]:
-    """`most` rounds, or as many as begin within `MOST_SECONDS`."""
+def _rounds(most: int) -> Iterator[None]:
+    """`most` rounds, or as many as begin within `MOST_SECONDS`; one at least."""
     begin = time.perf_counter()
     for number in range(most):
-        if number >= least and time.perf_counter() - begin > MOST_SECONDS:
+        if number and time.perf_counter() - begin > MOST_SECONDS:
             return
         yield

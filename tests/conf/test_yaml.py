@@ -63,6 +63,12 @@ def test_every_script_has_a_yaml_and_help(script: str) -> None:
     assert max(len(line) for line in text.splitlines()) <= 120
 
 
+@pytest.mark.parametrize("script", ["probe", "busy", "repeatability"])
+def test_sweeps_measure_in_several_processes(script: str) -> None:
+    """Else a peak of memory is a single value, and has no interval."""
+    assert min(typed(script).processes) > 1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_size_of_every_model_is_built(name: str) -> None:
     group = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 QUICK = ("relative_half_width=0", "remeasure=0")
+ONCE = ("processes=1", *QUICK)
 """For `probe.py`: no repeats beyond those asked for, and no point measured again."""
 
 

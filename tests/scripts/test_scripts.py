@@ -17,7 +17,7 @@ from conf.schema import PROBES
 from probes.rows import append_row, read_rows
 from tests.contestants import NAMES
 from tests.probes.synthetic import failed, make_rows, write_run
-from tests.scripts.commands import QUICK, ROOT, run_script
+from tests.scripts.commands import ONCE, ROOT, run_script
 from tests.training.records import recorded
 from tests.training.runs import write_corpus
 
@@ -117,7 +117,7 @@ def test_probe_then_report(capfd: Capture, tmp_path: Path, monkeypatch: pytest.M
         *shape,
         "repeats=2",
         "decode_steps=2",
-        *QUICK,
+        *ONCE,
         f"runs_dir={tmp_path}",
         "group=g",
     ]
@@ -189,7 +189,7 @@ def test_probe_then_report(capfd: Capture, tmp_path: Path, monkeypatch: pytest.M
 
 def test_three_kinds_of_memory_in_one_group(capfd: Capture, tmp_path: Path) -> None:
     common = ["model.size=tiny", "vocab_size=512", "lengths=[16,32]", "sweeps=[batch_1]"]
-    common += ["probes=[train]", "repeats=1", *QUICK, f"runs_dir={tmp_path}", "group=g"]
+    common += ["probes=[train]", "repeats=1", *ONCE, f"runs_dir={tmp_path}", "group=g"]
     for words in (
         ["-m", "model=rwkv4,transformer", "wandb.mode=disabled"],
         ["-m", "model=transformer", "model.attention=math", "model.window=null,8"],
@@ -259,7 +259,7 @@ def test_probe_that_does_not_fit_is_a_row(capfd: Capture, tmp_path: Path) -> Non
     done = run_script(
         capfd, "probe", "model=transformer", "model.size=tiny", "model.attention=math",
         "vocab_size=64", "lengths=[16,2048]", "probes=[train]", "sweeps=[batch_1]", "repeats=1",
-        "memory_gib=0.05", f"runs_dir={tmp_path}", "wandb.mode=disabled", *QUICK,
+        "memory_gib=0.05", f"runs_dir={tmp_path}", "wandb.mode=disabled", *ONCE,
     )  # fmt: skip
     assert done.status == 0
     rows = [json.loads(line) for line in (tmp_path / "probe/probes.jsonl").read_text().splitlines()]
@@ -269,7 +269,7 @@ def test_probe_that_does_not_fit_is_a_row(capfd: Capture, tmp_path: Path) -> Non
 def test_every_probe_then_a_priced_report(capfd: Capture, tmp_path: Path) -> None:
     words = ["model.size=tiny", "vocab_size=256", "lengths=[16,32]", "sweeps=[batch_1]"]
     words += ["threads=1", f"probes=[{','.join(PROBES)}]", "repeats=1", "decode_steps=4", "group=g"]
-    words += ["memory_budget_gib=0.01", *QUICK, f"runs_dir={tmp_path}", "wandb.mode=offline"]
+    words += ["memory_budget_gib=0.01", *ONCE, f"runs_dir={tmp_path}", "wandb.mode=offline"]
     done = run_script(capfd, "probe", "-m", "model=rwkv4,transformer", *words)
     assert done.status == 0, done.err
     assert f"{2 * 2 * len(PROBES)} measurements, 0 of them failed" in done.out

@@ -1,0 +1,53 @@
+"""What is measured of this machine, and when it is enough."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from probes.plan import calibrate
+from probes.plan.rates import Measured
+from tests.contestants import spec_of
+
+
+@pytest.mark.parametrize(
+    ("token_seconds", "told"), [(0.0, "8 to 32"), (0.2, "8 to 16"), (1e3, "8")]
+)
+def test_a_slow_machine_is_measured_at_fewer_lengths(
+    token_seconds: float, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30 seconds: 3 steps of 16 tokens fit at 0.2 s each (9.6 s), of 32 more do not (19.2 s)."""
+    now, watched = [0.0], []
+
+    def fastest(model: Any, tokens: torch.Tensor, *_: Any) -> Any:
+        watched.append(tokens.numel())
+        now[0] += calibrate.FEWEST_STEPS * token_seconds * tokens.numel()
+        return [], 1.0, token_seconds
+
+    monkeypatch.setattr(calibrate, "TOKENS", (8, 16, 32))
+    monkeypatch.setattr(calibrate, "_fastest", fastest)
+    monkeypatch.setattr(calibrate, "fit_curves", lambda ops: {})
+    monkeypatch.setattr(calibrate, "_share_out", lambda rest: (0.0, 0.0))
+    monkeypatch.setattr(calibrate, "_held", lambda ops: 1.0)
+    monkeypatch.setattr(calibrate, "_peak_beyond", lambda step: 2.0)
+    monkeypatch.setattr(calibrate, "_peak_flops", lambda *_: 1.0)
+    clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0])
+    monkeypatch.setattr(calibrate, "time", clock)
+    found = calibrate.calibrate(spec_of("lstm"), "32-true", 0)
+    assert found.contestant == f"lstm, 2 layers, 64 channels, {told} tokens"
+    assert found.rates == Measured({}, 0.0, 0.0) and found.surplus == 2.0
+    assert max(watched) == int(told.split()[-1])
+
+
+def test_the_peak_is_that_of_the_faster_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without products in bf16 a processor is far slower in it than in fp32."""
+    seconds = {torch.float32: 1.0, torch.bfloat16: 10.0}
+    monkeypatch.setattr(calibrate, "_shortest", lambda work, *_: seconds[work.args[0].dtype])
+    operations = 2 * calibrate.SIDE**3
+    assert calibrate._peak_flops("bf16-mixed", lambda: 0.0) == operations
+    seconds[torch.bfloat16] = 0.5
+    assert calibrate._peak_flops("bf16-mixed", lambda: 0.0) == 2 * operations
+    assert calibrate._peak_flops("32-true", lambda: 0.0) == operations
