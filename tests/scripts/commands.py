@@ -12,8 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 QUICK = ("relative_half_width=0", "remeasure=0")
-ONCE = ("processes=1", *QUICK)
 """For `probe.py`: no repeats beyond those asked for, and no point measured again."""
+ONCE = ("processes=1", *QUICK)
+"""The same, in one process."""
 
 
 class Done(NamedTuple):
