@@ -147,7 +147,7 @@ def _own_digest(content: dict[str, Any]) -> str:
 
 
 def _read_whole(path: Path, expected: dict[str, Any]) -> bytes:
-    content = read_bytes(path, _LARGEST)
+    content = read_bytes(path, min(expected["bytes"], _LARGEST))
     if expected != {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}:
         raise Unfit(f"{path.name} has changed")
     return content

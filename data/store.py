@@ -18,10 +18,11 @@ import hashlib
 import json
 import lzma
 import os
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from conf.schema import DataConf
-from data import corpora, tokenizers
+from data import corpora, recipes, tokenizers
 from data.atomic import make_folder
 from data.corpora import Document, Split
+from data.encoding import encoded
+from data.foreign import Foreign
 from data.manifest import TOKENS, Blocks, Unfit, open_sealed, seal
 from data.text import TextTokenizer
 from data.watch import Watch
@@ -123,17 +126,32 @@ def prepare(conf: DataConf) -> Corpus:
     cannot be used, for text the tokenizer cannot represent, and for `conf.length` too long.
     """
     split = corpora.load(conf)
-    key = f"{FORMAT} {split.fingerprint} {tokenizers.recipe(conf)}"
-    fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]
-    folder = Path(conf.cache_dir) / fingerprint
-    try:
-        corpus = open_folder(folder, fingerprint, split, whole=conf.verify)
-    except Unfit as problem:
-        if os.path.lexists(folder):
-            _say(f"prepared corpus {folder} is damaged ({problem}): making it again")
-        corpus = _make(folder, fingerprint, conf, split)
+    with ExitStack() as stack:
+        file = recipes.foreign(conf)
+        if file is not None:
+            stack.enter_context(file)
+        corpus = _prepared(conf, split, file) or _make(conf, split, file)
     _check_length(conf, corpus.meta)
     return corpus
+
+
+def _prepared(conf: DataConf, split: Split, file: Foreign | None) -> Corpus | None:
+    """The corpus as it lies in the cache, if it does, whole and sound."""
+    for recipe in recipes.possible(conf, file):
+        folder, fingerprint = _place(conf, split, recipe)
+        try:
+            return open_folder(folder, fingerprint, split, whole=conf.verify)
+        except Unfit as problem:
+            if os.path.lexists(folder):
+                _say(f"prepared corpus {folder} is damaged ({problem}): making it again")
+    return None
+
+
+def _place(conf: DataConf, split: Split, recipe: str) -> tuple[Path, str]:
+    """The folder of a corpus, and the fingerprint that is its name."""
+    key = f"{FORMAT} {split.fingerprint} {recipe}"
+    fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return Path(conf.cache_dir) / fingerprint, fingerprint
 
 
 def open_folder(folder: Path, fingerprint: str, split: Split, whole: bool = False) -> Corpus:
@@ -173,8 +191,10 @@ def _contradiction(corpus: Corpus, fingerprint: str, split: Split) -> str | None
     return f"{_META}: {wrong[0]}={getattr(meta, wrong[0])!r}" if wrong else None
 
 
-def _make(folder: Path, fingerprint: str, conf: DataConf, split: Split) -> Corpus:
-    """Tokenize the documents into `folder`, in place of whatever is there."""
+def _make(conf: DataConf, split: Split, file: Foreign | None) -> Corpus:
+    """Tokenize the documents into their folder, in place of whatever is there."""
+    some = (doc.content.decode() for doc in (*split.train[:8], *split.val[:1]))
+    folder, fingerprint = _place(conf, split, recipes.chosen(conf, file, some))
 
     def sound(found: Path) -> bool:
         try:  # whole: what a sample passes may be why it is made again
@@ -184,8 +204,8 @@ def _make(folder: Path, fingerprint: str, conf: DataConf, split: Split) -> Corpu
         return True
 
     try:
-        make_folder(folder, lambda aside: _fill(aside, fingerprint, conf, split), sound)
-    except OSError as error:
+        make_folder(folder, lambda aside: _fill(aside, fingerprint, conf, split, file), sound)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise UserError(
             f"data.cache_dir={conf.cache_dir}: cannot store the prepared corpus there ({error})"
         ) from None
@@ -198,12 +218,14 @@ def _make(folder: Path, fingerprint: str, conf: DataConf, split: Split) -> Corpu
         ) from None
 
 
-def _fill(folder: Path, fingerprint: str, conf: DataConf, split: Split) -> None:
+def _fill(
+    folder: Path, fingerprint: str, conf: DataConf, split: Split, file: Foreign | None
+) -> None:
     sizes = {side: _size(getattr(split, side)) for side in ("train", "val")}
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         training = progress.add_task(f"tokenizer ({Path(conf.tokenizer).name})", total=None)
-        tokenizer = tokenizers.build(conf, _texts(split.train), _texts(split.val))
+        tokenizer = recipes.build(conf, file, _texts(split.train), _texts(split.val))
         progress.update(training, total=1, completed=1)
 
         encoding = progress.add_task("encoding", total=sum(sizes.values()))
@@ -211,12 +233,11 @@ def _fill(folder: Path, fingerprint: str, conf: DataConf, split: Split) -> None:
         tokens = {
             side: _write_tokens(
                 folder / f"{side}.bin",
-                getattr(split, side),
-                tokenizer,
+                file.encoded(texts) if file is not None else encoded(texts, tokenizer),
                 dtype,
                 lambda done: progress.advance(encoding, done),
             )
-            for side in ("train", "val")
+            for side, texts in (("train", _texts(split.train)), ("val", _texts(split.val)))
         }
         held_out = b"".join(doc.content for doc in split.val)
         comparing = progress.add_task("gzip and xz of the validation text", total=None)
@@ -267,50 +288,18 @@ def _texts(documents: Sequence[Document]) -> Iterator[str]:
 
 def _write_tokens(
     path: Path,
-    documents: Sequence[Document],
-    tokenizer: TextTokenizer,
+    parts: Iterable[tuple[array[int], int]],
     dtype: str,
     advance: Callable[[int], None],
 ) -> int:
-    """Encode documents into `path`, each after an end-of-text token; returns the token count.
-
-    The separator comes first, so that even the first word of the first document is predicted from
-    something and every byte of text counts in the validation loss.
-    """
-    separator = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+    """Write the ids of each part, telling how many bytes of text it is; returns the token count."""
     count = 0
     with path.open("wb") as file:
-        for group in _groups(documents, tokenizer):
-            encoded = tokenizer.encode_many([piece for piece, _ in group])
-            parts = [
-                separator + ids if first else ids
-                for (_, first), ids in zip(group, encoded, strict=True)
-            ]
-            tokens = np.fromiter(chain.from_iterable(parts), dtype=dtype)
-            tokens.tofile(file)
-            count += tokens.size
-            advance(sum(len(piece.encode()) for piece, _ in group))
+        for ids, size in parts:
+            np.frombuffer(ids, dtype=np.uint32).astype(dtype).tofile(file)
+            count += len(ids)
+            advance(size)
     return count
-
-
-def _groups(
-    documents: Sequence[Document], tokenizer: TextTokenizer, size: int = 1 << 20
-) -> Iterator[list[tuple[str, bool]]]:
-    """Pieces of the documents in order, about `size` characters at a time, to encode in parallel.
-
-    Each piece comes with whether it begins a document.
-    """
-    group: list[tuple[str, bool]] = []
-    held = 0
-    for text in _texts(documents):
-        for i, piece in enumerate(tokenizer.cut(text)):
-            group.append((piece, i == 0))
-            held += len(piece)
-            if held >= size:
-                yield group
-                group, held = [], 0
-    if group:
-        yield group
 
 
 def _dtype(tokenizer: TextTokenizer) -> str:

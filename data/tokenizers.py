@@ -18,7 +18,6 @@ from typing import Any
 
 from tokenizers import Encoding, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from conf.schema import DataConf
 from data import world
 from data.interruptible import interruptible
 from data.text import END_OF_TEXT, TextTokenizer
@@ -39,6 +38,9 @@ TRAINING_SAMPLE = 32 << 20
 LONGEST_WORD = 512
 """Bytes of a word that a BPE is trained on at once, as its time grows with their square. Longer
 ones (DNA, base64, some Chinese) are cut for the training alone."""
+
+MOST_IDS = 1 << 20
+"""A vocabulary has fewer: the largest known have a quarter of a million."""
 
 _LONG = 1 << 16  # characters that take long enough to encode for Ctrl-C to matter
 _TRIES = 64  # places to cut at, before a text is taken to have none
@@ -151,11 +153,32 @@ def parse(text: str, path: Path) -> TextTokenizer:
         content = json.loads(text)
         if isinstance(content, dict) and content.get("type") == world.KIND:
             return world.read_saved(path, content)
+        _check_ids(content)
         return LibraryTokenizer(Tokenizer.from_str(text))
     except UserError:
         raise
-    except Exception as error:  # the library raises bare Exception, and ValueError on no vocab
-        raise UserError(f"{path}: not a valid tokenizer.json ({error})") from None
+    except BaseException as error:  # bare Exception, ValueError on no vocab, Rust's own panics
+        if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not a valid tokenizer.json ({reason})") from None
+
+
+def _check_ids(definition: Any) -> None:
+    """Raise `ValueError` for ids that no model could have, before the library reads them."""
+    model = definition["model"]
+    entries = model["vocab"]
+    if len(entries) > MOST_IDS:
+        raise ValueError(f"{len(entries):,} entries, and {MOST_IDS:,} is the most there may be")
+    listed = [*entries.items()] if isinstance(entries, dict) else []
+    added = [(one["content"], one["id"]) for one in definition.get("added_tokens") or ()]
+    for token, i in listed + added:
+        if not isinstance(i, int) or not 0 <= i < MOST_IDS:
+            raise ValueError(f"the id {i!r} of {token[:40]!r} is not from 0 to {MOST_IDS - 1:,}")
+    names = {i: token for token, i in listed}
+    for token, i in listed:
+        if names[i] != token:
+            raise ValueError(f"{token[:40]!r} and {names[i][:40]!r} both have the id {i}")
 
 
 def check_fits(tokenizer: TextTokenizer, vocab_size: int, model: str) -> None:
@@ -165,38 +188,6 @@ def check_fits(tokenizer: TextTokenizer, vocab_size: int, model: str) -> None:
             f"the tokenizer has {tokenizer.vocab_size:,} ids and {model} only {vocab_size:,}: it "
             "was trained with another tokenizer"
         )
-
-
-def recipe(conf: DataConf) -> str:
-    """What, beside the corpus, decides the tokenizer: part of the key of the prepared store."""
-    if conf.tokenizer == "bpe":
-        return f"bpe {conf.vocab_size}"
-    if conf.tokenizer in ("bytes", "chars"):
-        return conf.tokenizer
-    path = Path(conf.tokenizer)
-    if not path.is_file():
-        raise UserError(
-            f"data.tokenizer={conf.tokenizer!r}: neither bpe, bytes, chars nor a file that exists"
-        )
-    key = f"file {hashlib.sha256(path.read_bytes()).hexdigest()}"
-    tokenizer = load(path)
-    if isinstance(tokenizer, LibraryTokenizer) and not tokenizer.is_byte_level:
-        key += " apart"  # once cut in places where such a tokenizer does not separate words
-    return key
-
-
-def build(conf: DataConf, train: Iterable[str], val: Iterable[str]) -> TextTokenizer:
-    """The tokenizer `conf` asks for, trained on `train` where it is trained.
-
-    `val` only adds to the alphabet of `chars`, as in nanoGPT.
-    """
-    if conf.tokenizer == "bpe":
-        return train_bpe(train, conf.vocab_size)
-    if conf.tokenizer == "bytes":
-        return byte_tokenizer()
-    if conf.tokenizer == "chars":
-        return char_tokenizer(set().union(*train, *val))
-    return load(conf.tokenizer)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,8 @@ from models.errors import UserError
 
 KIND = "RWKV World"  # what our own file says it is
 WINDOW = 1 << 16  # bytes matched at once: bounds the memory of the list of matches
+LONGEST_LINE = 1 << 12  # characters; the longest of the official one has 140
+MOST_LINES = 1 << 20
 ROUND = 64  # to a multiple of which the official models round up their 65,530 ids
 
 
@@ -112,7 +115,12 @@ def read_vocabulary(path: Path, text: str) -> WorldTokenizer:
     Raises `UserError` naming the first line that is not as it should be.
     """
     tokens: list[bytes] = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(io.StringIO(text, newline="\n"), start=1):
+        line = line.removesuffix("\n")
+        if len(line) > LONGEST_LINE:
+            raise UserError(f"{path}, line {number}: {len(line):,} characters are no token")
+        if number > MOST_LINES:
+            raise UserError(f"{path}: more than {MOST_LINES:,} lines")
         if line or number == 1:
             tokens.append(_token(f"{path}, line {number}", line, expected_id=len(tokens) + 1))
     return _checked(path, tokens)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from conf.schema import GenerateConf
-from data import tokenizers
+from data import foreign, tokenizers
 from data.text import StreamDecoder
 from models import load
 from models.errors import UserError
@@ -32,7 +32,7 @@ def main(conf: GenerateConf) -> None:
             f"run={conf.run!r} comes without a tokenizer: add tokenizer=PATH, a tokenizer.json or "
             "the vocabulary of RWKV World (rwkv_vocab_v20230424.txt)"
         )
-    tokenizer = tokenizers.load(path)
+    tokenizer = foreign.load(path, [conf.prompt])
     on_gpu = conf.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     model = load(source.weights, device, DTYPES.get(conf.dtype))

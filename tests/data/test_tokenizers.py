@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import signal
@@ -16,7 +15,6 @@ import pytest
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as library
 
-from conf.schema import DataConf
 from data import tokenizers
 from data.interruptible import interruptible
 from data.text import END_OF_TEXT, StreamDecoder, TextTokenizer
@@ -132,30 +130,6 @@ def test_bad_tokenizer_file(tmp_path: Path, content: str | None) -> None:
         path.write_text(content)
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         tokenizers.load(path)
-
-
-def test_recipe_and_build_follow_the_configuration(tmp_path: Path) -> None:
-    def conf(tokenizer: str, **settings: int) -> DataConf:
-        return DataConf(corpus="text", tokenizer=tokenizer, **settings)  # type: ignore[arg-type]
-
-    path = tmp_path / "mine.json"
-    tokenizers.byte_tokenizer().save(path)
-    confs = [
-        conf("bpe"),
-        conf("bpe", vocab_size=512),
-        conf("bytes"),
-        conf("chars"),
-        conf(str(path)),
-    ]
-    assert len({tokenizers.recipe(c) for c in confs}) == len(confs)
-    built = [tokenizers.build(c, ["ab" * 50], ["c"]) for c in confs]
-    assert built[3].encode("abc") == [0, 1, 2]
-    assert built[4].fingerprint == built[2].fingerprint == tokenizers.byte_tokenizer().fingerprint
-    before = tokenizers.recipe(confs[4])
-    tokenizers.char_tokenizer("abc").save(path)
-    assert tokenizers.recipe(confs[4]) != before
-    with pytest.raises(UserError, match="'bpee': neither bpe, bytes, chars nor a file"):
-        tokenizers.recipe(conf("bpee"))
 
 
 def stream(tokenizer: TextTokenizer, ids: list[int]) -> list[str]:
@@ -338,13 +312,3 @@ def test_ctrl_c_reaches_whoever_waits(listening: None) -> None:
     assert interruptible(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         interruptible(lambda: 1 // 0)
-
-
-def test_the_key_of_a_tokenizer_that_was_cut_wrongly_has_changed(tmp_path: Path) -> None:
-    kept, changed = tmp_path / "bytes.json", tmp_path / "spiece.json"
-    tokenizers.byte_tokenizer().save(kept)
-    sentencepiece("first").save(changed)
-    for path, end in ((kept, ""), (changed, " apart")):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        conf = DataConf(corpus="text", tokenizer=str(path))
-        assert tokenizers.recipe(conf) == f"file {digest}{end}"

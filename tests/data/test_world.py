@@ -158,3 +158,8 @@ def test_damaged_saved_vocabularies_are_refused(tmp_path: Path, tokens: str) -> 
     (tmp_path / "tokenizer.json").write_text(f'{{"type": "RWKV World", "tokens": {tokens}}}')
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         tokenizers.load(tmp_path / "tokenizer.json")
+
+
+def test_a_line_too_long_to_be_a_token_is_not_read() -> None:
+    with pytest.raises(UserError, match=r"line 1: 5,000,012 characters are no token"):
+        world.read_vocabulary(Path("vocab.txt"), f"1 '{'a' * 5_000_000}' 5000000\n")

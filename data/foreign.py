@@ -1,0 +1,219 @@
+"""Tokenizers made by others: tried, and used on a corpus, where they cannot do harm.
+
+A `tokenizer.json` is a program: a pattern can take years, a replacement can make gigabytes of a
+word, and the library then ends the process. So a file that is not our own is read, and encodes, in
+a process of its own (`data.guest`) with limits of time and memory. They grow with the text; a
+tokenizer that works is far from them, and gives the same ids as without.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from data.encoding import GROUP, IDS
+from data.guest import HEADER, NUMBER, send
+from data.text import TextTokenizer
+from data.tokenizers import parse
+from models.errors import UserError
+from models.reading import read_bytes
+
+LARGEST = 64 << 20  # bytes of a tokenizer's file
+SECONDS = 5.0  # of processor time that any request may take
+SECONDS_PER_MIB = 0.15  # more for a file; 64 MiB with 256 Ki entries take 8 s in all
+STARVED = 60.0  # seconds, instead, where another process has the processor
+SLOWER = 20  # times the average that some text may take
+MEMORY = 1 << 30  # bytes beyond those that grow with file and text
+PER_BYTE_OF_FILE, PER_BYTE_OF_TEXT = 40, 256  # bytes of memory
+REQUEST = 1 << 20  # bytes of documents asked for together
+
+PROBES = [  # what catastrophic patterns fail on, beside texts of the corpus
+    *(run * 2000 for run in ("a", " ", "\n", "7", "!", "aB", "a ", "é", "漢")),
+    "The 3 quick brown foxes' jump: over\n\tthe lazy_dog (again) -- e\u0301 🎉 \u2581x\r\n" * 20,
+]
+_ROOT = str(Path(__file__).resolve().parents[1])
+_GLANCE = 0.05  # seconds between looks at the processor time of the other process
+
+
+class Foreign:
+    """A tokenizer's file, opened in another process; a context manager."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises `UserError` if it is no file, or too large."""
+        self.path = Path(path)
+        self.content = read_bytes(self.path, LARGEST)
+        self._largest = 0  # bytes of text that the process was started for
+        self._process: subprocess.Popen[bytes] | None = None
+        self._spent, self._bytes = 0.0, 0  # processor time for so much text
+
+    def __enter__(self) -> Foreign:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            for pipe in (self._process.stdin, self._process.stdout):
+                assert pipe is not None
+                with suppress(OSError):  # it is gone, with what was still to be sent
+                    pipe.close()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def try_on(self, texts: Sequence[str]) -> bool:
+        """Read the file and encode samples; whether it is one that needs care in cutting texts.
+
+        Raises `UserError` if the file is not sound or exceeds a limit.
+        """
+        apart = self._start(max(map(_size, texts), default=0))
+        for text in (*PROBES, *(text[: 1 << 12] for text in texts[:8])):
+            try:
+                for _ in self._encode([text]):
+                    pass
+            except _Refused:  # it has no token for some of these: for a text that will be told
+                pass
+        return apart
+
+    def tokenizer(self) -> TextTokenizer:
+        """The same tokenizer in this process, after `try_on`."""
+        return parse(self.content.decode(), self.path)
+
+    def encoded(self, texts: Iterable[str]) -> Iterator[tuple[array[int], int]]:
+        """As `data.encoding.encoded`."""
+        held: list[str] = []
+        size = 0
+        for text in texts:
+            held.append(text)
+            size += _size(text)
+            if size >= REQUEST:
+                yield from self._encode(held)
+                held, size = [], 0
+        if held:
+            yield from self._encode(held)
+
+    def _start(self, largest: int) -> bool:
+        memory = MEMORY + PER_BYTE_OF_FILE * len(self.content)
+        memory += PER_BYTE_OF_TEXT * (largest + REQUEST) + (16 << 20) * (os.cpu_count() or 1)
+        available = psutil.virtual_memory().available
+        self._memory = min(memory, max(MEMORY, available))
+        size = min(GROUP, (1 << 16) * max(4, os.cpu_count() or 1))
+        code = f"import sys; sys.path.insert(0, {_ROOT!r}); from data.guest import serve; "
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", f"{code}serve({self._memory}, {size})"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for this process, which then ends the other
+        )
+        name = json.dumps(str(self.path)).encode()
+        content = name + b"\n" + self.content
+        seconds = SECONDS + SECONDS_PER_MIB * len(self.content) / 2**20
+        for kind, answer in self._ask(b"L", content, seconds, "to be read"):
+            if kind == b"I":
+                return bool(json.loads(answer)["apart"])
+        raise self._ended("to be read")
+
+    def _encode(self, texts: list[str]) -> Iterator[tuple[array[int], int]]:
+        content = json.dumps(texts, ensure_ascii=False).encode(errors="surrogatepass")
+        total = sum(map(_size, texts))
+        rate = self._bytes / self._spent if self._spent > 0.1 else 1 << 20
+        # At once, if it cannot be cut; so much more than usual, and it will not end.
+        seconds = SECONDS + SLOWER * min(total, max(map(len, texts)) + GROUP) / max(rate, 1.0)
+        before = self._processor_time()
+        what = f"for {total:,} bytes of text such as {texts[0][:20]!r}"
+        for kind, answer in self._ask(b"E", content, seconds, what):
+            if kind == b"T":
+                ids = array(IDS)
+                ids.frombytes(memoryview(answer)[NUMBER.size :])
+                yield ids, NUMBER.unpack_from(answer)[0]
+        self._spent += self._processor_time() - before
+        self._bytes += total
+
+    def _ask(
+        self, kind: bytes, content: bytes, seconds: float, what: str
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """The answers to a request, each of which may take `seconds` of processor time."""
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            send(self._process.stdin, kind, content)  # type: ignore[arg-type]
+        except OSError:
+            raise self._ended(what) from None
+        while True:
+            header = self._read(HEADER.size, seconds, what)
+            answer, length = HEADER.unpack(header)
+            found = self._read(length, seconds, what)
+            if answer == b"X":
+                raise _Refused(found.decode())
+            if answer == b"P":
+                raise UserError(f"{self.path}: this tokenizer fails {what}: {found.decode()}")
+            yield answer, found
+            if answer in (b"D", b"I"):
+                return
+
+    def _read(self, length: int, seconds: float, what: str) -> bytes:
+        assert self._process is not None and self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        parts: list[bytes] = []
+        begun, spent = time.monotonic(), self._processor_time()
+        while length:
+            if select.select([pipe], [], [], _GLANCE)[0]:
+                part = os.read(pipe, min(length, 1 << 20))
+                if not part:
+                    raise self._ended(what)
+                parts.append(part)
+                length -= len(part)
+            elif (
+                self._processor_time() - spent > seconds
+                or time.monotonic() - begun > STARVED + 10 * seconds
+            ):
+                raise UserError(
+                    f"{self.path}: this tokenizer takes more than {seconds:.0f} seconds {what}: "
+                    "it has a pattern or a rule that does not end, or almost"
+                )
+        return b"".join(parts)
+
+    def _processor_time(self) -> float:
+        assert self._process is not None
+        try:
+            times = psutil.Process(self._process.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return float(times.user + times.system)
+
+    def _ended(self, what: str) -> UserError:
+        """What to say of a process that has ended by itself."""
+        assert self._process is not None
+        return UserError(
+            f"{self.path}: this tokenizer takes more than {self._memory / 2**30:.1f} GiB of memory "
+            f"{what}, or the library crashes on it (status {self._process.wait()})"
+        )
+
+
+def _size(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
+
+
+class _Refused(UserError):
+    """A plain message about the file or a text."""
+
+
+def load(path: str | Path, texts: Sequence[str] = ()) -> TextTokenizer:
+    """The tokenizer in a file of unknown origin, once it has been tried, on `texts` too.
+
+    Raises `UserError` if it is none, or exceeds the limits of time and memory.
+    """
+    with Foreign(path) as foreign:
+        foreign.try_on(texts)
+        for text in texts:
+            for _ in foreign.encoded([text]):
+                pass
+        return foreign.tokenizer()

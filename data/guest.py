@@ -1,0 +1,94 @@
+"""The process in which a foreign tokenizer runs, and which dies of what it must not do.
+
+A frame is a letter, the length of what follows in 8 bytes, and that. Requests: `L` a tokenizer's
+name, a newline and its file; `E` a JSON list of texts. Answers: `I` a JSON object; `T` 8 bytes of
+how many bytes of text were encoded, and their ids of 32 bits; `D` done; `X` a message for the user;
+`P` that of a failure inside the library. See `data.foreign` for the other side.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from data.encoding import encoded
+from data.text import TextTokenizer
+from data.tokenizers import LibraryTokenizer, parse
+from models.errors import UserError
+
+HEADER = struct.Struct("<cQ")
+NUMBER = struct.Struct("<Q")
+_PDEATHSIG = 1  # of prctl
+
+
+def serve(memory: int, size: int) -> None:
+    """Answer until the input ends, with `memory` bytes at most; `size` characters at a time."""
+    _die_with_parent()
+    limit(memory)
+    source = sys.stdin.buffer
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    tokenizer: TextTokenizer | None = None
+    while len(header := source.read(HEADER.size)) == HEADER.size:
+        kind, length = HEADER.unpack(header)
+        content = source.read(length)
+        try:
+            if kind == b"L":
+                tokenizer = _load(content)
+                send(answers, b"I", json.dumps(_facts(tokenizer)).encode())
+            else:
+                assert tokenizer is not None
+                texts = json.loads(content.decode(errors="surrogatepass"))
+                for ids, count in encoded(texts, tokenizer, size):
+                    send(answers, b"T", NUMBER.pack(count) + ids.tobytes())
+                send(answers, b"D", b"")
+        except UserError as error:
+            send(answers, b"X", str(error).encode(errors="replace"))
+        except MemoryError:
+            os.abort()  # as the library itself does
+        except BaseException as error:  # a panic of Rust's is no Exception
+            send(answers, b"P", " ".join(str(error).split())[:200].encode(errors="replace"))
+
+
+def send(target: BinaryIO, kind: bytes, content: bytes) -> None:
+    """Write one frame."""
+    target.write(HEADER.pack(kind, len(content)))
+    target.write(content)
+    target.flush()
+
+
+def limit(memory: int) -> None:
+    """Refuse this process any more than `memory` bytes of data."""
+    with suppress(ValueError, OSError):
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        wanted = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _load(content: bytes) -> TextTokenizer:
+    name, _, text = content.partition(b"\n")
+    path = Path(json.loads(name))
+    try:
+        return parse(text.decode(), path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not readable as text ({error})") from None
+
+
+def _facts(tokenizer: TextTokenizer) -> dict[str, object]:
+    is_library = isinstance(tokenizer, LibraryTokenizer)
+    return {"apart": is_library and not tokenizer.is_byte_level}
+
+
+def _die_with_parent() -> None:
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
