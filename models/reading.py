@@ -52,7 +52,7 @@ def regular(path: Path) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(kind):  # it has been replaced meanwhile
             os.close(descriptor)
             raise Unreadable(path, f"{_kind(kind)}, not a file")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the latter: a folder above is a file
         if path.is_symlink():
             raise Unreadable(path, "a link that leads nowhere") from None
         raise Missing(path, "no such file") from None

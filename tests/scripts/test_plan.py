@@ -24,7 +24,7 @@ def measured_row(length: int) -> Row:
         seconds=[0.01 * length], peak_bytes=1000 * length, peak_method="", state_bytes=None,
         flops=1, flops_dense=1, backends={}, precision="bfloat16", seed=0,
         device={"kind": "cuda", "name": "a GPU", "threads": 1, "memory_bytes": 1}, versions={},
-        commit="", load_before=0.0, started="", command="",
+        commit="", load_before=0.0, started="2026-11-21T00:00:00+00:00", command="",
     )  # fmt: skip
 
 

@@ -276,8 +276,16 @@ def test_every_probe_then_a_priced_report(capfd: Capture, tmp_path: Path) -> Non
     one = recorded(tmp_path / "g")["probe-rwkv4-tiny"]
     (point,) = (row for row in one.history if row.get("context_length") == 32)
     assert point["probe/max_batch/batch_1/max_batch"] > 1
-    assert point["probe/decode/batch_1/p95_seconds"] >= point["probe/decode/batch_1/p50_seconds"]
-    assert 0 < point["probe/train/batch_1/mfu"] < 1
+    undisturbed = {
+        row.probe
+        for row in read_rows(tmp_path / "g/probes.jsonl")
+        if row.contestant == "rwkv4" and row.context_length == 32 and not row.is_disturbed
+    }
+    if "decode" in undisturbed:
+        slow, usual = (point[f"probe/decode/batch_1/{name}_seconds"] for name in ("p95", "p50"))
+        assert slow >= usual
+    if "train" in undisturbed:
+        assert 0 < point["probe/train/batch_1/mfu"] < 1
 
     window = ["slope_from=16", "slope_to=64", "wandb.mode=disabled"]
     paid = ["price_per_hour=1.20", "currency=EUR"]

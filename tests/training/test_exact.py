@@ -37,7 +37,9 @@ PAIRS = [  # of values of any two factors, each in at least one row
     ("transformer", 4, 0, "bf16-mixed", False, 1),
 ]
 STOPS: tuple[Stop, ...] = ((3, SIGKILL), (5, SIGTERM))
-MEASURED = ("train_seconds", "tokens_per_second", "peak_bytes")
+MEASURED = (  # and what the file of the checkpoint holds of them
+    "train_seconds", "tokens_per_second", "peak_bytes", "checkpoint_sha256", "sha256",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
