@@ -7,7 +7,7 @@ measure each arm has a curve, and every recurrent arm is compared with every att
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isnan
@@ -211,18 +211,23 @@ class Slope:
     """How the cost departs from `a + bT` over the same window; None with three lengths."""
 
 
+def rows_at(rows: Iterable[Row], probe: str, sweep: str) -> dict[int, dict[int, Row]]:
+    """By rising length and by process, the row that counts: the last one."""
+    found: dict[int, dict[int, Row]] = defaultdict(dict)
+    for row in rows:
+        if (row.probe, row.sweep) == (probe, sweep):
+            found[row.context_length][row.process] = row
+    return dict(sorted(found.items()))
+
+
 def curve(arm: Arm, measure: Measure) -> Curve:
     """One point per length; where a process was measured again, the last row counts.
 
     A point of which one process failed has failed: those that finished are the lucky ones. Times
     of disturbed processes are left out, and a point of which none is left is `disturbed`.
     """
-    processes: dict[int, dict[int, Row]] = defaultdict(dict)
-    for row in arm.rows:
-        if (row.probe, row.sweep) == (measure.probe, measure.sweep):
-            processes[row.context_length][row.process] = row
     points = []
-    for length, found in sorted(processes.items()):
+    for length, found in rows_at(arm.rows, measure.probe, measure.sweep).items():
         failed = [row for _, row in sorted(found.items()) if row.status != "ok"]
         quiet = {n: row for n, row in found.items() if not (measure.timed and row.is_disturbed)}
         values = {
@@ -326,8 +331,9 @@ def shape(one: Curve, measure: Measure) -> Growth | None:
 
 
 def _samples(one: Curve, measure: Measure) -> dict[int, dict[int, list[float]]]:
-    """Per-token costs of a whole pass are taken per sequence, like the others."""
-    per_token = measure.per == "token" and measure.probe != "decode"
+    """Per-token costs of a whole pass are taken per sequence, like the others; those of a
+    generated token are not."""
+    per_token = measure.per == "token" and measure.probe not in ("decode", "max_batch")
     return {
         length: {
             number: [value * (length if per_token else 1) for value in repeats]

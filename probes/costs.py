@@ -1,17 +1,13 @@
-"""What the figures mean: use of the device, energy, pages of text, and money."""
+"""What the times mean in pages of text and in money."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from probes import words
-from probes.bootstrap import typical
 from probes.collect import Arm, Material
 from probes.compare import curve
 from probes.measures import BY_KEY
-from probes.rows import OK, Row
 
 PAGE = 700
 """Tokens of a page of 500 English words, a rule of thumb: tokenizers differ by a third or so."""
@@ -32,7 +28,8 @@ class Price:
 
     def text(self, amount: float) -> str:
         """`2.50 EUR`; a third digit where cents are too coarse."""
-        return f"{amount:,.2f} {self.currency}" if amount >= 1 else f"{amount:.3g} {self.currency}"
+        shown = f"{amount:,.2f}" if amount >= 1 else words.significant(amount)
+        return f"{shown} {self.currency}"
 
 
 def seconds_per_token(arm: Arm, probe: str) -> dict[int, float]:
@@ -78,49 +75,3 @@ def in_words(material: Material, price: Price | None) -> str:
         f"In pages of text an hour, one text at a time (a page is taken as {PAGE} tokens, "
         f"about 500 words){paid}: {'; '.join(parts)}."
     )
-
-
-def utilisation(row: Row, dense: bool = False) -> float | None:
-    """MFU: operations done per second over the highest rate measured on this device.
-
-    `None` where no rate was measured, no operations are counted or others disturbed the point.
-    `dense` counts every query against every key, the convention of most published figures.
-    """
-    work = row.flops_dense if dense else row.flops
-    if not work or not row.peak_flops or not row.seconds or row.status != OK or row.is_disturbed:
-        return None
-    return work / typical(row.undisturbed) / row.peak_flops
-
-
-def joules_per_token(row: Row) -> float | None:
-    """Of the whole device; `None` where no counter could tell."""
-    if row.energy_joules is None or row.status != OK:
-        return None
-    tokens = (row.max_batch or row.batch) if row.probe in ("decode", "max_batch") else _tokens(row)
-    return row.energy_joules / tokens
-
-
-def token_percentiles(rows: list[Row]) -> tuple[float, float] | None:
-    """p50 and p95 of the single tokens of all repeats and processes left undisturbed, seconds."""
-    found = [
-        part
-        for row in rows
-        if row.token_seconds and not row.is_disturbed
-        for part, bad in zip(
-            _repeats(row), row.disturbed or [False] * len(row.seconds), strict=True
-        )
-        if not bad
-    ]
-    if not found:
-        return None
-    middle, slow = np.percentile(np.concatenate(found), [50, 95])
-    return float(middle), float(slow)
-
-
-def _repeats(row: Row) -> list[np.ndarray]:
-    """Seconds of the single tokens of every repeat."""
-    return np.array_split(np.array(row.token_seconds), len(row.seconds))
-
-
-def _tokens(row: Row) -> int:
-    return (row.max_batch or row.batch) * row.context_length

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from probes import compare, words
 from probes.collect import Arm, Material
-from probes.compare import Curve, Finding
+from probes.compare import Crossing, Curve, Finding
 from probes.measures import BY_KEY, Measure
 from probes.rows import NOT_TRIED
 
@@ -77,10 +77,10 @@ def _panels(
         own = [one for one in found if one.measure == measure]
         _panel(axes, material, measure, with_state=overview and measure.key == "memory")
         for one in own if len(material.pairs) == 1 else []:
-            if one.kind == "crosses":
-                _mark_crossing(axes, one)
-            elif runs := words.undecided_runs(one):
-                _mark_undecided(axes, runs)
+            for crossing in one.crossings:
+                _mark_crossing(axes, crossing)
+            if runs := words.undecided_runs(one):
+                _mark_undecided(axes, runs, "" if one.crossings else words.not_decided(runs))
     row = material.rows[0]
     where = f"{row.device.get('name')}, {row.device.get('threads')} threads, {row.precision}"
     figure.supxlabel(literal(f"{where}, commit {row.commit[:12]}"), fontsize=7.5, color=MUTED)
@@ -122,8 +122,8 @@ def _draw_curve(axes: Axes, one: Curve, colour: str, dashes: str) -> None:
     if any(len(point.values) > 1 for point in points):
         low, high = zip(*(point.quartiles for point in points), strict=True)
         axes.fill_between(lengths, low, high, color=colour, alpha=0.18, linewidth=0)
-    medians = [point.value for point in points]
-    axes.plot(lengths, medians, dashes, marker=marker, markersize=4.5, color=colour, linewidth=1.8)
+    values = [point.value for point in points]
+    axes.plot(lengths, values, dashes, marker=marker, markersize=4.5, color=colour, linewidth=1.8)
 
 
 def _draw_failures(axes: Axes, one: Curve, colour: str, place: int) -> None:
@@ -186,8 +186,7 @@ def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
         )  # fmt: skip
 
 
-def _mark_crossing(axes: Axes, finding: Finding) -> None:
-    crossing = finding.crossings[0]
+def _mark_crossing(axes: Axes, crossing: Crossing) -> None:
     if crossing.low is not None and crossing.high is not None:
         axes.axvspan(crossing.low, crossing.high, color=INK, alpha=0.08, linewidth=0)
     axes.axvline(crossing.length, color=INK, linewidth=1, linestyle=(0, (3, 2)))
@@ -198,14 +197,14 @@ def _mark_crossing(axes: Axes, finding: Finding) -> None:
     )  # fmt: skip
 
 
-def _mark_undecided(axes: Axes, runs: Sequence[tuple[int, int]]) -> None:
+def _mark_undecided(axes: Axes, runs: Sequence[tuple[int, int]], text: str) -> None:
     """Hollow, hatched stretches: the least certain finding must not look the most certain."""
     for low, high in runs:
         axes.axvspan(
             low / 1.06, high * 1.06, facecolor="none", edgecolor=GRID, hatch="///", linewidth=0
         )
     axes.annotate(
-        words.not_decided(runs).replace(" between", "\nbetween").replace(" at", "\nat"),
+        text.replace(" between", "\nbetween").replace(" at", "\nat"),
         (runs[0][0], 0.02), xycoords=axes.get_xaxis_transform(), xytext=(6, 0),
         textcoords="offset points", fontsize=8.5, color=INK, va="bottom",
     )  # fmt: skip

@@ -6,9 +6,9 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
+from probes.bootstrap import typical
 from probes.rows import Row
 
 _PLAIN = (
@@ -22,16 +22,17 @@ _PACKED = (
     "seconds", "token_seconds", "memory", "tried", "device", "backends", "versions", "config",
     "options", "disturbed", "cpu_seconds", "involuntary", "waited", "others", "pressure", "steal",
 )  # fmt: skip
-COLUMNS = (*_PLAIN, "seconds_median", *_PACKED)
-"""`seconds_median` is that of the repeats that count: undisturbed ones, unless too few were."""
+COLUMNS = (*_PLAIN, "is_disturbed", "seconds_lower_quartile", *_PACKED)
+"""`is_disturbed`: the times of this process take no part in a curve. `seconds_lower_quartile` is of
+the repeats that count (undisturbed ones, unless too few were), as the curves take it."""
 
 
 def flat(row: Row) -> list[Any]:
     """One row as plain values in the order of `COLUMNS`; lists and dicts as JSON."""
-    middle = median(row.undisturbed) if row.seconds else None
+    value = typical(row.undisturbed) if row.seconds else None
     plain = [getattr(row, name) for name in _PLAIN]
     packed = [json.dumps(getattr(row, name), sort_keys=True) for name in _PACKED]
-    return [*plain, middle, *packed]
+    return [*plain, row.is_disturbed, value, *packed]
 
 
 def csv_text(rows: Sequence[Row]) -> str:

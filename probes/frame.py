@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 
-from probes import tables, words
-from probes.collect import Material
+from probes.markup import prose
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = "script-src 'unsafe-inline'; "  # of the policy; without it no script can run
@@ -25,7 +24,7 @@ def read(name: str) -> str:
 def framed(
     body: str,
     parts: Mapping[str, str],
-    material: Material,
+    warnings: Iterable[str],
     title: str,
     headline: str,
     facts: Iterable[str],
@@ -34,16 +33,16 @@ def framed(
 ) -> str:
     """The whole file: `body` in the frame, every `{{name}}` in it replaced by its part.
 
-    `quiet` is the sentence about the machine below the headline; empty where it is not known.
+    `warnings` stand above everything else; `quiet` is the sentence about the machine below the
+    headline, empty where it is not known.
     """
-    warnings = words.warnings(material)
     known = {
         **parts,
         "title": escape(title),
-        "headline": tables.prose(headline),
+        "headline": prose(headline),
         "meta": " · ".join(f'<span class="nowrap">{escape(fact)}</span>' for fact in facts if fact),
-        "quiet": f'<p class="meta">{tables.prose(quiet)}</p>' if quiet else "",
-        "warnings": "".join(f'<p class="warning">{tables.prose(one)}</p>' for one in warnings),
+        "quiet": f'<p class="meta">{prose(quiet)}</p>' if quiet else "",
+        "warnings": "".join(f'<p class="warning">{prose(one)}</p>' for one in warnings),
         "css": read("page.css"),
         "scripts": SCRIPTS if scripts else "",
     }

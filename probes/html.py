@@ -2,6 +2,7 @@
 
 `page/page.html` is the body, with `{{names}}` filled in here; `page/page.js` draws the curves
 from the JSON this file embeds. Tables and sentences are plain HTML, readable without the script.
+All text comes from `probes.contents`, all curves from what `crossover.json` holds.
 """
 
 from __future__ import annotations
@@ -9,58 +10,65 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
-from itertools import pairwise
 from math import log2
 from typing import TYPE_CHECKING, Any
 
-from probes import accounts, compare, costs, story, tables, words
+from probes import compare, words
 from probes.collect import Arm
-from probes.compare import Curve, Finding
+from probes.contents import Chart, Contents, Ranges, Track
 from probes.flat import COLUMNS, flat
 from probes.frame import framed, read
-from probes.measures import MEASURES, Measure
-from probes.ratios import ABOVE, BELOW, EQUAL, UNDECIDED
+from probes.markup import colour, prose, table
+from probes.measures import BY_KEY
+from probes.ratios import ABOVE, BELOW, UNDECIDED
+from probes.scaling import contents as scaling_contents
 from probes.scaling import page as scaling_page
+from probes.tables import Method
 
 if TYPE_CHECKING:
     from probes.report import Report
 
+ACCOUNTS = {
+    "money": "In pages of text and money",
+    "latency": "Single tokens",
+    "batches": "The largest batch in a fixed memory",
+    "use": "Use of the device and energy",
+}
+"""Headings of the tables that are shown only if they have something to show."""
+
 
 def page(report: Report) -> str:
     """The whole file as text."""
-    rows = report.material.rows
-    charts = [measure for measure in MEASURES if compare.curves(report.material, measure)]
-    machine = report.summary["machine"]
-    facts = (
-        story.answer_interval(report.findings),
-        machine["device"],
-        f"threads: {machine['threads']}",
-        machine["precision"],
-        f"commit {machine['commit'][:12]}",
-        machine["date"][:10],
-    )
+    contents, arms = report.contents, report.material.arms
     parts = {
-        "story": _story(report),
-        "ranges": _ranges(report),
-        "chips": "".join(_chip(report, arm) for arm in report.material.arms),
-        "charts": "\n".join(_figure(report, place, one) for place, one in enumerate(charts)),
-        "scaling": scaling_page.section(report.scaling),
-        "losses": accounts.losses(report),
-        "accounts": _accounts(report),
-        "contestants": tables.contestants(report),
-        "crossovers": tables.crossovers(report),
-        "slopes": tables.slopes(report),
-        "method": tables.method(report),
-        "failed": tables.failed(report),
-        "row_count": str(len(rows)),
-        "data": embed(_data(report, charts)),
+        "story": _story(contents),
+        "ranges": _ranges(contents.ranges, report) if contents.ranges else "",
+        "curves": prose(contents.curves),
+        "chips": "".join(_chip(arms, arm) for arm in arms),
+        "charts": "\n".join(_figure(place, one) for place, one in enumerate(contents.charts)),
+        "accounts": _accounts(contents, arms),
+        "method": _method(contents.method),
+        "raw": prose(contents.raw).replace("rows.csv", "<code>rows.csv</code>"),
+        "data": embed(_data(report)),
         "js": read("page.js"),
     }
-    title = "Crossover report: " + ", ".join(map(words.name, report.material.arms))
-    headline = story.headline(report.material, report.findings)
-    body = read("page.html")
-    quiet = words.quiet(machine["quiet"])
-    return framed(body, parts, report.material, title, headline, facts, quiet, scripts=True)
+    study = report.scaling
+    parts["scaling"] = ""
+    if study:
+        told = scaling_contents.contents(study, report.material.trainings)
+        parts["scaling"] = scaling_page.section(study, told)
+    shown = ("losses", "contestants", "crossovers", "slopes", "failed")
+    parts |= {name: table(contents.tables[name], arms) for name in shown}
+    return framed(
+        read("page.html"),
+        parts,
+        contents.warnings,
+        contents.title,
+        contents.headline,
+        contents.facts,
+        contents.quiet,
+        scripts=True,
+    )
 
 
 def embed(data: Any) -> str:
@@ -71,59 +79,51 @@ def embed(data: Any) -> str:
 # ---- words and the picture of who is cheaper where -----------------------------------------------
 
 
-def _story(report: Report) -> str:
+def _story(contents: Contents) -> str:
     blocks = []
-    for heading, paragraphs in story.story(report.material, report.findings):
+    for heading, paragraphs in contents.story:
         blocks.append(f"<h2>{escape(heading)}</h2>" if heading else "")
-        blocks += [f"<p>{tables.prose(text)}</p>" for text in paragraphs]
-    blocks += [
-        f"<p>{tables.prose(text)}</p>"
-        for text in [costs.in_words(report.material, report.price)]
-        if text
-    ]
-    return "\n".join(blocks).replace("<p>", '<p class="lead">', 1)
+        blocks += [f"<p>{prose(text)}</p>" for text in paragraphs]
+    return "\n".join(filter(None, blocks)).replace("<p>", '<p class="lead">', 1)
 
 
-def _accounts(report: Report) -> str:
+def _accounts(contents: Contents, arms: Sequence[Arm]) -> str:
     """A section for each of the further tables that has something to show."""
-    parts = {
-        "money": ("In pages of text and money", accounts.money),
-        "latency": ("Single tokens", accounts.latencies),
-        "batches": ("The largest batch in a fixed memory", accounts.batches),
-        "use": ("Use of the device and energy", accounts.efficiency),
-    }
-    found = {key: (title, make(report)) for key, (title, make) in parts.items()}
     return "\n".join(
-        f'<section aria-labelledby="{key}"><h2 id="{key}">{title}</h2>\n{text}\n</section>'
-        for key, (title, text) in found.items()
-        if text
+        f'<section aria-labelledby="{key}"><h2 id="{key}">{title}</h2>\n'
+        f"{table(contents.tables[key], arms)}\n</section>"
+        for key, title in ACCOUNTS.items()
+        if key in contents.tables
     )
 
 
-def _ranges(report: Report) -> str:
+def _method(method: Method) -> str:
+    items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in method.facts.items())
+    commands = escape("\n".join(method.commands))
+    return (
+        f"<p>{prose(method.text)}</p><dl>{items}<dt>Command</dt><dd><pre>{commands}</pre></dd></dl>"
+    )
+
+
+def _ranges(ranges: Ranges, report: Report) -> str:
     """One track per batch-1 finding, coloured by who is cheaper."""
-    found = [
-        one for one in report.findings
-        if one.kind != "missing" and one.measure.sweep == "batch_1"
+    low, high = ranges.ticks[0], ranges.ticks[-1]
+    axis = "".join(
+        f'<span style="left:{_percent(at, low, high)}">{at:,}</span>' for at in ranges.ticks
+    )
+    found = [one for one in report.findings if one.kind != "missing"]
+    found = [one for one in found if one.measure.sweep == "batch_1"]
+    colours = [
+        {side: colour(report.material.arms, arm) for side, arm in (
+            (BELOW, one.recurrent.arm), (ABOVE, one.attention.arm))}
+        for one in found
     ]  # fmt: skip
-    if not found:
-        return ""
-    lengths = sorted({length for one in found for length in one.lengths})
-    low, high = lengths[0], lengths[-1]
-    every = -(-len(lengths) // 7)
-    ticks = sorted({low, high, *lengths[::every][:-1]})
-    axis = "".join(f'<span style="left:{_percent(at, low, high)}">{at:,}</span>' for at in ticks)
-    first = [
-        one.measure not in {before.measure for before in found[:n]} for n, one in enumerate(found)
-    ]
     tracks = "\n".join(
-        _track(report, one, low, high, titled) for one, titled in zip(found, first, strict=True)
+        _track(one, own, low, high) for one, own in zip(ranges.tracks, colours, strict=True)
     )
     return (
         '<section aria-labelledby="ranges"><h2 id="ranges">Who is cheaper, at which context length'
-        '</h2><p class="note">Batch of one sequence. The bar marks the crossover, the hatching its '
-        f"95 % interval; a hollow stretch is not decided. Context length in tokens.</p>"
-        f'<div class="ranges">{tracks}'
+        f'</h2><p class="note">{prose(ranges.note)}</p><div class="ranges">{tracks}'
         f'<div class="range"><div class="spacer"></div><div class="axis" aria-hidden="true">{axis}'
         "</div></div></div></section>"
     )
@@ -133,167 +133,102 @@ def _percent(length: float, low: float, high: float) -> str:
     return f"{100 * log2(length / low) / log2(high / low):.2f}%"
 
 
-def _track(report: Report, finding: Finding, low: int, high: int, titled: bool) -> str:
+def _track(track: Track, colours: dict[str, str], low: int, high: int) -> str:
     def span(css: str, start: float, end: float, style: str = "", text: str = "") -> str:
         width = 100 * log2(end / start) / log2(high / low)
         place = f"left:{_percent(start, low, high)};width:{width:.2f}%"
         return f'<span class="{css}" style="{place};{style}">{text}</span>'
 
     parts, labels = [], []
-    for start, end, side in _stretches(finding):
-        arm = (finding.recurrent if side == BELOW else finding.attention).arm
-        decided = side in (BELOW, ABOVE)
-        css = "part" if decided else "part undecided" if side == UNDECIDED else "part equal"
-        colour = f"--c:var(--{tables.colour(report, arm)})" if decided else ""
-        text = words.name(arm) if decided else "not decided" if side == UNDECIDED else "equal"
-        parts.append(span(css, start, end, colour))
-        if log2(end / start) > 0.14 * log2(high / low):  # too short for a name otherwise
+    for one in track.stretches:
+        decided = one.side in (BELOW, ABOVE)
+        open_as = "undecided" if one.side == UNDECIDED else "equal"
+        css = "part" if decided else f"part {open_as}"
+        style = f"--c:var(--{colours[one.side]})" if decided else ""
+        parts.append(span(css, one.start, one.end, style))
+        if log2(one.end / one.start) > 0.14 * log2(high / low):  # too short for a name otherwise
             label = "label" if decided else "label open"
-            labels.append(span(label, start, end, colour, f"<b>{escape(text)}</b>"))
-    for one in finding.crossings:
-        if one.low is not None or one.high is not None:
-            start, end = one.low or finding.lengths[0], one.high or finding.lengths[-1]
-            parts.append(span("unsure", start, end))
-        parts.append(f'<span class="at" style="left:{_percent(one.length, low, high)}"></span>')
-    places = ", ".join(words.tokens(one.length) for one in finding.crossings)
-    what = f"crosses at {places}" if places else "no crossover in range"
-    if runs := words.undecided_runs(finding):
-        what = words.not_decided(runs)
-    if len(report.material.pairs) > 1:
-        what = f"{words.name(finding.recurrent.arm)} / {words.name(finding.attention.arm)}: {what}"
-    label = escape(words.verdict(finding), quote=True)
+            labels.append(span(label, one.start, one.end, style, f"<b>{escape(one.text)}</b>"))
+    for crossing in track.crossings:
+        if crossing["low"] is not None and crossing["high"] is not None:
+            parts.append(span("unsure", crossing["low"], crossing["high"]))
+        place = _percent(crossing["length"], low, high)
+        parts.append(f'<span class="at" style="left:{place}"></span>')
+    label = escape(track.verdict, quote=True)
     return (
-        f'<div class="range"><div class="what">{escape(finding.measure.title) if titled else ""}'
-        f"<small>{tables.prose(what)}</small></div>"
+        f'<div class="range"><div class="what">{escape(track.title)}'
+        f"<small>{prose(track.what)}</small></div>"
         f'<div class="track" role="img" aria-label="{label}">{"".join(parts + labels)}</div></div>'
     )
 
 
-def _stretches(finding: Finding) -> list[tuple[float, float, str]]:
-    """From, to and side of every stretch of the track, in order.
-
-    The side between two measured lengths is theirs, where they agree, and changes at the crossing
-    where one is decided between them; towards a length that is not decided nothing is.
-    """
-    edges: list[tuple[float, float, str]] = []
-    crossings = [one.length for one in finding.crossings]
-    decided = [(at, side) for at, side in finding.sides.items() if side in (BELOW, ABOVE)]
-    # Between two decided lengths on different sides the crossing's own interval says how sure.
-    across = [
-        (before, after, at, sides)
-        for (before, first), (after, second) in pairwise(decided)
-        if first != second
-        for at in crossings
-        if before <= at <= after
-        for sides in [(first, second)]
-    ]
-    for start, end in pairwise(finding.sides):
-        for before, after, at, sides in across:
-            if before <= start and end <= after:
-                edges += [
-                    (max(start, left), min(end, right), side)
-                    for left, right, side in ((start, at, sides[0]), (at, end, sides[1]))
-                    if max(start, left) < min(end, right)
-                ]
-                break
-        else:
-            first, second = finding.sides[start], finding.sides[end]
-            edges.append((start, end, _between(first, second)))
-    joined: list[tuple[float, float, str]] = []
-    for left, right, side in edges:
-        if joined and joined[-1][2] == side:
-            joined[-1] = (joined[-1][0], right, side)
-        else:
-            joined.append((left, right, side))
-    return joined
-
-
-def _between(first: str, second: str) -> str:
-    """The side between two measured lengths without a decided crossing."""
-    if UNDECIDED in (first, second):
-        return UNDECIDED
-    return first if first == second or second == EQUAL else second
-
-
-def _chip(report: Report, arm: Arm) -> str:
+def _chip(arms: Sequence[Arm], arm: Arm) -> str:
     css = "chip" if arm.recurrent else "chip square"
     return (
         f'<button type="button" class="{css}" data-arm="{escape(arm.label)}" aria-pressed="true" '
-        f'style="--c:var(--{tables.colour(report, arm)})"><i></i>{escape(words.name(arm))}</button>'
+        f'style="--c:var(--{colour(arms, arm)})"><i></i>{escape(words.name(arm))}</button>'
     )
 
 
 # ---- charts --------------------------------------------------------------------------------------
 
 
-def _figure(report: Report, place: int, measure: Measure) -> str:
-    found = [one for one in report.findings if one.measure == measure]
-    said = [words.verdict(one) for one in found]
-    lost = [words.failures(one, measure) for one in compare.curves(report.material, measure)]
-    caption = " ".join([*(said if len(said) <= 2 else []), *filter(None, lost)])
+def _figure(place: int, chart: Chart) -> str:
     return (
-        f'<figure data-chart="{place}"><figcaption><h3>{escape(measure.title)}</h3>'
-        f"<p>{tables.prose(caption)}</p></figcaption>"
-        f'<div class="plot" tabindex="0" aria-label="{escape(measure.title)}, arrow keys read the '
+        f'<figure data-chart="{place}"><figcaption><h3>{escape(chart.title)}</h3>'
+        f"<p>{prose(chart.caption)}</p></figcaption>"
+        f'<div class="plot" tabindex="0" aria-label="{escape(chart.title)}, arrow keys read the '
         'points"><div class="canvas"></div><div class="tip" role="status" hidden></div></div>'
-        f"<details><summary>The same as a table</summary>{tables.points(report, measure)}</details>"
+        f"<details><summary>The same as a table</summary>{table(chart.table)}</details>"
         "</figure>"
     )
 
 
-def _data(report: Report, charts: Sequence[Measure]) -> dict[str, Any]:
+def _data(report: Report) -> dict[str, Any]:
+    arms = report.material.arms
     return {
         "arms": [
             {
                 "label": arm.label,
                 "name": words.name(arm),
                 "recurrent": arm.recurrent,
-                "colour": tables.colour(report, arm),
+                "colour": colour(arms, arm),
             }
-            for arm in report.material.arms
+            for arm in arms
         ],
-        "pairs": [[one.label, other.label] for one, other in report.material.pairs],
-        "charts": [_chart(report, measure) for measure in charts],
+        "charts": [_chart(report, chart) for chart in report.contents.charts],
         "columns": list(COLUMNS),
         "rows": [flat(one) for one in report.material.rows],
     }
 
 
-def _chart(report: Report, measure: Measure) -> dict[str, Any]:
-    found = [one for one in report.findings if one.measure == measure]
+def _chart(report: Report, chart: Chart) -> dict[str, Any]:
+    """What the script draws: the points of `crossover.json`, and what is said of them."""
+    told = report.summary["curves"][chart.key]
+    curves = compare.curves(report.material, BY_KEY[chart.key])
+    series = [
+        {
+            "arm": one.arm.label,
+            "points": [
+                {
+                    **{name: told["points"][one.arm.label][place][name] for name in DRAWN},
+                    "raw": list(point.values),
+                    "tip": chart.points[one.arm.label][place],
+                }
+                for place, point in enumerate(one.points)
+            ],
+        }
+        for one in curves
+    ]
     return {
-        "unit": measure.unit,
-        "axis": f"{'time' if measure.unit == 's' else 'bytes'} per {measure.per}",
-        "alt": " ".join([measure.title + ".", *(words.verdict(one) for one in found)]),
-        "series": [_series(one) for one in compare.curves(report.material, measure)],
-        "crossings": [
-            {
-                "arms": [one.recurrent.arm.label, one.attention.arm.label],
-                "length": crossing.length,
-                "low": crossing.low,
-                "high": crossing.high,
-            }
-            for one in found
-            for crossing in one.crossings
-        ],
-        "undecided": [
-            {
-                "arms": [one.recurrent.arm.label, one.attention.arm.label],
-                "runs": runs,
-                "text": words.not_decided(runs),
-            }
-            for one in found
-            if (runs := words.undecided_runs(one))
-        ],
+        "unit": told["unit"],
+        "axis": chart.axis,
+        "alt": chart.alt,
+        "series": series,
+        "crossings": chart.crossings,
+        "undecided": chart.undecided,
+        "ratios": chart.ratios,
     }
 
 
-def _series(one: Curve) -> dict[str, Any]:
-    points = []
-    for point in one.points:
-        entry: dict[str, Any] = {"length": point.length, "status": point.status}
-        if point.status in ("ok", compare.DISTURBED):
-            low, high = point.quartiles
-            entry |= {"median": point.value, "low": low, "high": high, "raw": list(point.values)}
-        points.append(entry | {"error": point.error})
-    return {"arm": one.arm.label, "points": points}
+DRAWN = ("length", "status", "value", "middle_half")

@@ -51,7 +51,7 @@ MEASURES = (
     Measure("decode", "decode", "batch_1", "seconds", "Time per generated token (decode)",
             "time per generated token", "generates text faster", "token", always=True),
     Measure("decode_p95", "decode", "batch_1", "p95", "Slow tokens (decode, 95th percentile)",
-            "time of a slow token", "has faster slow tokens", "token", prose=False),
+            "time for a slow token", "has faster slow tokens", "token", prose=False),
     Measure("generate", "generate", "batch_1", "seconds", "Time to write a whole text from nothing",
             "time to write a whole text", "writes a whole text faster", "sequence"),
     Measure("memory", "train", "batch_1", "peak_bytes", "Peak memory of a training step",
@@ -76,9 +76,9 @@ MEASURES = (
             "memory per sequence in the largest training batch",
             "trains on more sequences at once", "sequence", prose=False),
     Measure("layer", "layer", "batch_1", "seconds", "One layer, forward and backward",
-            "time of one layer", "runs a layer faster", "sequence", prose=False),
+            "time for one layer", "runs a layer faster", "sequence", prose=False),
     Measure("operator", "operator", "batch_1", "seconds",
-            "The operator that mixes tokens, forward and backward", "time of the operator alone",
+            "The operator that mixes tokens, forward and backward", "time for the operator alone",
             "runs its operator faster", "sequence", prose=False),
 )
 # fmt: on

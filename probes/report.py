@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from models.errors import UserError
 from probes import compare, figures, html, terminal, words
 from probes.collect import Material, collect
 from probes.compare import Finding, Slope
+from probes.contents import Contents, contents
 from probes.costs import Price
 from probes.flat import csv_text
 from probes.measures import MEASURES
+from probes.scaling import contents as scaling_contents
 from probes.scaling import figure as scaling_figure
 from probes.scaling import page as scaling_page
 from probes.scaling import record, tell
@@ -42,6 +45,11 @@ class Report:
     """What an hour of the machine costs, if the user said."""
     scaling: Study | None = None
     """What the trainings say, if they differ in compute."""
+
+    @cached_property
+    def contents(self) -> Contents:
+        """Everything the page says, where something was probed."""
+        return contents(self)
 
 
 def write_report(
@@ -80,13 +88,20 @@ def _save(report: Report) -> None:
         figures.draw_all(material, report.findings, aside)
         if report.scaling:
             scaling_figure.save(report.scaling, aside)
-        page = html.page(report) if material.rows else scaling_page.page(report)
+        page = _page(report)
         _write(aside / "index.html", page)
         # The page comes last: when it is new, everything it stands beside is new too.
         for path in sorted(aside.iterdir(), key=lambda path: path.name == "index.html"):
             path.replace(out / path.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _page(report: Report) -> str:
+    material = report.material
+    if report.scaling and not material.rows:
+        return scaling_page.page(report.scaling, material.trainings, words.warnings(material))
+    return html.page(report)
 
 
 def analyse(
@@ -101,9 +116,14 @@ def analyse(
         if (fitted := compare.slope(one, measure, window))
     }
     summary = summarise(material, found, slopes, price)
-    if scaling := study(material.trainings):
-        summary["scaling"] = record.plain(scaling)
-    return Report(material, found, slopes, summary, out, price, scaling)
+    scaling = study(material.trainings)
+    report = Report(material, found, slopes, summary, out, price, scaling)
+    if scaling:
+        told = scaling_contents.contents(scaling, material.trainings)
+        summary["scaling"] = record.plain(scaling) | {"page": told.plain()}
+    if material.rows:
+        summary["page"] = report.contents.plain()
+    return report
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 from probes import compare, words
 from probes.collect import Arm, Material
 from probes.compare import Curve, Finding
 from probes.ratios import ABOVE, BELOW, EQUAL
+from probes.rows import Row
+
+SHAPES = "a + bT, a + bT log T and a + bT + cT²"
 
 
 def headline(material: Material, found: Sequence[Finding]) -> str:
     """The answer in one sentence, for training time or the first measure that was probed."""
     if not material.pairs:
         shown = words.listing([words.spoken(arm) for arm in material.arms])
-        return f"Only {shown} was measured: a crossover needs a recurrent and an attention model."
+        were = "was" if len(material.arms) == 1 else "were"
+        needs = "a crossover needs a recurrent and an attention model"
+        return f"Only {shown} {were} measured: {needs}."
     if is_too_busy(found):
-        count = len([row for row in material.rows if row.is_disturbed])
-        points = "point" if count == 1 else "points"
-        return (
-            "This machine was too busy to say; run the same command again: it repeats the "
-            f"{count:,} disturbed {points}."
-        )
+        return _busy([row for row in material.rows if row.is_disturbed])
     same = _answering(found)
     if not same:
         done = "finished" if any(_failed(one) for one in found) else "was measured"
@@ -34,27 +35,68 @@ def headline(material: Material, found: Sequence[Finding]) -> str:
     measure = same[0].measure
     if len(same) == 1:
         return _answer(same[0])
-    crossing = [one for one in same if one.kind == "crosses"]
-    if not crossing:
-        return (
-            f"In {measure.noun}, none of the {len(same)} pairs of a recurrent and an attention "
-            "model has a single crossover that is decided within the lengths measured."
+    every = len([one for one in found if one.measure == measure])
+    return f"In {measure.noun}, {_counts(same)}{_uncompared(every - len(same), every)}."
+
+
+PAIRS = {
+    "always": "is cheaper wherever the two differ",
+    "reverse": "is cheaper only up to some length",
+    "several": "crosses attention more than once",
+    "equal": "needs the same at every length compared",
+    "undecided": "has no crossover that is decided",
+    "never": "is cheaper at no length compared",
+}
+"""By kind of finding, what a recurrent model does in so many pairs."""
+
+
+def _counts(same: Sequence[Finding]) -> str:
+    """In how many pairs of one measure the recurrent model does what."""
+    every = f"{len(same)} pairs of a recurrent and an attention model"
+    told = []
+    if crossing := [one for one in same if one.kind == "crosses"]:
+        first = min(crossing, key=lambda one: one.crossings[0].length)
+        told.append(
+            f"the recurrent model overtakes attention in {len(crossing)} of {every}, first at "
+            f"about {words.tokens(first.crossings[0].length)} tokens of context "
+            f"({words.name(first.recurrent.arm)} against {words.name(first.attention.arm)})"
         )
-    first = min(crossing, key=lambda one: one.crossings[0].length)
+    for kind, does in PAIRS.items():
+        if count := len([one for one in same if one.kind == kind]):
+            told.append(f"in {count} it {does}" if told else _first(count, every, does))
+    return "; ".join(told)
+
+
+def _first(count: int, every: str, does: str) -> str:
+    return f"in {count} of {every} the recurrent one {does}"
+
+
+def _uncompared(count: int, every: int) -> str:
+    return f"; {count} of all {every} pairs could not be compared" if count else ""
+
+
+def _busy(disturbed: Sequence[Row]) -> str:
+    """A measurement is a point in one process: that is what the command repeats."""
+    count = len(disturbed)
+    kept = all("remeasure=0" in row.command.split() for row in disturbed)
     return (
-        f"In {measure.noun}, the recurrent model overtakes attention in {len(crossing)} of "
-        f"{len(same)} pairs, first at about {words.tokens(first.crossings[0].length)} tokens of "
-        f"context ({words.name(first.recurrent.arm)} against {words.name(first.attention.arm)})."
+        f"This machine was too busy to say; run the same command again{BUT if kept else ''}: it "
+        f"repeats the {count:,} disturbed measurement{'' if count == 1 else 's'}."
     )
+
+
+BUT = " without remeasure=0"
 
 
 def is_too_busy(found: Sequence[Finding]) -> bool:
-    """Whether disturbed points are why the first measure that was probed says nothing."""
+    """Whether disturbed points are why the first measure that was probed says nothing: they are at
+    as many lengths as are left, and none of those is decided."""
     probed = [one for one in found if one.recurrent.points and one.attention.points]
     first = [one for one in probed if one.measure == probed[0].measure]
-    return any(one.disturbed for one in first) and not any(
-        one.on(BELOW, ABOVE, EQUAL) and one.kind != "missing" for one in first
-    )
+    lost = {point.length for one in first for point in one.disturbed}
+    left = {length for one in first for length in one.sides}
+    decided = any(one.on(BELOW, ABOVE, EQUAL) and one.kind != "missing" for one in first)
+    return bool(lost) and len(lost) >= len(left) and not decided
 
 
 def _answering(found: Sequence[Finding]) -> list[Finding]:
@@ -138,9 +180,13 @@ def story(material: Material, found: Sequence[Finding]) -> list[tuple[str, list[
         )
         for pair, losses, wins in blocks
     ]
+    if not blocks:  # one kind of model alone
+        return [("", rest)] if rest else []
     attention = [arm for arm in material.arms if not arm.recurrent]
-    about = _explanation("A recurrent model", attention) if blocks else ""
-    return [*told_pairs, ("What is being compared", [text for text in (about, *rest) if text])]
+    return [
+        *told_pairs,
+        ("What is being compared", [_explanation("A recurrent model", attention), *rest]),
+    ]
 
 
 def _losses(
@@ -164,7 +210,7 @@ def _losses(
             "at other lengths, it may."
         )
     elif told:
-        text = f"{words.capital(mine)} lost at no length measured here; other lengths may differ."
+        text = f"{words.capital(mine)} lost at no length compared here; other lengths may differ."
     else:
         text = "There is not enough here to say where either model loses."
     text = " ".join(filter(None, [text, unknown]))
@@ -181,18 +227,21 @@ def _failed(finding: Finding) -> bool:
 
 
 def _unknown(found: Sequence[Finding]) -> str:
-    """What other processes disturbed so much that nothing is left to compare."""
-    nouns = [one.measure.noun for one in found if one.kind == "missing" and one.disturbed]
-    if not nouns:
-        return ""
-    return f"Other processes disturbed too many points to compare {words.listing(nouns)}."
+    """What was measured and is not compared: others disturbed it too much, or one length is all
+    that both have."""
+    missing = [one for one in found if one.kind == "missing"]
+    said = []
+    if nouns := [one.measure.noun for one in missing if one.disturbed]:
+        said.append(f"Other processes disturbed too many points to compare {words.listing(nouns)}.")
+    if nouns := [one.measure.noun for one in missing if one.lengths and not one.disturbed]:
+        said.append(f"One length alone is too little to compare {words.listing(nouns)}.")
+    return " ".join(said)
 
 
 def _lost_points(finding: Finding) -> str:
     """Lengths at which only the recurrent arm did not finish."""
-    alone = [
-        point for point in finding.recurrent.failed if point.length in finding.attention.measured
-    ]
+    finished = {*finding.attention.measured, *(one.length for one in finding.attention.disturbed)}
+    alone = [point for point in finding.recurrent.failed if point.length in finished]
     if not alone or finding.measure.field != "seconds":
         return ""
     said = words.failures(Curve(finding.recurrent.arm, tuple(alone)), finding.measure)
@@ -209,7 +258,10 @@ def _loss(finding: Finding) -> str:
         place = words.capital(words.where(finding, ABOVE))
     if finding.kind in ("crosses", "reverse"):
         crossing, first = finding.crossings[0].length, finding.kind == "crosses"
-        if dearer == [length for length in finding.sides if (length < crossing) == first]:
+        ends = words.tried(finding)
+        known = ends[0] == finding.lengths[0] if first else ends[1] == finding.lengths[-1]
+        beside = [length for length in finding.sides if (length < crossing) == first]
+        if known and dearer == beside:
             side = "Below" if first else "Above"
             place = f"{side} about {words.tokens(crossing)} tokens of context"
     worst = max(dearer, key=finding.sure)
@@ -236,17 +288,31 @@ def _quality(material: Material, pair: tuple[Arm, Arm]) -> tuple[str, bool]:
     )
     loss = [fmean(run["val_loss"] for run in runs) for runs in (mine, other)]
     bits = [fmean(run["val_bits_per_byte"] for run in runs) for runs in (mine, other)]
+    shown = [f"{one:.3f}" for one in loss]
+    mean = "" if len(mine) == len(other) == 1 else "mean "
     numbers = (
-        f"a validation loss of {loss[0]:.3f} against {loss[1]:.3f} nats per token "
+        f"a {mean}validation loss of {shown[0]} against {shown[1]} nats per token "
         f"({bits[0]:.3f} against {bits[1]:.3f} bits per byte), lower being better"
     )
+    if mean:
+        numbers += f", over {len(mine)} and {len(other)} trainings"
     first, second = words.spoken(pair[0]), words.spoken(pair[1])
-    if loss[0] == loss[1]:
-        text = f"After the same training both predict new text equally well: {numbers}."
+    start = "After training on the same tokens" if _alike(mine, other) else "After unlike trainings"
+    if shown[0] == shown[1]:
+        text = f"{start} both predict new text equally well: {numbers}."
         return text + notes, False
     word = "less well" if loss[0] > loss[1] else "better"
-    text = f"After the same training {first} predicts new text {word} than {second}: {numbers}."
+    text = f"{start} {first} predicts new text {word} than {second}: {numbers}."
     return text + notes, loss[0] > loss[1]
+
+
+def _alike(mine: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> bool:
+    """Whether both were trained on the same tokens in the same order."""
+    names = ("data_fingerprint", "tokens", "order_hash")
+    first, second = (
+        {tuple(run.get(name) for name in names) for run in runs} for runs in (mine, other)
+    )
+    return first == second and not any(None in facts for facts in first)
 
 
 def _explanation(mine: str, attention: Sequence[Arm]) -> str:
@@ -282,11 +348,7 @@ def _explanation(mine: str, attention: Sequence[Arm]) -> str:
 
 def _wins(found: Sequence[Finding], mine: str) -> str:
     told = [one for one in found if one.kind != "missing"]
-    examples = []
-    for finding in told:
-        if cheaper := finding.on(BELOW):
-            best = min(cheaper, key=finding.sure)
-            examples.append(f"{finding.measure.noun} ({words.win_example(finding, best)})")
+    examples = [f"{one.measure.noun} ({_win(one)})" for one in told if one.on(BELOW)]
     if not told:
         return ""
     if not examples:
@@ -294,8 +356,18 @@ def _wins(found: Sequence[Finding], mine: str) -> str:
             return f"{words.capital(mine)} won at no length where this is decided."
         if any(_failed(one) for one in found):
             return f"{words.capital(mine)} won at no length that both finished."
-        return f"{words.capital(mine)} won nowhere in the range measured."
-    return f"{words.capital(mine)} wins, most clearly, in {words.listing(examples)}."
+        return f"{words.capital(mine)} won at no length compared here."
+    return f"{words.capital(mine)} wins in {words.listing(examples)}."
+
+
+def _win(finding: Finding) -> str:
+    """The clearest of several lengths, if one is clearer than the others, by its interval."""
+    best, *others = sorted(finding.on(BELOW), key=finding.sure)
+    example = words.win_example(finding, best)
+    if not others:
+        return example
+    sure = [words.times(1 / finding.sure(length)) for length in (best, others[0])]
+    return f"{'most clearly' if sure[0] != sure[1] else 'for example'} {example}"
 
 
 def _growth(told: Sequence[Finding]) -> str:
@@ -310,7 +382,7 @@ def _growth(told: Sequence[Finding]) -> str:
             )
             return (
                 f"With T tokens of context, {finding.measure.noun} is fitted best by {mine} and "
-                f"{other}; in brackets the weight of AICc among these, a + bT and a + bT log T."
+                f"{other}; in brackets its weight by AICc among {SHAPES}."
             )
     return ""
 

@@ -10,7 +10,10 @@
   side, `crossings` lists where, if that is not simply the one. `ratios` holds by length the cost
   of the recurrent one over that of the other, with an interval and the `side` it decides; all
   intervals of an entry hold together in 95 % of sweeps. `between`: shortest and longest length
-  whose side is not decided.
+  whose side is not decided. `disturbed`: lengths at which one of them was, and is not compared.
+* `curves`: by measure, per contestant its points: `value` (lower quartile over the processes of
+  the lower quartiles of their repeats) and `middle_half` of all repeats, both null where the point
+  failed; `status` (`disturbed`: every process was), and from how many `processes` and `repeats`.
 * `slopes`: per contestant and measure the exponent of cost against length: `value`, `low`,
   `high`, `window` in tokens, and `linear`: whether the cost is a + bT, as `compare.slope` judges.
   `bend` is the share of cT^2 in bT + cT^2 at the longest length, `local` the slope at the longest
@@ -20,12 +23,19 @@
 * `costs`: `price_per_hour` and `currency` if a price was given, `tokens_per_page`, and per
   contestant, probe and context length `seconds_per_token`, `pages_per_hour` and, with a price,
   `per_million_tokens`.
+* `latencies`, `use`, `batches`: the figures of the page's tables, by contestant, probe and context
+  length, of batch 1: `p50` and `p95` of single tokens in seconds; `mfu`, `mfu_dense` and
+  `joules_per_token`; the largest batch of each process, batches tried, and tokens per second.
+* `page`: everything the page says, word by word (`probes.contents`): headline, paragraphs, the
+  words of every chart and its points, every table. Where nothing was probed, `scaling.page`.
 * `scaling`: where the trainings differ in compute, what `probes.scaling.record.plain` describes.
 * `contestants`, `baselines`, `machine`, `failures`: what was compared, on what, and which points
-  did not finish. `machine.quiet` counts the finished `measurements`, those `measured_again` as
-  other processes had disturbed them or their company, and those still `disturbed`; null where rows
-  do not know. `mixed`: what differs between rows that were compared all the same, with
-  `allow_mixed` or, of sizes, `unmatched`. `damaged`: lines and files that could not be read.
+  did not finish. `machine.quiet` counts measurements, a point in one process each: those that
+  `finished`, those `measured_again` as other processes had disturbed them or their company, how
+  often that was (`repetitions`), those still `disturbed` and those that `failed`; null where rows
+  do not know. `machine.processes_of_a_point` and `repeats_of_a_process`: the least and the most.
+  `mixed`: what differs between rows that were compared all the same, with `allow_mixed` or, of
+  sizes, `unmatched`. `damaged`: lines and files that could not be read.
 """
 
 from __future__ import annotations
@@ -35,11 +45,13 @@ from math import isfinite, isnan
 from statistics import fmean
 from typing import Any
 
-from probes import costs, words
+from probes import accounts, compare, costs, words
 from probes.collect import Arm, Material
 from probes.compare import Finding, Slope
+from probes.contents import values
 from probes.costs import Price
-from probes.rows import Row
+from probes.measures import MEASURES
+from probes.rows import OK
 from probes.statistics import Estimate
 
 INTERVAL = "95 % bootstrap"
@@ -71,10 +83,14 @@ def summarise(
         "slopes": by_arm,
         "contestants": {arm.label: _contestant(material, arm) for arm in material.arms},
         "baselines": baselines(material),
+        "curves": _curves(material),
         "costs": _costs(material, price),
+        "latencies": accounts.figures(material.arms, accounts.DECODED, accounts.latency_of),
+        "use": accounts.figures(material.arms, accounts.USED, accounts.use_of),
+        "batches": accounts.figures(material.arms, accounts.FILLED, accounts.batch_of),
         "mixed": list(material.mixed),
         "damaged": list(material.damaged),
-        "machine": machine(material.rows),
+        "machine": machine(material),
         "failures": failures(material),
     }
 
@@ -106,6 +122,7 @@ def _crossover(finding: Finding) -> dict[str, Any]:
     if finding.kind != "missing":
         entry["multiplicity"] = len(finding.crossings)
         entry["between"] = list(finding.between) if finding.between else None
+    entry["disturbed"] = sorted({point.length for point in finding.disturbed})
     if finding.kind in ("several", "reverse"):
         entry["crossings"] = [one.length for one in finding.crossings]
     if finding.intervals:
@@ -178,8 +195,9 @@ def baselines(material: Material) -> dict[str, float | None]:
     return {field: fmean(found) if found else None for field, found in values.items()}
 
 
-def machine(rows: Sequence[Row]) -> dict[str, Any]:
+def machine(material: Material) -> dict[str, Any]:
     """Where and with what the rows were measured; several values are joined by commas."""
+    rows = material.rows
     if not rows:
         return {}
     versions = sorted({name for row in rows for name in row.versions})
@@ -190,13 +208,50 @@ def machine(rows: Sequence[Row]) -> dict[str, Any]:
         "memory_bytes": max((row.device.get("memory_bytes") or 0 for row in rows), default=0),
         "precision": words.unique(row.precision for row in rows),
         "processes": 1 + max(row.process for row in rows),
+        "processes_of_a_point": _processes(material),
+        "repeats_of_a_process": _ends([len(row.seconds) for row in rows if row.status == OK]),
         "seed": words.unique(row.seed for row in rows),
         "versions": {key: words.unique(row.versions.get(key) for row in rows) for key in versions},
         "commit": words.unique(row.commit for row in rows),
         "command": list(dict.fromkeys(row.command for row in rows)),
         "peak_method": words.unique(row.peak_method for row in rows),
         "date": max(str(row.started) for row in rows),
+        "peak_flops": _ends([row.peak_flops for row in rows if row.peak_flops]) or None,
+        "energy_methods": sorted({row.energy_method for row in rows}),
+        "budget_bytes": sorted({row.budget_bytes for row in rows if row.budget_bytes}),
         "quiet": words.disturbance(rows),
+    }
+
+
+def _processes(material: Material) -> list[int]:
+    """The fewest and the most processes that a finished point was measured in."""
+    counts = []
+    for arm in material.arms:
+        for probe, sweep in {(row.probe, row.sweep) for row in arm.rows}:
+            points = compare.rows_at(arm.rows, probe, sweep).values()
+            finished = [own for own in points if all(row.status == OK for row in own.values())]
+            counts += [len(own) for own in finished]
+    return _ends(counts) or [1, 1]
+
+
+def _ends(values: Sequence[Any]) -> list[Any]:
+    """The least and the most; nothing of nothing."""
+    return [min(values), max(values)] if values else []
+
+
+def _curves(material: Material) -> dict[str, Any]:
+    """The points of every curve, by measure and contestant."""
+    return {
+        measure.key: {
+            "title": measure.title,
+            "unit": measure.unit,
+            "per": measure.per,
+            "probe": measure.probe,
+            "sweep": measure.sweep,
+            "points": {one.arm.label: values(one) for one in found},
+        }
+        for measure in MEASURES
+        if (found := compare.curves(material, measure))
     }
 
 

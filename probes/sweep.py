@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 from conf.schema import ProbeConf
 from models.errors import UserError
 from models.registry import ModelSpec
 from probes import child, machine
 from probes.bench import Bench
+from probes.bootstrap import typical
 from probes.fairness import check_sizes
 from probes.points import Point, left_out, list_points
 from probes.progress import Pace, Screen, in_words
@@ -100,8 +100,9 @@ class _Sweep:
         for notice in [*notices, *_reuse_notices(self.points, self.bench, finished, self.path)]:
             self.screen.say(notice)
         if disturbed:
-            count = f"{len(disturbed)} disturbed point{'s are' if len(disturbed) > 1 else ' is'}"
-            self.screen.say(f"{count} measured again, with what is compared with it")
+            plural = "s are" if len(disturbed) > 1 else " is"
+            count = f"{len(disturbed)} disturbed measurement{plural}"
+            self.screen.say(f"{count} made again, with what is compared with it")
         threads = self.bench.facts["device"]["threads"]
         plural = "" if threads == 1 else "s"
         self.screen.say(f"{threads} thread{plural} ({self.bench.threads_chosen})")
@@ -127,8 +128,8 @@ class _Sweep:
             points = [point for turn in turns for point in turn]
             if time.monotonic() < end:
                 bad = sum(self._disturbed(point) for point in points)
-                points_are = "point is" if bad == 1 else "points are"
-                self.screen.say(f"{bad} disturbed {points_are} measured again{in_words(budget)}")
+                these_are = "measurement is" if bad == 1 else "measurements are"
+                self.screen.say(f"{bad} disturbed {these_are} made again{in_words(budget)}")
             for place, turn in enumerate(turns):
                 ahead = [point for later in turns[place + 1 :] for point in later]
                 expected = self._pace.left(turn)
@@ -214,7 +215,7 @@ def describe(row: Row) -> str:
         where += f" process {row.process}"
     if row.status != OK:
         return f"{where} {row.status}: {row.error}"
-    time = f"{median(row.undisturbed) * 1e3:9.2f} ms"
+    time = f"{typical(row.undisturbed) * 1e3:9.2f} ms"
     peak = "" if row.peak_bytes is None else f" {row.peak_bytes / 2**20:.0f} MiB"
     batch = "" if row.max_batch is None else f" largest batch {row.max_batch:,}"
     return f"{where} {time}{peak}{batch}{' disturbed' if row.is_disturbed else ''}"

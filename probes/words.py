@@ -32,7 +32,10 @@ DOING = {
     "max_batch_train": "Filling the memory with training sequences",
 }
 
+SIDES = {BELOW: "cheaper", ABOVE: "dearer", EQUAL: "equal", UNDECIDED: "not decided"}
 INTERVAL = "95 % interval "
+SIDE_BY_SIDE = "measured side by side"
+MOST_DIGITS = 8
 
 # ---- numbers -------------------------------------------------------------------------------------
 
@@ -52,8 +55,18 @@ def tokens(length: float) -> str:
 
 
 def times(ratio: float) -> str:
-    """`1.7 times as much`; a third digit where two would say `1.0`."""
-    return f"{significant(ratio, 2 if ratio >= 1.1 else 3)} times as much"
+    """`1.7 times as much`; as many more digits as it takes not to say `1.0`."""
+    digits = 2 if ratio >= 1.1 else 3
+    while digits < MOST_DIGITS and ratio != 1 and float(f"{ratio:.{digits - 1}e}") == 1:
+        digits += 1
+    return f"{significant(ratio, digits)} times as much"
+
+
+def factor(ratio: float, values: tuple[float, float]) -> str:
+    """How much more, as pairs measured next to each other have it; two values that stand beside it
+    and would give another number are told apart from that."""
+    said = times(ratio)
+    return said if times(values[0] / values[1]) == said else f"{said} {SIDE_BY_SIDE}"
 
 
 def seconds(value: float) -> str:
@@ -125,15 +138,20 @@ def warnings(material: Material) -> list[str]:
 
 
 def disturbance(rows: Iterable[Row]) -> dict[str, int] | None:
-    """How quiet the machine was: finished `measurements`, those `measured_again` because one of
-    their company was disturbed, and those still `disturbed`. None where a row does not know."""
-    finished = [row for row in rows if row.status == OK]
+    """How quiet the machine was. A measurement is a point in one process: those that `finished`,
+    those `measured_again` because one of their company was disturbed, how often that was
+    (`repetitions`), those still `disturbed`, and those that `failed`. None where a row does not
+    know."""
+    every = list(rows)
+    finished = [row for row in every if row.status == OK]
     if not finished or not all(row.disturbed for row in finished):
         return None
     return {
-        "measurements": len(finished),
+        "finished": len(finished),
         "measured_again": sum(row.visit > 0 for row in finished),
+        "repetitions": sum(row.visit for row in finished),
         "disturbed": sum(row.is_disturbed for row in finished),
+        "failed": len(every) - len(finished),
     }
 
 
@@ -141,10 +159,13 @@ def quiet(counts: dict[str, int] | None) -> str:
     """The line about the machine; nothing where it is not known."""
     if counts is None:
         return ""
-    every, again, left = (counts[key] for key in ("measurements", "measured_again", "disturbed"))
-    of_all = f"of {every:,} measurement{'' if every == 1 else 's'}"
+    every, again, left = (counts[key] for key in ("finished", "measured_again", "disturbed"))
+    kind = "finished measurement" if counts["failed"] else "measurement"
+    of_all = f"of {every:,} {kind}{'' if every == 1 else 's'}"
+    often = f", {counts['repetitions']:,} times in all" if counts["repetitions"] > again else ""
     repeated = (
-        f"{again:,} {'was' if again == 1 else 'were'} made again, because other processes disturbed"
+        f"{again:,} {'was' if again == 1 else 'were'} made again{often}, because other processes "
+        "disturbed"
         f" {'it or what it is' if again == 1 else 'them or what they are'} compared with"
     )
     remaining = f"{left:,} {'is' if left == 1 else 'are'}{' still' if again else ''} disturbed"
@@ -160,7 +181,8 @@ def quiet(counts: dict[str, int] | None) -> str:
 
 def span(finding: Finding) -> str:
     """Shortest and longest length that is compared."""
-    return f"{tokens(finding.lengths[0])} to {tokens(finding.lengths[-1])} tokens"
+    first, *rest = (tokens(length) for length in finding.lengths)
+    return f"{first} to {rest[-1]} tokens" if rest else f"{first} tokens"
 
 
 def verdict(finding: Finding) -> str:
@@ -250,15 +272,16 @@ def at(finding: Finding, chosen: Sequence[int]) -> str:
 
 
 def undecided_runs(finding: Finding) -> list[tuple[int, int]]:
-    """First and last length of each run of neighbours whose side is not decided; none of a finding
-    with crossings, whose intervals say that."""
+    """First and last length of each run of neighbours whose side is not decided; those in the
+    interval of a crossing are what it says."""
+    unclear = outside(finding, UNDECIDED)
     runs: list[list[int]] = [[]]
-    for length, side in finding.sides.items():
-        if side == UNDECIDED:
+    for length in finding.sides:
+        if length in unclear:
             runs[-1].append(length)
         elif runs[-1]:
             runs.append([])
-    return [(run[0], run[-1]) for run in runs if run and not finding.crossings]
+    return [(run[0], run[-1]) for run in runs if run]
 
 
 def not_decided(runs: Sequence[tuple[int, int]]) -> str:
@@ -272,14 +295,34 @@ def not_decided(runs: Sequence[tuple[int, int]]) -> str:
 
 def exceptions(finding: Finding) -> str:
     """Where what is said of a crossing does not hold: equal lengths, and those not decided."""
-    equal = _outside(finding, EQUAL)
+    equal = outside(finding, EQUAL)
     if finding.kind == "crosses":  # nothing is said of what lies before
         equal = [length for length in equal if length > finding.crossings[0].length]
     same = f"; {at(finding, equal)} both need the same{resolution(finding)}" if equal else ""
-    return f"{same}{open_ends(finding)}"
+    return f"{same}{open_ends(finding)}{beyond(finding)}"
 
 
-def _outside(finding: Finding, side: str) -> list[int]:
+def beyond(finding: Finding) -> str:
+    """`; not compared above 4,096 tokens`: where something longer is not known of both, although
+    it was tried; the same below what is said to be cheaper up to some length."""
+    if finding.kind not in ("crosses", "reverse"):
+        return ""
+    shortest, longest = tried(finding)
+    ends = []
+    if finding.kind == "reverse" and shortest < finding.lengths[0]:
+        ends.append(f"below {tokens(finding.lengths[0])}")
+    if longest > finding.lengths[-1]:
+        ends.append(f"above {tokens(finding.lengths[-1])}")
+    return f"; not compared {listing(ends)} tokens" if ends else ""
+
+
+def tried(finding: Finding) -> tuple[int, int]:
+    """Shortest and longest length that either has a point at, whatever became of it."""
+    lengths = [one.length for side in (finding.recurrent, finding.attention) for one in side.points]
+    return min(lengths), max(lengths)
+
+
+def outside(finding: Finding, side: str) -> list[int]:
     """Lengths on a side that lie in no crossing's interval, which says how sure its place is."""
     spans = [(one.low, one.high) for one in finding.crossings]
     return [
@@ -293,7 +336,7 @@ def open_ends(finding: Finding) -> str:
     """`; not decided below 1,024 tokens`: lengths where no side is decided, but for those in the
     interval of a crossing."""
     decided = finding.on(BELOW, ABOVE, EQUAL)
-    unclear = _outside(finding, UNDECIDED)
+    unclear = outside(finding, UNDECIDED)
     if not unclear or not decided:
         return ""
     told = []
@@ -322,9 +365,10 @@ def missing_reason(finding: Finding) -> str:
     if empty:
         return "not probed" if len(empty) == 2 else f"{empty[0]} was not probed"
     shared = len(finding.lengths)
-    lost = ""
-    if finding.disturbed:
-        lost = f" ({len(finding.disturbed)} disturbed by other work on the machine)"
+    lost, count = "", len(finding.disturbed)
+    if count:
+        were = "point was" if count == 1 else "points were"
+        lost = f" ({count} {were} disturbed by other work on the machine)"
     there = "is one" if shared else "are none"
     return f"it needs two lengths measured for both, and there {there}{lost}"
 
@@ -350,23 +394,28 @@ def failures(one: Curve, measure: Measure) -> str:
 
 def loss_example(finding: Finding, length: int) -> str:
     """`at 512 tokens 20.1 ms against 12.0 ms for GPT, 1.7 times as much`."""
-    mine, other = _costs(finding, length)
-    factor, rival = times(finding.ratio(length)), spoken(finding.attention.arm)
-    return f"at {tokens(length)} tokens {mine} against {other} for {rival}, {factor}"
+    mine, other = values(finding, length)
+    unit, rival = finding.measure.unit, spoken(finding.attention.arm)
+    return (
+        f"at {tokens(length)} tokens {quantity(mine, unit)} against {quantity(other, unit)} for "
+        f"{rival}, {factor(finding.ratio(length), (mine, other))}"
+    )
 
 
 def win_example(finding: Finding, length: int) -> str:
-    """`12.0 ms at 512 tokens, where GPT takes 20.1 ms, 1.7 times as much`."""
-    mine, other = _costs(finding, length)
-    factor = times(1 / finding.ratio(length))
-    rival = spoken(finding.attention.arm)
-    return f"{mine} at {tokens(length)} tokens, where {rival} takes {other}, {factor}"
+    """`at 512 tokens 12.0 ms, where GPT needs 20.1 ms, 1.7 times as much`."""
+    mine, other = values(finding, length)
+    unit, rival = finding.measure.unit, spoken(finding.attention.arm)
+    return (
+        f"at {tokens(length)} tokens {quantity(mine, unit)}, where {rival} needs "
+        f"{quantity(other, unit)}, {factor(1 / finding.ratio(length), (other, mine))}"
+    )
 
 
-def _costs(finding: Finding, length: int) -> tuple[str, str]:
-    unit = finding.measure.unit
+def values(finding: Finding, length: int) -> tuple[float, float]:
+    """Of the recurrent and of the attention arm, as their curves have them."""
     sides = (finding.recurrent, finding.attention)
-    mine, other = (quantity(side.measured[length].value, unit) for side in sides)
+    mine, other = (side.measured[length].value for side in sides)
     return mine, other
 
 

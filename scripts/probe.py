@@ -12,11 +12,11 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 from conf.model_spec import model_spec
 from conf.schema import ProbeConf
-from probes import costs
+from probes import rates
+from probes.compare import rows_at
 from probes.flat import COLUMNS, flat
 from probes.rows import Row
 from probes.sweep import run_sweep
@@ -78,30 +78,13 @@ def by_identity(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def curves(rows: Sequence[Row]) -> dict[int, dict[str, float]]:
-    """Metrics by context length, medians over processes: `probe/PROBE/SWEEP/FIGURE`.
+    """Metrics by context length: `probe/PROBE/SWEEP/FIGURE`, figures as the report has them.
 
-    Times that others disturbed are left out.
+    A point that others disturbed has no times; one of which a process failed has nothing.
     """
-    measured: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        point, prefix = measured[row.context_length], f"probe/{row.probe}/{row.sweep}"
-        if row.seconds and not row.is_disturbed:
-            seconds = median(row.undisturbed)
-            single = row.probe in ("decode", "max_batch")
-            tokens = (row.max_batch or row.batch) * (1 if single else row.context_length)
-            point[f"{prefix}/seconds"].append(seconds)
-            point[f"{prefix}/tokens_per_second"].append(tokens / seconds)
-        for name in ("peak_bytes", "state_bytes", "flops", "flops_dense", "max_batch"):
-            if (value := getattr(row, name)) is not None:
-                point[f"{prefix}/{name}"].append(value)
-        if (percentiles := costs.token_percentiles([row])) is not None:
-            for name, value in zip(("p50_seconds", "p95_seconds"), percentiles, strict=True):
-                point[f"{prefix}/{name}"].append(value)
-        derived = {"mfu": costs.utilisation(row), "joules_per_token": costs.joules_per_token(row)}
-        for name, known in derived.items():
-            if known is not None:
-                point[f"{prefix}/{name}"].append(known)
-    return {
-        length: {name: median(values) for name, values in point.items()}
-        for length, point in measured.items()
-    }
+    points: dict[int, dict[str, float]] = defaultdict(dict)
+    for probe, sweep in dict.fromkeys((row.probe, row.sweep) for row in rows):
+        for length, own in rows_at(rows, probe, sweep).items():
+            found = rates.figures(list(own.values()))
+            points[length] |= {f"probe/{probe}/{sweep}/{k}": value for k, value in found.items()}
+    return dict(points)

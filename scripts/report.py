@@ -21,8 +21,17 @@ from probes.scaling import figure as scaling_figure
 from training.tracking import Tracker
 
 CROSSOVER_COLUMNS = (
-    "measure", "recurrent", "attention", "sweep", "kind", "length", "low", "high", "reason",
+    "measure", "recurrent", "attention", "sweep", "kind", "length", "low", "high", "none_in_range",
+    "multiplicity", "undecided_from", "undecided_to", "disturbed_points", "interval", "reason",
 )  # fmt: skip
+RATIO_COLUMNS = (
+    "measure", "recurrent", "attention", "context_length", "value", "low", "high", "side",
+)  # fmt: skip
+CURVE_COLUMNS = (
+    "measure", "contestant", "context_length", "status", "value", "unit", "per", "quarter",
+    "three_quarters", "processes", "repeats",
+)  # fmt: skip
+SLOPE_COLUMNS = ("contestant", "measure", "value", "low", "high", "from", "to", "linear")
 
 
 def main(conf: ReportConf) -> None:
@@ -39,9 +48,11 @@ def main(conf: ReportConf) -> None:
 
 
 def track(conf: WandbConf, folder: Path, report: Report) -> None:
-    """Tables of all rows and crossovers, the page, and every file as one artifact."""
+    """Tables of all rows and of what `crossover.json` holds, the page, and every file as one
+    artifact."""
     group = folder.resolve().name
     crossovers = crossover_rows(report.summary)
+    quiet = report.summary["machine"].get("quiet") or {}
     with Tracker(
         conf,
         "report",
@@ -53,22 +64,71 @@ def track(conf: WandbConf, folder: Path, report: Report) -> None:
     ) as tracker:
         tracker.table("report/rows", COLUMNS, map(flat, report.material.rows))
         tracker.table("report/crossovers", CROSSOVER_COLUMNS, crossovers)
+        tracker.table("report/ratios", RATIO_COLUMNS, ratio_rows(report.summary))
+        tracker.table("report/curves", CURVE_COLUMNS, curve_rows(report.summary))
+        tracker.table("report/slopes", SLOPE_COLUMNS, slope_rows(report.summary))
         tracker.page("report/page", report.out / "index.html")
         files = ("index.html", "crossover.json", "rows.csv", *figures.FILES, scaling_figure.FILE)
         present = [report.out / name for name in files if (report.out / name).is_file()]
         tracker.artifact(f"report-{group}", "report", present)
-        tracker.summary({f"crossover/{row[0]}": row[5] for row in crossovers})
+        tracker.summary(
+            {f"crossover/{row[0]}": row[5] for row in crossovers}
+            | {f"measurements/{name}": count for name, count in quiet.items()}
+        )
 
 
 def crossover_rows(summary: dict[str, Any]) -> list[list[Any]]:
     """The crossovers of `crossover.json`, one row each; None where there is no length."""
     rows = []
     for key, entry in summary["crossovers"].items():
+        first, last = entry.get("between") or (None, None)
         named = {
             **entry,
             "measure": key,
             "recurrent": entry["contestants"][0],
             "attention": entry["contestants"][1],
+            "undecided_from": first,
+            "undecided_to": last,
+            "disturbed_points": len(entry["disturbed"]),
         }
         rows.append([named.get(column) for column in CROSSOVER_COLUMNS])
     return rows
+
+
+def ratio_rows(summary: dict[str, Any]) -> list[list[Any]]:
+    """The ratio of the costs at every length that was compared, with its interval and side."""
+    return [
+        [
+            key,
+            *entry["contestants"],
+            int(length),
+            one["value"],
+            one["low"],
+            one["high"],
+            one["side"],
+        ]
+        for key, entry in summary["crossovers"].items()
+        for length, one in entry.get("ratios", {}).items()
+    ]
+
+
+def curve_rows(summary: dict[str, Any]) -> list[list[Any]]:
+    """The points of every curve."""
+    return [
+        [
+            key, label, one["length"], one["status"], one["value"], curve["unit"], curve["per"],
+            *(one["middle_half"] or (None, None)), one["processes"], one["repeats"],
+        ]
+        for key, curve in summary["curves"].items()
+        for label, points in curve["points"].items()
+        for one in points
+    ]  # fmt: skip
+
+
+def slope_rows(summary: dict[str, Any]) -> list[list[Any]]:
+    """The slopes with their intervals and windows."""
+    return [
+        [label, key, one["value"], one["low"], one["high"], *one["window"], one["linear"]]
+        for label, by_measure in summary["slopes"].items()
+        for key, one in by_measure.items()
+    ]

@@ -74,12 +74,12 @@ function thin(ticks, at, gap) {
 function shown(chart) { return chart.series.filter((one) => !view.hidden.has(one.arm)); }
 const good = (one) => one.points.filter((point) => point.status === "ok");
 // Disturbed by other work: shown hollow, and no part of the curve.
-const valued = (one) => one.points.filter((point) => "median" in point);
+const valued = (one) => one.points.filter((point) => point.value !== null);
 
 function layout(chart, width) {
   const series = shown(chart), log = view.scale === "log";
   const lengths = [...new Set(chart.series.flatMap((one) => one.points.map((p) => p.length)))].sort((a, b) => a - b);
-  const values = series.flatMap((one) => valued(one).flatMap((p) => p.status === "ok" ? [p.low, p.high, p.median] : [p.median]));
+  const values = series.flatMap((one) => valued(one).flatMap((p) => p.status === "ok" ? [...p.middle_half, p.value] : [p.value]));
   const height = Math.round(Math.max(290, Math.min(440, width * 0.56)));
   const longest = Math.max(4, ...series.map((one) => ARMS.get(one.arm).name.length));
   const box = { left: 62, right: width - 16 - Math.min(150, longest * 7.6), top: 52, bottom: height - 46 };
@@ -114,12 +114,12 @@ function marker(arm, px, py, size, status = "ok") {
 
 function drawSeries(one, at) {
   const points = good(one), { x, y, box } = at;
-  const place = (p) => `${x(p.length).toFixed(1)},${y(p.median).toFixed(1)}`;
+  const place = (p) => `${x(p.length).toFixed(1)},${y(p.value).toFixed(1)}`;
   const floor = (value) => Math.min(box.bottom, y(value));
-  const band = points.map((p) => `${x(p.length)},${y(p.high)}`)
-    .concat([...points].reverse().map((p) => `${x(p.length)},${floor(p.low)}`));
-  const dots = valued(one).map((p) => marker(one.arm, x(p.length), y(p.median), 4.2, p.status));
-  const failed = one.points.filter((p) => !("median" in p)).map((p) => {
+  const band = points.map((p) => `${x(p.length)},${y(p.middle_half[1])}`)
+    .concat([...points].reverse().map((p) => `${x(p.length)},${floor(p.middle_half[0])}`));
+  const dots = valued(one).map((p) => marker(one.arm, x(p.length), y(p.value), 4.2, p.status));
+  const failed = one.points.filter((p) => p.value === null).map((p) => {
     const px = x(p.length), py = box.top - 4 + 13 * failureRow(one, p, at);
     const tried = !p.status.startsWith("predicted");
     return `<path class="cross${tried ? "" : " predicted"}" d="M${px - 4},${py - 4}l8,8m0,-8l-8,8"/>` +
@@ -132,13 +132,13 @@ function drawSeries(one, at) {
 // Two arms that fail at one length are drawn one under the other.
 function failureRow(one, point, at) {
   const before = at.series.slice(0, at.series.indexOf(one));
-  return before.filter((other) => other.points.some((p) => p.length === point.length && !("median" in p))).length;
+  return before.filter((other) => other.points.some((p) => p.length === point.length && p.value === null)).length;
 }
 
 function names(at) {
   const ends = at.series.filter((one) => good(one).length).map((one) => {
     const last = good(one).at(-1);
-    return { arm: ARMS.get(one.arm), x: at.x(last.length), y: at.y(last.median) };
+    return { arm: ARMS.get(one.arm), x: at.x(last.length), y: at.y(last.value) };
   }).sort((a, b) => a.y - b.y);
   // Pushed down until none touches, then up again where the last would leave the chart.
   ends.forEach((end, place) => { if (place) end.y = Math.max(end.y, ends[place - 1].y + 16); });
@@ -152,7 +152,7 @@ function crossings(chart, at) {
   let taken = -Infinity;
   return [...visible].sort((one, other) => one.length - other.length).map((one) => {
     const low = one.low ?? (one.high && at.lengths[0]), high = one.high ?? (one.low && at.lengths.at(-1));
-    const px = x(one.length), text = (visible.length > 1 ? "" : "crosses at ") + whole(Number(one.length.toPrecision(3))), half = text.length * 3.5;
+    const px = x(one.length), text = (visible.length > 1 ? "" : "crosses at ") + one.text, half = text.length * 3.5;
     const middle = Math.max(box.left + half, Math.min(at.width - half, px));
     const band = low && high ? `<rect class="interval" x="${x(low)}" width="${Math.max(1, x(high) - x(low))}" y="${box.top}" height="${box.bottom - box.top}"/>` : "";
     const fits = middle - half > taken;
@@ -163,13 +163,24 @@ function crossings(chart, at) {
 }
 
 function undecided(chart, at) {
-  const visible = chart.undecided.filter((one) => one.arms.every((arm) => !view.hidden.has(arm)));
+  const shows = (one) => one.arms.every((arm) => !view.hidden.has(arm));
+  const visible = chart.undecided.filter(shows);
   if (visible.length !== 1) return "";
   const { runs, text } = visible[0], { x, box } = at;
   const middle = (x(runs[0][0]) + x(runs[0][1])) / 2, half = text.length * 3.5;
   const centre = Math.max(box.left + half, Math.min(at.width - half, middle));
-  return runs.map(([low, high]) => `<rect class="open" x="${x(low) - 4}" width="${x(high) - x(low) + 8}" y="${box.top}" height="${box.bottom - box.top}"/>`).join("") +
-    `<text class="where" x="${centre}" y="${box.top - 21}" text-anchor="middle">${text}</text>`;
+  // Beside a crossing, whose place stands there, the caption names the lengths.
+  const label = chart.crossings.some(shows) ? ""
+    : `<text class="where" x="${centre}" y="${box.top - 21}" text-anchor="middle">${escape(text)}</text>`;
+  return runs.map(([low, high]) => hatched(x(low) - 4, x(high) + 4, box.top, box.bottom)).join("") + label;
+}
+function hatched(left, right, top, bottom) {
+  const lines = [];
+  for (let from = left - (bottom - top); from < right; from += 9) {
+    const start = Math.max(from, left), end = Math.min(from + bottom - top, right);
+    lines.push(`M${start},${bottom - (start - from)}L${end},${bottom - (end - from)}`);
+  }
+  return `<path class="hatch" d="${lines.join("")}"/><rect class="open" x="${left}" width="${right - left}" y="${top}" height="${bottom - top}"/>`;
 }
 
 function draw(figure, chart) {
@@ -188,22 +199,18 @@ function tip(figure, chart, place) {
   const { at } = figure, box = figure.querySelector(".tip"), hover = figure.querySelector(".hover");
   if (place === null || at.empty) { box.hidden = true; if (hover) hover.innerHTML = ""; figure.place = null; return; }
   figure.place = place;
-  const length = at.lengths[place], px = at.x(length), median = {};
+  const length = at.lengths[place], px = at.x(length);
   let marks = `<line class="guide" x1="${px}" x2="${px}" y1="${at.box.top}" y2="${at.box.bottom}"/>`, text = `<b>${whole(length)} tokens</b>`;
+  const small = (line) => line ? `<small>${escape(line)}</small>` : "";
   for (const one of at.series) {
     const point = one.points.find((p) => p.length === length), arm = ARMS.get(one.arm);
     if (!point) continue;
-    const colour = `style="--c:var(--${arm.colour})"`;
-    if (!("median" in point)) { text += `<div ${colour}>${escape(arm.name)}: ${escape(point.status)}<small>${escape(point.error || "")}</small></div>`; continue; }
-    if (point.status === "ok") median[one.arm] = point.median;
-    marks += `<g ${colour}>${marker(one.arm, px, at.y(point.median), 6, point.status)}</g>`;
-    const many = point.raw.length > 1;
-    text += `<div ${colour}>${escape(arm.name)}: ${quantity(point.median, chart.unit)}${point.status === "ok" ? "" : ", disturbed"}` + (many
-      ? `<small>middle half ${quantity(point.low, chart.unit)} to ${quantity(point.high, chart.unit)}</small><small>repeats ${point.raw.map((v) => quantity(v, chart.unit).replace(" ", "\u00a0")).join(", ")}</small>` : "") + "</div>";
+    const colour = `style="--c:var(--${arm.colour})"`, said = point.tip;
+    if (point.value !== null) marks += `<g ${colour}>${marker(one.arm, px, at.y(point.value), 6, point.status)}</g>`;
+    text += `<div ${colour}>${escape(arm.name)}: ${escape(said.text)}${small(said.half)}${small(said.repeats)}${small(said.error)}</div>`;
   }
-  for (const [mine, other] of DATA.pairs.slice(0, 3))
-    if (median[mine] && median[other])
-      text += `<small>${escape(ARMS.get(mine).name)} / ${escape(ARMS.get(other).name)} = ${significant(median[mine] / median[other])}</small>`;
+  const visible = chart.ratios.filter((one) => one.arms.every((arm) => !view.hidden.has(arm)));
+  for (const one of visible.slice(0, 3)) text += small(one.texts[length]);
   hover.innerHTML = marks;
   box.innerHTML = text;
   box.hidden = false;

@@ -6,7 +6,6 @@ import io
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from statistics import median
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from models.errors import UserError
-from probes import words
+from probes import rates, words
 from probes.figures import ATTENTION, GRID, INK, MUTED, RECURRENT, literal
 from probes.plan import tables
 from probes.plan.plan import CHECKPOINTING, PLAIN, SEGMENTS, Plan, Planner, Row
@@ -27,7 +26,8 @@ Quantity = Callable[[Row], float]
 
 def measured_points(planner: Planner, runs: Sequence[Path]) -> list[Measured]:
     """Training rows of this contestant, batch and precision. Raises `UserError` without any."""
-    rows = [row for run in runs for row in read_rows(run / "probes.jsonl")]
+    every = [row for run in runs for row in read_rows(run / "probes.jsonl")]
+    rows = list({row.key: row for row in every}.values())
     own = [
         row
         for row in rows
@@ -106,7 +106,7 @@ def _svg(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "plan"}):
         figure = Figure(figsize=(11, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2)
-        times = [(row.context_length, median(row.seconds)) for row in measured]
+        times = _times(measured)
         _panel(left, planner, plans, times, lambda row: row.compute_s, words.seconds)
         left.set_title("Forward and backward", loc="left", color=INK, fontweight="bold")
         peaks = [(row.context_length, float(row.peak_bytes or 0)) for row in measured]
@@ -115,6 +115,15 @@ def _svg(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) 
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
+
+
+def _times(measured: Sequence[Measured]) -> list[tuple[int, float]]:
+    """As the report has them; the sweep does not matter, whose batch is that of the plan."""
+    points: dict[int, list[Measured]] = {}
+    for row in measured:
+        points.setdefault(row.context_length, []).append(row)
+    known = [(length, rates.seconds(own)) for length, own in points.items()]
+    return [(length, seconds) for length, seconds in known if seconds is not None]
 
 
 def _panel(

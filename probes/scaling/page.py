@@ -4,68 +4,39 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Any
 
-from probes import tables, words
 from probes.frame import framed
-from probes.scaling import figure, tell
+from probes.markup import prose, table
+from probes.scaling import figure
+from probes.scaling.contents import Contents, contents
 from probes.scaling.study import Study
 
-if TYPE_CHECKING:
-    from probes.report import Report
 
-
-def page(report: Report) -> str:
+def page(study: Study, trainings: Sequence[dict[str, Any]], warnings: Sequence[str]) -> str:
     """The whole file: what a report is where trainings are all there is."""
-    study, trainings = report.scaling, report.material.trainings
-    assert study is not None
-    facts = [
-        f"{len(trainings)} trainings",
-        words.unique(one.get("precision") for one in trainings),
-        f"data {words.unique(str(one.get('data_fingerprint'))[:12] for one in trainings)}",
-    ]
-    shown = ", ".join(tell.title(family) for family in study.families)
-    title = f"Crossover report: scaling of {shown}"
-    parts = {"scaling": section(study)}
+    told = contents(study, trainings)
+    parts = {"scaling": section(study, told)}
     body = "{{warnings}}\n{{scaling}}"
-    return framed(body, parts, report.material, title, tell.headline(study), facts)
+    return framed(body, parts, warnings, told.title, told.headline, told.facts)
 
 
-def section(study: Study | None) -> str:
-    """Sentences, figure and tables; nothing without a study."""
-    if study is None:
-        return ""
-    story = "".join(f"<p>{tables.prose(text)}</p>" for text in tell.paragraphs(study))
-    laws = [
-        tables.row(escape(tell.title(family)), tell.law_cells(family), 2)
-        for family in study.families
-    ]
-    trials = []
-    for family in study.families:
-        for size, *numbers in tell.trial_cells(family):
-            head = f"{escape(tell.title(family))} {escape(size)}"
-            trials.append(tables.row(head, numbers, len(numbers)))
-    caption = (
-        "The law is what AICc prefers among those that the trainings can tell apart, with its "
-        "weight among them; intervals are 95 % bootstrap intervals. The scatter is that of single "
-        "trainings about the law."
-    )
-    headings = [one for one in tell.TRIAL_HEADINGS if one != "size"]
+def section(study: Study, told: Contents) -> str:
+    """Sentences, figure and tables."""
+    story = "".join(f"<p>{prose(text)}</p>" for text in told.paragraphs)
     return (
         '<section aria-labelledby="scaling"><h2 id="scaling">Loss against training compute</h2>'
-        f"{story}<figure>{_picture(study)}<figcaption><p>Every mark is a training, larger ones of "
-        "larger models; the bands are 95 % intervals of the fitted curves. Dashed: extrapolated "
-        f"beyond what was measured.</p></figcaption></figure>"
-        f"{tables.table(caption, tell.LAW_HEADINGS, laws)}"
-        f"<details><summary>All trainings</summary>{tables.table('', headings, trials)}</details>"
-        "</section>"
+        f"{story}<figure>{_picture(study, told.alt)}<figcaption><p>{prose(told.figure)}</p>"
+        f"</figcaption></figure>{table(told.laws)}"
+        f"<details><summary>All trainings</summary>{table(told.trials)}</details></section>"
     )
 
 
-def _picture(study: Study) -> str:
+def _picture(study: Study, alt: str) -> str:
     buffer = io.BytesIO()
     figure.draw(study).savefig(buffer, format="png", dpi=160)
     data = base64.b64encode(buffer.getvalue()).decode()
-    alt = escape("Validation loss against training compute. " + tell.headline(study), quote=True)
-    return f'<img alt="{alt}" style="width:100%" src="data:image/png;base64,{data}">'
+    shown = escape(alt, quote=True)
+    return f'<img alt="{shown}" style="width:100%" src="data:image/png;base64,{data}">'

@@ -6,20 +6,19 @@ from math import isnan
 
 from probes.collect import Arm
 from probes.scaling.study import Between, Comparison, Family, Study
-from probes.words import INTERVAL, listing, name, significant, spoken
+from probes.words import INTERVAL, capital, listing, name, significant, spoken
 
 UNIT = "nats per token"
 ABOUT = (
-    "Each of these trainings had its own number of parameters and its own amount of text; the "
-    "product of the two, times a constant, is about its training compute, the arithmetic that was "
-    "spent. The question is which kind of model predicts new text better when both spend equally "
+    "These trainings differ in their number of parameters or in their amount of text; the product "
+    "of the two, times a constant, is about the training compute, the arithmetic that was spent. "
+    "The question is which kind of model predicts new text better when both spend equally "
     "much. The loss says how badly a model predicts; lower is better."
 )
 BEYOND = (
     "The dashed ends of the curves continue the fitted law beyond every training that was run. "
-    "Nothing was measured there, and the bands know nothing of a law that changes its form. All "
-    "trainings follow one rule for the learning rate, which may suit one kind of model better than "
-    "the other."
+    "Nothing was measured there, and the bands know nothing of a law that changes its form. Nor do "
+    "they know of learning rates that suit one kind of model better than the other."
 )
 
 
@@ -82,8 +81,13 @@ def saving(one: Comparison) -> str:
     mine, other = (spoken(arm(family)) for family in (one.recurrent, one.attention))
     if isnan(one.saving.value):
         if one.differences[-1].value > 0:
-            return f"{mine} did not reach the loss of {other} with any compute it was given."
-        return f"{mine} reached that loss of {other} with less compute than was tried here."
+            return capital(
+                f"{mine} did not reach the loss of {other} with any compute it was given."
+            )
+        return (
+            f"Already with the least compute compared, {mine} reaches the loss that {other} "
+            "reaches with the most."
+        )
     low, high = (significant(end, 2) if end else "" for end in (one.saving.low, one.saving.high))
     sure = f"{INTERVAL}{low} to {high}" if low and high else f"{INTERVAL}wider than was measured"
     return (

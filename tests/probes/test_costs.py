@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from probes import costs
+from probes import costs, rates
 from probes.collect import collect
 from probes.costs import Price
 from probes.html import page
@@ -35,24 +35,25 @@ def test_seconds_per_token_of_each_probe(tmp_path: Path) -> None:
 def test_mfu_only_where_a_peak_was_measured() -> None:
     known = make_row("gpt", "train", 1024, peak_flops=1e10, flops=10**9, flops_dense=2 * 10**9)
     seconds = 1 + 5e-4 * 1024 + 3e-7 * 1024**2
-    assert costs.utilisation(known) == pytest.approx(1e9 / seconds / 1e10)
-    assert costs.utilisation(known, dense=True) == pytest.approx(2e9 / seconds / 1e10)
-    assert costs.utilisation(make_row("gpt", "train", 1024)) is None
-    assert costs.utilisation(make_row("gpt", "operator", 1024, flops=None, peak_flops=1e9)) is None
-    assert costs.utilisation(failed("gpt", "train", 1024, "oom", peak_flops=1e9)) is None
+    assert rates.utilisation([known]) == pytest.approx(1e9 / seconds / 1e10)
+    assert rates.utilisation([known], dense=True) == pytest.approx(2e9 / seconds / 1e10)
+    assert rates.utilisation([make_row("gpt", "train", 1024)]) is None
+    uncounted = make_row("gpt", "operator", 1024, flops=None, peak_flops=1e9)
+    assert rates.utilisation([uncounted]) is None
+    assert rates.utilisation([failed("gpt", "train", 1024, "oom", peak_flops=1e9)]) is None
 
 
 def test_energy_per_token() -> None:
-    assert costs.joules_per_token(make_row("gpt", "train", 1024)) is None
+    assert rates.joules_per_token([make_row("gpt", "train", 1024)]) is None
     row = make_row("gpt", "train", 1024, energy_joules=2048.0, batch=2)
-    assert costs.joules_per_token(row) == 1.0
-    assert costs.joules_per_token(make_row("gpt", "decode", 1024, energy_joules=3.0)) == 3.0
+    assert rates.joules_per_token([row]) == 1.0
+    assert rates.joules_per_token([make_row("gpt", "decode", 1024, energy_joules=3.0)]) == 3.0
 
 
 def test_percentiles_are_of_tokens() -> None:
     row = make_row("gpt", "decode", 256, token_seconds=[1e-3] * 90 + [5e-3] * 10)
-    assert costs.token_percentiles([row]) == (1e-3, 5e-3)
-    assert costs.token_percentiles([make_row("gpt", "train", 256)]) is None
+    assert rates.token_percentiles([row]) == (1e-3, 5e-3)
+    assert rates.token_percentiles([make_row("gpt", "train", 256)]) is None
 
 
 def analysed(folder: Path, rows: list[Row], price: Price | None = None) -> Report:

@@ -77,7 +77,7 @@ def test_a_disturbed_point_is_measured_again_with_what_it_is_compared_with(tmp_p
         ("a", 64): 0, ("b", 64): 0, ("a", 128): 1, ("b", 128): 1,
     }  # fmt: skip
     assert not any(row.is_disturbed for row in rows.values())
-    assert "1 disturbed point is measured again" in capsys.readouterr().out
+    assert "1 disturbed measurement is made again" in capsys.readouterr().out
     again = FakeBench()
     assert run(again, tmp_path / "p.jsonl") == rows and again.measured == []
 
@@ -96,7 +96,7 @@ def test_what_stays_disturbed_says_so_and_the_same_command_repairs_it(tmp_path, 
     assert not any(row.is_disturbed for row in rows.values())
     assert rows["a", 64].visit == sweep.VISITS + 1
     told = capsys.readouterr().out
-    assert "1 disturbed point is measured again, with what is compared with it" in told
+    assert "1 disturbed measurement is made again, with what is compared with it" in told
 
 
 def test_the_less_disturbed_of_two_measurements_stays(tmp_path):

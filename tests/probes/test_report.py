@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -134,8 +135,14 @@ def test_csv_holds_every_row(report: Report) -> None:
     assert len(lines) == len(ROWS)
     by_name = dict(zip(head, lines[0], strict=True))
     assert json.loads(by_name["seconds"]) == ROWS[0].seconds
+    assert float(by_name["seconds_lower_quartile"]) == np.quantile(ROWS[0].seconds, 0.25)
+    assert by_name["is_disturbed"] == "False"
     last = dict(zip(head, lines[-1], strict=True))
-    assert (last["status"], last["command"], last["seconds_median"]) == ("oom", 'a "b", c', "")
+    assert (last["status"], last["command"], last["seconds_lower_quartile"]) == (
+        "oom",
+        'a "b", c',
+        "",
+    )
 
 
 def test_a_refusal_writes_nothing(tmp_path: Path) -> None:
@@ -238,7 +245,10 @@ def test_the_machine_is_told(tmp_path: Path, visits: int, bad: int, told: str) -
     run = write_run(tmp_path / "run", rows)
     report = write_report([run], tmp_path / "out", 1024, 8192, False)
     expected = told.format(n=len(rows))
-    counts = {"measurements": len(rows), "measured_again": visits, "disturbed": bad}
+    counts = {
+        "finished": len(rows), "measured_again": visits, "repetitions": visits, "disturbed": bad,
+        "failed": 0,
+    }  # fmt: skip
     assert report.summary["machine"]["quiet"] == counts
     assert expected in " ".join(printed(report, tmp_path).split())
     page = (tmp_path / "out" / "index.html").read_text().replace("\u00a0", " ")

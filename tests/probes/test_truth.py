@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from probes import accounts, compare, costs, story, summary, words
+from probes import accounts, compare, rates, story, summary, words
 from probes.collect import Arm, Material, arms_of, collect
 from probes.compare import Crossing, Finding
 from probes.measures import BY_KEY
 from probes.ratios import ABOVE, BELOW, EQUAL, UNDECIDED
-from probes.report import Report
+from probes.report import Report, analyse
 from probes.rows import Row
 from probes.statistics import Estimate
 from tests.probes.synthetic import failed, make_row, make_rows, write_run
@@ -83,9 +83,9 @@ def test_nothing_is_said_of_every_length_that_holds_of_some(sides: tuple[str, ..
         ]
         assert set(inside) == {ABOVE}
     open_somewhere = UNDECIDED in sides
-    assert ("lost at no length measured" in losses) == (ABOVE not in sides and not open_somewhere)
+    assert ("lost at no length compared" in losses) == (ABOVE not in sides and not open_somewhere)
     told = " ".join(wins)
-    assert ("won nowhere" in told) == (BELOW not in sides and not open_somewhere)
+    assert ("won at no length compared" in told) == (BELOW not in sides and not open_somewhere)
 
 
 @pytest.mark.parametrize("sides", EVERY, ids=" ".join)
@@ -177,19 +177,21 @@ def test_no_table_quotes_disturbed_repeats(tmp_path: Path) -> None:
     rows = make_rows(probes=("decode", "max_batch"), fixed=False)
     rows = [replace(row, peak_flops=1e12) for row in disturb(rows, 512)]
     material = collect([write_run(tmp_path / "run", rows)])
-    report = Report(material, tuple(compare.findings(material)), {}, {}, tmp_path)
-    assert "512" not in accounts.latencies(report)
-    assert accounts.batches(report).count('<td class="n">disturbed</td>') == 2
-    assert '<td class="n">disturbed</td>' in accounts.efficiency(report)
+    report = analyse(material, tmp_path, (256, 1024))
+    assert "512" not in {line.cells[0] for line in accounts.latencies(report).lines}
+    for table, cells in ((accounts.batches(report), 1), (accounts.efficiency(report), 3)):
+        assert {line.cells.count("disturbed") for line in table.lines} == {0, cells}
+        assert all(("disturbed" in line.cells) == (line.cells[0] == "512") for line in table.lines)
     slow = replace(rows[0], disturbed=[True, False, False, False, False])
     slow.token_seconds[:20] = [99.0] * 20
-    assert costs.token_percentiles([slow])[1] < 1  # type: ignore[index]
+    assert rates.token_percentiles([slow])[1] < 1  # type: ignore[index]
 
 
 def test_grammar_of_one() -> None:
-    assert words.quiet({"measurements": 2, "measured_again": 1, "disturbed": 0}) == (
+    counts = {"finished": 2, "measured_again": 1, "repetitions": 1, "disturbed": 0, "failed": 0}
+    assert words.quiet(counts) == (
         "Of 2 measurements, 1 was made again, because other processes disturbed it or what it is "
         "compared with; none is disturbed now."
     )
     report = Report(Material((), (), ()), (finding((ABOVE, ABOVE, ABOVE)),), {}, {}, Path())
-    assert "In 1 of 1 comparison the recurrent model" in accounts.losses(report)
+    assert "In 1 of 1 comparison the recurrent model" in accounts.losses(report).caption

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
@@ -146,24 +145,24 @@ def test_probe_then_report(capfd: Capture, tmp_path: Path, monkeypatch: pytest.M
         assert one.axes == {"probe/*": "context_length"}
         points = [row for row in one.history if "context_length" in row]
         assert [row["context_length"] for row in points] == [16, 32, 64]
-        for length in (16, 32, 64):
-            (row,) = (
-                row
-                for row in rows
-                if (row.contestant, row.probe, row.sweep, row.context_length)
-                == (name, "train", "batch_1", length)
-            )
-            (point,) = (row for row in points if row["context_length"] == length)
-            # Held up by others, the time is left out.
-            expected = None if row.is_disturbed else median(row.undisturbed)
-            assert point.get("probe/train/batch_1/seconds") == expected
+        for point in points:
+            check_curve(point, name, result)
         columns, data = one.table("rows")
         assert len(data) == 15 and {row[columns.index("contestant")] for row in data} == {name}
 
     one = found["report"]
     assert (one.run["run_group"], one.run["job_type"]) == ("g", "report")
     assert len(one.table("report/rows")[1]) == len(rows) == 30
+    columns, data = one.table("report/curves")
+    assert len(data) == sum(
+        len(points) for curve in result["curves"].values() for points in curve["points"].values()
+    )
+    columns, data = one.table("report/ratios")
+    for row in data:
+        told = result["crossovers"][row[0]]["ratios"][str(row[3])]
+        assert [told[name] for name in columns[4:]] == row[4:]
     columns, data = one.table("report/crossovers")
+    assert all(row[columns.index("kind")] for row in data)
     assert {row[columns.index("measure")]: row[columns.index("length")] for row in data} == {
         key: entry.get("length") for key, entry in result["crossovers"].items()
     }
@@ -185,6 +184,26 @@ def test_probe_then_report(capfd: Capture, tmp_path: Path, monkeypatch: pytest.M
         done = run_script(capfd, script, *words)
         assert done.status == 0
         assert "wandb: ModuleNotFoundError" in done.err and "Traceback" not in done.err
+
+
+def check_curve(point: dict[str, Any], name: str, result: dict[str, Any]) -> None:
+    """What a wandb curve shows at a length is what the report draws there."""
+    length = point["context_length"]
+    for key, curve in result["curves"].items():
+        drawn = {one["length"]: one for one in curve["points"][name]}
+        if curve["unit"] != "s" or key == "decode_p95" or length not in drawn:
+            continue
+        prefix, full = f"probe/{curve['probe']}/{curve['sweep']}", curve["sweep"] == "fixed_tokens"
+        tokens = 64 if full else 1 if curve["probe"] == "decode" else length
+        if drawn[length]["status"] == "disturbed":  # held up by others, the time is left out
+            assert f"{prefix}/seconds" not in point
+            continue
+        seconds = drawn[length]["value"] * (tokens if full else 1)
+        assert point[f"{prefix}/seconds"] == pytest.approx(seconds)
+        assert point[f"{prefix}/tokens_per_second"] == pytest.approx(tokens / seconds)
+        used = result["use"][name].get(curve["probe"], {}).get(str(length))
+        if used and not full:
+            assert point.get(f"{prefix}/mfu") == used["mfu"]
 
 
 def test_three_kinds_of_memory_in_one_group(capfd: Capture, tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Tables as plain text, and everything that is written in HTML: text, tables, the colour of an arm.
+
+What a page shows is made as text first, so that `crossover.json` can hold the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from probes import words
+from probes.collect import Arm
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table; `head` names it, and the first `numbers` of the cells are numbers."""
+
+    head: str
+    cells: tuple[str, ...]
+    numbers: int = 0
+    arm: Arm | None = None
+    """Whose spot of colour stands before the head."""
+    css: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What stands above it, and its lines; a heading that starts with `#` is over numbers."""
+
+    caption: str
+    headings: tuple[str, ...] = ()
+    lines: tuple[Line, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """As the page shows it."""
+        return {
+            "caption": self.caption,
+            "headings": [one.removeprefix("#") for one in self.headings],
+            "rows": [[one.head, *one.cells] for one in self.lines],
+        }
+
+
+def prose(text: str) -> str:
+    """Escaped text whose numbers stay on one line with their units, and names in one piece."""
+    kept = re.sub(r"(\d) (?=%|(?:[µm]?s|min|[KMG]?i?B|tokens|times)\b)", "\\1\u00a0", escape(text))
+    return re.sub(r"\bRWKV-\d", r'<span class="nowrap">\g<0></span>', kept)
+
+
+def table(one: Table, arms: Sequence[Arm] = ()) -> str:
+    """A table; its caption alone where it has no lines. `arms` say which colour is whose."""
+    if not one.lines:
+        return f"<p>{prose(one.caption)}</p>" if one.caption else ""
+    cells = "".join(
+        f'<th scope="col" class="n">{escape(text[1:])}</th>'
+        if text.startswith("#")
+        else f'<th scope="col">{prose(text)}</th>'
+        for text in one.headings
+    )
+    note = f'<p class="note">{prose(one.caption)}</p>' if one.caption else ""
+    return (
+        f'{note}<div class="scroll" tabindex="0"><table><thead><tr>{cells}</tr></thead>'
+        f"<tbody>{''.join(_row(line, arms) for line in one.lines)}</tbody></table></div>"
+    )
+
+
+def _row(line: Line, arms: Sequence[Arm]) -> str:
+    spot = ""
+    if line.arm:
+        css = "" if line.arm.recurrent else ' class="square"'
+        spot = f'<i{css} style="--c:var(--{colour(arms, line.arm)})"></i>'
+    body = "".join(
+        f'<td class="n">{escape(cell)}</td>' if place < line.numbers else f"<td>{prose(cell)}</td>"
+        for place, cell in enumerate(line.cells)
+    )
+    return f'<tr class="{line.css}"><th scope="row">{spot}{escape(line.head)}</th>{body}</tr>'
+
+
+def colour(arms: Sequence[Arm], arm: Arm) -> str:
+    """Name of the CSS colour of an arm: cool ones for recurrent, warm ones for attention."""
+    family = [one for one in arms if one.recurrent == arm.recurrent]
+    return f"{'cool' if arm.recurrent else 'warm'}-{family.index(arm) % 4}"
+
+
+def of_arm(arm: Arm, cells: Sequence[str], numbers: int) -> Line:
+    """A line that an arm's name heads."""
+    return Line(words.name(arm), tuple(cells), numbers, arm)

@@ -1,0 +1,70 @@
+"""Everything the page says of a scaling study, as text: what `crossover.json` holds too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from probes import words
+from probes.markup import Line, Table
+from probes.scaling import tell
+from probes.scaling.study import Study
+
+FIGURE = (
+    "Every mark is a training, larger ones of larger models; the bands are 95 % intervals of the "
+    "fitted curves. Dashed: extrapolated beyond what was measured."
+)
+LAWS = (
+    "The law is what AICc prefers among those that the trainings can tell apart, with its weight "
+    "among them; intervals are 95 % bootstrap intervals. The scatter is that of single trainings "
+    "about the law."
+)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Sentences, picture and tables; title and facts are those of a page of its own."""
+
+    title: str
+    headline: str
+    facts: tuple[str, ...]
+    paragraphs: tuple[str, ...]
+    alt: str
+    figure: str
+    laws: Table
+    trials: Table
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        values = asdict(self) | {"laws": self.laws.plain(), "trials": self.trials.plain()}
+        found: dict[str, Any] = json.loads(json.dumps(values))  # lists for tuples, as it is read
+        return found
+
+
+def contents(study: Study, trainings: Sequence[dict[str, Any]]) -> Contents:
+    """Of a study, `trainings` being all that were given."""
+    headline = tell.headline(study)
+    laws = [Line(tell.title(one), tuple(tell.law_cells(one)), 2) for one in study.families]
+    trials = [
+        Line(f"{tell.title(family)} {size}", tuple(numbers), len(numbers))
+        for family in study.families
+        for size, *numbers in tell.trial_cells(family)
+    ]
+    headings = tuple(one for one in tell.TRIAL_HEADINGS if one != "size")
+    count = f"{len(trainings)} training{'' if len(trainings) == 1 else 's'}"
+    return Contents(
+        title="Crossover report: scaling of " + ", ".join(map(tell.title, study.families)),
+        headline=headline,
+        facts=(
+            count,
+            words.unique(one.get("precision") for one in trainings),
+            f"data {words.unique(str(one.get('data_fingerprint'))[:12] for one in trainings)}",
+        ),
+        paragraphs=tuple(tell.paragraphs(study)),
+        alt=f"Validation loss against training compute. {headline}",
+        figure=FIGURE,
+        laws=Table(LAWS, tell.LAW_HEADINGS, tuple(laws)),
+        trials=Table("", headings, tuple(trials)),
+    )
