@@ -39,7 +39,7 @@ class Table:
         """As the page shows it."""
         return {
             "caption": self.caption,
-            "headings": [one.removeprefix("#") for one in self.headings],
+            "headings": [one.removeprefix("#") for one in self.headings if self.lines],
             "rows": [[one.head, *one.cells] for one in self.lines],
         }
 

@@ -56,6 +56,8 @@ def _optional(facts: dict[str, Any], name: str, style: str) -> list[str]:
 def crossovers(report: Report) -> Table:
     """One row per finding: the crossover length and its interval, or why there is none."""
     several = len(report.material.pairs) > 1
+    if not report.findings:
+        return Table("A crossover needs a recurrent and an attention model.")
     caption = (
         "From this context length on, the recurrent model stays cheaper wherever a side is "
         "decided, up to the longest one compared. Crossings counts the changes of order that are "
