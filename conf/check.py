@@ -24,10 +24,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf import schema
 from conf import words as words_of
-from conf.combinations import combination_problems, deep_combination_problems
+from conf.combinations import (
+    combination_problems,
+    deep_combination_problems,
+    memory_problems,
+)
 from conf.flags import Line, hydra_problem, parse
+from conf.limits import beyond, excess, shown, text_problem, too_many_jobs
 from conf.meeting import meeting_problems
-from conf.model_spec import nearest
+from conf.model_spec import model_spec, nearest
 from conf.words import expanded, quoted
 from models.errors import UserError
 from models.registry import model_class
@@ -52,7 +57,8 @@ SYNONYMS = {
     "grad_cp": "training.gradient_checkpointing",
     "random_seed": "seed",
 }  # other people's words for keys, where the spelling leads elsewhere
-MOST_JOBS = 1000  # of a multirun that are checked as a whole
+MOST_JOBS = 200  # of a multirun that are checked as a whole before any starts
+MOST_OF_BAD = 20  # the same of a line that is refused anyway
 
 
 @dataclass
@@ -64,7 +70,7 @@ class Examined:
     problems: list[str]
     """All: those of the jobs' configurations, too."""
     configs: list[DictConfig]
-    """Of every job, at most `MOST_JOBS`."""
+    """Of every job, at most `MOST_JOBS`; of those beyond, each is checked when it starts."""
     words: list[str]
     """What makes a job differ from the others, beside each configuration."""
 
@@ -74,12 +80,19 @@ def problems_of(config_name: str, argv: list[str]) -> list[str]:
 
     What only the models can tell is left for a line that is fine otherwise.
     """
-    line = parse(argv)
+    schema.register()
+    line = read(config_name, argv)
     if line.problems:
         return line.problems
-    schema.register()
     examined = examine(config_name, line)
-    return examined.problems or deep_problems(config_name, examined.configs)
+    return examined.problems or deep_problems(config_name, examined.configs, line)
+
+
+def read(config_name: str, argv: list[str]) -> Line:
+    """The line, sorted, with what is wrong before anything of it is understood."""
+    line = parse(argv)
+    line.problems = line.problems or excess(config_name, line.words)
+    return line
 
 
 def examine(config_name: str, line: Line) -> Examined:
@@ -97,22 +110,28 @@ def examine(config_name: str, line: Line) -> Examined:
             problems += _group_problems(config_name, override, values)
         if problems:  # without its groups the rest of the line is judged on the default ones
             choices, groups = [], []
+        bases: dict[tuple[str, ...], tuple[DictConfig, list[Override]]] = {}
         for combination in itertools.product(*choices):
             selected = [
                 f"{override.key_or_group}={value}"
                 for override, value in zip(groups, combination, strict=True)
             ]
-            try:
-                base = compose(config_name, overrides=selected)
-            except HydraException as error:
-                problems.append(str(error).splitlines()[0])
-                break
-            wrong = {id(override): list(_key_problems(base, override)) for override in keys}
-            problems += itertools.chain.from_iterable(wrong.values())
-            good = [override for override in keys if not wrong[id(override)]]
-            for told, config in _jobs(base, good):
+            if combination not in bases:
+                try:
+                    base = compose(config_name, overrides=selected)
+                except HydraException as error:
+                    problems.append(str(error).splitlines()[0])
+                    break
+                wrong = {id(override): list(_key_problems(base, override)) for override in keys}
+                problems += itertools.chain.from_iterable(wrong.values())
+                good = [override for override in keys if not wrong[id(override)]]
+                bases[combination] = base, good
+            most = MOST_OF_BAD if problems else MOST_JOBS
+            for told, config in itertools.islice(_jobs(*bases[combination]), most):
                 found.configs.append(config)
                 found.words.append(" ".join([*selected, *told]))
+            if len(found.configs) >= most:
+                break
     del found.configs[MOST_JOBS:]
     found.line_problems = list(dict.fromkeys(problems))
     for config in found.configs:
@@ -140,14 +159,22 @@ def light_problems(config_name: str, config: DictConfig) -> list[str]:
     return list(_bound_problems(typed)) or combination_problems(config_name, typed)
 
 
-def deep_problems(config_name: str, configs: list[DictConfig]) -> list[str]:
-    """Problems of jobs that only the models can tell; imports PyTorch."""
+def deep_problems(
+    config_name: str, configs: list[DictConfig], line: Line | None = None
+) -> list[str]:
+    """Problems of jobs that only the models can tell; imports PyTorch.
+
+    Whether they fit into memory is asked of this machine, unless the line sends them to others.
+    """
+    elsewhere = any(word.startswith("hydra/launcher=") for word in (line.words if line else ()))
     problems: list[str] = []
     for config in configs:
-        own = list(_model_problems(config.model)) if "model" in config else []
-        problems += own or deep_combination_problems(
-            config_name, expanded(OmegaConf.to_object(config))
-        )
+        own = _model_problems(config.model) if "model" in config else []
+        if not own:
+            typed = expanded(OmegaConf.to_object(config))
+            own = deep_combination_problems(config_name, typed)
+            own = own or ([] if elsewhere else memory_problems(typed))
+        problems += own
     return list(dict.fromkeys(problems))
 
 
@@ -178,8 +205,8 @@ def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Ove
         try:
             override = parser.parse_override(word)
             override.config_loader = loader  # for glob()
-        except HydraException as error:
-            problems.append(_unreadable(word, str(error).splitlines()[0]))
+        except words_of.UNREADABLE as error:
+            problems.append(_unreadable(word, str(error).partition("\n")[0]))
             continue
         if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
             problems += hydra_problem(word) or _launcher_problem(override)
@@ -195,10 +222,14 @@ def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Ove
             problems.append(f"{word!r}: several values of one list go in brackets: {name}=[{text}]")
         elif override.is_sweep_override() and not multirun:
             problems.append(f"{word!r} names several values: add -m to run them all")
+        elif problem := too_many_jobs([override]):
+            problems.append(f"{word!r}: {problem}")
         elif override.is_sweep_override() and not _values(override):
             problems.append(f"{word!r} stands for no value at all")
         else:
             overrides.append(override)
+    if problem := too_many_jobs(overrides):
+        return [], [*problems, problem]
     return overrides, problems
 
 
@@ -288,30 +319,32 @@ def _key_problems(base: DictConfig, override: Override) -> Iterator[str]:
         hint = f"; did you mean {same_leaf[0]!r}?" if same_leaf else nearest(name, known)
         yield f"unknown key {name!r}{hint if len(hint) < 200 else ''}"
         return
+    trial = base.copy()  # an update that fails leaves no trace in it
     for text in _values(override):
-        if problem := _try(base, name, text):
+        if problem := _try(trial, name, text):
             yield problem
 
 
-def _try(base: DictConfig, name: str, text: str) -> str | None:
-    """Set one key on a copy of the configuration; what is wrong with the value, or None."""
+def _try(trial: DictConfig, name: str, text: str) -> str | None:
+    """Set one key of a configuration to try it on; what is wrong with the value, or None."""
     value = OverridesParser.create().parse_override(f"{name}={text}").value()
-    old = OmegaConf.select(base, name)
+    old = OmegaConf.select(trial, name)
+    if beyond(value):
+        return f"{name}={text}: an integer must fit into 64 bits"
     if isinstance(old, bool) and not isinstance(value, bool):  # OmegaConf takes 7 for true
         return f"{name}={text}: {KINDS['bool']}"
     if isinstance(value, list) and any(isinstance(one, (list, dict)) for one in value):
         return f"{name}={text}: expected a list of single values"
     if OmegaConf.is_dict(old) and not isinstance(value, dict):
         return f"{name}={text}: {name} is a group of keys, such as {name}.{next(iter(old))}"
-    trial = base.copy()
     try:
         OmegaConf.update(trial, name, value, merge=True)
     except OmegaConfBaseException as error:
         kind = re.search(r"could not be converted to (\w+)|not a valid (bool)", str(error))
         expected = KINDS.get(kind[1] or kind[2]) if kind else None
         told = expected or str(error).splitlines()[0]
-        shown = value if isinstance(value, str) else text
-        return f"{name}={shown}: {told}{_hint(base, name)}"
+        typed = value if isinstance(value, str) else text
+        return f"{name}={typed}: {told}{_hint(trial, name)}"
     return None
 
 
@@ -328,7 +361,7 @@ def _jobs(base: DictConfig, keys: list[Override]) -> Iterator[tuple[list[str], D
     names = [override.key_or_group for override in keys]
     jobs = itertools.product(*(_values(override) for override in keys))
     parser = OverridesParser.create()
-    for values in itertools.islice(jobs, MOST_JOBS):
+    for values in jobs:
         config = base.copy()
         words = [f"{name}={text}" for name, text in zip(names, values, strict=True)]
         for name, word in zip(names, words, strict=True):
@@ -355,26 +388,46 @@ def _names(config: DictConfig, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{part}"
 
 
-def _model_problems(model: DictConfig) -> Iterator[str]:
-    """The model group against the config dataclass of its class."""
-    try:
-        config_class = model_class(model.target).Config
-        expected = OmegaConf.structured(config_class)
-        OmegaConf.set_readonly(expected, False)  # it is frozen; values are tried on a copy
-    except UserError as error:
-        yield str(error)
-        return
-    for name in map(str, model):
-        if name in schema.NOT_FIELDS or model[name] is None:
-            continue
-        if name not in {item.name for item in fields(config_class)}:
-            yield f"model.{name} is not a field of {model.target}"
-        elif type(model[name]) is int and model[name] < 1:
-            yield f"model.{name}={model[name]}: must be at least 1"
-        elif problem := _try(
-            OmegaConf.create({"model": expected}), f"model.{name}", f"{model[name]}"
-        ):
+def _model_problems(model: DictConfig) -> list[str]:
+    """The model group against the config dataclass of its class; the same group is asked once."""
+    plain: dict[str, Any] = OmegaConf.to_container(model, resolve=True)  # type: ignore[assignment]
+    key = repr(plain)
+    if key not in _MODELS:
+        try:
+            _MODELS[key] = list(_field_problems(plain))
+        except UserError as error:
+            _MODELS[key] = [str(error)]
+    return _MODELS[key]
+
+
+_MODELS: dict[str, list[str]] = {}
+
+
+def _field_problems(model: dict[str, Any]) -> Iterator[str]:
+    """Raises `UserError` if there is no such class."""
+    config_class = model_class(model["target"]).Config
+    expected = OmegaConf.structured(config_class)
+    OmegaConf.set_readonly(expected, False)  # it is frozen; values are tried on it all the same
+    trial = OmegaConf.create({"model": expected})
+    known = {item.name for item in fields(config_class)}
+    for name, value in model_spec(model, 1).config.items():
+        if name not in known:
+            yield f"model.{name} is not a field of {model['target']}"
+        elif problem := _try(trial, f"model.{name}", f"{value}"):
             yield problem
+        else:
+            yield from _size_problems(f"model.{name}", value)
+
+
+def _size_problems(name: str, value: Any) -> Iterator[str]:
+    """A number of the model's that no machine can take."""
+    most = schema.LAYERS if name == "model.n_layer" else schema.TOKENS
+    if isinstance(value, float) and not isfinite(value):
+        yield f"{name}={value}: must be a finite number"
+    elif type(value) is int and value < 1:
+        yield f"{name}={value}: must be at least 1"
+    elif type(value) is int and value > most:
+        yield f"{name}={value}: must be at most {most}"
 
 
 def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:
@@ -388,6 +441,9 @@ def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:
         if value is None:  # where that is allowed it means "not set"
             continue
         for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str) and (problem := text_problem(one, item.metadata)):
+                yield f"{name}={shown(one)}: {problem}"
+                continue
             if isinstance(one, float) and not isfinite(one):
                 yield f"{name}={one}: must be a finite number"
                 continue

@@ -22,7 +22,7 @@ from conf.schema import (
 )
 from data.corpora import CORPORA
 from models.errors import UserError
-from models.registry import build, model_class
+from models.registry import model_class
 from training.folder import check_name, resume_target
 from training.launched import launched, processes_of
 from training.naming import default_name
@@ -254,22 +254,37 @@ def _size(model: dict[str, Any]) -> Iterator[str]:
 
 
 def _buildable(model: dict[str, Any], vocab: int, length: int, name: str) -> Iterator[str]:
-    """Whether the model's own checks accept its sizes, without allocating it."""
-    import torch
+    """Whether the model's own checks accept its sizes, without building all of it."""
+    from models.sketch import sketch
 
     try:
-        with torch.device("meta"):
-            built = build(model_spec(model, vocab))
+        found = sketch(model_spec(model, vocab))
     except UserError as error:
         yield str(error)
         return
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         yield f"no model of these sizes can be built ({str(error).splitlines()[0]})"
         return
-    field = built.length_field
-    positions = getattr(built.config, field) if field else length
-    if positions < length:
-        yield f"model.{field}={positions} is shorter than {name}={length}"
+    if found.positions is not None and found.positions < length:
+        yield f"model.{found.length_field}={found.positions} is shorter than {name}={length}"
+
+
+def memory_problems(config: Any) -> list[str]:
+    """What cannot fit into this machine; of a configuration that is sound otherwise."""
+    from training import memory
+
+    on_gpu = getattr(config, "accelerator", "") != "cpu" and _on_gpu()
+    problem = None
+    if isinstance(config, TrainConf):
+        # The texts may turn out to need fewer entries than they are allowed.
+        least = config.data.vocab_size if config.data.tokenizer == "bpe" else 1
+        on_gpu = config.trainer.accelerator != "cpu" and _on_gpu()
+        problem = memory.too_large(config, model_spec(config.model, least), on_gpu)
+    elif isinstance(config, ProbeConf):
+        width = 4 if config.precision == "float32" else 2
+        spec = model_spec(config.model, config.vocab_size)
+        problem = memory.weights_too_large(spec, width, on_gpu)
+    return [problem] if problem else []
 
 
 def _folder_name(key: str, name: str | None) -> Iterator[str]:

@@ -17,13 +17,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from conf import schema, terminal
-from conf.check import deep_problems, examine, show
-from conf.flags import Line, parse
+from conf.check import MOST_JOBS, configuration_problems, deep_problems, examine, read, show
+from conf.flags import Line
 from conf.help import help_text
 from conf.launch import CONF, CRASHED, REFUSED, complain, imported, speak
+from conf.limits import UNPRINTABLE
 from conf.words import expanded, quoted
 from models.errors import UserError
 
+MOST_TOLD, LONGEST_TOLD = 30, 1200  # problems of one line, and characters of each
 SUBMITIT = "submitit"  # part of the names of the launchers that run jobs elsewhere
 
 SCRATCH = Path(".cache", "multirun")
@@ -43,7 +45,7 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
     """Check the words `argv`, run `task` as `conf.launch.launch` says; the exit status."""
     speak()
     schema.register()
-    line = parse(argv)
+    line = read(config_name, argv)
     if line.asks("--help"):
         print(help_text(config_name))
         return 0
@@ -57,11 +59,12 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
         return refuse(examined.line_problems) or show(config_name, line, examined)
     if examined.problems:
         return refuse(examined.problems)
-    if problems := deep_problems(config_name, examined.configs):
+    if problems := deep_problems(config_name, examined.configs, line):
         return refuse(problems)
     function = imported(task)
     terminal.expect_interrupts()
     failures: dict[str, Exception] = {}
+    unchecked = len(examined.configs) >= MOST_JOBS
     jobs: list[Any] = []
 
     def attempt(conf: Any, words: str) -> None:
@@ -85,8 +88,12 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
         conf = expanded(OmegaConf.to_object(config))
         jobs.append(conf)
         if not together:
-            words = HydraConfig.get().overrides.task
-            attempt(conf, " ".join(word for word in words if word not in argv))
+            words = " ".join(word for word in HydraConfig.get().overrides.task if word not in argv)
+            late = configuration_problems(config_name, config) if unchecked else []
+            if refuse(late):
+                failures[words] = UserError(one_line(late[0]))
+            else:
+                attempt(conf, words)
         if SUBMITIT in HydraConfig.get().runtime.choices["hydra/launcher"]:
             for error in failures.values():  # its process has to fail for Hydra to hear of it
                 raise error
@@ -127,10 +134,20 @@ def compose_jobs(config_name: str, line: Line, job: Any) -> None:
     """Hydra's own main, on the words of the line."""
     before = sys.argv
     words = quoted(config_name, line.words, line.multirun)
+    # Hydra composes every job of a batch before the first one starts.
+    alone = line.multirun and not any(word.startswith("hydra") for word in words)
+    batches = ["hydra.sweeper.max_batch_size=16"] if alone else []
     with scratch() as folder:
         # Quoted: a folder may have any name.
         place = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-        sys.argv = [before[0], *line.flags, *words, *PLAIN_HYDRA, f"hydra.sweep.dir='{place}'"]
+        sys.argv = [
+            before[0],
+            *line.flags,
+            *words,
+            *PLAIN_HYDRA,
+            *batches,
+            f"hydra.sweep.dir='{place}'",
+        ]
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         finally:
@@ -162,7 +179,16 @@ def tell(failures: dict[str, Exception], jobs: int) -> None:
 
 
 def refuse(problems: list[str]) -> int:
-    """Print every problem; the exit status, 0 if there are none."""
-    for problem in problems:
-        complain(problem)
+    """Print the problems, each on one line of bearable length; the status, 0 if there are none."""
+    for problem in problems[:MOST_TOLD]:
+        complain(one_line(problem))
+    if len(problems) > MOST_TOLD:
+        complain(f"and {len(problems) - MOST_TOLD:,} more")
     return REFUSED if problems else 0
+
+
+def one_line(text: str) -> str:
+    """Without the middle of what is long, and with what a terminal would obey escaped."""
+    if len(text) > LONGEST_TOLD:
+        text = f"{text[: LONGEST_TOLD // 2]} ... {text[-LONGEST_TOLD // 2 :]}"
+    return UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)

@@ -30,6 +30,16 @@ SHORT = {
 }
 CURRENCIES = ("EUR", "USD", "GBP", "CHF", "SEK", "NOK", "DKK", "PLN", "CZK", "JPY", "CNY", "KRW",
               "INR", "AUD", "CAD", "BRL", "SGD")  # fmt: skip
+# What no key may exceed: beyond any use, and within what 64 bits and one machine can count.
+TOKENS = 2**30  # of a context, a batch or a text
+SEQUENCES = 2**20
+STEPS = 10**9
+VOCABULARY = 2**24
+LAYERS = 4096
+PROCESSES = 1024  # of one machine
+DEVICES = 2**20
+TIMES = 10**6
+AMOUNT = 1e21  # of operations, bytes or tokens
 PROBES = (
     "train", "prefill", "ttft", "decode", "generate", "layer", "operator",
     "max_batch", "max_batch_train",
@@ -83,15 +93,17 @@ class DataConf:
         "bpe", "bpe, bytes, chars, or a path: tokenizer.json, RWKV World", path=True
     )
     vocab_size: int = key(3072, "entries of a bpe trained on the corpus", low=257, high=65536)
-    length: int = key(512, "context length, tokens", low=1)
-    batch_size: int = key(4, "sequences per micro-batch, over all processes", low=1)
+    length: int = key(512, "context length, tokens", low=1, high=TOKENS)
+    batch_size: int = key(4, "sequences per micro-batch, over all processes", low=1, high=SEQUENCES)
     packing: str = key(
         "stream",
         "stream: a sequence runs on across documents; documents: each is read as if alone",
         choices=("stream", "documents"),
     )
     val_fraction: float = key(0.02, "of the corpus, held out", low=0.0001, high=0.9)
-    workers: int = key(0, "loader processes; never changes the order of batches", low=0)
+    workers: int = key(
+        0, "loader processes; never changes the order of batches", low=0, high=PROCESSES
+    )
     cache_dir: str = key(".cache", "prepared corpora, safe to delete", path=True)
     verify: bool = key(False, "read a prepared corpus whole before it is used, not samples of it")
 
@@ -100,18 +112,26 @@ class DataConf:
 class OptimConf:
     """AdamW with linear warm-up and cosine decay."""
 
-    lr: float = key(1e-3, "peak learning rate", low=0)
-    final_lr: float = key(1e-4, "learning rate of the last step", low=0)
+    lr: float = key(1e-3, "peak learning rate", low=0, high=1e6)
+    final_lr: float = key(1e-4, "learning rate of the last step", low=0, high=1e6)
     lr_width: int = key(
-        0, "n_embd that both rates are meant for; others get sqrt(lr_width / n_embd) of them", low=0
+        0,
+        "n_embd that both rates are meant for; others get sqrt(lr_width / n_embd) of them",
+        low=0,
+        high=2**24,
     )
-    warmup_steps: int = key(20, "optimizer steps of linear warm-up", low=0)
+    warmup_steps: int = key(20, "optimizer steps of linear warm-up", low=0, high=STEPS)
     beta1: float = key(0.9, "decay of the gradient's mean", low=0, high=0.9999)
     beta2: float = key(0.99, "decay of the gradient's square", low=0, high=0.999999)
-    eps: float = key(1e-8, "added to the root of the gradient's square", low=0)
-    weight_decay: float = key(0.1, "of the parameters each contestant names for it", low=0)
+    eps: float = key(1e-8, "added to the root of the gradient's square", low=0, high=1)
+    weight_decay: float = key(
+        0.1, "of the parameters each contestant names for it", low=0, high=1e6
+    )
     l2wrap: float = key(
-        0.0, "of (largest logit)^2 / 2, minimised but not reported; official RWKV: 1e-4", low=0
+        0.0,
+        "of (largest logit)^2 / 2, minimised but not reported; official RWKV: 1e-4",
+        low=0,
+        high=1e6,
     )
 
 
@@ -119,9 +139,9 @@ class OptimConf:
 class TrainerConf:
     """Arguments of Lightning's Trainer, under Lightning's names."""
 
-    max_steps: int = key(200, "optimizer steps", low=1)
+    max_steps: int = key(200, "optimizer steps", low=1, high=STEPS)
     accelerator: str = key("auto", "where to train", choices=("auto", "cpu", "gpu"))
-    devices: int = key(1, "processes on this machine", low=1)
+    devices: int = key(1, "processes on this machine", low=1, high=PROCESSES)
     strategy: str = key(
         "auto",
         "how processes share the work; auto: one process alone, or ddp",
@@ -137,8 +157,8 @@ class TrainerConf:
         choices=("32-true", "bf16-mixed", "16-mixed", "bf16-true"),
         aliases=PRECISIONS,
     )
-    accumulate_grad_batches: int = key(1, "micro-batches per optimizer step", low=1)
-    gradient_clip_val: float = key(1.0, "largest gradient norm; 0: no limit", low=0)
+    accumulate_grad_batches: int = key(1, "micro-batches per optimizer step", low=1, high=SEQUENCES)
+    gradient_clip_val: float = key(1.0, "largest gradient norm; 0: no limit", low=0, high=1e9)
 
 
 @dataclass
@@ -147,16 +167,23 @@ class TrainingConf:
 
     gradient_checkpointing: bool = key(False, "recompute each block in the backward pass")
     segment: int = key(
-        0, "RWKV: tokens read at once, in memory that does not grow with data.length; 0: all", low=0
+        0,
+        "RWKV: tokens read at once, in memory that does not grow with data.length; 0: all",
+        low=0,
+        high=TOKENS,
     )
     bptt: str = key(
         "exact",
         "gradients across segments; truncated: cheaper, cut at every boundary",
         choices=("exact", "truncated"),
     )
-    log_every: int = key(10, "optimizer steps between rows of metrics.jsonl", low=1)
-    val_every: int = key(100, "optimizer steps between validations; 0: only at the end", low=0)
-    val_windows: int = key(32, "sequences per validation; the last one reads all", low=1)
+    log_every: int = key(10, "optimizer steps between rows of metrics.jsonl", low=1, high=STEPS)
+    val_every: int = key(
+        100, "optimizer steps between validations; 0: only at the end", low=0, high=STEPS
+    )
+    val_windows: int = key(
+        32, "sequences per validation; the last one reads all", low=1, high=STEPS
+    )
     on_nan: str = key(
         "stop",
         "at a loss or gradient that is no number; skip: leave it out",
@@ -169,8 +196,8 @@ class TrainingConf:
 class CheckpointConf:
     """When to save; the end is always saved, and the last two are kept."""
 
-    every: int = key(100, "optimizer steps between saves; 0: not by steps", low=0)
-    every_minutes: float = key(0.0, "minutes between saves; 0: not by time", low=0)
+    every: int = key(100, "optimizer steps between saves; 0: not by steps", low=0, high=STEPS)
+    every_minutes: float = key(0.0, "minutes between saves; 0: not by time", low=0, high=1e6)
     best: bool = key(True, "also save and keep the lowest validation loss so far")
 
 
@@ -227,8 +254,10 @@ class ProbeConf:
     runs_dir: str = key("runs", "where run folders go", path=True)
     seed: int = key(0, "of weights, tokens and the order of points", low=0, high=2**32 - 1)
     model: Any = MISSING
-    vocab_size: int = key(3072, "vocabulary of the measured models", low=2)
-    lengths: list[int] = key([256, 512, 1024, 2048, 4096, 8192], "context lengths, tokens", low=1)
+    vocab_size: int = key(3072, "vocabulary of the measured models", low=2, high=VOCABULARY)
+    lengths: list[int] = key(
+        [256, 512, 1024, 2048, 4096, 8192], "context lengths, tokens", low=1, high=TOKENS
+    )
     probes: list[str] = key(
         ["train", "prefill", "decode"],
         "what to measure (docs/probes.md)",
@@ -237,33 +266,39 @@ class ProbeConf:
     sweeps: list[str] = key(
         ["fixed_tokens", "batch_1"], "how batches go", choices=("fixed_tokens", "batch_1")
     )
-    fixed_tokens: int = key(8192, "tokens per batch of the fixed_tokens sweep", low=1)
+    fixed_tokens: int = key(8192, "tokens per batch of the fixed_tokens sweep", low=1, high=TOKENS)
     processes: list[int] = key(
         [1],
         "fresh processes per point, spread over the whole sweep; several numbers: one per length",
         low=1,
+        high=TIMES,
     )
-    repeats: int = key(5, "timed repeats within a process, at least", low=1)
+    repeats: int = key(5, "timed repeats within a process, at least", low=1, high=TIMES)
     relative_half_width: float = key(
         0.02,
         "further repeats until the 95 % interval of their median is so narrow; 0: no further ones",
         low=0,
         high=1,
     )
-    warmup: int = key(1, "untimed repeats before them", low=0)
-    decode_steps: int = key(32, "tokens decoded per repeat, starting at the position", low=1)
+    warmup: int = key(1, "untimed repeats before them", low=0, high=TIMES)
+    decode_steps: int = key(
+        32, "tokens decoded per repeat, starting at the position", low=1, high=TOKENS
+    )
     repeat_seconds: float = key(
-        6.0, "no further repeat of a point is begun after so much timed work", low=0
+        6.0, "no further repeat of a point is begun after so much timed work", low=0, high=1e6
     )
     remeasure: float = key(
         0.5,
         "time to measure disturbed points again, as a share of the sweep's; 0: keep them",
         low=0,
+        high=1e3,
+    )
+    memory_budget_gib: float = key(
+        0.25, "max_batch: memory to fill with sequences", low=1e-3, high=1e6
     )
     unmatched: bool = key(
         False, "measure contestants whose numbers of parameters differ by more than 1 %"
     )
-    memory_budget_gib: float = key(0.25, "max_batch: memory to fill with sequences", low=1e-3)
     accelerator: str = key("auto", "where to measure", choices=("auto", "cpu", "gpu"))
     precision: str = key(
         "float32",
@@ -274,8 +309,8 @@ class ProbeConf:
     threads: str = key(
         "auto", "CPU threads; auto: as many as physical cores are free; 0: PyTorch's default"
     )
-    timeout_s: float = key(600.0, "longest time of one point, seconds", low=0.1)
-    memory_gib: float = key(0.0, "memory limit of one point; 0: what is available", low=0)
+    timeout_s: float = key(600.0, "longest time of one point, seconds", low=0.1, high=1e6)
+    memory_gib: float = key(0.0, "memory limit of one point; 0: what is available", low=0, high=1e6)
     wandb: WandbConf = field(default_factory=WandbConf)
 
 
@@ -283,14 +318,14 @@ class ProbeConf:
 class RepeatabilityConf(ProbeConf):
     """Run a sweep twice, several times over, and compare the crossovers; -m as for probe.py."""
 
-    pairs: int = key(10, "how often the sweep is run twice", low=1)
+    pairs: int = key(10, "how often the sweep is run twice", low=1, high=TIMES)
 
 
 @dataclass
 class BusyConf(ProbeConf):
     """Run a sweep beside busy processes and compare verdicts with quiet ones; -m as in probe.py."""
 
-    times: int = key(10, "sweeps for each number of busy processes", low=1)
+    times: int = key(10, "sweeps for each number of busy processes", low=1, high=TIMES)
     beside: list[int] = key([0, 1, 2], "numbers of busy processes", low=0, high=64)
 
 
@@ -301,21 +336,25 @@ class MachineConf:
     title: str = key(MISSING, "name for people")
     device: str = key(MISSING, "whose kernels to plan with", choices=("cpu", "cuda"))
     measure: bool = key(False, "measure the rates of this machine now; the figures below rest")
-    flops_fp32: float = key(0.0, "peak of matrix products in fp32, FLOP/s", low=0)
-    flops_bf16: float = key(0.0, "the same in bf16, without sparsity", low=0)
-    memory_bytes: float = key(0.0, "of one device", low=0)
-    memory_bytes_s: float = key(0.0, "peak bandwidth of that memory, bytes/s", low=0)
+    flops_fp32: float = key(0.0, "peak of matrix products in fp32, FLOP/s", low=0, high=AMOUNT)
+    flops_bf16: float = key(0.0, "the same in bf16, without sparsity", low=0, high=AMOUNT)
+    memory_bytes: float = key(0.0, "of one device", low=0, high=AMOUNT)
+    memory_bytes_s: float = key(0.0, "peak bandwidth of that memory, bytes/s", low=0, high=AMOUNT)
     matmul_efficiency: float = key(1.0, "share of the peak reached", low=0.01, high=1)
     attention_efficiency: float = key(1.0, "share of the peak reached", low=0.01, high=1)
     memory_efficiency: float = key(1.0, "share of the bandwidth reached", low=0.01, high=1)
-    recurrence_flops: float = key(0.0, "rate of the WKV kernels, FLOP/s", low=0)
-    launch_seconds: float = key(0.0, "least time of an operation", low=0)
-    devices_per_node: int = key(1, "devices that share a network connection", low=1)
-    link_bytes_s: float = key(1e9, "between devices of a node, each way, bytes/s", low=1)
-    network_bytes_s: float = key(1e9, "between nodes, per node, each way, bytes/s", low=1)
+    recurrence_flops: float = key(0.0, "rate of the WKV kernels, FLOP/s", low=0, high=AMOUNT)
+    launch_seconds: float = key(0.0, "least time of an operation", low=0, high=1)
+    devices_per_node: int = key(1, "devices that share a network connection", low=1, high=DEVICES)
+    link_bytes_s: float = key(
+        1e9, "between devices of a node, each way, bytes/s", low=1, high=AMOUNT
+    )
+    network_bytes_s: float = key(
+        1e9, "between nodes, per node, each way, bytes/s", low=1, high=AMOUNT
+    )
     overlap: float = key(0.0, "share of computing that traffic can hide behind", low=0, high=1)
-    storage_bytes_s: float = key(1e9, "of checkpoints, the whole job, bytes/s", low=1)
-    price_per_hour: float = key(0.0, "of one device; 0: not stated", low=0)
+    storage_bytes_s: float = key(1e9, "of checkpoints, the whole job, bytes/s", low=1, high=AMOUNT)
+    price_per_hour: float = key(0.0, "of one device; 0: not stated", low=0, high=1e9)
     currency: str = key("USD", "of the price")
     sources: dict[str, str] = key({}, "where the figures come from: published, measured, assumed")
 
@@ -324,9 +363,9 @@ class MachineConf:
 class PlanDataConf:
     """The batches of the training that is planned."""
 
-    length: int = key(4096, "context length, tokens", low=1)
-    batch_size: int = key(0, "sequences per step over all devices; 0: one each", low=0)
-    vocab_size: int = key(65536, "vocabulary", low=2)
+    length: int = key(4096, "context length, tokens", low=1, high=TOKENS)
+    batch_size: int = key(0, "sequences per step over all devices; 0: one each", low=0, high=TOKENS)
+    vocab_size: int = key(65536, "vocabulary", low=2, high=VOCABULARY)
 
 
 @dataclass
@@ -336,22 +375,28 @@ class PlanConf:
     model: Any = MISSING
     machine: MachineConf = field(default_factory=MachineConf)
     data: PlanDataConf = field(default_factory=PlanDataConf)
-    devices: int = key(1, "devices that train together", low=1)
+    devices: int = key(1, "devices that train together", low=1, high=DEVICES)
     precision: str = key(
         "bf16-mixed",
         "of arithmetic and weights",
         choices=("32-true", "bf16-mixed", "bf16-true"),
         aliases=PRECISIONS,
     )
-    segment: int = key(2048, "tokens of a segment, where a state can be carried", low=1)
-    tokens: float = key(0.0, "tokens of the whole training, for its time and cost", low=0)
-    lengths: list[int] = key([], "context lengths of the curve; needs out=", low=1)
+    segment: int = key(
+        2048, "tokens of a segment, where a state can be carried", low=1, high=TOKENS
+    )
+    tokens: float = key(
+        0.0, "tokens of the whole training, for its time and cost", low=0, high=AMOUNT
+    )
+    lengths: list[int] = key([], "context lengths of the curve; needs out=", low=1, high=TOKENS)
     runs: list[str] = key([], "probe groups whose measured rows stand beside the curve", path=True)
     out: str | None = key(None, "folder for plan.json and, with lengths=, index.html", path=True)
-    threads: int = key(0, "CPU threads of machine=here; 0: PyTorch's default", low=0)
-    mtbf_hours: float = key(50_000.0, "of one device, between failures", low=0.001)
-    checkpoint_bytes: float = key(0.0, "0: weights and the optimizer's state", low=0)
-    restart_minutes: float = key(10.0, "from a failure to the next step", low=0)
+    threads: int = key(
+        0, "CPU threads of machine=here; 0: PyTorch's default", low=0, high=PROCESSES
+    )
+    mtbf_hours: float = key(50_000.0, "of one device, between failures", low=0.001, high=1e9)
+    checkpoint_bytes: float = key(0.0, "0: weights and the optimizer's state", low=0, high=AMOUNT)
+    restart_minutes: float = key(10.0, "from a failure to the next step", low=0, high=1e6)
 
 
 @dataclass
@@ -362,8 +407,8 @@ class ReportConf:
     out: str | None = key(
         None, "folder to write; default: report/ inside the first of them", path=True
     )
-    slope_from: int = key(1024, "shortest context length of the log-log slope", low=1)
-    slope_to: int = key(8192, "longest, inclusive", low=1)
+    slope_from: int = key(1024, "shortest context length of the log-log slope", low=1, high=TOKENS)
+    slope_to: int = key(8192, "longest, inclusive", low=1, high=TOKENS)
     allow_mixed: bool = key(False, "compare rows of different machines, precisions or versions")
     price_per_hour: float | None = key(
         None,
@@ -385,9 +430,9 @@ class GenerateConf:
     )
     tokenizer: str | None = key(None, "path; default: the one that lies with the run", path=True)
     prompt: str = key("", "text to continue", verbatim=True)
-    tokens: int = key(200, "tokens to generate", low=1)
-    temperature: float = key(0.8, "0: always the likeliest token", low=0)
-    top_k: int = key(50, "sample among the likeliest; 0: all", low=0)
+    tokens: int = key(200, "tokens to generate", low=1, high=TOKENS)
+    temperature: float = key(0.8, "0: always the likeliest token", low=0, high=1e6)
+    top_k: int = key(50, "sample among the likeliest; 0: all", low=0, high=VOCABULARY)
     seed: int = key(0, "of the sampling", low=0, high=2**32 - 1)
     runs_dir: str = key("runs", "where run folders are", path=True)
     accelerator: str = key("auto", "where to run", choices=("auto", "cpu", "gpu"))
@@ -420,8 +465,10 @@ class DemoConf:
 
     group: str = key("demo", "everything goes to runs/GROUP", typed=True)
     runs_dir: str = key("runs", "where run folders go", path=True)
-    minutes: float = key(5.0, "time to end within; the sweep is repeated while it lasts", low=0.1)
-    passes: int = key(3, "processes that every point is measured in, at most", low=1)
+    minutes: float = key(
+        5.0, "time to end within; the sweep is repeated while it lasts", low=0.1, high=1e6
+    )
+    passes: int = key(3, "processes that every point is measured in, at most", low=1, high=TIMES)
 
 
 FAULTS = ("kill", "terminate", "corrupt", "disk", "lines", "weights")
@@ -431,7 +478,9 @@ FAULTS = ("kill", "terminate", "corrupt", "disk", "lines", "weights")
 class TortureConf:
     """Provoke every fault that a run must survive, and count what is lost."""
 
-    runs: int = key(100, "trainings to kill; half as many for SIGTERM, five times the lines", low=1)
+    runs: int = key(
+        100, "trainings to kill; half as many for SIGTERM, five times the lines", low=1, high=1e6
+    )
     seed: int = key(0, "of the instants, the damage and the lines", low=0, high=2**32 - 1)
     faults: list[str] = key([*FAULTS], "kinds to provoke", choices=FAULTS)
 

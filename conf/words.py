@@ -17,6 +17,9 @@ from hydra.errors import HydraException
 
 from conf import schema
 
+UNREADABLE = (HydraException, ValueError, ArithmeticError, RecursionError)
+"""What Hydra's grammar raises; the last three of numbers and texts that Python cannot make."""
+WILDCARDS = 3  # parts of a path in which they are looked up
 UNSAFE = re.compile(r"""[\[\]{}'"$\\]""")  # what Hydra's grammar uses, so that it may be meant
 
 
@@ -56,7 +59,7 @@ def _quoted(word: str, kind: type, item: Field[Any], multirun: bool) -> str:
     if override is None:
         return f"{name}={_quote(text)}" if _is_plain(text) else word
     if override.is_sweep_override():
-        literally = not multirun and Path(_home(text) or text).exists()
+        literally = not multirun and _exists(text)
         return f"{name}={_quote(text)}" if literally else word
     value = override.value()
     if value is None or isinstance(value, str | list | dict) or not text:
@@ -74,7 +77,7 @@ def _list(text: str, override: Override | None, item: Field[Any], multirun: bool
         return f"[{_quote(text)}]" if is_path and _is_plain(text) else text
     if override.is_sweep_override():
         one = parsed(f"a=[{text}]")
-        if is_path and not multirun and Path(_home(text) or text).exists():
+        if is_path and not multirun and _exists(text):
             return f"[{_quote(text)}]"
         if multirun and one is not None and one.value_type is not None and item.metadata["typed"]:
             return ",".join(f"[{part}]" if part[:1] != "[" else part for part in _parts(text))
@@ -87,7 +90,7 @@ def parsed(word: str) -> Override | None:
     """The word as Hydra reads it, or None where it cannot."""
     try:
         return OverridesParser.create().parse_override(word)
-    except HydraException:
+    except UNREADABLE:
         return None
 
 
@@ -104,8 +107,24 @@ def _is_plain(text: str) -> bool:
     """Whether it can only be meant as it stands."""
     if not UNSAFE.search(text):
         return True
-    path = _home(text) or text
-    return Path(path).exists() or bool(glob.glob(path, recursive=True))  # noqa: PTH207 (absolute)
+    return _exists(text) or _matches(_home(text) or text)
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(_home(text) or text).exists()
+    except (OSError, ValueError):  # too long a name, or none
+        return False
+
+
+def _matches(pattern: str) -> bool:
+    """Whether files match it, as far as looking does not take long."""
+    folder, deep, _ = pattern.partition("**")
+    if deep:  # anything below
+        return Path(folder).is_dir()
+    if sum(map(glob.has_magic, pattern.split("/"))) > WILDCARDS:
+        return False
+    return next(glob.iglob(pattern), None) is not None  # noqa: PTH207 (absolute)
 
 
 def _quote(text: str) -> str:

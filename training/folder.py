@@ -29,6 +29,7 @@ from models.reading import Missing, Unreadable, read_object, regular
 log = logging.getLogger("crossover")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+LONGEST_NAME = 200  # file systems take 255, of which what is put aside needs some
 
 
 def check_name(key: str, name: str) -> str:
@@ -38,6 +39,8 @@ def check_name(key: str, name: str) -> str:
             f"{key}={name!r} is not a folder name: use letters, digits, '.', '_' and '-' "
             "(runs of one sweep go together with group=...)"
         )
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"{key}={name[:40]}...: a name may have {LONGEST_NAME} characters")
     return name
 
 

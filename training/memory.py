@@ -1,8 +1,9 @@
-"""How much memory a training step needs, counted without allocating any, and what would fit."""
+"""How much memory a training needs, counted without allocating any, and what would fit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -12,8 +13,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from conf.schema import TrainConf
 from models.registry import ModelSpec, build
+from models.sketch import sketch
+from training.launched import launched, processes_of
 
 WEIGHT = 16  # bytes per parameter: weight, gradient and AdamW's two means, in fp32
+PROCESS = 1 << 28  # bytes of a process that has imported PyTorch, at least
+CGROUPS = Path("/sys/fs/cgroup")
 SPARE = 0.9  # of the room that a proposal may take, by estimate
 
 
@@ -31,6 +36,90 @@ def room() -> int:
     if limit != resource.RLIM_INFINITY:
         free = min(free, limit - psutil.Process().memory_info().vms)
     return max(free, 0)
+
+
+def capacity(on_gpu: bool) -> int:
+    """Bytes that there are for trainings at all: of one GPU, or what this process may use here."""
+    if on_gpu:
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    limits = [psutil.virtual_memory().total, *_cgroup_limits()]
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return min(limits)
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY:
+            limits.append(soft)
+    return min(limits)
+
+
+def _cgroup_limits() -> Iterator[int]:
+    """Of the group of processes that this one belongs to, and of those around it (Linux)."""
+    try:
+        own = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in own:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            root, name = CGROUPS / controllers, "limit_in_bytes" if controllers else "max"
+            for folder in (root / path.strip("/"), *(root / path.strip("/")).parents):
+                if not folder.is_relative_to(root):
+                    break
+                try:
+                    yield int((folder / f"memory.{name}").read_text())
+                except (OSError, ValueError):  # none, or "max"
+                    continue
+
+
+def too_large(conf: TrainConf, spec: ModelSpec, on_gpu: bool) -> str | None:
+    """Why a training cannot fit whatever else is done, in words, or None.
+
+    Only what must exist counts: weights, gradients and the optimizer's state, and the inputs of
+    all blocks, which even gradient checkpointing keeps; so what passes may still not fit.
+    """
+    place, world = launched(), processes_of(conf.trainer.devices)
+    here = 1 if on_gpu else place.local_world if place else world
+    count = sketch(spec).parameters
+    weights = WEIGHT // 2 if conf.trainer.precision == "bf16-true" else WEIGHT
+    sharded = {"fsdp": weights, "deepspeed_1": 8, "deepspeed_2": 12, "deepspeed_3": weights}
+    apart = sharded.get(conf.trainer.strategy, 0)
+    if on_gpu and conf.trainer.offload:
+        apart = weights = 0  # they lie elsewhere
+    held = count * (weights - apart + -(-apart // world)) * here
+    tokens = conf.data.batch_size * conf.data.length * here // world
+    if 0 < conf.training.segment < conf.data.length:
+        tokens = tokens * conf.training.segment // conf.data.length
+    half = 4 if conf.trainer.precision == "32-true" else 2
+    inputs = tokens * spec.config["n_layer"] * spec.config["n_embd"] * half
+    processes = 0 if on_gpu else here * PROCESS
+    room = capacity(on_gpu)
+    if held + inputs + processes <= room:
+        return None
+    shares = f", in {here} processes" if here > 1 else ""
+    what = f"{gib(held)} for weights, gradients and optimizer{shares}"
+    if inputs:
+        what += f", and {gib(inputs)} at least for a batch of {tokens:,} tokens"
+    way = "choose a smaller model.size, model.n_layer or model.n_embd"
+    if held + processes <= room:
+        way = "lower data.batch_size or data.length (trainer.accumulate_grad_batches=)"
+    elif count * weights + PROCESS <= room:
+        way = "lower trainer.devices"
+    owner = "a GPU here" if on_gpu else "this machine"
+    return f"the model has {count:,} parameters: {what}; {owner} has {gib(room)}: {way}"
+
+
+def weights_too_large(spec: ModelSpec, bytes_each: int, on_gpu: bool) -> str | None:
+    """Why a model cannot even be held, in words, or None."""
+    count, room = sketch(spec).parameters, capacity(on_gpu)
+    if count * bytes_each <= room:
+        return None
+    owner = "a GPU here" if on_gpu else "this machine"
+    return (
+        f"the model has {count:,} parameters: {gib(count * bytes_each)} for weights alone; {owner} "
+        f"has {gib(room)}: choose a smaller model.size, model.n_layer or model.n_embd"
+    )
 
 
 def kept_bytes(spec: ModelSpec, length: int, recompute: bool, precision: str) -> int:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def default_name(conf: TrainConf, model: str, size: str) -> str:
 
 def _differing(conf: TrainConf) -> Iterator[tuple[str, Any]]:
     """Dotted keys that matter and their values, where these are not the defaults."""
-    usual = _shipped(conf.model)
+    usual = _shipped(str(conf.model.get("name")))
     size = str(conf.model.get("size"))
     preset = _presets(conf.model).get(size)
     if usual and preset != _presets(usual).get(size):
@@ -100,10 +101,11 @@ def _differing(conf: TrainConf) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _shipped(model: dict[str, Any]) -> dict[str, Any]:
+@cache
+def _shipped(model: str) -> dict[str, Any]:
     """The `model` group as its file in conf/model/ has it; empty for one without a file."""
-    path = Path(schema.__file__).parent / "model" / f"{model.get('name')}.yaml"
-    return yaml.safe_load(path.read_text()) if path.is_file() else {}
+    files = {path.stem: path for path in Path(schema.__file__).parent.glob("model/*.yaml")}
+    return yaml.safe_load(files[model].read_text()) if model in files else {}
 
 
 def _presets(model: dict[str, Any]) -> dict[str, Any]:

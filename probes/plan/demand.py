@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 import numpy
-import torch
 from numpy.typing import NDArray
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.contract import named_tensors
 from models.errors import UserError
 from models.loss import CHUNK_TOKENS
-from models.registry import ModelSpec, build, model_class
+from models.registry import ModelSpec, model_class
+from models.sketch import Stack, parameters
 from probes.plan.trace import BELOW, EARLIER, LOSS, Op, trace
 
 DIRECT_LENGTH, DIRECT_TOKENS = 2048, 8192  # traced as they are, up to these
@@ -75,13 +75,13 @@ class Demand:
     def sizes(self, length: int) -> Sizes:
         """Raises `UserError` if the contestant cannot be built."""
         with FakeTensorMode():
-            model: Any = build(self.spec)
-            leaves = named_tensors(model.init_state(1)) if self.recurrent else []
-            states = sum(tensor.numel() * tensor.element_size() for _, tensor in leaves)
-            forward = model.flops(1, length)
-        total = _numel(model)
-        blocks = [_numel(block) for block in model.blocks]
-        return Sizes(total, max(blocks), total - sum(blocks), states, forward)
+            stack = Stack(self.spec)
+            states = stack.whole(_state_bytes) if self.recurrent else 0
+            forward = stack.whole(lambda model: model.flops(1, length))
+            total = stack.whole(parameters)
+            blocks = [parameters(one) for one in cast(Any, stack.last).blocks]
+            root = parameters(stack.last) - sum(blocks)
+        return Sizes(total, max(blocks), root, states, forward)
 
     @property
     def recurrent(self) -> bool:
@@ -227,5 +227,6 @@ def _moments(ops: list[Op]) -> NDArray[numpy.float64]:
     return numpy.array([(op.activations, op.gradients) for op in ops if op.phase != EARLIER])
 
 
-def _numel(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _state_bytes(model: Any) -> int:
+    """Of one sequence."""
+    return sum(tensor.nbytes for _, tensor in named_tensors(model.init_state(1)))

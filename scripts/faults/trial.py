@@ -81,12 +81,16 @@ def fault(
     return None
 
 
-def _limited(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def limit_memory() -> None:
+    """Let this process map `MEMORY` bytes more than now, and no more."""
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     limit = psutil.Process().memory_info().vms + MEMORY
-    resource.setrlimit(
-        resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard)
-    )
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _limited(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    limit_memory()
     function(*arguments)
 
 

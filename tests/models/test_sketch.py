@@ -1,0 +1,31 @@
+"""Two layers tell what any number of them amounts to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models import sketch
+from models.registry import build
+from tests.contestants import NAMES, spec_of
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_deep_stack_is_counted_by_its_first_layers(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(name, n_layer=5)
+    monkeypatch.setattr(sketch, "EXACT", 4)
+    found = sketch.sketch(spec)
+    with torch.device("meta"):
+        whole = build(spec)
+    assert found.parameters == sketch.parameters(whole)
+    assert found.positions == (1024 if name == "gpt" else None)
+
+
+def test_layers_beyond_count_are_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    monkeypatch.setattr(sketch, "build", lambda spec: built.append(spec) or build(spec))
+    per_layer = sketch.sketch(spec_of("rwkv4", n_layer=10**9)).parameters / 10**9
+    assert [one.config["n_layer"] for one in built] == [1, 2]
+    assert per_layer == pytest.approx(13 * 64**2, rel=0.05)  # 13 C^2 and some vectors
