@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from conf.launch import CONF, CRASHED, REFUSED, complain, imported, speak
 from conf.limits import UNPRINTABLE
 from conf.words import expanded, quoted
 from models.errors import UserError
+from models.places import explain, reason
 
 MOST_TOLD, LONGEST_TOLD = 30, 1200  # problems of one line, and characters of each
 SUBMITIT = "submitit"  # part of the names of the launchers that run jobs elsewhere
 
 SCRATCH = Path(".cache", "multirun")
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 # A run's folder is its name, so Hydra makes no folders and no log files of its own.
 PLAIN_HYDRA = (
@@ -76,7 +76,7 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
         except Exception as error:
             if isinstance(error, BrokenPipeError) and terminal.is_unread():
                 raise KeyboardInterrupt from error
-            if isinstance(error, OSError) and (problem := unwritable(conf, error)):
+            if isinstance(error, OSError) and (problem := explain(error, places(conf))):
                 complain(problem)
                 failures[words] = UserError(problem)
                 return
@@ -114,20 +114,21 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
     return REFUSED if refused else CRASHED
 
 
-def unwritable(conf: Any, error: OSError) -> str | None:
-    """What to say if `error` came of a full disk or a `runs_dir` that cannot hold runs, or None."""
-    if error.errno in DISK:
-        what = error.filename or "a file"
-        return f"{what} cannot be written ({error.strerror}): make room and start it again"
-    first = conf[0] if isinstance(conf, list) else conf
-    runs_dir = getattr(first, "runs_dir", None)
-    if runs_dir is None or not isinstance(error.filename, str):
-        return None
-    inside = Path(error.filename).absolute().is_relative_to(Path(runs_dir).absolute())
-    refused = isinstance(error, PermissionError)
-    if Path(runs_dir).is_dir() and not (inside and refused):
-        return None
-    return f"runs_dir={runs_dir} cannot be written ({error}): choose another folder"
+def places(conf: Any) -> Iterator[tuple[str, str]]:
+    """Every path in a job's configuration, or in those of several, after its key."""
+    for one in conf if isinstance(conf, list) else [conf]:
+        yield from _places(one, "")
+
+
+def _places(conf: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    for item in fields(conf):
+        value = getattr(conf, item.name)
+        if is_dataclass(value):
+            yield from _places(value, f"{prefix}{item.name}.")
+        elif item.metadata.get("path"):
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, str):
+                    yield f"{prefix}{item.name}", path
 
 
 def compose_jobs(config_name: str, line: Line, job: Any) -> None:
@@ -165,7 +166,14 @@ def scratch() -> Iterator[Path]:
     if writable:
         yield SCRATCH
         return
-    with tempfile.TemporaryDirectory() as folder:
+    try:
+        aside = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise UserError(
+            f"neither {SCRATCH.absolute()} nor a folder for temporary files can be written "
+            f"({reason(error)}): start from another folder, or name one in TMPDIR"
+        ) from None
+    with aside as folder:
         yield Path(folder)
 
 

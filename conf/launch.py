@@ -36,8 +36,17 @@ def launch(config_name: str, task: str, together: bool = False) -> NoReturn:
 
     def body() -> int:
         from conf import jobs
+        from models.errors import UserError
 
-        return jobs.run(config_name, task, together, sys.argv[1:])
+        try:
+            return jobs.run(config_name, task, together, sys.argv[1:])
+        except UserError as error:
+            complain(error)
+        except OSError as error:  # a path that may not even be looked at
+            if not isinstance(error.filename, str) or _is_ours(error.filename):
+                raise
+            complain(f"{error.filename} cannot be used ({error.strerror})")
+        return REFUSED
 
     sys.exit(terminal.run(body))
 
@@ -53,6 +62,11 @@ def script(task: str) -> NoReturn:
         return 0
 
     sys.exit(terminal.run(body))
+
+
+def _is_ours(file: str) -> bool:
+    """Whether a file belongs to this program: then its loss is no mistake of the user's."""
+    return Path(file).absolute().is_relative_to(CONF)
 
 
 def imported(task: str) -> Callable[..., None]:

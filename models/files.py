@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,20 +25,24 @@ def atomic(path: Path, manifest: bool = False) -> Iterator[BinaryIO]:
 
     With `manifest`, a file that says what `path` must contain is put beside it first.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if manifest:  # first, because a file without one counts as damaged
-            write_manifest(path, aside)
-        aside.replace(path)
-        with suppress(PermissionError):  # some systems do not let folders be opened
-            sync(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
+    with making(path.parent):
+        try:
+            with aside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if manifest:  # first, because a file without one counts as damaged
+                write_manifest(path, aside)
+            aside.replace(path)
+            with suppress(PermissionError):  # some systems do not let folders be opened
+                sync(path.parent)
+        except OSError as error:
+            if error.errno and error.filename is None:  # `write` does not say where
+                raise OSError(error.errno, error.strerror, str(path)) from None
+            raise
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
@@ -47,26 +52,58 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Make `folder` and those above it; if the body fails, new ones that are empty go again."""
+    new = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in new:
+                if path.exists():
+                    path.rmdir()
+        raise
+
+
+@contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """A sibling of `target` for the body to make, file or folder; `target` once it succeeds."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{secrets.token_hex(4)}.{target.name}")  # the suffix is kept
-    old = target.with_name(f".{secrets.token_hex(4)}.{target.name}.old")
-    try:
-        yield aside
-        for path in (*(aside.iterdir() if aside.is_dir() else ()), aside):
-            sync(path)
-        if target.is_dir():  # a folder cannot be renamed onto another
-            target.rename(old)
-        aside.replace(target)
-        sync(target.parent)
-    except BaseException:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        raise
-    finally:
-        for path in (aside, old):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    aside = target.with_name(f".{secrets.token_hex(8)}{target.suffix}")  # no longer than it must be
+    old = target.with_name(f".{secrets.token_hex(8)}.old")
+    with making(target.parent):
+        try:
+            yield aside
+            for path in (*(aside.iterdir() if aside.is_dir() else ()), aside):
+                sync(path)
+            if target.is_dir():  # a folder cannot be renamed onto another
+                target.rename(old)
+            aside.replace(target)
+            sync(target.parent)
+        except BaseException:
+            if old.exists() and not target.exists():
+                old.rename(target)
+            raise
+        finally:
+            for path in (aside, old):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: Path, last: str) -> Iterator[Path]:
+    """An empty folder for the body to write files in; once it succeeds they replace those of their
+    names in `folder`, and the one called `last` comes last. Other files there are left alone."""
+    with making(folder.parent):
+        aside = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+        try:
+            yield aside
+            for path in aside.iterdir():
+                sync(path)
+            with making(folder):
+                for path in sorted(aside.iterdir(), key=lambda path: path.name == last):
+                    path.replace(folder / path.name)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from models.errors import UserError
 from models.files import replacing
 from models.formats import crossover, hugging_face, official
+from models.places import foresee, reason
 from models.weights import Weights
 
 WRITERS: dict[str, Callable[[Weights, Path], None]] = {
@@ -28,8 +29,11 @@ def check_target(target: Path, format: str, overwrite: bool) -> None:
         raise UserError(f"target={target}: format={format} needs a name that ends in {suffix}")
     try:
         exists = target.exists()
+        foresee(target.parent)
     except OSError as error:  # a name too long, a folder that may not be looked into
-        raise UserError(f"target={target} cannot be written ({error})") from None
+        raise UserError(
+            f"target={target} cannot be written ({reason(error)}): choose another place"
+        ) from None
     if exists and not overwrite:
         raise UserError(f"target={target} exists: choose another, or overwrite=true")
     if exists and target.is_dir() != (format == "hf"):
@@ -60,8 +64,7 @@ def save(
     except UserError:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:  # what each library makes of ENOSPC
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]:.200}"
         raise UserError(
-            f"target={target} cannot be written ({reason}): nothing was left there; choose a "
-            "place that can be written and has room"
+            f"target={target} cannot be written ({type(error).__name__}: {reason(error)}): nothing "
+            "was left there; choose a place that can be written and has room"
         ) from None

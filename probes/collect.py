@@ -40,7 +40,8 @@ class Arm:
 
     def __post_init__(self) -> None:
         if self.recurrent is None and self.rows:
-            object.__setattr__(self, "recurrent", self.rows[0].recurrent)
+            known = (row.recurrent for row in self.rows if row.recurrent is not None)
+            object.__setattr__(self, "recurrent", next(known, None))
         said = self.rows[0].title if self.rows else ""
         object.__setattr__(self, "title", self.title or said or self.contestant)
 

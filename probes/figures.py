@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,8 +62,6 @@ def draw_all(material: Material, found: Sequence[Finding], folder: Path) -> list
 def _save(figure: Figure, path: Path) -> Path:
     with path.open("wb") as file:
         figure.savefig(file, format="png", dpi=160)
-        file.flush()
-        os.fsync(file.fileno())
     return path
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from models.errors import UserError
+from models.files import filling
+from models.places import check_writable, writing
 from probes import compare, figures, html, terminal, words
 from probes.collect import Material, collect
 from probes.compare import Finding, Slope
@@ -66,23 +64,18 @@ def write_report(
     in `out` are left alone. Raises `UserError` as `collect` does, and if `out` cannot be written.
     """
     material = collect(runs, allow_mixed)
+    check_writable(out, "out")
     report = analyse(material, out, (slope_from, slope_to), price)
-    try:
+    with writing(out, "out"):
         _save(report)
-    except OSError as error:
-        raise UserError(
-            f"out={out} cannot be written ({error.strerror}): choose a folder that can be, with "
-            "room in it"
-        ) from None
     return report
 
 
 def _save(report: Report) -> None:
     """Write every file, all of them finished before the first is in its place."""
-    material, out = report.material, report.out
-    out.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    material = report.material
+    # The page comes last: when it is new, everything it stands beside is new too.
+    with filling(report.out, last="index.html") as aside:
         _write(aside / "crossover.json", json.dumps(report.summary, indent=2) + "\n")
         _write(aside / "rows.csv", csv_text(material.rows))
         figures.draw_all(material, report.findings, aside)
@@ -90,11 +83,6 @@ def _save(report: Report) -> None:
             scaling_figure.save(report.scaling, aside)
         page = _page(report)
         _write(aside / "index.html", page)
-        # The page comes last: when it is new, everything it stands beside is new too.
-        for path in sorted(aside.iterdir(), key=lambda path: path.name == "index.html"):
-            path.replace(out / path.name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _page(report: Report) -> str:
@@ -127,10 +115,7 @@ def analyse(
 
 
 def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_text(text, encoding="utf-8", newline="")
 
 
 # ---- terminal ------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from conf.model_spec import model_spec
 from conf.schema import BusyConf
+from models.places import check_writable
 from models.registry import ModelSpec
 from probes import compare
 from probes.collect import collect
@@ -48,6 +49,7 @@ def main(confs: list[BusyConf]) -> None:
     conf = confs[0]
     specs = [model_spec(one.model, one.vocab_size) for one in confs]
     folder = Path(conf.runs_dir, check_name("group", conf.group))
+    check_writable(folder, hint="choose another runs_dir")
     sweeps: list[tuple[int, Sweep]] = []
     for number in range(conf.times):
         for count in conf.beside:  # in turn, so that a drift of the machine meets all alike

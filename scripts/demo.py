@@ -19,7 +19,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import torch
 
 from conf.schema import DataConf, DemoConf
 from models.errors import UserError
+from models.places import check_writable
 from models.wkv.backends import build_for_cpu
 from probes import story
 from probes.collect import collect
@@ -133,16 +133,8 @@ def main(confs: list[DemoConf]) -> None:
 
 def check_places(folder: Path) -> None:
     """Raise `UserError` if runs or the prepared text cannot be stored, minutes before they are."""
-    outs = {folder: "with another runs_dir=", Path(DataConf().cache_dir): "in another folder"}
-    for place, out in outs.items():
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=place):
-                pass
-        except OSError as error:
-            raise UserError(
-                f"{place} cannot be written ({error.strerror}): start the demo {out}"
-            ) from None
+    check_writable(folder, hint="start the demo with another runs_dir=")
+    check_writable(Path(DataConf().cache_dir), hint="start the demo in another folder")
 
 
 def start(command: tuple[str, ...], threads: int | None = None) -> subprocess.Popen[bytes]:

@@ -17,13 +17,17 @@ from rich.console import Console
 
 from conf.model_spec import model_spec
 from conf.schema import PlanConf
-from models.files import write_text
+from models.files import filling
+from models.places import check_writable, writing
 from probes.plan import page, tables
 from probes.plan.plan import Planner, check_fits
 
 
 def main(conf: PlanConf) -> None:
     """Print the plan; with `out`, write it too, and with `lengths` the curve."""
+    folder = Path(conf.out or ".")
+    if conf.out:
+        check_writable(folder, "out")
     planner = Planner(model_spec(conf.model, conf.data.vocab_size), conf)
     plan = planner.plan(conf.data.length)
     console = Console(markup=False, emoji=False)
@@ -32,12 +36,13 @@ def main(conf: PlanConf) -> None:
     if conf.out:
         curve = [planner.plan(length) for length in sorted(conf.lengths)]
         measured = page.measured_points(planner, [Path(run) for run in conf.runs])
-        folder = Path(conf.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(tables.as_json(planner, [plan, *curve]), indent=1)
-        write_text(folder / "plan.json", text)
+        with writing(folder, "out"), filling(folder, last="index.html") as aside:
+            text = json.dumps(tables.as_json(planner, [plan, *curve]), indent=1)
+            (aside / "plan.json").write_text(text, encoding="utf-8")
+            if curve:
+                drawn = page.page(planner, curve, measured)
+                (aside / "index.html").write_text(drawn, encoding="utf-8")
         print(f"wrote {folder / 'plan.json'}")
         if curve:
-            write_text(folder / "index.html", page.page(planner, curve, measured))
             print(f"open {folder / 'index.html'}")
     check_fits(plan, planner.machine)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from conf.model_spec import model_spec
 from conf.schema import ProbeConf
+from models.places import check_writable
 from probes import rates
 from probes.compare import rows_at
 from probes.flat import COLUMNS, flat
@@ -29,6 +30,7 @@ def main(confs: list[ProbeConf]) -> None:
     conf = confs[0]
     specs = [model_spec(one.model, one.vocab_size) for one in confs]
     folder = Path(conf.runs_dir, check_name("group", conf.group))
+    check_writable(folder, hint="choose another runs_dir")
     measured: list[Row] = []
     rows = run_sweep(specs, conf, folder / "probes.jsonl", measured.append)
     failed = sum(row.status != "ok" for row in rows)

@@ -20,6 +20,7 @@ from pathlib import Path
 from conf.model_spec import model_spec
 from conf.schema import RepeatabilityConf
 from models.errors import UserError
+from models.places import check_writable
 from models.registry import ModelSpec
 from probes import words
 from probes.collect import collect
@@ -36,6 +37,7 @@ def main(confs: list[RepeatabilityConf]) -> None:
     conf = confs[0]
     specs = [model_spec(one.model, one.vocab_size) for one in confs]
     folder = Path(conf.runs_dir, check_name("group", conf.group))
+    check_writable(folder, hint="choose another runs_dir")
     lines = []
     agreed: dict[str, list[bool]] = defaultdict(list)
     for number in range(conf.pairs):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import re
 import traceback
@@ -13,13 +12,13 @@ import torch
 
 from conf.schema import TrainConf
 from models.errors import UserError
+from models.places import DISK
 from models.registry import ModelSpec
 from training.checkpoint import saved
 from training.folder import RunFolder
 from training.memory import remedies, room
 from training.signals import Preempted
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
 WORKER = re.compile(r"DataLoader worker .*(exited unexpectedly|killed by signal)")
 IN_WORKER = re.compile(r"(?s)^Caught UserError in .*\nmodels\.errors\.UserError: (.*)")

@@ -21,6 +21,7 @@ from data.batches import Batches
 from data.store import Corpus, prepare
 from models.errors import UserError
 from models.files import replacing, write_text
+from models.places import check_writable
 from models.registry import ModelSpec, build, nature
 from models.spans import sequence_parallel
 from training.checkpoint import read, read_whole, saved
@@ -100,6 +101,7 @@ def _decide(conf: TrainConf, spec: ModelSpec, folder: RunFolder, gather: Gather)
                     "%s is finished (%d steps): nothing to do", folder.path, finished["steps"]
                 )
                 return finished
+            check_writable(folder.path, hint="choose another runs_dir")
             with owned(folder), explained(conf, spec, folder):
                 return _lead(conf, spec, folder, signals, gather)
     except Preempted as stop:

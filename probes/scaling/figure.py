@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +23,6 @@ def save(study: Study, folder: Path) -> Path:
     path = folder / FILE
     with path.open("wb") as file:
         draw(study).savefig(file, format="png", dpi=160)
-        file.flush()
-        os.fsync(file.fileno())
     return path
 
 

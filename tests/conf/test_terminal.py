@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from conf import terminal
+from conf.jobs import places
+from conf.schema import ReportConf, TrainConf
+from models.places import explain
 
 
 def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,12 +37,23 @@ def test_without_a_reader_the_status_is_0() -> None:
 
 
 def test_a_full_disk_is_told_without_a_traceback() -> None:
-    from conf.jobs import unwritable
-
     for number in (errno.ENOSPC, errno.EFBIG):
-        told = unwritable(object(), OSError(number, "no room", "x/page.png"))
-        assert told == "x/page.png cannot be written (no room): make room and start it again"
-    assert unwritable(object(), OSError(errno.ENOENT, "no such file", "x")) is None
+        told = explain(OSError(number, "no room", "x/page.png"), [])
+        assert told == "x/page.png cannot be written (no room): make room and start again"
+    assert explain(OSError(errno.ENOENT, "no such file", "x"), []) is None
+
+
+def test_what_happens_at_a_path_of_the_configuration_is_told_with_its_key() -> None:
+    conf = ReportConf(runs=["runs/probe"], out="runs/probe/report")
+    assert [*places(conf)] == [("runs", "runs/probe"), ("out", "runs/probe/report")]
+    assert ("data.cache_dir", ".cache") in places(TrainConf())
+    for file, key in (
+        ("runs/probe/report/a.png", "out"), ("runs/probe/rows", "runs"), ("runs", "out"),
+    ):  # fmt: skip
+        told = explain(PermissionError(errno.EACCES, "not allowed", file), places(conf))
+        assert told and told.startswith(f"{key}=runs/probe") and "(not allowed)" in told
+    elsewhere = PermissionError(errno.EACCES, "not allowed", "/elsewhere")
+    assert explain(elsewhere, places(conf)) is None
 
 
 def test_a_multirun_needs_no_folder_of_its_own(
