@@ -17,7 +17,8 @@ LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.spli
 # Added to each command, to make it short and to keep it inside a temporary folder.
 SHORT = {
     "train": ["model.size=tiny", "trainer.max_steps=2", "data.length=64", "data.batch_size=2",
-              "training.val_windows=2", "data.val_fraction=0.002", "wandb.mode=disabled"],
+              "training.val_windows=2", "data.val_fraction=0.002", "data.vocab_size=320",
+              "wandb.mode=disabled"],
     "probe": ["model.size=tiny", "vocab_size=512", "lengths=[16,32,64]", "fixed_tokens=64",
               "repeats=2", "decode_steps=2", "wandb.mode=disabled", *ONCE],
     "report": ["slope_from=16", "slope_to=64", "wandb.mode=disabled"],

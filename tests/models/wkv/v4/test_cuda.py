@@ -15,7 +15,14 @@ from tests.models.wkv.v4.cases import assert_close, random_case, run
 pytest.importorskip("cuda.core", reason="the optional group [cuda] is not installed")
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+# One generation in every run, the others with the slow tests: each takes ten seconds.
+ARCHITECTURES = (
+    "sm_90",
+    *(pytest.param(one, marks=pytest.mark.slow) for one in ("sm_80", "sm_100")),
+)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_kernel_compiles(arch):
     cubin = cuda.library.compile_for(arch)
     assert cubin[:4] == b"\x7fELF"
