@@ -16,6 +16,7 @@ from models.errors import UserError
 from probes.collect import collect
 from probes.figures import ATTENTION, RECURRENT
 from probes.report import Report, print_table, write_report
+from tests.probes.page_checks import LABELS, Shown, strings
 from tests.probes.scaling.trainings import grid
 from tests.probes.synthetic import has_colour, make_rows, make_summary, write_run
 from tests.probes.test_html import Elements
@@ -46,6 +47,14 @@ def test_the_page_stands_alone(alone: Report) -> None:
     assert len(pictures) == 1 and str(pictures[0]["src"]).startswith("data:image/png;base64,")
     assert text.count("<tr") >= len(RUNS) + 2
     assert "Dashed: extrapolated" in text
+
+
+def test_the_page_says_what_the_record_holds(alone: Report) -> None:
+    told = json.loads((alone.out / "crossover.json").read_text())["scaling"]["page"]
+    shown = Shown((alone.out / "index.html").read_text())
+    assert [text for text in shown.texts if text not in strings(told) | LABELS] == []
+    assert set(shown.spoken) == {told["alt"]}
+    assert not strings(told) - set(shown.texts) - set(shown.spoken) - {""}
 
 
 def test_the_picture_shows_both_families(alone: Report) -> None:
