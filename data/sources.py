@@ -52,7 +52,7 @@ class Sources:
         return []
 
     def read(self, path: Path) -> bytes:
-        """What the file holds, or only its head if that is not text."""
+        """What the file holds; only its head, and a zero, if it is not text."""
         try:
             with regular(path) as file:
                 size = os.fstat(file.fileno()).st_size
@@ -63,8 +63,8 @@ class Sources:
                     )
                     return b""
                 head = file.read(HEAD) or b""
-                if b"\0" in head:
-                    return head
+                if b"\0" in head or _has_hole(file.fileno(), size):
+                    return head + b"\0"
                 self._room -= size
                 return head + (file.read(size - len(head)) or b"" if size > len(head) else b"")
         except Unreadable as error:
@@ -196,6 +196,17 @@ def shown(name: str | Path) -> str:
     """A name as it can be printed: in quotes, not too long, other bytes than UTF-8 escaped."""
     text = repr(str(name))
     return text if len(text) <= 200 else f"{text[:100]}...{text[-60:]}"
+
+
+def _has_hole(descriptor: int, size: int) -> bool:
+    """Whether parts of an open file were never written, and so are zeros."""
+    place = os.lseek(descriptor, 0, os.SEEK_CUR)
+    try:
+        return os.lseek(descriptor, 0, os.SEEK_HOLE) < size
+    except (OSError, AttributeError):  # not every system knows
+        return False
+    finally:
+        os.lseek(descriptor, place, os.SEEK_SET)
 
 
 def _is_file(path: Path) -> bool:

@@ -18,6 +18,8 @@ from data import manifest
 from data.batches import Batches
 from data.manifest import MANIFEST, TOKENS
 from data.store import Corpus, prepare
+from models.errors import UserError
+from models.reading import read_object
 from scripts.faults.hostile import HOSTILE, NO_FILES, Told, replaced, tell
 from scripts.faults.trial import Trial
 
@@ -63,18 +65,18 @@ class Prepared:
         target = draw.choice(told_of) if told_of else ""
         if draw.random() < 0.5:
             restamp(folder)  # so that sizes and times fit, and only samples are looked at
+        before = manifest_of(folder)
         if target:
             harm(folder / target, draw)
         else:
             STORES[name](self, folder, draw)
         what = f"{target or 'the prepared folder'}: {name}"
         left = contents(folder) if folder.is_dir() else {}
+        changed = left != self.sound or manifest_of(folder) != before
         told = tell(lambda: self._batches(prepare(conf)))
-        return what, told.problem or self._verdict(conf, folder, left, told)
+        return what, told.problem or self._verdict(conf, folder, changed, told)
 
-    def _verdict(
-        self, conf: DataConf, folder: Path, left: dict[str, bytes], told: Told
-    ) -> str | None:
+    def _verdict(self, conf: DataConf, folder: Path, changed: bool, told: Told) -> str | None:
         if told.message:  # while it was read: the same command must mend it
             if "are not those prepared" not in told.message:
                 return f"refused: {told.message}"
@@ -85,7 +87,7 @@ class Prepared:
             return "other bits are trained on"
         if contents(folder) != self.sound:
             return "what is left there differs from what was prepared"
-        if left != self.sound and told.printed.count("damaged (") != 1:
+        if changed and told.printed.count("damaged (") != 1:
             return f"made again without one sentence: {told.printed[:200]!r}"
         return None
 
@@ -99,6 +101,14 @@ def contents(folder: Path) -> dict[str, bytes]:
             if stat.S_ISREG((found_as := path.lstat()).st_mode) and found_as.st_size < 1 << 24:
                 found[path.name] = path.read_bytes()
     return found
+
+
+def manifest_of(folder: Path) -> object:
+    """What the manifest says, if it can be read."""
+    try:
+        return read_object(folder / MANIFEST)
+    except UserError:
+        return None
 
 
 def restamp(folder: Path) -> None:

@@ -149,7 +149,7 @@ def _(draw: random.Random) -> Any:
 
 @tokenizer_kind("a vocabulary that is huge")
 def _(draw: random.Random) -> Any:
-    count = draw.choice((200_000, 1_500_000))
+    count = draw.choice((50_000, 1_100_000))
     vocab = {f"{i:x}": i for i in range(count)}
     return definition(
         model={"type": draw.choice(("BPE", "WordLevel")), "vocab": vocab, "merges": []}

@@ -129,6 +129,15 @@ def test_globs_find_what_pathlib_finds(tmp_path: Path) -> None:
         assert set(Sources().expand(str(tmp_path / glob))) == files and files, glob
 
 
+def test_a_file_with_a_hole_is_not_read_whole(tmp_path: Path) -> None:
+    with (tmp_path / "a.txt").open("wb") as file:
+        file.write(b"some text\n" * 9000)
+        file.truncate(1 << 31)
+    content = Sources().read(tmp_path / "a.txt")
+    assert content.endswith(b"\0") and len(content) < 1 << 17
+    assert "a.txt is not UTF-8 text" in refusal(tmp_path / "a.txt")
+
+
 def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     sources = Sources()
