@@ -69,6 +69,8 @@ def read_bytes(path: Path, most: int = MOST_JSON) -> bytes:
     """The whole file. Raises `Unreadable` if it holds more than `most` bytes."""
     with regular(path) as file:
         content = file.read(most + 1)
+    if content is None:  # some files of the kernel's wait for more, and this one does not
+        raise Unreadable(path, "a file that waits for somebody to write into it")
     if len(content) > most:
         raise Unreadable(path, f"larger than {most:,} bytes: no such file of ours is")
     return content

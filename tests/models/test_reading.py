@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from models import reading
 from models.errors import UserError
 from models.reading import (
     LONGEST_LINE,
@@ -16,6 +18,7 @@ from models.reading import (
     MOST_YAML,
     Missing,
     Unreadable,
+    read_bytes,
     read_json,
     read_lines,
     read_object,
@@ -163,3 +166,21 @@ def test_each_line_is_a_row_or_says_why_not(tmp_path: Path) -> None:
         "not JSON",
     ]  # fmt: skip
     assert [one.ended for one in found] == [True] * 9 + [False]
+
+
+def test_a_file_that_waits_for_its_content_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel's log does, once it has been read: opened without waiting, it gives None."""
+
+    class Waiting:
+        def read(self, size: int) -> None:
+            return None
+
+    @contextmanager
+    def regular(path: Path) -> Iterator[Waiting]:
+        yield Waiting()
+
+    monkeypatch.setattr(reading, "regular", regular)
+    with pytest.raises(Unreadable, match="waits for somebody to write"):
+        read_bytes(tmp_path / "kmsg")
