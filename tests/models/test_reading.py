@@ -112,7 +112,7 @@ PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a socket": (socket_at, "a device or socket, not a file"),
     "a circle": (lambda path: path.symlink_to(path), "cannot be opened"),
     "a broken link": (dangling, "a link that leads nowhere"),
-    "a file for a folder": (lambda path: None, "cannot be opened"),
+    "a file for a folder": (lambda path: None, "no such file"),
     "more than memory": (enormous, "larger than"),
     "not UTF-8": (lambda path: path.write_bytes(b"{\n\xff}"), "line 2: not UTF-8"),
 }
