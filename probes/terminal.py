@@ -18,6 +18,8 @@ WIDTH = 80
 MARK = "*"
 SHOWN = ("train", "decode")
 """Measures of the table, where they were probed; the ratio stands beside the first."""
+TOLD_APART = 0.015
+"""Relative; what two figures of three digits cannot hide."""
 
 
 def print_summary(material: Material, findings: Sequence[Finding], console: Console) -> None:
@@ -27,9 +29,12 @@ def print_summary(material: Material, findings: Sequence[Finding], console: Cons
         marked = any(MARK in str(cell) for column in table.columns for cell in column.cells)
         if marked:
             say(f"{MARK} disturbed by other processes: decides nothing", console)
+        if _apart(material, findings):
+            say("ratio: the median of pairs measured side by side", console)
     answer = story.headline(material, findings)
     if interval := story.answer_interval(findings):
-        answer = f"{answer.removesuffix('.')} ({interval})."
+        place, _, exceptions = answer.removesuffix(".").partition("; ")
+        answer = f"{place} ({interval}){'; ' if exceptions else ''}{exceptions}."
     say(answer, console, style="bold")
     answered = story.answered_alone(findings)
     for one in findings:
@@ -38,6 +43,19 @@ def print_summary(material: Material, findings: Sequence[Finding], console: Cons
             say(f"{one.measure.key}: {words.verdict(one)}", console, indent="  ")
     if quiet := words.quiet(words.disturbance(material.rows)):
         say(quiet, console)
+
+
+def _apart(material: Material, findings: Sequence[Finding]) -> bool:
+    """Whether a ratio in the table is another number than the two beside it give."""
+    keys = _keys(material.pairs[0]) if material.pairs else []
+    if not keys:
+        return False
+    found = _finding(findings, BY_KEY[keys[0]], material.pairs[0])
+    return found is not None and any(
+        abs(mine / other / found.ratio(length) - 1) > TOLD_APART
+        for length in found.intervals
+        for mine, other in [words.values(found, length)]
+    )
 
 
 def say(text: str, console: Console, style: str | None = None, indent: str = "") -> None:
@@ -50,8 +68,7 @@ def say(text: str, console: Console, style: str | None = None, indent: str = "")
 def _table(material: Material, findings: Sequence[Finding]) -> Table | None:
     """Costs by context length of the first pair, or of up to two arms without a pair."""
     pair = material.pairs[0] if material.pairs else material.arms[:2]
-    probed = [key for key in BY_KEY if any(compare.curve(arm, BY_KEY[key]).points for arm in pair)]
-    keys = [key for key in SHOWN if key in probed] or probed[:1]
+    keys = _keys(pair)
     if not keys:
         return None
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
@@ -77,6 +94,12 @@ def _table(material: Material, findings: Sequence[Finding]) -> Table | None:
                 cells.append(f"{found.ratio(length):.2f}" if found and shared else "")
         table.add_row(*cells)
     return table
+
+
+def _keys(pair: Sequence[Arm]) -> list[str]:
+    """Of the measures in the table: those shown, where they were probed, or the first probed."""
+    probed = [key for key in BY_KEY if any(compare.curve(arm, BY_KEY[key]).points for arm in pair)]
+    return [key for key in SHOWN if key in probed] or probed[:1]
 
 
 def _heading(table: Table, text: str) -> None:

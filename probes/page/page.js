@@ -201,7 +201,7 @@ function tip(figure, chart, place) {
   figure.place = place;
   const length = at.lengths[place], px = at.x(length);
   let marks = `<line class="guide" x1="${px}" x2="${px}" y1="${at.box.top}" y2="${at.box.bottom}"/>`, text = `<b>${whole(length)} tokens</b>`;
-  const small = (line) => line ? `<small>${escape(line)}</small>` : "";
+  const small = (line) => line ? `<small>${escape(line).replace(/(\d) (?=[µm]?s|min|[KMG]?i?B)/g, "$1\u00a0")}</small>` : "";
   for (const one of at.series) {
     const point = one.points.find((p) => p.length === length), arm = ARMS.get(one.arm);
     if (!point) continue;

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
-from probes import accounts, compare, rates, story, summary, words
+from probes import accounts, compare, rates, story, stretches, summary, terminal, words
 from probes.collect import Arm, Material, arms_of, collect
 from probes.compare import Crossing, Finding
 from probes.measures import BY_KEY
@@ -18,7 +22,7 @@ from probes.ratios import ABOVE, BELOW, EQUAL, UNDECIDED
 from probes.report import Report, analyse
 from probes.rows import Row
 from probes.statistics import Estimate
-from tests.probes.synthetic import failed, make_row, make_rows, write_run
+from tests.probes.synthetic import failed, make_row, make_rows, make_summary, write_run
 
 LENGTHS = (256, 512, 1024)
 RATIO = {BELOW: 0.5, ABOVE: 2.0, EQUAL: 1.001, UNDECIDED: 1.2}
@@ -185,6 +189,189 @@ def test_no_table_quotes_disturbed_repeats(tmp_path: Path) -> None:
     slow = replace(rows[0], disturbed=[True, False, False, False, False])
     slow.token_seconds[:20] = [99.0] * 20
     assert rates.token_percentiles([slow])[1] < 1  # type: ignore[index]
+
+
+def arm_of(name: str, recurrent: bool) -> Arm:
+    return Arm(name, name, (), recurrent, name)
+
+
+def paired(kinds: dict[str, Sequence[str]]) -> tuple[str, Material]:
+    """The headline of one attention model and a recurrent one for each of these findings."""
+    other = arm_of("gpt", False)
+    found = []
+    for name, sides in kinds.items():
+        one = finding(sides)
+        mine = replace(one.recurrent, arm=arm_of(name, True))
+        found.append(replace(one, recurrent=mine, attention=replace(one.attention, arm=other)))
+    material = Material((), (), (*(one.recurrent.arm for one in found), other))
+    return story.headline(material, found), material
+
+
+def test_of_several_pairs_each_is_counted_for_what_it_is() -> None:
+    headline, material = paired(
+        {
+            "crossing": (ABOVE, BELOW, BELOW),
+            "winner": (BELOW, BELOW, BELOW),
+            "up to": (BELOW, BELOW, ABOVE),
+            "open": (UNDECIDED, UNDECIDED, BELOW),
+            "same": (EQUAL, EQUAL, EQUAL),
+            "loser": (ABOVE, EQUAL, ABOVE),
+            "loser too": (ABOVE, ABOVE, ABOVE),
+        }
+    )
+    assert headline == (
+        "In training time per sequence, the recurrent model overtakes attention in 1 of 7 pairs of "
+        "a recurrent and an attention model, first at about 398 tokens of context (crossing against"
+        " gpt); in 1 it is cheaper wherever the two differ; in 1 it is cheaper only up to some "
+        "length; in 1 it needs the same at every length compared; in 1 it has no crossover that is "
+        "decided; in 2 it is cheaper at no length compared."
+    )
+    headline, _ = paired({"a": (BELOW, BELOW, BELOW), "b": (BELOW, EQUAL, BELOW)})
+    assert headline == (
+        "In training time per sequence, in 2 of 2 pairs of a recurrent and an attention model the "
+        "recurrent one is cheaper wherever the two differ."
+    )
+    found = replace(finding((ABOVE, BELOW, BELOW)), kind="missing")
+    assert story.headline(material, [found]).startswith("No probe was measured")
+    alone = Material((), (), (arm_of("gpt", False), arm_of("bert", False)))
+    assert story.headline(alone, []).startswith("Only gpt and bert were measured: a crossover")
+
+
+def test_one_disturbed_point_of_many_is_not_why(tmp_path: Path) -> None:
+    """Where more is left than was lost, the answer is that it is not decided."""
+    rows = [
+        make_row(who, "train", length, process=n, seconds=[1.0 + 0.2 * ((n + shift) % 3)] * 3)
+        for length in (256, 512, 1024, 2048)
+        for n in range(3)
+        for shift, who in enumerate(("rwkv4", "gpt"))
+    ]
+    material, found, _ = told(tmp_path / "a", disturb(rows, 512))
+    assert found[0].kind == "undecided" and story.headline(material, found).startswith("Whether")
+    material, found, _ = told(tmp_path / "b", disturb(rows, 512, 1024))
+    assert story.headline(material, found) == (
+        "This machine was too busy to say; run the same command again: it repeats the 12 disturbed "
+        "measurements."
+    )
+    kept = [
+        replace(row, command="scripts/probe.py remeasure=0") for row in disturb(rows, 512, 1024)
+    ]
+    material, found, _ = told(tmp_path / "c", kept)
+    assert "again without remeasure=0: it repeats" in story.headline(material, found)
+
+
+def test_what_is_longer_and_not_known_of_both_is_named(tmp_path: Path) -> None:
+    rows = make_rows(probes=("train",), fixed=False)
+    lost = [failed("gpt", "train", 16384, "oom"), make_row("rwkv4", "train", 16384)]
+    material, found, text = told(tmp_path / "a", [*rows, *lost])
+    said = "RWKV-4 trains faster than GPT; not compared above 8,192 tokens."
+    assert story.headline(material, found).endswith(said)
+    assert "Below about" in text
+    material, found, text = told(tmp_path / "b", disturb(rows, 256))
+    assert "Below about" not in text and "At 512 to 2,048 tokens it needs more" in text
+
+
+def test_a_ratio_that_two_values_do_not_give_is_told_apart(tmp_path: Path) -> None:
+    assert words.factor(2.04, (2.05, 1.0)) == "2.0 times as much"
+    assert words.factor(2.04, (2.3, 1.0)) == "2.0 times as much measured side by side"
+    assert words.times(1.0004) == "1.0004 times as much"
+    assert words.times(1638.4) == "1,600 times as much"
+
+
+@pytest.mark.parametrize(
+    ("losses", "changes", "said"),
+    [
+        ((3.3041, 3.3044), {}, "After training on the same tokens both predict new text equally"),
+        ((3.4, 3.3), {}, "After training on the same tokens RWKV-4 predicts new text less well"),
+        ((3.4, 3.3), {"tokens": 9}, "After unlike trainings RWKV-4 predicts new text less well"),
+        ((3.2, 3.3), {"order_hash": None}, "After unlike trainings RWKV-4 predicts new text bet"),
+    ],
+)
+def test_trainings_are_called_alike_if_they_are(
+    tmp_path: Path, losses: tuple[float, float], changes: dict[str, Any], said: str
+) -> None:
+    runs = [make_summary("rwkv4", losses[0], **changes), make_summary("gpt", losses[1])]
+    run = write_run(tmp_path / "run", make_rows(probes=("train",), fixed=False), *runs)
+    material = collect([run], allow_mixed=True)
+    found = compare.findings(material)
+    assert said in story.story(material, found)[0][1][0]
+
+
+def test_a_mean_over_trainings_is_called_one(tmp_path: Path) -> None:
+    runs = [make_summary("rwkv4", loss, name=f"r{loss}") for loss in (3.3, 3.5)]
+    rows = make_rows(probes=("train",), fixed=False)
+    material = collect([write_run(tmp_path / "run", rows, *runs, make_summary("gpt", 3.2))])
+    text = story.story(material, compare.findings(material))[0][1][0]
+    assert "a mean validation loss of 3.400 against 3.200" in text
+    assert "over 2 and 1 trainings" in text
+
+
+def test_nothing_is_clearest_of_equals() -> None:
+    assert "(for example at 256 tokens " in texts(finding((BELOW, BELOW, BELOW)))[2][2]
+    assert "sequence (at 1,024 tokens " in texts(finding((ABOVE, ABOVE, BELOW)))[2][2]
+    one = finding((BELOW, BELOW, BELOW))
+    one.intervals[512] = Estimate(0.4, 0.35, 0.45)
+    assert "(most clearly at 512 tokens " in texts(one)[2][2]
+
+
+def test_one_length_alone_is_neither_won_nor_lost(tmp_path: Path) -> None:
+    rows = make_rows(probes=("decode",), fixed=False)
+    rows += [make_row(who, "train", 256) for who in ("rwkv4", "gpt")]
+    _, _, text = told(tmp_path, rows)
+    assert "One length alone is too little to compare training time per sequence and peak" in text
+
+
+def test_an_open_end_beside_a_crossing_is_hatched_too() -> None:
+    one = finding((ABOVE, BELOW, UNDECIDED))
+    assert words.undecided_runs(one) == [(1024, 1024)]
+    inside = replace(one, crossings=(Crossing(400.0, 300.0, 2000.0),))
+    assert words.undecided_runs(inside) == []
+    sides = [(part.start, part.end, part.side) for part in stretches.stretches(one)]
+    assert sides[-1] == (512, 1024, UNDECIDED)
+
+
+def test_heading_and_paragraph_stand_together() -> None:
+    rows = make_rows(("gpt", "transformer"), ("decode",), fixed=False)
+    material = Material(tuple(rows), (), tuple(arms_of(rows)))
+    blocks = story.story(material, [])
+    assert all(texts for _, texts in blocks) and [head for head, _ in blocks] == [""]
+
+
+def test_the_answer_has_its_interval_beside_its_place(tmp_path: Path) -> None:
+    rows = [*make_rows(probes=("train",), fixed=False), failed("gpt", "train", 16384, "oom")]
+    material, found, _ = told(tmp_path, rows)
+    console = Console(width=500, file=io.StringIO())
+    terminal.print_summary(material, found, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    flat = " ".join(text.split())
+    assert re.search(
+        r"than GPT \(95 % interval [\d,]+ to [\d,]+ tokens\); not compared above", flat
+    )
+    assert "side by side" not in flat
+    assert "pages" not in flat
+
+
+def test_a_ratio_of_pairs_is_told_in_the_terminal(tmp_path: Path) -> None:
+    """In two processes of three the first is twice as fast, and once it was held up."""
+    rows = [
+        make_row(who, "train", length, process=n, seconds=[cost[n]] * 3)
+        for length in LENGTHS
+        for who, cost in (("rwkv4", (1.0, 1.0, 1.0)), ("gpt", (2.0, 2.4, 2.8)))
+        for n in range(3)
+    ]
+    material, found, _ = told(tmp_path, rows)
+    console = Console(width=80, file=io.StringIO())
+    terminal.print_summary(material, found, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "ratio: the median of pairs measured side by side\n" in text
+    assert "0.42" in text and "2.20 s" in text
+
+
+def test_the_line_about_the_machine_counts_what_it_names() -> None:
+    counts = {"finished": 9, "measured_again": 2, "repetitions": 5, "disturbed": 1, "failed": 3}
+    assert words.quiet(counts) == (
+        "Of 9 finished measurements, 2 were made again, 5 times in all, because other processes "
+        "disturbed them or what they are compared with; 1 is still disturbed."
+    )
 
 
 def test_grammar_of_one() -> None:
