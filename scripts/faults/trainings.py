@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from conf.launch import CONF, REFUSED, speak
-from conf.schema import TrainConf
+from conf.schema import TrainConf, register
 from models.checkpoints import PATTERN
 from models.errors import UserError
 from models.files import damage
@@ -80,12 +80,18 @@ class Lab:
         self._text = self.folder / "text.txt"
         self._text.write_text(" ".join(words))
 
-    def reference(self, variant: tuple[str, ...]) -> Reference:
-        """Train without interruption. Raises `UserError` if that fails."""
+    def conf(self, variant: tuple[str, ...]) -> TrainConf:
+        """What the words of a command line ask for, of this text."""
         place = (f"data.paths=[{self._text}]", f"data.cache_dir={self.folder / 'cache'}")
+        register()
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("train", overrides=[*COMMON, *variant, *place])
         conf: Any = OmegaConf.to_object(composed)
+        return conf
+
+    def reference(self, variant: tuple[str, ...]) -> Reference:
+        """Train without interruption. Raises `UserError` if that fails."""
+        conf = self.conf(variant)
         for _ in range(2):  # the first also prepares the corpus and compiles what is missing
             runs = self.trial()
             done = self.start(conf, runs).wait()
