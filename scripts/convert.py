@@ -10,16 +10,19 @@ if __name__ == "__main__":  # before the imports that take long: a wrong word is
 from pathlib import Path
 
 from conf.schema import ConvertConf
+from data import tokenizers
 from models.loading import read
 from models.saving import save
 from models.weights import DTYPES, widest
-from training.source import find_source
+from training.source import check_tokenizer, find_source
 
 
 def main(conf: ConvertConf) -> None:
     """Read the source, write the target, say what it is."""
     target = Path(conf.target)
     source = find_source("source", conf.source, conf.runs_dir)
+    if conf.format == "hf" and source.tokenizer is not None:  # it is copied there
+        check_tokenizer(source, tokenizers.load(source.tokenizer))
     weights = read(source.weights)
     if conf.dtype in DTYPES:
         weights = weights.to(DTYPES[conf.dtype])

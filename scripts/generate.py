@@ -20,7 +20,7 @@ from models import load
 from models.errors import UserError
 from models.sampling import generate
 from models.weights import DTYPES
-from training.source import find_source
+from training.source import check_tokenizer, find_source
 
 
 def main(conf: GenerateConf) -> None:
@@ -33,6 +33,8 @@ def main(conf: GenerateConf) -> None:
             "the vocabulary of RWKV World (rwkv_vocab_v20230424.txt)"
         )
     tokenizer = foreign.load(path, [conf.prompt])
+    if not conf.tokenizer:
+        check_tokenizer(source, tokenizer)
     on_gpu = conf.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     model = load(source.weights, device, DTYPES.get(conf.dtype))

@@ -18,6 +18,7 @@ log = logging.getLogger("crossover")
 
 SHOWN = 8  # differences that a message names
 NAMES = ("name", "group")  # of a run, which decide nothing
+TOKENIZER = "tokenizer's fingerprint"  # the key under which a checkpoint holds it
 
 # What may differ between the start of a run and its continuation; anything else is another run.
 CHANGEABLE = (

@@ -80,7 +80,7 @@ class JsonlLogger(Logger):
         Lines that are no rows are left out and told, and the file as it was is kept beside it; only
         the last line may be cut short, as a killed process leaves it.
         """
-        damaged = []
+        damaged, dropped = [], 0
         try:
             with atomic(self._path) as file:
                 for line in read_lines(self._path):
@@ -88,8 +88,15 @@ class JsonlLogger(Logger):
                         damaged.append(f"line {line.number}: {problem}")
                     elif not problem and line.value and line.value["step"] <= step:
                         file.write(json.dumps(line.value).encode() + b"\n")
+                    elif not problem and line.value:
+                        dropped = max(dropped, line.value["step"])
                 if damaged:
                     self._keep(damaged)
+            if dropped and not step:
+                log.warning(
+                    "%s has rows up to step %d, but no checkpoint was saved: starting from nothing",
+                    self._path, dropped,
+                )  # fmt: skip
         except Missing:
             write_text(self._path, "")
             if step and not is_branch:

@@ -33,6 +33,7 @@ from training.faults import explained, let_go
 from training.folder import RunFolder
 from training.guard import Guard
 from training.identity import (
+    TOKENIZER,
     check_checkpoint,
     check_continues,
     check_same_run,
@@ -150,7 +151,7 @@ def _lead(
     start = choose(conf.resume, folder, conf.runs_dir, restorable)
     content = start.content
     identity = {"model": asdict(spec), "data": corpus.fingerprint}
-    decided_by = deciding(describe(conf, spec))
+    decided_by = deciding(describe(conf, spec)) | {TOKENIZER: corpus.tokenizer.fingerprint}
     step = 0
     if start.path is not None and content is not None:
         step = check_checkpoint(start.path, content, identity)

@@ -6,10 +6,14 @@ import glob
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.text import TextTokenizer
+from models.checkpoints import PATTERN
 from models.errors import UserError
 from models.files import inside
+from models.formats.tensor_files import read_torch
 from training.checkpoint import newest
 from training.folder import RunFolder
+from training.identity import TOKENIZER
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,21 @@ def find_source(key: str, name: str, runs_dir: str) -> Source:
     if path.is_file():
         return Source(path, None)
     raise UserError(f"{key}={name!r}: no such run in {runs_dir}/ and no such file or folder")
+
+
+def check_tokenizer(source: Source, tokenizer: TextTokenizer) -> None:
+    """Raise `UserError` unless the tokenizer beside a run's checkpoint is the one it knows."""
+    if source.tokenizer is None or not PATTERN.fullmatch(source.weights.name):
+        return
+    try:
+        known = read_torch(source.weights)["crossover"]["run"][TOKENIZER]
+    except (KeyError, TypeError):  # another program's, or written before this was recorded
+        return
+    if known != tokenizer.fingerprint:
+        raise UserError(
+            f"{source.tokenizer} is not the tokenizer that {source.weights} was trained with: "
+            "give the right one with tokenizer=PATH, or resume the run, which writes it again"
+        )
 
 
 def _runs_of(group: Path) -> list[str]:
