@@ -22,6 +22,7 @@ from data import world
 from data.interruptible import interruptible
 from data.text import END_OF_TEXT, TextTokenizer
 from models.errors import UserError
+from models.reading import Missing, read_text
 
 # The tokenizers library uses threads, and warns in every process forked afterwards unless this is
 # set. The forked processes here are loader workers, which read tokens and never tokenize.
@@ -30,6 +31,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 _KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
 
 _BETWEEN_WORDS = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=\S)")
+
+MOST = 64 << 20
+"""Bytes of a tokenizer's file; the largest in use have 33 MB."""
 
 TRAINING_SAMPLE = 32 << 20
 """Bytes of text a BPE is trained on at most; beyond it, pieces are drawn by their hash."""
@@ -137,12 +141,9 @@ def load(path: str | Path) -> TextTokenizer:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        return parse(read_text(path, MOST), path)
+    except Missing:
         raise UserError(f"{path}: no such tokenizer file") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as text ({error})") from None
-    return parse(text, path)
 
 
 def parse(text: str, path: Path) -> TextTokenizer:

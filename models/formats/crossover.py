@@ -17,6 +17,7 @@ from models.formats.tensor_files import (
     unwrapped,
     write_safetensors,
 )
+from models.reading import parse_json
 from models.registry import ModelSpec
 from models.weights import Weights, check_sizes, checked, shapes_of
 
@@ -69,8 +70,8 @@ def write(weights: Weights, path: Path) -> None:
 
 def _description(path: Path, text: str) -> tuple[ModelSpec, list[str]]:
     try:
-        description: Any = json.loads(text)
+        description: Any = parse_json(text)
         spec = ModelSpec(**description["model"])
         return replace(spec, config={**spec.config}), [*description["unused"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: its metadata describes no model ({error!r})") from None

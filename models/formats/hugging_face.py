@@ -18,6 +18,7 @@ from models.formats.tensor_files import (
     unwrapped,
     write_safetensors,
 )
+from models.reading import read_object
 from models.registry import ModelSpec, model_class
 from models.weights import Weights, check_sizes, checked, shapes_of, widest
 
@@ -32,7 +33,7 @@ def read(folder: Path) -> Weights:
     tensors that are missing, unknown, misshapen or not finite.
     """
     path = inside(folder / "config.json")
-    theirs = _json(path)
+    theirs = read_object(path)
     family = next((one for one in FAMILIES if one.kind == theirs.get("model_type")), None)
     if family is None:
         kinds = ", ".join(one.kind for one in FAMILIES)
@@ -121,7 +122,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _indexed(index: Path) -> list[str]:
-    names = _json(index).get("weight_map")
+    names = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise UserError(f"{index}: has no weight_map of file names")
     files = sorted(set(names.values()))
@@ -129,15 +130,3 @@ def _indexed(index: Path) -> list[str]:
         if Path(name).name != name:
             raise UserError(f"{index}: {name!r} is not the name of a file beside it")
     return files
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return content

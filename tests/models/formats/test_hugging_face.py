@@ -159,7 +159,7 @@ def test_a_directory_must_hold_a_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"without config\.json"):
         models.load(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(UserError, match="expected a JSON object"):
+    with pytest.raises(UserError, match="holds a list, not an object"):
         models.load(tmp_path)
     theirs("rwkv").config.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"no model\.safetensors and no pytorch_model\.bin"):
