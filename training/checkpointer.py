@@ -108,6 +108,7 @@ class Checkpointer(lightning.Callback):
             "random": self.member.gather(random_state()),
             "best": self._best,
             "ledger": pl_module.ledger.as_dict(),
+            "scales": [key for key in checkpoint if key.endswith("Precision")],  # of fp16 losses
             "moments": len((checkpoint["optimizer_states"][0] or {}).get("state", {})),
             "machine": machine(pl_module.device, self.member.world),
         }

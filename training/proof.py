@@ -25,7 +25,7 @@ from training.quiet import quiet
 
 FORMAT = 1
 """Of our part of a checkpoint; those written before it was counted have none."""
-SINCE_FORMAT_1 = ("run", "ledger", "machine", "moments")
+SINCE_FORMAT_1 = ("run", "ledger", "machine", "moments", "scales")
 DEEPEST = 20  # dicts and lists in each other; ours are 7 deep
 WEIGHTS = {"bf16-true": torch.bfloat16}  # what training in a precision keeps; all others: fp32
 ORDER = ("seed", "length", "batch_size", "accumulate")
@@ -92,11 +92,9 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     monitor = callbacks.get("Monitor") if isinstance(callbacks, dict) else None
     _need_keys(monitor, ("tokens", "seconds"), "callbacks")
     _need(is_count(monitor["tokens"]) and is_number(monitor["seconds"]), "callbacks")
-    if precision == "16-mixed":
-        scale = content.get("MixedPrecision")
-        keys = torch.amp.GradScaler("cpu").state_dict()
-        _need_keys(scale, keys, "the loss scale")
-        _need(all(map(is_number, scale.values())), "the loss scale")
+    for key in content["crossover"].get("scales", ()):
+        scale = content.get(key)
+        _need(isinstance(scale, dict) and all(map(is_number, scale.values())), f"{key!s:.40}")
 
 
 def is_count(value: Any) -> bool:
@@ -135,6 +133,7 @@ def _check_own(own: Any, step: int) -> None:
     _need_keys(identity["model"], (one.name for one in fields(ModelSpec)), "identity.model")
     for key in ("run", "machine"):
         _need(isinstance(own.get(key, {}), dict), f"crossover.{key}")
+    _need(isinstance(own.get("scales", []), list), "crossover.scales")
     best = own.get("best")
     if best is not None:
         _need_keys(best, ("step", "val_loss"), "best")

@@ -146,7 +146,7 @@ def _lead(
     folder.check()
 
     def restorable(path: Path, branch: bool) -> dict[str, Any]:
-        return read_whole(path, spec, None if branch else conf.trainer.precision)
+        return read_whole(path, spec, None if branch else precision_of(conf.trainer))
 
     start = choose(conf.resume, folder, conf.runs_dir, restorable)
     content = start.content

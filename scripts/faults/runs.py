@@ -273,6 +273,12 @@ def secret(path: Path) -> None:
     path.symlink_to(target)
 
 
+def folder_elsewhere(path: Path) -> None:
+    target = path.parents[1] / "elsewhere"
+    target.mkdir(exist_ok=True)
+    path.symlink_to(target)
+
+
 PLACES: dict[str, Spoil] = {
     "deleted": placed(lambda path: None),
     "a pipe": placed(os.mkfifo),
@@ -283,7 +289,7 @@ PLACES: dict[str, Spoil] = {
     "a link to itself": placed(lambda path: path.symlink_to(path)),
     "a link to nowhere": placed(lambda path: path.symlink_to(path.with_name("nowhere"))),
     "a link to a file of others": placed(secret),
-    "a link to the root": placed(lambda path: path.symlink_to("/")),
+    "a link to a folder": placed(folder_elsewhere),
     "a file of text": placed(lambda path: path.write_text("alpha\n")),
 }
 

@@ -101,6 +101,7 @@ CHANGES: dict[str, tuple[str, Callable[[Any], object]]] = {
     ),
     "a tensor's type": ("its type", lambda c: halve(c["state_dict"])),
     "a list for a tensor": (HEAD, lambda c: c["state_dict"].update({HEAD: [1.0]})),
+    "no loss scale": ("MixedPrecision", lambda c: c["crossover"].update(scales=["MixedPrecision"])),
     "no monitor": ("callbacks", lambda c: c["callbacks"].clear()),
     "no identity": ("identity", lambda c: c["crossover"].update(identity="x")),
     "no class": ("identity.model", lambda c: c["crossover"]["identity"]["model"].pop("target")),
@@ -268,7 +269,7 @@ def test_one_from_before_it_was_recorded_is_believed_and_said(
     own = placed(tmp_path, short)
 
     def older(tree: Any) -> None:
-        for key in ("format", "run", "moments"):
+        for key in ("format", "run", "moments", "scales"):
             del tree["crossover"][key]
 
     rewrite(saved(own)[-1], older)
