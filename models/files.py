@@ -114,8 +114,11 @@ def write_text(path: Path, text: str) -> None:
 
 def sha256(path: Path) -> str:
     """Hexadecimal digest of a file's contents."""
+    total = hashlib.sha256()
     with regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while part := file.read(1 << 20):
+            total.update(part)
+    return total.hexdigest()
 
 
 def manifest_path(path: Path) -> Path:

@@ -15,6 +15,7 @@ from models.files import manifest_path, write_text
 from training.checkpoint import path_of, saved
 from training.folder import RunFolder
 from training.machine import machine, warn_of_other_bits
+from training.metrics import JsonlLogger
 from training.processes import Member
 from training.proof import FORMAT
 from training.random_state import random_state, set_random_state
@@ -108,6 +109,7 @@ class Checkpointer(lightning.Callback):
             "random": self.member.gather(random_state()),
             "best": self._best,
             "ledger": pl_module.ledger.as_dict(),
+            "rows": sum(one.rows for one in trainer.loggers if isinstance(one, JsonlLogger)),
             "scales": [key for key in checkpoint if key.endswith("Precision")],  # of fp16 losses
             "moments": len((checkpoint["optimizer_states"][0] or {}).get("state", {})),
             "machine": machine(pl_module.device, self.member.world),

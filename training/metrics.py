@@ -50,6 +50,8 @@ class JsonlLogger(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
+        self.rows = 0
+        """How many the file holds; a checkpoint knows it."""
 
     @property
     def name(self) -> str:
@@ -72,15 +74,17 @@ class JsonlLogger(Logger):
                 file.write(json.dumps(row) + "\n")
         except OSError as error:  # which only `open` would name
             raise OSError(error.errno, error.strerror, str(self._path)) from None
+        self.rows += 1
 
     @rank_zero_only
-    def rewind(self, step: int, is_branch: bool = False) -> None:
+    def rewind(self, step: int, expected: int | None = None) -> None:
         """Drop rows after `step`: a resumed run writes them again.
 
         Lines that are no rows are left out and told, and the file as it was is kept beside it; only
-        the last line may be cut short, as a killed process leaves it.
+        the last line may be cut short, as a killed process leaves it. Told is also what is left, if
+        it is known that it should be `expected` rows.
         """
-        damaged, dropped = [], 0
+        damaged, dropped, self.rows = [], 0, 0
         try:
             with atomic(self._path) as file:
                 for line in read_lines(self._path):
@@ -88,6 +92,7 @@ class JsonlLogger(Logger):
                         damaged.append(f"line {line.number}: {problem}")
                     elif not problem and line.value and line.value["step"] <= step:
                         file.write(json.dumps(line.value).encode() + b"\n")
+                        self.rows += 1
                     elif not problem and line.value:
                         dropped = max(dropped, line.value["step"])
                 if damaged:
@@ -99,8 +104,11 @@ class JsonlLogger(Logger):
                 )  # fmt: skip
         except Missing:
             write_text(self._path, "")
-            if step and not is_branch:
-                log.warning("%s: no such file: what was logged up to here is lost", self._path)
+        if expected not in (None, self.rows):
+            log.warning(
+                "%s has %d rows up to step %d, of %d that had been written",
+                self._path, self.rows, step, expected,
+            )  # fmt: skip
 
     def _keep(self, damaged: list[str]) -> None:
         number = 1

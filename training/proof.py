@@ -25,7 +25,7 @@ from training.quiet import quiet
 
 FORMAT = 1
 """Of our part of a checkpoint; those written before it was counted have none."""
-SINCE_FORMAT_1 = ("run", "ledger", "machine", "moments", "scales")
+SINCE_FORMAT_1 = ("run", "ledger", "machine", "moments", "scales", "rows")
 DEEPEST = 20  # dicts and lists in each other; ours are 7 deep
 WEIGHTS = {"bf16-true": torch.bfloat16}  # what training in a precision keeps; all others: fp32
 ORDER = ("seed", "length", "batch_size", "accumulate")
@@ -134,6 +134,7 @@ def _check_own(own: Any, step: int) -> None:
     for key in ("run", "machine"):
         _need(isinstance(own.get(key, {}), dict), f"crossover.{key}")
     _need(isinstance(own.get("scales", []), list), "crossover.scales")
+    _need(is_count(own.get("rows", 0)), "crossover.rows")
     best = own.get("best")
     if best is not None:
         _need_keys(best, ("step", "val_loss"), "best")

@@ -167,7 +167,7 @@ def _lead(
     with replacing(folder.tokenizer) as aside:
         corpus.tokenizer.save(aside)
     metrics = JsonlLogger(folder.metrics)
-    metrics.rewind(step, is_branch=start.parent is not None)
+    metrics.rewind(step, None if start.parent or not content else content["crossover"].get("rows"))
     if start.parent is not None:
         log.warning("%s: a branch of %s from step %d", folder.path, start.path, step)
     elif step:

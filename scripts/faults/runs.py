@@ -15,7 +15,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +58,8 @@ OTHERS: dict[str, tuple[str, ...]] = {
 USUAL = ("continuing from step", "parameters, step", "a branch of", "the learning rate only rises")
 """In the lines of a start at which nothing was wrong."""
 
+FOREIGN = "of another"
+
 Spoil = Callable[[Path, random.Random], object]
 
 
@@ -87,6 +88,7 @@ class Field:
         self.lab = Lab(self.folder / "lab", seed)
         self._variant = VARIANTS[seed % 3]
         self._bases: dict[str, Base] = {}
+        self._undamaged: dict[str, str] = {}
 
     def base(self, kind: str) -> Base:
         """A run of OTHERS, or `stopped`, `finished` or `branch`."""
@@ -94,25 +96,21 @@ class Field:
             self._bases[kind] = self._made(kind)
         return self._bases[kind]
 
-    @cached_property
-    def generated(self) -> str:
-        """What the undamaged run generates."""
-        return run(self.folder / "generate.console", script, "generate", self._words()).text
-
-    @cached_property
-    def loaded(self) -> str:
-        return run(self.folder / "load.console", load, self.base("stopped").runs / NAME).text
-
-    @cached_property
-    def converted(self) -> str:
-        target = self.folder / "converted.safetensors"
-        words = converting(self.base("stopped").runs / NAME, target)
-        run(self.folder / "convert.console", script, "convert", words)
-        return hashlib.sha256(target.read_bytes()).hexdigest()
-
-    def _words(self, folder: Path | None = None) -> list[str]:
-        folder = folder or self.base("stopped").runs / NAME
-        return [f"run={folder}", "prompt=alpha", "tokens=8", "accelerator=cpu"]
+    def undamaged(self, action: str, base: Base) -> str:
+        """What generating from the run as it was, loading or converting it ends in."""
+        folder = base.runs / NAME
+        key = f"{action} {base.runs.name}"
+        if key not in self._undamaged:
+            console = self.folder / f"{key}.console"
+            target = self.folder / f"{key}.safetensors"
+            calls: dict[str, tuple[Any, ...]] = {
+                "generate": (script, "generate", generating(folder)),
+                "convert": (script, "convert", converting(folder, target)),
+                "load": (load, folder),
+            }
+            text = run(console, *calls[action]).text
+            self._undamaged[key] = digest(target) if action == "convert" else text
+        return self._undamaged[key]
 
     def _made(self, kind: str) -> Base:
         conf = self.lab.conf((*self._variant, *OTHERS.get(kind, ())))
@@ -152,6 +150,8 @@ class Field:
         run_path = place / "runs" / NAME
         spoil(run_path / file, draw)
         action = draw.choice(ACTIONS.get(file.partition(".")[0], ("resume",)))
+        if way.startswith(FOREIGN):  # whoever else reads them is told no run that they should be of
+            action = "resume"
         before = {path.name: damage(path) is None for path in checkpoints_of(run_path)}
         ended, problem = getattr(self, f"_{action}")(base, place, run_path)
         problem = fault(ended, marker) or problem
@@ -176,23 +176,24 @@ class Field:
         return ended, f"started over without a word: {last_line(ended.text)}"
 
     def _generate(self, base: Base, place: Path, folder: Path) -> tuple[Ended, str | None]:
-        ended = run(place / "console", script, "generate", self._words(folder))
-        same = ended.text == self.generated or str(folder) in ended.text
-        return ended, None if same or ended.status else "another text without a word"
+        ended = run(place / "console", script, "generate", generating(folder))
+        told = ended.status or str(folder) in ended.text
+        same = told or ended.text == self.undamaged("generate", base)
+        return ended, None if same else "another text without a word"
 
     def _convert(self, base: Base, place: Path, folder: Path) -> tuple[Ended, str | None]:
         target = place / "target.safetensors"
         ended = run(place / "console", script, "convert", converting(folder, target))
         if ended.status:
             return ended, "a target after a refusal" if target.exists() else None
-        same = hashlib.sha256(target.read_bytes()).hexdigest() == self.converted
-        told = "is damaged" in ended.text
-        return ended, None if same or told else "other weights without a word"
+        same = "is damaged" in ended.text or digest(target) == self.undamaged("convert", base)
+        return ended, None if same else "other weights without a word"
 
     def _load(self, base: Base, place: Path, folder: Path) -> tuple[Ended, str | None]:
         ended = run(place / "console", load, folder)
-        same = ended.text == self.loaded or "is damaged" in ended.text
-        return ended, None if same or ended.status else "other weights without a word"
+        told = ended.status or "is damaged" in ended.text
+        same = told or ended.text == self.undamaged("load", base)
+        return ended, None if same else "other weights without a word"
 
 
 ACTIONS = {
@@ -208,12 +209,12 @@ def drawn(field: Field, draw: random.Random) -> tuple[str, str, str, Spoil]:
     kind, file = draw.choice(SUBJECTS)
     ways: dict[str, Spoil] = {**PLACES}
     if file == "checkpoints":
-        ways |= {f"of another {name}": other_checkpoints(field, name) for name in OTHERS} | {
-            "of a branch": other_checkpoints(field, "branch")
+        ways |= {f"{FOREIGN} {name}": other_checkpoints(field, name) for name in OTHERS} | {
+            f"{FOREIGN} kind, a branch": other_checkpoints(field, "branch")
         }
     else:
         ways |= BYTES
-        ways["of another run"] = other_file(field, draw.choice(["seed", "width"]), file)
+        ways[f"{FOREIGN} run"] = other_file(field, draw.choice(["seed", "width"]), file)
     if file.endswith((".json", ".yaml", ".jsonl")):
         ways |= TEXTS
         # As often as all the others together.
@@ -551,6 +552,14 @@ def load(path: Path) -> None:
     for name, tensor in sorted(tensors.items()):
         total.update(name.encode() + tensor.numpy().tobytes())
     print(total.hexdigest())
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def generating(folder: Path) -> list[str]:
+    return [f"run={folder}", "prompt=alpha", "tokens=8", "accelerator=cpu"]
 
 
 def converting(source: Path, target: Path) -> list[str]:

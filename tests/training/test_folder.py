@@ -150,8 +150,14 @@ def test_a_row_cut_short_by_a_crash_is_no_damage(
     assert folder.metrics.read_text() == ""
     assert "has rows up to step 1, but no checkpoint was saved" in caplog.text
     folder.metrics.unlink()
-    JsonlLogger(folder.metrics).rewind(5)
-    assert "no such file: what was logged up to here is lost" in caplog.text
+    JsonlLogger(folder.metrics).rewind(5, 3)
+    assert "has 0 rows up to step 5, of 3 that had been written" in caplog.text
+    folder.metrics.write_text(ROW + ROW)
+    again = JsonlLogger(folder.metrics)
+    again.rewind(5, 1)
+    assert "has 2 rows up to step 5, of 1 that had been written" in caplog.text
+    again.log_metrics({"a": 1.0}, 6)
+    assert again.rows == 3
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,7 @@ def test_one_from_before_it_was_recorded_is_believed_and_said(
     own = placed(tmp_path, short)
 
     def older(tree: Any) -> None:
-        for key in ("format", "run", "moments", "scales"):
+        for key in ("format", "run", "moments", "scales", "rows"):
             del tree["crossover"][key]
 
     rewrite(saved(own)[-1], older)
