@@ -10,7 +10,7 @@ if __name__ == "__main__":  # before the imports that take long: a wrong word is
 from pathlib import Path
 
 from conf.schema import ConvertConf
-from data import tokenizers
+from data import foreign
 from models.loading import read
 from models.saving import save
 from models.weights import DTYPES, widest
@@ -22,7 +22,7 @@ def main(conf: ConvertConf) -> None:
     target = Path(conf.target)
     source = find_source("source", conf.source, conf.runs_dir)
     if conf.format == "hf" and source.tokenizer is not None:  # it is copied there
-        check_tokenizer(source, tokenizers.load(source.tokenizer))
+        check_tokenizer(source, foreign.load(source.tokenizer, []))
     weights = read(source.weights)
     if conf.dtype in DTYPES:
         weights = weights.to(DTYPES[conf.dtype])
