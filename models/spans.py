@@ -150,10 +150,16 @@ def recur(
 ) -> tuple[Tensor, Tensor]:
     """`operator(*inputs, state, backend)`, over all spans where there are several.
 
-    `operator` is the `models.trunk.Operator` of a function in `models.wkv`.
+    `operator` is the `models.trunk.Operator` of a function in `models.wkv`. Raises `UserError` for
+    another, which nobody knows how to summarise.
     """
     if _split is None:
         return operator(*inputs, state, backend)
+    if operator.function not in _SUMMARIES:
+        raise UserError(
+            "sequence_parallel: models/spans.py does not know how a span is summarised for the "
+            f"operator {getattr(operator.function, '__name__', 'given')}; train on whole sequences"
+        )
     empty, summarise, carry = _SUMMARIES[operator.function]
     own = summarise(inputs, backend)
     gathered = gather(torch.cat([part.flatten() for part in own]))

@@ -1,8 +1,8 @@
 """The name of a run that was given none: everything in which it differs from the defaults.
 
-Two configurations that train, measure or save differently never share a name; what only says
-where things go or how they are shown (`PLACES`) is not part of it. Imports nothing heavy: the jobs
-of a multirun are compared before any work.
+Two configurations that train or measure differently never share a name; what only says where
+things go, how often they are saved or how they are shown (`PLACES`) is not part of it. Imports
+nothing heavy: the jobs of a multirun are compared before any work.
 """
 
 from __future__ import annotations

@@ -42,8 +42,9 @@ class Op:
     """One operation on the device, and the memory that is alive when it is done."""
 
     kind: str
-    """`matmul`, `thin matmul`, `attention`, `recurrence`, `memory`, or a fused op of Crossover;
-    with ` backward` where the backward pass is an operation of its own."""
+    """`matmul`, `thin matmul`, `attention`, `recurrence` (any other kernel that a formula says the
+    operations of: WKV, torch's LSTM, those of others), `memory`, or a fused op of Crossover; with
+    ` backward` where the backward pass is an operation of its own."""
     phase: int
     flops: float
     bytes: float
@@ -221,7 +222,7 @@ def _arithmetic(
     backward = " backward" if name.endswith("_backward") else ""
     if "scaled_dot_product" in name:
         return "attention" + backward, _attention_flops(name, args)
-    if (namespace == "crossover" and name.startswith("wkv")) or "rnn_layer" in name:
+    if packet in flop_registry and (namespace != "aten" or "rnn_layer" in name):
         return "recurrence" + backward, float(flop_registry[packet](*args, **kwargs, out_val=out))
     if packet in flop_registry:
         shapes = [leaf.shape for leaf in args if isinstance(leaf, Tensor)]

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from models import spans
 from models.contract import named_tensors
 from models.errors import UserError
 from models.spans import sequence_parallel, spanned_objective
+from models.trunk import Operator
 from tests.contestants import shaken, some_tokens
 from tests.models import span_ranks
 from tests.models.span_ranks import gradients, launch, whole_batch
@@ -91,3 +93,12 @@ def test_what_cannot_be_split_is_refused(pair: list[dict[str, Any]]) -> None:
         sequence_parallel().__enter__()
     with pytest.raises(UserError, match="use it inside sequence_parallel"):
         spanned_objective(shaken("rwkv4"), some_tokens(1, 4), some_tokens(1, 4))
+
+
+def test_an_operator_that_nobody_can_summarise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scan(*_: Any) -> Any:
+        raise AssertionError("it must not run")
+
+    monkeypatch.setattr(spans, "_split", spans.Split(None, 0, 2))
+    with pytest.raises(UserError, match="a span is summarised for the operator scan"):
+        spans.recur(Operator(scan), [], None, "auto")

@@ -1,7 +1,7 @@
 """Probe rows with known curves, for the tests of the report.
 
-By default training costs `2 + 1e-3 T` seconds for an RWKV and `1 + 5e-4 T + 3e-7 T^2` for an
-attention model, which cross at about 2,840 tokens. Prefill and decoding cross too, memory and
+By default training costs `2 + 1e-3 T` seconds for a recurrent model and `1 + 5e-4 T + 3e-7 T^2` for
+an attention model, which cross at about 2,840 tokens. Prefill and decoding cross too, memory and
 state never do.
 """
 
@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from models.registry import nature
 from probes.rows import Row, append_row
+from tests.contestants import FOREIGN, NAMES, spec_of
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 REPEATS = (0.99, 1.0, 1.01, 1.02, 1.005)  # the lower quartile is 1
@@ -23,48 +26,41 @@ TRAIN_CROSSOVER = 2839.0  # root of 1 + 5e-4 T - 3e-7 T^2
 
 Cost = Callable[[int], float]
 COSTS: dict[tuple[str, str], Cost] = {
-    ("rwkv", "train"): lambda length: 2 + 1e-3 * length,
+    ("recurrent", "train"): lambda length: 2 + 1e-3 * length,
     ("attention", "train"): lambda length: 1 + 5e-4 * length + 3e-7 * length**2,
-    ("rwkv", "prefill"): lambda length: 4e-4 * length,
+    ("recurrent", "prefill"): lambda length: 4e-4 * length,
     ("attention", "prefill"): lambda length: 1.5e-4 * length + 1.2e-7 * length**2,
-    ("rwkv", "decode"): lambda length: 4e-3,
+    ("recurrent", "decode"): lambda length: 4e-3,
     ("attention", "decode"): lambda length: 3e-3 + 5e-7 * length,
-    ("rwkv", "ttft"): lambda length: 3e-4 * length,
+    ("recurrent", "ttft"): lambda length: 3e-4 * length,
     ("attention", "ttft"): lambda length: 1.2e-4 * length + 1e-7 * length**2,
-    ("rwkv", "generate"): lambda length: 4e-3 * length,
+    ("recurrent", "generate"): lambda length: 4e-3 * length,
     ("attention", "generate"): lambda length: 3e-3 * length + 2.5e-7 * length**2,
-    ("rwkv", "layer"): lambda length: 2e-4 * length,
+    ("recurrent", "layer"): lambda length: 2e-4 * length,
     ("attention", "layer"): lambda length: 1e-4 * length + 6e-8 * length**2,
-    ("rwkv", "operator"): lambda length: 2e-5 * length,
+    ("recurrent", "operator"): lambda length: 2e-5 * length,
     ("attention", "operator"): lambda length: 6e-8 * length**2,
-    ("rwkv", "max_batch"): lambda length: 1.0,
+    ("recurrent", "max_batch"): lambda length: 1.0,
     ("attention", "max_batch"): lambda length: 1.0,
-    ("rwkv", "max_batch_train"): lambda length: 2.0,
+    ("recurrent", "max_batch_train"): lambda length: 2.0,
     ("attention", "max_batch_train"): lambda length: 2.0,
 }
 BUDGET = 2**30
 ONE_SWEEP = ("ttft", "decode", "generate", "layer", "operator", "max_batch", "max_batch_train")
 
 
-TITLES = {"gpt": "GPT", "transformer": "the Transformer"}
-
-
 def said(contestant: str, config: dict[str, Any]) -> dict[str, Any]:
-    """What the models of these tests say they are."""
-    recurrent = contestant.startswith("rwkv")
-    title = contestant.replace("rwkv", "RWKV-") if recurrent else TITLES.get(contestant, contestant)
-    names = [name for name in ("attention", "wkv", "window") if config.get(name, "auto") != "auto"]
-    return {
-        "recurrent": recurrent,
-        "title": title,
-        "options": {name: config[name] for name in names if config[name] is not None},
-    }
+    """What the model of that name says it is; one of another name attends."""
+    if contestant in (*NAMES, *FOREIGN):
+        return asdict(nature(spec_of(contestant).target, config))
+    return {"recurrent": False, "title": contestant, "options": {}}
 
 
 def make_row(contestant: str, probe: str, length: int, **changes: Any) -> Row:
     """One row of batch 1 with the default costs; `changes` replace its fields."""
-    recurrent = contestant.startswith("rwkv")
-    cost = COSTS["rwkv" if recurrent else "attention", probe](length)
+    of_class = said(contestant, changes.get("config", {}))
+    recurrent = changes.get("recurrent", of_class["recurrent"])
+    cost = COSTS["recurrent" if recurrent else "attention", probe](length)
     memory = 5e7 + 4e4 * length if recurrent else 4e7 + 3e4 * length
     state = 184_320 if recurrent else 36_864 * length
     values: dict[str, Any] = {
@@ -101,8 +97,7 @@ def make_row(contestant: str, probe: str, length: int, **changes: Any) -> Row:
         each = memory / 1000 if recurrent else 36_864 * length
         values |= {"budget_bytes": BUDGET, "max_batch": int(BUDGET / each)}
         values["tried"] = [{"batch": 1, "status": "ok", "peak_bytes": int(memory), "error": None}]
-    values |= said(contestant, {**values, **changes}["config"])
-    return Row(**(values | changes))
+    return Row(**(values | of_class | changes))
 
 
 def make_rows(

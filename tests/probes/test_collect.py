@@ -198,8 +198,7 @@ def test_a_summary_that_is_a_pipe_or_a_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_more_than_a_report_can_show_is_refused(tmp_path: Path) -> None:
-    names = [f"rwkv{n}" for n in range(15)] + [f"gpt{n}" for n in range(10)]
-    rows = [make_row(name, "train", 256) for name in names]
+    rows = [make_row(f"one{n}", "train", 256, recurrent=n < 15) for n in range(25)]
     with pytest.raises(UserError, match="25 contestants and variants make 150 comparisons"):
         collect([write_run(tmp_path / "a", rows)])
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy
 import pytest
 
 from models.loss import CHUNK_TOKENS
+from probes.plan import trace as traces
 from probes.plan.demand import LAYERS, Demand, Work
 from probes.plan.trace import trace
 from tests.contestants import spec_of
@@ -90,3 +94,23 @@ def test_sizes_count_every_parameter_once() -> None:
     assert sizes.root < sizes.parameters
     assert sizes.parameters - sizes.root <= spec.config["n_layer"] * sizes.block
     assert sizes.state_bytes == 4 * spec.config["n_layer"] * (2 + 32) * spec.config["n_embd"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("others::scan", "recurrence"),
+        ("others::scan_backward", "recurrence backward"),
+        ("aten::bmm.out", "thin matmul"),
+        ("crossover::unknown", "unknown"),
+    ],
+)
+def test_kernels_are_told_by_what_they_say(
+    name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that says its operations and is not torch's is no product of matrices."""
+    flops = 0.0 if kind == "unknown" else 7.0
+    registry: dict[Any, Any] = {name: lambda *_, out_val: flops} if flops else {}
+    monkeypatch.setattr(traces, "flop_registry", registry)
+    func = SimpleNamespace(_overloadpacket=name, name=lambda: name)
+    assert traces._arithmetic(func, (), {}, None) == (kind, flops)
