@@ -107,8 +107,9 @@ def check_sizes(specs: Sequence[ModelSpec], known: Sequence[Row], path: Path) ->
     raise UserError(
         f"contestants differ by more than {SIZE_TOLERANCE * 100:g} % in their numbers of "
         f"parameters, {ends}: {group}take one model.size for all (those shipped as tiny to 125m "
-        "match at vocab_size=3072), change model.n_layer, model.n_embd or model.n_ffn of one in a command "
-        "of its own, with the same group=, or say unmatched=true to compare them all the same"
+        "match at vocab_size=3072), change model.n_layer, model.n_embd or model.n_ffn of one in a "
+        "command of its own, with the same group=, or say unmatched=true to compare them all the "
+        "same"
     )
 
 
