@@ -45,7 +45,9 @@ def excess(config_name: str, words: Sequence[str]) -> list[str]:
             f"{len(words):,} words: a command line may have {WORDS}; "
             "give many files as a pattern in quotes"
         ]
-    known = {name: item.metadata for name, _, item in keys(schema.SCRIPTS[config_name])}
+    known: dict[str, Any] = {
+        name: item.metadata for name, _, item in keys(schema.SCRIPTS[config_name])
+    }
     read = []
     for word in words:
         name, _, text = word.partition("=")

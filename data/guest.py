@@ -85,8 +85,8 @@ def _load(content: bytes) -> TextTokenizer:
 
 
 def _facts(tokenizer: TextTokenizer) -> dict[str, object]:
-    is_library = isinstance(tokenizer, LibraryTokenizer)
-    return {"apart": is_library and not tokenizer.is_byte_level}
+    apart = isinstance(tokenizer, LibraryTokenizer) and not tokenizer.is_byte_level
+    return {"apart": apart}
 
 
 def _die_with_parent() -> None:

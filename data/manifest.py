@@ -65,7 +65,7 @@ class Blocks:
     def fits(self, block: int, content: bytes | np.ndarray) -> bool:
         """Whether the block of that number is `content`."""
         place = slice(block * DIGEST, (block + 1) * DIGEST)
-        return hashlib.sha256(content).digest()[:DIGEST] == self._digests[place]
+        return hashlib.sha256(bytes(content)).digest()[:DIGEST] == self._digests[place]
 
     def _prove(self, content: np.ndarray, block: int) -> None:
         first = block * BLOCK

@@ -250,7 +250,7 @@ def _checks() -> dict[str, Check]:
 
 @cache
 def _inner_checks(of: str) -> dict[str, Check]:
-    known = {"device": _DEVICE, "config": _CONFIG}[of]
+    known: Any = {"device": _DEVICE, "config": _CONFIG}[of]
     return {name: check_of(hint) for name, hint in known.items()}
 
 

@@ -69,13 +69,17 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     """Raise `Unfit` unless `content`, which is plain, can be restored whole into a training of
     `spec`, begun with `precision` (None: with any). Of a checkpoint of another model only our own
     part is looked at."""
-    step = content.get("global_step")
+    step: Any = content.get("global_step")
     _need(is_count(step) and step > 0, "global_step")
     _check_own(content.get("crossover"), step)
     if {**content["crossover"]["identity"]["model"], "size": spec.size} != asdict(spec):
         return  # whose checkpoint it is will be told
-    version = content.get("pytorch-lightning_version")
-    _need(version == lightning.__version__, f"Lightning's version ({version!s:.20})")
+    version: Any = content.get("pytorch-lightning_version")
+    minor = lightning.__version__.rpartition(".")[0]
+    _need(
+        isinstance(version, str) and version.rpartition(".")[0] == minor,
+        f"Lightning's version ({version!s:.20}, not {minor}.*)",
+    )
     _need(is_count(content.get("epoch")), "epoch")
     skipped = content.get("skipped_steps", 0)
     _need(is_count(skipped) and skipped <= step, "skipped_steps")
@@ -89,7 +93,7 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     _check_schedule(content.get("lr_schedulers"), len(groups), step)
     _check_loops(content.get("loops"), step)
     callbacks = content.get("callbacks")
-    monitor = callbacks.get("Monitor") if isinstance(callbacks, dict) else None
+    monitor: Any = callbacks.get("Monitor") if isinstance(callbacks, dict) else None
     _need_keys(monitor, ("tokens", "seconds"), "callbacks")
     _need(is_count(monitor["tokens"]) and is_number(monitor["seconds"]), "callbacks")
     for key in content["crossover"].get("scales", ()):
@@ -208,7 +212,7 @@ def _check_tensor(found: Any, shape: Any, place: str) -> None:
 def _check_optimizer(
     content: dict[str, Any], groups: list[list[Any]], step: int, may_be_empty: bool
 ) -> None:
-    states = content.get("optimizer_states")
+    states: Any = content.get("optimizer_states")
     _need(isinstance(states, list) and len(states) == 1, "optimizer_states")
     _need_keys(states[0], ("state", "param_groups"), "optimizer_states")
     state, found = states[0]["state"], states[0]["param_groups"]

@@ -48,7 +48,13 @@ def _(place: Path, draw: random.Random) -> list[str]:
 
 @sources("the kernel's own files")
 def _(place: Path, draw: random.Random) -> list[str]:
-    known = ("/proc/kmsg", "/proc/kcore", "/proc/self/mem", "/proc/self/pagemap", "/proc/cpuinfo")
+    known: tuple[str, ...] = (
+        "/proc/kmsg",
+        "/proc/kcore",
+        "/proc/self/mem",
+        "/proc/self/pagemap",
+        "/proc/cpuinfo",
+    )
     globs = ("/proc/*", "/proc/**/*", "/proc/*/*", "/proc/self/**/fd/*", "/sys/**/*", "/dev/*")
     known += ("/proc/self/fd/0", "/dev/stdin", "/dev/zero", "/dev/random", "/dev/ptmx", "/dev/tty")
     return [draw.choice((*known, *globs))]

@@ -122,7 +122,7 @@ def _(draw: random.Random) -> Any:
 
 @tokenizer_kind("merges that are none")
 def _(draw: random.Random) -> Any:
-    merges = (
+    merges: tuple[Any, ...] = (
         ["a b c"],
         [["a"]],
         [["a", "b", "c"]],
