@@ -289,7 +289,7 @@ class ProbeConf:
     )
     remeasure: float = key(
         0.5,
-        "time to measure disturbed points again, as a share of the sweep's; 0: keep them",
+        "time to make disturbed measurements again, as a share of the sweep's; 0: keep them",
         low=0,
         high=1e3,
     )

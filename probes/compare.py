@@ -146,7 +146,7 @@ class Finding:
         equal = [f"{at:,}" for at in self.on(EQUAL)]
         known = {
             "crosses": "one crossing",
-            "reverse": "cheaper at some lengths, but not at the longest",
+            "reverse": "cheaper up to some length, dearer beyond",
             "always": "cheaper at every length" + (" where they differ" if equal else ""),
             "never": "never cheaper up to the longest length",
             "equal": "no difference at any length",

@@ -78,10 +78,18 @@ def _panels(
                 _mark_crossing(axes, crossing)
             if runs := words.undecided_runs(one):
                 _mark_undecided(axes, runs, "" if one.crossings else words.not_decided(runs))
-    row = material.rows[0]
-    where = f"{row.device.get('name')}, {row.device.get('threads')} threads, {row.precision}"
-    figure.supxlabel(literal(f"{where}, commit {row.commit[:12]}"), fontsize=7.5, color=MUTED)
+    figure.supxlabel(literal(_where(material)), fontsize=7.5, color=MUTED)
     return figure
+
+
+def _where(material: Material) -> str:
+    """On what it was measured; several values, where they were allowed to differ."""
+    names, threads = (
+        words.unique(row.device.get(name) for row in material.rows) for name in ("name", "threads")
+    )
+    precision = words.unique(row.precision for row in material.rows)
+    commit = words.unique(row.commit[:12] for row in material.rows)
+    return f"{names}, threads: {threads}, {precision}, commit {commit}"
 
 
 def _panel(axes: Axes, material: Material, measure: Measure, with_state: bool) -> None:

@@ -70,6 +70,16 @@ def test_what_is_not_decided_is_hatched(tmp_path: Path) -> None:
     assert any("not decided\nbetween 256 and 2,048" in text.get_text() for text in axes.texts)
 
 
+def test_every_machine_of_a_mixed_picture_is_named(tmp_path: Path) -> None:
+    rows = make_rows(("gpt",), ("prefill",), fixed=False)
+    other = {**rows[0].device, "name": "Other CPU", "threads": 4}
+    rows[1:2] = [replace(rows[1], device=other)]
+    material = collect([write_run(tmp_path / "run", rows)], allow_mixed=True)
+    assert figures._where(material) == (
+        "Test CPU, Other CPU, threads: 2, 4, float32, commit 0123456789ab"
+    )
+
+
 def test_colours_tell_families_and_arms_apart(tmp_path: Path) -> None:
     rows = make_rows(("rwkv4", "rwkv7", "gpt", "transformer"), fixed=False)
     arms = collect([write_run(tmp_path, rows)]).arms

@@ -14,8 +14,10 @@ import pytest
 from rich.console import Console
 
 from models.errors import UserError
+from probes.collect import collect
 from probes.flat import COLUMNS
-from probes.report import Report, print_table, write_report
+from probes.html import page
+from probes.report import Report, analyse, print_table, write_report
 from tests.probes.synthetic import (
     TRAIN_CROSSOVER,
     failed,
@@ -160,8 +162,8 @@ def test_unlike_rows_and_damaged_lines_are_told_at_the_top(tmp_path: Path) -> No
     with (run / "probes.jsonl").open("a") as file:
         file.write("broken\n")
     report = write_report([run], tmp_path / "out", 1024, 8192, True)
-    page = (tmp_path / "out" / "index.html").read_text()
-    top = page.split('class="story"')[0]
+    text = (tmp_path / "out" / "index.html").read_text()
+    top = text.split('class="story"')[0]
     lines = len(make_rows())
     file = run / "probes.jsonl"
     mixed = f"precision differs: float32 ({file}, line 1) and bfloat16 ({file}, line {lines + 1})"
@@ -183,12 +185,12 @@ def test_several_processes_are_told(tmp_path: Path) -> None:
     ]
     run = write_run(tmp_path / "run", rows)
     report = write_report([run], tmp_path / "out", 1024, 8192, False)
-    page = (tmp_path / "out" / "index.html").read_text()
-    assert "5 fresh processes spread over the sweep" in page
-    assert "(seed 0)" in page
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "5 fresh processes spread over the sweep" in text
+    assert "(seed 0)" in text
     weights = report.summary["slopes"]["gpt"]["prefill"]["aicc"]
     assert max(weights, key=weights.get) == "a + bT + cT^2"
-    assert "a + bT + cT² (100" in page
+    assert "a + bT + cT² (100" in text
 
 
 def printed(report: Report, folder: Path, width: int = 80) -> str:
@@ -207,7 +209,7 @@ def test_the_terminal_fits_80_columns(report: Report, tmp_path: Path) -> None:
     train = report.summary["crossovers"]["train"]
     low, high = (f"{float(f'{train[end]:.3g}'):,.0f}" for end in ("low", "high"))
     assert "RWKV-4 trains faster than GPT" in flat
-    assert f"(95 % interval {low} to {high} tokens)." in flat
+    assert f"(95 % interval {low} to {high} tokens); not compared above 8,192 tokens." in flat
     assert "memory: RWKV-4 needs more peak training memory than GPT" in flat
     assert "fixed_tokens" not in text and "Slopes" not in text and "index.html" not in text
     assert "disturbed" not in text, "these rows do not know"
@@ -242,8 +244,7 @@ def test_the_machine_is_told(tmp_path: Path, visits: int, bad: int, told: str) -
         replace(row, disturbed=[place < bad] * len(row.seconds), visit=int(place < visits))
         for place, row in enumerate(make_rows(fixed=False))
     ]
-    run = write_run(tmp_path / "run", rows)
-    report = write_report([run], tmp_path / "out", 1024, 8192, False)
+    report = analyse(collect([write_run(tmp_path / "run", rows)]), tmp_path, (1024, 8192))
     expected = told.format(n=len(rows))
     counts = {
         "finished": len(rows), "measured_again": visits, "repetitions": visits, "disturbed": bad,
@@ -251,8 +252,8 @@ def test_the_machine_is_told(tmp_path: Path, visits: int, bad: int, told: str) -
     }  # fmt: skip
     assert report.summary["machine"]["quiet"] == counts
     assert expected in " ".join(printed(report, tmp_path).split())
-    page = (tmp_path / "out" / "index.html").read_text().replace("\u00a0", " ")
-    assert page.index("<h1") < page.index(expected) < page.index('class="story"')
+    text = page(report).replace("\u00a0", " ")
+    assert text.index("<h1") < text.index(expected) < text.index('class="story"')
 
 
 def test_a_disturbed_cell_is_marked_and_fits(tmp_path: Path) -> None:
