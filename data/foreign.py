@@ -52,7 +52,6 @@ class Foreign:
         """Raises `UserError` if it is no file, or too large."""
         self.path = Path(path)
         self.content = read_bytes(self.path, LARGEST)
-        self._largest = 0  # bytes of text that the process was started for
         self._process: subprocess.Popen[bytes] | None = None
         self._spent, self._bytes = 0.0, 0  # processor time for so much text
 
@@ -69,13 +68,14 @@ class Foreign:
             self._process.wait()
             self._process = None
 
-    def try_on(self, texts: Sequence[str]) -> bool:
-        """Read the file and encode samples; whether it is one that needs care in cutting texts.
+    def try_on(self, texts: Sequence[str], largest: int = 0) -> bool:
+        """Read the file and encode `texts`; whether it is one that needs care in cutting texts.
 
-        Raises `UserError` if the file is not sound or exceeds a limit.
+        The largest text that will follow has `largest` bytes, which decides its memory. Raises
+        `UserError` if the file is not sound or exceeds a limit.
         """
-        apart = self._start(max(map(_size, texts), default=0))
-        for text in (*PROBES, *(text[: 1 << 12] for text in texts[:8])):
+        apart = self._start(max(largest, 0, *map(_size, texts)))
+        for text in (*PROBES, *texts):
             try:
                 for _ in self._encode([text]):
                     pass
@@ -212,7 +212,7 @@ def load(path: str | Path, texts: Sequence[str] = ()) -> TextTokenizer:
     Raises `UserError` if it is none, or exceeds the limits of time and memory.
     """
     with Foreign(path) as foreign:
-        foreign.try_on(texts)
+        foreign.try_on([text[: 1 << 12] for text in texts], max(map(_size, texts), default=0))
         for text in texts:
             for _ in foreign.encoded([text]):
                 pass

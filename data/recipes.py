@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from conf.schema import DataConf
 from data import tokenizers
+from data.corpora import Document
 from data.foreign import Foreign
 from data.text import TextTokenizer
 from models.errors import UserError
 from models.reading import Missing, Unreadable
 
 OWN = ("bpe", "bytes", "chars")  # any other is the path of a file
+SAMPLE = 1 << 12  # bytes of a document that a file is tried on
 _APART = " apart"  # once cut in places where such a tokenizer does not separate words
 
 
@@ -43,10 +45,14 @@ def possible(conf: DataConf, file: Foreign | None) -> list[str]:
     return [key, key + _APART]
 
 
-def chosen(conf: DataConf, file: Foreign | None, texts: Iterable[str]) -> str:
-    """The one that it is, once a file has been tried on some of `texts`. Raises `UserError`."""
+def chosen(conf: DataConf, file: Foreign | None, documents: Sequence[Document]) -> str:
+    """The one that it is, once a file has been tried on the first documents. Raises `UserError`."""
     recipes = possible(conf, file)
-    return recipes[0] if file is None else recipes[file.try_on([*texts])]
+    if file is None:
+        return recipes[0]
+    samples = [doc.content[:SAMPLE].decode(errors="ignore") for doc in documents[:8]]
+    largest = max((len(doc.content) for doc in documents), default=0)
+    return recipes[file.try_on(samples, largest)]
 
 
 def build(

@@ -193,8 +193,8 @@ def _contradiction(corpus: Corpus, fingerprint: str, split: Split) -> str | None
 
 def _make(conf: DataConf, split: Split, file: Foreign | None) -> Corpus:
     """Tokenize the documents into their folder, in place of whatever is there."""
-    some = (doc.content.decode() for doc in (*split.train[:8], *split.val[:1]))
-    folder, fingerprint = _place(conf, split, recipes.chosen(conf, file, some))
+    recipe = recipes.chosen(conf, file, (*split.val, *split.train))
+    folder, fingerprint = _place(conf, split, recipe)
 
     def sound(found: Path) -> bool:
         try:  # whole: what a sample passes may be why it is made again

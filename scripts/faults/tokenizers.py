@@ -135,7 +135,8 @@ def _(draw: random.Random) -> Any:
         [3],
     )
     content = definition()
-    content["model"]["merges"] = draw.choice(merges) * draw.choice((1, 1000))
+    chosen: Any = draw.choice(merges)
+    content["model"]["merges"] = chosen * draw.choice((1, 1000)) if chosen else chosen
     return content
 
 
