@@ -109,7 +109,9 @@ class Checkpointer(lightning.Callback):
             "random": self.member.gather(random_state()),
             "best": self._best,
             "ledger": pl_module.ledger.as_dict(),
-            "rows": sum(one.rows for one in trainer.loggers if isinstance(one, JsonlLogger)),
+            "rows": next(
+                (one.written() for one in trainer.loggers if isinstance(one, JsonlLogger)), None
+            ),
             "scales": [key for key in checkpoint if key.endswith("Precision")],  # of fp16 losses
             "moments": len((checkpoint["optimizer_states"][0] or {}).get("state", {})),
             "machine": machine(pl_module.device, self.member.world),

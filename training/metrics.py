@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -50,8 +51,7 @@ class JsonlLogger(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
-        self.rows = 0
-        """How many the file holds; a checkpoint knows it."""
+        self._rows, self._digest = 0, hashlib.sha256()
 
     @property
     def name(self) -> str:
@@ -68,31 +68,41 @@ class JsonlLogger(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         # JSON has no NaN and no infinity.
         known = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
-        row = {"step": step, "time": round(time.time(), 3), **known}
+        row = json.dumps({"step": step, "time": round(time.time(), 3), **known}) + "\n"
         try:
             with self._path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(row)
         except OSError as error:  # which only `open` would name
             raise OSError(error.errno, error.strerror, str(self._path)) from None
-        self.rows += 1
+        self._count(row.encode())
+
+    def written(self) -> dict[str, Any]:
+        """Number and SHA-256 of the rows that the file holds; a checkpoint knows them."""
+        return {"count": self._rows, "sha256": self._digest.hexdigest()}
+
+    def _count(self, row: bytes) -> None:
+        self._rows += 1
+        self._digest.update(row)
 
     @rank_zero_only
-    def rewind(self, step: int, expected: int | None = None) -> None:
+    def rewind(self, step: int, expected: dict[str, Any] | None = None) -> None:
         """Drop rows after `step`: a resumed run writes them again.
 
         Lines that are no rows are left out and told, and the file as it was is kept beside it; only
-        the last line may be cut short, as a killed process leaves it. Told is also what is left, if
-        it is known that it should be `expected` rows.
+        the last line may be cut short, as a killed process leaves it. Told is also if what is left
+        is not `expected`, what had been `written` by that step.
         """
-        damaged, dropped, self.rows = [], 0, 0
+        damaged, dropped = [], 0
+        self._rows, self._digest = 0, hashlib.sha256()
         try:
             with atomic(self._path) as file:
                 for line in read_lines(self._path):
                     if (problem := problem_of(line)) and line.ended:
                         damaged.append(f"line {line.number}: {problem}")
                     elif not problem and line.value and line.value["step"] <= step:
-                        file.write(json.dumps(line.value).encode() + b"\n")
-                        self.rows += 1
+                        row = json.dumps(line.value).encode() + b"\n"
+                        file.write(row)
+                        self._count(row)
                     elif not problem and line.value:
                         dropped = max(dropped, line.value["step"])
                 if damaged:
@@ -104,10 +114,10 @@ class JsonlLogger(Logger):
                 )  # fmt: skip
         except Missing:
             write_text(self._path, "")
-        if expected not in (None, self.rows):
+        if expected is not None and expected != self.written():
             log.warning(
-                "%s has %d rows up to step %d, of %d that had been written",
-                self._path, self.rows, step, expected,
+                "%s has %d rows up to step %d, not the %d that had been written",
+                self._path, self._rows, step, expected["count"],
             )  # fmt: skip
 
     def _keep(self, damaged: list[str]) -> None:

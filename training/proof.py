@@ -138,7 +138,9 @@ def _check_own(own: Any, step: int) -> None:
     for key in ("run", "machine"):
         _need(isinstance(own.get(key, {}), dict), f"crossover.{key}")
     _need(isinstance(own.get("scales", []), list), "crossover.scales")
-    _need(is_count(own.get("rows", 0)), "crossover.rows")
+    if own.get("rows") is not None:
+        _need_keys(own["rows"], ("count", "sha256"), "crossover.rows")
+        _need(is_count(own["rows"]["count"]), "crossover.rows")
     best = own.get("best")
     if best is not None:
         _need_keys(best, ("step", "val_loss"), "best")

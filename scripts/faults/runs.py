@@ -382,7 +382,7 @@ def change_text(path: Path, draw: random.Random) -> None:
     if path.suffix == ".yaml":
         tree = yaml.safe_load(text)
         changed(tree, draw, HOSTILE)
-        path.write_bytes(json.dumps(tree).encode())  # which is YAML too
+        path.write_text(yaml.safe_dump(tree, sort_keys=False), errors="surrogatepass")
         return
     lines = text.splitlines(keepends=True) if path.suffix == ".jsonl" else [text]
     number = draw.randrange(len(lines))

@@ -150,14 +150,38 @@ def test_a_row_cut_short_by_a_crash_is_no_damage(
     assert folder.metrics.read_text() == ""
     assert "has rows up to step 1, but no checkpoint was saved" in caplog.text
     folder.metrics.unlink()
-    JsonlLogger(folder.metrics).rewind(5, 3)
-    assert "has 0 rows up to step 5, of 3 that had been written" in caplog.text
-    folder.metrics.write_text(ROW + ROW)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "has 0 rows up to step 3, not the 2 that had been written"),
+        (lambda text: text.splitlines(keepends=True)[0], "has 1 rows up to step 3, not the 2"),
+        (lambda text: text + text, "has 4 rows up to step 3, not the 2"),
+        (lambda text: text.replace("2.5", "2.4"), "has 2 rows up to step 3, not the 2"),
+        (lambda text: text, ""),
+        (lambda text: text + '{"step": 4, "train/loss": 1.0}\n{"step": 5', ""),
+    ],
+)
+def test_rows_are_those_that_a_checkpoint_knows(
+    folder: RunFolder,
+    content: Callable[[str], str] | None,
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = JsonlLogger(folder.metrics)
+    logger.rewind(0)
+    for step in (1, 3):
+        logger.log_metrics({"train/loss": 2.5, "val/loss": float("nan")}, step)
+    text = folder.metrics.read_text()
+    folder.metrics.unlink()
+    if content is not None:
+        folder.metrics.write_text(content(text))
     again = JsonlLogger(folder.metrics)
-    again.rewind(5, 1)
-    assert "has 2 rows up to step 5, of 1 that had been written" in caplog.text
-    again.log_metrics({"a": 1.0}, 6)
-    assert again.rows == 3
+    again.rewind(3, logger.written())
+    assert said in caplog.text and bool(said) == bool(caplog.text)
+    if not said:
+        assert folder.metrics.read_text() == text and again.written() == logger.written()
 
 
 @pytest.mark.parametrize(
