@@ -18,6 +18,7 @@ from data.text import END_OF_TEXT
 
 HEAD = 1 << 16  # characters looked at, where the beginning tells
 SNIPPET = 1 << 12  # characters of JSON that a text may well consist of
+PARSED = 1 << 24  # characters of JSON; as objects they can take fifty times their size
 RECORDS = 5  # of a table, before lines of equal shape are no coincidence
 
 _SUFFIXES = {
@@ -86,10 +87,21 @@ def _json(text: str) -> bool:
 
 
 def _parsed(text: str) -> object:
+    """What JSON a text is, or None; of one too long to be held as objects, whether it begins so."""
+    if len(text) > PARSED:
+        return [] if _begins_as_json(text[:HEAD]) else None
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _begins_as_json(head: str) -> bool:
+    place = 0
+    while found := _JSON_TOKEN.match(head, place):
+        place = found.end()
+    rest = head[place:].strip()
+    return rest[:1] == '"' or len(rest) < 6  # a string, number or word that is cut
 
 
 def _html(text: str) -> bool:
@@ -131,6 +143,7 @@ def _balanced(field: str) -> bool:
     return all(field.count(left) == field.count(right) for left, right in ("()", "[]", "{}"))
 
 
+_JSON_TOKEN = re.compile(r'\s*(?:[][{},:]|"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*|true|false|null)')
 _SEPARATOR = re.compile(rf"(?<![`'\"\\]){re.escape(END_OF_TEXT)}(?![`'\"\\])")
 _KINDS: dict[str, Callable[[str], bool]] = {
     "JSON lines": _json_lines,

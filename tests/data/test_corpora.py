@@ -235,6 +235,27 @@ def test_records_and_markup_are_refused_with_the_way_out(
     assert taken == [Document(name, content.encode())]
 
 
+@pytest.mark.parametrize(
+    ("content", "is_json"),
+    [
+        (json.dumps([RECORD] * 2000), True),
+        (json.dumps([RECORD] * 2000, indent=1), True),
+        (json.dumps({"text": "word \\n" * 30_000}), True),
+        (json.dumps([-1.5e-9, True, None, False] * 9000), True),
+        ("[" + "[]," * 40_000, True),
+        ("config = {\n" + '    "a": [1, 2],\n' * 4000 + "}\n", False),
+        ("{\n" + "  x = 1;\n" * 9000 + "}\n", False),
+        ("[Illustration]\n" * 9000, False),
+        ("{name}, {place}\n" * 9000, False),
+    ],
+)
+def test_json_too_long_to_be_parsed_is_told_by_its_beginning(
+    monkeypatch: pytest.MonkeyPatch, content: str, is_json: bool
+) -> None:
+    monkeypatch.setattr(corpora.kinds, "PARSED", 5000)
+    assert (corpora.kinds.markup("a.txt", content) is not None) == is_json
+
+
 @pytest.mark.parametrize("content", PLAIN)
 def test_prose_and_source_code_are_plain_text(tmp_path: Path, content: str) -> None:
     for name in ("a.txt", "a.py", "a"):
