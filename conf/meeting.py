@@ -13,7 +13,6 @@ from conf.words import expanded
 from training.naming import default_name
 
 TOGETHER = ("probe", "repeatability", "busy", "torture", "demo")  # their jobs are one sweep
-CONTESTANT = ("model", "vocab_size")  # what may differ within it
 
 
 def meeting_problems(
@@ -32,7 +31,7 @@ def meeting_problems(
 def _apart(config_name: str, overrides: list[Override]) -> Iterator[str]:
     for override in overrides:
         name = override.key_or_group
-        if override.is_sweep_override() and name.split(".")[0] not in CONTESTANT:
+        if override.is_sweep_override() and name.split(".")[0] != "model":  # all read the same
             yield (
                 f"{name}= cannot be swept: {config_name}.py measures all contestants in one sweep; "
                 "run it once for each value, with a group= of its own"

@@ -57,6 +57,7 @@ def test_one_number_is_a_list_of_one() -> None:
         (TRAIN, ["-m", "optim.lr=tag(x)"], "'optim.lr=tag(x)': "),
         (TRAIN, ["name=["], "'name=[' is not of the form key=value"),
         ("probe", ["-m", "seed=0,1"], "seed= cannot be swept: probe.py measures all contestants"),
+        ("probe", ["-m", "vocab_size=300,400"], "vocab_size= cannot be swept: probe.py measures"),
         (TRAIN, ["--cfg=nothing"], "'--cfg=nothing': write --cfg with one of job, hydra, all"),
         (TRAIN, ["hydra/launcher=nothing"], "hydra/launcher=nothing: no such launcher"),
     ],
