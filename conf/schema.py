@@ -471,7 +471,7 @@ class DemoConf:
     passes: int = key(3, "processes that every point is measured in, at most", low=1, high=TIMES)
 
 
-FAULTS = ("kill", "terminate", "corrupt", "disk", "lines", "weights")
+FAULTS = ("kill", "terminate", "corrupt", "disk", "lines", "edges", "corpora", "weights")
 
 
 @dataclass
@@ -479,7 +479,10 @@ class TortureConf:
     """Provoke every fault that a run must survive, and count what is lost."""
 
     runs: int = key(
-        100, "trainings to kill; half as many for SIGTERM, five times the lines", low=1, high=1e6
+        100,
+        "trainings to kill; half as many for SIGTERM, ten times the command lines",
+        low=1,
+        high=1e6,
     )
     seed: int = key(0, "of the instants, the damage and the lines", low=0, high=2**32 - 1)
     faults: list[str] = key([*FAULTS], "kinds to provoke", choices=FAULTS)

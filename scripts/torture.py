@@ -1,8 +1,9 @@
 """Is anything ever lost? `python scripts/torture.py runs=100`.
 
 Interrupts small trainings at random instants, damages their checkpoints, fills the disk, and feeds
-bad command lines and malicious files; then the same command must end in the same bits, or a plain
-message must say why not. Prints a table; the exit status is 1 if anything was lost.
+bad command lines and damaged, foreign and malicious files of every kind that is read; then the same
+command must end in the same bits, or a plain message must say why not. Prints a table; the exit
+status is 1 if anything was lost.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
@@ -29,11 +31,31 @@ import torch
 
 from conf.launch import CRASHED
 from conf.schema import TortureConf
+from scripts.faults import corpora, edges
 from scripts.faults.checkpoints import WAYS, corrupt
 from scripts.faults.refusals import command_lines, weight_files
 from scripts.faults.trainings import VARIANTS, Lab, Reference, Tally
+from scripts.faults.trial import Trials
 
 SHOWN = 10  # losses of one kind that are printed
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Inputs that are generated from their formats, one trial each."""
+
+    name: str
+    """Among `conf.schema.FAULTS`."""
+    told: str
+    share: float
+    """Trials, as a multiple of `runs`."""
+    trials: Trials
+
+
+KINDS = (
+    Kind("edges", "command lines at and beyond the edges of every key's type", 10, edges.trials),
+    Kind("corpora", "damaged or hostile prepared corpora, texts, tokenizers", 2, corpora.trials),
+)
 
 
 def main(confs: list[TortureConf]) -> None:
@@ -91,6 +113,13 @@ def torture(conf: TortureConf, folder: Path) -> Iterator[Tally]:
     if "lines" in conf.faults:
         tally = Tally("bad configurations and command lines, generated from the schema")
         command_lines(5 * conf.runs, conf.seed, folder, tally)
+        yield tally
+    for kind in (one for one in KINDS if one.name in conf.faults):
+        tally = Tally(kind.told)
+        own = folder / kind.name
+        own.mkdir(parents=True)
+        for description, problem in kind.trials(math.ceil(kind.share * conf.runs), conf.seed, own):
+            tally.count(problem and f"{description}: {problem}")
         yield tally
     if "weights" in conf.faults:
         tally = Tally("malicious or foreign weight files")

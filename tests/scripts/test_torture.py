@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
-from scripts.faults import refusals
+from conf.schema import SCRIPTS
+from scripts.faults import edges, refusals
 from scripts.faults.child import Child, Ended
-from scripts.faults.command_lines import bad_lines
+from scripts.faults.command_lines import bad_lines, keys
 from scripts.faults.refusals import complaint, problem_of
 from scripts.faults.trainings import NAME, Reference, verdict
 from scripts.faults.weights import MAKERS
+from scripts.torture import KINDS
 from tests.scripts.commands import run_script
 from tests.training.runs import run_conf
 from training.folder import RunFolder
@@ -21,7 +24,8 @@ def test_nothing_is_lost(capfd: pytest.CaptureFixture[str]) -> None:
     done = run_script(capfd, "torture", "runs=3", "seed=1")
     assert done.status == 0, done.err
     rows = [line.split("|")[1:4] for line in done.out.splitlines() if line.startswith("|")][2:]
-    assert [int(tried) for _, tried, _ in rows] == [3, 2, 2, 1, 15, len(MAKERS)]
+    others = [math.ceil(3 * kind.share) for kind in KINDS]
+    assert [int(tried) for _, tried, _ in rows] == [3, 2, 2, 1, 15, *others, len(MAKERS)]
     assert all(int(lost) == 0 for _, _, lost in rows)
     assert len(MAKERS) >= 30
 
@@ -31,6 +35,42 @@ def test_bad_lines_are_many_and_different() -> None:
     assert len(set(lines)) == 500
     assert bad_lines(500, 0) == lines != bad_lines(500, 1)
     assert {line[0] for line in lines} >= {"train", "probe", "report", "generate", "convert"}
+
+
+def test_edges_are_of_every_script_and_key() -> None:
+    lines = edges.edge_lines(1000, 0)
+    assert len(set(lines)) == 1000
+    assert edges.edge_lines(1000, 0) == lines != edges.edge_lines(1000, 1)
+    given = {(line[0], word.partition("=")[0]) for line in lines for word in line[1:]}
+    for script in SCRIPTS:
+        assert given >= {(script, name) for name, _, _ in keys(script)}
+
+
+def test_an_edge_that_is_not_answered_in_plain_words_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edges, "COMPUTING", 0.2)
+
+    def answer(*_: object) -> int:
+        return answers.pop()()
+
+    def spin() -> int:
+        while True:
+            pass
+
+    def leave() -> int:
+        (tmp_path / "runs").mkdir()
+        return 2
+
+    answers = [lambda: 0, lambda: 2, lambda: 1, lambda: {}[0], spin]
+    monkeypatch.setattr(edges, "run", answer)
+    told = [edges.problem_of(("train",), tmp_path) or "" for _ in range(5)]
+    for text, start in zip(
+        told, ("a traceback: Tim", "a traceback: Key", "status 1", "ref", ""), strict=True
+    ):
+        assert text.startswith(start) and bool(text) == bool(start)
+    monkeypatch.setattr(edges, "run", lambda *_: print("error: no") or leave())
+    assert "began work" in (edges.problem_of(("train",), tmp_path) or "")
 
 
 def test_a_line_that_is_not_refused_is_noticed(
