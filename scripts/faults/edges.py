@@ -21,6 +21,7 @@ from typing import Any
 
 from conf.jobs import run
 from conf.launch import REFUSED
+from conf.meeting import TOGETHER
 from conf.schema import SCRIPTS
 from scripts.faults.child import Child
 from scripts.faults.command_lines import CONF, NEEDED, Line, keys
@@ -222,7 +223,6 @@ def problem_of(line: Line, place: Path) -> str | None:
     return None
 
 
-TOGETHER = ("probe", "repeatability", "busy", "torture", "demo")
 BEGUN = "the work begins"
 
 
