@@ -471,7 +471,9 @@ class DemoConf:
     passes: int = key(3, "processes that every point is measured in, at most", low=1, high=TIMES)
 
 
-FAULTS = ("kill", "terminate", "corrupt", "disk", "lines", "edges", "corpora", "weights")
+FAULTS = (
+    "kill", "terminate", "corrupt", "disk", "lines", "edges", "corpora", "runs", "weights",
+)  # fmt: skip
 
 
 @dataclass
