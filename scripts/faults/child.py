@@ -28,7 +28,7 @@ PRELOADED = (
     "scripts.faults.trainings",
     "scripts.faults.refusals",
 )
-LONGEST = 300.0  # seconds that a child may take before it counts as hanging
+LONGEST = 1200.0  # seconds that a child may take, on a busy machine, before it counts as hanging
 
 
 @dataclass(frozen=True)
