@@ -151,9 +151,10 @@ def _sizes(rows: Sequence[Placed]) -> str:
     known = [(one.row.parameters, one) for one in rows if one.row.parameters]
     if alike(count for count, _ in known):
         return ""
+    by_size = sorted(known, key=lambda pair: pair[0])
     ends = (
         (f"{count:,} of {one.row.contestant} {one.row.size}", one)
-        for count, one in (extreme(known, key=lambda pair: pair[0]) for extreme in (min, max))
+        for count, one in (by_size[0], by_size[-1])
     )
     return _differing(f"number of parameters (by more than {SIZE_TOLERANCE:.0%})", ends)
 
