@@ -51,6 +51,14 @@ def test_what_is_no_file_is_named_and_left(folder: RunFolder, kind: str) -> None
         folder.check()
 
 
+def test_leftovers_that_are_none_of_ours_are_let_be(folder: RunFolder) -> None:
+    (folder.path / ".a.tmp").mkdir()
+    (folder.path / ".b.tmp").write_text("half")
+    (folder.path / ".c.tmp").symlink_to(".c.tmp")
+    folder.sweep()
+    assert {path.name for path in folder.path.iterdir()} == {".a.tmp", "checkpoints"}
+
+
 @pytest.mark.parametrize("kind", PLACES)
 def test_a_lock_is_a_file_of_its_own(folder: RunFolder, kind: str) -> None:
     PLACES[kind](folder.lock)
