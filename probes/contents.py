@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from probes import accounts, compare, costs, story, stretches, tables, words
 from probes.compare import Curve, Finding, Point
-from probes.markup import Table
+from probes.markup import Table, plain
 from probes.measures import MEASURES, Measure
 from probes.stretches import Stretch
 from probes.tables import Method
@@ -92,13 +91,9 @@ class Contents:
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
-        values = asdict(self)
-        for one, chart in zip(values["charts"], self.charts, strict=True):
-            one["table"] = chart.table.plain()
-        values["tables"] = {name: table.plain() for name, table in self.tables.items()}
-        values["story"] = [{"heading": head, "paragraphs": texts} for head, texts in self.story]
-        found: dict[str, Any] = json.loads(json.dumps(values))  # lists for tuples, as it is read
-        return found
+        found: dict[str, Any] = plain(self)
+        blocks = [{"heading": head, "paragraphs": list(texts)} for head, texts in self.story]
+        return found | {"story": blocks}
 
 
 def contents(report: Report) -> Contents:

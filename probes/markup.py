@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from html import escape
 from typing import Any
 
@@ -42,6 +42,17 @@ class Table:
             "headings": [one.removeprefix("#") for one in self.headings if self.lines],
             "rows": [[one.head, *one.cells] for one in self.lines],
         }
+
+
+def plain(value: Any) -> Any:
+    """Of dataclasses and tables within one another, JSON values."""
+    if isinstance(value, Table):
+        return value.plain()
+    if is_dataclass(value):
+        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def prose(text: str) -> str:

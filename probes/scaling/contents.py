@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from probes import words
-from probes.markup import Line, Table
+from probes.markup import Line, Table, plain
 from probes.scaling import tell
 from probes.scaling.study import Study
 
@@ -38,8 +37,7 @@ class Contents:
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
-        values = asdict(self) | {"laws": self.laws.plain(), "trials": self.trials.plain()}
-        found: dict[str, Any] = json.loads(json.dumps(values))  # lists for tuples, as it is read
+        found: dict[str, Any] = plain(self)
         return found
 
 

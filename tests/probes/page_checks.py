@@ -283,6 +283,7 @@ def check_texts(shown: Shown, record: Record) -> Iterator[str]:
     told = record["page"]
     said = strings(told) | {text for one in told["method"]["facts"] for text in (one,)}
     said |= {line for one in told["method"]["commands"] for line in one.split("\n")}
+    said |= strings(record.get("scaling", {}).get("page", {}))
     if told["ranges"]:
         said |= {f"{tick:,}" for tick in told["ranges"]["ticks"]}
     names = {one[0] for one in told["tables"]["contestants"]["rows"]}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,16 @@ BUDGET = 2**30
 ONE_SWEEP = ("ttft", "decode", "generate", "layer", "operator", "max_batch", "max_batch_train")
 
 
+@cache
+def target_of(contestant: str) -> str:
+    """Its class path; reading YAML takes a while."""
+    return spec_of(contestant).target
+
+
 def said(contestant: str, config: dict[str, Any]) -> dict[str, Any]:
     """What the model of that name says it is; one of another name attends."""
     if contestant in (*NAMES, *FOREIGN):
-        return asdict(nature(spec_of(contestant).target, config))
+        return asdict(nature(target_of(contestant), config))
     return {"recurrent": False, "title": contestant, "options": {}}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from conf.schema import PROBES
-from probes import figures, frame, html
+from probes import bootstrap, figures, frame, html
 from probes.collect import collect
 from probes.costs import Price
 from probes.flat import csv_text
@@ -150,7 +150,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Report]
             folder = tmp_path_factory.mktemp(variant.__name__)
             material = collect([write_run(folder / "run", rows, *runs)])
             price = Price(2.5, "EUR") if variant is decided else None
-            made[variant.__name__] = analyse(material, folder, (256, 4096), price)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(bootstrap, "DRAWS", 200)  # of no matter here, and sooner done
+                made[variant.__name__] = analyse(material, folder, (256, 4096), price)
         return made[variant.__name__]
 
     return report
