@@ -26,7 +26,7 @@ Trials = Callable[[int, int, Path], Iterator[Trial]]
 """`count`, `seed`, and an empty folder of its own."""
 
 LIMIT = 10.0  # seconds after which a child that reads a hostile input counts as hanging
-BUSY = 60.0  # the same where the machine, not the child, is slow
+BUSY = 600.0  # the same where the machine, not the child, is slow
 MEMORY = 4 << 30  # bytes that it may map beyond what it has at its start
 HANGS = "hangs"  # what `run` adds to the text of a child that it had to end
 
