@@ -1,4 +1,4 @@
-"""The short form of the trials on run folders, and that they would notice a loss."""
+"""Trials on run folders: how many kinds there are, and that they would notice a loss."""
 
 from __future__ import annotations
 
@@ -10,14 +10,9 @@ import pytest
 
 from scripts.faults import runs
 from scripts.faults.child import Ended
-from scripts.faults.runs import NAME, Base, Field, drawn, lost, trials
+from scripts.faults.runs import NAME, Base, Field, drawn, lost
 from tests.training.runs import run_conf
 from training.folder import RunFolder
-
-
-def test_a_few(tmp_path: Path) -> None:
-    done = dict(trials(3, 27, tmp_path))
-    assert len(done) == 3 and not any(done.values()), done
 
 
 def test_the_ways_are_many_and_the_same_for_a_seed(tmp_path: Path) -> None:
