@@ -10,8 +10,10 @@ Noise is relative, so it is drawn in logarithms, and every point gets fresh luck
 * Points of several processes. All repeats of one process share its luck (memory layout, a busy
   neighbour), which they cannot show, so the values of processes are what is drawn: from the
   differences between two processes of a point, over sqrt 2, in units of that point's noise, pooled
-  over lengths. A point's noise is its own variance weighed with `PRIOR` degrees of freedom against
-  what is usual for the contestant, so that one disturbed point widens its own interval only.
+  over lengths. A process that a burst has hit is told by its distance from the point, in units of
+  what is usual for the contestant, and takes no part. A point's noise is its own variance weighed
+  with `PRIOR` degrees of freedom against the usual one; where it cannot be told which processes are
+  hit, the spread of all of them, so that such a point widens its own interval only.
 * Points of one process. Residuals of the repeats are pooled over the lengths, and a draw takes the
   quartile of as many as there are repeats. The luck of the process shows only as points that
   scatter about a smooth curve by more than that; `scatter` draws it from there. A curve that fits
@@ -39,10 +41,13 @@ Average = Callable[[Array], Array]
 DRAWS = 2000
 QUANTILE = 0.25
 GROSS = 4.0
-"""Standard deviations at which drawn errors are cut. What is delayed by more is either left out by
-the quartile, or shows in its own point: as processes that differ, or as scatter about the curve."""
+"""Standard deviations beyond which a process is hit by a burst, and at which the errors of repeats
+are cut. What is delayed by more is either left out by the quartile, or shows in its own point: as
+processes that differ, or as scatter about the curve."""
 PRIOR = 8
 """Degrees of freedom that the usual noise of a contestant weighs against that of a point."""
+ROUNDS = 10
+"""At most, until leaving out what is gross changes nothing."""
 
 
 def numbered(processes: Processes) -> dict[int, Repeats]:
@@ -52,7 +57,7 @@ def numbered(processes: Processes) -> dict[int, Repeats]:
 
 def typical(repeats: Repeats) -> float:
     """The value of one process: the lower quartile of its repeats."""
-    return float(np.quantile(repeats, QUANTILE))
+    return float(lower_quartile(np.asarray(repeats, dtype=np.float64)))
 
 
 def centre(processes: Processes) -> float:
@@ -101,27 +106,99 @@ def errors(groups: Groups, rng: np.random.Generator) -> Array | None:
     With one process per point they lack its luck: add `scatter`.
     """
     if in_several_processes(groups):
-        return process_errors(levels(groups), lower_quartile, rng)
+        return process_errors([one[:, None] for one in levels(groups)], rng)
     return repeat_errors(groups, rng)
 
 
-def process_errors(points: Sequence[Array], average: Average, rng: np.random.Generator) -> Array:
-    """Errors `[draws, points]` of the average of every point's log values of processes."""
-    counts = np.array([len(point) for point in points])
-    sizes = _sizes(points)
+def contrast(points: Array) -> Array:
+    """Of logs `[..., processes, contestants]`, the lower quartile over the processes; with two
+    contestants, that of the first less that of the second."""
+    return _less(lower_quartile(np.swapaxes(points, -1, -2)))
+
+
+def _less(logs: Array) -> Array:
+    """The first of the last axis, less the second if there is one."""
+    return np.asarray(np.subtract.reduce(logs, axis=-1))
+
+
+def process_errors(points: Sequence[Array], rng: np.random.Generator) -> Array:
+    """Errors `[draws, points]` of the `contrast` of the `unhit` processes of every point.
+
+    A point is its logs `[processes, contestants]`. The contestants of a process are drawn together,
+    so that what slows both cancels.
+    """
+    kept = unhit(points)
+    sizes = _sizes(points, kept)
     pool = np.concatenate(
         [
-            (point[:, None] - point)[~np.eye(len(point), dtype=bool)] / (2**0.5 * size)
-            for point, size in zip(points, sizes, strict=True)
-            if len(point) > 1 and size > 0
+            (some[:, None] - some)[~np.eye(len(some), dtype=bool)] / (2**0.5 * size)
+            for some, size in zip(kept, sizes, strict=True)
+            if len(some) > 1 and size > 0
         ]
-        or [np.zeros(1)]
+        or [np.zeros((1, points[0].shape[1]))]
     )
-    noise = _draws(np.clip(pool, -GROSS, GROSS), counts, average, rng)
+    counts = np.array([len(some) or len(point) for some, point in zip(kept, points, strict=True)])
+    noise = _draws(pool, counts, contrast, rng)
     noise -= noise.mean(axis=0)
-    freedom = PRIOR + counts - 1
-    luck = np.sqrt(freedom / rng.chisquare(freedom, size=noise.shape))
-    return noise * sizes * luck
+    spare = max(1, sum(len(some) - 1 for some in kept if len(some)))
+    return noise * sizes * np.sqrt(spare / rng.chisquare(spare, size=(len(noise), 1)))
+
+
+def doubt(points: Sequence[Array] | Groups, rng: np.random.Generator) -> Array:
+    """Factors `[draws, points]`: how much more or less noise a point may have than it shows."""
+    freedom = np.array([PRIOR + len(point) - 1 for point in points])
+    return np.sqrt(freedom / rng.chisquare(freedom, size=(DRAWS, len(freedom))))
+
+
+def unhit(points: Sequence[Array]) -> list[Array]:
+    """Of every point the rows that no burst has hit; none of them if it cannot be told which.
+
+    A burst moves the difference between the contestants of its process away from the `contrast` of
+    the point. Where processes drift apart as well, the quartiles of the two contestants can be
+    those of different processes; then most processes agree with the median of the differences
+    instead, which lies no further off than they drift.
+    """
+    near = GROSS * _spread([_less(point) for point in points if len(point) > 1])
+    ranges = [np.ptp(point, axis=0).min() for point in points if len(point) > 1]
+    far = near + (float(np.median(ranges)) if ranges else 0.0)
+    kept = []
+    for point in points:
+        gaps, centre_ = _less(point), contrast(point)
+        middle = np.median(gaps)
+        best, other = (np.abs(gaps - start) <= near for start in (centre_, middle))
+        if abs(middle - centre_) <= far and other.sum() > max(best.sum(), len(point) / 2):
+            best = other
+        kept.append(point[best] if best.sum() >= len(point) // 2 else point[:0])
+    return kept if max(map(len, kept)) > 1 else list(points)
+
+
+def _spread(points: Sequence[Array]) -> float:
+    """Standard deviation of the values of a point, pooled, without those that bursts moved."""
+    gaps = [point - np.median(point) for point in points]
+    every = np.abs(np.concatenate(gaps)) if gaps else np.zeros(1)
+    size = float(np.median(every[every > 0])) if every.any() else 0.0
+    for _ in range(ROUNDS):
+        near = [some for gap in gaps if len(some := gap[np.abs(gap) <= GROSS * size]) > 1]
+        if not near:
+            break
+        squares = sum(float(np.square(some - some.mean()).sum()) for some in near)
+        before, size = size, (squares / sum(len(some) - 1 for some in near)) ** 0.5
+        if size == before:
+            break
+    return size
+
+
+def _sizes(points: Sequence[Array], kept: Sequence[Array]) -> Array:
+    """Standard deviation of one process, by point: its own weighed against the usual one; where
+    bursts cannot be told apart, that of all there is."""
+    spare = np.array([max(0, len(some) - 1) for some in kept])
+    own = np.array([_less(some).var(ddof=1) if len(some) > 1 else 0.0 for some in kept])
+    usual = float(spare @ own) / max(1, int(spare.sum()))
+    sizes = np.sqrt((PRIOR * usual + spare * own) / (PRIOR + spare))
+    for place, (point, some) in enumerate(zip(points, kept, strict=True)):
+        if not len(some):
+            sizes[place] = np.sqrt(np.square(_less(point) - contrast(point)).mean())
+    return sizes
 
 
 def repeat_errors(groups: Groups, rng: np.random.Generator) -> Array | None:
@@ -160,34 +237,6 @@ def lower_quartile(values: Array) -> Array:
     first = int(place)
     last = min(first + 1, values.shape[-1] - 1)
     return ordered[..., first] + (place - first) * (ordered[..., last] - ordered[..., first])
-
-
-def middle(values: Array) -> Array:
-    """Median over the last axis; several times as fast as `np.median` on short ones."""
-    ordered = np.sort(values, axis=-1)
-    count = values.shape[-1]
-    return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
-
-
-def _sizes(points: Sequence[Array]) -> Array:
-    """Standard deviation of one process, by point: its own weighed against the usual one."""
-    spare = np.array([len(point) - 1 for point in points])
-    own = np.array([point.var(ddof=1) if len(point) > 1 else 0.0 for point in points])
-    known = spare > 0
-    # The median of a variance of few values is below its mean (Wilson and Hilferty 1931).
-    usual = np.median(own[known] / (1 - 2 / (9 * spare[known])) ** 3)
-    # Of three or more processes the one furthest off may be a burst, which no median heeds.
-    several = spare > 1
-    if several.any():
-        close = np.array([_close(point).var(ddof=1) for point in points if len(point) > 2])
-        middling = np.median(close)
-        own[several] = usual * close / middling if middling > 0 else own[several]
-    return np.sqrt((PRIOR * usual + spare * own) / (PRIOR + spare))
-
-
-def _close(point: Array) -> Array:
-    """Without the value that is furthest from the median."""
-    return np.delete(point, np.argmax(np.abs(point - np.median(point))))
 
 
 def _draws(pool: Array, counts: Array, average: Average, rng: np.random.Generator) -> Array:

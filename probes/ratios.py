@@ -1,8 +1,9 @@
 """Which of two contestants needs less, at which lengths, and where that changes: with an interval.
 
-The two are measured next to each other in time, so what slows the machine slows both, and the
-ratio of a point is the median over its processes of the differences of the two logs, paired by the
-number of the process. Its errors are drawn as those of a point (`probes.bootstrap`).
+The ratio of a point is that of the values of the two contestants, lower quartiles over the
+processes that both have, without those that a burst has hit in either (`probes.bootstrap.unhit`).
+The two are measured next to each other in time, so what slows the machine slows both: processes are
+paired by their number, and their errors drawn in pairs (`probes.bootstrap.process_errors`).
 
 The intervals of the ratios hold together: the widest error over all lengths of a draw sets how many
 standard deviations wide they are, so that all of them contain the truth in 95 % of sweeps, and a
@@ -83,8 +84,10 @@ def ratios(samples_a: Samples, samples_b: Samples, resolution: Resolution, seed:
         bootstrap.centres(samples_a, lengths), bootstrap.centres(samples_b, lengths)
     )
     limits = np.array([resolution.of(value) for value in smaller])
-    points = [_differences(a, b) for a, b in zip(groups_a, groups_b, strict=True)]
-    value = np.array([float(np.median(point)) for point in points])
+    points = [_shared(a, b) for a, b in zip(groups_a, groups_b, strict=True)]
+    kept = points if resolution.exact else bootstrap.unhit(points)
+    best = [some if len(some) else point for some, point in zip(kept, points, strict=True)]
+    value = np.array([float(bootstrap.contrast(one)) for one in best])
     noise = None
     if not resolution.exact:
         rng = np.random.default_rng(seed)
@@ -96,7 +99,8 @@ def ratios(samples_a: Samples, samples_b: Samples, resolution: Resolution, seed:
         ]  # fmt: skip
         bounds = np.full((2, len(value)), np.nan)
     else:
-        reach = band(noise)
+        several = bootstrap.in_several_processes(points)
+        reach = band(noise * bootstrap.doubt(points, rng) if several else noise)
         bounds = np.stack([value - reach, value + reach])
         sides = [
             _side(low, high, limit, resolution)
@@ -120,13 +124,12 @@ def ratios(samples_a: Samples, samples_b: Samples, resolution: Resolution, seed:
     )
 
 
-def _differences(one: dict[int, Array], other: dict[int, Array]) -> Array:
-    """Of the logs of processes of the same number; of the points if there are none."""
+def _shared(one: dict[int, Array], other: dict[int, Array]) -> Array:
+    """Logs `[processes, 2]` of the processes both have; of the points if there are none."""
     both = sorted(one.keys() & other.keys())
     if not both:
-        values = bootstrap.centre(one), bootstrap.centre(other)
-        return np.log([values[0] / values[1]])
-    return np.log([bootstrap.typical(one[n]) / bootstrap.typical(other[n]) for n in both])
+        return np.log([[bootstrap.centre(one), bootstrap.centre(other)]])
+    return np.log([[bootstrap.typical(each[n]) for each in (one, other)] for n in both])
 
 
 def _noise(
@@ -134,7 +137,7 @@ def _noise(
 ) -> Array | None:
     """Errors of the log ratios `[draws, points]`, or `None` for single values."""
     if bootstrap.in_several_processes(points):
-        return bootstrap.process_errors(points, bootstrap.middle, rng)
+        return bootstrap.process_errors(points, rng)
     noises = [bootstrap.repeat_errors(groups, rng) for groups in both]
     if noises[0] is None or noises[1] is None:
         return None
@@ -194,6 +197,7 @@ def _place(x: Array, rows: Array, before: int, after: int) -> Array:
     last = after - np.argmax(positive[:, ::-1], axis=1)
     found = np.where(positive[:, -1], x[after], x[before])
     inside = np.flatnonzero(positive[:, 0] & ~positive[:, -1])
-    at = [root(x, rows[inside], one[inside]) for one in (first, last)]
-    found[inside] = (at[0] + at[1]) / 2
+    found[inside] = root(x, rows[inside], first[inside])
+    twice = inside[first[inside] < last[inside]]
+    found[twice] = (found[twice] + root(x, rows[twice], last[twice])) / 2
     return found

@@ -42,6 +42,11 @@ class Noise:
     drift: float = 0.0
     """By how much both contestants slow down from the first process to the last."""
 
+    @property
+    def contamination(self) -> float:
+        """Share of the repeats or of the processes that others slow down."""
+        return max(self.delayed, self.held, self.bursts)
+
 
 NOISES = (
     Noise("quiet"),
@@ -55,6 +60,8 @@ NOISES = (
     Noise("drift of 20 %", drift=0.2),
     Noise("5 % of the processes in bursts", bursts=0.05),
     Noise("10 % in bursts, 5 processes", bursts=0.1, processes=5),
+    Noise("drift, 5 % in bursts", drift=0.2, bursts=0.05),
+    Noise("drift, 10 % in bursts, 5 processes", drift=0.2, bursts=0.1, processes=5),
     Noise("45 % delayed, 5 processes", delayed=0.45, processes=5),
     Noise("60 % delayed, 5 processes", delayed=0.6, processes=5),
 )
@@ -171,6 +178,10 @@ def called_linear(cost: Cost, size: float, seeds: int) -> float:
     return calls / seeds
 
 
+ENOUGH = 20
+"""Crossings of which to tell how many intervals hold."""
+
+
 def main(seeds: int) -> None:
     """Print all tables."""
     print("| noise | " + " | ".join(ESTIMATORS) + " |\n|---|" + "--:|" * len(ESTIMATORS))
@@ -183,7 +194,8 @@ def main(seeds: int) -> None:
         for noise in NOISES:
             *shares, holds = verdicts(truth, noise, seeds)
             cells = [f"{100 * share:.1f} %" for share in shares]
-            cells.append(f"{100 * holds:.1f} %" if truth == "crosses" and shares[0] else "")
+            enough = truth == "crosses" and shares[0] * seeds >= ENOUGH
+            cells.append(f"{100 * holds:.1f} %" if enough else "")
             print(f"| {noise.name} | {truth} | {' | '.join(cells)} |", flush=True)
     print("\n| cost | noise | called linear |\n|---|--:|--:|")
     for name, (cost, size) in GROWTHS.items():

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from probes.bootstrap import centre, centres, errors, grouped, in_several_processes, scatter
+from probes import bootstrap
+from probes.bootstrap import (
+    centre,
+    centres,
+    errors,
+    grouped,
+    in_several_processes,
+    process_errors,
+    scatter,
+    unhit,
+)
 
 LENGTHS = tuple(2**k for k in range(5, 15))
 
@@ -73,3 +83,49 @@ def test_scatter_is_what_noise_does_not_explain():
     assert scatter(residuals, 48, noise, rng).std() == pytest.approx(0.05, rel=0.2)
     assert scatter(residuals / 50, 48, noise, rng).std() < 1e-3
     assert not scatter(residuals, 0, noise, rng).any()
+
+
+def logs(samples):
+    return [np.log([[bootstrap.typical(r)] for r in samples[length]]) for length in LENGTHS]
+
+
+def test_a_burst_is_left_out_and_widens_nothing():
+    """A fifth of the processes are up to three times as slow, at every length one."""
+    points = logs(drawn(5, 3, 0.01, 0.01))
+    quiet = process_errors(points, np.random.default_rng(0)).std(axis=0)
+    for place, point in enumerate(points):
+        point[place % 5] += np.log(1.2 + 0.2 * place)
+    kept = unhit(points)
+    assert [len(point) for point in kept] == [4] * len(LENGTHS)
+    found = process_errors(points, np.random.default_rng(0)).std(axis=0)
+    assert (found < 2 * quiet).all()
+
+
+def test_where_bursts_cannot_be_told_the_point_alone_is_wide():
+    """Two of three processes are slow, so that the quartile is nobody's."""
+    points = logs(drawn(3, 3, 0.01, 0.01))
+    points[4][1:] += np.array([[0.5], [0.7]])
+    assert [len(point) for point in unhit(points)] == [3] * 4 + [0] + [3] * 5
+    found = process_errors(points, np.random.default_rng(0)).std(axis=0)
+    wrong = bootstrap.contrast(points[4]) - points[4][0, 0]
+    assert 2 * found[4] > wrong
+    assert np.delete(found, 4).max() < 0.05
+
+
+def test_what_slows_both_contestants_of_a_process_cancels():
+    rng = np.random.default_rng(0)
+    points = [np.repeat(rng.standard_normal((4, 1)), 2, axis=1) for _ in range(6)]
+    assert not process_errors(points, rng).any()
+    assert [bootstrap.contrast(point) for point in points] == [0] * 6
+
+
+def test_a_burst_on_top_of_a_drift_is_left_out():
+    """The quartiles of the two are then those of different processes."""
+    rng = np.random.default_rng(0)
+    drift = np.linspace(0, 0.2, 3)[:, None]
+    points = [drift + 0.002 * rng.standard_normal((3, 2)) for _ in range(6)]
+    points[2][0, 0] += 1
+    assert bootstrap.contrast(points[2]) > 0.05
+    kept = unhit(points)
+    assert [len(point) for point in kept] == [3, 3, 2, 3, 3, 3]
+    assert abs(bootstrap.contrast(kept[2])) < 0.01

@@ -5,10 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from probes import bootstrap
 from probes.compare import EXACT, PEAK, TIME, is_linear, kind_of
 from probes.ratios import ABOVE, BELOW, EQUAL, UNDECIDED, Resolution, ratios
 from probes.statistics import bend
-from scripts.statistics_study import CROSSING, GROWTHS, Noise, called_linear, compared, verdicts
+from scripts.statistics_study import (
+    CROSSING,
+    GROWTHS,
+    NOISES,
+    Noise,
+    called_linear,
+    compared,
+    verdicts,
+)
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 JITTER = {32: 1, 64: -1, 128: 1, 256: -1}  # MiB
@@ -21,37 +30,35 @@ def repeated(values: list[float], processes: int = 3) -> dict[int, dict[int, lis
     return {length: {p: [value] * 3 for p in range(processes)} for length, value in found}
 
 
-@pytest.mark.parametrize(
-    "noise",
-    [
-        QUIET,
-        Noise("delays", delayed=0.2),
-        Noise("one process", processes=1),
-        Noise("bursts", bursts=0.1),
-        Noise("most delayed", delayed=0.6),
-    ],
-    ids=lambda noise: noise.name,
-)
-def test_no_verdict_is_wrong_in_more_than_a_sweep_in_twenty(noise: Noise) -> None:
-    seeds = 40
-    for truth in ("crosses", "2 % apart"):
-        assert verdicts(truth, noise, seeds)[2] <= 0.1
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends of intervals are a little rougher, and the tests four times as fast."""
+    monkeypatch.setattr(bootstrap, "DRAWS", 500)
 
 
-def test_quiet_sweeps_are_decided_and_their_intervals_hold() -> None:
-    right, _, _, holds = verdicts("crosses", QUIET, 60)
-    assert right >= 0.8
-    assert holds >= 0.9
+@pytest.mark.parametrize("noise", NOISES, ids=lambda noise: noise.name)
+def test_verdicts_are_right_or_not_decided(noise: Noise, few_draws: None) -> None:
+    """Goals of docs/statistics.md: 95 % of sweeps, and decided in 80 % unless most is disturbed."""
+    seeds = 20
+    for truth in ("crosses", "25 % apart"):
+        _, undecided, wrong, _ = verdicts(truth, noise, seeds)
+        assert wrong <= 0.05
+        assert undecided <= (0.2 if noise.contamination <= 0.3 else 1)
 
 
-def test_curves_two_per_cent_apart_never_cross_several_times() -> None:
+@pytest.mark.parametrize("processes", [1, 3, 5])
+def test_intervals_of_crossings_hold(processes: int, few_draws: None) -> None:
+    kinds = [one for one in NOISES if one.processes == processes and one.contamination <= 0.3]
+    found = [verdicts("crosses", noise, 120 // len(kinds)) for noise in kinds]
+    decided = sum(right for right, *_ in found)
+    assert 0.9 <= sum(right * holds for right, _, _, holds in found) / decided < 1
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=lambda noise: noise.name)
+def test_curves_two_per_cent_apart_never_cross(noise: Noise, few_draws: None) -> None:
     """Told to cross several times in 31 of 40 sweeps by the values alone."""
-    for noise in (QUIET, Noise("one process", processes=1)):
-        kinds = [
-            kind_of(list(compared("2 % apart", noise, seed).sides.values())) for seed in range(40)
-        ]
-        assert kinds.count("several") == 0
-        assert set(kinds) <= {"always", "undecided", "equal"}
+    kinds = {kind_of(list(compared("2 % apart", noise, seed).sides.values())) for seed in range(6)}
+    assert kinds <= {"always", "undecided", "equal"}
 
 
 def test_the_interval_of_a_crossing_lies_between_decided_lengths() -> None:
