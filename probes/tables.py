@@ -180,9 +180,9 @@ def _how(report: Report) -> str:
     return (
         f"Each point is measured in {how}, with a limit on time and memory, and repeated after an "
         f"untimed warm-up.{turns} A value is {value}; a point whose processes were all disturbed "
-        f"takes no part in anything. {intervals} A ratio is the median of those of pairs that were "
-        "measured side by side, so it can differ from that of two values. Times of training cover "
-        "the forward and the backward pass."
+        f"takes no part in anything. {intervals} A ratio is taken from processes measured "
+        "side by side, without those that a burst has hit, so it can differ from that of two "
+        "values. Times of training cover the forward and the backward pass."
     )
 
 

@@ -18,6 +18,7 @@ WIDTH = 80
 MARK = "*"
 SHOWN = ("train", "decode")
 """Measures of the table, where they were probed; the ratio stands beside the first."""
+RATIO = "without processes that bursts hit or that only one of the two has"
 TOLD_APART = 0.015
 """Relative; what two figures of three digits cannot hide."""
 
@@ -30,7 +31,7 @@ def print_summary(material: Material, findings: Sequence[Finding], console: Cons
         if marked:
             say(f"{MARK} disturbed by other processes: decides nothing", console)
         if _apart(material, findings):
-            say("ratio: the median of pairs measured side by side", console)
+            say(f"ratio: {RATIO}", console)
     answer = story.headline(material, findings)
     if interval := story.answer_interval(findings):
         place, _, exceptions = answer.removesuffix(".").partition("; ")

@@ -63,8 +63,8 @@ def times(ratio: float) -> str:
 
 
 def factor(ratio: float, values: tuple[float, float]) -> str:
-    """How much more, as pairs measured next to each other have it; two values that stand beside it
-    and would give another number are told apart from that."""
+    """How much more, by the processes that were measured side by side; two values that stand beside
+    it and would give another number are told apart from that."""
     said = times(ratio)
     return said if times(values[0] / values[1]) == said else f"{said} {SIDE_BY_SIDE}"
 
