@@ -58,7 +58,7 @@ SYNONYMS = {
     "random_seed": "seed",
 }  # other people's words for keys, where the spelling leads elsewhere
 MOST_JOBS = 200  # of a multirun that are checked as a whole before any starts
-MOST_OF_BAD = 20  # the same of a line that is refused anyway
+MOST_OF_BAD = 20  # the same of a line that is refused anyway, and problems of one key
 
 
 @dataclass
@@ -135,6 +135,8 @@ def examine(config_name: str, line: Line) -> Examined:
     del found.configs[MOST_JOBS:]
     found.line_problems = list(dict.fromkeys(problems))
     for config in found.configs:
+        if len(problems) >= MOST_OF_BAD:  # nobody reads on
+            break
         problems += light_problems(config_name, config)
     if not problems:
         problems += meeting_problems(config_name, overrides, found.configs)
@@ -169,6 +171,8 @@ def deep_problems(
     elsewhere = any(word.startswith("hydra/launcher=") for word in (line.words if line else ()))
     problems: list[str] = []
     for config in configs:
+        if len(problems) >= MOST_OF_BAD:
+            break
         own = _model_problems(config.model) if "model" in config else []
         if not own:
             typed = expanded(OmegaConf.to_object(config))
@@ -320,9 +324,8 @@ def _key_problems(base: DictConfig, override: Override) -> Iterator[str]:
         yield f"unknown key {name!r}{hint if len(hint) < 200 else ''}"
         return
     trial = base.copy()  # an update that fails leaves no trace in it
-    for text in _values(override):
-        if problem := _try(trial, name, text):
-            yield problem
+    problems = (_try(trial, name, text) for text in _values(override))
+    yield from itertools.islice(filter(None, problems), MOST_OF_BAD)
 
 
 def _try(trial: DictConfig, name: str, text: str) -> str | None:
