@@ -472,7 +472,8 @@ class DemoConf:
 
 
 FAULTS = (
-    "kill", "terminate", "corrupt", "disk", "lines", "edges", "corpora", "runs", "weights",
+    "kill", "terminate", "corrupt", "disk", "lines", "edges", "corpora", "runs", "reports",
+    "places", "weights",
 )  # fmt: skip
 
 

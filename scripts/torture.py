@@ -31,7 +31,7 @@ import torch
 
 from conf.launch import CRASHED
 from conf.schema import TortureConf
-from scripts.faults import corpora, edges, runs
+from scripts.faults import corpora, edges, places, reports, runs
 from scripts.faults.checkpoints import WAYS, corrupt
 from scripts.faults.refusals import command_lines, weight_files
 from scripts.faults.trainings import VARIANTS, Lab, Reference, Tally
@@ -56,6 +56,8 @@ KINDS = (
     Kind("edges", "command lines at and beyond the edges of every key's type", 10, edges.trials),
     Kind("corpora", "damaged or hostile prepared corpora, texts, tokenizers", 2, corpora.trials),
     Kind("runs", "damaged, foreign or hostile files in the folder of a run", 1.5, runs.trials),
+    Kind("reports", "damaged or hostile rows and trainings given to the report", 1, reports.trials),
+    Kind("places", "places that cannot be written or read", 0.6, places.trials),
 )
 
 
