@@ -42,7 +42,7 @@ TINY = {"name": "rwkv4", "target": "models.rwkv4.RWKV4", "size": "tiny",
         "sizes": {"tiny": {"n_layer": 1, "n_embd": 32}}}  # fmt: skip
 SWEEP = (
     "model=rwkv4", "model.size=tiny", "lengths=[16]", "probes=[train]", "sweeps=[batch_1]",
-    "repeats=1", "repeat_seconds=0", "remeasure=0", "accelerator=cpu", "threads=1",
+    "processes=1", "repeats=1", "repeat_seconds=0", "remeasure=0", "accelerator=cpu", "threads=1",
 )  # fmt: skip
 
 
