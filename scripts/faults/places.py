@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -285,7 +286,7 @@ def _prepare(here: Path) -> None:
     group.write()
     torch.manual_seed(0)
     spec = model_spec(TINY, 256)
-    model = build(spec)
+    model: Any = build(spec)
     save(Weights(spec, model.state_dict()), here / "a.safetensors", "safetensors")
     (here / "text.txt").write_text("alpha beta gamma " * 200)
     byte_tokenizer().save(here / "tokenizer.json")
