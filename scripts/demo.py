@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ MODELS = ("rwkv4", "transformer")
 OPERATORS = ("pointwise", "step", "wkv4")  # whose kernels they use on a CPU
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 EARLY = 2048  # longest context of the first answer
+SHORT = 512  # up to here a training step takes little, and its crossover lies near
+MORE = 2  # times as many processes for those steps
 # Many processes with few repeats: what differs between processes is most of the noise.
 SWEEP = ("sweeps=[batch_1]", "decode_steps=16", "repeats=2", "repeat_seconds=0.3", "remeasure=0.25")
 STOPPED = (75, 130)  # exit statuses of a stage that was asked to stop
@@ -86,17 +89,26 @@ class Demo:
             for command in commands:
                 finish([start(command)])
 
-    def measure(self, longest: int, processes: int, *more: str) -> float:
-        """The sweep up to a context length, in so many processes; what is there already is kept.
+    def measure_steps(self) -> None:
+        """Training steps up to the length `EARLY`, in all their processes."""
+        lengths = [length for length in LENGTHS if length <= EARLY]
+        passes = self.conf.passes
+        processes = [passes * (MORE if length <= SHORT else 1) for length in lengths]
+        self._probe(lengths, processes, "probes=[train]")
+
+    def measure(self, process: int) -> float:
+        """Everything, in the process of that number, from 1; what is there already is kept.
 
         Returns the seconds it took.
         """
         began = time.monotonic()
-        lengths = ",".join(str(length) for length in LENGTHS if length <= longest)
-        models = f"model={','.join(MODELS)}"
-        command = ("probe", "-m", models, *self.where, f"lengths=[{lengths}]", *SWEEP)
-        finish([start((*command, f"processes={processes}", *more))])
+        self._probe(LENGTHS, [process])
         return time.monotonic() - began
+
+    def _probe(self, lengths: Sequence[int], processes: Sequence[int], *more: str) -> None:
+        models = f"model={','.join(MODELS)}"
+        numbers = (f"lengths=[{listed(lengths)}]", f"processes=[{listed(processes)}]")
+        finish([start(("probe", "-m", models, *self.where, *SWEEP, *numbers, *more))])
 
     def answer(self) -> None:
         """What the rows measured so far say, in one sentence."""
@@ -116,7 +128,7 @@ def main(confs: list[DemoConf]) -> None:
     check_places(demo.folder)
     demo.compile()
     demo.announce(f"measure training steps of up to {EARLY:,} tokens, for a first answer")
-    demo.measure(EARLY, conf.passes, "probes=[train]")
+    demo.measure_steps()
     demo.answer()
     demo.train()
     took = 0.0
@@ -127,7 +139,7 @@ def main(confs: list[DemoConf]) -> None:
                 f"left out: it would take about {clock(took)}; the same command goes on from here"
             )
             continue
-        took = max(took, demo.measure(max(LENGTHS), number))
+        took = max(took, demo.measure(number))
     demo.report()
 
 
@@ -173,6 +185,11 @@ def finish(processes: list[subprocess.Popen[bytes]]) -> None:
 def terminate(signum: int, frame: Any) -> None:
     """What SIGTERM does: end with the status that says so, and with what was started."""
     sys.exit(TERMINATED)
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """`64,128`."""
+    return ",".join(map(str, numbers))
 
 
 def clock(seconds: float) -> str:

@@ -47,6 +47,7 @@ def test_every_command_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [command[0] for command, _ in commands] == [
         "probe", "train", "train", "probe", "probe", "probe", "report",
     ]  # fmt: skip
+    assert "processes=[6,6,6,6,3,3]" in commands[0][0]
     for (script, *words), _ in commands:
         assert problems_of(script, words) == []
     assert [threads for (script, *_), threads in commands if script == "train"] == [1, 1]
@@ -69,7 +70,7 @@ def test_what_the_time_does_not_allow_is_left_out(
 ) -> None:
     commands = [command for command, _ in run(monkeypatch, {"probe": 70, "train": 60}, {})]
     assert [command[0] for command in commands] == ["probe", "train", "train", "probe", "report"]
-    assert commands[3][-1] == "processes=1"
+    assert commands[3][-1] == "processes=[1]"
     assert capsys.readouterr().out.count("left out: it would take about 1:10") == 2
 
 

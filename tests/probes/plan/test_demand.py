@@ -30,7 +30,7 @@ def of_all_layers(work: Work, quantity: str) -> float:
     ],
 )
 def test_a_scaled_step_is_the_step(name: str, batch: int, length: int, checkpointing: bool) -> None:
-    spec = spec_of(name, n_layer=5)
+    spec = spec_of(name, "0.5m", n_layer=5)
     work = Demand(spec, "cpu", "32-true").work(batch, length, checkpointing)
     ops = trace(spec, batch, length, 5, "cpu", "32-true", checkpointing)
     assert batch * length % CHUNK_TOKENS == 0

@@ -13,7 +13,11 @@ from tests.models.wkv.cubin import resources
 from tests.models.wkv.v7.cases import assert_close, random_case, run
 
 pytest.importorskip("cuda.core", reason="the optional group [cuda] is not installed")
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+# One generation in every run, the others with the slow tests: each takes half a minute.
+ARCHITECTURES = (
+    "sm_90",
+    *(pytest.param(one, marks=pytest.mark.slow) for one in ("sm_80", "sm_100")),
+)
 REGISTERS = 65536  # of a multiprocessor
 
 
