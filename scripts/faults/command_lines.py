@@ -147,7 +147,7 @@ def _values(draw: random.Random) -> Iterator[Line]:
             if low is not None:
                 wrong += [form.format(low - 1), form.format(low - 10**6)]
             if high is not None:
-                wrong += [form.format(int(high) + 1 if whole else high + 0.5)]
+                wrong += [form.format(int(high) + 1 if whole else max(high + 0.5, 1.01 * high))]
             if item.metadata["choices"]:
                 word = draw.choice(item.metadata["choices"])
                 wrong += [form.format(word + "x"), form.format(word[1:] + word[0] + "q")]

@@ -138,7 +138,8 @@ def test_a_folder_that_cannot_be_written(capfd: Capture, tmp_path: Path) -> None
         f"runs_dir={tmp_path / 'file'}", f"data.cache_dir={tmp_path / 'cache'}", "name=a",
     )  # fmt: skip
     assert done.status == 2 and "Traceback" not in done.err
-    assert f"runs_dir={tmp_path / 'file'}" in done.err
+    assert f"{tmp_path / 'file' / 'a'} cannot be written (Not a directory)" in done.err
+    assert "choose another runs_dir" in done.err
 
 
 def test_a_run_can_be_resumed_from_by_its_name(tmp_path: Path) -> None:

@@ -26,6 +26,6 @@ def test_a_deep_stack_is_counted_by_its_first_layers(
 def test_layers_beyond_count_are_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
     monkeypatch.setattr(sketch, "build", lambda spec: built.append(spec) or build(spec))
-    per_layer = sketch.sketch(spec_of("rwkv4", n_layer=10**9)).parameters / 10**9
+    per_layer = sketch.sketch(spec_of("rwkv4", n_layer=10**9, n_ffn=256)).parameters / 10**9
     assert [one.config["n_layer"] for one in built] == [1, 2]
     assert per_layer == pytest.approx(13 * 64**2, rel=0.05)  # 13 C^2 and some vectors

@@ -38,7 +38,7 @@ def test_spans_and_their_words() -> None:
     inside = finding(1.0, 1000)
     low, high = span(inside)
     assert 900 < low < 1000 < high < 1100
-    assert describe(inside) == f"1,010 ({low:.3g} to {float(f'{high:.3g}'):,.0f})"
+    assert describe(inside) == f"1,000 ({low:.3g} to {float(f'{high:.3g}'):,.0f})"
     assert span(finding(1.0, 10)) == (-inf, 256)
     assert span(finding(1.0, 99_000)) == (8192, inf)
     assert describe(finding(1.0, 99_000)) == "none (above 8,192)"

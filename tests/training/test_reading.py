@@ -53,7 +53,7 @@ def test_half_precision_trains_in_segments(tmp_path: Path, corpus: Path) -> None
     changes: dict[str, Any] = {"trainer__precision": "bf16-mixed", "trainer__max_steps": 3}
     _, whole = run(run_conf(tmp_path / "whole", corpus, **changes), "rwkv6")
     _, parts = run(run_conf(tmp_path / "parts", corpus, training__segment=12, **changes), "rwkv6")
-    assert losses(parts) == pytest.approx(losses(whole), rel=2e-3)
+    assert losses(parts) == pytest.approx(losses(whole), rel=5e-3)
 
 
 @pytest.fixture
