@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("rwkv4", "transformer")
 OPERATORS = ("pointwise", "step", "wkv4")  # whose kernels they use on a CPU
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
-EARLY = 2048  # longest context of the first answer
+EARLY = 1024  # longest context of the first answer
 SHORT = 512  # up to here a training step takes little, and its crossover lies near
 MORE = 2  # times as many processes for those steps
 # Many processes with few repeats: what differs between processes is most of the noise.

@@ -47,7 +47,7 @@ def test_every_command_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [command[0] for command, _ in commands] == [
         "probe", "train", "train", "probe", "probe", "probe", "report",
     ]  # fmt: skip
-    assert "processes=[6,6,6,6,3,3]" in commands[0][0]
+    assert "processes=[6,6,6,6,3]" in commands[0][0]
     for (script, *words), _ in commands:
         assert problems_of(script, words) == []
     assert [threads for (script, *_), threads in commands if script == "train"] == [1, 1]
