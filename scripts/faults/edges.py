@@ -7,13 +7,11 @@ refused in lines that say so, at once, and without having touched anything.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import random
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import Field
 from pathlib import Path
@@ -25,7 +23,7 @@ from conf.meeting import TOGETHER
 from conf.schema import SCRIPTS
 from scripts.faults.child import Child
 from scripts.faults.command_lines import CONF, NEEDED, Line, keys
-from scripts.faults.trial import Trial, limit_memory
+from scripts.faults.trial import Trial, captured, limit_memory
 
 AT_ONCE = 50  # lines that one child tries
 COMPUTING, WAITING = 10.0, 60.0  # seconds of a processor and of the clock that one line may take
@@ -197,19 +195,11 @@ def try_lines(lines: Sequence[Line], results: Path) -> None:
 
 def problem_of(line: Line, place: Path) -> str | None:
     """What is wrong with the answer to a line, whose work is left out; or None."""
-    console = io.StringIO()
-    status: object = 0
     script, *words = line
     before = {*place.rglob("*")}
-    streams = contextlib.redirect_stderr(console), contextlib.redirect_stdout(console)
-    with streams[0], streams[1], time_limit():
-        try:
-            status = run(script, "scripts.faults.edges:begin", script in TOGETHER, words)
-        except SystemExit as end:
-            status = end.code
-        except BaseException:
-            traceback.print_exc(file=console)
-    text = console.getvalue()
+    status, text = captured(
+        time_limit(), lambda: run(script, "scripts.faults.edges:begin", script in TOGETHER, words)
+    )
     if "Traceback" in text:
         return f"a traceback: {text.strip().splitlines()[-1][:300]}"
     told = text.splitlines()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from scripts.faults import folders  # noqa: F401  (adds its own to those of weig
 from scripts.faults.child import Child, Ended, script
 from scripts.faults.command_lines import Line, bad_lines
 from scripts.faults.trainings import Tally
+from scripts.faults.trial import captured
 from scripts.faults.weights import make
 
 AT_ONCE = 50  # command lines that one child tries
@@ -50,16 +49,7 @@ def try_lines(lines: Sequence[Line], results: Path) -> None:
 
 def problem_of(name: str, words: list[str], place: Path) -> str | None:
     """What is wrong with the way in which a script refuses a command line, or None."""
-    console = io.StringIO()
-    status: object = 0
-    with contextlib.redirect_stderr(console), contextlib.redirect_stdout(console), time_limit():
-        try:
-            script(name, words)
-        except SystemExit as end:
-            status = end.code
-        except BaseException:
-            traceback.print_exc(file=console)
-    text = console.getvalue()
+    status, text = captured(time_limit(), lambda: script(name, words))
     if "Traceback" in text:
         return f"a traceback: {text.strip().splitlines()[-1]}"
     if status != 2 or not text or not all(one.startswith("error: ") for one in text.splitlines()):

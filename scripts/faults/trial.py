@@ -10,9 +10,13 @@ None. `run` and `fault` are what such a module needs:
 
 from __future__ import annotations
 
+import contextlib
+import io
 import resource
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +83,23 @@ def fault(
     if lines is not None and len(text) > lines:
         return f"{len(text)} lines, the first: {text[0][:300]}"
     return None
+
+
+def captured(limit: AbstractContextManager[None], work: Callable[[], object]) -> tuple[object, str]:
+    """What `work()` gives, or the status it exits with, and all that it printed.
+
+    It runs in this process, within `limit`. What it raises is printed as a traceback.
+    """
+    console = io.StringIO()
+    status: object = 0
+    with contextlib.redirect_stderr(console), contextlib.redirect_stdout(console), limit:
+        try:
+            status = work()
+        except SystemExit as end:
+            status = end.code
+        except BaseException:
+            traceback.print_exc(file=console)
+    return status, console.getvalue()
 
 
 def limit_memory() -> None:
