@@ -9,15 +9,19 @@ BIN := $(VENV)/bin
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
+# What an interrupted install leaves can break pip, so the next one begins anew.
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv $(VENV)
+	@if [ -e $(VENV)/unfinished ]; then rm -rf $(VENV); fi
+	$(PYTHON) -m venv $(VENV) && touch $(VENV)/unfinished
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
-	@touch $@
+	@mv $(VENV)/unfinished $@
 
 $(VENV)/installed-dev: $(VENV)/installed
+	@if [ -e $(VENV)/unfinished ]; then rm -rf $(VENV); $(MAKE) $(VENV)/installed; fi
+	@touch $(VENV)/unfinished
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
+	@mv $(VENV)/unfinished $@
 
 install: $(VENV)/installed ## make .venv with everything a run needs
 

@@ -49,12 +49,13 @@ def try_lines(lines: Sequence[Line], results: Path) -> None:
 
 def problem_of(name: str, words: list[str], place: Path) -> str | None:
     """What is wrong with the way in which a script refuses a command line, or None."""
+    before = {*place.rglob("*")}
     status, text = captured(time_limit(), lambda: script(name, words))
     if "Traceback" in text:
         return f"a traceback: {text.strip().splitlines()[-1]}"
     if status != 2 or not text or not all(one.startswith("error: ") for one in text.splitlines()):
         return f"status {status}, printed {text[-300:]!r}"
-    if begun := sorted(str(path) for path in place.rglob("*")):
+    if begun := sorted(str(path) for path in {*place.rglob("*")} - before):
         return f"began work: {begun}"
     return None
 

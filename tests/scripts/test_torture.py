@@ -79,13 +79,19 @@ def test_a_line_that_is_not_refused_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "status 0" in (problem_of("train", ["--help"], tmp_path) or "")
+    (tmp_path / "before").mkdir()  # what an earlier line left
     assert problem_of("train", ["nothing=1"], tmp_path) is None
-    (tmp_path / "runs").mkdir()
-    assert "began work" in (problem_of("train", ["nothing=1"], tmp_path) or "")
+
+    def begin(*args: object) -> None:
+        (tmp_path / "runs").mkdir()
+        print("error: no")
+        raise SystemExit(2)
 
     def fail(*args: object) -> None:
         raise ValueError("a bug")
 
+    monkeypatch.setattr(refusals, "script", begin)
+    assert "began work" in (problem_of("train", [], tmp_path) or "")
     monkeypatch.setattr(refusals, "script", fail)
     assert "a bug" in (problem_of("train", [], tmp_path) or "")
 
