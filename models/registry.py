@@ -69,18 +69,6 @@ def nature(target: str, config: dict[str, Any]) -> Nature:
     return Nature(cls.recurrent, getattr(cls, "title", "") or cls.__name__, options)
 
 
-def count_parameters(spec: ModelSpec) -> int:
-    """Of the whole model: embedding, positions and head too. Allocates nothing.
-
-    Raises what `build` raises, and whatever the model's constructor does.
-    """
-    import torch
-
-    with torch.device("meta"):
-        model: Any = build(spec)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def build(spec: ModelSpec) -> Contestant:
     """A freshly initialised model. Raises `UserError` on unknown or missing config fields."""
     cls = model_class(spec.target)

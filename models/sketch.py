@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
-from models.registry import ModelSpec, build
+from models.meta import build_meta, parameters
+from models.registry import ModelSpec
 
 EXACT = 64  # layers up to which every one is counted: it takes about a second
 
@@ -37,8 +36,7 @@ def sketch(spec: ModelSpec) -> Sketch:
     """Raises what building the model would raise of its sizes."""
     key = json.dumps([spec.target, spec.config], sort_keys=True)
     if key not in _SKETCHES:
-        with torch.device("meta"):
-            stack = Stack(spec)
+        stack = Stack(spec, build_meta)
         field = stack.first.length_field
         positions = getattr(stack.first.config, field) if field else None
         _SKETCHES[key] = Sketch(stack.whole(parameters), field, positions)
@@ -46,9 +44,9 @@ def sketch(spec: ModelSpec) -> Sketch:
 
 
 class Stack:
-    """A model as far as it takes to count it, built on the device that is current."""
+    """A model as far as it takes to count it."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, build: Callable[[ModelSpec], Any]) -> None:
         self.layers: int = spec.config["n_layer"]
         depths = (1, 2) if self.layers > EXACT else (self.layers,)
         models = [build(replace(spec, config={**spec.config, "n_layer": few})) for few in depths]
@@ -61,7 +59,3 @@ class Stack:
         if self.first is self.last:
             return one
         return one + (self.layers - 1) * (count(self.last) - one)
-
-
-def parameters(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.contract import Contestant
 from models.errors import UserError
-from models.registry import ModelSpec, build
+from models.meta import build_meta
+from models.registry import ModelSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHOWN = 5  # problems of a file named in one message
@@ -35,8 +35,7 @@ class Weights:
         """The model, in eval mode. Default `dtype`: the narrowest that holds every tensor."""
         if dtype is None:
             dtype = widest(self.tensors)
-        with torch.device("meta"):  # no time for an initialisation that is overwritten
-            model: Any = build(self.spec)
+        model = build_meta(self.spec)  # no time for an initialisation that is overwritten
         own = {
             name: tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
             for name, tensor in self.tensors.items()
@@ -80,8 +79,7 @@ def shapes_of(spec: ModelSpec) -> dict[str, torch.Size]:
     Raises `UserError` if it builds none: a description read from a file may be anything.
     """
     try:
-        with torch.device("meta"):
-            model: Any = build(spec)
+        model = build_meta(spec)
     except UserError:
         raise
     except Exception as error:

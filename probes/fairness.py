@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
-from models.registry import ModelSpec, count_parameters
+from models.meta import count_parameters
+from models.registry import ModelSpec
 from probes.rows import Row, label_of
 from probes.scaling.study import swept
 

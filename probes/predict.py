@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from models.contract import named_tensors
-from models.registry import ModelSpec, build
+from models.meta import build_meta
+from models.registry import ModelSpec
 from probes.child import Outcome
 from probes.measure import flops
 from probes.points import Point
@@ -131,8 +132,7 @@ class Predictor:
         key = json.dumps([spec.target, spec.config], sort_keys=True)
         if key not in self._models:
             try:
-                with torch.device("meta"):
-                    self._models[key] = build(spec)
+                self._models[key] = build_meta(spec)
             except Exception:
                 self._models[key] = None
         return self._models[key]

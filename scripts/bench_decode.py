@@ -27,7 +27,8 @@ from typing import IO, Any
 
 import torch
 
-from models.registry import ModelSpec, build
+from models.meta import build_meta
+from models.registry import ModelSpec
 from probes.machine import commit, cpu_name
 
 LAYERS, WIDTH = 12, 768
@@ -97,8 +98,7 @@ def row(name: str, tokens: int, rounds: int) -> str:
 def random_model(name: str) -> Any:
     """Official shapes; what the values are does not matter to the time they take."""
     config = {"vocab_size": VOCAB[name], "n_layer": LAYERS, "n_embd": WIDTH}
-    with torch.device("meta"):
-        model: Any = build(ModelSpec(name, "0.1b", TARGETS[name], config))
+    model = build_meta(ModelSpec(name, "0.1b", TARGETS[name], config))
     model = model.to_empty(device="cpu").eval()
     torch.manual_seed(0)
     for parameter in model.parameters():

@@ -36,7 +36,7 @@ from training.checkpointer import Checkpointer
 from training.datamodule import Tokens
 from training.folder import RunFolder
 from training.ledger import Ledger
-from training.metrics import JsonlLogger
+from training.loggers import JsonlLogger
 from training.module import LanguageModel
 from training.monitor import Monitor
 from training.optim import build_optimizer, build_schedule

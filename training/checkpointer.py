@@ -14,8 +14,8 @@ from conf.schema import TrainConf
 from models.files import manifest_path, write_text
 from training.checkpoint import path_of, saved
 from training.folder import RunFolder
+from training.loggers import JsonlLogger
 from training.machine import machine, warn_of_other_bits
-from training.metrics import JsonlLogger
 from training.processes import Member
 from training.proof import FORMAT
 from training.random_state import random_state, set_random_state

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from conf.schema import TrainConf
+from models.meta import build_meta
 from models.registry import ModelSpec, build
 from models.sketch import sketch
 from training.launched import launched, processes_of
@@ -159,8 +160,7 @@ def _saved(spec: ModelSpec, length: int, recompute: bool, precision: str) -> int
 
 def step_bytes(spec: ModelSpec, batch: int, length: int, recompute: bool, precision: str) -> int:
     """About what a training step needs: weights, their gradients and moments, and activations."""
-    with torch.device("meta"):
-        model: Any = build(spec)
+    model = build_meta(spec)
     weights = WEIGHT * sum(parameter.numel() for parameter in model.parameters())
     return weights + batch * kept_bytes(spec, length, recompute, precision)
 

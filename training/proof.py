@@ -18,7 +18,8 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import Tensor
 
-from models.registry import ModelSpec, build
+from models.meta import build_meta
+from models.registry import ModelSpec
 from training.ledger import Ledger
 from training.optim import SETTINGS, AdamW
 from training.quiet import quiet
@@ -83,8 +84,7 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     _need(is_count(content.get("epoch")), "epoch")
     skipped = content.get("skipped_steps", 0)
     _need(is_count(skipped) and skipped <= step, "skipped_steps")
-    with torch.device("meta"):
-        model: Any = build(spec)
+    model = build_meta(spec)
     kept = WEIGHTS.get(precision, torch.float32) if precision else None
     _check_weights(content.get("state_dict"), model, kept)
     shapes = {name: one.shape for name, one in model.named_parameters()}

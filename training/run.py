@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,6 +21,7 @@ from data.batches import Batches
 from data.store import Corpus, prepare
 from models.errors import UserError
 from models.files import replacing, write_text
+from models.meta import build_meta
 from models.places import check_writable
 from models.registry import ModelSpec, build, nature
 from models.spans import sequence_parallel
@@ -44,8 +45,8 @@ from training.identity import (
 from training.launched import launched, processes_of
 from training.ledger import Ledger
 from training.lock import owned
+from training.loggers import JsonlLogger, TrackingLogger
 from training.meeting import Leader, attend
-from training.metrics import JsonlLogger
 from training.module import LanguageModel
 from training.monitor import Monitor, peak_memory
 from training.processes import Member, Team, alone, team
@@ -184,7 +185,8 @@ def _lead(
             saver = Checkpointer(folder, conf, identity, decided_by, signals, member, content)
             ledger = Ledger.of(conf, content, path, step_flops(conf, spec))
             ledger.parent = asdict(begun.parent) if begun and begun.parent else None
-            trainer, module, monitor = fit(conf, spec, corpus, saver, ledger, [metrics, tracker])
+            loggers = [metrics, TrackingLogger(tracker)]
+            trainer, module, monitor = fit(conf, spec, corpus, saver, ledger, loggers)
         content = read(saved(folder)[-1])
         if conf.trainer.strategy in SHARDED:
             module.model = whole(spec, content).to(module.device)
@@ -226,8 +228,7 @@ def _check_steps(conf: TrainConf, start: Start, step: int) -> Start:
 
 def step_flops(conf: TrainConf, spec: ModelSpec) -> int:
     """FLOPs of the forward passes of one optimizer step, over all processes."""
-    with torch.device("meta"):
-        model: Any = build(spec)
+    model = build_meta(spec)
     per_pass = model.flops(conf.data.batch_size, conf.data.length)
     return int(conf.trainer.accumulate_grad_batches * per_pass)
 
@@ -246,7 +247,7 @@ def fit(
     corpus: Corpus,
     saver: Checkpointer,
     ledger: Ledger,
-    loggers: list[Logger],
+    loggers: Sequence[Logger],
 ) -> tuple[lightning.Trainer, LanguageModel, Monitor]:
     """This process's share of the training, from where `saver` starts to the last step."""
     lightning.seed_everything(conf.seed, verbose=False)
@@ -280,7 +281,7 @@ def spans_of_sequences() -> AbstractContextManager[Any]:
 def build_trainer(
     conf: TrainConf,
     member: Member,
-    loggers: list[Logger],
+    loggers: Sequence[Logger],
     callbacks: list[lightning.Callback],
     plugins: list[Any],
 ) -> lightning.Trainer:

@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities import rank_zero_only
-
 from conf.schema import WandbConf
 from models.files import write_text
 from models.reading import Missing, Unreadable, read_text
+from training.launched import launched
 
 log = logging.getLogger("crossover")
 
@@ -81,8 +79,8 @@ def run_id(path: Path) -> str:
     return found
 
 
-class Tracker(Logger):
-    """One wandb run, a Lightning logger and a context manager.
+class Tracker:
+    """One wandb run, and a context manager.
 
     Nothing that goes wrong in wandb is raised: the first trouble is told, and the run goes on
     without what failed. If wandb's process dies, another one goes on offline. A server that cannot
@@ -107,7 +105,6 @@ class Tracker(Logger):
 
         `axes` maps metrics to their x axes.
         """
-        super().__init__()
         self._name = name
         self._run: Any = None
         self._troubled = False
@@ -115,7 +112,8 @@ class Tracker(Logger):
         self._axes = axes or {}
         # A process that dies takes along what it has not written yet: these are sent again.
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
-        if conf.mode == "disabled" or rank_zero_only.rank:  # type: ignore[attr-defined]
+        place = launched()
+        if conf.mode == "disabled" or (place is not None and place.rank):
             return
         known: dict[str, Any] = {
             "project": conf.project,
@@ -140,9 +138,6 @@ class Tracker(Logger):
     @property
     def version(self) -> str:
         return "" if self._run is None else self._run.id
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The configuration was given at the start."""
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """One row; `step` is the optimizer step."""

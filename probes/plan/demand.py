@@ -21,8 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from models.contract import named_tensors
 from models.errors import UserError
 from models.loss import CHUNK_TOKENS
-from models.registry import ModelSpec, model_class
-from models.sketch import Stack, parameters
+from models.meta import parameters
+from models.registry import ModelSpec, build, model_class
+from models.sketch import Stack
 from probes.plan.trace import BELOW, EARLIER, LOSS, Op, trace
 
 DIRECT_LENGTH, DIRECT_TOKENS = 2048, 8192  # traced as they are, up to these
@@ -75,7 +76,7 @@ class Demand:
     def sizes(self, length: int) -> Sizes:
         """Raises `UserError` if the contestant cannot be built."""
         with FakeTensorMode():
-            stack = Stack(self.spec)
+            stack = Stack(self.spec, build)
             states = stack.whole(_state_bytes) if self.recurrent else 0
             forward = stack.whole(lambda model: model.flops(1, length))
             total = stack.whole(parameters)

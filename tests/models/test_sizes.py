@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-import torch
 import yaml
 
-from models.registry import build
+from models.meta import count_parameters
 from probes.fairness import SIZE_TOLERANCE
 from tests.contestants import FOLDER, NAMES, spec_of
 
@@ -17,9 +14,7 @@ DEFAULT, SMALL = 3072, 512  # the vocabulary of the lab, and that of quick trial
 
 
 def count(name: str, size: str, vocab: int) -> int:
-    with torch.device("meta"):
-        model: Any = build(spec_of(name, size, vocab))
-    return sum(parameter.numel() for parameter in model.parameters())
+    return count_parameters(spec_of(name, size, vocab))
 
 
 MATCHED = {

@@ -10,7 +10,8 @@ import yaml
 
 from conf.schema import BusyConf, ProbeConf, RepeatabilityConf
 from models.errors import UserError
-from models.registry import ModelSpec, count_parameters
+from models.meta import count_parameters
+from models.registry import ModelSpec
 from probes import child
 from probes.collect import collect
 from probes.fairness import alike, check_sizes

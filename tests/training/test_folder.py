@@ -14,7 +14,8 @@ from models.errors import UserError
 from models.files import damage, write_manifest
 from training.folder import RunFolder
 from training.lock import owned, refusal
-from training.metrics import JsonlLogger, read_rows
+from training.loggers import JsonlLogger
+from training.metrics import read_rows
 from training.tracking import run_id
 
 PLACES: dict[str, Callable[[Path], object]] = {
