@@ -20,7 +20,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 EARLY = 1024  # longest context of the first answer
 SHORT = 512  # up to here a training step takes little, and its crossover lies near
 MORE = 2  # times as many processes for those steps
+LONG_STEPS = (
+    0.6  # of the time for everything in one process, the training steps beyond EARLY in two
+)
 # Many processes with few repeats: what differs between processes is most of the noise.
 SWEEP = ("sweeps=[batch_1]", "decode_steps=16", "repeats=2", "repeat_seconds=0.3", "remeasure=0.25")
 STOPPED = (75, 130)  # exit statuses of a stage that was asked to stop
@@ -56,7 +60,7 @@ class Demo:
         self.conf = conf
         self.folder = Path(conf.runs_dir, check_name("group", conf.group))
         self.where = (f"group={conf.group}", f"runs_dir={conf.runs_dir}")
-        self.stages = 4 + conf.passes
+        self.stages = 4 + len([*self.sweeps()])
         self.stage = 0
 
     @property
@@ -96,14 +100,20 @@ class Demo:
         processes = [passes * (MORE if length <= SHORT else 1) for length in lengths]
         self._probe(lengths, processes, "probes=[train]")
 
-    def measure(self, process: int) -> float:
-        """Everything, in the process of that number, from 1; what is there already is kept.
+    def sweeps(self) -> Iterator[tuple[str, Callable[[], None], float]]:
+        """What is measured after the training: title, work, and its time over that of the first.
 
-        Returns the seconds it took.
+        What is there already is kept, so each adds processes.
         """
-        began = time.monotonic()
-        self._probe(LENGTHS, [process])
-        return time.monotonic() - began
+        passes = self.conf.passes
+        for number in range(1, passes + 1):
+            title = f"measure everything, process {number} of {passes} of every point"
+            yield title, partial(self._probe, LENGTHS, [number]), 1.0
+            if number == 1 < passes:
+                lengths = [length for length in LENGTHS if length > EARLY]
+                title = f"measure training steps beyond {EARLY:,} tokens in {passes} processes"
+                work = partial(self._probe, lengths, [passes] * len(lengths), "probes=[train]")
+                yield title, work, LONG_STEPS
 
     def _probe(self, lengths: Sequence[int], processes: Sequence[int], *more: str) -> None:
         models = f"model={','.join(MODELS)}"
@@ -121,7 +131,7 @@ class Demo:
 
 
 def main(confs: list[DemoConf]) -> None:
-    """Run the stages in order; passes of the sweep that the time does not allow are left out."""
+    """Run the stages in order; sweeps that the time does not allow are left out."""
     (conf,) = confs
     signal.signal(signal.SIGTERM, terminate)
     demo = Demo(conf)
@@ -131,15 +141,16 @@ def main(confs: list[DemoConf]) -> None:
     demo.measure_steps()
     demo.answer()
     demo.train()
-    took = 0.0
-    for number in range(1, conf.passes + 1):
-        demo.announce(f"measure everything, process {number} of {conf.passes} of every point")
-        if demo.left < 1.2 * took:
-            print(
-                f"left out: it would take about {clock(took)}; the same command goes on from here"
-            )
+    took = 0.0  # by everything in one process
+    for title, work, share in demo.sweeps():
+        demo.announce(title)
+        if demo.left < 1.2 * share * took:
+            about = clock(share * took)
+            print(f"left out: it would take about {about}; the same command goes on from here")
             continue
-        took = max(took, demo.measure(number))
+        began = time.monotonic()
+        work()
+        took = max(took, (time.monotonic() - began) / share)
     demo.report()
 
 
