@@ -43,9 +43,7 @@ LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 EARLY = 1024  # longest context of the first answer
 SHORT = 512  # up to here a training step takes little, and its crossover lies near
 MORE = 2  # times as many processes for those steps
-LONG_STEPS = (
-    0.6  # of the time for everything in one process, the training steps beyond EARLY in two
-)
+LONG_STEPS = 0.6  # steps beyond EARLY in two processes: their time over that of everything in one
 # Many processes with few repeats: what differs between processes is most of the noise.
 SWEEP = ("sweeps=[batch_1]", "decode_steps=16", "repeats=2", "repeat_seconds=0.3", "remeasure=0.25")
 STOPPED = (75, 130)  # exit statuses of a stage that was asked to stop

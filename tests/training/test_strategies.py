@@ -19,7 +19,7 @@ from training.folder import RunFolder
 from training.metrics import read_rows
 from training.module import LanguageModel
 
-STEPS, MIDDLE = 10, 5  # 50 in the slow test
+STEPS, MIDDLE = 6, 3  # 50 in the slow test
 STRATEGIES = ("ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3")
 BY_NEED = STRATEGIES[:-1]  # that can call a block as often as a batch asks for
 TOLERANCE = 1e-5  # relative, of losses
@@ -98,22 +98,29 @@ def check(conf: TrainConf, one: RunFolder) -> None:
     assert mine["val_loss"] == pytest.approx(other["val_loss"], rel=TOLERANCE), folder.path.name
 
 
+@pytest.mark.parametrize(
+    "strategies",
+    [("ddp", "fsdp", "deepspeed_3"), pytest.param(STRATEGIES, marks=pytest.mark.slow)],
+    ids=len,
+)
 def test_two_processes_train_as_one_and_resume(
-    tmp_path: Path, corpus: Path, documents: dict[str, Any]
+    tmp_path: Path, corpus: Path, documents: dict[str, Any], strategies: tuple[str, ...]
 ) -> None:
-    """All strategies, in one launch: importing takes longer than the runs.
+    """All strategies in one launch: importing takes longer than the runs.
 
     Each is stopped in the middle and continued; two continue what one process has begun; and where
     that works, documents are read apart, or segments, with activations recomputed.
     """
     one = run(place(tmp_path / "one", corpus, "one", "auto"), "rwkv4")[1]
-    short = documents | {"trainer__max_steps": 6, "training__val_every": 6}
+    short = documents | {"trainer__max_steps": 4, "training__val_every": 4}
     apart = run(place(tmp_path / "one", corpus, "apart", "auto", **short), "rwkv4")[1]
-    whole = {strategy: place(tmp_path / "a", corpus, strategy, strategy) for strategy in STRATEGIES}
-    again = {strategy: place(tmp_path / "b", corpus, strategy, strategy) for strategy in STRATEGIES}
+    whole = {strategy: place(tmp_path / "a", corpus, strategy, strategy) for strategy in strategies}
+    again = {strategy: place(tmp_path / "b", corpus, strategy, strategy) for strategy in strategies}
     other = [place(tmp_path / key, corpus, "one", key) for key in ("fsdp", "deepspeed_3")]
     packed = {
-        strategy: place(tmp_path / "d", corpus, strategy, strategy, **short) for strategy in BY_NEED
+        strategy: place(tmp_path / "d", corpus, strategy, strategy, **short)
+        for strategy in strategies
+        if strategy in BY_NEED
     }
     jobs = [Job(conf, "rwkv4") for conf in whole.values()]
     jobs += [Job(conf, "rwkv4", folder_of(whole[key]), MIDDLE) for key, conf in again.items()]
@@ -136,7 +143,7 @@ def test_two_processes_train_as_one_and_resume(
         check(conf, one)
     for conf in packed.values():
         check(conf, apart)
-    for strategy in STRATEGIES:
+    for strategy in strategies:
         before, after = (RunFolder(folder_of(of[strategy])).summary() for of in (whole, again))
         assert before is not None and after is not None
         assert before["digest"] == after["digest"], strategy
