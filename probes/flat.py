@@ -22,6 +22,7 @@ _PACKED = (
     "seconds", "token_seconds", "memory", "tried", "device", "backends", "versions", "config",
     "options", "disturbed", "cpu_seconds", "involuntary", "waited", "others", "pressure", "steal",
 )  # fmt: skip
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 COLUMNS = (*_PLAIN, "is_disturbed", "seconds_lower_quartile", *_PACKED)
 """`is_disturbed`: the times of this process take no part in a curve. `seconds_lower_quartile` is of
 the repeats that count (undisturbed ones, unless too few were), as the curves take it."""
@@ -40,5 +41,11 @@ def csv_text(rows: Sequence[Row]) -> str:
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(flat(row) for row in rows)
+    writer.writerows(map(_inert, flat(row)) for row in rows)
     return buffer.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """A text that a spreadsheet would compute as a formula, behind an apostrophe: rows may come
+    from anywhere."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value

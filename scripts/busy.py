@@ -104,11 +104,15 @@ def contradiction(finding: Finding, quiet: Sequence[Finding]) -> str | None:
 
 
 def slopes(finding: Finding) -> str:
-    """`1.00 / 1.43`: growth exponents of both sides over the longest lengths, where there are."""
+    """`1.00 (0.95 to 1.05) / 1.43 (1.39 to 1.47)`: growth exponents of both sides over the longest
+    lengths, with their intervals; `-` where there are too few points."""
     measure = BY_KEY[finding.measure.key]
     window = (1024, 8192)
     fitted = [compare.slope(one, measure, window) for one in (finding.recurrent, finding.attention)]
-    return " / ".join("-" if one is None else f"{one.value:.2f}" for one in fitted)
+    return " / ".join(
+        "-" if one is None else f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
+        for one in fitted
+    )
 
 
 @contextmanager
