@@ -45,7 +45,10 @@ def calibrate(report: Report, device: str, threads: int, precision: str) -> None
     The rate is the best of a few products of square matrices, in operations per second.
     """
     _prepare(device, threads)
+    returned = memory.return_blocks(device)
     method = memory.reset_peak(device)
+    if returned:
+        method += ", in a pass that returns freed blocks to the system"
     report(
         {
             "device": machine.describe_device(device),
@@ -53,6 +56,7 @@ def calibrate(report: Report, device: str, threads: int, precision: str) -> None
             "peak_method": method,
         }
     )
+    memory.keep_blocks(device)
     report({"peak_flops": highest_rate(device, precision)})
 
 
@@ -76,6 +80,7 @@ def measure(report: Report, task: Task) -> None:
     Raises `UserError` if the model cannot be built or has another vocabulary than the sweep.
     """
     _prepare(task.device, task.threads)
+    memory.return_blocks(task.device)
     memory.limit(task.device, task.memory_bytes)
     torch.manual_seed(task.seed)
     model: Any = build(task.spec)

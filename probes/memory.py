@@ -4,6 +4,12 @@ On a GPU the peak is what tensors asked for (`torch.cuda.max_memory_allocated`).
 the largest resident size the kernel saw (`VmHWM`), less the pages of mapped files: library code,
 tens of MiB that come in as operators are first used. What is left also holds the interpreter
 and torch: a child process that only imports them is measured the same way and subtracted.
+
+What the C library keeps of freed blocks would be part of that, and depends on all that happened
+before, down to the process that this one was forked from: the same pass can differ by a quarter
+between two sweeps and not at all within one. So the peak is that of a pass before the timed ones,
+in which freed blocks go back to the system at once (`return_blocks`); timed ones keep them
+(`keep_blocks`), as a process does that has run for a while.
 """
 
 from __future__ import annotations
@@ -14,8 +20,14 @@ from pathlib import Path
 
 import torch
 
+MIB = 1 << 20
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
+
+# Of <malloc.h>: parameters of mallopt, and the highest values it takes.
+M_TRIM_THRESHOLD, MOST_TRIM = -1, (1 << 31) - 1
+M_MMAP_THRESHOLD, MOST_MMAP = -3, 32 << 20
+LEAST_MMAP = 64 << 10  # bytes of a block that is mapped by itself, when blocks are returned
 
 
 def reset_peak(device: str) -> str:
@@ -41,6 +53,28 @@ def peak(device: str) -> int | None:
     if sys.platform != "linux":
         return None
     return _status("VmHWM") - _status("RssFile")
+
+
+def return_blocks(device: str) -> bool:
+    """Let every freed block go back to the system at once; whether the C library can do that."""
+    return device == "cpu" and _mallopt(M_MMAP_THRESHOLD, LEAST_MMAP)
+
+
+def keep_blocks(device: str) -> None:
+    """Let the C library keep what is freed, and have as much as the peak so far: from here on time
+    counts, and fetching pages from the system must not be part of it."""
+    if device != "cpu" or not _mallopt(M_MMAP_THRESHOLD, MOST_MMAP):
+        return
+    _mallopt(M_TRIM_THRESHOLD, MOST_TRIM)
+    missing = _status("VmHWM") - _status("VmRSS")
+    blocks = [torch.zeros(MIB, dtype=torch.uint8) for _ in range(missing // MIB)]
+    del blocks
+
+
+def _mallopt(parameter: int, value: int) -> bool:
+    """Whether there is such a function (glibc has it) and it takes the value."""
+    function = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return function is not None and bool(function(parameter, value))
 
 
 def peaks(device: str) -> dict[str, int]:

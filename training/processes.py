@@ -97,7 +97,8 @@ def team(world: int, follow: Callable[..., None], *args: Any) -> Iterator[Member
         yield Member()
         return
     context: Any = multiprocessing.get_context(METHOD)
-    context.set_forkserver_preload(["training.run"])  # once, not in every process
+    # Once, not in every process; optimizers import the second.
+    context.set_forkserver_preload(["training.run", "torch._dynamo"])
     store = distributed.TCPStore(HOST, 0, world, is_master=True, wait_for_workers=False)
     method = multiprocessing.get_start_method()
     others = [

@@ -8,7 +8,7 @@ import torch
 
 from models.contract import State
 from probes import energy, memory
-from probes.tasks.common import Task, for_inference, peaks, repeat, state_bytes, tokens
+from probes.tasks.common import Task, for_inference, repeat, state_bytes, tokens
 
 CHUNK = 1024  # tokens read at once, so that reading the context is not what fills the memory
 
@@ -36,7 +36,7 @@ def decode(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
             _, states[0] = model(token, states[0])
 
         series = repeat(task, counter, lambda: None, step)
-    return {**series.facts(counter), **peaks(task), "state_bytes": held}
+    return {**series.facts(counter), **series.peaks, "state_bytes": held}
 
 
 def repeated(model: Any, state: State, batch: int) -> State:

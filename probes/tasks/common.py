@@ -67,6 +67,8 @@ class Series:
     """Before and after each of them."""
     last: Any = None
     """What the last repeat returned."""
+    peaks: dict[str, Any] = field(default_factory=dict)
+    """See `peaks`: of the warm-up, or of all repeats where there is none."""
 
     @property
     def disturbed(self) -> list[bool]:
@@ -120,9 +122,16 @@ def repeat(
     before: Callable[[], Any],
     work: Callable[[Any], Any],
 ) -> Series:
-    """Times `work(before())`, warm-up excluded, once or as often as `task` asks for."""
+    """Times `work(before())`, warm-up excluded, once or as often as `task` asks for.
+
+    The peak of memory is read after the warm-up.
+    """
     series = Series(torch.get_num_threads() if task.device == "cpu" else 1)
     for index in itertools.count():
+        if index and index == task.warmup:
+            series.peaks = peaks(task)
+            series.last = None
+            memory.keep_blocks(task.device)
         series.last = None  # the previous one must be gone before the next is made
         prepared = before()
         wait(task)
@@ -137,6 +146,7 @@ def repeat(
         series.joules.append(counter.since(joules))
         if series.is_enough(task):
             break
+    series.peaks = series.peaks or peaks(task)
     return series
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from models.errors import UserError
 from models.trunk import Block, Operator, Stream, Trunk
 from probes import energy
-from probes.tasks.common import Task, autocast, peaks, repeat, tokens
+from probes.tasks.common import Task, autocast, repeat, tokens
 
 
 def layer(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def layer(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
             tensor.grad = None
 
     series = repeat(task, counter, forget, step)
-    return {**series.facts(counter), **peaks(task)}
+    return {**series.facts(counter), **series.peaks}
 
 
 def operator(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def operator(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
             tensor.grad = None
 
     series = repeat(task, counter, forget, step)
-    return {**series.facts(counter), **peaks(task)}
+    return {**series.facts(counter), **series.peaks}
 
 
 def mixing(model: Any, task: Task) -> tuple[Operator, tuple[Any, ...]]:

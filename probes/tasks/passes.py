@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from probes import energy
-from probes.tasks.common import Task, autocast, for_inference, peaks, repeat, state_bytes, tokens
+from probes.tasks.common import Task, autocast, for_inference, repeat, state_bytes, tokens
 
 
 def train(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def train(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
         loss.backward()
 
     series = repeat(task, counter, lambda: model.zero_grad(set_to_none=True), step)
-    return {**series.facts(counter), **peaks(task)}
+    return {**series.facts(counter), **series.peaks}
 
 
 def prefill(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def prefill(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
             return model(text, model.init_state(task.batch, task.length))[1]
 
     series = repeat(task, counter, lambda: None, read)
-    return {**series.facts(counter), **peaks(task), "state_bytes": state_bytes(series.last)}
+    return {**series.facts(counter), **series.peaks, "state_bytes": state_bytes(series.last)}
 
 
 def first_token(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
@@ -58,4 +58,4 @@ def first_token(model: Any, task: Task, counter: energy.Counter) -> dict[str, An
             return state
 
     series = repeat(task, counter, lambda: None, answer)
-    return {**series.facts(counter), **peaks(task), "state_bytes": state_bytes(series.last)}
+    return {**series.facts(counter), **series.peaks, "state_bytes": state_bytes(series.last)}

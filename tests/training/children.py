@@ -40,7 +40,8 @@ def server() -> Iterator[None]:
     context: Any = multiprocessing.get_context("forkserver")
     others = forkserver._forkserver._preload_modules
     forkserver._forkserver._stop()
-    context.set_forkserver_preload(["tests.training.children"])
+    # An optimizer imports the compiler, which takes longer than a run.
+    context.set_forkserver_preload(["tests.training.children", "torch._dynamo"])
     yield
     forkserver._forkserver._stop()
     context.set_forkserver_preload(others)
