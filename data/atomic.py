@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import secrets
 import shutil
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from models.files import sync
 
+# What stands beside a prepared corpus, whose name is a fingerprint, while it is made or replaced.
+_ASIDE = re.compile(r"(broken\.)?[0-9a-f]{16}\.[0-9a-f]{8}\.tmp")
 _ABANDONED_AFTER = 24 * 3600  # seconds until a killed process's leftovers are swept
 
 
@@ -57,8 +60,10 @@ def _put(aside: Path, folder: Path, sound: Callable[[Path], bool]) -> None:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove what a killed process left long ago."""
+    """Remove what a killed process left long ago, and nothing else: it may be anybody's folder."""
     for path in parent.glob("*.tmp"):
+        if not _ASIDE.fullmatch(path.name):
+            continue
         try:
             abandoned = time.time() - path.lstat().st_mtime > _ABANDONED_AFTER
         except FileNotFoundError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from typing import BinaryIO
 from models.errors import UserError
 from models.reading import Missing, Unreadable, read_object, regular
 
+ASIDE = re.compile(r"\..+\.\d+\.tmp")  # what `atomic` writes to
 MANIFEST = 1 << 10  # bytes that one may have
 
 
@@ -48,6 +50,8 @@ def atomic(path: Path, manifest: bool = False) -> Iterator[BinaryIO]:
 def sweep(folder: Path) -> None:
     """Delete what killed processes left of `atomic`; none may be writing there now."""
     for path in folder.glob(".*.tmp"):
+        if not ASIDE.fullmatch(path.name):
+            continue
         with suppress(OSError):  # a folder, which is none of ours
             path.unlink()
 

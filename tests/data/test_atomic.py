@@ -59,11 +59,23 @@ def test_an_unsound_folder_is_replaced(tmp_path: Path) -> None:
 
 
 def test_old_leftovers_are_swept_and_work_in_progress_is_not(tmp_path: Path) -> None:
-    for name, age in (("x.1.tmp", 30 * 3600), ("y.2.tmp", 60)):
+    old, new = (f"{letter * 16}.{letter * 8}.tmp" for letter in "ab")
+    for name, age in ((old, 30 * 3600), (f"broken.{old}", 30 * 3600), (new, 60)):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     make_folder(tmp_path / "it", write("a"), sound)
-    assert names(tmp_path) == ["it", "y.2.tmp"]
+    assert names(tmp_path) == [new, "it"]
+
+
+def test_what_others_keep_beside_it_is_left_alone(tmp_path: Path) -> None:
+    for name in ("thesis.tmp", "project.tmp", "x.12345678.tmp", f"broken.{'a' * 16}.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "chapter").write_text("one")
+        os.utime(tmp_path / name, (time.time() - 30 * 24 * 3600,) * 2)
+    before = names(tmp_path)
+    make_folder(tmp_path / "it", write("a"), sound)
+    assert names(tmp_path) == sorted([*before, "it"])
+    assert (tmp_path / "thesis.tmp" / "chapter").read_text() == "one"
 
 
 @pytest.mark.parametrize("kind", ["file", "pipe", "link"])

@@ -13,6 +13,7 @@ from probes.tasks import common, parts, tokens
 from probes.tasks.batches import repeated
 from probes.tasks.common import Task
 from tests.contestants import NAMES, spec_of
+from tests.probes import works
 from tests.probes.specs import VOCAB, rwkv4, transformer
 
 MIB = 1 << 20
@@ -107,14 +108,26 @@ def test_generate_feeds_every_token_back_and_starts_empty(spec):
     assert whole.shape[1] == 20
 
 
+def test_the_peak_does_not_depend_on_what_was_before():
+    """Where freed blocks are not returned to the system, it differs by 11 MiB here."""
+    spec = rwkv4(vocab_size=2048, n_layer=4, n_embd=128, n_ffn=512)
+    task = replace(TASK, spec=spec, batch=1, length=2048, vocab_size=2048)
+    fresh, later = (
+        child.run(work, (task,), 120) for work in (measure.measure, works.measure_later)
+    )
+    assert fresh.status == later.status == "ok", (fresh.error, later.error)
+    assert abs(fresh.facts["peak_bytes"] - later.facts["peak_bytes"]) < 4 * MIB
+
+
 def test_time_to_first_token_leaves_the_other_logits_out():
-    """At 4096 tokens and 4096 entries all logits are 64 MiB."""
-    changes = {"batch": 1, "length": 4096, "vocab_size": 4096}
-    changes["spec"] = transformer(vocab_size=4096, n_layer=1)
-    logits = 4096 * 4096 * 4
+    """At 4096 tokens and 8192 entries all logits are 128 MiB."""
+    changes = {"batch": 1, "length": 4096, "vocab_size": 8192}
+    changes["spec"] = transformer(vocab_size=8192, n_layer=1)
+    logits = 4096 * 8192 * 4
     first, every = (run(probe=probe, **changes).facts for probe in ("ttft", "prefill"))
-    assert every["peak_bytes"] - first["peak_bytes"] > 0.9 * logits
-    assert every["flops"] - first["flops"] == 2 * 64 * 4096 * 4095
+    # Not all of them: the peak of the first is inside of a block, whose tensors are gone by then.
+    assert every["peak_bytes"] - first["peak_bytes"] > 0.85 * logits
+    assert every["flops"] - first["flops"] == 2 * 64 * 8192 * 4095
     assert first["state_bytes"] - every["state_bytes"] == 2 * 64 * 4  # room for the new token
 
 

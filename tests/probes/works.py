@@ -18,6 +18,8 @@ from probes.child import Report
 from probes.measure import measure
 from probes.tasks.common import Task
 
+MIB = 1 << 20
+
 
 def tell(report: Report, facts: dict[str, Any]) -> None:
     report(facts)
@@ -77,6 +79,14 @@ def allocate(report: Report, size: int, limit: int | None, temporary: int = 0) -
     block = torch.ones(size, dtype=torch.uint8)
     del block
     report({"before": before, "peak": memory.peak("cpu")})
+
+
+def measure_later(report: Report, task: Task) -> None:
+    """After large blocks came and went: from then on the C library keeps what is freed."""
+    for _ in range(3):
+        del_me = torch.ones(30 * MIB, dtype=torch.uint8)
+        del del_me
+    measure(report, task)
 
 
 def wait_for_ever(started: str) -> None:

@@ -53,11 +53,13 @@ def test_what_is_no_file_is_named_and_left(folder: RunFolder, kind: str) -> None
 
 
 def test_leftovers_that_are_none_of_ours_are_let_be(folder: RunFolder) -> None:
-    (folder.path / ".a.tmp").mkdir()
-    (folder.path / ".b.tmp").write_text("half")
-    (folder.path / ".c.tmp").symlink_to(".c.tmp")
+    (folder.path / ".a.1.tmp").mkdir()
+    (folder.path / ".b.22.tmp").write_text("half")
+    (folder.path / ".c.3.tmp").symlink_to(".c.3.tmp")
+    (folder.path / ".mine.tmp").write_text("chapter one")
     folder.sweep()
-    assert {path.name for path in folder.path.iterdir()} == {".a.tmp", "checkpoints"}
+    left = {path.name for path in folder.path.iterdir()}
+    assert left == {".a.1.tmp", ".mine.tmp", "checkpoints"}
 
 
 @pytest.mark.parametrize("kind", PLACES)
