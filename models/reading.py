@@ -106,7 +106,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         _check_yaml(text)
         tree = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return _object(path, _plain(tree))
+        return _object(path, plain(tree))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
@@ -119,7 +119,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_json(text: str) -> Any:
     """The plain value in a text. Raises `ValueError` that says in a few words what is wrong."""
     try:
-        return _plain(json.loads(text, **_STRICT))
+        return plain(json.loads(text, **_STRICT))
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}: " if error.lineno > 1 else ""
         raise ValueError(f"{line}not JSON ({error.msg} at character {error.colno})") from None
@@ -211,8 +211,11 @@ _STRICT: dict[str, Any] = {
 }
 
 
-def _plain(tree: Any) -> Any:
-    """`tree`, if it holds nothing but JSON's values, names that are text, and is not too deep."""
+def plain(tree: Any) -> Any:
+    """`tree`, if it holds nothing but JSON's values, names that are text, and is not too deep.
+
+    Raises `ValueError` that says in a few words what is wrong.
+    """
     level = [tree]
     for _ in range(DEEPEST + 1):
         below: list[Any] = []

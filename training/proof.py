@@ -19,6 +19,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import Tensor
 
 from models.meta import build_meta
+from models.reading import plain
 from models.registry import ModelSpec
 from training.ledger import Ledger
 from training.optim import SETTINGS, AdamW
@@ -30,6 +31,8 @@ SINCE_FORMAT_1 = ("run", "ledger", "machine", "moments", "scales", "rows")
 DEEPEST = 20  # dicts and lists in each other; ours are 7 deep
 WEIGHTS = {"bf16-true": torch.bfloat16}  # what training in a precision keeps; all others: fp32
 ORDER = ("seed", "length", "batch_size", "accumulate")
+TENSORS = ("state_dict", "optimizer_states", "random")
+"""Parts of a checkpoint, and of ours in it, that hold tensors; all others hold what JSON can."""
 
 
 class Unfit(ValueError):
@@ -72,7 +75,11 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     part is looked at."""
     step: Any = content.get("global_step")
     _need(is_count(step) and step > 0, "global_step")
-    _check_own(content.get("crossover"), step)
+    own: Any = content.get("crossover")
+    _need(isinstance(own, dict), "crossover")
+    for part in (content | {"crossover": None}, own):
+        _check_values(part)
+    _check_own(own, step)
     if {**content["crossover"]["identity"]["model"], "size": spec.size} != asdict(spec):
         return  # whose checkpoint it is will be told
     version: Any = content.get("pytorch-lightning_version")
@@ -87,8 +94,8 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     model = build_meta(spec)
     kept = WEIGHTS.get(precision, torch.float32) if precision else None
     _check_weights(content.get("state_dict"), model, kept)
-    shapes = {name: one.shape for name, one in model.named_parameters()}
-    groups = [[shapes[name] for name in one.names] for one in model.param_groups() if one.names]
+    weights = {name: content["state_dict"][f"model.{name}"] for name, _ in model.named_parameters()}
+    groups = [[weights[name] for name in one.names] for one in model.param_groups() if one.names]
     _check_optimizer(content, groups, step, step == skipped)
     _check_schedule(content.get("lr_schedulers"), len(groups), step)
     _check_loops(content.get("loops"), step)
@@ -119,8 +126,16 @@ def _need_keys(found: Any, keys: Any, place: str) -> None:
     _need(isinstance(found, dict) and found.keys() == {*keys}, place)
 
 
-def _check_own(own: Any, step: int) -> None:
-    _need(isinstance(own, dict), "crossover")
+def _check_values(part: dict[str, Any]) -> None:
+    """What is compared, printed and written into other files must be no more than JSON can hold."""
+    for key, value in part.items():
+        try:
+            plain({key: None if key in TENSORS else value})
+        except ValueError as error:
+            raise Unfit(f"{key!s:.40} is wrong ({error})") from None
+
+
+def _check_own(own: dict[str, Any], step: int) -> None:
     form = own.get("format")
     if form is None and "run" not in own:
         absent: tuple[str, ...] = SINCE_FORMAT_1
@@ -135,18 +150,25 @@ def _check_own(own: Any, step: int) -> None:
     _need_keys(identity, ("model", "data"), "identity")
     _need(isinstance(identity["data"], str), "identity.data")
     _need_keys(identity["model"], (one.name for one in fields(ModelSpec)), "identity.model")
+    for key, value in identity["model"].items():
+        _need(isinstance(value, dict if key == "config" else str), f"identity.model.{key}")
     for key in ("run", "machine"):
         _need(isinstance(own.get(key, {}), dict), f"crossover.{key}")
-    _need(isinstance(own.get("scales", []), list), "crossover.scales")
+    machine = own.get("machine", {}).values()
+    _need(all(type(one) in (int, str) for one in machine), "crossover.machine")
+    scales = own.get("scales", [])
+    _need(isinstance(scales, list) and all(isinstance(one, str) for one in scales), "scales")
+    _need(is_count(own.get("moments", 0)), "crossover.moments")
     if own.get("rows") is not None:
         _need_keys(own["rows"], ("count", "sha256"), "crossover.rows")
-        _need(is_count(own["rows"]["count"]), "crossover.rows")
+        rows = own["rows"]
+        _need(is_count(rows["count"]) and isinstance(rows["sha256"], str), "crossover.rows")
     best = own.get("best")
     if best is not None:
         _need_keys(best, ("step", "val_loss"), "best")
         _need(is_count(best["step"]) and best["step"] <= step, "best")
         _need(type(best["val_loss"]) in (int, float), "best")
-    if own.get("ledger") is not None:
+    if "ledger" in own:
         _check_ledger(own["ledger"])
     states = own.get("random")
     _need(isinstance(states, list) and bool(states), "random")
@@ -212,8 +234,9 @@ def _check_tensor(found: Any, shape: Any, place: str) -> None:
 
 
 def _check_optimizer(
-    content: dict[str, Any], groups: list[list[Any]], step: int, may_be_empty: bool
+    content: dict[str, Any], groups: list[list[Tensor]], step: int, may_be_empty: bool
 ) -> None:
+    """`groups` are the weights of each, whose shapes and types their moments have."""
     states: Any = content.get("optimizer_states")
     _need(isinstance(states, list) and len(states) == 1, "optimizer_states")
     _need_keys(states[0], ("state", "param_groups"), "optimizer_states")
@@ -221,7 +244,7 @@ def _check_optimizer(
     _need(isinstance(found, list) and len(found) == len(groups), "optimizer_states.param_groups")
     usual = AdamW([torch.zeros(1)], fused=True).param_groups[0]
     first = 0
-    for group, shapes in zip(found, groups, strict=True):
+    for group, weights in zip(found, groups, strict=True):
         held = isinstance(group, dict) and {*usual, *SETTINGS} <= group.keys()
         _need(held, "optimizer_states.param_groups")  # DeepSpeed may add to them
         alike = {*usual} - {*SETTINGS, "lr", "params"}
@@ -229,22 +252,24 @@ def _check_optimizer(
         same = same and all(is_number(group[key]) for key in {*SETTINGS, "lr"} - {"betas"})
         same = same and isinstance(group["betas"], (tuple, list)) and len(group["betas"]) == 2
         same = same and all(map(is_number, group["betas"]))
-        same = same and group["params"] == [*range(first, first + len(shapes))]
+        same = same and _is_list(group["params"], len(weights), is_count)
+        same = same and group["params"] == [*range(first, first + len(weights))]
         _need(same, "optimizer_states.param_groups")
-        first += len(shapes)
+        first += len(weights)
     _need(isinstance(state, dict) and {*state} <= {*range(first)}, "optimizer_states.state")
     _need(len(state) == content["crossover"].get("moments", len(state)), "optimizer_states.state")
     _need(bool(state) or may_be_empty, "optimizer_states.state")
-    for index, shape in enumerate(shape for shapes in groups for shape in shapes):
+    for index, weight in enumerate(weight for weights in groups for weight in weights):
         if index not in state:  # it has had no gradient yet
             continue
         place = f"optimizer_states, moments {index}"
         _need_keys(state[index], ("step", "exp_avg", "exp_avg_sq"), place)
         _check_tensor(state[index]["step"], torch.Size(), place)
+        _need(state[index]["step"].dtype == torch.float32, place)
         _need(0 < float(state[index]["step"]) <= step, place)
         for key in ("exp_avg", "exp_avg_sq"):
-            _check_tensor(state[index][key], shape, place)
-            _need(state[index][key].is_floating_point(), place)
+            _check_tensor(state[index][key], weight.shape, place)
+            _need(state[index][key].dtype == weight.dtype, f"{place}: their type")
 
 
 def _check_schedule(found: Any, groups: int, step: int) -> None:

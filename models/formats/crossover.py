@@ -17,7 +17,7 @@ from models.formats.tensor_files import (
     unwrapped,
     write_safetensors,
 )
-from models.reading import parse_json
+from models.reading import parse_json, plain
 from models.registry import ModelSpec
 from models.weights import Weights, check_sizes, checked, shapes_of
 
@@ -38,7 +38,7 @@ def read_checkpoint(path: Path) -> Weights:
     if problem:
         return official.from_tensors(path, named_tensors(path, content))
     try:
-        spec = ModelSpec(**content[KEY]["identity"]["model"])
+        spec = ModelSpec(**plain(content[KEY]["identity"]["model"]))
         tensors = {name.removeprefix("model."): t for name, t in content["state_dict"].items()}
         check_sizes(path, spec, tensors)
     except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:

@@ -48,6 +48,10 @@ def moments(tree: Any) -> Any:
     return tree["optimizer_states"][0]
 
 
+def model(tree: Any) -> Any:
+    return tree["crossover"]["identity"]["model"]
+
+
 def loop(tree: Any) -> Any:
     return tree["loops"]["fit_loop"]
 
@@ -104,6 +108,43 @@ CHANGES: dict[str, tuple[str, Callable[[Any], object]]] = {
     "no loss scale": ("MixedPrecision", lambda c: c["crossover"].update(scales=["MixedPrecision"])),
     "no monitor": ("callbacks", lambda c: c["callbacks"].clear()),
     "no identity": ("identity", lambda c: c["crossover"].update(identity="x")),
+    "a tensor in the configuration": (
+        r"run is wrong \(a value of the type Tensor\)",
+        lambda c: c["crossover"]["run"].update({"optim.lr": torch.zeros(3)}),
+    ),
+    "a number for a name": (
+        r"run is wrong \(a name that is not text\)", lambda c: c["crossover"]["run"].update({5: 1})
+    ),
+    "a tensor in the model": (
+        "identity is wrong", lambda c: model(c)["config"].update(n_layer=torch.zeros(3))
+    ),
+    "a model of numbers": ("identity.model.target", lambda c: model(c).update(target=5)),
+    "a tensor in the machine": (
+        "machine is wrong", lambda c: c["crossover"]["machine"].update(threads=torch.zeros(3))
+    ),
+    "a list in the machine": (
+        "crossover.machine", lambda c: c["crossover"]["machine"].update(cpu=["x"])
+    ),
+    "a number of 401 digits": (
+        "run is wrong", lambda c: c["crossover"]["run"].update(seed=10**400)
+    ),
+    "a tensor beside ours": (
+        "callbacks is wrong", lambda c: c["callbacks"].update(a=torch.ones(2))
+    ),
+    "rows of a number": ("rows", lambda c: c["crossover"]["rows"].update(sha256=1)),
+    "scales of numbers": ("scales", lambda c: c["crossover"].update(scales=[1])),
+    "a number of moments": ("moments", lambda c: c["crossover"].update(moments=torch.zeros(3))),
+    "a ledger of none": ("ledger", lambda c: c["crossover"].update(ledger=None)),
+    "parameters of a tensor": (
+        "param_groups", lambda c: moments(c)["param_groups"][0].update(params=torch.zeros(3))
+    ),
+    "a complex step": (
+        "moments 0", lambda c: moments(c)["state"][0].update(step=torch.tensor(1j))
+    ),
+    "a moment of halves": (
+        "moments 0: their type",
+        lambda c: moments(c)["state"][0].update(exp_avg=moments(c)["state"][0]["exp_avg"].half()),
+    ),
     "no class": ("identity.model", lambda c: c["crossover"]["identity"]["model"].pop("target")),
 }  # fmt: skip
 
