@@ -18,6 +18,7 @@ from training.optim import (
     build_schedule,
     clip_gradients,
     configured,
+    only_rises,
     set_configured,
 )
 from training.reading import WHOLE, Reading
@@ -48,6 +49,8 @@ class LanguageModel(lightning.LightningModule):
         """Sum of the micro-batch losses of the current optimizer step, still on the device."""
         self.grad_norm: Tensor | float = 0.0
         """Gradient norm before clipping of the last optimizer step."""
+        self.rate = 0.0
+        """Learning rate of the first group in the last optimizer step."""
         self.val_sum = torch.zeros(2)
         """Summed validation loss and its number of tokens."""
 
@@ -58,6 +61,10 @@ class LanguageModel(lightning.LightningModule):
         if self.guard is not None:
             self.guard.see(loss)
         return objective
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # Read here: as soon as the step is made, the schedule puts the next one's in its place.
+        self.rate = float(optimizer.param_groups[0]["lr"])
 
     def configure_gradient_clipping(
         self,
@@ -120,10 +127,11 @@ class LanguageModel(lightning.LightningModule):
             return
         verb = "goes on at" if before == now else "rises" if now > before else "falls"
         rate = f"{now:.4g}" if before == now else f"from {before:.4g} to {now:.4g}"
-        change = (
-            f"after step {step} the learning rate {verb} {rate}: "
-            f"the cosine now ends at step {self.max_steps}"
-        )
+        if only_rises(self.max_steps, self.optim):
+            shape = f"it only rises until the last step, {self.max_steps}"
+        else:
+            shape = f"the cosine now ends at step {self.max_steps}"
+        change = f"after step {step} the learning rate {verb} {rate}: {shape}"
         ledger.schedule_changes.append(change)
         if self.trainer.is_global_zero:
             log.warning("%s", change)

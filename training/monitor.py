@@ -89,7 +89,7 @@ class Monitor(lightning.Callback):
         row = {
             "train/loss": loss,
             "train/bits_per_byte": self.bits_per_byte(loss),
-            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/lr": module.rate,
             "train/grad_norm": float(module.grad_norm),
             "train/peak_memory_bytes": peak_memory(module.device),
         }
@@ -97,7 +97,7 @@ class Monitor(lightning.Callback):
             row["train/tokens"] = self.ledger.tokens
         if module.guard is not None and module.guard.skipped:
             row["train/skipped_steps"] = module.guard.skipped
-        if (rate := self.throughput.tokens_per_second) is not None:
+        if (rate := self.throughput.tokens_per_second_now) is not None:
             row["train/tokens_per_second"] = rate
         self._log(trainer, row, running)
 
@@ -107,11 +107,10 @@ class Monitor(lightning.Callback):
         self._interrupted = True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"tokens": self.throughput.tokens, "seconds": self.throughput.seconds}
+        return self.throughput.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.throughput.tokens = state_dict["tokens"]
-        self.throughput.seconds = state_dict["seconds"]
+        self.throughput.restore(state_dict)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.close()

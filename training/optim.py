@@ -92,6 +92,11 @@ def lr_factor(step: int, max_steps: int, conf: OptimConf) -> float:
     return floor + (1 - floor) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
+def only_rises(max_steps: int, conf: OptimConf) -> bool:
+    """Whether the last step still belongs to the warm-up, so that no cosine follows."""
+    return conf.warmup_steps >= max_steps
+
+
 def build_schedule(optimizer: torch.optim.Optimizer, max_steps: int, conf: OptimConf) -> LambdaLR:
     """`lr_factor` as a scheduler stepped once per optimizer step."""
     return LambdaLR(optimizer, lambda step: lr_factor(step, max_steps, conf))

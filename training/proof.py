@@ -101,8 +101,7 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     _check_loops(content.get("loops"), step)
     callbacks = content.get("callbacks")
     monitor: Any = callbacks.get("Monitor") if isinstance(callbacks, dict) else None
-    _need_keys(monitor, ("tokens", "seconds"), "callbacks")
-    _need(is_count(monitor["tokens"]) and is_number(monitor["seconds"]), "callbacks")
+    _check_times(monitor)
     for key in content["crossover"].get("scales", ()):
         scale = content.get(key)
         _need(isinstance(scale, dict) and all(map(is_number, scale.values())), f"{key!s:.40}")
@@ -174,6 +173,15 @@ def _check_own(own: dict[str, Any], step: int) -> None:
     _need(isinstance(states, list) and bool(states), "random")
     for state in states:
         _check_random(state)
+
+
+def _check_times(times: Any) -> None:
+    if isinstance(times, dict):
+        times = {"all_seconds": None, **times}  # older checkpoints hold no such sum
+    _need_keys(times, ("tokens", "seconds", "all_seconds"), "callbacks")
+    seconds, every = times["seconds"], times["all_seconds"]
+    _need(is_count(times["tokens"]) and is_number(seconds), "callbacks")
+    _need(every is None or is_number(every), "callbacks")
 
 
 def _check_ledger(ledger: Any) -> None:

@@ -49,6 +49,7 @@ from training.loggers import JsonlLogger, TrackingLogger
 from training.meeting import Leader, attend
 from training.module import LanguageModel
 from training.monitor import Monitor, peak_memory
+from training.optim import only_rises
 from training.processes import Member, Team, alone, team
 from training.quiet import quiet
 from training.reading import Reading
@@ -173,7 +174,7 @@ def _lead(
         log.warning("%s: a branch of %s from step %d", folder.path, start.path, step)
     elif step:
         log.warning("%s: continuing from step %d", folder.path, step)
-    elif conf.optim.warmup_steps >= conf.trainer.max_steps:
+    if step < conf.trainer.max_steps and only_rises(conf.trainer.max_steps, conf.optim):
         log.warning(
             "optim.warmup_steps=%d is not below trainer.max_steps=%d: the learning rate only rises",
             conf.optim.warmup_steps,
@@ -367,7 +368,7 @@ def summarise(
         else None,
         "data_fingerprint": corpus.fingerprint,
         "tokens_per_second": monitor.throughput.tokens_per_second,
-        "train_seconds": monitor.throughput.seconds,
+        "train_seconds": monitor.throughput.all_seconds,
         "precision": conf.trainer.precision,
         "packing": conf.data.packing,
         "segment": conf.training.segment,

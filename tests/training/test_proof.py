@@ -276,7 +276,7 @@ def test_what_may_change_between_starts_is_continued(
     finally:
         torch.set_num_threads(threads)
     assert summary["steps"] == 5 and summary["parent"] is None
-    assert "the cosine now ends at step 5" in caplog.text
+    assert "goes on at 0.00025: it only rises until the last step, 5" in caplog.text
     assert f"number of threads {threads}, now {threads + 1}" in caplog.text
     assert Begun.read(own) is None
 

@@ -14,6 +14,7 @@ from tests.training.runs import run, run_conf, write_corpus
 from training.checkpoint import newest, saved
 from training.folder import RunFolder
 from training.metrics import read_rows
+from training.optim import AdamW
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +105,39 @@ def test_a_finished_run_is_left_alone(tmp_path: Path, corpus: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
 
 
-def test_a_longer_run_continues_a_finished_one(tmp_path: Path, corpus: Path) -> None:
-    run(run_conf(tmp_path, corpus, trainer__max_steps=4))
+def test_a_longer_run_continues_a_finished_one(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    used: list[float] = []
+    step = AdamW.step
+
+    def stepping(self: AdamW, *args: Any, **kwargs: Any) -> Any:
+        used.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(AdamW, "step", stepping)
+    note = "optim.warmup_steps=20 is not below trainer.max_steps=%d: the learning rate only rises"
+    first, _ = run(run_conf(tmp_path, corpus, trainer__max_steps=4))
+    assert note % 4 in caplog.text
     summary, folder = run(run_conf(tmp_path, corpus, trainer__max_steps=6))
     assert summary["steps"] == 6
-    assert [row["step"] for row in read_rows(folder.metrics) if "train/loss" in row] == [
-        1, 2, 3, 4, 5, 6,
-    ]  # fmt: skip
+    rows = [row for row in read_rows(folder.metrics) if "train/loss" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+    # The rate beside a step is the one that it was made with.
+    assert [row["train/lr"] for row in rows] == used
+    assert used == pytest.approx([1e-3 * number / 20 for number in range(1, 7)])
+    assert note % 6 in caplog.text
+    assert summary["schedule_changes"] == [
+        "after step 4 the learning rate goes on at 0.00025: it only rises until the last step, 6"
+    ]
+
+    # Each start warms up for three steps: only step 4 has a rate, and times are sums.
+    assert [row["step"] for row in rows if "train/tokens_per_second" in row] == [4]
+    assert summary["tokens_per_second"] == first["tokens_per_second"]
+    state = content(folder)["callbacks"]["Monitor"]
+    assert state["tokens"] == 4 * 32 and summary["train_seconds"] == state["all_seconds"]
+    assert summary["train_seconds"] > first["train_seconds"] > state["seconds"] > 0
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path: Path, corpus: Path) -> None:

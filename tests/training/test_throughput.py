@@ -42,6 +42,30 @@ def test_pauses_are_left_out() -> None:
     assert (meter.tokens, meter.seconds) == (60, pytest.approx(3))
 
 
+def test_a_later_session_goes_on_counting() -> None:
+    clock = Clock()
+
+    def trained(meter: Throughput, *steps: float) -> Throughput:
+        meter.start()
+        for seconds in steps:
+            clock.now += seconds
+            meter.step(100)
+        return meter
+
+    state = trained(Throughput(clock=clock), 50.0, 20.0, 10.0, 2.0, 3.0).state()
+    later = Throughput(clock=clock)
+    later.restore(state)
+    assert trained(later, 40.0, 30.0, 10.0).tokens_per_second_now is None  # nothing is warm yet
+    assert later.tokens_per_second == pytest.approx(200 / 5)
+    assert later.all_seconds == pytest.approx(85 + 80)
+    assert trained(later, 8.0).tokens_per_second_now == pytest.approx(100 / 8)
+    assert later.tokens_per_second == pytest.approx(300 / 13)
+
+    older = Throughput(clock=clock)
+    older.restore({"tokens": 200, "seconds": 5.0})  # as checkpoints once held it
+    assert trained(older, 1.0).all_seconds is None
+
+
 def test_a_clock_set_back_gives_no_negative_rate() -> None:
     clock = Clock()
     meter = Throughput(warmup=0, clock=clock)
