@@ -183,41 +183,42 @@ def train_loader(
 
 
 def validation_windows(
-    tokens: np.ndarray, length: int, count: int, batch: int = 1
+    corpus: Corpus, length: int, count: int, batch: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """At most `count` fixed windows spread evenly over `tokens`: (inputs, targets) `[batch, T]`.
+    """At most `count` windows spread evenly over the validation tokens: pairs `[batch, T]`.
 
-    Windows do not overlap (but for the token where one ends and the next begins), so there may be
-    fewer than `count`; the last batch may be smaller.
+    A pair is inputs and targets. Windows do not overlap (but for the token where one ends and the
+    next begins), so there may be fewer than `count`; the last batch may be smaller. Raises
+    `UserError` if the file is no longer what was prepared.
     """
-    targets = len(tokens) - 1
+    targets = len(corpus.val) - 1
     count = min(count, targets // length)
     starts = [i * targets // count for i in range(count)]
     for first in range(0, count, batch):
-        yield _inputs_and_targets(tokens, starts[first : first + batch], length)
+        yield _inputs_and_targets(corpus, starts[first : first + batch], length)
 
 
-def all_validation(
-    tokens: np.ndarray, length: int, batch: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every token of `tokens` but the first as a target exactly once: pairs `[batch, T]`.
+def all_validation(corpus: Corpus, length: int, batch: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every validation token but the first as a target exactly once: pairs `[batch, T]`.
 
     The last batch of full windows may be smaller, and what does not fill a window comes at the end
-    as one shorter row: weigh losses by the number of targets.
+    as one shorter row: weigh losses by the number of targets. Raises `UserError` if the file is no
+    longer what was prepared.
     """
-    targets = len(tokens) - 1
+    targets = len(corpus.val) - 1
     full = targets // length * length
     for first in range(0, full, batch * length):
         starts = list(range(first, min(full, first + batch * length), length))
-        yield _inputs_and_targets(tokens, starts, length)
+        yield _inputs_and_targets(corpus, starts, length)
     if full < targets:
-        yield _inputs_and_targets(tokens, [full], targets - full)
+        yield _inputs_and_targets(corpus, [full], targets - full)
 
 
-def _inputs_and_targets(
-    tokens: np.ndarray, starts: list[int], length: int
-) -> tuple[Tensor, Tensor]:
+def _inputs_and_targets(corpus: Corpus, starts: list[int], length: int) -> tuple[Tensor, Tensor]:
+    tokens = corpus.val
+    corpus.watch.check()  # before and after reading, as for training
     rows = torch.from_numpy(
         np.stack([tokens[start : start + length + 1].astype(np.int64) for start in starts])
     )
+    corpus.watch.check()
     return rows[:, :-1], rows[:, 1:]

@@ -61,11 +61,9 @@ class ValidationWindows(IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, bool]]:
         batches = validation_windows(
-            self._corpus.val, self._conf.length, self._windows, self._conf.batch_size
+            self._corpus, self._conf.length, self._windows, self._conf.batch_size
         )
-        self._corpus.watch.check()
         for tokens, targets in batches:
-            self._corpus.watch.check()
             counts = self._rank < len(tokens)
             rows = slice(self._rank, None, self._world) if counts else slice(1)
             yield tokens[rows], targets[rows], counts

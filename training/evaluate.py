@@ -23,9 +23,7 @@ def full_validation(
     """
     total, count = 0.0, 0
     device = next(model.parameters()).device  # type: ignore[attr-defined]
-    corpus.watch.check()
-    for tokens, targets in all_validation(corpus.val, length, batch):
-        corpus.watch.check()
+    for tokens, targets in all_validation(corpus, length, batch):
         loss = reading.loss(model, tokens.to(device), targets.to(device))
         total += loss.item() * targets.numel()
         count += targets.numel()

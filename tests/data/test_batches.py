@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import pickle
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from data.batches import (
     validation_windows,
 )
 from data.store import Corpus, prepare
+from data.watch import Watch
 from models.errors import UserError
 
 
@@ -195,11 +198,15 @@ def test_loader_leaves_the_global_generator_alone(corpus: Corpus, conf: DataConf
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def counting(tokens: int) -> Any:
+    """A corpus whose validation tokens are 0, 1, 2, ..."""
+    return SimpleNamespace(val=np.arange(tokens, dtype=np.uint16), watch=Watch([]))
+
+
 @pytest.mark.parametrize(("tokens", "batch"), [(41, 1), (41, 2), (50, 3), (48, 2), (9, 4), (5, 1)])
 def test_all_validation_covers_all_but_the_first_once(tokens: int, batch: int) -> None:
-    val = np.arange(tokens, dtype=np.uint16)
     targets = []
-    for inputs, wanted in all_validation(val, length=8, batch=batch):
+    for inputs, wanted in all_validation(counting(tokens), length=8, batch=batch):
         assert inputs.dtype == torch.int64 and inputs.shape == wanted.shape
         assert torch.equal(inputs + 1, wanted)
         assert inputs.shape[0] <= batch and inputs.shape[1] <= 8
@@ -209,8 +216,7 @@ def test_all_validation_covers_all_but_the_first_once(tokens: int, batch: int) -
 
 @pytest.mark.parametrize(("tokens", "count", "expected"), [(1000, 10, 10), (81, 99, 10), (9, 3, 1)])
 def test_validation_windows_are_even_and_disjoint(tokens: int, count: int, expected: int) -> None:
-    val = np.arange(tokens, dtype=np.uint16)
-    pairs = list(validation_windows(val, length=8, count=count, batch=3))
+    pairs = list(validation_windows(counting(tokens), length=8, count=count, batch=3))
     assert [len(inputs) for inputs, _ in pairs[:-1]] == [3] * (len(pairs) - 1)
     inputs, targets = (torch.cat(side) for side in zip(*pairs, strict=True))
     assert inputs.shape == targets.shape == (expected, 8)
@@ -223,6 +229,6 @@ def test_validation_windows_are_even_and_disjoint(tokens: int, count: int, expec
 
 
 def test_validation_reads_the_memory_map(corpus: Corpus, conf: DataConf) -> None:
-    ((inputs, targets),) = validation_windows(corpus.val, conf.length, count=1)
+    ((inputs, targets),) = validation_windows(corpus, conf.length, count=1)
     assert inputs[0].tolist() == corpus.val[:16].tolist()
     assert targets[0].tolist() == corpus.val[1:17].tolist()

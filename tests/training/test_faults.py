@@ -11,17 +11,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from data.batches import Batches
+from data.store import prepare
 from models.errors import UserError
 from tests.contestants import spec_of
 from tests.training.runs import run, run_conf, write_corpus
 from training import memory
 from training.checkpoint import newest, saved
+from training.datamodule import ValidationWindows
+from training.evaluate import full_validation
 from training.folder import RunFolder
 from training.metrics import read_rows
 from training.module import LanguageModel
@@ -245,8 +249,6 @@ def test_a_stopped_clock_gives_no_rate(tmp_path: Path, corpus: Path) -> None:
 
 
 def test_batches_read_after_a_change_are_never_returned(tmp_path: Path, corpus: Path) -> None:
-    from data.store import prepare
-
     conf = run_conf(tmp_path / "runs", corpus).data
     prepared = prepare(conf)
     batches = Batches(prepared, conf, 0)
@@ -257,3 +259,37 @@ def test_batches_read_after_a_change_are_never_returned(tmp_path: Path, corpus: 
         file.write(b"\0\0")
     with pytest.raises(UserError, match="changed while it was in use"):
         batches[1]
+
+
+@pytest.mark.parametrize("reader", ["windows", "full"])
+def test_validation_tokens_cut_between_two_batches_stop_it_with_a_message(
+    tmp_path: Path, corpus: Path, reader: str
+) -> None:
+    conf = run_conf(tmp_path / "runs", corpus).data
+    prepared = prepare(conf)
+    _ = prepared.val
+    messages = multiprocessing.get_context("fork").Queue()
+
+    def cut(*args: Any) -> torch.Tensor:
+        os.truncate(prepared.folder / "val.bin", 0)
+        return torch.zeros(())
+
+    def read() -> None:
+        try:
+            if reader == "windows":
+                for _ in ValidationWindows(prepared, conf, windows=8, rank=0, world=1):
+                    cut()
+            else:
+                reading: Any = SimpleNamespace(loss=cut)
+                model: Any = torch.nn.Linear(1, 1)
+                full_validation(model, prepared, conf.length, conf.batch_size, reading)
+        except UserError as error:
+            messages.put(str(error))
+
+    # In a process of its own: reading beyond the end of a map ends it with SIGBUS.
+    child = multiprocessing.get_context("fork").Process(target=read)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    message = messages.get(timeout=10)
+    assert "val.bin changed while it was in use" in message and "The same command" in message
