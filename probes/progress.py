@@ -78,12 +78,16 @@ class Screen:
 
 def in_words(left: float | None) -> str:
     """`, 2:10 left`; nothing where it is not known."""
-    if left is None:
-        return ""
-    minutes, seconds = divmod(round(left), 60)
+    return "" if left is None else f", {clock(left)} left"
+
+
+def clock(seconds: float) -> str:
+    """`2:10`, or `1:02:05`."""
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return (
-        f", {hours}:{minutes:02d}:{seconds:02d} left"
-        if hours
-        else f", {minutes}:{seconds:02d} left"
-    )
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def are_disturbed(count: int, still: str = "") -> str:
+    """`3 measurements are disturbed`."""
+    return f"{count:,} measurement{'s are' if count > 1 else ' is'} {still}disturbed"

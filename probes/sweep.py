@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from probes.bench import Bench
 from probes.bootstrap import typical
 from probes.fairness import check_sizes
 from probes.points import Point, left_out, list_points
-from probes.progress import Pace, Screen, in_words
+from probes.progress import Pace, Screen, are_disturbed, clock, in_words
 from probes.rows import OK, Row, append_rows, check_name_of, read_rows
 from probes.tasks.common import DTYPES
 
@@ -100,9 +101,11 @@ class _Sweep:
         for notice in [*notices, *_reuse_notices(self.points, self.bench, finished, self.path)]:
             self.screen.say(notice)
         if disturbed:
-            plural = "s are" if len(disturbed) > 1 else " is"
-            count = f"{len(disturbed)} disturbed measurement{plural}"
-            self.screen.say(f"{count} made again, with what is compared with it")
+            several = len(disturbed) > 1
+            self.screen.say(
+                f"{len(disturbed):,} disturbed measurement{'s are' if several else ' is'} made "
+                f"again, with what is compared with {'them' if several else 'it'}"
+            )
         threads = self.bench.facts["device"]["threads"]
         plural = "" if threads == 1 else "s"
         self.screen.say(f"{threads} thread{plural} ({self.bench.threads_chosen})")
@@ -121,21 +124,30 @@ class _Sweep:
         """Measure disturbed points again while there is time for it."""
         budget = self.bench.conf.remeasure * self._spent
         end = time.monotonic() + budget
+        if budget <= 0:
+            return
         for _ in range(VISITS):
             turns = [turn for turn in self.turns if self._is_disturbed(turn)]
-            if not turns or budget <= 0:
-                break
+            if not turns:
+                return
             points = [point for turn in turns for point in turn]
-            if time.monotonic() < end:
-                bad = sum(self._disturbed(point) for point in points)
-                these_are = "measurement is" if bad == 1 else "measurements are"
-                self.screen.say(f"{bad} disturbed {these_are} made again{in_words(budget)}")
             for place, turn in enumerate(turns):
-                ahead = [point for later in turns[place + 1 :] for point in later]
-                expected = self._pace.left(turn)
-                if time.monotonic() + (expected or 0.0) > end:
+                left = end - time.monotonic()
+                if (self._pace.left(turn) or 0.0) > left:
+                    now = are_disturbed(self._count_disturbed(), "still ")
+                    self.screen.say(f"the time to measure again is used up: {now}")
                     return
-                self._measure_turn(turn, turn, len(points) - len(ahead) - len(turn), ahead)
+                if place == 0:
+                    count = self._count_disturbed()
+                    again = "it is" if count == 1 else "all are"
+                    if (self._pace.left(points) or 0.0) > left:
+                        again = f"as many as {clock(left)} allows are"
+                    self.screen.say(f"{are_disturbed(count)}: {again} made again")
+                ahead = [point for later in turns[place + 1 :] for point in later]
+                done = len(points) - len(ahead) - len(turn)
+                self._measure_turn(turn, turn, done, ahead, end)
+        if count := self._count_disturbed():
+            self.screen.say(f"made again {VISITS} times: {are_disturbed(count, 'still ')}")
 
     def _missing(self, turn: Sequence[Point]) -> list[Point]:
         if self.bench.conf.remeasure > 0 and self._is_disturbed(turn):
@@ -143,9 +155,17 @@ class _Sweep:
         return [point for point in turn if self.bench.key(point) not in self.rows]
 
     def _measure_turn(
-        self, turn: Sequence[Point], own: Sequence[Point], done: int, ahead: Sequence[Point]
+        self,
+        turn: Sequence[Point],
+        own: Sequence[Point],
+        done: int,
+        ahead: Sequence[Point],
+        end: float = math.inf,
     ) -> None:
-        """Measure `own`, of `turn`; new rows replace old ones if less disturbed, all or none."""
+        """Measure `own`, of `turn`; new rows replace old ones if less disturbed, all or none.
+
+        What does not fit before `end`, of the monotonic clock, is not going to be measured.
+        """
         old = {key: self.rows[key] for point in own if (key := self.bench.key(point)) in self.rows}
         new: dict[str, Row] = {}
         total = done + len(own) + len(ahead)
@@ -154,7 +174,7 @@ class _Sweep:
             whole = self.bench.key(replace(point, process=0))
             if whole in self._failed:
                 continue
-            left = self._pace.left([*own[place:], *ahead])
+            left = self._left([*own[place:], *ahead], end)
             self.screen.show(point, done + place, total, left)
             self._pace.begin()
             row = self.bench.measure(point)
@@ -166,7 +186,7 @@ class _Sweep:
             new[key] = row
             if not old:
                 self._keep([row])
-            left = self._pace.left([*own[place + 1 :], *ahead])
+            left = self._left([*own[place + 1 :], *ahead], end)
             progress = f"{done + place + 1} of {total}{in_words(left)}"
             self.screen.say(f"{progress:<22} {describe(row)}")
         again = [key for key in old if key in new]
@@ -183,6 +203,13 @@ class _Sweep:
         for row in rows:
             self.rows[row.key] = row
             self.on_row(row)
+
+    def _left(self, points: Sequence[Point], end: float) -> float | None:
+        left = self._pace.left(points)
+        return None if left is None else min(left, max(end - time.monotonic(), 0.0))
+
+    def _count_disturbed(self) -> int:
+        return sum(map(self._disturbed, self.points))
 
     def _disturbed(self, point: Point) -> bool:
         row = self.rows.get(self.bench.key(point))

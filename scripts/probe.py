@@ -33,13 +33,26 @@ def main(confs: list[ProbeConf]) -> None:
     check_writable(folder, hint="choose another runs_dir")
     measured: list[Row] = []
     rows = run_sweep(specs, conf, folder / "probes.jsonl", measured.append)
-    failed = sum(row.status != "ok" for row in rows)
-    print(f"{folder / 'probes.jsonl'}: {len(rows)} measurements, {failed} of them failed")
+    print(f"{folder / 'probes.jsonl'}: {ending(rows, conf.remeasure)}")
     news = {identity(row) for row in measured}
     for key, own in by_identity(rows).items():
         path = folder / "wandb" / f"{key}.id"
         if key in news or not path.is_file():
             track(conf, path, own)
+
+
+def ending(rows: Sequence[Row], remeasure: float) -> str:
+    """How many measurements there are, and of how many nothing can be concluded."""
+    failed = sum(row.status != "ok" for row in rows)
+    text = f"{len(rows)} measurements, {failed} of them failed"
+    count = sum(row.is_disturbed for row in rows)
+    if not count:
+        return text
+    them = "them" if count > 1 else "it"
+    again = f"the same command measures {them} again"
+    if not remeasure > 0:
+        again = f"remeasure=0 keeps {them}"
+    return f"{text}, {count} {'are' if count > 1 else 'is'} disturbed by other processes: {again}"
 
 
 def track(conf: ProbeConf, identity: Path, rows: list[Row]) -> None:

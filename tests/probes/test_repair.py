@@ -14,6 +14,7 @@ from probes.bench import Bench, choose_threads
 from probes.points import Point, list_points
 from probes.progress import Pace, Screen, in_words
 from probes.rows import Row, append_row, read_rows
+from scripts.probe import ending
 from tests.probes.test_rows import make_row
 
 SPECS = [ModelSpec(name, "tiny", f"models.{name}.X", {}) for name in ("a", "b")]
@@ -77,7 +78,7 @@ def test_a_disturbed_point_is_measured_again_with_what_it_is_compared_with(tmp_p
         ("a", 64): 0, ("b", 64): 0, ("a", 128): 1, ("b", 128): 1,
     }  # fmt: skip
     assert not any(row.is_disturbed for row in rows.values())
-    assert "1 disturbed measurement is made again" in capsys.readouterr().out
+    assert "1 measurement is disturbed: it is made again" in capsys.readouterr().out
     again = FakeBench()
     assert run(again, tmp_path / "p.jsonl") == rows and again.measured == []
 
@@ -89,7 +90,7 @@ def test_what_stays_disturbed_says_so_and_the_same_command_repairs_it(tmp_path, 
     assert len(first.measured) == 4 + 2 * sweep.VISITS
     assert [place for place, row in rows.items() if row.is_disturbed] == [("a", 64)]
     assert rows["a", 64].visit == sweep.VISITS
-    capsys.readouterr()
+    assert "made again 3 times: 1 measurement is still disturbed" in capsys.readouterr().out
     second = FakeBench()
     rows = run(second, path)
     assert sorted(second.measured) == [("a", 64), ("b", 64)]
@@ -147,6 +148,39 @@ def test_there_is_an_end_to_it(tmp_path):
     kept = FakeBench(remeasure=0.0)
     run(kept, tmp_path / "0.0.jsonl")
     assert kept.measured == []
+
+
+def test_what_the_time_does_not_allow_is_told(tmp_path, capsys, monkeypatch):
+    """Every point takes 10 s by the clock: 80 s, of which 30 % are for two of the disturbed."""
+    now = [0.0]
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sweep, "Pace", lambda: Pace(sweep.time.monotonic))
+
+    class Slow(FakeBench):
+        def measure(self, point):
+            now[0] += 10.0
+            return super().measure(point)
+
+    lengths = [64, 128, 256, 512]
+    bench = Slow({(name, length): 99 for name in "ab" for length in lengths[:3]},
+                 lengths=lengths, remeasure=0.3)  # fmt: skip
+    rows = run(bench, tmp_path / "p.jsonl")
+    assert len(bench.measured) == 8 + 2
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    begun = lines.index("6 measurements are disturbed: as many as 0:24 allows are made again")
+    assert [line[:18].rstrip(" ab") for line in lines[begun + 1 : begun + 3]] == [
+        "1 of 6, 0:14 left", "2 of 6, 0:04 left",
+    ]  # fmt: skip
+    end = "the time to measure again is used up: 6 measurements are still disturbed"
+    assert lines[begun + 3] == end
+    found = list(rows.values())
+    told = ending(found, 0.3)
+    assert told == (
+        "8 measurements, 0 of them failed, 6 are disturbed by other processes: "
+        "the same command measures them again"
+    )
+    assert ending(found, 0.0).endswith("remeasure=0 keeps them")
+    assert ending([row for row in found if not row.is_disturbed], 0.3).endswith("failed")
 
 
 def test_every_line_says_how_far_it_is_and_how_long_it_takes(tmp_path, capsys):
