@@ -21,9 +21,8 @@ from conf.check import MOST_JOBS, configuration_problems, deep_problems, examine
 from conf.flags import Line
 from conf.help import help_text
 from conf.launch import CONF, CRASHED, REFUSED, complain, imported, speak
-from conf.limits import UNPRINTABLE
 from conf.words import expanded, quoted
-from models.errors import UserError
+from models.errors import UserError, escaped
 from models.places import explain, reason
 
 MOST_TOLD, LONGEST_TOLD = 30, 1200  # problems of one line, and characters of each
@@ -199,4 +198,4 @@ def one_line(text: str) -> str:
     """Without the middle of what is long, and with what a terminal would obey escaped."""
     if len(text) > LONGEST_TOLD:
         text = f"{text[: LONGEST_TOLD // 2]} ... {text[-LONGEST_TOLD // 2 :]}"
-    return UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
+    return escaped(text)

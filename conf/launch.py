@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conf import terminal
+from models.errors import escaped
 from training.launched import launched
 
 CONF = Path(__file__).resolve().parent
 CRASHED = 1  # exit status of a bug
 REFUSED = 2  # of anything the user can mend
+LINES = "\n\t"  # what of a message lays it out
 
 
 def launch(config_name: str, task: str, together: bool = False) -> NoReturn:
@@ -77,10 +79,13 @@ def imported(task: str) -> Callable[..., None]:
 
 
 class Notices(logging.Handler):
-    """Our own notices, bare, on whatever standard error is at the time."""
+    """Our own notices, bare, on whatever standard error is at the time.
+
+    Only lines are for the terminal to obey, here and in `complain`: names may be anybody's.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        print(escaped(self.format(record), keep=LINES), file=sys.stderr)
 
 
 def is_first() -> bool:
@@ -92,7 +97,7 @@ def is_first() -> bool:
 def complain(text: Any) -> None:
     """An error message on standard error, if this process speaks."""
     if is_first():
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {escaped(str(text), keep=LINES)}", file=sys.stderr)
 
 
 def speak() -> None:

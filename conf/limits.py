@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 
 from conf import schema
 from conf.words import keys
+from models.errors import UNPRINTABLE
 
 WORDS = 200
 CHARACTERS = 20_000
@@ -26,7 +27,6 @@ JOBS = 1_000
 PATH, NAME = 4095, 255  # bytes, on Linux
 LONGEST_WORD = 80  # of which a message shows so much
 
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 UNREADABLE = re.compile(r"[\x00\ud800-\udfff]")  # in a text that is taken as typed
 INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{([^{}]*)\}?")
 KEY = re.compile(r"[A-Za-z]\w*(\.\w+)*")

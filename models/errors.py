@@ -1,4 +1,12 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and how texts of others are shown in it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+SHOWN = 60  # characters of a value
 
 
 class UserError(Exception):
@@ -6,3 +14,15 @@ class UserError(Exception):
 
     Scripts print it without a traceback and exit with status 2.
     """
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """`text` with what a terminal would obey, but for the characters in `keep`, written out."""
+    return UNPRINTABLE.sub(
+        lambda found: found[0] if found[0] in keep else repr(found[0])[1:-1], text
+    )
+
+
+def shown(value: Any, most: int = SHOWN) -> str:
+    """What a file holds, as a message can show it: the first `most` characters, on one line."""
+    return escaped(f"{value!s:.{most}}")

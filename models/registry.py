@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from models.errors import UserError
+from models.errors import UserError, shown
 
 if TYPE_CHECKING:  # it imports PyTorch, and a command line is checked before that
     from models.contract import Contestant
@@ -43,14 +43,16 @@ def model_class(target: str) -> Any:
     """
     module_name, _, class_name = str(target).rpartition(".")
     if module_name.split(".")[0] != "models":
-        raise UserError(f"model.target={target!r}: only classes inside models/ can be built")
+        raise UserError(f"model.target={target!r:.200}: only classes inside models/ can be built")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"model.target={target!r}: no such class ({error})") from None
+        raise UserError(
+            f"model.target={target!r:.200}: no such class ({shown(error, 200)})"
+        ) from None
     # What a module of ours has imported from elsewhere is reachable through it, and is not ours.
     if getattr(cls, "__module__", None) != module_name or not hasattr(cls, "Config"):
-        raise UserError(f"model.target={target!r}: not a contestant (it has no Config)")
+        raise UserError(f"model.target={target!r:.200}: not a contestant (it has no Config)")
     return cls
 
 
@@ -74,5 +76,5 @@ def build(spec: ModelSpec) -> Contestant:
     cls = model_class(spec.target)
     known = {field.name for field in fields(cls.Config)}
     if unknown := sorted(set(spec.config) - known):
-        raise UserError(f"{spec.target} has no config field {', '.join(unknown)}")
+        raise UserError(f"{spec.target} has no config field {shown(', '.join(unknown), 200)}")
     return cls(cls.Config(**spec.config))

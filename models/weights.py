@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from models.contract import Contestant
-from models.errors import UserError
+from models.errors import UserError, shown
 from models.meta import build_meta
 from models.registry import ModelSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHOWN = 5  # problems of a file named in one message
+LONGEST = 300  # characters of each
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def shapes_of(spec: ModelSpec) -> dict[str, torch.Size]:
     except UserError:
         raise
     except Exception as error:
-        reason = f"{spec.config!s:.200} ({str(error).splitlines()[0]:.200})"
+        reason = f"{shown(spec.config, 200)} ({shown(error, 200)})"
         raise UserError(f"no {spec.target} can be built from {reason}") from None
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
@@ -111,7 +112,8 @@ def checked(
 def listed(problems: list[str]) -> str:
     """The first few of `problems` in one line, and how many more there are."""
     more = len(problems) - SHOWN
-    return "; ".join(problems[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    named = [shown(problem, LONGEST) for problem in problems[:SHOWN]]
+    return "; ".join(named) + (f"; and {more} more" if more > 0 else "")
 
 
 def _misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import TrainConf
-from models.errors import UserError
+from models.errors import UserError, shown
 from models.reading import Missing, Unreadable, read_yaml
 from models.registry import ModelSpec
 from training.folder import RunFolder
@@ -17,6 +17,7 @@ from training.folder import RunFolder
 log = logging.getLogger("crossover")
 
 SHOWN = 8  # differences that a message names
+PATH = 400  # characters of a path that it shows
 NAMES = ("name", "group")  # of a run, which decide nothing
 TOKENIZER = "tokenizer's fingerprint"  # the key under which a checkpoint holds it
 
@@ -133,7 +134,7 @@ def differences(
 ) -> str:
     """The first few of `keys` in which two configurations differ, with both values."""
     different = [
-        f"{key}={theirs.get(key)!r:.60} {there}, {ours.get(key)!r:.60} {here}"
+        f"{shown(key)}={theirs.get(key)!r:.60} {there}, {ours.get(key)!r:.60} {here}"
         for key in sorted(keys)
         if not _same(theirs.get(key), ours.get(key))
     ]
@@ -151,7 +152,7 @@ def _left(parent: dict[str, Any] | None) -> Any:
 
 
 def _begun(parent: dict[str, Any] | None) -> str:
-    return f"a branch of {parent['path']}" if parent else "begun from nothing"
+    return f"a branch of {shown(parent['path'], PATH)}" if parent else "begun from nothing"
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

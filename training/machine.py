@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from models.errors import shown
 from models.processor import cpu_name
 
 log = logging.getLogger("crossover")
@@ -38,7 +39,7 @@ def warn_of_other_bits(before: dict[str, Any] | None, device: torch.device, proc
         return
     now = machine(device, processes)
     different = [
-        f"{word} {before.get(key)}, now {now[key]}"
+        f"{word} {shown(before.get(key))}, now {now[key]}"
         for key, word in WORDS.items()
         if before.get(key) != now[key]
     ]

@@ -18,6 +18,7 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import Tensor
 
+from models.errors import shown
 from models.meta import build_meta
 from models.reading import plain
 from models.registry import ModelSpec
@@ -86,7 +87,7 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     minor = lightning.__version__.rpartition(".")[0]
     _need(
         isinstance(version, str) and version.rpartition(".")[0] == minor,
-        f"Lightning's version ({version!s:.20}, not {minor}.*)",
+        f"Lightning's version ({shown(version, 20)}, not {minor}.*)",
     )
     _need(is_count(content.get("epoch")), "epoch")
     skipped = content.get("skipped_steps", 0)
@@ -104,7 +105,7 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     _check_times(monitor)
     for key in content["crossover"].get("scales", ()):
         scale = content.get(key)
-        _need(isinstance(scale, dict) and all(map(is_number, scale.values())), f"{key!s:.40}")
+        _need(isinstance(scale, dict) and all(map(is_number, scale.values())), shown(key))
 
 
 def is_count(value: Any) -> bool:
@@ -131,7 +132,7 @@ def _check_values(part: dict[str, Any]) -> None:
         try:
             plain({key: None if key in TENSORS else value})
         except ValueError as error:
-            raise Unfit(f"{key!s:.40} is wrong ({error})") from None
+            raise Unfit(f"{shown(key)} is wrong ({error})") from None
 
 
 def _check_own(own: dict[str, Any], step: int) -> None:
@@ -141,7 +142,9 @@ def _check_own(own: dict[str, Any], step: int) -> None:
     else:
         _need(type(form) is int, "the number of its format")
         if form != FORMAT:
-            raise Unfit(f"format {form}, of another version of Crossover; this one reads {FORMAT}")
+            raise Unfit(
+                f"format {shown(form)}, of another version of Crossover; this one reads {FORMAT}"
+            )
         absent = ()
     for key in SINCE_FORMAT_1:
         _need(key in own or key in absent, f"crossover.{key}")
@@ -226,7 +229,7 @@ def _check_weights(found: Any, model: Any, kept: torch.dtype | None) -> None:
     _need(isinstance(found, dict), "state_dict")
     own = {f"model.{name}": one for name, one in model.state_dict().items()}
     if odd := sorted(map(str, found.keys() ^ own.keys())):
-        raise Unfit(f"state_dict has not the tensors of this model ({odd[0]:.80})")
+        raise Unfit(f"state_dict has not the tensors of this model ({shown(odd[0], 80)})")
     for name, one in own.items():
         _check_tensor(found[name], one.shape, f"state_dict, {name}")
         same = found[name].is_floating_point() == one.is_floating_point()

@@ -42,7 +42,7 @@ def read_checkpoint(path: Path) -> Weights:
         tensors = {name.removeprefix("model."): t for name, t in content["state_dict"].items()}
         check_sizes(path, spec, tensors)
     except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
-        raise UserError(f"{path} is not a Crossover checkpoint ({error!r})") from None
+        raise UserError(f"{path} is not a Crossover checkpoint ({error!r:.200})") from None
     return Weights(spec, checked(path, tensors, shapes_of(spec)))
 
 
@@ -74,4 +74,4 @@ def _description(path: Path, text: str) -> tuple[ModelSpec, list[str]]:
         spec = ModelSpec(**description["model"])
         return replace(spec, config={**spec.config}), [*description["unused"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: its metadata describes no model ({error!r})") from None
+        raise UserError(f"{path}: its metadata describes no model ({error!r:.200})") from None

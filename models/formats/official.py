@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.errors import UserError
+from models.errors import UserError, shown
 from models.formats.tensor_files import read_pth, write_pth
 from models.registry import ModelSpec
 from models.weights import Weights, checked, listed, shapes_of
@@ -82,12 +82,12 @@ def _without_owner(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
         name.removesuffix(EMBEDDING) for name in tensors if f".{name}".endswith(f".{EMBEDDING}")
     ]
     if len(owners) > 1:
-        found = ", ".join(owner + EMBEDDING for owner in owners)
+        found = listed([owner + EMBEDDING for owner in owners])
         raise UserError(f"{path} holds several models ({found}): save the one meant")
     owner = owners[0] if owners else ""
     own = {name.removeprefix(owner): tensor for name, tensor in tensors.items()}
     if len(own) < len(tensors):
-        raise UserError(f"{path} holds several models: some names differ only in {owner!r}")
+        raise UserError(f"{path} holds several models: some names differ only in {owner!r:.200}")
     return own
 
 
@@ -96,7 +96,7 @@ def version(path: Path, tensors: Mapping[str, Tensor]) -> str:
     names = "\n".join(tensors)
     for pattern, variant in _VARIANTS.items():
         if found := re.search(f".*(?:{pattern}).*", names, re.MULTILINE):
-            raise UserError(f"{path}: {variant} is not supported ({found[0]})")
+            raise UserError(f"{path}: {variant} is not supported ({shown(found[0], 200)})")
     inside = {name.removeprefix("blocks.0.att.") for name in tensors}
     has = inside.__contains__
     if has("r_k"):

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.errors import UserError
+from models.errors import UserError, shown
 from models.weights import listed
 
 _HEAD = 1 << 26  # bytes of a file searched for code, more than any real pickle of names needs
@@ -50,8 +50,8 @@ def read_torch(path: Path) -> Any:
             code = sorted(set(_code_in(path)))
         if code:
             raise UserError(
-                f"{path} contains code ({', '.join(code)}) and not only tensors: refused, nothing "
-                "was executed. Ask its maker for safetensors"
+                f"{path} contains code ({shown(', '.join(code), 400)}) and not only tensors: "
+                "refused, nothing was executed. Ask its maker for safetensors"
             ) from None
         if isinstance(error, pickle.UnpicklingError):  # whose message is advice to programmers
             error = ValueError("not what torch.save writes")
@@ -82,15 +82,15 @@ def named_tensors(path: Path, content: Any) -> dict[str, Tensor]:
         raise UserError(f"{path}: expected one dict of named tensors and nothing else")
     if "_strategy" in content:
         raise UserError(
-            f"{path} was converted for the package rwkv (strategy {content['_strategy']!s:.40}), "
+            f"{path} was converted for the package rwkv (strategy {shown(content['_strategy'])}), "
             "which turns and rescales matrices: give the file it was made from"
         )
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            keys = listed([f"{key!s:.40}" for key in content])
+            keys = listed([shown(key, 40) for key in content])
             raise UserError(
-                f"{path}: expected one dict of named tensors and nothing else, and {name!s:.40} is "
-                f"a {type(value).__name__} (its keys are {keys})"
+                f"{path}: expected one dict of named tensors and nothing else, and "
+                f"{shown(name, 40)} is a {type(value).__name__} (its keys are {keys})"
             )
     return unwrapped(path, content)
 
@@ -190,5 +190,5 @@ def _must_exist(path: Path) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+    reason = shown((str(error) or type(error).__name__).splitlines()[0], 400)
     return UserError(f"{path} is damaged or not a file of weights ({reason})")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 from pathlib import Path
 
 import pytest
 
-from conf import terminal
+from conf import launch, terminal
 from conf.jobs import places
 from conf.schema import ReportConf, TrainConf
 from models.places import explain
@@ -19,6 +20,13 @@ def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert terminal.run(interrupted) == 130
     assert capsys.readouterr().err == "stopped by Ctrl-C\n"
+
+
+def test_what_a_terminal_would_obey_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    launch.complain("a\x1b[2J\n\tb\r\x9b")
+    record = logging.makeLogRecord({"msg": "%s: \x1b]0;c\x07", "args": ("é 中",)})
+    launch.Notices().handle(record)
+    assert capsys.readouterr().err == "error: a\\x1b[2J\n\tb\\r\\x9b\né 中: \\x1b]0;c\\x07\n"
 
 
 def test_without_a_reader_the_status_is_0() -> None:

@@ -176,3 +176,6 @@ def test_another_number_of_threads_is_told(caplog: pytest.LogCaptureFixture) -> 
     assert not caplog.text
     warn_of_other_bits({**here, "threads": 17}, torch.device("cpu"), 1)
     assert f"number of threads 17, now {here['threads']}: the last bits" in caplog.text
+    caplog.clear()
+    warn_of_other_bits({**here, "cpu": "x\x1b[2J" + "y" * 5000}, torch.device("cpu"), 1)
+    assert "processor x\\x1b[2Jyyy" in caplog.text and len(caplog.text) < 500

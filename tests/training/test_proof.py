@@ -18,6 +18,7 @@ from models.registry import ModelSpec
 from tests.training.runs import run, run_conf, write_corpus
 from training.checkpoint import read, saved
 from training.folder import RunFolder
+from training.identity import check_continues
 from training.metrics import read_rows
 from training.proof import Unfit, check_plain, check_whole
 from training.start import Begun, choose
@@ -263,6 +264,16 @@ def test_a_checkpoint_of_another_run_is_refused(
     assert f"is of another run ({said})" in text and "\n" not in text
     assert f"resume={saved(own)[-1]} begins a branch" in text
     assert len(saved(own)) == 2 and not own.metrics.exists() and not own.config.exists()
+
+
+def test_a_refusal_shows_what_a_file_holds_briefly_and_escaped() -> None:
+    theirs = {"x\x1b[31m\n" + "y" * 5000: "a\x1b[2J" + "b" * 5000}
+    content = {"global_step": 1, "crossover": {"run": theirs, "ledger": {"parent": None}}}
+    with pytest.raises(UserError) as refused:
+        check_continues(Path("a.ckpt"), content, {}, None)
+    text = str(refused.value)
+    assert "x\\x1b[31m\\nyyy" in text and "'a\\x1b[2Jbbb" in text
+    assert text.isprintable() and len(text) < 500
 
 
 def test_what_may_change_between_starts_is_continued(
