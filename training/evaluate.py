@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -12,21 +13,34 @@ from models.contract import Contestant
 from training.reading import WHOLE, Reading
 
 
+def number_of_windows(corpus: Corpus, length: int) -> int:
+    """Of the whole validation set; the last one may be shorter than `length`."""
+    return math.ceil((len(corpus.val) - 1) / length)
+
+
 @torch.no_grad()
 def full_validation(
-    model: Contestant, corpus: Corpus, length: int, batch: int, reading: Reading = WHOLE
+    model: Contestant,
+    corpus: Corpus,
+    length: int,
+    batch: int,
+    reading: Reading = WHOLE,
+    show: Callable[[int], object] = lambda done: None,
 ) -> float:
     """Mean loss, nats per token, over the whole validation set in windows of `length` tokens.
 
     Every validation token but the first is a target exactly once; each window starts without
-    memory of the one before, for every contestant alike.
+    memory of the one before, for every contestant alike. `show` is told how many of
+    `number_of_windows` have been read, after each batch.
     """
-    total, count = 0.0, 0
+    total, count, windows = 0.0, 0, 0
     device = next(model.parameters()).device  # type: ignore[attr-defined]
     for tokens, targets in all_validation(corpus, length, batch):
         loss = reading.loss(model, tokens.to(device), targets.to(device))
         total += loss.item() * targets.numel()
         count += targets.numel()
+        windows += len(targets)
+        show(windows)
     return total / count
 
 

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers.logger import Logger
 from conf.schema import TrainConf
 from data.batches import Batches
 from data.store import Corpus, prepare
+from models.contract import Contestant
 from models.errors import UserError
 from models.files import replacing, write_text
 from models.meta import build_meta
@@ -29,7 +30,7 @@ from training.checkpoint import read, read_whole, saved
 from training.checkpointer import Checkpointer
 from training.datamodule import Tokens
 from training.digest import digest
-from training.evaluate import full_validation
+from training.evaluate import full_validation, number_of_windows
 from training.faults import explained, let_go
 from training.folder import RunFolder
 from training.guard import Guard
@@ -51,6 +52,7 @@ from training.module import LanguageModel
 from training.monitor import Monitor, peak_memory
 from training.optim import only_rises
 from training.processes import Member, Team, alone, team
+from training.progress import Windows
 from training.quiet import quiet
 from training.reading import Reading
 from training.signals import STOPPED, Preempted, Signals, requeue
@@ -331,6 +333,16 @@ def start_tracker(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Tracke
     )
 
 
+def final_validation(conf: TrainConf, corpus: Corpus, model: Contestant, reading: Reading) -> float:
+    """Loss on every validation token, nats per token. It may take longer than the training."""
+    sizes = conf.data.length, conf.data.batch_size
+    if not conf.training.progress:
+        return full_validation(model, corpus, *sizes, reading)
+    windows = number_of_windows(corpus, conf.data.length)
+    with Windows(f"{conf.name}  final validation", windows) as progress:
+        return full_validation(model, corpus, *sizes, reading, progress.show)
+
+
 def summarise(
     conf: TrainConf,
     spec: ModelSpec,
@@ -341,7 +353,7 @@ def summarise(
 ) -> dict[str, Any]:
     """What is worth remembering of a finished run: the rows of the report's first table."""
     model: Any = module.model
-    loss = full_validation(model, corpus, conf.data.length, conf.data.batch_size, module.reading)
+    loss = final_validation(conf, corpus, model, module.reading)
     steps = trainer.global_step
     ledger, index = monitor.ledger, Batches(corpus, conf.data, conf.seed).index
     return {

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from rich.console import Console
 
+from data.watch import Watch
 from tests.scripts.commands import run_script
+from training.evaluate import full_validation, number_of_windows
 from training.monitor import Line
+from training.progress import Windows
 
 
 def test_a_line_names_run_step_and_time_left(capfd: pytest.CaptureFixture[str]) -> None:
@@ -42,3 +51,40 @@ def test_the_loss_shown_is_the_mean_since_the_last_line(
     (mean,) = losses_shown("mean", 4)
     assert len(single) == 4
     assert mean == pytest.approx(sum(single) / 4, abs=1.1e-3)
+
+
+def validated(seconds: float, console: Console | None = None) -> None:
+    """Ten windows, the last one shorter, in batches of two that take so many seconds each."""
+    now = [0.0]
+
+    def loss(*args: Any) -> torch.Tensor:
+        now[0] += seconds
+        return torch.zeros(())
+
+    corpus: Any = SimpleNamespace(val=np.arange(9 * 8 + 4, dtype=np.uint16), watch=Watch([]))
+    model: Any = torch.nn.Linear(1, 1)
+    reading: Any = SimpleNamespace(loss=loss)
+    total = number_of_windows(corpus, 8)
+    with Windows("first  final validation", total, lambda: now[0], console) as progress:
+        full_validation(model, corpus, 8, 2, reading, progress.show)
+
+
+def test_a_long_final_validation_says_how_far_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+    validated(7.0)  # the last full window and the short one are batches of their own
+    assert capfd.readouterr().err.splitlines() == [
+        "first  final validation, 4 of 10 windows  0:21 left",
+        "first  final validation, 8 of 10 windows  0:07 left",
+    ]
+    validated(1.6)
+    assert capfd.readouterr().err == ""
+
+
+def test_on_a_terminal_it_is_a_line_that_goes_away() -> None:
+    def shown(seconds: float) -> str:
+        screen = io.StringIO()
+        validated(seconds, Console(file=screen, force_terminal=True, width=100))
+        return screen.getvalue()
+
+    assert "first  final validation, 2 of 10 windows  0:28 left" in shown(7.0)
+    assert shown(7.0).endswith("\x1b[2K")  # the line is cleared
+    assert shown(1.6) == ""
