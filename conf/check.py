@@ -18,7 +18,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -30,19 +29,16 @@ from conf.combinations import (
     memory_problems,
 )
 from conf.flags import Line, hydra_problem, parse
-from conf.limits import beyond, excess, shown, text_problem, too_many_jobs
+from conf.hydra_keys import own_problems, unmade
+from conf.limits import excess, shown, text_problem, too_many_jobs
 from conf.meeting import meeting_problems
 from conf.model_spec import model_spec, nearest
+from conf.values import has, misfit, names
 from conf.words import expanded, quoted
 from models.errors import UserError
 from models.registry import model_class
 
 CONF = Path(__file__).resolve().parent
-KINDS = {
-    "Integer": "expected an integer",
-    "Float": "expected a number",
-    "bool": "expected true or false",
-}
 SYNONYMS = {
     **dict.fromkeys(("learning_rate", "max_lr", "peak_lr"), "optim.lr"),
     **dict.fromkeys(("min_lr", "end_lr", "learning_rate_final"), "optim.final_lr"),
@@ -91,8 +87,19 @@ def problems_of(config_name: str, argv: list[str]) -> list[str]:
 def read(config_name: str, argv: list[str]) -> Line:
     """The line, sorted, with what is wrong before anything of it is understood."""
     line = parse(argv)
+    line.words = _without_nulls(config_name, line.words)
     line.problems = line.problems or excess(config_name, line.words)
     return line
+
+
+def _without_nulls(config_name: str, words: list[str]) -> list[str]:
+    """The words but for `GROUP=null` where that is the default, which Hydra takes from no line."""
+    nulls = re.findall(
+        r"^\s+- (\w+): null", (CONF / f"{config_name}.yaml").read_text(), re.MULTILINE
+    )
+    given = [word.partition("=")[0] for word in words]
+    idle = {f"{group}=null" for group in nulls if given.count(group) == 1}
+    return [word for word in words if word not in idle]
 
 
 def examine(config_name: str, line: Line) -> Examined:
@@ -119,8 +126,8 @@ def examine(config_name: str, line: Line) -> Examined:
             if combination not in bases:
                 try:
                     base = compose(config_name, overrides=selected)
-                except HydraException as error:
-                    problems.append(str(error).splitlines()[0])
+                except Exception as error:
+                    problems.append(unmade(error))
                     break
                 wrong = {id(override): list(_key_problems(base, override)) for override in keys}
                 problems += itertools.chain.from_iterable(wrong.values())
@@ -203,7 +210,7 @@ def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Ove
     """What the words say in Hydra's grammar, and what none of its scripts can do."""
     parser, loader = OverridesParser.create(), GlobalHydra.instance().config_loader()
     kinds = {name: kind for name, kind, _ in words_of.keys(schema.SCRIPTS[config_name])}
-    overrides, problems = [], []
+    overrides, own, problems = [], [], []
     for word in words:
         name, _, text = word.partition("=")
         try:
@@ -213,10 +220,15 @@ def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Ove
             problems.append(_unreadable(word, str(error).partition("\n")[0]))
             continue
         if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
-            problems += hydra_problem(word) or _launcher_problem(override)
+            problem_of_form = hydra_problem(word)
+            problems += problem_of_form
+            own += [] if problem_of_form else [override]
             continue
         if override.is_delete() or override.is_add() or override.is_force_add():
             problems.append(f"{word!r}: keys cannot be added or removed; write key=value")
+        elif "@" in name:
+            group = name.partition("@")[0]
+            problems.append(f"{word!r}: a group has one place; write {group}={text}")
         elif override.is_sweep_override() and not override.is_discrete_sweep():
             problems.append(
                 f"{word!r}: an interval has no values to run one after the other; write some, as "
@@ -232,6 +244,7 @@ def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Ove
             problems.append(f"{word!r} stands for no value at all")
         else:
             overrides.append(override)
+    problems += own_problems(config_name, own)
     if problem := too_many_jobs(overrides):
         return [], [*problems, problem]
     return overrides, problems
@@ -258,23 +271,6 @@ def _unreadable(word: str, reason: str) -> str:
         f"{word!r} is not of the form key=value: Hydra's grammar cannot read the value; if it is "
         f"meant as it stands, put it in quotes within quotes: \"{name}='{inner}'\""
     )
-
-
-def _launcher_problem(override: Override) -> list[str]:
-    """A launcher whose package is missing."""
-    if override.key_or_group != "hydra/launcher":
-        return []
-    loader = GlobalHydra.instance().config_loader()
-    known = loader.get_group_options("hydra/launcher")
-    name = str(override.value())
-    if name in known:
-        return []
-    if name.startswith("submitit_"):
-        return [
-            f"hydra/launcher={name} needs the package hydra-submitit-launcher: "
-            "pip install -e '.[scale]'"
-        ]
-    return [f"hydra/launcher={name}: no such launcher{nearest(name, known)}"]
 
 
 def _recipe_sweep(words: list[str]) -> list[str]:
@@ -308,55 +304,26 @@ def _group_problems(config_name: str, override: Override, values: list[str]) -> 
         yield f"{group}= has no meaning for {config_name}.py"
         return
     for value in values:
-        if value not in known and not (value == "null" and f"{group}: null" in text):
+        if value == "null" and f"{group}: null" in text:
+            yield f"{group}=null: beside other values of {group}= there can be no null"
+        elif value not in known:
             yield f"{group}={value}: no such {group}{nearest(value, known)}"
 
 
 def _key_problems(base: DictConfig, override: Override) -> Iterator[str]:
     name = override.key_or_group
-    if not _has(base, name):
-        if (meant := SYNONYMS.get(name.split(".")[-1].lower())) and _has(base, meant):
+    if not has(base, name):
+        if (meant := SYNONYMS.get(name.split(".")[-1].lower())) and has(base, meant):
             yield f"unknown key {name!r}; did you mean {meant!r}?"
             return
-        known = [*(path.name for path in CONF.iterdir() if path.is_dir()), *_names(base)]
+        known = [*(path.name for path in CONF.iterdir() if path.is_dir()), *names(base)]
         same_leaf = [other for other in known if other.split(".")[-1] == name.split(".")[-1]]
         hint = f"; did you mean {same_leaf[0]!r}?" if same_leaf else nearest(name, known)
         yield f"unknown key {name!r}{hint if len(hint) < 200 else ''}"
         return
     trial = base.copy()  # an update that fails leaves no trace in it
-    problems = (_try(trial, name, text) for text in _values(override))
+    problems = (misfit(trial, name, text) for text in _values(override))
     yield from itertools.islice(filter(None, problems), MOST_OF_BAD)
-
-
-def _try(trial: DictConfig, name: str, text: str) -> str | None:
-    """Set one key of a configuration to try it on; what is wrong with the value, or None."""
-    value = OverridesParser.create().parse_override(f"{name}={text}").value()
-    old = OmegaConf.select(trial, name)
-    if beyond(value):
-        return f"{name}={text}: an integer must fit into 64 bits"
-    if isinstance(old, bool) and not isinstance(value, bool):  # OmegaConf takes 7 for true
-        return f"{name}={text}: {KINDS['bool']}"
-    if isinstance(value, list) and any(isinstance(one, (list, dict)) for one in value):
-        return f"{name}={text}: expected a list of single values"
-    if OmegaConf.is_dict(old) and not isinstance(value, dict):
-        return f"{name}={text}: {name} is a group of keys, such as {name}.{next(iter(old))}"
-    try:
-        OmegaConf.update(trial, name, value, merge=True)
-    except OmegaConfBaseException as error:
-        kind = re.search(r"could not be converted to (\w+)|not a valid (bool)", str(error))
-        expected = KINDS.get(kind[1] or kind[2]) if kind else None
-        told = expected or str(error).splitlines()[0]
-        typed = value if isinstance(value, str) else text
-        return f"{name}={typed}: {told}{_hint(trial, name)}"
-    return None
-
-
-def _hint(base: DictConfig, name: str) -> str:
-    """What the schema says to somebody who gave a key of the first level a wrong value."""
-    typed: Any = OmegaConf.get_type(base)
-    known = fields(typed) if is_dataclass(typed) else ()
-    hints = {one.name: one.metadata.get("hint") for one in known}
-    return f"; {hints[name]}" if hints.get(name) else ""
 
 
 def _jobs(base: DictConfig, keys: list[Override]) -> Iterator[tuple[list[str], DictConfig]]:
@@ -370,25 +337,6 @@ def _jobs(base: DictConfig, keys: list[Override]) -> Iterator[tuple[list[str], D
         for name, word in zip(names, words, strict=True):
             OmegaConf.update(config, name, parser.parse_override(word).value(), merge=True)
         yield words, config
-
-
-def _has(config: Any, name: str) -> bool:
-    for part in name.split("."):
-        if not OmegaConf.is_dict(config) or part not in list(config):
-            return False
-        config = config._get_node(part)
-    return True
-
-
-def _names(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Dotted names of every leaf a user may set."""
-    for part in map(str, config):
-        node = config._get_node(part)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-            if part != "sizes":
-                yield from _names(node, f"{prefix}{part}.")
-        else:
-            yield f"{prefix}{part}"
 
 
 def _model_problems(model: DictConfig) -> list[str]:
@@ -416,7 +364,7 @@ def _field_problems(model: dict[str, Any]) -> Iterator[str]:
     for name, value in model_spec(model, 1).config.items():
         if name not in known:
             yield f"model.{name} is not a field of {model['target']}"
-        elif problem := _try(trial, f"model.{name}", f"{value}"):
+        elif problem := misfit(trial, f"model.{name}", f"{value}"):
             yield problem
         else:
             yield from _size_problems(f"model.{name}", value)

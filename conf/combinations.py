@@ -12,12 +12,14 @@ from typing import Any
 
 from conf.model_spec import model_spec, nearest
 from conf.schema import (
+    FAULTS,
     BusyConf,
     ConvertConf,
     GenerateConf,
     PlanConf,
     ProbeConf,
     ReportConf,
+    TortureConf,
     TrainConf,
 )
 from data.corpora import CORPORA
@@ -223,6 +225,8 @@ def _plan_deep(config: PlanConf) -> Iterator[str]:
 
 
 def _report(config: ReportConf) -> Iterator[str]:
+    if not config.runs:
+        yield "runs=[]: give at least one run or group folder"
     if config.price_per_hour is not None and config.currency is None:
         yield (
             f"price_per_hour={config.price_per_hour:g} has no unit: add currency=EUR, USD or "
@@ -322,6 +326,11 @@ def _busy(config: BusyConf) -> Iterator[str]:
         yield f"beside={config.beside}: each number once"
 
 
+def _torture(config: TortureConf) -> Iterator[str]:
+    if not config.faults:
+        yield f"faults=[]: give at least one of {', '.join(FAULTS)}"
+
+
 CHECKS: dict[str, Checker] = {
     "train": _train,
     "probe": _probe,
@@ -331,7 +340,7 @@ CHECKS: dict[str, Checker] = {
     "report": _report,
     "generate": _generate,
     "convert": _nothing,
-    "torture": _nothing,
+    "torture": _torture,
     "demo": lambda config: _folder_name("group", config.group),
 }
 DEEP_CHECKS: dict[str, Checker] = {

@@ -60,6 +60,10 @@ def parse(argv: list[str]) -> Line:
             line.problems.append(f"{word!r}: write {name} with one of {', '.join(values)}")
             continue
         line.flags.append(f"{name}={value}" if values else name)
+    if line.asks("--resolve") and not line.asks("--cfg"):
+        line.problems.append("--resolve says how --cfg prints: add --cfg job")
+    if line.multirun and line.asks("--info"):
+        line.problems.append("--info is about one configuration: leave out --multirun")
     return line
 
 

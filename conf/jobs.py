@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal import utils
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,6 +21,7 @@ from conf import schema, terminal
 from conf.check import MOST_JOBS, configuration_problems, deep_problems, examine, read, show
 from conf.flags import Line
 from conf.help import help_text
+from conf.hydra_keys import unmade
 from conf.launch import CONF, CRASHED, REFUSED, complain, imported, speak
 from conf.words import expanded, quoted
 from models.errors import UserError, escaped
@@ -50,10 +52,14 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
         return 0
     if line.problems:
         return refuse(line.problems)
-    if line.asks("--hydra-help") or line.asks("--info"):
+    if line.asks("--hydra-help"):
         compose_jobs(config_name, line, lambda config: None)
         return 0
     examined = examine(config_name, line)
+    if line.asks("--info"):
+        if not examined.line_problems:
+            compose_jobs(config_name, line, lambda config: None)
+        return refuse(examined.line_problems)
     if line.asks("--cfg"):
         return refuse(examined.line_problems) or show(config_name, line, examined)
     if examined.problems:
@@ -131,7 +137,14 @@ def _places(conf: Any, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def compose_jobs(config_name: str, line: Line, job: Any) -> None:
-    """Hydra's own main, on the words of the line."""
+    """Hydra's own main, on the words of the line.
+
+    Raises `UserError` for whatever Hydra itself raises, and what a job raises as it is.
+    """
+
+    def begin(config: DictConfig) -> None:  # whose frame tells a job's exceptions from Hydra's
+        job(config)
+
     before = sys.argv
     words = quoted(config_name, line.words, line.multirun)
     # Hydra composes every job of a batch before the first one starts.
@@ -149,9 +162,37 @@ def compose_jobs(config_name: str, line: Line, job: Any) -> None:
             f"hydra.sweep.dir='{place}'",
         ]
         try:
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+            with unreported():
+                main = hydra.main(
+                    version_base="1.3", config_path=str(CONF), config_name=config_name
+                )
+                main(begin)()
+        except OSError:  # of a place, which `conf.launch` explains
+            raise
+        except Exception as error:
+            if _is_of_a_job(error):
+                raise
+            raise UserError(unmade(error)) from error
         finally:
             sys.argv = before
+
+
+@contextmanager
+def unreported() -> Iterator[None]:
+    """Let what is raised inside Hydra come through, which it would print in lines of its own."""
+    before = utils.run_and_report
+    utils.run_and_report = lambda function: function()
+    try:
+        yield
+    finally:
+        utils.run_and_report = before
+
+
+def _is_of_a_job(error: Exception) -> bool:
+    """Whether it was raised within a job, here or where a launcher has sent it, not by Hydra."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = any(one.filename == __file__ and one.name == "begin" for one in frames)
+    return here or any(one.name == "launch" for one in frames)
 
 
 @contextmanager

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from conf.check import problems_of
-from conf.flags import parse
+from conf import schema
+from conf.check import examine, problems_of, read
+from conf.flags import Line, parse
+from conf.jobs import compose_jobs
 from conf.words import quoted
+from models.errors import UserError
 from tests.scripts.commands import run_script
 
 Capture = pytest.CaptureFixture[str]
@@ -86,6 +89,72 @@ def test_jobs_of_one_folder_are_refused() -> None:
     assert problem.startswith("name=a would name every run of optim.lr")
     (problem,) = problems_of(TRAIN, ["-m", "seed=1,1"])
     assert problem.startswith("2 jobs would have the folder runs/rwkv4-5m-")
+
+
+def test_what_hydra_would_end_in_is_refused() -> None:
+    wrong = {
+        "model@x=rwkv4": "'model@x=rwkv4': a group has one place; write model=rwkv4",
+        "model@=rwkv4": "'model@=rwkv4': a group has one place; write model=rwkv4",
+        "hydra.verbose=1": "hydra.verbose=1: expected true, false, or names of loggers",
+        "hydra.verbose=[1]": "hydra.verbose=[1]: expected true, false, or names of loggers",
+        "hydra.verbose=choice(true)": "'hydra.verbose=choice(true)': Hydra's own keys hold for all "
+        "runs: give one value",
+        "hydra.verbose=true,false": "'hydra.verbose=true,false': Hydra's own keys hold for all "
+        "runs: give one value",
+        "hydra.launcher.foo=1": "unknown key 'hydra.launcher.foo' of hydra/launcher=basic, which "
+        "has none: choose a launcher that has it",
+        "hydra.launcher.a=[[1]]": "unknown key 'hydra.launcher.a' of hydra/launcher=basic, which "
+        "has none: choose a launcher that has it",
+        "hydra.sweeper.max_batch_size=0": "hydra.sweeper.max_batch_size=0: must be at least 1",
+        "hydra.sweeper.max_batch_size=abc": "hydra.sweeper.max_batch_size=abc: expected an integer",
+        "hydra.sweeper.max_foo=1": "unknown key 'hydra.sweeper.max_foo'; did you mean "
+        "'hydra.sweeper.max_batch_size'?",
+        "experiment=null,demo": "experiment=null: beside other values of experiment= there can be "
+        "no null",
+    }
+    assert problems_of(TRAIN, ["-m", *wrong]) == [*wrong.values()]
+
+
+def test_keys_are_those_of_the_launcher_that_was_chosen() -> None:
+    words = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_mn=3"]
+    (problem,) = problems_of(TRAIN, ["-m", *words])
+    assert problem.endswith("did you mean 'hydra.launcher.timeout_min'?")
+
+
+def test_flags_that_hydra_has_no_use_for_together() -> None:
+    assert parse(["--resolve"]).problems == ["--resolve says how --cfg prints: add --cfg job"]
+    (problem,) = parse(["-m", "--info"]).problems
+    assert problem == "--info is about one configuration: leave out --multirun"
+
+
+def test_what_hydra_takes_is_let_through() -> None:
+    words = [
+        "experiment=null",
+        "hydra.verbose=[crossover]",
+        "hydra.sweeper.max_batch_size=2",
+        "hydra/launcher=submitit_slurm",
+        "hydra.launcher.name=a",
+        "seed=1,2",
+    ]
+    line = read(TRAIN, ["-m", *words])
+    schema.register()
+    assert (line.problems or examine(TRAIN, line).problems) == []
+
+
+def test_an_exception_of_hydra_is_one_message(capfd: Capture) -> None:
+    schema.register()
+    with pytest.raises(UserError, match=r"Hydra makes no .* \(Could not override 'nosuch'\.?\)"):
+        compose_jobs(TRAIN, Line(["nosuch=1"]), lambda config: None)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_exception_of_a_job_is_no_mistake_of_the_line() -> None:
+    def task(config: object) -> None:
+        raise ValueError("a bug")
+
+    schema.register()
+    with pytest.raises(ValueError, match="a bug"):
+        compose_jobs("demo", Line([]), task)
 
 
 def test_flags_may_stand_anywhere() -> None:
