@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import pickle
-import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
-from itertools import chain, islice
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.errors import UserError, shown
+from models.formats.pickles import Unbounded, check_bounded, code_in, is_archive
 from models.weights import listed
 
-_HEAD = 1 << 26  # bytes of a file searched for code, more than any real pickle of names needs
-_OPCODES = 1 << 21  # of a pickle, likewise; about 2 s
 _MODEL_PARTS = ("state_dict", "model_state_dict", "model", "module")
 """Where Lightning, torch's tutorials, nanoGPT and DeepSpeed put the model in a checkpoint."""
 _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_forward_module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-_DATA = ("torch", "torch._utils", "torch.storage", "torch.nn.parameter", "collections")
 
 
 def read_torch(path: Path) -> Any:
@@ -38,16 +33,19 @@ def read_torch(path: Path) -> Any:
     """
     _must_exist(path)
     try:
-        zipped = zipfile.is_zipfile(path)  # the older format cannot be mapped
+        zipped = is_archive(path)  # the older format cannot be mapped
         if zipped and _unpacks_to_more(path):
             raise UserError(f"{path} unpacks to more than it holds, as no file of torch.save does")
         with warnings.catch_warnings(action="ignore"):  # of pickle protocols
+            check_bounded(path)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except UserError:
         raise
+    except Unbounded as error:
+        raise UserError(f"{path} holds {error}, as no file of weights does: refused") from None
     except Exception as error:  # a parser of arbitrary bytes may fail in any way
         with warnings.catch_warnings(action="ignore"):
-            code = sorted(set(_code_in(path)))
+            code = sorted(set(code_in(path)))
         if code:
             raise UserError(
                 f"{path} contains code ({shown(', '.join(code), 400)}) and not only tensors: "
@@ -137,38 +135,6 @@ def _unpacks_to_more(path: Path) -> bool:
     """Whether an archive is compressed, or its entries overlap: a small file could fill memory."""
     with zipfile.ZipFile(path) as archive:
         return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size
-
-
-def _code_in(path: Path) -> Iterator[str]:
-    """Names of the functions and classes, other than torch's tensors, that a pickle would call."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    if name.endswith(".pkl"):
-                        with archive.open(name) as file:
-                            yield from _globals(file.read(_HEAD))
-        else:
-            with path.open("rb") as file:
-                yield from _globals(file.read(_HEAD))
-    except Exception:  # damaged in whatever way: what was found before counts
-        return
-
-
-def _globals(data: bytes) -> Iterator[str]:
-    """The same for the pickles at the start of `data`; `genops` parses and never executes."""
-    stream = io.BytesIO(data)
-    pickles = iter(lambda: stream.tell() < len(data), False)
-    opcodes = chain.from_iterable(pickletools.genops(stream) for _ in pickles)
-    texts: list[str] = []  # the operands of STACK_GLOBAL are the last two
-    for opcode, argument, _ in islice(opcodes, _OPCODES):
-        if isinstance(argument, str):
-            texts = [*texts[-1:], argument]
-        name = {"GLOBAL": argument, "INST": argument, "STACK_GLOBAL": " ".join(texts)}
-        if found := name.get(opcode.name):
-            module, _, attribute = found.partition(" ")
-            if module not in _DATA:
-                yield f"{module}.{attribute}"
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
