@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import textwrap
+import typing
 from collections.abc import Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from conf.schema import SCRIPTS
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from conf.schema import SCRIPTS, register
 
 CONF = Path(__file__).resolve().parent
 WIDTH = 120
 
 
 def help_text(config_name: str) -> str:
-    """The help page of one script."""
+    """The help page of one script, with the defaults that are in force for it."""
     node = SCRIPTS[config_name]
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        defaults = OmegaConf.to_container(compose(config_name))
     lines = [
         (node.__doc__ or "").strip(),
         "",
@@ -33,38 +40,40 @@ def help_text(config_name: str) -> str:
             names = ", ".join(path.stem for path in sorted(group.glob("*.yaml")))
             lines.append(f"  {group.name}={names}")
         lines.append("")
-    rows = list(_rows(node))
+    rows = list(_rows(node, defaults))
     width = max(len(name) for name, _, _ in rows)
     for name, default, doc in rows:
         if default is None:
             lines += ["", f"{name}: {doc}"]
         else:
             text = f"  {name:<{width}}  {doc}{default}"
-            lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * (width + 4))
+            lines += textwrap.wrap(
+                text, WIDTH, subsequent_indent=" " * (width + 4), break_on_hyphens=False
+            )
     if "model" in (path.name for path in groups):
         lines += ["", "model.* keys and sizes: conf/model/*.yaml"]
     return "\n".join(lines)
 
 
-def _rows(node: type, prefix: str = "") -> Iterator[tuple[str, str | None, str]]:
-    """(name, default or None for a heading, meaning) of every key, plain keys first."""
+def _rows(node: type, values: Any, prefix: str = "") -> Iterator[tuple[str, str | None, str]]:
+    """(name, default or None for a heading, meaning) of every key, plain keys first.
+
+    `values` is the composed configuration as plain values.
+    """
     groups = []
+    hints = typing.get_type_hints(node)
     for item in fields(node):
-        default = _default(item)
-        if is_dataclass(default):
-            groups.append((item.name, type(default)))
+        default = values[item.name]
+        if is_dataclass(hints[item.name]):
+            groups.append((item.name, hints[item.name]))
         elif "doc" in item.metadata:
             choices = item.metadata["choices"]
             doc = item.metadata["doc"] + (f": {' | '.join(choices)}" if choices else "")
-            shown = "" if default in ("???", None, "") else f" [{_show(default)}]"
-            yield f"{prefix}{item.name}", shown, doc
+            told = default not in ("???", None, "") and not isinstance(default, dict)
+            yield f"{prefix}{item.name}", f" [{_show(default)}]" if told else "", doc
     for name, kind in groups:
         yield name, None, (kind.__doc__ or "").strip()
-        yield from _rows(kind, f"{name}.")
-
-
-def _default(item: Any) -> Any:
-    return item.default if item.default_factory is MISSING else item.default_factory()
+        yield from _rows(kind, values[name], f"{name}.")
 
 
 def _show(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,27 @@ def test_every_script_has_a_yaml_and_help(script: str) -> None:
     for name in config:
         assert str(name) in text
     assert max(len(line) for line in text.splitlines()) <= 120
+    for name, default in defaults_of(text).items():
+        value = OmegaConf.to_container(config)
+        for part in name.split("."):
+            value = value[part]
+        if value in (None, "", "???") or isinstance(value, dict):
+            assert not default, name
+        else:
+            assert default == f"[{str(value).lower() if isinstance(value, bool) else value}]", name
+
+
+def defaults_of(text: str) -> dict[str, str]:
+    """What a help page shows in brackets at the end of each key's lines."""
+    shown: dict[str, str] = {}
+    for line in text.partition("\n\n")[2].splitlines():
+        if key := re.match(r"  ([a-z_]\w*(?:\.\w+)*) ", line):
+            name = key[1]
+            shown[name] = ""
+        elif not shown or not line.startswith("    "):
+            continue
+        shown[name] += " " + line.strip()
+    return {key: (re.search(r" (\[.*\])$", line) or ("", ""))[1] for key, line in shown.items()}
 
 
 @pytest.mark.parametrize("script", ["probe", "busy", "repeatability"])
