@@ -71,7 +71,7 @@ class Program:
     def buffer(self, name: str, width: int) -> Tensor:
         """The buffer `name`, made at its first use."""
         if name not in self._buffers:
-            self._buffers[name] = torch.zeros(self.batch, width)
+            self._buffers[name] = torch.zeros(self.batch, width, dtype=torch.float32)
         return self._buffers[name]
 
     def leaf(self, *path: str) -> Leaf:

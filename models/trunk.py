@@ -167,7 +167,7 @@ class Trunk(nn.Module, ABC):
         """`forward` of one token `[B, 1]`, as one native call (models/step.py)."""
         program = program_for(self, len(tokens))
         state = self.room_for(program, state)
-        logits = torch.empty(len(tokens), 1, self.config.vocab_size)
+        logits = torch.empty(len(tokens), 1, self.config.vocab_size, dtype=torch.float32)
         program.run(tokens.contiguous(), state, logits)
         return logits.to(self.emb.weight.dtype), state
 

@@ -10,6 +10,7 @@ from data.text import TextTokenizer
 from models.checkpoints import PATTERN
 from models.errors import UserError
 from models.files import inside
+from models.formats.crossover import KEY, part
 from models.formats.tensor_files import read_torch
 from training.checkpoint import newest
 from training.folder import RunFolder
@@ -57,8 +58,8 @@ def check_tokenizer(source: Source, tokenizer: TextTokenizer) -> None:
     if source.tokenizer is None or not PATTERN.fullmatch(source.weights.name):
         return
     try:
-        known = read_torch(source.weights)["crossover"]["run"][TOKENIZER]
-    except (KeyError, TypeError):  # another program's, or written before this was recorded
+        known = part(read_torch(source.weights), KEY, "run", TOKENIZER)
+    except KeyError:  # another program's, or written before this was recorded
         return
     if known != tokenizer.fingerprint:
         raise UserError(

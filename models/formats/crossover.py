@@ -38,12 +38,22 @@ def read_checkpoint(path: Path) -> Weights:
     if problem:
         return official.from_tensors(path, named_tensors(path, content))
     try:
-        spec = ModelSpec(**plain(content[KEY]["identity"]["model"]))
+        spec = ModelSpec(**plain(part(content, KEY, "identity", "model")))
         tensors = {name.removeprefix("model."): t for name, t in content["state_dict"].items()}
         check_sizes(path, spec, tensors)
     except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise UserError(f"{path} is not a Crossover checkpoint ({error!r:.200})") from None
     return Weights(spec, checked(path, tensors, shapes_of(spec)))
+
+
+def part(content: Any, *keys: str) -> Any:
+    """What lies below `keys` in nested dicts. Raises `KeyError` where something else lies there:
+    a tensor would answer to a name, with a warning."""
+    for key in keys:
+        if not isinstance(content, dict):
+            raise KeyError(key)
+        content = content[key]
+    return content
 
 
 def read(path: Path) -> Weights:

@@ -206,7 +206,7 @@ def delta_keys_backward(k: Tensor, *rest: Any) -> list[Tensor]:
 
 
 def log_decay(e: Tensor, w0: Tensor) -> list[Tensor]:
-    inputs, out = _dense(e, w0), torch.empty(e.shape)
+    inputs, out = _dense(e, w0), torch.empty(e.shape, dtype=torch.float32)
     library.call("log_decay", e.dtype, *_rows(e), *inputs, out)
     return [out]
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+import models
+from data.tokenizers import byte_tokenizer
 from models.errors import UserError
 from models.files import write_manifest
-from training.source import Source, find_source
+from training.source import Source, check_tokenizer, find_source
 
 
 def make_run(folder: Path, steps: int) -> Path:
@@ -57,3 +60,16 @@ def test_a_group_lists_its_runs_and_a_bare_name_finds_its_group(tmp_path: Path) 
         find_source("run", "demo", str(tmp_path))
     with pytest.raises(UserError, match="did you mean run=demo/b"):
         find_source("run", "b", str(tmp_path))
+
+
+def test_a_checkpoint_that_is_a_tensor_is_none(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    run = make_run(tmp_path / "run", 0)
+    path = run / "checkpoints" / "step-00000001.ckpt"
+    torch.save(torch.zeros(3), path)
+    write_manifest(path)
+    check_tokenizer(Source(path, run / "tokenizer.json"), byte_tokenizer())
+    with pytest.raises(UserError, match="is not a Crossover checkpoint"):
+        models.load(path)
+    assert not recwarn.list

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ctypes import c_int64, c_void_p
 
-import torch
 from torch import Tensor
 
 from models.wkv.library import CpuLibrary, new
@@ -28,7 +27,7 @@ def wkv4_forward(
     batch, length, channels = k.shape
     w, u, k, v, state = (x.contiguous() for x in (w, u, k, v, state))
     y, out = new(v), new(state)
-    checkpoints = torch.empty(batch, -(-length // CHUNK) if save else 0, 3, channels)
+    checkpoints = state.new_empty(batch, -(-length // CHUNK) if save else 0, 3, channels)
     saved = checkpoints if save else None
     library.call("wkv4_forward", k.dtype, *k.shape, w, u, k, v, state, y, out, saved)
     return y, out, checkpoints

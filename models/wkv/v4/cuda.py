@@ -64,7 +64,7 @@ def _scan(name: str, k: Tensor, *tensors: Tensor | None) -> None:
     columns, segments = batch * -(-channels // _COLUMN), -(-length // _SEGMENT)
     posts, totals = columns * segments, columns * -(-segments // _GROUP)
     flags = torch.zeros(1 + posts + totals, dtype=torch.int32, device=k.device)
-    board = torch.empty((posts + totals) * _SUMMARY, device=k.device)
+    board = torch.empty((posts + totals) * _SUMMARY, dtype=torch.float32, device=k.device)
     dtype = str(k.dtype).removeprefix("torch.")
     library.launch(
         f"{name}_{dtype}",

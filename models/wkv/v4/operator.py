@@ -60,7 +60,7 @@ def wkv4_initial_state(
     batch: int, channels: int, device: torch.device | str | None = None
 ) -> Tensor:
     """The state `[B, 3, C]` before the first token: aa = bb = 0, pp = -1e38; fp32."""
-    state = torch.zeros(batch, 3, channels, device=device)
+    state = torch.zeros(batch, 3, channels, dtype=torch.float32, device=device)
     state[:, 2] = reference.EMPTY_EXPONENT
     return state
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ctypes import c_int64, c_void_p
 
-import torch
 from torch import Tensor
 
 from models.wkv.library import CpuLibrary, new
@@ -28,7 +27,7 @@ def wkv6_forward(
     batch, length, heads, size = r.shape
     inputs = [x.contiguous() for x in (r, w, k, v, u, state)]
     y, out = new(r), new(state)
-    checkpoints = torch.empty(batch, heads, -(-length // CHUNK) if save else 0, size, size)
+    checkpoints = state.new_empty(batch, heads, -(-length // CHUNK) if save else 0, size, size)
     saved = checkpoints if save else None
     library.call("wkv6_forward", r.dtype, *r.shape, w.dim() == 2, *inputs, y, out, saved)
     return y, out, checkpoints

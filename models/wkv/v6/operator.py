@@ -64,7 +64,7 @@ def wkv6_initial_state(
     batch: int, heads: int, size: int, device: torch.device | str | None = None
 ) -> Tensor:
     """The state `[B, H, N, N]` before the first token: zeros, fp32."""
-    return torch.zeros(batch, heads, size, size, device=device)
+    return torch.zeros(batch, heads, size, size, dtype=torch.float32, device=device)
 
 
 def wkv5_flops(batch: int, length: int, heads: int, size: int) -> int:

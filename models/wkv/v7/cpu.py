@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ctypes import c_int64, c_void_p
 
-import torch
 from torch import Tensor
 
 from models.wkv.library import CpuLibrary, new
@@ -36,7 +35,7 @@ def wkv7_forward(
     batch, length, heads, size = r.shape
     chunks = -(-length // CHUNK) if save else 0
     y, out = new(r), new(state)
-    checkpoints = torch.empty(batch, chunks, heads, size, size)
+    checkpoints = state.new_empty(batch, chunks, heads, size, size)
     saved = checkpoints if save else None
     library.call("wkv7_forward", r.dtype, *r.shape, *inputs, y, out, saved)
     return y, out, checkpoints
