@@ -36,7 +36,7 @@ from scripts.faults.trainings import (
     train,
 )
 from scripts.faults.trial import Trial, fault, run
-from scripts.faults.weights import Payload
+from scripts.faults.weights import Payload, shared_lists
 from training import checkpointer
 
 KEPT = (14, 15, 18)  # steps of the checkpoints in a run that was stopped
@@ -435,7 +435,7 @@ def without(*keys: str) -> Spoil:
     return tree_of(change)
 
 
-def with_value(value: Any, *keys: str) -> Spoil:
+def with_value(value: Any, *keys: Any) -> Spoil:
     def change(content: dict[str, Any], draw: random.Random, path: Path) -> None:
         for key in keys[:-1]:
             content = content[key]
@@ -464,9 +464,16 @@ def code(content: dict[str, Any], draw: random.Random, path: Path) -> None:
     content["callbacks"] = Payload(path.parents[3] / "executed")
 
 
+def halve(content: dict[str, Any], draw: random.Random, path: Path) -> None:
+    first = content["optimizer_states"][0]["state"][0]
+    first["exp_avg"] = first["exp_avg"].half()
+
+
+MODEL = ("crossover", "identity", "model")
+FIRST: tuple[Any, ...] = ("optimizer_states", 0, "state", 0)
 TREES: dict[str, Spoil] = {
     "without an optimizer": without("optimizer_states"),
-    "without its moments": with_value({}, "optimizer_states", 0, "state"),  # type: ignore[arg-type]
+    "without its moments": with_value({}, "optimizer_states", 0, "state"),
     "without the moments of one tensor": tree_of(moments),
     "without a schedule": without("lr_schedulers"),
     "without loops": without("loops"),
@@ -490,6 +497,23 @@ TREES: dict[str, Spoil] = {
     "with a sparse tensor": a_tensor(lambda tensor: tensor.to_sparse()),
     "with an expanded tensor": a_tensor(lambda tensor: torch.zeros(1).expand(1 << 20, 1 << 12)),
     "with a list for a tensor": a_tensor(lambda tensor: tensor.tolist()),
+    "with a tensor in its configuration": with_value(
+        torch.zeros(3), "crossover", "run", "optim.lr"
+    ),
+    "with a number for a name": with_value(1, "crossover", "run", 5),
+    "with a name that clears the screen": with_value(
+        1, "crossover", "run", "x\x1b[2J" + "y" * 5000
+    ),
+    "with a tensor in its model": with_value(torch.zeros(3), *MODEL, "config", "n_layer"),
+    "with a tensor in its machine": with_value(torch.zeros(3), "crossover", "machine", "threads"),
+    "with a tensor of moments": with_value(torch.zeros(3), "crossover", "moments"),
+    "with a ledger of none": with_value(None, "crossover", "ledger"),
+    "with a complex step": with_value(torch.tensor(1j), *FIRST, "step"),
+    "with a moment of halves": tree_of(halve),
+    "that stands for 50^15 values": with_value(shared_lists(), "crossover", "x"),
+    "of a width that stands for 50^15 values": with_value(
+        shared_lists(), *MODEL, "config", "n_embd"
+    ),
     "with code": tree_of(code),
     "that is a list": lambda path, draw: rewritten(path, [1, 2]),
     "that is a number": lambda path, draw: rewritten(path, 7),

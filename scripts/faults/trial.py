@@ -80,6 +80,8 @@ def fault(
         return f"status {ended.status}, {'taken' if refused else 'refused'}: {last}"
     if ended.status == 2 and not any(line.startswith("error: ") for line in text):
         return f"refused without a message: {last}"
+    if ended.status == 2 and "\x1b" in ended.text:
+        return f"a terminal would obey: {ended.text!r:.300}"
     if lines is not None and len(text) > lines:
         return f"{len(text)} lines, the first: {text[0][:300]}"
     return None

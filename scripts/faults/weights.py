@@ -189,6 +189,32 @@ def _(path: Path, payload: Payload) -> bytes:
     return b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
 
 
+def shared_lists() -> Any:
+    """15 lists, of 50 times the one below each."""
+    tree: Any = [1]
+    for _ in range(15):
+        tree = [tree] * 50
+    return tree
+
+
+@file("lists that share what they hold")
+def _(path: Path, payload: Payload) -> bytes:
+    return saved({"emb.weight": shared_lists()})
+
+
+@file("a dict that holds itself")
+def _(path: Path, payload: Payload) -> bytes:
+    content: dict[str, Any] = {"emb.weight": torch.zeros(2)}
+    content["model"] = content
+    return saved(content)
+
+
+@file("a name of pairs of pairs")
+def _(path: Path, payload: Payload) -> bytes:
+    pairs = b"".join(b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) for n in range(60))
+    return archive({"a/data.pkl": b"\x80\x02})q\x00" + pairs + b"K\x01s.", "a/version": b"3\n"})
+
+
 @file("truncated")
 def _(path: Path, payload: Payload) -> bytes:
     return saved({"emb.weight": torch.zeros(64, 64)})[:-200]

@@ -49,6 +49,10 @@ def test_what_is_no_plain_end_is_a_fault(ended: Ended, tmp_path: Path) -> None:
     assert fault(ended)
 
 
+def test_a_refusal_that_a_terminal_would_obey_is_a_fault() -> None:
+    assert fault(Ended(2, "error: a\x1b[2J\n", 1.0)) and not fault(Ended(2, "error: a\n", 1.0))
+
+
 def test_a_run_or_refusal_that_should_not_be_is_a_fault(tmp_path: Path) -> None:
     taken, refused = Ended(0, "", 1.0), Ended(2, "error: a\nerror: b\n", 1.0)
     assert fault(taken) is None and fault(refused) is None
