@@ -168,6 +168,11 @@ def light_problems(config_name: str, config: DictConfig) -> list[str]:
     return list(_bound_problems(typed)) or combination_problems(config_name, typed)
 
 
+def is_elsewhere(line: Line) -> bool:
+    """Whether the line sends its jobs to other machines, with other places and memory."""
+    return any(word.startswith("hydra/launcher=") for word in line.words)
+
+
 def deep_problems(
     config_name: str, configs: list[DictConfig], line: Line | None = None
 ) -> list[str]:
@@ -175,7 +180,7 @@ def deep_problems(
 
     Whether they fit into memory is asked of this machine, unless the line sends them to others.
     """
-    elsewhere = any(word.startswith("hydra/launcher=") for word in (line.words if line else ()))
+    elsewhere = line is not None and is_elsewhere(line)
     problems: list[str] = []
     for config in configs:
         if len(problems) >= MOST_OF_BAD:

@@ -18,16 +18,26 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from conf import schema, terminal
-from conf.check import MOST_JOBS, configuration_problems, deep_problems, examine, read, show
+from conf.check import (
+    MOST_JOBS,
+    configuration_problems,
+    deep_problems,
+    examine,
+    is_elsewhere,
+    read,
+    show,
+)
 from conf.flags import Line
 from conf.help import help_text
 from conf.hydra_keys import unmade
 from conf.launch import CONF, CRASHED, REFUSED, complain, imported, speak
+from conf.places import place_problems
 from conf.words import expanded, quoted
 from models.errors import UserError, escaped
 from models.places import explain, reason
 
 MOST_TOLD, LONGEST_TOLD = 30, 1200  # problems of one line, and characters of each
+MOST_LOOKED_AT = 20  # jobs whose places are looked at before any starts
 SUBMITIT = "submitit"  # part of the names of the launchers that run jobs elsewhere
 
 SCRATCH = Path(".cache", "multirun")
@@ -64,6 +74,11 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
         return refuse(examined.line_problems) or show(config_name, line, examined)
     if examined.problems:
         return refuse(examined.problems)
+    if not is_elsewhere(line):
+        # The first ones: the jobs of a sweep mostly name the same places.
+        first = [expanded(OmegaConf.to_object(one)) for one in examined.configs[:MOST_LOOKED_AT]]
+        if problems := place_problems(first):
+            return refuse(problems)
     if problems := deep_problems(config_name, examined.configs, line):
         return refuse(problems)
     function = imported(task)

@@ -15,6 +15,7 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from glob import has_magic
 from pathlib import Path
 
 from conf.schema import DataConf
@@ -47,6 +48,9 @@ class Split:
     fingerprint: str
     """16 hex digits over every name and content, and which side each is on."""
 
+
+AT_ONCE = 4 << 20
+"""Bytes of text that are looked at before any work."""
 
 Reader = Callable[[DataConf], list[Document]]
 CORPORA: dict[str, Reader] = {}
@@ -176,6 +180,23 @@ def text(conf: DataConf) -> list[Document]:
     _refuse("data.paths", sources.problems)
     base = os.path.commonpath([path.parent for path in paths])
     return [Document(path.relative_to(base).as_posix(), contents[path]) for path in paths]
+
+
+def early_problems(conf: DataConf) -> list[str]:
+    """What `text` would refuse, as far as small files that are named without a glob tell."""
+    sources, room = Sources(), AT_ONCE
+    named = [pattern for pattern in conf.paths if not has_magic(pattern)]
+    try:
+        for path in sorted({path for pattern in named for path in sources.expand(pattern)}):
+            if (size := path.stat().st_size) <= room:
+                room -= size
+                _read(path, sources, conf.markup)
+        _refuse("data.paths", sources.problems)
+    except UserError as error:
+        return [str(error)]
+    except OSError:  # it vanished: told where the texts are read
+        pass
+    return []
 
 
 def _refuse(key: str, problems: list[str]) -> None:

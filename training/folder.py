@@ -12,6 +12,7 @@ runs/[GROUP/]NAME/
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.sources import kernel_devices
 from models import checkpoints
 from models.errors import UserError
 from models.files import recorded_digest, sweep, write_text
@@ -181,7 +183,16 @@ def resume_target(resume: str, runs_dir: str) -> Path:
     candidates = (Path(resume), Path(runs_dir, resume))
     for path in candidates:
         if path.is_file():
+            if path.stat().st_dev in kernel_devices():
+                raise UserError(
+                    f"resume={resume!r} is made up by the kernel while it is read: name a "
+                    "checkpoint or a run"
+                )
             return path
+        if path.exists() and not path.is_dir():
+            raise UserError(
+                f"resume={resume!r} is a pipe, a device or a socket: name a checkpoint or a run"
+            )
         if (path / "checkpoints").is_dir():
             return path
     for path in candidates:
@@ -189,3 +200,29 @@ def resume_target(resume: str, runs_dir: str) -> Path:
             shown = ", ".join(str(one) for one in runs[:8]) + (", ..." if len(runs) > 8 else "")
             raise UserError(f"resume={resume!r} is a group of runs: choose one of {shown}")
     raise UserError(f"resume={resume!r}: not auto or never, and no such checkpoint or run")
+
+
+def find_place(key: str, name: str, runs_dir: str) -> Path:
+    """The folder of a run called `name` below `runs_dir`, or the file or directory of that path.
+
+    Raises `UserError`, naming the configuration's `key`, if there is none.
+    """
+    for path in (Path(runs_dir, name), Path(name)):
+        if (path / "checkpoints").is_dir():
+            return path
+    if runs := _runs_of(Path(runs_dir, name)) or _runs_of(Path(name)):
+        raise UserError(f"{key}={name!r} is a group of runs: choose {', '.join(runs)}")
+    for found in sorted(Path(runs_dir).glob(f"*/{glob.escape(name)}/checkpoints")):
+        raise UserError(
+            f"{key}={name!r}: no such run in {runs_dir}/; did you mean "
+            f"{key}={found.parent.relative_to(runs_dir)}?"
+        )
+    path = Path(name)
+    if path.is_dir() or path.suffix == ".ckpt" or path.is_file():
+        return path
+    raise UserError(f"{key}={name!r}: no such run in {runs_dir}/ and no such file or folder")
+
+
+def _runs_of(group: Path) -> list[str]:
+    """The trained runs in a folder, as their names are given."""
+    return sorted(f"{group.name}/{one.parent.name}" for one in group.glob("*/checkpoints"))

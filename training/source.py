@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from models.files import inside
 from models.formats.crossover import KEY, part
 from models.formats.tensor_files import read_torch
 from training.checkpoint import newest
-from training.folder import RunFolder
+from training.folder import RunFolder, find_place
 from training.identity import TOKENIZER
 
 
@@ -30,27 +29,17 @@ def find_source(key: str, name: str, runs_dir: str) -> Source:
 
     Raises `UserError`, naming the configuration's `key`, if there is none or it has no checkpoint.
     """
-    for path in (Path(runs_dir, name), Path(name)):
-        if (path / "checkpoints").is_dir():
-            folder = RunFolder(path)
-            if (checkpoint := newest(folder)) is None:
-                raise UserError(f"{folder.path} has no checkpoint yet: train it first")
-            return Source(checkpoint, _if_file(folder.tokenizer))
-    if runs := _runs_of(Path(runs_dir, name)) or _runs_of(Path(name)):
-        raise UserError(f"{key}={name!r} is a group of runs: choose {', '.join(runs)}")
-    for found in sorted(Path(runs_dir).glob(f"*/{glob.escape(name)}/checkpoints")):
-        raise UserError(
-            f"{key}={name!r}: no such run in {runs_dir}/; did you mean "
-            f"{key}={found.parent.relative_to(runs_dir)}?"
-        )
-    path = Path(name)
+    path = find_place(key, name, runs_dir)
+    if (path / "checkpoints").is_dir():
+        folder = RunFolder(path)
+        if (checkpoint := newest(folder)) is None:
+            raise UserError(f"{folder.path} has no checkpoint yet: train it first")
+        return Source(checkpoint, _if_file(folder.tokenizer))
     if path.is_dir():
         return Source(path, _if_file(path / "tokenizer.json"))
     if path.suffix == ".ckpt":
         return Source(path, _if_file(RunFolder(path.parent.parent).tokenizer))
-    if path.is_file():
-        return Source(path, None)
-    raise UserError(f"{key}={name!r}: no such run in {runs_dir}/ and no such file or folder")
+    return Source(path, None)
 
 
 def check_tokenizer(source: Source, tokenizer: TextTokenizer) -> None:
@@ -66,11 +55,6 @@ def check_tokenizer(source: Source, tokenizer: TextTokenizer) -> None:
             f"{source.tokenizer} is not the tokenizer that {source.weights} was trained with: "
             "give the right one with tokenizer=PATH, or resume the run, which writes it again"
         )
-
-
-def _runs_of(group: Path) -> list[str]:
-    """The trained runs in a folder, as their names are given."""
-    return sorted(f"{group.name}/{one.parent.name}" for one in group.glob("*/checkpoints"))
 
 
 def _if_file(path: Path) -> Path | None:
