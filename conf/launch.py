@@ -41,6 +41,11 @@ def launch(config_name: str, task: str, together: bool = False) -> NoReturn:
         from models.errors import UserError
 
         try:
+            Path.cwd()
+        except FileNotFoundError:
+            complain("the working folder is gone: change to one that exists")
+            return REFUSED
+        try:
             return jobs.run(config_name, task, together, sys.argv[1:])
         except UserError as error:
             complain(error)

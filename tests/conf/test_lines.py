@@ -219,3 +219,14 @@ def test_a_run_can_be_resumed_from_by_its_name(tmp_path: Path) -> None:
     assert problems_of(TRAIN, ["resume=first", f"runs_dir={tmp_path}"]) == []
     (problem,) = problems_of(TRAIN, ["resume=second", f"runs_dir={tmp_path}"])
     assert problem.endswith("no such checkpoint or run")
+
+
+def test_a_working_folder_that_is_gone(
+    capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    done = run_script(capfd, "train", "model=gpt")
+    assert done.status == 2
+    assert done.err == "error: the working folder is gone: change to one that exists\n"
