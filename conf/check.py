@@ -269,6 +269,12 @@ def _unreadable(word: str, reason: str) -> str:
     if not equals:
         return f"{word!r} is not of the form key=value"
     called = re.search(r"while evaluating '.*?': (?!Unknown function)(.*)", reason)
+    if called and called[1].startswith("mismatch type"):  # told in the types of Hydra's functions
+        function = text.partition("(")[0]
+        return (
+            f"{word!r}: {function}() does not take these values; write the values themselves, "
+            f"as in {name}=A,B"
+        )
     if called:
         return f"{word!r}: {called[1]}"
     inner = text.replace("'", "") or "value"

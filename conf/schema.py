@@ -168,7 +168,8 @@ class TrainingConf:
     gradient_checkpointing: bool = key(False, "recompute each block in the backward pass")
     segment: int = key(
         0,
-        "RWKV: tokens read at once, in memory that does not grow with data.length; 0: all",
+        "tokens a recurrent model reads at once, in memory that does not grow with data.length; "
+        "0: all",
         low=0,
         high=TOKENS,
     )

@@ -58,6 +58,8 @@ def test_one_number_is_a_list_of_one() -> None:
          "interval has no values to run one after the other"),
         (TRAIN, ["-m", "optim.lr=tag(a,interval(1e-4,1e-2))"], "'optim.lr=tag(a,interval("),
         (TRAIN, ["-m", "optim.lr=tag(x)"], "'optim.lr=tag(x)': "),
+        (TRAIN, ["-m", "optim.lr=tag(a,1e-3)"], "'optim.lr=tag(a,1e-3)': tag() does not take these "
+         "values; write the values themselves, as in optim.lr=A,B"),
         (TRAIN, ["name=["], "'name=[' is not of the form key=value"),
         ("probe", ["-m", "seed=0,1"], "seed= cannot be swept: probe.py measures all contestants"),
         ("probe", ["-m", "vocab_size=300,400"], "vocab_size= cannot be swept: probe.py measures"),
