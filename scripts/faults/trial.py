@@ -30,6 +30,7 @@ Trials = Callable[[int, int, Path], Iterator[Trial]]
 """`count`, `seed`, and an empty folder of its own."""
 
 LIMIT = 10.0  # seconds after which a child that reads a hostile input counts as hanging
+COMPUTING = 30.0  # the same of processor time: work of 8 s takes longer where others share caches
 BUSY = 600.0  # the same where the machine, not the child, is slow
 MEMORY = 4 << 30  # bytes that it may map beyond what it has at its start
 HANGS = "hangs"  # what `run` adds to the text of a child that it had to end
@@ -38,9 +39,10 @@ HANGS = "hangs"  # what `run` adds to the text of a child that it had to end
 def run(console: Path, function: Callable[..., None], *arguments: Any) -> Ended:
     """`function(*arguments)` in a process of its own, printing to `console`.
 
-    It gets `LIMIT` seconds and `MEMORY` bytes; `function` is of a module, not nested. `script` of
-    `scripts.faults.child` is one: it runs a script with its words. A child that makes no progress
-    for want of a processor gets longer, so a busy machine is not taken for a hang.
+    It gets `LIMIT` seconds, or more while it computes, and `MEMORY` bytes; `function` is of a
+    module, not nested. `script` of `scripts.faults.child` is one: it runs a script with its words.
+    A child that makes no progress for want of a processor gets longer, so a busy machine is not
+    taken for a hang.
     """
     child = Child(console, _limited, function, arguments)
     start = time.monotonic()
@@ -50,8 +52,8 @@ def run(console: Path, function: Callable[..., None], *arguments: Any) -> Ended:
         waited, before = time.monotonic() - start, spent
         if child.process.exitcode is None and waited >= LIMIT:
             spent = _processor_time(child.process.pid)
-            starved = before < spent < LIMIT
-            if waited >= BUSY or (before and not starved) or spent >= LIMIT or spent < 0.01:
+            goes_on = before < spent < COMPUTING
+            if waited >= BUSY or (before and not goes_on) or spent >= COMPUTING or spent < 0.01:
                 ended = child.wait(0)
                 return Ended(ended.status, f"{ended.text}\n{HANGS}", ended.seconds)
     return child.wait(0)

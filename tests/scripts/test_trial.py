@@ -29,6 +29,7 @@ def grow() -> None:
 
 def test_how_a_child_ends_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "LIMIT", 0.5)
+    monkeypatch.setattr(trial, "COMPUTING", 0.5)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     assert fault(run(tmp_path / "a", refuse), refused=True, lines=1) is None
