@@ -196,7 +196,7 @@ def compose_jobs(config_name: str, line: Line, job: Any) -> None:
 def unreported() -> Iterator[None]:
     """Let what is raised inside Hydra come through, which it would print in lines of its own."""
     before = utils.run_and_report
-    utils.run_and_report = lambda function: function()
+    utils.run_and_report = lambda func: func()
     try:
         yield
     finally:

@@ -46,7 +46,7 @@ def misfit(trial: DictConfig, name: str, text: str) -> str | None:
     value = OverridesParser.create().parse_override(f"{name}={text}").value()
     parent, _, leaf = name.rpartition(".")
     # As it stands there: what it may refer to need not have a value yet.
-    node = (OmegaConf.select(trial, parent) if parent else trial)._get_node(leaf)
+    node: Any = (OmegaConf.select(trial, parent) if parent else trial)._get_node(leaf)
     old = node if OmegaConf.is_config(node) else node._value()
     if beyond(value):
         return f"{name}={text}: an integer must fit into 64 bits"

@@ -148,7 +148,7 @@ def _check_own(own: dict[str, Any], step: int) -> None:
         absent = ()
     for key in SINCE_FORMAT_1:
         _need(key in own or key in absent, f"crossover.{key}")
-    identity = own.get("identity")
+    identity: Any = own.get("identity")
     _need_keys(identity, ("model", "data"), "identity")
     _need(isinstance(identity["data"], str), "identity.data")
     _need_keys(identity["model"], (one.name for one in fields(ModelSpec)), "identity.model")
@@ -172,7 +172,7 @@ def _check_own(own: dict[str, Any], step: int) -> None:
         _need(type(best["val_loss"]) in (int, float), "best")
     if "ledger" in own:
         _check_ledger(own["ledger"])
-    states = own.get("random")
+    states: Any = own.get("random")
     _need(isinstance(states, list) and bool(states), "random")
     for state in states:
         _check_random(state)

@@ -176,7 +176,7 @@ def _small_files(path: Path, draw: random.Random) -> Path:
     """Files may not grow: what a quota or `ulimit -f` does."""
     path.mkdir(mode=0o777)
     path.chmod(0o777)
-    size = draw.choice([0, 1 << 10, 1 << 14, 1 << 16])
+    size = draw.choice([1 << 12, 1 << 14, 1 << 16])  # the console is a file, too
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     return path / "new"
 
