@@ -325,8 +325,8 @@ def inside(way: Way, number: int, as_nobody: bool, place: Path, here: Path, seed
     (place / "aside").mkdir()
     result = os.open(place / "verdict.json", os.O_WRONLY | os.O_CREAT, 0o600)
     named = state.make(place / "place", draw)
-    if way.reads:
-        named = _put(way, named, here)
+    if way.reads:  # what can be read is the place itself, not something new below it
+        named = _put(way, place / "place" if state.readable else named, here)
     for path in (place, place / "aside", work):
         path.chmod(0o777)
         if as_nobody:
