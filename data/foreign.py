@@ -107,13 +107,19 @@ class Foreign:
         self._memory = min(memory, max(MEMORY, available))
         size = min(GROUP, (1 << 16) * max(4, os.cpu_count() or 1))
         code = f"import sys; sys.path.insert(0, {_ROOT!r}); from data.guest import serve; "
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"{code}serve({self._memory}, {size})"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for this process, which then ends the other
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", f"{code}serve({self._memory}, {size})"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for this process, which then ends the other
+            )
+        except OSError as error:  # as where no more processes are allowed
+            raise UserError(
+                f"{self.path} is read in a process of its own, and none can be started here: "
+                f"{sys.executable}: {error.strerror}"
+            ) from None
         name = json.dumps(str(self.path)).encode()
         content = name + b"\n" + self.content
         seconds = SECONDS + SECONDS_PER_MIB * len(self.content) / 2**20

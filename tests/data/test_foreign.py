@@ -152,3 +152,11 @@ def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
         file.truncate(foreign.LARGEST + 1)
     with pytest.raises(UserError, match="larger than"):
         Foreign(path)
+
+
+def test_no_other_process_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tokenizer.json"
+    sentencepiece("first").save(path)
+    monkeypatch.setattr(foreign.sys, "executable", str(tmp_path / "no python"))
+    with Foreign(path) as file, pytest.raises(UserError, match="none can be started here: "):
+        file.try_on([ENGLISH])
