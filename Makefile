@@ -25,7 +25,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 install: $(VENV)/installed ## make .venv with everything a run needs
 
-demo: $(VENV)/installed ## train two models, measure them, write runs/demo/report/; 5 to 6 minutes
+demo: $(VENV)/installed ## train two models, measure them, write runs/demo/report/; about 5 minutes
 	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/installed-dev lint ## lint, types and the whole test-suite (without the slow ones)
