@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conf import terminal
-from models.errors import escaped
+from models.errors import UserError, escaped
 from training.launched import launched
 
 CONF = Path(__file__).resolve().parent
@@ -38,7 +38,6 @@ def launch(config_name: str, task: str, together: bool = False) -> NoReturn:
 
     def body() -> int:
         from conf import jobs
-        from models.errors import UserError
 
         try:
             Path.cwd()

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from conf.schema import TrainConf
 from training.ledger import Ledger
 from training.module import LanguageModel
+from training.progress import time_left
 from training.throughput import Throughput
 
 
@@ -185,8 +186,7 @@ class Line:
         if not self._first < step < self._total:
             return ""
         pace = (self._clock() - self._begin) / (step - self._first)
-        seconds = round(pace * (self._total - step))
-        return f"  {seconds // 60}:{seconds % 60:02d} left"
+        return time_left(pace * (self._total - step))
 
 
 def describe(figures: dict[str, float]) -> str:

@@ -56,11 +56,7 @@ class Windows:
         left = passed / done * (self._total - done)
         if done == self._total or passed + left < LONG:
             return
-        seconds = round(left)
-        line = (
-            f"{self._title}, {done:,} of {self._total:,} windows"
-            f"  {seconds // 60}:{seconds % 60:02d} left"
-        )
+        line = f"{self._title}, {done:,} of {self._total:,} windows{time_left(left)}"
         if self._console.is_terminal:
             if passed >= SETTLED:
                 self._progress.update(self._bar, description=line, completed=done)
@@ -69,3 +65,9 @@ class Windows:
             self._last = now
             # Not through rich, which wraps what is wider than it believes a pipe to be.
             print(line, file=sys.stderr, flush=True)
+
+
+def time_left(seconds: float) -> str:
+    """`  2:10 left`, as it stands in the lines of a training."""
+    whole = round(seconds)
+    return f"  {whole // 60}:{whole % 60:02d} left"
