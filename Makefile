@@ -10,17 +10,17 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 # What an interrupted install leaves can break pip, so the next one begins anew.
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	@if [ -e $(VENV)/unfinished ]; then rm -rf $(VENV); fi
 	$(PYTHON) -m venv $(VENV) && touch $(VENV)/unfinished
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	@mv $(VENV)/unfinished $@
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@if [ -e $(VENV)/unfinished ]; then rm -rf $(VENV); $(MAKE) $(VENV)/installed; fi
 	@touch $(VENV)/unfinished
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@mv $(VENV)/unfinished $@
 
 install: $(VENV)/installed ## make .venv with everything a run needs
@@ -35,10 +35,10 @@ test-slow: $(VENV)/installed-dev ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 torture: $(VENV)/installed-dev ## kill, damage and mislead trainings; count what is lost
-	$(BIN)/python scripts/torture.py runs=100
+	$(BIN)/python -m tests.faults.torture runs=100
 
 busy: $(VENV)/installed-dev ## sweeps beside busy processes: do their verdicts hold? hours
-	$(BIN)/python scripts/busy.py -m model=rwkv4,transformer
+	$(BIN)/python benchmarks/busy.py -m model=rwkv4,transformer
 
 lint: $(VENV)/installed-dev ## ruff (format and lint) and mypy
 	$(BIN)/ruff format --check .
@@ -46,10 +46,10 @@ lint: $(VENV)/installed-dev ## ruff (format and lint) and mypy
 	$(BIN)/mypy
 
 bench: $(VENV)/installed-dev ## time the kernels, the training loop and waiting threads on this machine
-	$(BIN)/python scripts/bench_kernels.py
-	$(BIN)/python scripts/bench_models.py
-	$(BIN)/python scripts/bench_loop.py
-	$(BIN)/python scripts/bench_waiting.py
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/openmp_waiting.py
 
 clean: ## delete .venv and prepared corpora; runs/ stays
 	rm -rf $(VENV) .cache

@@ -1,1 +1,0 @@
-import models.waiting  # noqa: F401  before anything here imports torch

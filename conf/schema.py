@@ -1,17 +1,21 @@
 """Every configuration key, its type, default, bounds and meaning. The YAML files only choose.
 
 This file imports nothing of Crossover, so that any part may use these types. The `model` group is
-not listed here: its keys are the fields of the contestant's own config dataclass (see
-`conf/model/*.yaml` and `models/registry.py`), checked against it in `conf/check.py`.
+not listed here: its keys are the fields of the model's own config dataclass (see
+`conf/model/*.yaml` and `models/registry.py`), checked against it in `scripts/cli/check.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
+
+FOLDER = Path(__file__).resolve().parent
+"""The YAML files of the configuration."""
 
 NOT_FIELDS = ("name", "target", "size", "sizes")
 """Keys of the `model` group that are not fields of the model's own configuration."""
@@ -86,9 +90,9 @@ def key(
 class DataConf:
     """Corpus, tokenizer and the batches cut from them."""
 
-    corpus: str = key(MISSING, "name of a reader in data/corpora.py")
+    corpus: str = key(MISSING, "reader of the corpus, a name in data/corpora.py")
     paths: list[str] = key([], "text: files or globs", path=True)
-    markup: bool = key(False, "text: take JSON, CSV, HTML, XML for the text to train on")
+    markup: bool = key(False, "text: train on the markup of JSON, CSV, HTML and XML files")
     tokenizer: str = key(
         "bpe", "bpe, bytes, chars, or a path: tokenizer.json, RWKV World", path=True
     )
@@ -100,7 +104,9 @@ class DataConf:
         "stream: a sequence runs on across documents; documents: each is read as if alone",
         choices=("stream", "documents"),
     )
-    val_fraction: float = key(0.02, "of the corpus, held out", low=0.0001, high=0.9)
+    val_fraction: float = key(
+        0.02, "fraction of the corpus held out for validation", low=0.0001, high=0.9
+    )
     workers: int = key(
         0, "loader processes; never changes the order of batches", low=0, high=PROCESSES
     )
@@ -125,11 +131,11 @@ class OptimConf:
     beta2: float = key(0.99, "decay of the gradient's square", low=0, high=0.999999)
     eps: float = key(1e-8, "added to the root of the gradient's square", low=0, high=1)
     weight_decay: float = key(
-        0.1, "of the parameters each contestant names for it", low=0, high=1e6
+        0.1, "weight decay, applied to matrices only (see param_groups)", low=0, high=1e6
     )
     l2wrap: float = key(
         0.0,
-        "of (largest logit)^2 / 2, minimised but not reported; official RWKV: 1e-4",
+        "weight of (largest logit)^2 / 2, minimised but not reported; official RWKV: 1e-4",
         low=0,
         high=1e6,
     )
@@ -137,14 +143,14 @@ class OptimConf:
 
 @dataclass
 class TrainerConf:
-    """Arguments of Lightning's Trainer, under Lightning's names."""
+    """Arguments of Lightning's Trainer under its names, and how processes share the work."""
 
     max_steps: int = key(200, "optimizer steps", low=1, high=STEPS)
     accelerator: str = key("auto", "where to train", choices=("auto", "cpu", "gpu"))
     devices: int = key(1, "processes on this machine", low=1, high=PROCESSES)
     strategy: str = key(
         "auto",
-        "how processes share the work; auto: one process alone, or ddp",
+        "way in which processes share the work; auto: one process alone, or ddp",
         choices=("auto", "ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3"),
     )
     sequence_parallel: bool = key(
@@ -153,12 +159,19 @@ class TrainerConf:
     offload: bool = key(False, "fsdp, deepspeed: keep what is shared out in CPU memory")
     precision: str = key(
         "32-true",
-        "of arithmetic and weights",
+        "precision of arithmetic and weights",
         choices=("32-true", "bf16-mixed", "16-mixed", "bf16-true"),
         aliases=PRECISIONS,
     )
     accumulate_grad_batches: int = key(1, "micro-batches per optimizer step", low=1, high=SEQUENCES)
     gradient_clip_val: float = key(1.0, "largest gradient norm; 0: no limit", low=0, high=1e9)
+    log_every_n_steps: int = key(
+        10, "optimizer steps between rows of metrics.jsonl", low=1, high=STEPS
+    )
+    val_check_interval: int = key(
+        100, "optimizer steps between validations; 0: only at the end", low=0, high=STEPS
+    )
+    enable_progress_bar: bool = key(True, "show a live line")
 
 
 @dataclass
@@ -178,26 +191,23 @@ class TrainingConf:
         "gradients across segments; truncated: cheaper, cut at every boundary",
         choices=("exact", "truncated"),
     )
-    log_every: int = key(10, "optimizer steps between rows of metrics.jsonl", low=1, high=STEPS)
-    val_every: int = key(
-        100, "optimizer steps between validations; 0: only at the end", low=0, high=STEPS
-    )
     val_windows: int = key(
         32, "sequences per validation; the last one reads all", low=1, high=STEPS
     )
     on_nan: str = key(
         "stop",
-        "at a loss or gradient that is no number; skip: leave it out",
+        "on a NaN or infinite loss or gradient: stop the run, or skip the step",
         choices=("stop", "skip"),
     )
-    progress: bool = key(True, "show a live line")
 
 
 @dataclass
 class CheckpointConf:
     """When to save; the end is always saved, and the last two are kept."""
 
-    every: int = key(100, "optimizer steps between saves; 0: not by steps", low=0, high=STEPS)
+    every_n_train_steps: int = key(
+        100, "optimizer steps between saves; 0: not by steps", low=0, high=STEPS
+    )
     every_minutes: float = key(0.0, "minutes between saves; 0: not by time", low=0, high=1e6)
     best: bool = key(True, "also save and keep the lowest validation loss so far")
 
@@ -221,7 +231,7 @@ class WandbConf:
 
 @dataclass
 class TrainConf:
-    """Train a contestant, or continue where it stopped."""
+    """Train a model, or continue where it stopped."""
 
     name: str | None = key(
         None,
@@ -232,7 +242,7 @@ class TrainConf:
         None, "sweep it belongs to; the folder is then runs/GROUP/NAME", typed=True
     )
     runs_dir: str = key("runs", "where run folders go", path=True)
-    seed: int = key(0, "of initialisation and of the order of batches", low=0, high=2**32 - 1)
+    seed: int = key(0, "decides initialisation and the order of batches", low=0, high=2**32 - 1)
     resume: str = key(
         "auto",
         "auto: newest checkpoint; never: start again; or a checkpoint's path, or a run",
@@ -249,11 +259,11 @@ class TrainConf:
 
 @dataclass
 class ProbeConf:
-    """Measure contestants over context lengths; with -m, several in one interleaved sweep."""
+    """Measure models over context lengths; with -m, several in one interleaved sweep."""
 
     group: str = key("probe", "rows go to runs/GROUP/probes.jsonl", typed=True)
     runs_dir: str = key("runs", "where run folders go", path=True)
-    seed: int = key(0, "of weights, tokens and the order of points", low=0, high=2**32 - 1)
+    seed: int = key(0, "decides weights, tokens and the order of points", low=0, high=2**32 - 1)
     model: Any = MISSING
     vocab_size: int = key(3072, "vocabulary of the measured models", low=2, high=VOCABULARY)
     lengths: list[int] = key(
@@ -265,7 +275,9 @@ class ProbeConf:
         choices=PROBES,
     )
     sweeps: list[str] = key(
-        ["fixed_tokens", "batch_1"], "how batches go", choices=("fixed_tokens", "batch_1")
+        ["fixed_tokens", "batch_1"],
+        "batch shapes to sweep: a fixed number of tokens, or one sequence",
+        choices=("fixed_tokens", "batch_1"),
     )
     fixed_tokens: int = key(8192, "tokens per batch of the fixed_tokens sweep", low=1, high=TOKENS)
     processes: list[int] = key(
@@ -286,7 +298,7 @@ class ProbeConf:
         32, "tokens decoded per repeat, starting at the position", low=1, high=TOKENS
     )
     repeat_seconds: float = key(
-        6.0, "no further repeat of a point is begun after so much timed work", low=0, high=1e6
+        6.0, "stop repeating a point after this many timed seconds", low=0, high=1e6
     )
     remeasure: float = key(
         0.5,
@@ -298,12 +310,12 @@ class ProbeConf:
         0.25, "max_batch: memory to fill with sequences", low=1e-3, high=1e6
     )
     unmatched: bool = key(
-        False, "measure contestants whose numbers of parameters differ by more than 1 %"
+        False, "measure models whose numbers of parameters differ by more than 1 %"
     )
     accelerator: str = key("auto", "where to measure", choices=("auto", "cpu", "gpu"))
     precision: str = key(
         "float32",
-        "of weights and arithmetic",
+        "precision of weights and arithmetic",
         choices=("float32", "bfloat16", "float16"),
         aliases=SHORT,
     )
@@ -319,7 +331,7 @@ class ProbeConf:
 class RepeatabilityConf(ProbeConf):
     """Run a sweep twice, several times over, and compare the crossovers; -m as for probe.py."""
 
-    pairs: int = key(10, "how often the sweep is run twice", low=1, high=TIMES)
+    pairs: int = key(10, "number of times the sweep is run twice", low=1, high=TIMES)
 
 
 @dataclass
@@ -338,8 +350,8 @@ class MachineConf:
     device: str = key(MISSING, "whose kernels to plan with", choices=("cpu", "cuda"))
     measure: bool = key(False, "measure the rates of this machine now; the figures below rest")
     flops_fp32: float = key(0.0, "peak of matrix products in fp32, FLOP/s", low=0, high=AMOUNT)
-    flops_bf16: float = key(0.0, "the same in bf16, without sparsity", low=0, high=AMOUNT)
-    memory_bytes: float = key(0.0, "of one device", low=0, high=AMOUNT)
+    flops_bf16: float = key(0.0, "peak in bf16, without sparsity, FLOP/s", low=0, high=AMOUNT)
+    memory_bytes: float = key(0.0, "memory of one device", low=0, high=AMOUNT)
     memory_bytes_s: float = key(0.0, "peak bandwidth of that memory, bytes/s", low=0, high=AMOUNT)
     matmul_efficiency: float = key(1.0, "share of the peak reached", low=0.01, high=1)
     attention_efficiency: float = key(1.0, "share of the peak reached", low=0.01, high=1)
@@ -354,9 +366,11 @@ class MachineConf:
         1e9, "between nodes, per node, each way, bytes/s", low=1, high=AMOUNT
     )
     overlap: float = key(0.0, "share of computing that traffic can hide behind", low=0, high=1)
-    storage_bytes_s: float = key(1e9, "of checkpoints, the whole job, bytes/s", low=1, high=AMOUNT)
-    price_per_hour: float = key(0.0, "of one device; 0: not stated", low=0, high=1e9)
-    currency: str = key("USD", "of the price")
+    storage_bytes_s: float = key(
+        1e9, "rate at which the whole job writes checkpoints, bytes/s", low=1, high=AMOUNT
+    )
+    price_per_hour: float = key(0.0, "price of one device-hour; 0: not stated", low=0, high=1e9)
+    currency: str = key("USD", "currency of the price")
     sources: dict[str, str] = key({}, "where the figures come from: published, measured, assumed")
 
 
@@ -379,7 +393,7 @@ class PlanConf:
     devices: int = key(1, "devices that train together", low=1, high=DEVICES)
     precision: str = key(
         "bf16-mixed",
-        "of arithmetic and weights",
+        "precision of arithmetic and weights",
         choices=("32-true", "bf16-mixed", "bf16-true"),
         aliases=PRECISIONS,
     )
@@ -395,9 +409,13 @@ class PlanConf:
     threads: int = key(
         0, "CPU threads of machine=here; 0: PyTorch's default", low=0, high=PROCESSES
     )
-    mtbf_hours: float = key(50_000.0, "of one device, between failures", low=0.001, high=1e9)
-    checkpoint_bytes: float = key(0.0, "0: weights and the optimizer's state", low=0, high=AMOUNT)
-    restart_minutes: float = key(10.0, "from a failure to the next step", low=0, high=1e6)
+    mtbf_hours: float = key(
+        50_000.0, "mean time between failures of one device", low=0.001, high=1e9
+    )
+    checkpoint_bytes: float = key(
+        0.0, "size of a checkpoint; 0: weights and optimizer state", low=0, high=AMOUNT
+    )
+    restart_minutes: float = key(10.0, "time from a failure to the next step", low=0, high=1e6)
 
 
 @dataclass
@@ -409,16 +427,16 @@ class ReportConf:
         None, "folder to write; default: report/ inside the first of them", path=True
     )
     slope_from: int = key(1024, "shortest context length of the log-log slope", low=1, high=TOKENS)
-    slope_to: int = key(8192, "longest, inclusive", low=1, high=TOKENS)
+    slope_to: int = key(8192, "longest context length of the slope, inclusive", low=1, high=TOKENS)
     allow_mixed: bool = key(False, "compare rows of different machines, precisions or versions")
     price_per_hour: float | None = key(
         None,
-        "of the machine; then a million tokens have a price",
+        "price of the machine; a million tokens then have a price too",
         low=0,
         high=1e9,
         hint="its unit goes into currency=, e.g. price_per_hour=2.50 currency=EUR",
     )
-    currency: str | None = key(None, "of the price", choices=CURRENCIES)
+    currency: str | None = key(None, "currency of the price", choices=CURRENCIES)
     wandb: WandbConf = field(default_factory=WandbConf)
 
 
@@ -434,11 +452,14 @@ class GenerateConf:
     tokens: int = key(200, "tokens to generate", low=1, high=TOKENS)
     temperature: float = key(0.8, "0: always the likeliest token", low=0, high=1e6)
     top_k: int = key(50, "sample among the likeliest; 0: all", low=0, high=VOCABULARY)
-    seed: int = key(0, "of the sampling", low=0, high=2**32 - 1)
+    seed: int = key(0, "decides the sampled tokens", low=0, high=2**32 - 1)
     runs_dir: str = key("runs", "where run folders are", path=True)
     accelerator: str = key("auto", "where to run", choices=("auto", "cpu", "gpu"))
     dtype: str = key(
-        "auto", "of weights and arithmetic; auto: the file's", choices=DTYPES, aliases=SHORT
+        "auto",
+        "precision of weights and arithmetic; auto: the file's",
+        choices=DTYPES,
+        aliases=SHORT,
     )
 
 
@@ -454,7 +475,10 @@ class ConvertConf:
         choices=("official", "hf", "safetensors"),
     )
     dtype: str = key(
-        "auto", "of the written weights; auto: the source's", choices=DTYPES, aliases=SHORT
+        "auto",
+        "precision of the written weights; auto: the source's",
+        choices=DTYPES,
+        aliases=SHORT,
     )
     overwrite: bool = key(False, "replace the target if it exists")
     runs_dir: str = key("runs", "where run folders are", path=True)
@@ -488,7 +512,7 @@ class TortureConf:
         low=1,
         high=1e6,
     )
-    seed: int = key(0, "of the instants, the damage and the lines", low=0, high=2**32 - 1)
+    seed: int = key(0, "decides instants, damage and lines", low=0, high=2**32 - 1)
     faults: list[str] = key([*FAULTS], "kinds to provoke", choices=FAULTS)
 
 
@@ -504,6 +528,20 @@ SCRIPTS: dict[str, type] = {
     "torture": TortureConf,
     "demo": DemoConf,
 }
+RENAMED = {
+    "training.log_every": "trainer.log_every_n_steps",
+    "training.val_every": "trainer.val_check_interval",
+    "training.progress": "trainer.enable_progress_bar",
+    "checkpoint.every": "checkpoint.every_n_train_steps",
+}
+"""Keys that older versions called otherwise: their runs resume, and the old words are taken."""
+PLACES = {"busy": "benchmarks", "repeatability": "benchmarks", "torture": "tests/faults"}
+"""Folders of the scripts that are not in `scripts/`."""
+
+
+def script_path(name: str) -> str:
+    """The file of a script, from the root of the repository."""
+    return f"{PLACES.get(name, 'scripts')}/{name}.py"
 
 
 def register() -> None:

@@ -1,3 +1,3 @@
 """Tokens: corpora, tokenizers, the prepared store, and the map from a step to its batch."""
 
-import models.waiting  # noqa: F401  before anything here imports torch
+import core.openmp  # noqa: F401  before anything here imports torch

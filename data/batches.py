@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from conf.schema import DataConf
+from core.errors import UserError
 from data.store import Corpus
-from models.errors import UserError
 
 _ROUNDS = 6  # of the Feistel network; 4 already look random (Luby and Rackoff 1988)
 
@@ -40,7 +40,7 @@ class BatchIndex:
     batch_size: int
     """Rows of a batch over all processes."""
     fingerprint: str
-    """Of the corpus."""
+    """Fingerprint of the corpus."""
     seed: int
 
     def __post_init__(self) -> None:

@@ -19,10 +19,10 @@ from glob import has_magic
 from pathlib import Path
 
 from conf.schema import DataConf
-from data import kinds
+from core.errors import UserError
+from data import file_kinds
 from data.sources import Sources
 from data.text import END_OF_TEXT
-from models.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ def split(documents: Sequence[Document], val_fraction: float) -> Split:
     if not kept:
         raise UserError("the corpus is empty: no file has any text in it")
     if len(kept) == 1:
-        train, val = _cut(kept[0], val_fraction)
+        train, val = _split_single(kept[0], val_fraction)
     else:
-        train, val = _deal(kept, val_fraction)
+        train, val = _split_documents(kept, val_fraction)
     return Split(train, val, _fingerprint(train, val))
 
 
-def _cut(document: Document, val_fraction: float) -> tuple[tuple[Document, ...], ...]:
+def _split_single(document: Document, val_fraction: float) -> tuple[tuple[Document, ...], ...]:
     """Beginning and end of one document, parted between two characters."""
     content = document.content
     cut = int(len(content) * (1 - val_fraction))
@@ -110,7 +110,9 @@ def _cut(document: Document, val_fraction: float) -> tuple[tuple[Document, ...],
     return (Document(document.name, content[:cut]),), (Document(document.name, content[cut:]),)
 
 
-def _deal(documents: list[Document], val_fraction: float) -> tuple[tuple[Document, ...], ...]:
+def _split_documents(
+    documents: list[Document], val_fraction: float
+) -> tuple[tuple[Document, ...], ...]:
     """Whole documents, drawn in an order nobody chose, until the validation share is full.
 
     One that would overfill the share is passed over; if none fits, the smallest validates. Both
@@ -118,18 +120,18 @@ def _deal(documents: list[Document], val_fraction: float) -> tuple[tuple[Documen
     """
     room = val_fraction * sum(len(doc.content) for doc in documents)
     held_out: set[bytes] = set()
-    for doc in sorted(documents, key=_lot):
+    for doc in sorted(documents, key=_order_key):
         if len(doc.content) <= room:
             room -= len(doc.content)
             held_out.add(doc.digest)
     if not held_out:
-        held_out.add(min(documents, key=lambda doc: (len(doc.content), _lot(doc))).digest)
+        held_out.add(min(documents, key=lambda doc: (len(doc.content), _order_key(doc))).digest)
     train = tuple(doc for doc in documents if doc.digest not in held_out)
     val = tuple(doc for doc in documents if doc.digest in held_out)
     return train, val
 
 
-def _lot(document: Document) -> bytes:
+def _order_key(document: Document) -> bytes:
     return hashlib.sha256(document.digest + document.name.encode()).digest()
 
 
@@ -212,15 +214,15 @@ def _read(path: Path, sources: Sources, markup: bool) -> bytes:
     if len(sources.problems) > before:
         return content
     if not _is_text(content):
-        sources.problems.append(f"{path} is not UTF-8 text ({kinds.binary(content)})")
+        sources.problems.append(f"{path} is not UTF-8 text ({file_kinds.binary(content)})")
     elif not markup:
         text = content.decode()
-        if kind := kinds.markup(path.name, text):
+        if kind := file_kinds.markup(path.name, text):
             sources.problems.append(
                 f"{path} is {kind} and not plain text: take its texts out, one file per document "
                 "(data.markup=true trains on the markup too)"
             )
-        elif kinds.separated(text):
+        elif file_kinds.separated(text):
             sources.problems.append(
                 f"{path} has {END_OF_TEXT} between its documents: give one file per document "
                 "(data.markup=true trains on it as the text it is)"

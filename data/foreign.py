@@ -21,12 +21,12 @@ from pathlib import Path
 
 import psutil
 
+from core.errors import UserError
+from core.parsing import read_bytes
 from data.encoding import GROUP, IDS
 from data.guest import HEADER, NUMBER, send
 from data.text import TextTokenizer
 from data.tokenizers import parse
-from models.errors import UserError
-from models.reading import read_bytes
 
 LARGEST = 64 << 20  # bytes of a tokenizer's file
 SECONDS = 5.0  # of processor time that any request may take
@@ -84,11 +84,11 @@ class Foreign:
         return apart
 
     def tokenizer(self) -> TextTokenizer:
-        """The same tokenizer in this process, after `try_on`."""
+        """This tokenizer in this process, after `try_on`."""
         return parse(self.content.decode(), self.path)
 
     def encoded(self, texts: Iterable[str]) -> Iterator[tuple[array[int], int]]:
-        """As `data.encoding.encoded`."""
+        """Encode documents in another process; see `data.encoding.encoded`."""
         held: list[str] = []
         size = 0
         for text in texts:

@@ -19,10 +19,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from core.errors import UserError
 from data.encoding import encoded
 from data.text import TextTokenizer
 from data.tokenizers import LibraryTokenizer, parse
-from models.errors import UserError
 
 HEADER = struct.Struct("<cQ")
 NUMBER = struct.Struct("<Q")

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from models.errors import UserError
-from models.files import write_text
-from models.reading import Unreadable, read_bytes, read_object, regular
+from core.errors import UserError
+from core.files import write_text
+from core.parsing import Unreadable, read_bytes, read_object, regular
 
 MANIFEST = "manifest.json"
 TOKENS = ("train.bin", "val.bin")

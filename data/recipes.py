@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 from conf.schema import DataConf
+from core.errors import UserError
+from core.parsing import Missing, Unreadable
 from data import tokenizers
 from data.corpora import Document
 from data.foreign import Foreign
 from data.text import TextTokenizer
-from models.errors import UserError
-from models.reading import Missing, Unreadable
 
 OWN = ("bpe", "bytes", "chars")  # any other is the path of a file
 SAMPLE = 1 << 12  # bytes of a document that a file is tried on

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from models.reading import Unreadable, regular
+from core.parsing import Unreadable, regular
 
 HEAD = 1 << 16  # bytes that tell text from the rest, before a file is read whole
 

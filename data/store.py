@@ -30,15 +30,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from conf.schema import DataConf
+from core.atomic_folders import make_folder
+from core.errors import UserError
 from data import corpora, recipes, tokenizers
-from data.atomic import make_folder
 from data.corpora import Document, Split
 from data.encoding import encoded
+from data.file_change_guard import FileChangeGuard
 from data.foreign import Foreign
 from data.manifest import TOKENS, Blocks, Unfit, open_sealed, seal
 from data.text import TextTokenizer
-from data.watch import Watch
-from models.errors import UserError
 
 FORMAT = 1  # of the folder; raise it when the same corpus would be stored differently
 
@@ -68,9 +68,9 @@ class Meta:
     unigram_entropy: float
     """Nats per validation token under the validation tokens' own frequencies."""
     gzip_bits_per_byte: float
-    """Of the validation documents in one stream, `gzip -9`."""
+    """Bits per byte of the validation documents in one stream, by `gzip -9`."""
     xz_bits_per_byte: float
-    """The same for `xz -9`."""
+    """Bits per byte by `xz -9`."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,11 @@ class Corpus:
     tokenizer: TextTokenizer
     blocks: dict[str, Blocks] = field(repr=False)
     """The digests of each file of tokens."""
-    watch: Watch = field(init=False, repr=False)
-    """Of the files of tokens, since they were last found sound."""
+    watch: FileChangeGuard = field(init=False, repr=False)
+    """Size and time of each file of tokens, when it was last found sound."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "watch", Watch(self.folder / name for name in TOKENS))
+        object.__setattr__(self, "watch", FileChangeGuard(self.folder / name for name in TOKENS))
 
     @property
     def fingerprint(self) -> str:
@@ -303,7 +303,7 @@ def _write_tokens(
 
 
 def _dtype(tokenizer: TextTokenizer) -> str:
-    """Of token ids on disk."""
+    """The dtype of token ids on disk."""
     return "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
 
 

@@ -18,11 +18,11 @@ from typing import Any
 
 from tokenizers import Encoding, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from data import world
+from core.errors import UserError
+from core.parsing import Missing, read_text
+from data import rwkv_world_tokenizer
 from data.interruptible import interruptible
 from data.text import END_OF_TEXT, TextTokenizer
-from models.errors import UserError
-from models.reading import Missing, read_text
 
 # The tokenizers library uses threads, and warns in every process forked afterwards unless this is
 # set. The forked processes here are loader workers, which read tokens and never tokenize.
@@ -149,11 +149,11 @@ def load(path: str | Path) -> TextTokenizer:
 def parse(text: str, path: Path) -> TextTokenizer:
     """The tokenizer that the text of a file defines; messages name `path`. Raises `UserError`."""
     if not text.lstrip().startswith(("{", "[")):
-        return world.read_vocabulary(path, text)
+        return rwkv_world_tokenizer.read_vocabulary(path, text)
     try:
         content = json.loads(text)
-        if isinstance(content, dict) and content.get("type") == world.KIND:
-            return world.read_saved(path, content)
+        if isinstance(content, dict) and content.get("type") == rwkv_world_tokenizer.KIND:
+            return rwkv_world_tokenizer.read_saved(path, content)
         _check_ids(content)
         return LibraryTokenizer(Tokenizer.from_str(text))
     except UserError:

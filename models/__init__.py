@@ -1,23 +1,21 @@
-"""The contestants, and nothing of the bench: plain PyTorch, no Lightning, Hydra or wandb."""
+"""The models, one file each, in plain PyTorch: no Lightning, Hydra or wandb."""
 
 from __future__ import annotations
 
-from models.waiting import wait_asleep
+import core.openmp  # noqa: F401  before anything here imports torch
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models.loading import load
+    from models.formats.load import load
 
 __all__ = ["load"]
-
-wait_asleep()
 
 
 def __getattr__(name: str) -> Any:
     """`load`, and with it torch, when it is first asked for."""
     if name != "load":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from models.loading import load
+    from models.formats.load import load
 
     return load

@@ -1,4 +1,4 @@
-"""What every contestant promises, whatever its architecture (shape letters: docs/shapes.md).
+"""What every model promises, whatever its architecture (shape letters: docs/shapes.md).
 
 The training loop and the probes see a model only through this contract, and one test module
 (`tests/models/test_contract.py`) checks every law below for every model in `conf/model/`.
@@ -40,8 +40,8 @@ class ParamGroup:
 
 
 @runtime_checkable
-class Contestant(Protocol):
-    """The members the bench uses. `models.trunk.Trunk` provides most of them."""
+class Model(Protocol):
+    """The members the bench uses. `models.layers.trunk.Trunk` provides most of them."""
 
     config: Any
     """Frozen dataclass; `type(model)(config)` builds an equal model."""
@@ -167,5 +167,5 @@ def clone_state(state: State) -> State:
 
 
 def detach_state(state: State) -> State:
-    """The same values cut out of the autograd graph (truncated back-propagation, generation)."""
+    """Cut a state out of the autograd graph (truncated back-propagation, generation)."""
     return map_state(state, torch.Tensor.detach)

@@ -12,12 +12,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import spans
-from models.attention import Attention, AttentionTrunk
+from core.errors import UserError
 from models.contract import State
-from models.errors import UserError
-from models.step import Program
-from models.trunk import Block, Stream, linear_flops
+from models.decoding.program import Program
+from models.layers.attention_block import Attention, AttentionTrunk
+from models.layers.trunk import Block, Stream, linear_flops
+from models.long_context import sequence_parallel
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ class GPT(AttentionTrunk):
     def build_norm(self) -> nn.LayerNorm:
         return nn.LayerNorm(self.config.n_embd, bias=self.config.bias)
 
-    def enter(self, tokens: Tensor, state: State | None) -> Stream:
-        past = self.past(state) + spans.tokens_before(tokens.shape[1])
+    def embed(self, tokens: Tensor, state: State | None) -> Stream:
+        past = self.past(state) + sequence_parallel.tokens_before(tokens.shape[1])
         end = past + tokens.shape[1]
         self.check_positions(end)
         return self.emb(tokens) + self.pos_emb.weight[past:end], past
@@ -115,14 +115,14 @@ class GPT(AttentionTrunk):
         if end > self.config.n_positions:
             raise UserError(
                 f"gpt has {self.config.n_positions} learned positions, too few for {end} tokens: "
-                "raise model.n_positions before training, or use a contestant without this limit"
+                "raise model.n_positions before training, or use a model without this limit"
             )
 
-    def room_for(self, program: Program, state: State) -> State:
+    def reserve_cache(self, program: Program, state: State) -> State:
         self.check_positions(self.past(state) + 1)
-        return super().room_for(program, state)
+        return super().reserve_cache(program, state)
 
-    def enter_step(self, program: Program, x: Tensor) -> None:
+    def embed_step(self, program: Program, x: Tensor) -> None:
         operands: list[Any] = [
             program.tokens,
             self.emb.weight,

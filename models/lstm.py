@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from models.contract import ParamGroup, State
-from models.init import init_normal, split_decay
-from models.trunk import Block, Stream, Trunk, linear_flops
+from models.layers.init import init_normal, split_decay
+from models.layers.trunk import Block, Stream, Trunk, linear_flops
 
 
 def _products(x: Any, weights: Any) -> int:
-    """Of four gates, each of which reads x `[T, B, C]` and h."""
+    """Products of four gates, each of which reads x `[T, B, C]` and h."""
     length, batch, width = x
     return 2 * length * batch * weights[0] * 2 * width
 

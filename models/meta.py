@@ -43,7 +43,7 @@ def build_meta(spec: ModelSpec) -> Any:
 
 
 def parameters(model: Any) -> int:
-    """Of the whole model: embedding, positions and head too."""
+    """Count the parameters of the whole model: embedding, positions and head too."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

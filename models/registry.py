@@ -6,15 +6,15 @@ import importlib
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from models.errors import UserError, shown
+from core.errors import UserError, shown
 
 if TYPE_CHECKING:  # it imports PyTorch, and a command line is checked before that
-    from models.contract import Contestant
+    from models.contract import Model
 
 
 @dataclass(frozen=True)
 class Nature:
-    """What a contestant says it is; nothing else may be concluded from what it is called."""
+    """What a model says it is; nothing else may be concluded from what it is called."""
 
     recurrent: bool
     title: str
@@ -27,7 +27,7 @@ class ModelSpec:
     """Everything needed to rebuild a model, as plain data (pickles and serialises to JSON)."""
 
     name: str
-    """Contestant name, the stem of its YAML in `conf/model/`."""
+    """Model name, the stem of its YAML in `conf/model/`."""
     size: str
     """Preset it was built from, for people."""
     target: str
@@ -39,7 +39,7 @@ class ModelSpec:
 def model_class(target: str) -> Any:
     """The class at `target`; refuses anything outside the `models` package.
 
-    Raises `UserError` if the path does not name a contestant.
+    Raises `UserError` if the path does not name a model.
     """
     module_name, _, class_name = str(target).rpartition(".")
     if module_name.split(".")[0] != "models":
@@ -52,7 +52,7 @@ def model_class(target: str) -> Any:
         ) from None
     # What a module of ours has imported from elsewhere is reachable through it, and is not ours.
     if getattr(cls, "__module__", None) != module_name or not hasattr(cls, "Config"):
-        raise UserError(f"model.target={target!r:.200}: not a contestant (it has no Config)")
+        raise UserError(f"model.target={target!r:.200}: not a model (it has no Config)")
     return cls
 
 
@@ -71,7 +71,7 @@ def nature(target: str, config: dict[str, Any]) -> Nature:
     return Nature(cls.recurrent, getattr(cls, "title", "") or cls.__name__, options)
 
 
-def build(spec: ModelSpec) -> Contestant:
+def build(spec: ModelSpec) -> Model:
     """A freshly initialised model. Raises `UserError` on unknown or missing config fields."""
     cls = model_class(spec.target)
     known = {field.name for field in fields(cls.Config)}

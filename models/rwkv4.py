@@ -20,13 +20,20 @@ import torch
 from torch import Tensor, nn
 
 from models.contract import State
-from models.pointwise import gate, squared_relu, token_shift_mix
-from models.rwkv import Ramps, RWKVBlock, RWKVTrunk, carried, init_matrices, vector
-from models.spans import recur, shifted
-from models.step import Program
-from models.trunk import Operator, linear_flops
-from models.wkv import wkv4, wkv4_flops, wkv4_initial_state
-from models.wkv.backends import resolve
+from models.decoding.program import Program
+from models.layers.rwkv_block import (
+    InitSchedule,
+    RWKVBlock,
+    RWKVTrunk,
+    init_matrices,
+    substate,
+    vector,
+)
+from models.layers.trunk import Operator, linear_flops
+from models.long_context.sequence_parallel import recur, shifted
+from models.ops.backends import resolve
+from models.ops.elementwise import gate, squared_relu, token_shift_mix
+from models.ops.wkv import wkv4, wkv4_flops, wkv4_initial_state
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class RWKV4Config:
 class TimeMix(nn.Module):
     """W_o (sigmoid(r) * wkv(k, v)), with r, k, v read from the token-shifted stream."""
 
-    def __init__(self, config: RWKV4Config, ramps: Ramps) -> None:
+    def __init__(self, config: RWKV4Config, ramps: InitSchedule) -> None:
         super().__init__()
         width = config.n_embd
         self.backend, self.operator = config.wkv, Operator(wkv4)
@@ -71,7 +78,7 @@ class TimeMix(nn.Module):
         k, v, r = self.key(x_k), self.value(x_v), self.receptance(x_r)
         w = -torch.exp(self.time_decay.float())
         u = self.time_first.float()
-        y, wkv = recur(self.operator, (w, u, k, v), carried(state, "wkv"), self.backend)
+        y, wkv = recur(self.operator, (w, u, k, v), substate(state, "wkv"), self.backend)
         after = None if state is None else {"shift": last, "wkv": wkv}
         return self.output(gate(r, y)), after
 
@@ -88,12 +95,12 @@ class TimeMix(nn.Module):
         return products + wkv4_flops(batch, length, self.key.out_features)
 
     def step(self, p: Program, x: Tensor, norm: nn.LayerNorm, layer: int) -> None:
-        """The same for a single token: x += this layer of norm(x)."""
+        """Add to the decode program: x += this layer of norm(x), for a single token."""
         mixes = self.time_mix_k, self.time_mix_v, self.time_mix_r
         x_k, x_v, x_r = p.norm(x, norm, p.leaf("att", "shift"), mixes)
         k = p.linear(x_k, self.key, "k")
-        v = p.linear(x_v, self.value, "v", beside=True)
-        r = p.linear(x_r, self.receptance, "r", beside=True)
+        v = p.linear(x_v, self.value, "v", parallel=True)
+        r = p.linear(x_r, self.receptance, "r", parallel=True)
         y = p.buffer("y", x.shape[1])
         state = p.leaf("att", "wkv")
         p.emit("wkv4", [x.shape[1]], [r, k, v, self.time_decay, self.time_first, state, y])
@@ -103,7 +110,7 @@ class TimeMix(nn.Module):
 class ChannelMix(nn.Module):
     """sigmoid(r) * W_v relu(k)^2, with r, k read from the token-shifted stream."""
 
-    def __init__(self, width: int, hidden: int, ramps: Ramps) -> None:
+    def __init__(self, width: int, hidden: int, ramps: InitSchedule) -> None:
         super().__init__()
         self.time_mix_k = vector(ramps.channel**ramps.remaining)
         self.time_mix_r = vector(ramps.channel**ramps.remaining)
@@ -129,11 +136,11 @@ class ChannelMix(nn.Module):
         return sum(linear_flops(layer, batch * length) for layer in linear)
 
     def step(self, p: Program, x: Tensor, norm: nn.LayerNorm) -> None:
-        """The same for a single token: x += this layer of norm(x)."""
+        """Add to the decode program: x += this layer of norm(x), for a single token."""
         mixes = self.time_mix_k, self.time_mix_r
         x_k, x_r = p.norm(x, norm, p.leaf("ffn", "shift"), mixes)
         k = p.linear(x_k, self.key, "ffn k", "squared_relu")
-        r = p.linear(x_r, self.receptance, "r", beside=True)
+        r = p.linear(x_r, self.receptance, "r", parallel=True)
         p.linear(k, self.value, x, sink="add_gated", gate=r)
 
 
@@ -151,7 +158,7 @@ class RWKV4(RWKVTrunk):
         init_matrices(self, 6e-4, gains, zeros)
 
     def build_block(self, layer: int) -> RWKVBlock:
-        config, ramps = self.config, Ramps(layer, self.config.n_layer, self.config.n_embd)
+        config, ramps = self.config, InitSchedule(layer, self.config.n_layer, self.config.n_embd)
         att, ffn = TimeMix(config, ramps), ChannelMix(config.n_embd, config.hidden, ramps)
         return RWKVBlock(config.n_embd, layer, att, ffn)
 

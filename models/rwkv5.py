@@ -20,23 +20,23 @@ import torch
 from torch import Tensor, nn
 
 from models.contract import State
-from models.pointwise import gated_head_norm, token_shift_mix
-from models.rwkv import (
-    Ramps,
+from models.decoding.program import Program
+from models.layers.rwkv_block import (
+    InitSchedule,
     RWKVBlock,
     RWKVTrunk,
-    carried,
     count_heads,
     head_norm,
     init_matrices,
+    substate,
     vector,
 )
+from models.layers.trunk import Operator, linear_flops
+from models.long_context.sequence_parallel import recur, shifted
+from models.ops.backends import resolve
+from models.ops.elementwise import gated_head_norm, token_shift_mix
+from models.ops.wkv import wkv5, wkv5_flops, wkv6_initial_state
 from models.rwkv4 import ChannelMix
-from models.spans import recur, shifted
-from models.step import Program
-from models.trunk import Operator, linear_flops
-from models.wkv import wkv5, wkv5_flops, wkv6_initial_state
-from models.wkv.backends import resolve
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class RWKV5Config:
 class TimeMix(nn.Module):
     """W_o (norm(wkv(r, k, v)) * silu(g)), with r, k, v, g read from the token-shifted stream."""
 
-    def __init__(self, config: RWKV5Config, ramps: Ramps) -> None:
+    def __init__(self, config: RWKV5Config, ramps: InitSchedule) -> None:
         super().__init__()
         width = config.n_embd
         self.backend, self.operator = config.wkv, Operator(wkv5)
@@ -90,7 +90,7 @@ class TimeMix(nn.Module):
         )
         w = -torch.exp(self.time_decay.float())
         u = self.time_faaaa.float()
-        y, wkv = recur(self.operator, (r, w, k, v, u), carried(state, "wkv"), self.backend)
+        y, wkv = recur(self.operator, (r, w, k, v, u), substate(state, "wkv"), self.backend)
         norm = self.ln_x
         y = gated_head_norm(y, self.gate(x_g), norm.weight, norm.bias, norm.eps)
         after = None if state is None else {"shift": last, "wkv": wkv}
@@ -111,13 +111,13 @@ class TimeMix(nn.Module):
         return products + wkv5_flops(batch, length, self.heads, width // self.heads)
 
     def step(self, p: Program, x: Tensor, norm: nn.LayerNorm, layer: int) -> None:
-        """The same for a single token: x += this layer of norm(x)."""
+        """Add to the decode program: x += this layer of norm(x), for a single token."""
         mixes = self.time_mix_r, self.time_mix_k, self.time_mix_v, self.time_mix_g
         x_r, x_k, x_v, x_g = p.norm(x, norm, p.leaf("att", "shift"), mixes)
         r = p.linear(x_r, self.receptance, "r")
-        k = p.linear(x_k, self.key, "k", beside=True)
-        v = p.linear(x_v, self.value, "v", beside=True)
-        g = p.linear(x_g, self.gate, "g", beside=True)
+        k = p.linear(x_k, self.key, "k", parallel=True)
+        v = p.linear(x_v, self.value, "v", parallel=True)
+        g = p.linear(x_g, self.gate, "g", parallel=True)
         y = p.buffer("y", x.shape[1])
         eagle_step(p, [r, k, v, g, self.time_decay, None, self.time_faaaa], self.ln_x, y)
         p.linear(y, self.output, x, sink="add")
@@ -137,7 +137,7 @@ class RWKV5(RWKVTrunk):
         init_matrices(self, 1e-4, gains | {"ffn.key": 1.0}, zeros)
 
     def build_block(self, layer: int) -> RWKVBlock:
-        config, ramps = self.config, Ramps(layer, self.config.n_layer, self.config.n_embd)
+        config, ramps = self.config, InitSchedule(layer, self.config.n_layer, self.config.n_embd)
         att, ffn = TimeMix(config, ramps), ChannelMix(config.n_embd, config.hidden, ramps)
         return RWKVBlock(config.n_embd, layer, att, ffn)
 

@@ -20,29 +20,23 @@ import torch
 from torch import Tensor, nn
 
 from models.contract import State
-from models.pointwise import (
-    dynamic_mix,
-    gate,
-    gated_head_norm,
-    squared_relu,
-    token_shift_mix,
-)
-from models.rwkv import (
-    Ramps,
+from models.decoding.program import Program
+from models.layers.rwkv_block import (
+    InitSchedule,
     RWKVBlock,
     RWKVTrunk,
-    carried,
     count_heads,
     head_norm,
     init_matrices,
+    substate,
     vector,
 )
+from models.layers.trunk import Operator, linear_flops
+from models.long_context.sequence_parallel import recur, shifted
+from models.ops.backends import resolve
+from models.ops.elementwise import dynamic_mix, gate, gated_head_norm, squared_relu, token_shift_mix
+from models.ops.wkv import wkv6, wkv6_flops, wkv6_initial_state
 from models.rwkv5 import eagle_step
-from models.spans import recur, shifted
-from models.step import Program
-from models.trunk import Operator, linear_flops
-from models.wkv import wkv6, wkv6_flops, wkv6_initial_state
-from models.wkv.backends import resolve
 
 MIXES = 5  # w, k, v, r, g
 
@@ -67,15 +61,15 @@ class RWKV6Config:
 
     @property
     def ranks(self) -> tuple[int, int]:
-        """Of the mix and of the decay, as in the released models."""
-        wide = 2 if self.n_embd >= 4096 else 1
-        return self.lora_mix or 32 * wide, self.lora_decay or 64 * wide
+        """Ranks of the mix and of the decay, as in the released models."""
+        to_fp32 = 2 if self.n_embd >= 4096 else 1
+        return self.lora_mix or 32 * to_fp32, self.lora_decay or 64 * to_fp32
 
 
 class TimeMix(nn.Module):
     """W_o (norm(wkv(r, w, k, v)) * silu(g)); how much of the last token each sees depends on x."""
 
-    def __init__(self, config: RWKV6Config, ramps: Ramps) -> None:
+    def __init__(self, config: RWKV6Config, ramps: InitSchedule) -> None:
         super().__init__()
         width = config.n_embd
         self.backend, self.operator = config.wkv, Operator(wkv6)
@@ -113,7 +107,7 @@ class TimeMix(nn.Module):
         d = self.time_decay.float() + torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2
         w = -torch.exp(d.float()).unflatten(-1, (self.heads, -1))
         u = self.time_faaaa.float()
-        y, wkv = recur(self.operator, (r, w, k, v, u), carried(state, "wkv"), self.backend)
+        y, wkv = recur(self.operator, (r, w, k, v, u), substate(state, "wkv"), self.backend)
         norm = self.ln_x
         y = gated_head_norm(y, self.gate(x_g), norm.weight, norm.bias, norm.eps)
         after = None if state is None else {"shift": last, "wkv": wkv}
@@ -148,7 +142,7 @@ class TimeMix(nn.Module):
         )
 
     def step(self, p: Program, x: Tensor, norm: nn.LayerNorm, layer: int) -> None:
-        """The same for a single token: x += this layer of norm(x)."""
+        """Add to the decode program: x += this layer of norm(x), for a single token."""
         width, rank = x.shape[1], self.time_maa_w2.shape[1]
         z, past = p.buffer("z", width), p.buffer("past", width)
         shift = p.leaf("att", "shift")
@@ -161,10 +155,10 @@ class TimeMix(nn.Module):
         p.emit("mix6", [width, rank], [z, past, low, self.time_maa_w2, *fixed, *outs])
         x_w, x_k, x_v, x_r, x_g = outs
         low = p.low_rank(x_w, self.time_decay_w1, "low w", "tanh")
-        r = p.linear(x_r, self.receptance, "r", beside=True)
-        k = p.linear(x_k, self.key, "k", beside=True)
-        v = p.linear(x_v, self.value, "v", beside=True)
-        g = p.linear(x_g, self.gate, "g", beside=True)
+        r = p.linear(x_r, self.receptance, "r", parallel=True)
+        k = p.linear(x_k, self.key, "k", parallel=True)
+        v = p.linear(x_v, self.value, "v", parallel=True)
+        g = p.linear(x_g, self.gate, "g", parallel=True)
         d = p.low_rank(low, self.time_decay_w2, "d")
         y = p.buffer("y", width)
         eagle_step(p, [r, k, v, g, self.time_decay, d, self.time_faaaa], self.ln_x, y)
@@ -174,7 +168,7 @@ class TimeMix(nn.Module):
 class ChannelMix(nn.Module):
     """sigmoid(r) * W_v relu(k)^2, with r, k read from the token-shifted stream."""
 
-    def __init__(self, width: int, hidden: int, ramps: Ramps) -> None:
+    def __init__(self, width: int, hidden: int, ramps: InitSchedule) -> None:
         super().__init__()
         self.time_maa_k = vector(1 - ramps.channel ** (ramps.remaining**3))
         self.time_maa_r = vector(1 - ramps.channel ** (ramps.remaining**3))
@@ -200,11 +194,11 @@ class ChannelMix(nn.Module):
         return sum(linear_flops(layer, batch * length) for layer in linear)
 
     def step(self, p: Program, x: Tensor, norm: nn.LayerNorm) -> None:
-        """The same for a single token: x += this layer of norm(x)."""
+        """Add to the decode program: x += this layer of norm(x), for a single token."""
         shift, mixes = p.leaf("ffn", "shift"), (self.time_maa_k, self.time_maa_r)
         x_k, x_r = p.norm(x, norm, shift, mixes, of_current=False)
         k = p.linear(x_k, self.key, "ffn k", "squared_relu")
-        r = p.linear(x_r, self.receptance, "r", beside=True)
+        r = p.linear(x_r, self.receptance, "r", parallel=True)
         p.linear(k, self.value, x, sink="add_gated", gate=r)
 
 
@@ -222,7 +216,7 @@ class RWKV6(RWKVTrunk):
         init_matrices(self, 1e-4, gains | {"ffn.key": 1.0}, zeros)
 
     def build_block(self, layer: int) -> RWKVBlock:
-        config, ramps = self.config, Ramps(layer, self.config.n_layer, self.config.n_embd)
+        config, ramps = self.config, InitSchedule(layer, self.config.n_layer, self.config.n_embd)
         att, ffn = TimeMix(config, ramps), ChannelMix(config.n_embd, config.hidden, ramps)
         return RWKVBlock(config.n_embd, layer, att, ffn)
 

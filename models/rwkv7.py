@@ -24,7 +24,21 @@ import torch
 from torch import Tensor, nn
 
 from models.contract import State
-from models.pointwise import (
+from models.decoding.program import Program
+from models.layers.rwkv_block import (
+    InitSchedule,
+    RWKVBlock,
+    RWKVTrunk,
+    count_heads,
+    head_norm,
+    init_matrices,
+    substate,
+    vector,
+)
+from models.layers.trunk import Operator, Stream, linear_flops
+from models.long_context.sequence_parallel import recur, shifted
+from models.ops.backends import resolve
+from models.ops.elementwise import (
     bonus_head_norm,
     delta_keys,
     log_decay,
@@ -32,21 +46,7 @@ from models.pointwise import (
     token_shift_mix,
     value_residual,
 )
-from models.rwkv import (
-    Ramps,
-    RWKVBlock,
-    RWKVTrunk,
-    carried,
-    count_heads,
-    head_norm,
-    init_matrices,
-    vector,
-)
-from models.spans import recur, shifted
-from models.step import Program
-from models.trunk import Operator, Stream, linear_flops
-from models.wkv import wkv7, wkv7_flops, wkv7_initial_state
-from models.wkv.backends import resolve
+from models.ops.wkv import wkv7, wkv7_flops, wkv7_initial_state
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class RWKV7Config:
 
     @property
     def ranks(self) -> dict[str, int]:
-        """Of the decay, rate, value and gate, by the letter of their parameters."""
+        """Ranks of decay, rate, value and gate, by the letter of their parameters."""
         by_hand = {
             "w": self.lora_decay,
             "a": self.lora_rate,
@@ -93,7 +93,7 @@ def suggested_rank(factor: float, width: int) -> int:
 class TimeMix(nn.Module):
     """W_o ((norm(wkv) + bonus) * g): a delta rule edits the state, at a rate per channel."""
 
-    def __init__(self, config: RWKV7Config, layer: int, ramps: Ramps) -> None:
+    def __init__(self, config: RWKV7Config, layer: int, ramps: InitSchedule) -> None:
         super().__init__()
         width = config.n_embd
         self.backend, self.operator = config.wkv, Operator(wkv7)
@@ -141,7 +141,7 @@ class TimeMix(nn.Module):
         g = torch.sigmoid(x_g @ self.g1) @ self.g2
         k, a, b = delta_keys(k, x_a @ self.a1 @ self.a2, self.a0, self.k_k, self.k_a, self.heads)
         r, w, v = (z.unflatten(-1, (self.heads, -1)) for z in (r, w, v))
-        y, wkv = recur(self.operator, (r, w, k, v, a, b), carried(state, "wkv"), self.backend)
+        y, wkv = recur(self.operator, (r, w, k, v, a, b), substate(state, "wkv"), self.backend)
         norm = self.ln_x
         y = bonus_head_norm(y, r, k, v, g, self.r_k, norm.weight, norm.bias, norm.eps)
         after = None if state is None else {"shift": last, "wkv": wkv}
@@ -166,24 +166,24 @@ class TimeMix(nn.Module):
         )
 
     def step(self, p: Program, x: Tensor, norm: nn.LayerNorm, layer: int) -> None:
-        """The same for a single token: x += this layer of norm(x)."""
+        """Add to the decode program: x += this layer of norm(x), for a single token."""
         width = x.shape[1]
         shift = p.leaf("att", "shift")
         mixes = self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g
         x_r, x_w, x_k, x_v, x_a, x_g = p.norm(x, norm, shift, mixes, of_current=False)
         r = p.linear(x_r, self.receptance, "r")
-        k = p.linear(x_k, self.key, "k", beside=True)
-        v = p.linear(x_v, self.value, "v", beside=True)
-        low_w = p.low_rank(x_w, self.w1, "low w", "tanh", beside=True)
-        low_a = p.low_rank(x_a, self.a1, "low a", beside=True)
-        low_g = p.low_rank(x_g, self.g1, "low g", "sigmoid", beside=True)
+        k = p.linear(x_k, self.key, "k", parallel=True)
+        v = p.linear(x_v, self.value, "v", parallel=True)
+        low_w = p.low_rank(x_w, self.w1, "low w", "tanh", parallel=True)
+        low_a = p.low_rank(x_a, self.a1, "low a", parallel=True)
+        low_g = p.low_rank(x_g, self.g1, "low g", "sigmoid", parallel=True)
         e_v = None
         if layer > 0:
-            low_v = p.low_rank(x_v, self.v1, "low v", beside=True)
+            low_v = p.low_rank(x_v, self.v1, "low v", parallel=True)
             e_v = p.low_rank(low_v, self.v2, "e v")
-        e_w = p.low_rank(low_w, self.w2, "e w", beside=layer > 0)
-        e_a = p.low_rank(low_a, self.a2, "e a", beside=True)
-        g = p.low_rank(low_g, self.g2, "g", beside=True)
+        e_w = p.low_rank(low_w, self.w2, "e w", parallel=layer > 0)
+        e_a = p.low_rank(low_a, self.a2, "e a", parallel=True)
+        g = p.low_rank(low_g, self.g2, "g", parallel=True)
         first, y = p.buffer("v first", width), p.buffer("y", width)
         operands = [
             r, k, v, g, e_w, e_a, e_v, self.w0, self.a0, self.v0 if layer > 0 else None,
@@ -198,7 +198,7 @@ class TimeMix(nn.Module):
 class ChannelMix(nn.Module):
     """W_v relu(k)^2, with k read from the token-shifted stream; no gate."""
 
-    def __init__(self, width: int, hidden: int, ramps: Ramps) -> None:
+    def __init__(self, width: int, hidden: int, ramps: InitSchedule) -> None:
         super().__init__()
         self.x_k = vector(1 - ramps.channel ** (ramps.remaining**4))
         self.key = nn.Linear(width, hidden, bias=False)
@@ -219,7 +219,7 @@ class ChannelMix(nn.Module):
         return sum(linear_flops(layer, batch * length) for layer in (self.key, self.value))
 
     def step(self, p: Program, x: Tensor, norm: nn.LayerNorm) -> None:
-        """The same for a single token: x += this layer of norm(x)."""
+        """Add to the decode program: x += this layer of norm(x), for a single token."""
         (x_k,) = p.norm(x, norm, p.leaf("ffn", "shift"), (self.x_k,), of_current=False)
         k = p.linear(x_k, self.key, "ffn k", "squared_relu")
         p.linear(k, self.value, x, sink="add")
@@ -231,9 +231,9 @@ class RWKV7Block(RWKVBlock):
     def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
         x, v_first = stream
         x = x if self.ln0 is None else self.ln0(x)
-        mixed, v_first, att = self.att(self.ln1(x), v_first, carried(state, "att"))
+        mixed, v_first, att = self.att(self.ln1(x), v_first, substate(state, "att"))
         x = x + mixed
-        mixed, ffn = self.ffn(self.ln2(x), carried(state, "ffn"))
+        mixed, ffn = self.ffn(self.ln2(x), substate(state, "ffn"))
         return (x + mixed, v_first), None if state is None else {"att": att, "ffn": ffn}
 
 
@@ -250,14 +250,14 @@ class RWKV7(RWKVTrunk):
         init_matrices(self, 1e-4, gains, zeros=("att.output", "ffn.value"))
 
     def build_block(self, layer: int) -> RWKV7Block:
-        config, ramps = self.config, Ramps(layer, self.config.n_layer, self.config.n_embd)
+        config, ramps = self.config, InitSchedule(layer, self.config.n_layer, self.config.n_embd)
         att, ffn = TimeMix(config, layer, ramps), ChannelMix(config.n_embd, config.hidden, ramps)
         return RWKV7Block(config.n_embd, layer, att, ffn)
 
-    def enter(self, tokens: Tensor, state: State | None) -> Stream:
+    def embed(self, tokens: Tensor, state: State | None) -> Stream:
         return self.emb(tokens), None
 
-    def leave(self, stream: Stream) -> Tensor:
+    def readout(self, stream: Stream) -> Tensor:
         return stream[0]
 
     def mixer_backends(self) -> dict[str, str]:

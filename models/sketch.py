@@ -24,7 +24,7 @@ class Sketch:
 
     parameters: int
     length_field: str
-    """See `models.contract.Contestant.length_field`."""
+    """See `models.contract.Model.length_field`."""
     positions: int | None
     """The longest context that it can read; None: any."""
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models import spans
-from models.attention import Attention, AttentionTrunk, rope_table
 from models.contract import State
-from models.pointwise import rms_norm, swiglu
-from models.step import Program
-from models.trunk import Block, Stream, linear_flops
+from models.decoding.program import Program
+from models.layers.attention_block import Attention, AttentionTrunk, rope_table
+from models.layers.trunk import Block, Stream, linear_flops
+from models.long_context import sequence_parallel
+from models.ops.elementwise import rms_norm, swiglu
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ class Transformer(AttentionTrunk):
     def build_norm(self) -> RMSNorm:
         return RMSNorm(self.config)
 
-    def enter(self, tokens: Tensor, state: State | None) -> Stream:
-        past = self.past(state) + spans.tokens_before(tokens.shape[1])
+    def embed(self, tokens: Tensor, state: State | None) -> Stream:
+        past = self.past(state) + sequence_parallel.tokens_before(tokens.shape[1])
         x = self.emb(tokens)
         head_size = self.config.n_embd // self.config.n_head
         return x, past, rope_table(past, tokens.shape[1], head_size, self.config.rope_base, x)

@@ -1,1 +1,1 @@
-import models.waiting  # noqa: F401  before anything here imports torch
+import core.openmp  # noqa: F401  before anything here imports torch

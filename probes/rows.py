@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from conf.schema import PROBES
-from models import reading
-from models.errors import UserError
-from models.reading import parse_json
+from core import parsing
+from core.errors import UserError
+from core.parsing import parse_json
 from models.registry import ModelSpec, nature
-from probes.values import (
+from probes.field_types import (
     Amount,
     Bytes,
     Check,
@@ -45,6 +45,7 @@ from probes.values import (
 
 logger = logging.getLogger("crossover")
 
+TRAINING_FACTOR = 3  # backward costs two forwards: one product for inputs, one for weights
 OK = "ok"
 OOM = "oom"
 TIMEOUT = "timeout"
@@ -59,14 +60,14 @@ MOST_DAMAGED = 1000  # lines of a file that still is one of rows
 TOLD = 5  # of them, one by one
 
 
-def label(contestant: str, options: dict[str, Any]) -> str:
-    """The contestant with the options set by hand: `gpt`, `gpt math`, `transformer window 256`."""
+def label(model: str, options: dict[str, Any]) -> str:
+    """The model with the options set by hand: `gpt`, `gpt math`, `transformer window 256`."""
     words = (one if isinstance(one, str) else f"{name} {one}" for name, one in options.items())
-    return " ".join([contestant, *words])
+    return " ".join([model, *words])
 
 
 def label_of(spec: ModelSpec) -> str:
-    """The label of a contestant that is about to be measured."""
+    """The label of a model that is about to be measured."""
     try:
         return label(spec.name, nature(spec.target, spec.config).options)
     except UserError:  # it cannot be built; whoever builds it says so
@@ -81,7 +82,7 @@ class Row:
     """One of `conf.schema.PROBES`; docs/probes.md says what each of them times."""
     sweep: Annotated[str, OneOf(SWEEPS)]
     """`fixed_tokens` (batch = fixed_tokens // context_length) or `batch_1`."""
-    contestant: Name
+    model: Name
     size: Name
     target: Name
     config: dict[Name, Any]
@@ -102,11 +103,11 @@ class Row:
     flops: Operations | None
     """Work of one entry of `seconds`, causal convention; training counts forward times 3."""
     flops_dense: Operations | None
-    """The same with every query against every key."""
+    """FLOPs with every query against every key."""
     backends: dict[Name, Name]
     precision: Name
     seed: Annotated[int, Within(-(2**63), 2**64)]
-    """Of weights and tokens, and of the random order the points were measured in."""
+    """Seed of weights and tokens, and of the random order the points were measured in."""
     device: dict[Name, Scalar]
     """`kind`, `name`, `threads`, `memory_bytes`."""
     versions: dict[Name, Name]
@@ -147,13 +148,13 @@ class Row:
     steal: list[Amount] = field(default_factory=list)
     """CPU seconds that the hypervisor took."""
     disturbed: list[bool] = field(default_factory=list)
-    """Whether others delayed the repeat (probes/disturbance.py); empty: not known."""
+    """Whether others delayed the repeat (`probes.measure.counters.disturbance`); empty: unknown."""
     visit: Number = 0
     """How often the point had been measured before because others disturbed it."""
     threads_chosen: Text = ""
     """How the number of threads was decided; empty in rows of before it was told."""
     unmatched: bool = False
-    """Whether contestants of other sizes were allowed beside it when it was measured."""
+    """Whether models of other sizes were allowed beside it when it was measured."""
     recurrent: bool | None = None
     """What the model says it is; None where its class could not be found."""
     title: Name = ""
@@ -163,8 +164,8 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The contestant with its options."""
-        return label(self.contestant, self.options)
+        """The model with its options."""
+        return label(self.model, self.options)
 
     @property
     def is_disturbed(self) -> bool:
@@ -184,7 +185,7 @@ class Row:
         where = [self.device.get(name) for name in ("kind", "name", "threads")]
         return json.dumps(
             [
-                self.contestant,
+                self.model,
                 self.target,
                 self.config,
                 self.probe,
@@ -214,6 +215,7 @@ class Row:
     @classmethod
     def of(cls, values: dict[str, Any]) -> Row:
         """The row with these fields. Raises `ValueError` unless they make one."""
+        values = current_names(values)
         if odd := sorted(_ALL ^ {*_YOUNGER, *values}):
             raise ValueError(f"not a probe row (missing or unknown fields: {some(odd)})")
         row = cls(**values)
@@ -225,6 +227,18 @@ class Row:
         if "recurrent" not in values:  # written before models said what they are
             row = replace(row, **said_by(row.target, row.config))
         return row
+
+
+RENAMED = {"contestant": "model"}
+"""Fields of rows and summaries that older versions wrote under another name."""
+
+
+def current_names(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields under the names they have today."""
+    return {
+        name if RENAMED.get(name, name) in values else RENAMED.get(name, name): value
+        for name, value in values.items()
+    }
 
 
 _ALL = {one.name for one in fields(Row)}
@@ -311,7 +325,7 @@ def read_lines(path: Path) -> Lines:
     rows: dict[int, Row] = {}
     damaged: list[str] = []
     try:
-        for line in reading.read_lines(path, LONGEST):
+        for line in parsing.read_lines(path, LONGEST):
             try:
                 if line.value is None:
                     raise ValueError(line.problem)
@@ -324,7 +338,7 @@ def read_lines(path: Path) -> Lines:
                     f"{path}: more than {MOST_DAMAGED:,} of the first {line.number:,} lines are no "
                     f"probe rows ({damaged[0]}): give the folder of a sweep"
                 )
-    except reading.Missing:
+    except parsing.Missing:
         return Lines({}, ())
     for message in damaged[:TOLD]:
         logger.warning(message)

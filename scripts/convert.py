@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conf.launch import launch
+from scripts.cli.launch import launch
 
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
     launch("convert", "scripts.convert:main")
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from conf.schema import ConvertConf
 from data import foreign
-from models.loading import read
-from models.saving import save
-from models.weights import DTYPES, widest
-from training.source import check_tokenizer, find_source
+from models.formats.load import read
+from models.formats.save import save
+from models.formats.weights import DTYPES, common_dtype
+from training.checkpoints.weights_source import check_tokenizer, find_source
 
 
 def main(conf: ConvertConf) -> None:
@@ -28,5 +28,5 @@ def main(conf: ConvertConf) -> None:
         weights = weights.to(DTYPES[conf.dtype])
     save(weights, target, conf.format, conf.overwrite, source.tokenizer)
     count = sum(tensor.numel() for tensor in weights.tensors.values())
-    dtype = str(widest(weights.tensors)).removeprefix("torch.")
+    dtype = str(common_dtype(weights.tensors)).removeprefix("torch.")
     print(f"{target}: {weights.spec.name}, {count:,} parameters, {dtype}, format {conf.format}")

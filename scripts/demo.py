@@ -7,9 +7,7 @@ long as the time allows. Each repetition narrows the intervals, and the same com
 
 from __future__ import annotations
 
-import models.waiting  # noqa: F401  before torch
-
-from conf.launch import launch
+from scripts.cli.launch import launch
 
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
     launch("demo", "scripts.demo:main", together=True)
@@ -28,13 +26,13 @@ from typing import Any
 import torch
 
 from conf.schema import DataConf, DemoConf
-from models.errors import UserError
-from models.places import check_writable
-from models.wkv.backends import build_for_cpu
-from probes import story
-from probes.collect import collect
-from probes.compare import findings
-from training.folder import check_name
+from core.errors import UserError
+from core.writable import check_writable
+from models.ops.backends import build_for_cpu
+from probes.analysis.crossovers import comparisons
+from probes.analysis.dataset import collect
+from probes.report import narrative
+from training.run_folder.folder import check_name
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("rwkv4", "transformer")
@@ -120,8 +118,8 @@ class Demo:
 
     def answer(self) -> None:
         """What the rows measured so far say, in one sentence."""
-        material = collect([self.folder])
-        print(f"\nfirst answer: {story.headline(material, findings(material))}", flush=True)
+        dataset = collect([self.folder])
+        print(f"\nfirst answer: {narrative.headline(dataset, comparisons(dataset))}", flush=True)
 
     def report(self) -> None:
         self.announce("write the report")

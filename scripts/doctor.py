@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from conf.launch import script
+from scripts.cli.launch import script
 
 if __name__ == "__main__":
     script("scripts.doctor:main")
 
-import models.waiting  # noqa: F401  before torch
 
 import importlib.metadata
 import shutil
@@ -20,10 +19,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from core.environment import commit, cpu_name
+from models.ops import backends
 from models.transformer import Transformer, TransformerConfig
-from models.wkv import backends
-from probes.machine import commit, cpu_name
-from training.tracking import has_login
+from tracking.wandb_run import has_login
 
 LIBRARIES = (
     "torch",
@@ -39,7 +38,7 @@ OPTIONAL = {
     "cuda-core": "CUDA kernels: pip install -e '.[cuda]'",
     "deepspeed": "trainer.strategy=deepspeed_1, _2, _3: pip install -e '.[scale]'",
     "hydra-submitit-launcher": "hydra/launcher=submitit_slurm: pip install -e '.[scale]'",
-    "transformers": "comparison in scripts/bench_kernels.py",
+    "transformers": "comparison in benchmarks/kernels.py",
 }
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from conf.launch import launch
+from scripts.cli.launch import launch
 
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
     launch("plan", "scripts.plan:main")
@@ -15,12 +15,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from conf.model_spec import model_spec
 from conf.schema import PlanConf
-from models.files import filling
-from models.places import check_writable, writing
+from core.files import filling
+from core.writable import check_writable, writing
 from probes.plan import page, tables
 from probes.plan.plan import Planner, check_fits
+from scripts.cli.model_spec import model_spec
 
 
 def main(conf: PlanConf) -> None:

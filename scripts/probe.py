@@ -1,8 +1,8 @@
-"""Measure contestants: `python scripts/probe.py -m model=rwkv4,transformer`."""
+"""Measure models: `python scripts/probe.py -m model=rwkv4,transformer`."""
 
 from __future__ import annotations
 
-from conf.launch import launch
+from scripts.cli.launch import launch
 
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
     launch("probe", "scripts.probe:main", together=True)
@@ -13,20 +13,20 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from conf.model_spec import model_spec
 from conf.schema import ProbeConf
-from models.places import check_writable
-from probes import rates
-from probes.compare import rows_at
-from probes.flat import COLUMNS, flat
+from core.writable import check_writable
+from probes.analysis import derived_metrics
+from probes.analysis.crossovers import rows_at
+from probes.measure.sweep import run_sweep
+from probes.report.rows_csv import COLUMNS, flat
 from probes.rows import Row
-from probes.sweep import run_sweep
-from training.folder import check_name
-from training.tracking import PROBE_AXES, Tracker
+from scripts.cli.model_spec import model_spec
+from tracking.wandb_run import PROBE_AXES, Tracker
+from training.run_folder.folder import check_name
 
 
 def main(confs: list[ProbeConf]) -> None:
-    """One interleaved sweep over every contestant of the command line, so that drift cancels."""
+    """One interleaved sweep over every model of the command line, so that drift cancels."""
     conf = confs[0]
     specs = [model_spec(one.model, one.vocab_size) for one in confs]
     folder = Path(conf.runs_dir, check_name("group", conf.group))
@@ -56,7 +56,7 @@ def ending(rows: Sequence[Row], remeasure: float) -> str:
 
 
 def track(conf: ProbeConf, identity: Path, rows: list[Row]) -> None:
-    """The curves of one contestant as a wandb run with context length as the x axis."""
+    """The curves of one model as a wandb run with context length as the x axis."""
     name = rows[0].label.replace(" ", "-")
     with Tracker(
         conf.wandb,
@@ -78,10 +78,10 @@ def track(conf: ProbeConf, identity: Path, rows: list[Row]) -> None:
 
 
 def identity(row: Row) -> str:
-    """Of the wandb run a row belongs to: one for each configuration of a contestant."""
+    """Name of the wandb run a row belongs to: one for each configuration of a model."""
     facts = json.dumps([row.target, row.config, row.precision, row.device], sort_keys=True)
     digest = hashlib.sha256(facts.encode()).hexdigest()[:8]
-    return f"probe-{row.contestant}-{row.size}-{digest}"
+    return f"probe-{row.model}-{row.size}-{digest}"
 
 
 def by_identity(rows: list[Row]) -> dict[str, list[Row]]:
@@ -100,6 +100,6 @@ def curves(rows: Sequence[Row]) -> dict[int, dict[str, float]]:
     points: dict[int, dict[str, float]] = defaultdict(dict)
     for probe, sweep in dict.fromkeys((row.probe, row.sweep) for row in rows):
         for length, own in rows_at(rows, probe, sweep).items():
-            found = rates.figures(list(own.values()))
+            found = derived_metrics.figures(list(own.values()))
             points[length] |= {f"probe/{probe}/{sweep}/{k}": value for k, value in found.items()}
     return dict(points)

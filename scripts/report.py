@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conf.launch import launch
+from scripts.cli.launch import launch
 
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
     launch("report", "scripts.report:main")
@@ -13,12 +13,11 @@ from typing import Any
 from rich.console import Console
 
 from conf.schema import ReportConf, WandbConf
-from probes import figures
-from probes.costs import Price
-from probes.flat import COLUMNS, flat
-from probes.report import Report, print_table, write_report
-from probes.scaling import figure as scaling_figure
-from training.tracking import Tracker
+from probes.analysis.costs import Price
+from probes.report import figures, scaling_figure
+from probes.report.rows_csv import COLUMNS, flat
+from probes.report.write import Report, print_table, write_report
+from tracking.wandb_run import Tracker
 
 CROSSOVER_COLUMNS = (
     "measure", "recurrent", "attention", "sweep", "kind", "length", "low", "high", "none_in_range",
@@ -28,10 +27,10 @@ RATIO_COLUMNS = (
     "measure", "recurrent", "attention", "context_length", "value", "low", "high", "side",
 )  # fmt: skip
 CURVE_COLUMNS = (
-    "measure", "contestant", "context_length", "status", "value", "unit", "per", "quarter",
+    "measure", "model", "context_length", "status", "value", "unit", "per", "quarter",
     "three_quarters", "processes", "repeats",
 )  # fmt: skip
-SLOPE_COLUMNS = ("contestant", "measure", "value", "low", "high", "from", "to", "linear")
+SLOPE_COLUMNS = ("model", "measure", "value", "low", "high", "from", "to", "linear")
 
 
 def main(conf: ReportConf) -> None:
@@ -60,9 +59,9 @@ def track(conf: WandbConf, folder: Path, report: Report) -> None:
         job_type="report",
         identity=folder / "wandb" / "report.id",
         records=folder,
-        config={"contestants": list(report.summary["contestants"])},
+        config={"models": list(report.summary["models"])},
     ) as tracker:
-        tracker.table("report/rows", COLUMNS, map(flat, report.material.rows))
+        tracker.table("report/rows", COLUMNS, map(flat, report.analysis.dataset.rows))
         tracker.table("report/crossovers", CROSSOVER_COLUMNS, crossovers)
         tracker.table("report/ratios", RATIO_COLUMNS, ratio_rows(report.summary))
         tracker.table("report/curves", CURVE_COLUMNS, curve_rows(report.summary))
@@ -85,8 +84,8 @@ def crossover_rows(summary: dict[str, Any]) -> list[list[Any]]:
         named = {
             **entry,
             "measure": key,
-            "recurrent": entry["contestants"][0],
-            "attention": entry["contestants"][1],
+            "recurrent": entry["models"][0],
+            "attention": entry["models"][1],
             "undecided_from": first,
             "undecided_to": last,
             "disturbed_points": len(entry["disturbed"]),
@@ -100,7 +99,7 @@ def ratio_rows(summary: dict[str, Any]) -> list[list[Any]]:
     return [
         [
             key,
-            *entry["contestants"],
+            *entry["models"],
             int(length),
             one["value"],
             one["low"],

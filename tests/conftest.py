@@ -4,14 +4,14 @@ from multiprocessing import forkserver
 
 import pytest
 
-from probes import child
+from probes.measure import isolated
 
 PRELOADED = (
-    "probes.measure",
+    "probes.measure.worker",
     "models.rwkv4",
     "models.transformer",
     "tests.probes.works",
-    "tests.models.span_ranks",
+    "tests.models.long_context.span_ranks",
     "scripts.probe",  # children import the script that runs
 )
 
@@ -31,6 +31,6 @@ def _warm_server() -> None:
     There is one server to a process: it is started here, or the first test to need one would
     decide what it has imported, and memory would be measured with other imports in it.
     """
-    child.preload(PRELOADED)
-    if child.METHOD == "forkserver":
+    isolated.preload(PRELOADED)
+    if isolated.METHOD == "forkserver":
         forkserver.ensure_running()

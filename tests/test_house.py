@@ -1,8 +1,11 @@
-"""The shape of the repository: which folder may import which, and that this checkout is tested."""
+"""The shape of the repository: imports go one way, as the picture in docs/architecture.md shows."""
 
 from __future__ import annotations
 
 import ast
+import re
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,24 +13,25 @@ import pytest
 import models
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("conf", "data", "models", "probes", "scripts", "training")
-
-# Data flows conf -> scripts -> data, training, probes -> models. Everybody may read the types in
-# conf.schema, which imports nothing of Crossover.
-MAY_IMPORT = {
-    "models": set(),
-    "data": {"conf.schema", "models"},
-    "training": {"conf.schema", "models", "data"},
-    "probes": {"conf.schema", "models", "data"},
-    "conf": {"models", "data", "training"},
-    "scripts": {"conf", "models", "data", "training", "probes"},
-}
+PICTURE = (ROOT / "docs" / "architecture.md").read_text()
+PACKAGES = (
+    "benchmarks", "conf", "core", "data", "models", "probes", "scripts", "tracking", "training",
+)  # fmt: skip
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 HEAVY = {"lightning", "hydra", "omegaconf", "wandb", "deepspeed"}
-FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
-def imported(path: Path) -> set[str]:
-    """Dotted names of every module a file imports, wherever in the file."""
+def module(path: Path) -> str:
+    """Dotted name of a file of the repository."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module(path): path for path in FILES}
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """Dotted names of everything a file imports, wherever in the file."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -35,23 +39,70 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_one_way(path: Path) -> None:
-    folder = path.relative_to(ROOT).parts[0]
-    allowed = MAY_IMPORT[folder] | {folder}
-    for name in imported(path):
-        if name.split(".")[0] in FOLDERS:
-            assert any(name == one or name.startswith(f"{one}.") for one in allowed), name
-        if folder == "models":
-            assert name.split(".")[0] not in HEAVY, name
+def modules_used(name: str) -> set[str]:
+    """Modules of the repository that a module imports."""
+    names = imported(MODULES[name])
+    return {one if one in MODULES else one.rpartition(".")[0] for one in names} & MODULES.keys()
 
 
-def test_schema_imports_nothing_of_crossover() -> None:
-    names = imported(ROOT / "conf" / "schema.py")
-    assert not any(name.split(".")[0] in FOLDERS for name in names)
+def arrows(package: str) -> dict[str, set[str]]:
+    """Which direct parts of a package import which others; of the whole repository for `""`.
+
+    A part is a sub-package with all that is in it, or a module.
+    """
+    inside = f"{package}." if package else ""
+    found: dict[str, set[str]] = {}
+
+    def part(name: str) -> str | None:
+        return inside + name.removeprefix(inside).split(".")[0] if name.startswith(inside) else None
+
+    for name in MODULES:
+        if mine := part(name):
+            others = {part(one) for one in modules_used(name)} - {mine, None}
+            found.setdefault(mine, set()).update(one for one in others if one)
+    return found
+
+
+def pictured(package: str) -> dict[str, set[str]]:
+    """The arrows that docs/architecture.md shows of a package."""
+    (block,) = re.findall(
+        rf"<!-- imports: {package or 'all'} -->\n```text\n(.*?)```", PICTURE, re.S
+    )
+    lines = [line.replace("->", " ").split() for line in block.splitlines()]
+    prefix = f"{package}." if package else ""
+    return {prefix + first: {prefix + one for one in rest} for first, *rest in lines}
+
+
+@pytest.mark.parametrize("package", ["", "models", "training", "probes"])
+def test_imports_are_those_of_the_picture(package: str) -> None:
+    assert arrows(package) == pictured(package)
+
+
+@pytest.mark.parametrize(
+    "package", ["", *sorted(name for name, path in MODULES.items() if path.name == "__init__.py")]
+)
+def test_no_part_of_a_package_imports_in_a_circle(package: str) -> None:
+    try:
+        TopologicalSorter(arrows(package)).prepare()
+    except CycleError as error:
+        pytest.fail(f"{package or 'the repository'}: {' -> '.join(error.args[1])}")
+
+
+def test_a_circle_would_be_seen() -> None:
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()
+    assert "models.contract" in arrows("models")["models.layers"]
+
+
+@pytest.mark.parametrize("package", ["core", "models"])
+def test_the_ground_floors_need_no_framework(package: str) -> None:
+    for name, path in MODULES.items():
+        if name.split(".")[0] == package:
+            used = {one.split(".")[0] for one in imported(path)}
+            assert not used & HEAVY, f"{name} imports {used & HEAVY}"
 
 
 def test_models_is_this_checkout() -> None:
@@ -63,8 +114,7 @@ def test_cuda_folder_holds_no_python() -> None:
 
 
 def test_class_paths_appear_only_in_model_yamls() -> None:
-    bad_examples = ROOT / "scripts" / "faults" / "command_lines.py"
-    for path in [file for file in FILES if file != bad_examples]:
+    for path in FILES:
         assert "_target_" not in path.read_text(), path
     for path in (ROOT / "conf" / "model").glob("*.yaml"):
         assert "target: models." in path.read_text()

@@ -66,7 +66,7 @@ def test_the_commands_run_in_order(capfd: pytest.CaptureFixture[str], tmp_path: 
 
 
 def test_the_tree_is_true() -> None:
-    tree = TEXT.split("## The house")[1].split("```text\n")[1].split("```")[0]
+    tree = TEXT.split("## Layout")[1].split("```text\n")[1].split("```")[0]
     folders = [line.split()[0] for line in tree.splitlines()]
     assert all((ROOT / folder).is_dir() for folder in folders)
     present = {
@@ -77,6 +77,30 @@ def test_the_tree_is_true() -> None:
     assert present - {"runs", "__pycache__"} == {folder.split("/")[0] for folder in folders}
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
+PAGES = [
+    path
+    for folder in (ROOT, ROOT / "docs", ROOT / "docs" / "benchmarks", ROOT / "cuda")
+    for path in sorted(folder.glob("*.md"))
+]
+
+
+def links(page: Path) -> list[Path]:
+    """Where the relative links of a page lead."""
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    return [(page.parent / target).resolve() for target in targets]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    assert [target for target in links(page) if not target.exists()] == []
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    index = ROOT / "docs" / "README.md"
+    reached, rest = {index}, [index]
+    while rest:
+        for target in links(rest.pop()):
+            if target.suffix == ".md" and target not in reached:
+                reached.add(target)
+                rest.append(target)
+    assert {page for page in PAGES if "docs" in page.parts} <= reached

@@ -17,24 +17,43 @@ import yaml
 from lightning.pytorch.loggers.logger import Logger
 
 from conf.schema import TrainConf
+from core.errors import UserError
+from core.files import replacing, write_text
+from core.launcher import detect_launcher, processes_of
+from core.stop_signals import STOPPED, Preempted, Signals, requeue
+from core.writable import check_writable
 from data.batches import Batches
 from data.store import Corpus, prepare
-from models.contract import Contestant
-from models.errors import UserError
-from models.files import replacing, write_text
+from models.contract import Model
+from models.long_context.sequence_parallel import sequence_parallel
 from models.meta import build_meta
-from models.places import check_writable
 from models.registry import ModelSpec, build, nature
-from models.spans import sequence_parallel
-from training.checkpoint import read, read_whole, saved
-from training.checkpointer import Checkpointer
-from training.datamodule import Tokens
-from training.digest import digest
-from training.evaluate import full_validation, number_of_windows
-from training.faults import explained, let_go
-from training.folder import RunFolder
-from training.guard import Guard
-from training.identity import (
+from tracking.lightning_loggers import JsonlLogger, TrackingLogger
+from tracking.progress import Windows
+from tracking.wandb_run import TRAIN_AXES, Tracker
+from training.checkpoints.callback import Checkpointer
+from training.checkpoints.find import read, read_whole, saved
+from training.checkpoints.starting_point import Begun, Start, begin, choose, goes_on, is_finished
+from training.distributed.local_processes import (
+    ExternalEnvironment,
+    RankInfo,
+    single_rank,
+    spawn_ranks,
+)
+from training.distributed.rendezvous import Leader, follow_rank_zero
+from training.distributed.strategies import SHARDED, build_strategy, precision_of
+from training.failures.explain import explained, let_go
+from training.loop.datamodule import Tokens
+from training.loop.evaluate import full_validation, number_of_windows
+from training.loop.module import LanguageModel
+from training.loop.monitor import Monitor, peak_memory
+from training.loop.nan_guard import NanGuard
+from training.loop.objective import SequenceMode
+from training.loop.optim import only_rises
+from training.loop.quiet_lightning import quiet
+from training.run_folder.digest import digest
+from training.run_folder.folder import RunFolder
+from training.run_folder.identity import (
     TOKENIZER,
     check_checkpoint,
     check_continues,
@@ -43,26 +62,12 @@ from training.identity import (
     describe,
     flatten,
 )
-from training.launched import launched, processes_of
-from training.ledger import Ledger
-from training.lock import owned
-from training.loggers import JsonlLogger, TrackingLogger
-from training.meeting import Leader, attend
-from training.module import LanguageModel
-from training.monitor import Monitor, peak_memory
-from training.optim import only_rises
-from training.processes import Member, Team, alone, team
-from training.progress import Windows
-from training.quiet import quiet
-from training.reading import Reading
-from training.signals import STOPPED, Preempted, Signals, requeue
-from training.start import Begun, Start, begin, choose, goes_on, is_finished
-from training.strategies import SHARDED, build_strategy, precision_of
-from training.tracking import TRAIN_AXES, Tracker
+from training.run_folder.ledger import Ledger
+from training.run_folder.lock import owned
 
 log = logging.getLogger("crossover")
 
-Gather = Callable[..., AbstractContextManager[Member]]
+Gather = Callable[..., AbstractContextManager[RankInfo]]
 
 
 def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any] | None:
@@ -72,13 +77,15 @@ def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any]
     size in `spec` is replaced by the corpus's own. Raises `UserError` for anything the user can
     mend, `Preempted` when asked to stop; whatever had been saved before stays.
     """
-    place = launched()
+    place = detect_launcher()
     if place is None:
         devices, strategy = conf.trainer.devices, conf.trainer.strategy
         is_alone = devices == 1 and strategy != "auto"
-        return _decide(conf, spec, folder, alone if is_alone else partial(team, devices))
+        return _resume_or_finish(
+            conf, spec, folder, single_rank if is_alone else partial(spawn_ranks, devices)
+        )
     if place.rank:
-        attend(place)
+        follow_rank_zero(place)
         return None
     with Leader(place) as leader:
         world = processes_of(conf.trainer.devices)
@@ -88,10 +95,12 @@ def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any]
                 "choose a multiple"
             )
         conf.trainer.devices = place.local_world
-        return _decide(conf, spec, folder, leader.team)
+        return _resume_or_finish(conf, spec, folder, leader.spawn_ranks)
 
 
-def _decide(conf: TrainConf, spec: ModelSpec, folder: RunFolder, gather: Gather) -> dict[str, Any]:
+def _resume_or_finish(
+    conf: TrainConf, spec: ModelSpec, folder: RunFolder, gather: Gather
+) -> dict[str, Any]:
     """Process 0: whether there is anything to do. `gather` brings the others together."""
     try:
         with Signals() as signals:
@@ -108,7 +117,7 @@ def _decide(conf: TrainConf, spec: ModelSpec, folder: RunFolder, gather: Gather)
                 return finished
             check_writable(folder.path, hint="choose another runs_dir")
             with owned(folder), explained(conf, spec, folder):
-                return _lead(conf, spec, folder, signals, gather)
+                return _run_rank_zero(conf, spec, folder, signals, gather)
     except Preempted as stop:
         saved_at = "" if stop.step is None else f", saved at step {stop.step}"
         log.warning(
@@ -140,7 +149,7 @@ def _set_aside(folder: RunFolder) -> None:
             log.warning("%s existed: it is now %s", folder.path, folder.set_aside())
 
 
-def _lead(
+def _run_rank_zero(
     conf: TrainConf, spec: ModelSpec, folder: RunFolder, signals: Signals, gather: Gather
 ) -> dict[str, Any]:
     """The run as its first process sees it: the one that decides and writes."""
@@ -184,7 +193,7 @@ def _lead(
         )
     path = start.path
     with start_tracker(conf, spec, folder) as tracker:
-        with gather(_follow, conf, spec, folder, path) as member:
+        with gather(_run_other_rank, conf, spec, folder, path) as member:
             saver = Checkpointer(folder, conf, identity, decided_by, signals, member, content)
             ledger = Ledger.of(conf, content, path, step_flops(conf, spec))
             ledger.parent = asdict(begun.parent) if begun and begun.parent else None
@@ -202,8 +211,8 @@ def _lead(
     return summary
 
 
-def _follow(
-    member: Member, conf: TrainConf, spec: ModelSpec, folder: RunFolder, path: Path | None
+def _run_other_rank(
+    member: RankInfo, conf: TrainConf, spec: ModelSpec, folder: RunFolder, path: Path | None
 ) -> None:
     """The run as any further process sees it."""
     with Signals(quiet=True) as signals, explained(conf, spec, folder):
@@ -257,15 +266,17 @@ def fit(
     model: Any = build(spec)
     model.gradient_checkpointing = conf.training.gradient_checkpointing
     index = Batches(corpus, conf.data, conf.seed).index
-    guard = Guard(conf.training.on_nan, index, saver.last_good)
-    reading = Reading.of(conf, corpus.tokenizer)
+    guard = NanGuard(conf.training.on_nan, index, saver.last_good)
+    reading = SequenceMode.of(conf, corpus.tokenizer)
     module = LanguageModel(model, conf.optim, conf.trainer.max_steps, reading, guard, ledger)
     split = conf.trainer.sequence_parallel
     datamodule = Tokens(corpus, conf.data, conf.seed, conf.training.val_windows, whole=split)
     monitor = Monitor(conf, corpus.meta.val_tokens_per_byte, ledger, step_flops(conf, spec))
     with quiet():
         member = saver.member
-        trainer = build_trainer(conf, member, loggers, [monitor, saver], [saver.io, Team(member)])
+        trainer = build_trainer(
+            conf, member, loggers, [monitor, saver], [saver.io, ExternalEnvironment(member)]
+        )
         try:
             with spans_of_sequences() if split else nullcontext():
                 # The path only says that there is a start: `saver.io` has its content.
@@ -283,14 +294,14 @@ def spans_of_sequences() -> AbstractContextManager[Any]:
 
 def build_trainer(
     conf: TrainConf,
-    member: Member,
+    member: RankInfo,
     loggers: Sequence[Logger],
     callbacks: list[lightning.Callback],
     plugins: list[Any],
 ) -> lightning.Trainer:
     """Lightning's Trainer with our own checkpoints, progress and endless single epoch."""
     accumulate = conf.trainer.accumulate_grad_batches
-    val_every = conf.training.val_every
+    val_every = conf.trainer.val_check_interval
     trainer = lightning.Trainer(
         max_steps=conf.trainer.max_steps,
         max_epochs=-1,
@@ -333,10 +344,10 @@ def start_tracker(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Tracke
     )
 
 
-def final_validation(conf: TrainConf, corpus: Corpus, model: Contestant, reading: Reading) -> float:
+def final_validation(conf: TrainConf, corpus: Corpus, model: Model, reading: SequenceMode) -> float:
     """Loss on every validation token, nats per token. It may take longer than the training."""
     sizes = conf.data.length, conf.data.batch_size
-    if not conf.training.progress:
+    if not conf.trainer.enable_progress_bar:
         return full_validation(model, corpus, *sizes, reading)
     windows = number_of_windows(corpus, conf.data.length)
     with Windows(f"{conf.name}  final validation", windows) as progress:
@@ -358,7 +369,7 @@ def summarise(
     ledger, index = monitor.ledger, Batches(corpus, conf.data, conf.seed).index
     return {
         "name": conf.name,
-        "contestant": spec.name,
+        "model": spec.name,
         "size": spec.size,
         "target": spec.target,
         "config": dict(spec.config),

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.errors import UserError
-from models.files import damage, manifest_path
+from core.errors import UserError
+from core.files import damage, manifest_path
+from core.parsing import parse_json, plain
 from models.formats import official
 from models.formats.tensor_files import (
     named_tensors,
@@ -17,9 +18,8 @@ from models.formats.tensor_files import (
     unwrapped,
     write_safetensors,
 )
-from models.reading import parse_json, plain
+from models.formats.weights import Weights, check_sizes, checked, shapes_of
 from models.registry import ModelSpec
-from models.weights import Weights, check_sizes, checked, shapes_of
 
 KEY = "crossover"  # of the metadata in a .safetensors file, and of our part of a checkpoint
 

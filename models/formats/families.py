@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from models.errors import UserError
-from models.weights import listed
+from core.errors import UserError
+from models.formats.weights import listed
 
 Json = dict[str, Any]
 

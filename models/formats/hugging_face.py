@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.errors import UserError
-from models.files import inside
+from core.errors import UserError
+from core.files import inside
+from core.parsing import read_object
 from models.formats.families import FAMILIES, Family
 from models.formats.tensor_files import (
     read_pth,
@@ -18,9 +19,8 @@ from models.formats.tensor_files import (
     unwrapped,
     write_safetensors,
 )
-from models.reading import read_object
+from models.formats.weights import Weights, check_sizes, checked, common_dtype, shapes_of
 from models.registry import ModelSpec, model_class
-from models.weights import Weights, check_sizes, checked, shapes_of, widest
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # or the same with .index.json, in several
 _DERIVED = ".rotary_emb.inv_freq"  # of old Llama files: a table computed from the configuration
@@ -69,7 +69,7 @@ def write(weights: Weights, folder: Path) -> None:
     for name, parts in _table(family, spec).items():
         pieces = weights.tensors[name].split([*parts.values()])
         tensors.update(zip(parts, pieces, strict=True))
-    dtype = widest(weights.tensors)
+    dtype = common_dtype(weights.tensors)
     theirs = {
         "architectures": [family.architecture],
         "model_type": family.kind,

@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from models.errors import UserError, shown
+from core.errors import UserError, shown
 from models.formats.tensor_files import read_pth, write_pth
+from models.formats.weights import Weights, checked, listed, shapes_of
 from models.registry import ModelSpec
-from models.weights import Weights, checked, listed, shapes_of
 
 TARGETS = {
     "rwkv4": "models.rwkv4.RWKV4",

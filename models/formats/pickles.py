@@ -88,7 +88,7 @@ def code_in(path: Path) -> Iterator[str]:
 
 
 def _globals(data: bytes) -> Iterator[str]:
-    """The same for the pickles at the start of `data`; `genops` parses and never executes."""
+    """Find them in the pickles at the start of `data`; `genops` parses and never executes."""
     stream = io.BytesIO(data)
     pickles = iter(lambda: stream.tell() < len(data), False)
     opcodes = chain.from_iterable(pickletools.genops(stream) for _ in pickles)

@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.errors import UserError, shown
+from core.errors import UserError, shown
 from models.formats.pickles import Unbounded, check_bounded, code_in, is_archive
-from models.weights import listed
+from models.formats.weights import listed
 
 _MODEL_PARTS = ("state_dict", "model_state_dict", "model", "module")
 """Where Lightning, torch's tutorials, nanoGPT and DeepSpeed put the model in a checkpoint."""

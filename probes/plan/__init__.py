@@ -1,1 +1,1 @@
-"""Memory, time and cost of a training step that no machine here can run: docs/planning.md."""
+"""Memory, time and cost of a training step that no machine here can run: docs/planner.md."""

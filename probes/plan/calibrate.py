@@ -1,6 +1,6 @@
-"""This machine's rates, measured now: a small contestant of the same kind, run and timed.
+"""This machine's rates, measured now: a small model of the same kind, run and timed.
 
-The contestant has two layers and at most `MOST_WIDTH` channels. It is run at a few numbers of
+The model has two layers and at most `MOST_WIDTH` channels. It is run at a few numbers of
 tokens, as many of them as there is time for (products in bf16 are ten times slower than in fp32 on
 a processor without them), every operation timed below autograd, and each takes the fastest of its
 repeats: what others do on the machine only ever adds. With one thread the clock is the processor's,
@@ -19,9 +19,10 @@ from typing import Any
 import psutil
 import torch
 
+from core import environment
 from models.registry import ModelSpec, build
-from probes import machine, memory
-from probes.plan.rates import Measured, fit_curves
+from probes.measure.counters import peak_memory
+from probes.plan.device_rates import Measured, fit_curves
 from probes.plan.trace import PRECISIONS, Op, run
 
 TOKENS = (256, 1024, 4096)
@@ -40,18 +41,18 @@ class Calibration:
 
     rates: Measured
     peak_flops: float
-    """Of a large matrix product in the precision planned, or in fp32 where that is faster, FLOP/s:
+    """Speed of a large matrix product in the planned precision, or fp32 where faster, FLOP/s:
     some operations are fp32 in any precision."""
     memory_bytes: int
     """Available now."""
-    surplus: float
+    allocator_overhead: float
     """Bytes the process holds for each byte of its activations and gradients."""
     device: dict[str, Any]
-    contestant: str
+    model: str
 
 
 def calibrate(spec: ModelSpec, precision: str, threads: int) -> Calibration:
-    """Run and time a small relative of the contestant on the CPU; seconds."""
+    """Run and time a small relative of the model on the CPU; seconds."""
     if threads:
         torch.set_num_threads(threads)
     small = smaller(spec)
@@ -76,15 +77,15 @@ def calibrate(spec: ModelSpec, precision: str, threads: int) -> Calibration:
     op_seconds, byte_seconds = _share_out(rest)
     held = _held(own)
     model.zero_grad(set_to_none=True)
-    surplus = _peak_beyond(lambda: _step(model, tokens, precision)) / held
-    described = machine.describe_device("cpu")
+    allocator_overhead = _peak_beyond(lambda: _step(model, tokens, precision)) / held
+    described = environment.describe_device("cpu")
     width = small.config["n_embd"]
     among = " to ".join(f"{one:,}" for one in dict.fromkeys((lengths[0], lengths[-1])))
     return Calibration(
         Measured(fit_curves(ops), op_seconds, byte_seconds),
         _peak_flops(precision, clock),
         psutil.virtual_memory().available,
-        max(surplus, 1.0),
+        max(allocator_overhead, 1.0),
         described,
         f"{spec.name}, 2 layers, {width} channels, {among} tokens",
     )
@@ -97,7 +98,7 @@ def lengths_of(model: Any) -> list[int]:
 
 
 def smaller(spec: ModelSpec) -> ModelSpec:
-    """Two layers of the contestant, as narrow as keeps its heads and its proportions."""
+    """Two layers of the model, as narrow as keeps its heads and its proportions."""
     config = dict(spec.config)
     factor = max(1, config["n_embd"] // MOST_WIDTH)
     while any(config.get(key, 0) % factor for key in ("n_embd", "n_head") if config.get(key)):
@@ -140,10 +141,10 @@ def _held(ops: list[Op]) -> float:
 
 def _peak_beyond(step: Callable[[], None]) -> float:
     """Bytes that this process holds at the peak of a step, beyond those between steps."""
-    memory.reset_peak("cpu")
-    before = memory.peak("cpu")
+    peak_memory.reset_peak("cpu")
+    before = peak_memory.peak("cpu")
     step()
-    after = memory.peak("cpu")
+    after = peak_memory.peak("cpu")
     return 0.0 if before is None or after is None else after - before
 
 

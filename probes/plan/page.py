@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from models.errors import UserError
-from probes import rates, words
-from probes.figures import ATTENTION, GRID, INK, MUTED, RECURRENT, literal
+from core import units
+from core.errors import UserError
+from probes.analysis import derived_metrics
 from probes.plan import tables
 from probes.plan.plan import CHECKPOINTING, PLAIN, SEGMENTS, Plan, Planner, Row
+from probes.report.figures import ATTENTION, GRID, INK, MUTED, RECURRENT, literal
 from probes.rows import OK, label_of, read_rows
 from probes.rows import Row as Measured
 
@@ -25,7 +26,7 @@ Quantity = Callable[[Row], float]
 
 
 def measured_points(planner: Planner, runs: Sequence[Path]) -> list[Measured]:
-    """Training rows of this contestant, batch and precision. Raises `UserError` without any."""
+    """Training rows of this model, batch and precision. Raises `UserError` without any."""
     every = [row for run in runs for row in read_rows(run / "probes.jsonl")]
     rows = list({row.key: row for row in every}.values())
     own = [
@@ -85,14 +86,14 @@ def _table(planner: Planner, plans: Sequence[Plan]) -> str:
     headings += ["cost per step", ""]
     lines = [f"<tr>{''.join(f'<th>{one}</th>' for one in headings)}</tr>"]
     for plan in plans:
-        cells = [words.tokens(plan.length)]
+        cells = [units.tokens(plan.length)]
         if best := plan.best:
             cells += [
                 best.strategy,
                 best.variant,
                 tables.size(best.memory.total),
-                words.seconds(best.step_s),
-                words.significant(best.tokens_per_s),
+                units.seconds(best.step_s),
+                units.significant(best.tokens_per_s),
                 tables.money(planner, best.cost_per_step),
             ]
         else:
@@ -107,7 +108,7 @@ def _svg(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) 
         figure = Figure(figsize=(11, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         times = _times(measured)
-        _panel(left, planner, plans, times, lambda row: row.compute_s, words.seconds)
+        _panel(left, planner, plans, times, lambda row: row.compute_s, units.seconds)
         left.set_title("Forward and backward", loc="left", color=INK, fontweight="bold")
         peaks = [(row.context_length, float(row.peak_bytes or 0)) for row in measured]
         _panel(right, planner, plans, peaks, _without_optimizer, tables.size)
@@ -118,11 +119,11 @@ def _svg(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) 
 
 
 def _times(measured: Sequence[Measured]) -> list[tuple[int, float]]:
-    """As the report has them; the sweep does not matter, whose batch is that of the plan."""
+    """Measured times as the report has them, of either sweep: the batch is that of the plan."""
     points: dict[int, list[Measured]] = {}
     for row in measured:
         points.setdefault(row.context_length, []).append(row)
-    known = [(length, rates.seconds(own)) for length, own in points.items()]
+    known = [(length, derived_metrics.seconds(own)) for length, own in points.items()]
     return [(length, seconds) for length, seconds in known if seconds is not None]
 
 
@@ -153,7 +154,7 @@ def _panel(
         who = literal(label_of(planner.spec))
         axes.plot(*zip(*points, strict=True), "o-", color=INK, label=f"{who}, measured")
     axes.set_xlabel("context length, tokens", color=MUTED)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.tokens(round(value))))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.tokens(round(value))))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(NullLocator())

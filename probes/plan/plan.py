@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from conf.schema import MachineConf, PlanConf
-from models.errors import UserError
+from core.errors import UserError
 from models.registry import ModelSpec
-from probes.measure import TRAINING_FACTOR
 from probes.plan.calibrate import Calibration, calibrate
-from probes.plan.demand import LAYERS, Demand, Sizes, Work
-from probes.plan.rates import Rates, Roofline, total
+from probes.plan.cost_model import LAYERS, CostModel, ModelSizes, StepCost
+from probes.plan.device_rates import Rates, Roofline, total
 from probes.plan.reliability import Reliability, reliability
 from probes.plan.strategies import (
     MOMENTS,
@@ -25,8 +24,9 @@ from probes.plan.strategies import (
     optimizer_bytes,
     traffic,
 )
+from probes.rows import TRAINING_FACTOR
 
-# What predictions were compared with measurements on (docs/planning.md); the rest is extrapolated.
+# What predictions were compared with measurements on (docs/planner.md); the rest is extrapolated.
 CHECKED_PARAMETERS = 6e6
 CHECKED_LENGTH = 4096
 
@@ -48,16 +48,16 @@ class Row:
     optimizer_s: float
     traffic_bytes: float
     exposed_s: float
-    """Of traffic that computing does not hide."""
+    """Seconds of traffic that computing does not hide."""
     step_s: float
     tokens_per_s: float
-    """Of all devices."""
+    """Tokens a second of all devices."""
     mfu: float
     """Model FLOP/s over the peak: recomputation is not counted, causal work exactly."""
     cost_per_step: float | None
     training_s: float | None
     cost: float | None
-    """Of all `tokens`; failures not included."""
+    """Seconds for all `tokens`; failures not included."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Plan:
 
     length: int
     sequences: int
-    """Of one device and step."""
-    sizes: Sizes
+    """Sequences of one device in one step."""
+    sizes: ModelSizes
     rows: tuple[Row, ...]
 
     @property
@@ -78,24 +78,28 @@ class Plan:
 
 
 class Planner:
-    """Plans of one contestant on one kind of machine; rates are measured once if they must be."""
+    """Plans of one model on one kind of machine; rates are measured once if they must be."""
 
     def __init__(self, spec: ModelSpec, conf: PlanConf) -> None:
         self.spec, self.conf = spec, conf
         self.calibration: Calibration | None = None
         self.rates: Rates = Roofline(conf.machine, conf.precision)
-        self.surplus = 1.0
+        self.allocator_overhead = 1.0
         self.peak_flops = Roofline(conf.machine, conf.precision).peak_flops
         self.machine = conf.machine
         if conf.machine.measure:
             found = self.calibration = calibrate(spec, conf.precision, conf.threads)
-            self.rates, self.surplus, self.peak_flops = found.rates, found.surplus, found.peak_flops
+            self.rates, self.allocator_overhead, self.peak_flops = (
+                found.rates,
+                found.allocator_overhead,
+                found.peak_flops,
+            )
             self.machine = replace(conf.machine, memory_bytes=float(found.memory_bytes))
-        self.demand = Demand(spec, conf.machine.device, conf.precision)
+        self.demand = CostModel(spec, conf.machine.device, conf.precision)
 
     @property
     def sequences(self) -> int:
-        """Of one device and step."""
+        """Sequences of one device in one step."""
         return max(1, self.conf.data.batch_size // self.conf.devices)
 
     def plan(self, length: int) -> Plan:
@@ -122,8 +126,8 @@ class Planner:
             reasons.append(f"{self.conf.devices:,} devices (checked on one)")
         return reasons
 
-    def reliability(self, sizes: Sizes) -> Reliability:
-        """Of the whole job; one file of weights and the optimizer's moments by default."""
+    def reliability(self, sizes: ModelSizes) -> Reliability:
+        """Reliability of the whole job; a checkpoint holds weights and moments by default."""
         whole = (1 + MOMENTS) * sizes.parameters * WEIGHT_BYTES[self.conf.precision]
         return reliability(
             self.conf.mtbf_hours,
@@ -133,7 +137,7 @@ class Planner:
             60 * self.conf.restart_minutes,
         )
 
-    def _variants(self, length: int, sizes: Sizes) -> Iterable[_Variant]:
+    def _variants(self, length: int, sizes: ModelSizes) -> Iterable[_Variant]:
         for name, checkpointing in ((PLAIN, False), (CHECKPOINTING, True)):
             work = self.demand.work(self.sequences, length, checkpointing)
             yield _Variant(name, work, self.rates)
@@ -143,10 +147,12 @@ class Planner:
             between = length / segment * self.sequences * sizes.state_bytes
             yield _Variant(SEGMENTS, work, self.rates, length / segment, between)
 
-    def _row(self, strategy: Strategy, one: _Variant, sizes: Sizes, length: int) -> Row:
+    def _row(self, strategy: Strategy, one: _Variant, sizes: ModelSizes, length: int) -> Row:
         conf, machine = self.conf, self.machine
         devices = 1 if strategy.alone else conf.devices
-        held = memory(strategy, devices, sizes, one.work, conf.precision, one.between, self.surplus)
+        held = memory(
+            strategy, devices, sizes, one.work, conf.precision, one.between, self.allocator_overhead
+        )
         sent = traffic(strategy, devices, sizes, conf.precision, round(one.segments))
         sending = sent / bandwidth(machine, devices)
         exposed = max(0.0, sending - machine.overlap * one.seconds)
@@ -180,7 +186,7 @@ class _Variant:
     """A way to go through a sequence: all at once, or in segments, forward twice."""
 
     name: str
-    work: Work
+    work: StepCost
     rates: Rates
     segments: float = 0
     between: float = 0
@@ -194,8 +200,8 @@ class _Variant:
         return self.segments * (whole + compute_seconds(self.rates, self.work, forward_only=True))
 
 
-def compute_seconds(rates: Rates, work: Work, forward_only: bool = False) -> float:
-    """Of all layers; every layer above the lowest takes as long as the next."""
+def compute_seconds(rates: Rates, work: StepCost, forward_only: bool = False) -> float:
+    """Seconds for all layers, extrapolated linearly from the two traced depths."""
     few, more = (total(rates, work.ops[layers], forward_only) for layers in LAYERS)
     return few + (work.layers - LAYERS[0]) * (more - few)
 

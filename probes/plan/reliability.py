@@ -15,7 +15,7 @@ class Reliability:
     save: float
     """To write one checkpoint."""
     interval: float
-    """Of computing between two checkpoints, the best one."""
+    """Best number of seconds of computing between two checkpoints."""
     lost: float
     """Share of all time that goes into saving, repeating and restarting."""
 

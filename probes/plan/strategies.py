@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from conf.schema import MachineConf
-from probes.plan.demand import Sizes, Work
+from probes.plan.cost_model import ModelSizes, StepCost
 
 MOMENTS = 2  # of AdamW, in the precision of the weights
 OPTIMIZER_PASSES = 10  # over the parameters: 7 of AdamW, 3 of clipping the gradients
@@ -24,7 +24,7 @@ GATHERED_BLOCKS = 2  # the present one and the next
 
 WEIGHT_BYTES = {"32-true": 4, "bf16-mixed": 4, "bf16-true": 2}
 SENT_BYTES = {"32-true": 4, "bf16-mixed": 2, "bf16-true": 2}
-"""Of a gathered weight: in mixed precision it travels in the precision of arithmetic."""
+"""Bytes of a gathered weight: in mixed precision it travels in the precision of arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ class Memory:
 def memory(
     strategy: Strategy,
     devices: int,
-    sizes: Sizes,
-    work: Work,
+    sizes: ModelSizes,
+    work: StepCost,
     precision: str,
     extra: float = 0.0,
-    surplus: float = 1.0,
+    allocator_overhead: float = 1.0,
 ) -> Memory:
     """The peak of one device.
 
-    `extra` bytes are alive throughout (states between segments); `surplus` is what the allocator
-    holds for each byte of activations and gradients.
+    `extra` bytes are alive throughout (states between segments); `allocator_overhead` is what the
+    allocator holds for each byte of activations and gradients.
     """
     whole = float(sizes.parameters * WEIGHT_BYTES[precision])
     unit = sizes.root + GATHERED_BLOCKS * sizes.block
@@ -88,7 +88,7 @@ def memory(
         gathered = whole
     kept = 1 / devices if strategy.gradients else 1.0
     passing = unit * WEIGHT_BYTES[precision] if strategy.gradients else 0.0
-    activations, gradients = surplus * work.moments.T
+    activations, gradients = allocator_overhead * work.moments.T
     held = gradients * kept + gradients.clip(max=passing)
     moment = (activations + held).argmax()
     return Memory(
@@ -101,7 +101,7 @@ def memory(
 
 
 def traffic(
-    strategy: Strategy, devices: int, sizes: Sizes, precision: str, segments: int = 0
+    strategy: Strategy, devices: int, sizes: ModelSizes, precision: str, segments: int = 0
 ) -> float:
     """Bytes each device sends in a step; what is shared moves again for every segment."""
     if strategy.alone or devices == 1:
@@ -128,7 +128,7 @@ def bandwidth(machine: MachineConf, devices: int) -> float:
     return min(machine.link_bytes_s, machine.network_bytes_s)
 
 
-def optimizer_bytes(strategy: Strategy, devices: int, sizes: Sizes, precision: str) -> float:
+def optimizer_bytes(strategy: Strategy, devices: int, sizes: ModelSizes, precision: str) -> float:
     """Moved by one device in the optimizer's step."""
     shared = devices if strategy.optimizer else 1
     return OPTIMIZER_PASSES * sizes.parameters * WEIGHT_BYTES[precision] / shared

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from probes import words
+from core import units
 from probes.plan.plan import Plan, Planner, Row
 from probes.rows import label_of
 
@@ -36,7 +36,7 @@ def _memory(plan: Plan) -> Table:
     for row in plan.rows:
         held = row.memory
         parts_held = [held.weights, held.gathered, held.optimizer, held.gradients, held.activations]
-        figures = [words.significant(one / 1e9) for one in (*parts_held, held.total)]
+        figures = [units.significant(one / 1e9) for one in (*parts_held, held.total)]
         _add(table, row, [*figures, "yes" if row.fits else "no"])
     return table
 
@@ -47,10 +47,10 @@ def _time(planner: Planner, plan: Plan) -> Table:
     table = _table("time and cost", headings)
     for row in plan.rows:
         figures = [
-            words.seconds(row.step_s),
-            words.significant(row.traffic_bytes / 1e9),
-            words.seconds(row.exposed_s),
-            words.significant(row.tokens_per_s),
+            units.seconds(row.step_s),
+            units.significant(row.traffic_bytes / 1e9),
+            units.seconds(row.exposed_s),
+            units.significant(row.tokens_per_s),
             f"{100 * row.mfu:.0f} %",
             money(planner, row.cost_per_step),
         ]
@@ -85,7 +85,7 @@ def notes(planner: Planner, plan: Plan) -> list[str]:
         f"{100 * risk.lost:.2g} % of the time is lost"
     )
     if planner.calibration:
-        found.append(f"measured now: {planner.calibration.contestant}")
+        found.append(f"measured now: {planner.calibration.model}")
     found += [f"{key}: {value}" for key, value in planner.machine.sources.items()]
     reasons = planner.extrapolated(plan)
     found.append(f"extrapolated: {'; '.join(reasons)}" if reasons else "extrapolated: nothing")
@@ -129,18 +129,18 @@ def size(value: float) -> str:
     """Bytes in the units that devices are sold in."""
     for power, unit in ((1e12, "TB"), (1e9, "GB")):
         if value >= 0.9995 * power:
-            return f"{words.significant(value / power)} {unit}"
-    return f"{words.significant(value / 1e6)} MB"
+            return f"{units.significant(value / power)} {unit}"
+    return f"{units.significant(value / 1e6)} MB"
 
 
 def duration(seconds: float) -> str:
     """Seconds up to ten minutes, then minutes, hours and days."""
     for length, unit in ((86400, "days"), (3600, "h")):
         if seconds >= 2 * length:
-            return f"{words.significant(seconds / length)} {unit}"
-    return words.seconds(seconds)
+            return f"{units.significant(seconds / length)} {unit}"
+    return units.seconds(seconds)
 
 
 def money(planner: Planner, value: float | None) -> str:
     """A price, or that none was stated."""
-    return "no price" if value is None else f"{words.significant(value)} {planner.machine.currency}"
+    return "no price" if value is None else f"{units.significant(value)} {planner.machine.currency}"

@@ -3,7 +3,7 @@
 The model is built from tensors that have a shape and no memory (torch's `FakeTensorMode`) and goes
 through forward and backward. Every operation that reaches the device leaves an `Op`: its kind, its
 arithmetic, the bytes it must move, and how many bytes are alive once it is done. Nothing here is a
-formula of a contestant, so a change to one changes its plan. Scratch memory that a kernel takes and
+formula of a model, so a change to one changes its plan. Scratch memory that a kernel takes and
 returns on its own is not seen.
 """
 
@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from models.pointwise.fused import kept_plain
+from models.ops.elementwise.fused import native_disabled
 from models.registry import ModelSpec, build
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16}
@@ -53,7 +53,7 @@ class Op:
     """Bytes alive besides weights and gradients."""
     gradients: float
     seconds: float = 0.0
-    """Of a step that was really run; else 0."""
+    """Measured seconds of a step that was really run; else 0."""
     count: float = 1
     """How many operations this one stands for."""
 
@@ -72,7 +72,7 @@ def trace(
     `device` says whose kernels are meant: `cpu`, or `cuda`, which has no fused elementwise ones.
     """
     deep = replace(spec, config={**spec.config, "n_layer": layers})
-    kernels = kept_plain() if device == "cuda" else contextlib.nullcontext()
+    kernels = native_disabled() if device == "cuda" else contextlib.nullcontext()
     with FakeTensorMode(), kernels:
         model: Any = build(deep)
         if precision == "bf16-true":
@@ -206,7 +206,7 @@ class Recorder(TorchDispatchMode):
 
 
 def _bytes(tensor: Tensor) -> int:
-    """Of the elements a kernel goes through; those of an expanded tensor are read once."""
+    """Bytes of the elements a kernel goes through; an expanded tensor is read once."""
     touched = math.prod(
         size for size, step in zip(tensor.shape, tensor.stride(), strict=True) if step
     )

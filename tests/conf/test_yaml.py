@@ -13,11 +13,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from conf import schema
-from conf.check import configuration_problems
-from conf.help import help_text
 from models.meta import build_meta
 from models.registry import model_class
-from tests.contestants import FOLDER, NAMES, spec_of
+from scripts.cli.check import configuration_problems
+from scripts.cli.help import help_text
+from tests.registered_models import FOLDER, NAMES, spec_of
 
 CONF = Path(schema.__file__).parent
 GROUPS = ["data", "experiment", "model"]

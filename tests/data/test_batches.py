@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from conf.schema import DataConf
+from core.errors import UserError
 from data.batches import (
     Batches,
     BatchIndex,
@@ -21,9 +22,8 @@ from data.batches import (
     train_loader,
     validation_windows,
 )
+from data.file_change_guard import FileChangeGuard
 from data.store import Corpus, prepare
-from data.watch import Watch
-from models.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_loader_leaves_the_global_generator_alone(corpus: Corpus, conf: DataConf
 
 def counting(tokens: int) -> Any:
     """A corpus whose validation tokens are 0, 1, 2, ..."""
-    return SimpleNamespace(val=np.arange(tokens, dtype=np.uint16), watch=Watch([]))
+    return SimpleNamespace(val=np.arange(tokens, dtype=np.uint16), watch=FileChangeGuard([]))
 
 
 @pytest.mark.parametrize(("tokens", "batch"), [(41, 1), (41, 2), (50, 3), (48, 2), (9, 4), (5, 1)])

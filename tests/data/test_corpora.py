@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from conf.schema import DataConf
+from core.errors import UserError
 from data import corpora
 from data.corpora import Document
 from data.text import END_OF_TEXT
-from models.errors import UserError
 
 
 def documents(*contents: str) -> list[Document]:
@@ -252,8 +252,8 @@ def test_records_and_markup_are_refused_with_the_way_out(
 def test_json_too_long_to_be_parsed_is_told_by_its_beginning(
     monkeypatch: pytest.MonkeyPatch, content: str, is_json: bool
 ) -> None:
-    monkeypatch.setattr(corpora.kinds, "PARSED", 5000)
-    assert (corpora.kinds.markup("a.txt", content) is not None) == is_json
+    monkeypatch.setattr(corpora.file_kinds, "PARSED", 5000)
+    assert (corpora.file_kinds.markup("a.txt", content) is not None) == is_json
 
 
 @pytest.mark.parametrize("content", PLAIN)

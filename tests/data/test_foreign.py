@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from conf.schema import DataConf
+from core.errors import UserError
 from data import foreign, recipes, tokenizers
 from data.encoding import encoded
 from data.foreign import Foreign
 from data.text import TextTokenizer
-from models.errors import UserError
-from scripts.faults.tokenizers import definition, split_at
 from tests.data.test_tokenizers import AWKWARD, ENGLISH, sentencepiece
+from tests.faults.tokenizers import definition, split_at
 
 
 @pytest.fixture(scope="module")

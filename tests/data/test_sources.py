@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from conf.schema import DataConf
+from core.errors import UserError
 from data import corpora
 from data.sources import Sources, kernel_devices, shown
-from models.errors import UserError
 
 
 def refusal(*paths: str | Path) -> str:
@@ -157,4 +157,4 @@ def test_names_are_shown_as_they_can_be_printed() -> None:
     "text", ["<!---->" * 2000 + "x", "<!--" * 9000, "<a" * 20_000, "[" * 60_000]
 )
 def test_no_text_takes_long_to_be_told_from_markup(text: str) -> None:
-    assert corpora.kinds.markup("a.txt", text) is None
+    assert corpora.file_kinds.markup("a.txt", text) is None

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from conf.schema import DataConf
+from core.errors import UserError
 from data import corpora, manifest, store, tokenizers
 from data.batches import Batches
 from data.corpora import Document
 from data.manifest import BLOCK, MANIFEST, SAMPLES, TOKENS, Unfit, _stamp, _write, seal
 from data.store import Corpus, prepare, unigram_entropy
-from models.errors import UserError
 
 POEM = "".join(f"Row {i}, row {i * i}, row your boat ü\n" for i in range(300))
 

@@ -15,11 +15,11 @@ import pytest
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as library
 
+from core.errors import UserError
 from data import tokenizers
 from data.interruptible import interruptible
 from data.text import END_OF_TEXT, StreamDecoder, TextTokenizer
 from data.tokenizers import LibraryTokenizer
-from models.errors import UserError
 
 ENGLISH = (
     "The quick brown fox jumps over the lazy dog. It's 12 o'clock;  again\n\tand again.\n" * 40

@@ -1,4 +1,4 @@
-"""The laws of `models/contract.py`, for every contestant that has a YAML."""
+"""The laws of `models/contract.py`, for every model that has a YAML."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.contract import Contestant, clone_state, detach_state, named_tensors
+from models.contract import Model, clone_state, detach_state, named_tensors
 from models.registry import build, model_class
-from tests.contestants import NAMES, VARIANTS, VOCAB, shaken, some_tokens, spec_of
+from tests.registered_models import NAMES, VARIANTS, VOCAB, shaken, some_tokens, spec_of
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
 
@@ -25,8 +25,8 @@ def model(request: pytest.FixtureRequest) -> Any:
     return shaken(request.param).eval()
 
 
-def test_is_a_contestant(model: Any) -> None:
-    assert isinstance(model, Contestant)
+def test_is_a_model(model: Any) -> None:
+    assert isinstance(model, Model)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 
 from models.contract import named_tensors
 from probes.plan.trace import trace
-from tests.contestants import shaken, some_tokens, spec_of
+from tests.registered_models import shaken, some_tokens, spec_of
 
 PASSES = ("recurrence", "recurrence backward")
 

@@ -10,7 +10,7 @@ import torch
 
 from models.registry import build
 from models.rwkv4 import RWKV4, RWKV4Config
-from tests.contestants import VOCAB, shaken, some_tokens, spec_of
+from tests.registered_models import VOCAB, shaken, some_tokens, spec_of
 
 
 @pytest.fixture(scope="module")

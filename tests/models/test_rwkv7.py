@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.errors import UserError
+from core.errors import UserError
 from models.rwkv7 import RWKV7, RWKV7Config
 from tests.models.rwkv_laws import (
     HEAD,

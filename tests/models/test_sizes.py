@@ -1,4 +1,4 @@
-"""Parameter counts of the presets: matched over contestants, and equal to the published models'."""
+"""Parameter counts of the presets: matched over models, and equal to the published models'."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from models.meta import count_parameters
-from probes.fairness import SIZE_TOLERANCE
-from tests.contestants import FOLDER, NAMES, spec_of
+from probes.analysis.comparability import SIZE_TOLERANCE
+from tests.registered_models import FOLDER, NAMES, spec_of
 
 PILE, WORLD = 50277, 65536
 DEFAULT, SMALL = 3072, 512  # the vocabulary of the lab, and that of quick trials

@@ -6,7 +6,7 @@ import pytest
 
 from models import sketch
 from models.meta import build_meta, count_parameters
-from tests.contestants import NAMES, spec_of
+from tests.registered_models import NAMES, spec_of
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""Two real contestants, as small as they come, and of one size."""
+"""Two real models, as small as they come, and of one size."""
 
 from __future__ import annotations
 

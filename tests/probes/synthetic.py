@@ -18,7 +18,7 @@ import numpy as np
 
 from models.registry import nature
 from probes.rows import Row, append_row
-from tests.contestants import FOREIGN, NAMES, spec_of
+from tests.registered_models import FOREIGN, NAMES, spec_of
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 REPEATS = (0.99, 1.0, 1.01, 1.02, 1.005)  # the lower quartile is 1
@@ -51,21 +51,21 @@ ONE_SWEEP = ("ttft", "decode", "generate", "layer", "operator", "max_batch", "ma
 
 
 @cache
-def target_of(contestant: str) -> str:
+def target_of(model: str) -> str:
     """Its class path; reading YAML takes a while."""
-    return spec_of(contestant).target
+    return spec_of(model).target
 
 
-def said(contestant: str, config: dict[str, Any]) -> dict[str, Any]:
+def said(model: str, config: dict[str, Any]) -> dict[str, Any]:
     """What the model of that name says it is; one of another name attends."""
-    if contestant in (*NAMES, *FOREIGN):
-        return asdict(nature(target_of(contestant), config))
-    return {"recurrent": False, "title": contestant, "options": {}}
+    if model in (*NAMES, *FOREIGN):
+        return asdict(nature(target_of(model), config))
+    return {"recurrent": False, "title": model, "options": {}}
 
 
-def make_row(contestant: str, probe: str, length: int, **changes: Any) -> Row:
+def make_row(model: str, probe: str, length: int, **changes: Any) -> Row:
     """One row of batch 1 with the default costs; `changes` replace its fields."""
-    of_class = said(contestant, changes.get("config", {}))
+    of_class = said(model, changes.get("config", {}))
     recurrent = changes.get("recurrent", of_class["recurrent"])
     cost = COSTS["recurrent" if recurrent else "attention", probe](length)
     memory = 5e7 + 4e4 * length if recurrent else 4e7 + 3e4 * length
@@ -73,9 +73,9 @@ def make_row(contestant: str, probe: str, length: int, **changes: Any) -> Row:
     values: dict[str, Any] = {
         "probe": probe,
         "sweep": "batch_1",
-        "contestant": contestant,
+        "model": model,
         "size": "tiny",
-        "target": f"models.{contestant}.Model",
+        "target": f"models.{model}.Model",
         "config": {"vocab_size": 4096, "n_embd": 256},
         "parameters": 10_000_000 if recurrent else 10_050_000,
         "context_length": length,
@@ -108,22 +108,22 @@ def make_row(contestant: str, probe: str, length: int, **changes: Any) -> Row:
 
 
 def make_rows(
-    contestants: tuple[str, ...] = ("rwkv4", "gpt"),
+    models: tuple[str, ...] = ("rwkv4", "gpt"),
     probes: tuple[str, ...] = ("train", "prefill", "decode"),
     fixed: bool = True,
 ) -> list[Row]:
-    """Every contestant, probe and length, batch 1; with `fixed` the second sweep too."""
+    """Every model, probe and length, batch 1; with `fixed` the second sweep too."""
     rows = []
     for length in LENGTHS:
-        for contestant in contestants:
+        for model in models:
             for probe in probes:
-                one = make_row(contestant, probe, length)
+                one = make_row(model, probe, length)
                 rows.append(one)
                 if fixed and probe not in ONE_SWEEP:
                     batch = FIXED_TOKENS // length
                     times = [seconds * batch for seconds in one.seconds]
                     more = {"sweep": "fixed_tokens", "batch": batch, "seconds": times}
-                    rows.append(make_row(contestant, probe, length, **more))
+                    rows.append(make_row(model, probe, length, **more))
     return rows
 
 
@@ -132,27 +132,27 @@ def undecided_rows() -> list[Row]:
     noise = (1.0, 1.25, 0.8)
     return [
         make_row(
-            contestant, "prefill", length, process=process,
+            model, "prefill", length, process=process,
             seconds=[1e-4 * length * noise[(process + place + shift) % 3]] * 3,
         )
         for process in range(3)
         for place, length in enumerate((256, 512, 1024, 2048))
-        for shift, contestant in enumerate(("rwkv4", "gpt"))
+        for shift, model in enumerate(("rwkv4", "gpt"))
     ]  # fmt: skip
 
 
-def failed(contestant: str, probe: str, length: int, status: str, **changes: Any) -> Row:
+def failed(model: str, probe: str, length: int, status: str, **changes: Any) -> Row:
     """A point that did not finish."""
     lost = {"seconds": [], "peak_bytes": None, "state_bytes": None, "parameters": None}
     why = {"status": status, "error": f"{status} at {length}", "backends": {}}
-    return make_row(contestant, probe, length, **(lost | why | changes))
+    return make_row(model, probe, length, **(lost | why | changes))
 
 
-def make_summary(contestant: str, loss: float, **changes: Any) -> dict[str, Any]:
+def make_summary(model: str, loss: float, **changes: Any) -> dict[str, Any]:
     """The summary of a finished training."""
     values: dict[str, Any] = {
-        "name": f"{contestant}-tiny",
-        "contestant": contestant,
+        "name": f"{model}-tiny",
+        "model": model,
         "size": "tiny",
         "parameters": 10_000_000,
         "steps": 200,
@@ -170,7 +170,7 @@ def make_summary(contestant: str, loss: float, **changes: Any) -> dict[str, Any]
         "backends": {},
         "peak_bytes": 10**8,
     }
-    values |= said(contestant, changes.get("config", {}))
+    values |= said(model, changes.get("config", {}))
     return values | changes
 
 

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 
 from conf.schema import MachineConf, PlanConf
-from models.errors import UserError
+from core.errors import UserError
 from models.registry import nature
-from probes import compare, report, story
-from probes.collect import Material, collect
-from probes.plan import demand
-from probes.plan.demand import Demand
+from probes.analysis import crossovers
+from probes.analysis.dataset import Dataset, collect
+from probes.analysis.scaling_study import study
+from probes.plan import cost_model
+from probes.plan.cost_model import CostModel
 from probes.plan.plan import SEGMENTS, Planner
 from probes.plan.trace import trace
+from probes.report import narrative, scaling_text, write
 from probes.rows import Row, label_of, read_rows
-from probes.scaling import tell
-from probes.scaling.study import study
-from tests.contestants import spec_of
-from tests.probes.scaling.trainings import grid
 from tests.probes.synthetic import LENGTHS, make_row, write_run
+from tests.probes.trainings import grid
+from tests.registered_models import spec_of
 
 MINE, RWKVISH = "mine", "rwkvish"
 SECONDS = {MINE: lambda at: 2 + 1e-3 * at, RWKVISH: lambda at: 1 + 5e-4 * at + 3e-7 * at**2}
@@ -45,7 +45,7 @@ def rows() -> list[Row]:
     ]
 
 
-def collected(folder: Path, measured: list[Row]) -> Material:
+def collected(folder: Path, measured: list[Row]) -> Dataset:
     return collect([write_run(folder / "run", measured)])
 
 
@@ -56,16 +56,16 @@ def test_options_are_those_of_the_class() -> None:
 
 
 def test_the_report_compares_what_they_are(tmp_path: Path) -> None:
-    material = collected(tmp_path, rows())
-    assert [(mine.label, other.label) for mine, other in material.pairs] == [(MINE, RWKVISH)]
-    found = compare.findings(material)
+    dataset = collected(tmp_path, rows())
+    assert [(mine.label, other.label) for mine, other in dataset.pairs] == [(MINE, RWKVISH)]
+    found = crossovers.comparisons(dataset)
     time = next(one for one in found if one.measure.key == "train")
     assert time.kind == "crosses" and 2048 < time.crossings[0].length < 4096
-    headline = story.headline(material, found)
+    headline = narrative.headline(dataset, found)
     assert "the minimal GRU" in headline and "the plain attender" in headline
-    text = " ".join(text for _, block in story.story(material, found) for text in block)
+    text = " ".join(text for _, block in narrative.story(dataset, found) for text in block)
     assert "RWKV" not in headline + text
-    report.write_report([tmp_path / "run"], tmp_path / "out", 256, 8192, False)
+    write.write_report([tmp_path / "run"], tmp_path / "out", 256, 8192, False)
     page = (tmp_path / "out" / "index.html").read_text()
     assert "the minimal GRU" in page and "RWKV" not in page.replace("rwkvish", "")
 
@@ -78,7 +78,7 @@ def test_rows_from_before_models_said_what_they_are(tmp_path: Path) -> None:
         for key in ("recurrent", "title", "options"):
             del row[key]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in old))
-    assert {(row.contestant, row.recurrent) for row in read_rows(path)} == {
+    assert {(row.model, row.recurrent) for row in read_rows(path)} == {
         (MINE, True),
         (RWKVISH, False),
     }
@@ -94,28 +94,29 @@ def test_the_scaling_study_compares_what_they_are() -> None:
     assert found is not None
     (one,) = found.comparisons
     assert (one.recurrent.label, one.attention.label) == (MINE, RWKVISH)
-    assert "the minimal GRU predicts new text better than the plain attender" in tell.headline(
-        found
+    assert (
+        "the minimal GRU predicts new text better than the plain attender"
+        in scaling_text.headline(found)
     )
     alone = study(trainings[len(trainings) // 2 :])
     assert alone is not None
-    assert "a recurrent and an attention model" in tell.headline(alone)
+    assert "a recurrent and an attention model" in scaling_text.headline(alone)
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traces of 32 tokens and up, so that a loop over tokens is traced soon."""
-    monkeypatch.setattr(demand, "CHUNK_TOKENS", 16)
-    monkeypatch.setattr(demand, "DIRECT_LENGTH", 64)
+    monkeypatch.setattr(cost_model, "CHUNK_TOKENS", 16)
+    monkeypatch.setattr(cost_model, "DIRECT_LENGTH", 64)
 
 
 @pytest.mark.parametrize("name", [MINE, RWKVISH])
 def test_a_plan_scales_what_is_traced(name: str, short: None) -> None:
     """Also where a longer sequence is more operations."""
     spec = spec_of(name, n_layer=4)
-    work = Demand(spec, "cpu", "32-true").work(1, 200, False)
+    work = CostModel(spec, "cpu", "32-true").work(1, 200, False)
     ops = trace(spec, 1, 200, 4, "cpu", "32-true", False)
-    few, more = (work.ops[layers] for layers in demand.LAYERS)
+    few, more = (work.ops[layers] for layers in cost_model.LAYERS)
     for quantity in ("flops", "bytes", "count"):
         at = [sum(getattr(op, quantity) for op in one) for one in (few, more)]
         real = sum(getattr(op, quantity) for op in ops)
@@ -131,9 +132,9 @@ def test_operations_that_do_not_scale_are_refused(
         ops = trace(spec, batch, length, *rest)
         return [replace(op, bytes=op.bytes * length) for op in ops]
 
-    monkeypatch.setattr(demand, "trace", uneven)
+    monkeypatch.setattr(cost_model, "trace", uneven)
     with pytest.raises(UserError, match=r"mine cannot be planned at 201 tokens: its operations"):
-        Demand(spec_of(MINE, n_layer=5), "cpu", "32-true").work(1, 201, False)
+        CostModel(spec_of(MINE, n_layer=5), "cpu", "32-true").work(1, 201, False)
 
 
 def test_only_a_recurrent_model_is_planned_in_segments(short: None) -> None:

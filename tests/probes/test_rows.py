@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from models.errors import UserError
+from core.errors import UserError
 from models.registry import ModelSpec
 from probes.rows import (
     OK,
@@ -23,7 +23,7 @@ def make_row(**changes) -> Row:
     row = Row(
         probe="prefill",
         sweep="batch_1",
-        contestant="rwkv4",
+        model="rwkv4",
         size="tiny",
         target="models.rwkv4.RWKV4",
         config={"n_layer": 2, "vocab_size": 256},
@@ -113,7 +113,7 @@ DAMAGED = [
     (make_row(status="oom", seconds=[], token_seconds=[0.1]).to_json(), "no sense: seconds"),
     (make_row(cpu_seconds=[0.1]).to_json(), "cpu_seconds has not one entry"),
     (make_row(started="2025-13-45T99:00:00").to_json(), "no sense: started"),
-    (make_row(contestant="a" * 201, size="a\x1b[31m").to_json(), "no sense: contestant, size"),
+    (make_row(model="a" * 201, size="a\x1b[31m").to_json(), "no sense: model, size"),
     (make_row(device={"threads": "2"}).to_json(), "device.kind, device.name, device.threads"),
     (make_row(config={"window": -1}).to_json(), "no sense: config.window"),
     (make_row(config={"a": [math.nan]}, options={"a": {}}).to_json(), "no sense: config, options"),
@@ -190,6 +190,17 @@ def test_rows_written_before_there_were_more_fields_are_read(tmp_path):
     assert not row.is_disturbed and row.undisturbed == row.seconds
 
 
+def test_rows_with_fields_under_their_old_names_are_read(tmp_path):
+    path = tmp_path / "probes.jsonl"
+    old = {
+        {"model": "contestant"}.get(k, k): v for k, v in json.loads(make_row().to_json()).items()
+    }
+    path.write_text(json.dumps(old) + "\n")
+    assert "contestant" in old and read_rows(path) == [make_row()]
+    path.write_text(json.dumps(old | {"model": "gpt"}) + "\n")
+    assert read_rows(path) == []  # which of the two is right?
+
+
 @pytest.mark.parametrize(
     ("disturbed", "kept"),
     [
@@ -214,7 +225,7 @@ def test_a_row_is_disturbed_if_too_few_repeats_were_left_alone(disturbed, kept):
 @pytest.mark.parametrize(
     "change",
     [
-        {"contestant": "gpt"},
+        {"model": "gpt"},
         {"config": {"n_layer": 3, "vocab_size": 256}},
         {"probe": "train"},
         {"sweep": "fixed_tokens"},

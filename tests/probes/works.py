@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from models.errors import UserError
-from probes import memory
-from probes.child import Report
-from probes.measure import measure
-from probes.tasks.common import Task
+from core.errors import UserError
+from probes.measure.counters import peak_memory
+from probes.measure.isolated import Report
+from probes.measure.tasks.timing import Task
+from probes.measure.worker import measure
 
 MIB = 1 << 20
 
@@ -57,7 +57,7 @@ def kill_self(report: Report, number: int) -> None:
 
 
 def crash_if_rwkv4(report: Report, task: Task) -> None:
-    """A contestant whose native code takes the interpreter down, beside one that works."""
+    """A model whose native code takes the interpreter down, beside one that works."""
     if task.spec.name == "rwkv4":
         kill_self(report, signal.SIGSEGV)
     measure(report, task)
@@ -70,15 +70,15 @@ def leave(report: Report) -> None:
 def allocate(report: Report, size: int, limit: int | None, temporary: int = 0) -> None:
     """Touch `size` bytes under a limit, after `temporary` bytes that are freed before."""
     if limit is not None:
-        memory.limit("cpu", limit)
+        peak_memory.limit("cpu", limit)
     if temporary:
         del_me = torch.ones(temporary, dtype=torch.uint8)
         del del_me
-    memory.reset_peak("cpu")
-    before = memory.peak("cpu")
+    peak_memory.reset_peak("cpu")
+    before = peak_memory.peak("cpu")
     block = torch.ones(size, dtype=torch.uint8)
     del block
-    report({"before": before, "peak": memory.peak("cpu")})
+    report({"before": before, "peak": peak_memory.peak("cpu")})
 
 
 def measure_later(report: Report, task: Task) -> None:
@@ -91,9 +91,9 @@ def measure_later(report: Report, task: Task) -> None:
 
 def wait_for_ever(started: str) -> None:
     """Parent of the Ctrl-C test: a child that sleeps, its pids written to `started`."""
-    from probes import child
+    from probes.measure import isolated
 
-    child.run(write_pids_and_sleep, (started,), 600)
+    isolated.run(write_pids_and_sleep, (started,), 600)
 
 
 def write_pids_and_sleep(report: Report, started: str) -> None:

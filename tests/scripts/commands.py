@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+from conf.schema import script_path
+
 ROOT = Path(__file__).resolve().parents[2]
 
 QUICK = ("relative_half_width=0", "remeasure=0")
@@ -24,9 +26,9 @@ class Done(NamedTuple):
 
 
 def run_script(capfd: pytest.CaptureFixture[str], name: str, *words: str) -> Done:
-    """`python scripts/NAME.py WORDS...` in this process."""
+    """`python scripts/NAME.py WORDS...` in this process, or of another folder."""
     before, status = sys.argv, 0
-    sys.argv = [str(ROOT / "scripts" / f"{name}.py"), *words]
+    sys.argv = [str(ROOT / script_path(name)), *words]
     capfd.readouterr()
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from data import tokenizers
-from models.loading import read
+from models.formats.load import read
 from tests.official_weights import official_weights
 from tests.scripts.commands import Done, run_script
 from tests.training.runs import run, run_conf, write_corpus

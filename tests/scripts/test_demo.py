@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from conf.check import problems_of
 from conf.schema import DemoConf
-from models.errors import UserError
+from core.errors import UserError
 from scripts import demo
+from scripts.cli.check import problems_of
 
 Commands = list[tuple[tuple[str, ...], int | None]]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from core.launcher import first_host
 from tests.scripts.commands import ROOT
 from tests.training.runs import write_corpus
-from training.launched import first_host
-from training.metrics import read_rows
+from tracking.jsonl import read_rows
 
 SECONDS = 240.0  # generous: machines may be busy
 
@@ -25,7 +25,11 @@ def words(folder: Path, *more: str) -> list[str]:
         *(str(ROOT / "scripts" / "train.py"), "model=rwkv4", "model.size=tiny", "data=text"),
         *(f"data.paths=[{write_corpus(folder)}]", f"data.cache_dir={folder / 'cache'}"),
         *("data.tokenizer=bytes", "data.length=32", f"runs_dir={folder / 'runs'}"),
-        *("trainer.accelerator=cpu", "training.log_every=1", "training.progress=false"),
+        *(
+            "trainer.accelerator=cpu",
+            "trainer.log_every_n_steps=1",
+            "trainer.enable_progress_bar=false",
+        ),
         *more,
     ]
 

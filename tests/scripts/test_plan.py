@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from probes.rows import Row, append_row
-from tests.contestants import spec_of
+from tests.registered_models import spec_of
 from tests.scripts.commands import run_script
 
 SMALL = ("model.size=tiny", "data.vocab_size=97", "data.length=64", "machine=h100")
@@ -19,7 +19,7 @@ SMALL = ("model.size=tiny", "data.vocab_size=97", "data.length=64", "machine=h10
 def measured_row(length: int) -> Row:
     spec = spec_of("rwkv4")
     return Row(
-        probe="train", sweep="batch_1", contestant=spec.name, size=spec.size, target=spec.target,
+        probe="train", sweep="batch_1", model=spec.name, size=spec.size, target=spec.target,
         config=spec.config, parameters=1, context_length=length, batch=1, status="ok", error=None,
         seconds=[0.01 * length], peak_bytes=1000 * length, peak_method="", state_bytes=None,
         flops=1, flops_dense=1, backends={}, precision="bfloat16", seed=0,
@@ -77,7 +77,7 @@ def test_mistakes_get_one_clear_message(
     assert "Traceback" not in done.err
 
 
-def test_runs_without_this_contestant_are_refused(
+def test_runs_without_this_model_are_refused(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     row = replace(measured_row(64), config={**asdict(measured_row(64))["config"], "n_layer": 9})

@@ -14,8 +14,8 @@ import torch
 
 from conf.schema import PROBES
 from probes.rows import append_row, read_rows
-from tests.contestants import NAMES
 from tests.probes.synthetic import failed, make_rows, write_run
+from tests.registered_models import NAMES
 from tests.scripts.commands import ONCE, ROOT, run_script
 from tests.training.records import recorded
 from tests.training.runs import write_corpus
@@ -67,7 +67,7 @@ def test_a_multirun_gives_every_run_its_own_name(
     done = run_script(capfd, "train", "-m", "model=rwkv4,transformer,gpt", "group=g", *words)
     assert done.status == 0, done.err
     summaries = [json.loads(path.read_text()) for path in (tmp_path / "g").glob("*/summary.json")]
-    assert {one["contestant"] for one in summaries} == {"rwkv4", "transformer", "gpt"}
+    assert {one["model"] for one in summaries} == {"rwkv4", "transformer", "gpt"}
     assert len({one["order_hash"] for one in summaries}) == 1, "same batches in the same order"
 
 
@@ -132,7 +132,7 @@ def test_probe_then_report(capfd: Capture, tmp_path: Path, monkeypatch: pytest.M
     assert report.status == 0, report.err
     result = json.loads((tmp_path / "g" / "report" / "crossover.json").read_text())
     assert {"train", "prefill", "decode", "memory", "state"} <= set(result["crossovers"])
-    assert set(result["contestants"]) == {"rwkv4", "transformer"}
+    assert set(result["models"]) == {"rwkv4", "transformer"}
 
     logs = list((tmp_path / "g" / "wandb").glob("offline-run-*"))
     assert len(logs) == 3, "points that were measured before are not logged again"
@@ -148,7 +148,7 @@ def test_probe_then_report(capfd: Capture, tmp_path: Path, monkeypatch: pytest.M
         for point in points:
             check_curve(point, name, result)
         columns, data = one.table("rows")
-        assert len(data) == 15 and {row[columns.index("contestant")] for row in data} == {name}
+        assert len(data) == 15 and {row[columns.index("model")] for row in data} == {name}
 
     one = found["report"]
     assert (one.run["run_group"], one.run["job_type"]) == ("g", "report")
@@ -221,7 +221,7 @@ def test_three_kinds_of_memory_in_one_group(capfd: Capture, tmp_path: Path) -> N
     report = run_script(capfd, "report", f"runs=[{tmp_path / 'g'}]", "slope_from=16", "slope_to=64")
     assert report.status == 0, report.err
     result = json.loads((tmp_path / "g" / "report" / "crossover.json").read_text())
-    assert set(result["contestants"]) == {
+    assert set(result["models"]) == {
         "rwkv4", "transformer", "transformer math", "transformer math window 8",
         "transformer window 8",
     }  # fmt: skip
@@ -298,7 +298,7 @@ def test_every_probe_then_a_priced_report(capfd: Capture, tmp_path: Path) -> Non
     undisturbed = {
         row.probe
         for row in read_rows(tmp_path / "g/probes.jsonl")
-        if row.contestant == "rwkv4" and row.context_length == 32 and not row.is_disturbed
+        if row.model == "rwkv4" and row.context_length == 32 and not row.is_disturbed
     }
     if "decode" in undisturbed:
         slow, usual = (point[f"probe/decode/batch_1/{name}_seconds"] for name in ("p95", "p50"))
@@ -321,7 +321,7 @@ def test_every_probe_then_a_priced_report(capfd: Capture, tmp_path: Path) -> Non
 
 
 def test_a_report_of_what_is_left(capfd: Capture, tmp_path: Path) -> None:
-    """A contestant that crashed the interpreter, a line cut short, another machine."""
+    """A model that crashed the interpreter, a line cut short, another machine."""
     rows = make_rows(("rwkv4", "gpt"), ("train",), fixed=False)
     crash = failed("rwkv4", "train", 16384, "error", error="the child died of SIGSEGV")
     run = write_run(tmp_path / "run", [*rows, crash])

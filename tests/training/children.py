@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from conf.launch import speak
 from conf.schema import TrainConf
-from models.errors import UserError
+from core.errors import UserError
+from scripts.cli.console import setup_logging
 from tests.scripts.commands import ROOT
 from tests.training.runs import run
-from training import processes
-from training.module import LanguageModel
+from training.distributed import local_processes
+from training.loop.module import LanguageModel
 
 Stop = tuple[int, int]
 """After how many whole steps which signal arrives, in the middle of the next."""
@@ -49,7 +49,7 @@ def server() -> Iterator[None]:
 
 def start(
     conf: TrainConf | list[str],
-    contestant: str,
+    model: str,
     *stops: Stop,
     log: Path,
     rank: int = 0,
@@ -63,7 +63,7 @@ def start(
     """
     context: Any = multiprocessing.get_context("forkserver")
     log.parent.mkdir(parents=True, exist_ok=True)
-    arguments = (conf, contestant, stops, str(log), rank, env or {}, record)
+    arguments = (conf, model, stops, str(log), rank, env or {}, record)
     process = context.Process(target=_main, args=arguments)
     process.start()
     return process
@@ -77,15 +77,15 @@ def end(process: Any, log: Path, timeout: float = 300) -> Ended:
     return Ended(process.exitcode, log.read_text())
 
 
-def run_in_child(conf: TrainConf, contestant: str = "rwkv4", *stops: Stop, **options: Any) -> Ended:
+def run_in_child(conf: TrainConf, model: str = "rwkv4", *stops: Stop, **options: Any) -> Ended:
     """One run, from its start to its end; `options` are those of `start`."""
     log = Path(conf.runs_dir) / "log.txt"
-    return end(start(conf, contestant, *stops, log=log, **options), log)
+    return end(start(conf, model, *stops, log=log, **options), log)
 
 
 def _main(
     conf: TrainConf | list[str],
-    contestant: str,
+    model: str,
     stops: tuple[Stop, ...],
     log: str,
     rank: int,
@@ -98,15 +98,15 @@ def _main(
     os.dup2(descriptor, 2)
     # A fork server of its own would import everything again.
     multiprocessing.set_start_method("fork", force=True)
-    processes.METHOD = "fork"
+    local_processes.METHOD = "fork"
     arrange(stops, rank, record)
     if isinstance(conf, list):
         sys.argv = [str(ROOT / "scripts" / "train.py"), *conf]
         runpy.run_path(sys.argv[0], run_name="__main__")
         return
-    speak()
+    setup_logging()
     try:
-        run(conf, contestant)
+        run(conf, model)
     except UserError as error:  # as scripts/train.py does
         sys.exit(f"error: {error}")
 

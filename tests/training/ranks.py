@@ -13,9 +13,9 @@ import torch.multiprocessing as mp
 from torch.distributed import TCPStore
 
 from conf.schema import TrainConf
-from models.errors import UserError
+from core.errors import UserError
 from tests.training.runs import run
-from training.folder import RunFolder
+from training.run_folder.folder import RunFolder
 
 WORLD = 2
 
@@ -25,7 +25,7 @@ class Job:
     """A run, perhaps of what lies there after another was killed behind its save at `middle`."""
 
     conf: TrainConf
-    contestant: str
+    model: str
     continues: Path | None = None
     middle: int = 0
 
@@ -59,7 +59,7 @@ def _rank(rank: int, port: int, jobs: list[Job], messages: Path) -> None:
         if rank == 0 and job.continues is not None:
             interrupted(RunFolder(job.continues), RunFolder(folder_of(job.conf)), job.middle)
         try:
-            run(job.conf, job.contestant)
+            run(job.conf, job.model)
             said.append("")
         except UserError as error:
             said.append(str(error))

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import CheckpointConf, DataConf, TrainConf, TrainerConf, TrainingConf, WandbConf
-from tests.contestants import spec_of
-from training.folder import RunFolder
+from tests.registered_models import spec_of
 from training.run import train
+from training.run_folder.folder import RunFolder
 
 
 def write_corpus(folder: Path) -> Path:
@@ -34,9 +34,15 @@ def run_conf(folder: Path, corpus: Path, **changes: Any) -> TrainConf:
             val_fraction=0.1,
             cache_dir=str(corpus.parent / "cache"),
         ),
-        trainer=TrainerConf(max_steps=8, accelerator="cpu"),
-        training=TrainingConf(log_every=1, val_every=3, val_windows=4, progress=False),
-        checkpoint=CheckpointConf(every=4, best=False),
+        trainer=TrainerConf(
+            max_steps=8,
+            accelerator="cpu",
+            log_every_n_steps=1,
+            val_check_interval=3,
+            enable_progress_bar=False,
+        ),
+        training=TrainingConf(val_windows=4),
+        checkpoint=CheckpointConf(every_n_train_steps=4, best=False),
         wandb=WandbConf(mode="disabled"),
     )
     for name, value in changes.items():
@@ -49,7 +55,7 @@ def run_conf(folder: Path, corpus: Path, **changes: Any) -> TrainConf:
     return conf
 
 
-def run(conf: TrainConf, contestant: str = "rwkv4") -> tuple[dict[str, Any], RunFolder]:
+def run(conf: TrainConf, model: str = "rwkv4") -> tuple[dict[str, Any], RunFolder]:
     """Train; the summary and the folder."""
     folder = RunFolder.of(conf.runs_dir, conf.group, conf.name or "run")
-    return train(conf, spec_of(contestant), folder), folder
+    return train(conf, spec_of(model), folder), folder

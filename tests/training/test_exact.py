@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from core.stop_signals import STOPPED
 from tests.training.children import Stop, run_in_child, server
 from tests.training.runs import run, run_conf, write_corpus
-from training.folder import RunFolder
-from training.metrics import read_rows
-from training.signals import STOPPED
+from tracking.jsonl import read_rows
+from training.run_folder.folder import RunFolder
 
 FACTORS: dict[str, tuple[Any, ...]] = {
-    "contestant": ("rwkv4", "rwkv7", "transformer"),
+    "model": ("rwkv4", "rwkv7", "transformer"),
     "trainer__accumulate_grad_batches": (1, 4),
     "data__workers": (0, 2),
     "trainer__precision": ("32-true", "bf16-mixed"),
@@ -76,17 +76,23 @@ def test_interruptions_leave_no_trace_anywhere(
 
 def check(tmp_path: Path, corpus: Path, row: tuple[Any, ...], stops: tuple[Stop, ...]) -> None:
     values = dict(zip(FACTORS, row, strict=True))
-    contestant = values.pop("contestant")
+    model = values.pop("model")
     confs = [
-        run_conf(tmp_path / name, corpus, trainer__max_steps=7, checkpoint__every=2, **values)
+        run_conf(
+            tmp_path / name,
+            corpus,
+            trainer__max_steps=7,
+            checkpoint__every_n_train_steps=2,
+            **values,
+        )
         for name in ("straight", "broken")
     ]
     straight, broken = (RunFolder(Path(conf.runs_dir) / "run") for conf in confs)
-    assert run_in_child(confs[0], contestant).status == 0
+    assert run_in_child(confs[0], model).status == 0
     for after, number in stops:
-        ended = run_in_child(confs[1], contestant, (after, number))
+        ended = run_in_child(confs[1], model, (after, number))
         assert ended.status == (STOPPED if number == SIGTERM else -number)
-    ended = run_in_child(confs[1], contestant)
+    ended = run_in_child(confs[1], model)
     # Stopped in step 6, a run saves it; killed in step 4, it goes on from the last save.
     since = 6 if stops[-1] in STOPS[1:] else 2
     assert ended.status == 0 and f"continuing from step {since}" in ended.err
@@ -109,9 +115,13 @@ def test_looking_changes_nothing(tmp_path: Path, corpus: Path) -> None:
     digests = set()
     for number, changes in enumerate(
         (
-            {"training__val_every": 0, "checkpoint__every": 0},
-            {"training__val_every": 1, "checkpoint__every": 1, "checkpoint__best": True},
-            {"training__val_every": 3, "training__log_every": 5, "data__workers": 2},
+            {"trainer__val_check_interval": 0, "checkpoint__every_n_train_steps": 0},
+            {
+                "trainer__val_check_interval": 1,
+                "checkpoint__every_n_train_steps": 1,
+                "checkpoint__best": True,
+            },
+            {"trainer__val_check_interval": 3, "trainer__log_every_n_steps": 5, "data__workers": 2},
         )
     ):
         summary, _ = run(run_conf(tmp_path / str(number), corpus, **changes))

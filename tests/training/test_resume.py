@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from models.errors import UserError
+from conf.schema import RENAMED
+from core.errors import UserError
 from tests.training.runs import run, run_conf, write_corpus
-from training.checkpoint import newest, saved
-from training.folder import RunFolder
-from training.metrics import read_rows
-from training.optim import AdamW
+from tracking.jsonl import read_rows
+from training.checkpoints.find import newest, saved
+from training.loop.optim import AdamW
+from training.run_folder.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def losses(folder: RunFolder) -> list[tuple[int, str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("contestant", "changes"),
+    ("model", "changes"),
     [
         ("rwkv4", {}),
         ("transformer", {}),
@@ -74,12 +76,12 @@ def losses(folder: RunFolder) -> list[tuple[int, str, float]]:
     ],
 )
 def test_resumed_run_ends_in_the_same_bits(
-    tmp_path: Path, corpus: Path, contestant: str, changes: dict[str, Any]
+    tmp_path: Path, corpus: Path, model: str, changes: dict[str, Any]
 ) -> None:
     straight_conf = run_conf(tmp_path / "a", corpus, **changes)
-    straight_summary, straight = run(straight_conf, contestant)
+    straight_summary, straight = run(straight_conf, model)
     interrupted_at(straight, 4, tmp_path / "b")
-    resumed_summary, resumed = run(run_conf(tmp_path / "b", corpus, **changes), contestant)
+    resumed_summary, resumed = run(run_conf(tmp_path / "b", corpus, **changes), model)
 
     one, other = content(straight), content(resumed)
     for callbacks in (one["callbacks"], other["callbacks"]):
@@ -141,7 +143,7 @@ def test_a_longer_run_continues_a_finished_one(
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path: Path, corpus: Path) -> None:
-    _, folder = run(run_conf(tmp_path, corpus, checkpoint__every=2))
+    _, folder = run(run_conf(tmp_path, corpus, checkpoint__every_n_train_steps=2))
     assert [path.name for path in saved(folder)] == ["step-00000006.ckpt", "step-00000008.ckpt"]
 
 
@@ -202,3 +204,16 @@ def test_resume_never_keeps_the_old_folder_aside(tmp_path: Path, corpus: Path) -
     _, folder = run(run_conf(tmp_path, corpus, resume="never", trainer__max_steps=2))
     assert [path.name for path in saved(folder)] == ["step-00000002.ckpt"]
     assert len(saved(RunFolder(tmp_path / "run.old-1"))) == 2
+
+
+def test_a_run_of_before_keys_were_renamed_goes_on(tmp_path: Path, corpus: Path) -> None:
+    """Its configuration, and that in its checkpoints, have the old names."""
+    conf = run_conf(tmp_path, corpus, trainer__max_steps=4)
+    _, folder = run(conf)
+    described = yaml.safe_load(folder.config.read_text())
+    for old, new in RENAMED.items():
+        (section, name), (to, now) = old.split("."), new.split(".")
+        described[section][name] = described[to].pop(now)
+    folder.config.write_text(yaml.safe_dump(described))
+    summary, _ = run(run_conf(tmp_path, corpus, trainer__max_steps=6))
+    assert summary["steps"] == 6

@@ -13,11 +13,11 @@ import transformers
 from torch import Tensor
 
 import models
-from models.errors import UserError
-from models.loading import read
-from models.saving import save
-from models.weights import Weights
-from tests.contestants import shaken, some_tokens, spec_of
+from core.errors import UserError
+from models.formats.load import read
+from models.formats.save import save
+from models.formats.weights import Weights
+from tests.registered_models import shaken, some_tokens, spec_of
 
 Change = Callable[[dict[str, Any]], object]
 

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 import models
-from models.errors import UserError
+from core.errors import UserError
+from models.decoding.generate import generate
+from models.formats.load import read
+from models.formats.save import save
 from models.formats.tensor_files import write_safetensors
-from models.loading import read
+from models.formats.weights import Weights
 from models.registry import build
-from models.sampling import generate
-from models.saving import save
-from models.weights import Weights
-from tests.contestants import shaken, some_tokens, spec_of
 from tests.official_weights import LAYERS, RANKS, VERSIONS, VOCAB, WIDTH, official_weights
 from tests.oracle import Answer, Question, ask
+from tests.registered_models import shaken, some_tokens, spec_of
 
 Named = dict[str, Tensor]
 TOKENS = torch.randint(0, VOCAB, (19,), generator=torch.Generator().manual_seed(3)).tolist()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.errors import UserError
+from core.errors import UserError
 from models.formats import pickles
 from models.formats.tensor_files import read_torch
 

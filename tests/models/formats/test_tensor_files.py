@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import models
-from models.errors import UserError
-from models.files import write_manifest
+from core.errors import UserError
+from core.files import write_manifest
 from models.formats.tensor_files import read_safetensors, write_safetensors
 
 COMMAND = "touch executed"

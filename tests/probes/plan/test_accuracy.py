@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from models.registry import ModelSpec, build
-from probes import child, memory
-from probes.child import Report
+from probes.measure import isolated
+from probes.measure.counters import peak_memory
+from probes.measure.isolated import Report
 from probes.plan.calibrate import calibrate
-from probes.plan.demand import Demand
+from probes.plan.cost_model import CostModel
 from probes.plan.plan import compute_seconds
-from tests.contestants import spec_of
+from tests.registered_models import spec_of
 
 VOCABULARY = 3072
 POINTS = [
@@ -30,11 +31,11 @@ def real_step(report: Report, spec: ModelSpec, length: int, repeats: int) -> Non
     torch.set_num_threads(1)
     _step(build(spec_of(spec.name, vocab=VOCABULARY)), 16)  # what is imported on first use
     model: Any = build(spec)
-    memory.reset_peak("cpu")
-    before = memory.peak("cpu") or 0
+    peak_memory.reset_peak("cpu")
+    before = peak_memory.peak("cpu") or 0
     seconds = [_step(model, length) for _ in range(repeats)]
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    peak = (memory.peak("cpu") or 0) - before + weights
+    peak = (peak_memory.peak("cpu") or 0) - before + weights
     report({"peak_bytes": peak, "seconds": min(seconds)})
 
 
@@ -50,10 +51,10 @@ def _step(model: Any, length: int) -> float:
 @pytest.mark.parametrize(("name", "length"), [("rwkv7", 1024), ("transformer", 2048)])
 def test_memory_of_a_step(name: str, length: int) -> None:
     spec = spec_of(name, "5m", vocab=VOCABULARY)
-    demand = Demand(spec, "cpu", "32-true")
+    demand = CostModel(spec, "cpu", "32-true")
     held = demand.work(1, length, False).moments.sum(axis=1).max()
     predicted = 4 * demand.sizes(length).parameters + held
-    outcome = child.run(real_step, (spec, length, 1), 300)
+    outcome = isolated.run(real_step, (spec, length, 1), 300)
     assert outcome.status == "ok", outcome.error
     # The allocator's surplus, which a plan measures, only ever adds to what tensors hold.
     assert 0.95 < outcome.facts["peak_bytes"] / predicted < 1.35
@@ -63,17 +64,17 @@ def test_memory_of_a_step(name: str, length: int) -> None:
 @pytest.mark.parametrize(("name", "size", "length"), POINTS)
 def test_memory_and_time_within_a_quarter(name: str, size: str, length: int) -> None:
     spec = spec_of(name, size, vocab=VOCABULARY)
-    demand = Demand(spec, "cpu", "32-true")
+    demand = CostModel(spec, "cpu", "32-true")
     work = demand.work(1, length, False)
     threads = torch.get_num_threads()
     try:
         found = calibrate(spec, "32-true", threads=1)
     finally:
         torch.set_num_threads(threads)
-    outcome = child.run(real_step, (spec, length, 4), 600)
+    outcome = isolated.run(real_step, (spec, length, 4), 600)
     assert outcome.status == "ok", outcome.error
     seconds = compute_seconds(found.rates, work)
     assert seconds == pytest.approx(outcome.facts["seconds"], rel=0.25)
-    held = found.surplus * work.moments.sum(axis=1).max()
+    held = found.allocator_overhead * work.moments.sum(axis=1).max()
     held += 4 * demand.sizes(length).parameters
     assert held == pytest.approx(outcome.facts["peak_bytes"], rel=0.25)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from probes.plan import calibrate
-from probes.plan.rates import Measured
-from tests.contestants import spec_of
+from probes.plan.device_rates import Measured
+from tests.registered_models import spec_of
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,8 @@ def test_a_slow_machine_is_measured_at_fewer_lengths(
     clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0])
     monkeypatch.setattr(calibrate, "time", clock)
     found = calibrate.calibrate(spec_of("lstm"), "32-true", 0)
-    assert found.contestant == f"lstm, 2 layers, 64 channels, {told} tokens"
-    assert found.rates == Measured({}, 0.0, 0.0) and found.surplus == 2.0
+    assert found.model == f"lstm, 2 layers, 64 channels, {told} tokens"
+    assert found.rates == Measured({}, 0.0, 0.0) and found.allocator_overhead == 2.0
     assert max(watched) == int(told.split()[-1])
 
 

@@ -7,18 +7,18 @@ import math
 import pytest
 
 from conf.schema import MachineConf
-from probes.plan.demand import Demand
-from probes.plan.rates import Curve, Roofline, fit_curves
+from probes.plan.cost_model import CostModel
+from probes.plan.device_rates import Curve, Roofline, fit_curves
 from probes.plan.reliability import reliability
 from probes.plan.strategies import STRATEGIES, bandwidth, memory, traffic
 from probes.plan.trace import Op
-from tests.contestants import spec_of
+from tests.registered_models import spec_of
 
 BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}
 
 
 def test_what_is_shared_is_held_in_part() -> None:
-    demand = Demand(spec_of("transformer"), "cpu", "32-true")
+    demand = CostModel(spec_of("transformer"), "cpu", "32-true")
     sizes, work = demand.sizes(256), demand.work(1, 256, False)
     held = {name: memory(strategy, 8, sizes, work, "32-true") for name, strategy in BY_NAME.items()}
     whole = 4 * sizes.parameters
@@ -34,7 +34,7 @@ def test_what_is_shared_is_held_in_part() -> None:
 
 
 def test_traffic_is_that_of_rings() -> None:
-    sizes = Demand(spec_of("transformer"), "cpu", "32-true").sizes(256)
+    sizes = CostModel(spec_of("transformer"), "cpu", "32-true").sizes(256)
     whole = 4 * sizes.parameters
     sent = {
         name: traffic(strategy, 4, sizes, "32-true") / whole for name, strategy in BY_NAME.items()

@@ -1,0 +1,1 @@
+import core.openmp  # noqa: F401  before anything here imports torch

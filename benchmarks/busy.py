@@ -1,0 +1,137 @@
+"""Does a busy machine mislead? `python benchmarks/busy.py -m model=rwkv4,transformer`.
+
+Runs the same sweep `times` times on the machine as it is and as often beside each number of busy
+processes in `beside`, then compares verdicts: a sweep is false where it decides, at some length,
+against what the quiet sweeps decide, or where its decided crossover's interval does not meet
+theirs. Sweeps go to runs/GROUP/beside-0-00 and so on; the same command continues. The exit status
+is 1 if any verdict is false.
+"""
+
+from __future__ import annotations
+
+from scripts.cli.launch import launch
+
+if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
+    launch("busy", "benchmarks.busy:main", together=True)
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.repeatability import describe, overlap, span
+from conf.schema import BusyConf
+from core.writable import check_writable
+from models.registry import ModelSpec
+from probes.analysis import crossovers
+from probes.analysis.crossovers import Comparison, comparisons
+from probes.analysis.dataset import collect
+from probes.analysis.metrics import BY_KEY
+from probes.analysis.ratios import ABOVE, BELOW
+from probes.measure.sweep import run_sweep
+from scripts.cli.console import CRASHED
+from scripts.cli.model_spec import model_spec
+from training.run_folder.folder import check_name
+
+# Ends with whoever started it, however that ends.
+SPIN = """import os, sys
+while os.getppid() == int(sys.argv[1]):
+    for _ in range(1_000_000):
+        pass
+"""
+Sweep = dict[str, Comparison]
+
+
+def main(confs: list[BusyConf]) -> None:
+    """Run the sweeps, print a row for each, and say how many verdicts are false."""
+    conf = confs[0]
+    specs = [model_spec(one.model, one.vocab_size) for one in confs]
+    folder = Path(conf.runs_dir, check_name("group", conf.group))
+    check_writable(folder, hint="choose another runs_dir")
+    sweeps: list[tuple[int, Sweep]] = []
+    for number in range(conf.times):
+        for count in conf.beside:  # in turn, so that a drift of the machine meets all alike
+            with spinning(count):
+                place = folder / f"beside-{count}-{number:02d}"
+                sweeps.append((count, sweep(specs, conf, place)))
+    quiet = [found for count, found in sweeps if count == min(conf.beside)]
+    print("| busy processes | measure | verdict | crossover | slopes | false |")
+    print("|--:|---|---|---|---|---|")
+    false = 0
+    for count, found in sweeps:
+        for key, comparison in found.items():
+            why = contradiction(comparison, [one[key] for one in quiet if key in one])
+            false += why is not None
+            print(
+                f"| {count} | {key} | {comparison.kind} | {describe(comparison)} | "
+                f"{slopes(comparison)} | {why or 'no'} |"
+            )
+    total = sum(len(found) for _, found in sweeps)
+    print(f"{false} of {total} verdicts are false")
+    if false:
+        sys.exit(CRASHED)
+
+
+def sweep(specs: Sequence[ModelSpec], conf: BusyConf, folder: Path) -> Sweep:
+    """One sweep; its comparisons by measure and models, also where too little was undisturbed."""
+    run_sweep(specs, conf, folder / "probes.jsonl", lambda row: None)
+    return {
+        f"{one.measure.key} {one.recurrent.series.label}/{one.attention.series.label}": one
+        for one in comparisons(collect([folder]))
+        if one.recurrent.points and one.attention.points
+    }
+
+
+def contradiction(comparison: Comparison, quiet: Sequence[Comparison]) -> str | None:
+    """How a comparison differs from what the quiet sweeps decide; None if it does not.
+
+    What they decide at a length is what more than half of them do.
+    """
+    for length in comparison.on(BELOW, ABOVE):
+        side = comparison.sides[length]
+        votes = Counter(one.sides.get(length) for one in quiet)
+        opposite = ABOVE if side == BELOW else BELOW
+        if 2 * votes[opposite] > len(quiet):
+            return f"{side} at {length:,} tokens, {opposite} when quiet"
+    if comparison.kind == "several" and not any(one.kind == "several" for one in quiet):
+        return "several crossings, when quiet none or one"
+    decided = [span(one) for one in quiet if one.crossover]
+    if (
+        comparison.crossover
+        and decided
+        and not any(overlap(span(comparison), one) for one in decided)
+    ):
+        return "the interval of the crossover meets none of the quiet ones"
+    return None
+
+
+def slopes(comparison: Comparison) -> str:
+    """`1.00 (0.95 to 1.05) / 1.43 (1.39 to 1.47)`: growth exponents of both sides over the longest
+    lengths, with their intervals; `-` where there are too few points."""
+    measure = BY_KEY[comparison.measure.key]
+    window = (1024, 8192)
+    fitted = [
+        crossovers.slope(one, measure, window)
+        for one in (comparison.recurrent, comparison.attention)
+    ]
+    return " / ".join(
+        "-" if one is None else f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
+        for one in fitted
+    )
+
+
+@contextmanager
+def spinning(count: int) -> Iterator[None]:
+    """So many processes that keep a core busy each, as long as this lasts."""
+    command = [sys.executable, "-c", SPIN, str(os.getpid())]
+    # Ctrl-C is for this process, which ends them.
+    processes = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()

@@ -1,0 +1,99 @@
+"""Does a sweep agree with itself? `python benchmarks/repeatability.py -m model=rwkv4,transformer`.
+
+Runs the same sweep twice, `pairs` times over, and says how often the two 95 % intervals of each
+crossover overlap. Two honest ones do nearly always; where they do not, something is at work that
+changes between sweeps but not between the processes of one, and the intervals are too narrow.
+Sweeps go to runs/GROUP/00-a, 00-b, 01-a and so on; the same command continues.
+"""
+
+from __future__ import annotations
+
+from core import units
+from scripts.cli.launch import launch
+
+if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
+    launch("repeatability", "benchmarks.repeatability:main", together=True)
+
+from collections import defaultdict
+from math import inf, isnan
+from pathlib import Path
+
+from conf.schema import RepeatabilityConf
+from core.errors import UserError
+from core.writable import check_writable
+from models.registry import ModelSpec
+from probes.analysis.crossovers import Comparison, comparisons
+from probes.analysis.dataset import collect
+from probes.analysis.ratios import ABOVE, BELOW
+from probes.measure.sweep import run_sweep
+from scripts.cli.model_spec import model_spec
+from training.run_folder.folder import check_name
+
+Span = tuple[float, float]
+
+
+def main(confs: list[RepeatabilityConf]) -> None:
+    """Run the sweeps and print a row for every pair of crossovers, then the counts."""
+    conf = confs[0]
+    specs = [model_spec(one.model, one.vocab_size) for one in confs]
+    folder = Path(conf.runs_dir, check_name("group", conf.group))
+    check_writable(folder, hint="choose another runs_dir")
+    lines = []
+    agreed: dict[str, list[bool]] = defaultdict(list)
+    for number in range(conf.pairs):
+        first, second = (crossovers(specs, conf, folder / f"{number:02d}-{run}") for run in "ab")
+        for name in (name for name in first if name in second):
+            spans = span(first[name]), span(second[name])
+            agreed[name].append(overlap(*spans))
+            shown = " | ".join(describe(one[name]) for one in (first, second))
+            lines.append(f"| {number} | {name} | {shown} | {'yes' if agreed[name][-1] else 'no'} |")
+    if not lines:
+        raise UserError(
+            "no crossover has an interval: measure a recurrent and an attention model, at two "
+            "lengths or more, with repeats or processes above 1"
+        )
+    print("| pair | measure | first sweep | second sweep | overlap |\n|--:|---|---|---|---|")
+    print("\n".join(lines))
+    for name, found in sorted(agreed.items()):
+        print(f"{name}: the intervals overlap in {sum(found)} of {len(found)} pairs")
+
+
+def crossovers(
+    specs: list[ModelSpec], conf: RepeatabilityConf, folder: Path
+) -> dict[str, Comparison]:
+    """One sweep; by measure and models, the comparisons that have an interval."""
+    run_sweep(specs, conf, folder / "probes.jsonl", lambda row: None)
+    return {
+        f"{one.measure.key} {one.recurrent.series.label}/{one.attention.series.label}": one
+        for one in comparisons(collect([folder]))
+        if one.kind != "missing" and not any(isnan(at.low) for at in one.intervals.values())
+    }
+
+
+def span(comparison: Comparison) -> Span:
+    """The interval in tokens, open where it leaves the lengths that are decided."""
+    crossing = comparison.crossover
+    if crossing and crossing.low is not None and crossing.high is not None:
+        return crossing.low, crossing.high
+    dearer = comparison.on(ABOVE)
+    cheaper = [length for length in comparison.on(BELOW) if length > max(dearer, default=0)]
+    return max(dearer, default=-inf), min(cheaper, default=inf)
+
+
+def overlap(first: Span, second: Span) -> bool:
+    """Whether two intervals, ends included, have a length in common."""
+    return max(first[0], second[0]) <= min(first[1], second[1])
+
+
+def describe(comparison: Comparison) -> str:
+    """`1,230 (1,100 to 1,400)`, `none (above 4,096)`."""
+    crossing = comparison.crossover
+    low, high = span(comparison)
+    length = units.tokens(crossing.length) if crossing else "none"
+    if low == -inf and high == inf:
+        return f"{length} (anywhere)"
+    if low == -inf:
+        return f"{length} (below {units.tokens(high)})"
+    if high == inf:
+        return f"{length} (above {units.tokens(low)})"
+    return f"{length} ({units.tokens(low)} to {units.tokens(high)})"

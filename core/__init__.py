@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, files, processes, and the machine it runs on."""

@@ -1,0 +1,198 @@
+"""Writing files so that a crash leaves the old one or the new one, and knowing a damaged one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from core.errors import UserError
+from core.parsing import Missing, Unreadable, read_object, regular
+
+ASIDE = re.compile(r"\..+\.\d+\.tmp")  # what `atomic` writes to
+MANIFEST = 1 << 10  # bytes that one may have
+
+
+@contextmanager
+def atomic(path: Path, manifest: bool = False) -> Iterator[BinaryIO]:
+    """Open a temporary sibling of `path` for writing; rename it to `path` if the body succeeds.
+
+    With `manifest`, a file that says what `path` must contain is put beside it first.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with making(path.parent):
+        try:
+            with aside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if manifest:  # first, because a file without one counts as damaged
+                write_manifest(path, aside)
+            aside.replace(path)
+            with suppress(PermissionError):  # some systems do not let folders be opened
+                sync(path.parent)
+        except OSError as error:
+            if error.errno and error.filename is None:  # `write` does not say where
+                raise OSError(error.errno, error.strerror, str(path)) from None
+            raise
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left of `atomic`; none may be writing there now."""
+    for path in folder.glob(".*.tmp"):
+        if not ASIDE.fullmatch(path.name):
+            continue
+        with suppress(OSError):  # a folder, which is none of ours
+            path.unlink()
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Make `folder` and those above it; if the body fails, new ones that are empty go again."""
+    new = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in new:
+                if path.exists():
+                    path.rmdir()
+        raise
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A sibling of `target` for the body to make, file or folder; `target` once it succeeds."""
+    aside = target.with_name(f".{secrets.token_hex(8)}{target.suffix}")  # no longer than it must be
+    old = target.with_name(f".{secrets.token_hex(8)}.old")
+    with making(target.parent):
+        try:
+            yield aside
+            for path in (*(aside.iterdir() if aside.is_dir() else ()), aside):
+                sync(path)
+            if target.is_dir():  # a folder cannot be renamed onto another
+                target.rename(old)
+            aside.replace(target)
+            sync(target.parent)
+        except BaseException:
+            if old.exists() and not target.exists():
+                old.rename(target)
+            raise
+        finally:
+            for path in (aside, old):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: Path, last: str) -> Iterator[Path]:
+    """An empty folder for the body to write files in; once it succeeds they replace those of their
+    names in `folder`, and the one called `last` comes last. Other files there are left alone."""
+    with making(folder.parent):
+        aside = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+        try:
+            yield aside
+            for path in aside.iterdir():
+                sync(path)
+            with making(folder):
+                for path in sorted(aside.iterdir(), key=lambda path: path.name == last):
+                    path.replace(folder / path.name)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file atomically."""
+    with atomic(path) as file:
+        file.write(text.encode())
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file's contents."""
+    total = hashlib.sha256()
+    with regular(path) as file:
+        while part := file.read(1 << 20):
+            total.update(part)
+    return total.hexdigest()
+
+
+def manifest_path(path: Path) -> Path:
+    """The small JSON file beside a file that says what it must contain."""
+    return path.with_suffix(".json")
+
+
+def write_manifest(path: Path, source: Path | None = None) -> None:
+    """Record beside `path` its size and SHA-256, or those of `source`, which is to become it."""
+    source = source or path
+    manifest = {"bytes": source.stat().st_size, "sha256": sha256(source)}
+    write_text(manifest_path(path), json.dumps(manifest) + "\n")
+
+
+def recorded_digest(path: Path) -> str | None:
+    """SHA-256 of a file as its manifest says, or None."""
+    try:
+        return str(read_object(manifest_path(path), most=MANIFEST).get("sha256"))
+    except Unreadable:
+        return None
+
+
+def damage(path: Path) -> str | None:
+    """Why a file with a manifest cannot be trusted, or None."""
+    try:
+        with regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+        return _differs(path, size, manifest_path(path))
+    except Unreadable as error:
+        return error.reason
+
+
+def _differs(path: Path, size: int, manifest: Path) -> str | None:
+    try:
+        found = read_object(manifest, most=MANIFEST)
+    except Missing:
+        return f"its manifest {manifest.name} is missing"
+    except Unreadable as error:
+        return f"its manifest {manifest.name} is unreadable: {error.reason}"
+    if not {"bytes", "sha256"} <= found.keys():
+        return f"its manifest {manifest.name} is unreadable: it names no bytes and no sha256"
+    if size != found["bytes"]:
+        return f"{size} bytes instead of {found['bytes']!s:.40}"
+    if sha256(path) != found["sha256"]:
+        return "its SHA-256 differs from its manifest"
+    return None
+
+
+def inside(path: Path) -> Path:
+    """`path`, unless it is a link that leads out of its folder: nobody asked for what is there.
+
+    In Hugging Face's cache, `snapshots/REVISION/NAME` links into `blobs/` of the same repository.
+    Raises `UserError`.
+    """
+    home = path.parent.resolve()
+    homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+    try:
+        found = path.resolve()
+    except (OSError, RuntimeError):  # links in a circle
+        raise UserError(f"{path} is a link that leads nowhere") from None
+    if not any(found.is_relative_to(one) for one in homes):
+        raise UserError(f"{path} is a link out of its folder, to {found}: refused, not opened")
+    return path
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or a folder's list of names, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,6 +1,0 @@
-// WKV-5 and WKV-6 for heads of 64 channels. Compiled by NVRTC without any header of CUDA; launched
-// from models/wkv/v6/cuda.py.
-
-#include "wkv6_kernels.h"
-
-WKV6_SIZE(64)

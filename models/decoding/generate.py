@@ -1,0 +1,69 @@
+"""Generating text: read the prompt once, then one token at a time from the state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from core.errors import UserError
+from models.contract import Model
+
+
+@torch.no_grad()
+def generate(
+    model: Model,
+    prompt: Tensor,
+    count: int,
+    temperature: float,
+    top_k: int,
+    generator: torch.Generator | None = None,
+) -> Iterator[int]:
+    """Yield `count` tokens that continue `prompt` `[T]`, T >= 1.
+
+    The prompt is never read again: each new token costs one single-token step from the carried
+    state. Temperature 0 takes the likeliest token; `top_k` 0 samples from all.
+    Raises `UserError` if the model's numbers are not finite.
+    """
+    state = model.init_state(1, capacity=len(prompt) + count)
+    logits, state = model.next_logits(prompt[None], state)
+    for position in range(count):
+        _check(logits)
+        token = sample(logits[0], temperature, top_k, generator)
+        yield int(token)
+        if position + 1 < count:
+            every, state = model(token.view(1, 1), state)  # type: ignore[assignment]
+            logits = every[:, -1]
+
+
+def sample(
+    logits: Tensor, temperature: float, top_k: int, generator: torch.Generator | None
+) -> Tensor:
+    """One token from logits `[V]`."""
+    likeliest = logits.argmax()
+    if temperature == 0:
+        return likeliest
+    logits = logits.float() / temperature
+    if logits.isinf().any():  # the temperature is as good as 0
+        return likeliest
+    if 0 < top_k < logits.shape[-1]:
+        smallest_kept = logits.topk(top_k).values[-1]
+        logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)
+
+
+def _check(logits: Tensor) -> None:
+    """Raise `UserError` if one is not finite: any token drawn from them would be nonsense."""
+    if logits.sum(dtype=torch.float32).isfinite() or logits.isfinite().all():
+        return
+    if logits.dtype == torch.float16:
+        raise UserError(
+            "this model's activations do not fit into float16, which ends at 65,504: use "
+            "dtype=bfloat16 or dtype=float32"
+        )
+    name = str(logits.dtype).removeprefix("torch.")
+    raise UserError(
+        f"this model computes numbers that are not finite in {name}: its weights are those of a "
+        "training that diverged, or are damaged"
+    )

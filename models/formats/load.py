@@ -1,0 +1,58 @@
+"""From a path to a model ready to use.
+
+| what | how it is known |
+|---|---|
+| run | its folder: the newest undamaged checkpoint in it |
+| checkpoint of a run | `.ckpt`, with its manifest beside it |
+| official RWKV weights (v4, v5.2, v6, v7) | any other file of `torch.save`, usually `.pth` |
+| one self-describing file, or official names | `.safetensors` |
+| Hugging Face directory (RWKV-4, Llama) | a folder with `config.json` |
+
+Official weights may lie inside a training checkpoint of another program (`state_dict`, `model`,
+`module`), under the names that torch's and DeepSpeed's wrappers give them.
+Only tensors and plain values are ever read; code in a file is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from core.errors import UserError
+from models.contract import Model
+from models.formats import crossover, hugging_face, official, run_checkpoints
+from models.formats.weights import Weights
+
+
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Model:
+    """The model at `path`, in eval mode; `dtype` is by default the file's.
+
+    Raises `UserError` if there is none, it is damaged, or of a kind that is not supported.
+    """
+    return read(path).model(device, dtype)
+
+
+def read(path: str | Path) -> Weights:
+    """What is in the file or directory at `path`, as it is there. Raises as `load`."""
+    path = Path(path)
+    if (path / run_checkpoints.FOLDER).is_dir():
+        if (checkpoint := run_checkpoints.newest(path)) is None:
+            raise UserError(f"{path} has no checkpoint yet: train it first")
+        path = checkpoint
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(
+                f"{path}: a folder without checkpoints/ is no run, and without config.json no "
+                "Hugging Face model"
+            )
+        return hugging_face.read(path)
+    if path.suffix == ".ckpt":
+        return crossover.read_checkpoint(path)
+    if path.suffix == ".safetensors":
+        return crossover.read(path)
+    return official.read(path)

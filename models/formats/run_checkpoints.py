@@ -1,0 +1,60 @@
+"""Which checkpoints a run's folder holds, and which of them can be trusted."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from core.errors import UserError
+from core.files import damage
+
+log = logging.getLogger("crossover")
+
+FOLDER = "checkpoints"  # below the run's
+PATTERN = re.compile(r"step-(\d{8})\.ckpt")
+
+
+def step_of(path: Path) -> int:
+    """The optimizer step in a checkpoint's name; 0 for another name."""
+    found = PATTERN.fullmatch(path.name)
+    return int(found[1]) if found else 0
+
+
+def saved(run: Path) -> list[Path]:
+    """Checkpoints of the run whose folder is `run`, oldest first.
+
+    Raises `UserError` if there is something in the place of their folder that is none.
+    """
+    folder = run / FOLDER
+    try:
+        return sorted(path for path in folder.iterdir() if PATTERN.fullmatch(path.name))
+    except FileNotFoundError:
+        if not folder.is_symlink():
+            return []
+        raise UserError(f"{folder} is a link that leads nowhere") from None
+    except OSError as error:
+        raise UserError(f"{folder} is no folder that can be read ({error.strerror})") from None
+
+
+def newest(run: Path, problem_of: Callable[[Path], str | None] = damage) -> Path | None:
+    """The newest undamaged checkpoint; says so when it has to pass over a damaged one.
+
+    `problem_of` says why one cannot be used. Raises `UserError` if there are checkpoints but none
+    can be trusted.
+    """
+    candidates, problems = saved(run), []
+    for path in reversed(candidates):
+        problem = problem_of(path)
+        if problem is None:
+            return path
+        problems.append(problem)
+        if path != candidates[0]:
+            log.warning("checkpoint %s is damaged (%s); trying the one before it", path, problem)
+    if candidates:
+        raise UserError(
+            f"{run / FOLDER}: every checkpoint is damaged (the oldest: {problems[-1]}); "
+            "resume=never starts again and keeps the old folder aside"
+        )
+    return None

@@ -1,0 +1,70 @@
+"""From weights to a file or directory that others read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from core.errors import UserError
+from core.files import replacing
+from core.writable import foresee, reason
+from models.formats import crossover, hugging_face, official
+from models.formats.weights import Weights
+
+WRITERS: dict[str, Callable[[Weights, Path], None]] = {
+    "official": official.write,
+    "hf": hugging_face.write,
+    "safetensors": crossover.write,
+}
+SUFFIXES = {"official": ".pth", "safetensors": ".safetensors"}  # by which `read` knows them
+
+
+def check_target(target: Path, format: str, overwrite: bool) -> None:
+    """Raise `UserError` if `target` may not be replaced, or its name does not tell its format."""
+    suffix = SUFFIXES.get(format, "")
+    if suffix and target.suffix != suffix:
+        raise UserError(f"target={target}: format={format} needs a name that ends in {suffix}")
+    try:
+        exists = target.exists()
+        foresee(target.parent)
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise UserError(
+            f"target={target} cannot be written ({reason(error)}): choose another place"
+        ) from None
+    if exists and not overwrite:
+        raise UserError(f"target={target} exists: choose another, or overwrite=true")
+    if exists and target.is_dir() != (format == "hf"):
+        kind = "directory" if target.is_dir() else "file"
+        raise UserError(f"target={target} is a {kind}: format={format} would not be one")
+
+
+def save(
+    weights: Weights,
+    target: Path,
+    format: str,
+    overwrite: bool = False,
+    tokenizer: Path | None = None,
+) -> None:
+    """Write `weights` to `target`: a file, or for `hf` a directory. All of it or nothing.
+
+    A `tokenizer` is copied into the directory. Raises `UserError` as `check_target`, and if the
+    format cannot hold this model or the target cannot be written.
+    """
+    check_target(target, format, overwrite)
+    try:
+        with replacing(target) as aside:
+            if format == "hf":
+                aside.mkdir()
+                if tokenizer is not None:
+                    shutil.copyfile(tokenizer, aside / "tokenizer.json")
+            WRITERS[format](weights, aside)
+    except UserError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:  # what each library makes of ENOSPC
+        raise UserError(
+            f"target={target} cannot be written ({type(error).__name__}: {reason(error)}): nothing "
+            "was left there; choose a place that can be written and has room"
+        ) from None

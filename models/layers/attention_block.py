@@ -1,0 +1,220 @@
+"""Causal self-attention with a cache: what `transformer` and `gpt` share.
+
+One `forward` serves training, prefill, chunks and single steps. The cache is allocated ahead and
+written in place, as any serious decoder does, so that the baseline's decoding is not slowed by
+copies; it doubles when it is full. With a window of W tokens it stops at W and becomes a ring.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import UserError
+from models.contract import ParamGroup, State
+from models.decoding.program import Program
+from models.layers.init import init_normal, split_decay
+from models.layers.sdpa import KERNELS, attend, query_key_pairs
+from models.layers.trunk import Operator, Stream, Trunk, linear_flops
+from models.long_context import sequence_parallel
+from models.ops.elementwise import rotate
+
+Rope = tuple[Tensor, Tensor]
+
+MIN_CAPACITY = 64
+
+
+class Attention(nn.Module):
+    """Multi-head causal self-attention, with rotary positions where a table is given.
+
+    Vaswani et al. 2017 (arXiv 1706.03762) section 3.2; grouped-query heads of Ainslie et al. 2023
+    (arXiv 2305.13245). With a `window` W a token sees itself and the W - 1 before it. Raises
+    `UserError` if the sizes do not divide, the window is empty, or the kernel is unknown.
+    """
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        n_kv_head: int | None,
+        kernel: str,
+        bias: bool = False,
+        window: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_head, self.n_kv_head = n_head, n_kv_head or n_head
+        if n_embd % n_head:
+            raise UserError(f"model.n_embd={n_embd} must be a multiple of model.n_head={n_head}")
+        if n_head % self.n_kv_head:
+            raise UserError(
+                f"model.n_head={n_head} must be a multiple of model.n_kv_head={n_kv_head}"
+            )
+        if kernel != "auto" and kernel not in KERNELS:
+            known = ", ".join(["auto", *KERNELS])
+            raise UserError(f"model.attention={kernel!r} is not one of {known}")
+        if window is not None and window < 1:
+            raise UserError(f"model.window={window} must be at least 1: it counts the token itself")
+        self.head_size = n_embd // n_head
+        self.kernel, self.window = kernel, window
+        self.operator = Operator(attend)
+        heads = n_head + 2 * self.n_kv_head
+        self.qkv = nn.Linear(n_embd, heads * self.head_size, bias=bias)
+        self.output = nn.Linear(n_embd, n_embd, bias=bias)
+
+    def forward(
+        self, x: Tensor, past: int, state: State | None, rope: Rope | None = None
+    ) -> tuple[Tensor, State | None]:
+        """x `[B, T, C]` after `past` tokens, to `[B, T, C]`."""
+        batch, length, width = x.shape
+        heads = self.qkv(x).view(batch, length, -1, self.head_size)
+        qk, v = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
+        if rope is not None:
+            qk = rotate(qk, *rope)  # queries and keys at once: fewer passes over memory
+        q, k = qk.split((self.n_head, self.n_kv_head), dim=2)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        if (split := sequence_parallel.current()) is not None:
+            k, v = (
+                torch.cat(sequence_parallel.gather(x)[: split.rank + 1].unbind(), dim=2)
+                for x in (k, v)
+            )
+        if state is not None:
+            state = grow_cache(state, past, past + length, self.window)
+            k = write_cache(state["k"], k, past, self.window)
+            v = write_cache(state["v"], v, past, self.window)
+        y = self.operator(q, k, v, self.kernel, self.window)
+        return self.output(y.transpose(1, 2).reshape(batch, length, width)), state
+
+    def init_state(self, batch: int, capacity: int | None) -> State:
+        """Empty keys and values `[B, G, capacity, N]`, of W tokens at most."""
+        capacity = min(capacity or 0, self.window or capacity or 0)
+        shape = (batch, self.n_kv_head, capacity, self.head_size)
+        return {name: self.qkv.weight.new_empty(shape).detach() for name in ("k", "v")}
+
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
+        """Projections, and two products of `N` per head and query-key pair."""
+        pairs = query_key_pairs(length, past, self.window, dense)
+        projections = linear_flops(self.qkv, batch * length) + linear_flops(
+            self.output, batch * length
+        )
+        return projections + 4 * batch * self.n_head * self.head_size * pairs
+
+    def step(self, p: Program, x: Tensor, y: Tensor, rope_base: float | None) -> None:
+        """A single token: x += attention of its norm y."""
+        qkv = p.linear(y, self.qkv, "qkv")
+        out = p.buffer("heads", self.n_head * self.head_size)
+        n = [self.n_head, self.n_kv_head, self.head_size, rope_base is not None]
+        caches = p.leaf("k"), p.leaf("v")
+        p.emit("attend", n, [qkv, *caches, p.position, out], rope_base or 0.0)
+        p.linear(out, self.output, x, sink="add")
+
+    def kernel_in_use(self) -> str:
+        """The kernel that PyTorch dispatches a training step to, by name."""
+        if self.kernel != "auto":
+            return self.kernel
+        like = self.qkv.weight
+        dtype = like.dtype
+        if torch.is_autocast_enabled(like.device.type):
+            dtype = torch.get_autocast_dtype(like.device.type)
+        q = torch.empty(1, self.n_head, 16, self.head_size, dtype=dtype, device=like.device)
+        # Windows are masked, which not every kernel can do.
+        keys = 32 if self.window else 16
+        k = torch.empty(1, self.n_kv_head, keys, self.head_size, dtype=dtype, device=like.device)
+        mask = torch.ones(16, keys, dtype=torch.bool, device=like.device) if self.window else None
+        grouped = self.n_head != self.n_kv_head
+        chosen = torch._fused_sdp_choice(
+            q, k, k, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+        )
+        return {backend.value: name for name, backend in KERNELS.items()}[chosen]
+
+
+class AttentionTrunk(Trunk):
+    """A trunk whose state knows how many tokens it has seen, and whose stream carries it."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        init_normal(self, config.n_layer, residual=("att.output.weight", "ffn.down.weight"))
+
+    @property
+    def can_step(self) -> bool:
+        return self.config.attention in ("auto", "flash")
+
+    def reserve_cache(self, program: Program, state: State) -> State:
+        past = self.past(state)
+        state = {**self.advance(state, 1), "blocks": dict(state["blocks"])}
+        for layer, cache in state["blocks"].items():
+            grown = grow_cache(cache, past, past + 1, getattr(self.config, "window", None))
+            state["blocks"][layer] = grown
+        program.position[0] = past
+        program.position[1] = grown["k"].shape[2]
+        return state
+
+    def past(self, state: State | None) -> int:
+        """Tokens seen before this call."""
+        return 0 if state is None else int(state["length"])
+
+    def readout(self, stream: Stream) -> Tensor:
+        return stream[0]
+
+    def init_state(self, batch: int, capacity: int | None = None) -> State:
+        # The length lives on the CPU, so that reading it never waits for the GPU.
+        length = torch.tensor(0, device="cpu")
+        return {"length": length, **super().init_state(batch, capacity)}
+
+    def advance(self, state: State, length: int) -> State:
+        return {"length": state["length"] + length, **super().advance(state, length)}
+
+    def param_groups(self) -> list[ParamGroup]:
+        return split_decay(self)
+
+    def mixer_backends(self) -> dict[str, str]:
+        attention = self.blocks[0].att
+        assert isinstance(attention, Attention)
+        return {"attention": attention.kernel_in_use()}
+
+
+def rope_table(past: int, length: int, head_size: int, base: float, like: Tensor) -> Rope:
+    """cos and sin `[T, N/2]`, fp32, of positions past .. past + T - 1 (Su et al. 2021, eq. 34)."""
+    half = head_size // 2
+    exponent = torch.arange(half, device=like.device, dtype=torch.float32) / half
+    position = torch.arange(past, past + length, device=like.device, dtype=torch.float32)
+    angle = torch.outer(position, base**-exponent)
+    return angle.cos(), angle.sin()
+
+
+def grow_cache(cache: State, past: int, needed: int, window: int | None) -> State:
+    """The cache with room for `needed` tokens, or for a window of them; it holds `past`."""
+    needed = min(needed, window or needed)
+
+    def grow(buffer: Tensor) -> Tensor:
+        if needed <= buffer.shape[2]:
+            return buffer
+        capacity = max(needed, 2 * buffer.shape[2], MIN_CAPACITY)
+        capacity = min(capacity, window or capacity)
+        grown = buffer.new_empty(*buffer.shape[:2], capacity, buffer.shape[3])
+        grown[:, :, :past] = buffer[:, :, :past]
+        return grown
+
+    return {name: grow(cache[name]) for name in ("k", "v")}
+
+
+def write_cache(buffer: Tensor, new: Tensor, past: int, window: int | None) -> Tensor:
+    """Write `[B, G, T, N]` after `past` tokens; returns what the new queries may see.
+
+    Token t is kept at t, or at t mod W where there is a window: beyond W tokens the buffer is a
+    ring. What is returned ends with the new tokens, in order, unless there is only one, whose query
+    sees the whole ring and does not mind.
+    """
+    length, end = new.shape[2], past + new.shape[2]
+    if window is None or end <= window:
+        buffer[:, :, past:end] = new
+        return buffer[:, :, :end]
+    if length == 1:
+        buffer[:, :, past % window] = new[:, :, 0]
+        return buffer
+    if past:
+        old = buffer[:, :, :past] if past < window else buffer.roll(-(past % window), dims=2)
+        new = torch.cat((old.to(new.dtype), new), dim=2)
+    buffer.copy_(new[:, :, -window:].roll(end % window, dims=2))
+    return new

@@ -1,0 +1,234 @@
+"""The trunk every model shares: embedding, blocks, final norm, head and fused loss.
+
+    stream = embed(tokens)            embedding, plus whatever flows up the stack with it
+    stream, state = block(stream, state)        once per layer
+    logits = head(norm(readout(stream)))
+
+Sharing it keeps the comparison fair: the block is the only thing in which two models differ.
+The plug-in unit is the block and not the mixer, because RWKV's channel mix carries state too.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from models.contract import ParamGroup, State
+from models.decoding.program import Program, applies, invalidate, is_possible, program_for
+from models.layers.loss import linear_cross_entropy
+from models.long_context import sequence_parallel
+from models.long_context.packing import hidden_of_documents
+
+# What flows from block to block: the residual stream [B, T, C], or a tuple starting with it.
+Stream = Any
+
+
+class Operator(nn.Module):
+    """What mixes the tokens of a block, alone: a function as a module without parameters.
+
+    Instruments find it in the block, see the operands it is really given, and time it by itself.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *operands: Any) -> Any:
+        return self.function(*operands)
+
+
+class Block(nn.Module, ABC):
+    """One layer: `(stream, state) -> (stream, state)`."""
+
+    @abstractmethod
+    def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
+        """Advance the stream by one layer. `None` state in means `None` out."""
+
+    @abstractmethod
+    def init_state(self, batch: int, capacity: int | None) -> State:
+        """State of this layer before the first token."""
+
+    @abstractmethod
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
+        """Forward operations of this layer; see `models.contract.Model.flops`."""
+
+    def step(self, program: Program, x: Tensor, layer: int) -> None:
+        """The layer for a single token, as instructions that advance the buffer x `[B, C]`.
+
+        Optional: a trunk that says `can_step` has blocks that implement it.
+        """
+        raise NotImplementedError
+
+
+class Trunk(nn.Module, ABC):
+    """Base of all models; subclasses say how to build a block and how to initialise."""
+
+    Config: ClassVar[type]
+    recurrent: ClassVar[bool] = False
+    title: ClassVar[str] = ""  # default: the name of the class
+    options: ClassVar[tuple[str, ...]] = ()
+    length_field: ClassVar[str] = ""
+    """The config field that holds the longest context it can read, if it has one."""
+    can_span: ClassVar[bool] = False
+    """Whether its blocks mix tokens through `models.long_context.sequence_parallel`, so that ranks
+    can share a sequence."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "title" not in vars(cls):  # a name is not inherited
+            cls.title = cls.__name__
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.emb = nn.Embedding(config.vocab_size, config.n_embd)
+        self.blocks = nn.ModuleList(self.build_block(layer) for layer in range(config.n_layer))
+        self.ln_out = self.build_norm()
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.gradient_checkpointing = False
+        self.register_load_state_dict_post_hook(invalidate)
+
+    @abstractmethod
+    def build_block(self, layer: int) -> Block:
+        """The block of one layer, counted from 0."""
+
+    @abstractmethod
+    def build_norm(self) -> nn.Module:
+        """The final norm over `C`."""
+
+    @abstractmethod
+    def param_groups(self) -> list[ParamGroup]:
+        """See the contract."""
+
+    @abstractmethod
+    def mixer_backends(self) -> dict[str, str]:
+        """Kernel of the token mixer by operator; part of `backends`."""
+
+    def backends(self) -> dict[str, str]:
+        native = self.can_step and is_possible(self)
+        return {**self.mixer_backends(), "step": "cpu" if native else "torch"}
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, under their own type."""
+        return cast(list[Block], list(self.blocks))
+
+    def embed(self, tokens: Tensor, state: State | None) -> Stream:
+        """Tokens `[B, T]` to the stream the first block reads."""
+        return self.emb(tokens)
+
+    def readout(self, stream: Stream) -> Tensor:
+        """The stream after the last block to the residual `[B, T, C]` the final norm reads."""
+        return stream
+
+    def hidden(
+        self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
+        """Normed residual `[B, T, C]` that the head reads, and the state after the last token."""
+        sequence_parallel.check(self, state, starts)
+        if starts is not None:
+            return hidden_of_documents(self, tokens, starts, state)
+        stream = self.embed(tokens, state)
+        after: State | None = None if state is None else self.advance(state, tokens.shape[1])
+        for layer, block in enumerate(self.layers):
+            before = None if state is None else state["blocks"][str(layer)]
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                stream, new = checkpoint(block, stream, before, use_reentrant=False)
+            else:
+                stream, new = block(stream, before)
+            if after is not None:
+                after["blocks"][str(layer)] = new
+        return self.ln_out(self.readout(stream)), after
+
+    def forward(
+        self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
+        whole = starts is None and sequence_parallel.current() is None
+        if state is not None and whole and self.can_step and applies(self, tokens):
+            return self.step(tokens, state)
+        hidden, state = self.hidden(tokens, state, starts)
+        return self.head(hidden), state
+
+    def next_logits(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden, after = self.hidden(tokens, state)
+        assert after is not None
+        return self.head(hidden[:, -1]), after
+
+    @property
+    def can_step(self) -> bool:
+        """Whether the blocks implement `step`, and no kernel that it lacks was chosen by hand."""
+        return False
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """`forward` of one token `[B, 1]`, as one native call (models/decoding/program.py)."""
+        program = program_for(self, len(tokens))
+        state = self.reserve_cache(program, state)
+        logits = torch.empty(len(tokens), 1, self.config.vocab_size, dtype=torch.float32)
+        program.run(tokens.contiguous(), state, logits)
+        return logits.to(self.emb.weight.dtype), state
+
+    def reserve_cache(self, program: Program, state: State) -> State:
+        """The state with its leaves ready to be advanced by one token in place."""
+        return state
+
+    def write_step(self, program: Program) -> Program:
+        """The whole model for a single token, as instructions."""
+        x = program.buffer("x", self.config.n_embd)
+        self.embed_step(program, x)
+        for layer, block in enumerate(self.layers):
+            program.prefix = ("blocks", str(layer))
+            block.step(program, x, layer)
+        (normed,) = program.norm(x, self.ln_out)
+        program.linear(normed, self.head, program.logits)
+        return program
+
+    def embed_step(self, program: Program, x: Tensor) -> None:
+        """The embedding of the token, into x."""
+        program.emit("embed", [x.shape[1]], [program.tokens, self.emb.weight, None, x])
+
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        state: State | None = None,
+        starts: Tensor | None = None,
+    ) -> tuple[Tensor, State | None]:
+        loss, _, state = self.objective(tokens, targets, state, starts=starts)
+        return loss, state
+
+    def objective(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        state: State | None = None,
+        l2wrap: float = 0.0,
+        starts: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, State | None]:
+        hidden, state = self.hidden(tokens, state, starts)
+        return *linear_cross_entropy(hidden, self.head.weight, targets, l2wrap), state
+
+    def init_state(self, batch: int, capacity: int | None = None) -> State:
+        return {
+            "blocks": {
+                str(layer): block.init_state(batch, capacity)
+                for layer, block in enumerate(self.layers)
+            }
+        }
+
+    def advance(self, state: State, length: int) -> State:
+        """The part of the state above the blocks after `length` more tokens."""
+        return {"blocks": {}}
+
+    def flops(self, batch: int, length: int, past: int = 0, dense: bool = False) -> int:
+        head = linear_flops(self.head, batch * length)
+        return head + sum(block.flops(batch, length, past, dense) for block in self.layers)
+
+
+def linear_flops(layer: nn.Linear, rows: int) -> int:
+    """Two operations per weight and row."""
+    return 2 * rows * layer.in_features * layer.out_features

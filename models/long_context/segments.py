@@ -1,0 +1,220 @@
+"""Training on sequences of any length in constant memory: segments, with state and gradient.
+
+A recurrent model is a function from (state, segment) to (state, loss), so the mean loss of a long
+sequence can be differentiated a segment at a time:
+
+    forward    segment by segment without a graph, keeping the state at every boundary
+    backward   from the last segment to the first: recompute it with a graph, and pull back the
+               gradients of its share of the loss and of the state that left it
+
+The gradients are those of the whole sequence. What is held at once is the activations of one
+segment and a state per boundary; the price is a second forward pass. Back-propagation through time
+with checkpoints (Chen et al. 2016, arXiv 1604.06174), the checkpoints being the states.
+
+Truncated back-propagation drops the gradient of the state, which makes one pass enough: cheaper,
+and an approximation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import UserError
+from models.contract import State, detach_state, map_state, named_tensors
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive tokens of all rows: int64 `[B, <= segment]`, and bool where given."""
+
+    tokens: Tensor
+    targets: Tensor
+    starts: Tensor | None
+    share: float
+    """Share of the whole sequence's positions: the weight of this part of the mean."""
+
+
+def segmented_objective(
+    model: Any,
+    tokens: Tensor,
+    targets: Tensor,
+    segment: int,
+    l2wrap: float = 0.0,
+    starts: Tensor | None = None,
+    truncated: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """`model.objective` of sequences read `segment` tokens at a time (the last may be shorter).
+
+    tokens, targets and starts `[B, T]` are as for `models.contract.Model.objective`. Returns
+    what to minimise and the loss to report, nats per token, both fp32 scalars and means over all
+    B T positions. `truncated` cuts the gradient, and nothing else, at every boundary. Then the
+    gradients are computed in the forward pass, so a loss scaled in fp16 comes too late for them.
+
+    Raises `UserError` for a model whose state carries no gradient, or a segment longer than T.
+    """
+    if not model.recurrent:
+        raise UserError(
+            f"{type(model).__name__} cannot be trained in segments: its state is a cache that "
+            "carries no gradient and grows with the context"
+        )
+    if not 1 <= segment <= tokens.shape[1]:
+        raise UserError(
+            f"a segment of {segment} tokens does not fit in a sequence of {tokens.shape[1]}"
+        )
+    segments = _cut(tokens, targets, starts, segment)
+    if not torch.is_grad_enabled():
+        return _forward(model, segments, l2wrap, None)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if truncated:
+        return _Truncated.apply(model, segments, l2wrap, *parameters)
+    return _Exact.apply(model, segments, l2wrap, *parameters)
+
+
+def _cut(tokens: Tensor, targets: Tensor, starts: Tensor | None, length: int) -> list[Segment]:
+    total = tokens.shape[1]
+    segments = []
+    for first in range(0, total, length):
+        part = slice(first, min(first + length, total))
+        here = None if starts is None else starts[:, part]
+        share = (part.stop - part.start) / total
+        segments.append(Segment(tokens[:, part], targets[:, part], here, share))
+    return segments
+
+
+def _forward(
+    model: Any, segments: Sequence[Segment], l2wrap: float, kept: State | None = None
+) -> tuple[Tensor, Tensor]:
+    """Both means, without a graph; the state before every segment goes into `kept`."""
+    objective = loss = torch.zeros((), device=segments[0].tokens.device)
+    state = model.init_state(len(segments[0].tokens))
+    with torch.no_grad():
+        for number, one in enumerate(segments):
+            if kept is not None:
+                _copy(_leaves(_at(kept, number)), _leaves(state))
+                state = _at(kept, number)
+            part, part_loss, state = _objective(model, one, state, l2wrap)
+            objective, loss = objective + one.share * part, loss + one.share * part_loss
+    return objective, loss
+
+
+def _objective(
+    model: Any, one: Segment, state: State, l2wrap: float
+) -> tuple[Tensor, Tensor, State]:
+    return model.objective(one.tokens, one.targets, state, l2wrap=l2wrap, starts=one.starts)
+
+
+class _Exact(torch.autograd.Function):
+    """Parameters in, objective and loss out: autograd sees one operation.
+
+    That is why accumulation, clipping, loss scaling and the gradient hooks of data parallelism
+    work as for any model: every parameter gets its whole gradient once.
+
+    All that outlives a segment is allocated before the first one. Small tensors that live long, put
+    between large ones that do not, would leave holes that the allocator cannot use again: peaks
+    half as large again were measured.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, model: Any, segments: list[Segment], l2wrap: float, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.model, ctx.segments, ctx.l2wrap, ctx.parameters = model, segments, l2wrap, parameters
+        ctx.autocast = _autocast(segments[0].tokens.device.type)
+        count, state = len(segments), model.init_state(len(segments[0].tokens))
+        ctx.before = map_state(state, lambda leaf: leaf.new_empty(count, *leaf.shape))
+        objective, loss = _forward(model, segments, l2wrap, ctx.before)
+        ctx.mark_non_differentiable(loss)
+        return objective, loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        sums = [torch.zeros_like(parameter) for parameter in ctx.parameters]
+        state_grads = [torch.zeros_like(leaf) for leaf in _leaves(_at(ctx.before, 0))]
+        for number in reversed(range(len(ctx.segments))):
+            _pull_back(ctx, number, grad, sums, state_grads)
+        return None, None, None, *sums
+
+
+def _pull_back(
+    ctx: Any, number: int, grad: Tensor, sums: list[Tensor], state_grads: list[Tensor]
+) -> None:
+    """Recompute one segment and differentiate it.
+
+    `state_grads` are those of the state after the segment, and become those of the state before.
+    """
+    one = ctx.segments[number]
+    state = map_state(_at(ctx.before, number), lambda leaf: leaf.detach().requires_grad_())
+    with torch.enable_grad(), ctx.autocast():
+        objective, _, after = _objective(ctx.model, one, state, ctx.l2wrap)
+    ends, begins = _leaves(after), _leaves(state)
+    pulled = [grad * one.share, *(x.to(y.dtype) for x, y in zip(state_grads, ends, strict=True))]
+    inputs = [*ctx.parameters, *begins]
+    found = torch.autograd.grad([objective, *ends], inputs, pulled, allow_unused=True)
+    _add(sums, found[: len(sums)])
+    _copy(state_grads, found[len(sums) :])
+
+
+class _Truncated(torch.autograd.Function):
+    """Cut the gradient at each boundary, so that each segment is differentiated at once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, model: Any, segments: list[Segment], l2wrap: float, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.sums = [torch.zeros_like(parameter) for parameter in parameters]
+        objective = loss = torch.zeros((), device=segments[0].tokens.device)
+        state = model.init_state(len(segments[0].tokens))
+        kept = map_state(state, lambda leaf: leaf[None].clone())
+        for one in segments:
+            with torch.enable_grad():
+                part, part_loss, state = _objective(model, one, _at(kept, 0), l2wrap)
+                found = torch.autograd.grad(one.share * part, parameters, allow_unused=True)
+            _add(ctx.sums, found)
+            _copy(_leaves(_at(kept, 0)), _leaves(detach_state(state)))
+            objective, loss = objective + one.share * part.detach(), loss + one.share * part_loss
+            del part, state, found  # or they would live through the next segment
+        ctx.mark_non_differentiable(loss)
+        return objective, loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, None, *(x * grad.to(x.dtype) for x in ctx.sums)
+
+
+def _add(sums: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
+    for place, gradient in zip(sums, found, strict=True):
+        if gradient is not None:
+            place += gradient
+
+
+def _copy(places: Sequence[Tensor], values: Sequence[Tensor | None]) -> None:
+    for place, value in zip(places, values, strict=True):
+        if value is None:
+            place.zero_()
+        else:
+            place.copy_(value)
+
+
+def _at(kept: State, number: int) -> State:
+    """One of the states kept: views."""
+    return map_state(kept, lambda leaf: leaf[number])
+
+
+def _leaves(state: State) -> list[Tensor]:
+    return [leaf for _, leaf in named_tensors(state)]
+
+
+def _autocast(device: str) -> Any:
+    """A factory of contexts that repeat the present automatic precision in a backward pass."""
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+    def repeat() -> AbstractContextManager[Any]:
+        return torch.autocast(device, dtype=dtype, enabled=enabled)
+
+    return repeat

@@ -1,0 +1,267 @@
+"""One sequence split over processes: each rank reads its own span of tokens.
+
+Three things cross from one span to the next.
+
+* A token shift needs the last vector of the span before: it is sent to everyone.
+* A recurrent state is linear in the state a span began with, S' = carry(S, summary), and `carry` is
+  associative. So every rank summarises its span from an empty state, all at the same time, the
+  summaries are exchanged, and each rank folds those before its own into the state it begins with.
+* Attention needs the keys and values of all spans before: they are gathered, as in the training of
+  Llama 3 (arXiv 2407.21783, section 3.3.2).
+
+Every exchange is an all-gather whose gradient is a sum over ranks, so the gradients are exact: the
+sum over ranks of each one's gradients is that of the whole sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from core.errors import UserError
+from models.contract import State
+from models.ops.wkv import (
+    wkv4,
+    wkv4_initial_state,
+    wkv5,
+    wkv6,
+    wkv6_initial_state,
+    wkv7,
+    wkv7_initial_state,
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How the sequence is shared out: in equal spans, in the order of ranks."""
+
+    group: Any
+    rank: int
+    world: int
+
+
+# Not a context variable: gradients on a GPU are computed in another thread.
+_split: Split | None = None
+
+
+@contextmanager
+def sequence_parallel(group: Any = None) -> Iterator[Split]:
+    """Let models read spans: the ranks of `group` (default: all) hold a sequence between them.
+
+    Each calls the model with its own tokens, equally many, and all call it alike. The backward pass
+    belongs inside too. Raises `UserError` without a process group.
+    """
+    global _split
+    if not dist.is_available() or not dist.is_initialized():
+        raise UserError("sequence_parallel: there is no process group; start with torchrun")
+    before, _split = _split, Split(group, dist.get_rank(group), dist.get_world_size(group))
+    try:
+        yield _split
+    finally:
+        _split = before
+
+
+def current() -> Split | None:
+    """The split in force, or None: the sequence is whole."""
+    return _split
+
+
+def tokens_before(length: int) -> int:
+    """Tokens that other ranks read before this one's `length`."""
+    return 0 if _split is None else _split.rank * length
+
+
+def check(model: Any, state: State | None, starts: Tensor | None) -> None:
+    """Raise `UserError` for what spans of a sequence cannot be read with."""
+    if _split is not None and not model.can_span:
+        ways = " or in segments (training.segment)" if model.recurrent else ""
+        raise UserError(
+            f"sequence_parallel: {type(model).title} cannot be read in spans of a sequence; train "
+            f"it on whole sequences{ways}"
+        )
+    if _split is not None and starts is not None:
+        raise UserError("sequence_parallel: documents cannot be packed into a split sequence yet")
+    if _split is not None and state is not None and not model.recurrent:
+        raise UserError(
+            f"sequence_parallel: {type(model).__name__} cannot keep a cache of a split sequence; "
+            "give it the whole sequence, without a state"
+        )
+
+
+def own_span(split: Split, tokens: Tensor) -> Tensor:
+    """This rank's part of `[B, T]`. Raises `UserError` if it cannot be shared out equally."""
+    if tokens.shape[1] % split.world:
+        raise UserError(
+            f"{tokens.shape[1]} tokens cannot be shared by {split.world} ranks equally: choose a "
+            f"context length that is a multiple of {split.world}"
+        )
+    return tokens.chunk(split.world, dim=1)[split.rank]
+
+
+def spanned_objective(
+    model: Any, tokens: Tensor, targets: Tensor, l2wrap: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """`model.objective` of a sequence `[B, T]` that every rank has and shares the work of.
+
+    Call it inside `sequence_parallel`. Returns this rank's part of what to minimise (the parts add
+    up to the whole, and so do their gradients: `sum_gradients`), and the whole loss.
+    """
+    if _split is None:
+        raise UserError("spanned_objective: use it inside sequence_parallel")
+    parts = own_span(_split, tokens), own_span(_split, targets)
+    objective, loss, _ = model.objective(*parts, l2wrap=l2wrap)
+    loss = loss.detach().clone() / _split.world
+    dist.all_reduce(loss, group=_split.group)
+    return objective / _split.world, loss
+
+
+def sum_gradients(model: Any, split: Split) -> None:
+    """Make every rank's parameter gradients those of the whole sequence."""
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad, group=split.group)
+
+
+def shifted(x: Tensor, state: State | None) -> tuple[Tensor | None, Tensor | None]:
+    """For a token shift of x `[B, T, C]`: the vector before it and, with a state, the last one.
+
+    Both `[B, C]`; None stands for zeros.
+    """
+    before = None if state is None else state["shift"]
+    if _split is None:
+        return before, None if state is None else x[:, -1].clone()
+    ends = gather(x[:, -1])
+    if _split.rank:
+        return ends[_split.rank - 1], ends[-1]
+    return (torch.zeros_like(ends[0]) if before is None else before) + _kept(ends), ends[-1]
+
+
+def recur(
+    operator: Any,
+    inputs: Sequence[Tensor],
+    state: Tensor | None,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """`operator(*inputs, state, backend)`, over all spans where there are several.
+
+    `operator` is the `models.layers.trunk.Operator` of a function in `models.ops.wkv`. Raises
+    `UserError` for another, which nobody knows how to summarise.
+    """
+    if _split is None:
+        return operator(*inputs, state, backend)
+    if operator.function not in _SUMMARIES:
+        raise UserError(
+            "sequence_parallel: models/long_context/sequence_parallel.py does not know how a span "
+            "is summarised for the "
+            f"operator {getattr(operator.function, '__name__', 'given')}; train on whole sequences"
+        )
+    empty, summarise, carry = _SUMMARIES[operator.function]
+    own = summarise(inputs, backend)
+    gathered = gather(torch.cat([part.flatten() for part in own]))
+    running = empty(inputs) if state is None else state.float()
+    begin = running
+    for rank, row in enumerate(gathered.unbind()):
+        if rank == _split.rank:
+            begin = running + _kept(gathered)
+        pieces = row.split([part.numel() for part in own])
+        parts = [piece.view_as(part) for piece, part in zip(pieces, own, strict=True)]
+        running = carry(running, *parts)
+    y, _ = operator(*inputs, begin, backend)
+    return y, running
+
+
+def gather(x: Tensor) -> Tensor:
+    """x of every rank, stacked `[world, ...]`. The gradient is summed over ranks."""
+    assert _split is not None
+    return _Gather.apply(x, _split)
+
+
+def _kept(gathered: Tensor) -> Tensor:
+    """Zero, depending on `gathered`: even a rank that uses nothing of it must join its gradient."""
+    return 0 * gathered.flatten()[0]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, split: Split) -> Tensor:
+        ctx.split = split
+        x = x.contiguous()
+        parts = [torch.empty_like(x) for _ in range(split.world)]
+        dist.all_gather(parts, x, group=split.group)
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.split.group)
+        return total[ctx.split.rank], None
+
+
+def _summarise4(inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
+    w, u, k, v = inputs
+    return w * k.shape[1], wkv4(w, u, k, v, None, backend)[1]
+
+
+def _carry4(state: Tensor, decay: Tensor, local: Tensor) -> Tensor:
+    """Two sums with exponents, the older one decayed; see `models.ops.wkv4.reference.combine`.
+
+    Exponents are scales and get no gradient; the decay does.
+    """
+    (a, b, p), (a_new, b_new, p_new) = state.unbind(1), local.unbind(1)
+    decayed, p_new = p.detach() + decay, p_new.detach()
+    top = torch.maximum(decayed, p_new).detach()
+    old, new = torch.exp(decayed - top), torch.exp(p_new - top)
+    return torch.stack((old * a + new * a_new, old * b + new * b_new, top), dim=1)
+
+
+def _summarise6(inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
+    r, w, k, v, u = inputs
+    operator = wkv5 if w.dim() == 2 else wkv6
+    return w.expand(r.shape).sum(1), operator(r, w, k, v, u, None, backend)[1]
+
+
+def _carry6(state: Tensor, decay: Tensor, local: Tensor) -> Tensor:
+    return torch.exp(decay)[..., None] * state + local
+
+
+def _summarise7(inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
+    """What a span does to any state: the rows of a state are independent, so begin with I."""
+    r, w, k, v, a, b = inputs
+    batch, _, heads, size = r.shape
+    identity = torch.eye(size, device=r.device).expand(batch, heads, size, size).contiguous()
+    transfer = wkv7(r, w, k, torch.zeros_like(v), a, b, identity, backend)[1]
+    return transfer, wkv7(r, w, k, v, a, b, None, backend)[1]
+
+
+def _carry7(state: Tensor, transfer: Tensor, local: Tensor) -> Tensor:
+    return state @ transfer + local
+
+
+def _empty4(inputs: Sequence[Tensor]) -> Tensor:
+    k = inputs[2]
+    return wkv4_initial_state(k.shape[0], k.shape[2], k.device)
+
+
+def _empty6(inputs: Sequence[Tensor]) -> Tensor:
+    batch, _, heads, size = inputs[0].shape
+    return wkv6_initial_state(batch, heads, size, inputs[0].device)
+
+
+def _empty7(inputs: Sequence[Tensor]) -> Tensor:
+    batch, _, heads, size = inputs[0].shape
+    return wkv7_initial_state(batch, heads, size, inputs[0].device)
+
+
+# By operator: the state before any token, a span's summary, and the state after a span.
+_SUMMARIES: dict[Callable[..., Any], tuple[Callable[..., Any], ...]] = {
+    wkv4: (_empty4, _summarise4, _carry4),
+    wkv5: (_empty6, _summarise6, _carry6),
+    wkv6: (_empty6, _summarise6, _carry6),
+    wkv7: (_empty7, _summarise7, _carry7),
+}

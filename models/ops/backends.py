@@ -1,0 +1,114 @@
+"""Which implementation runs where, decided in one place and said aloud."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import UserError
+from models.ops.build import BuildError
+
+BACKENDS = ("auto", "reference", "cpu", "cuda")
+BINDINGS: dict[str, dict[str, str]] = {
+    "wkv4": {"cpu": "models.ops.wkv4.cpu", "cuda": "models.ops.wkv4.cuda"},
+    "wkv6": {"cpu": "models.ops.wkv6.cpu", "cuda": "models.ops.wkv6.cuda"},
+    "wkv7": {"cpu": "models.ops.wkv7.cpu", "cuda": "models.ops.wkv7.cuda"},
+    "pointwise": {"cpu": "models.ops.elementwise.cpu"},
+    "step": {"cpu": "models.decoding.program"},
+}
+"""Modules with native kernels, by operator and device; each has a `library` to load, and `SIZES`
+where it has kernels for some head sizes only."""
+_log = logging.getLogger("crossover.wkv")
+
+
+def resolve(operator: str, backend: str, device: torch.device, size: int | None = None) -> str:
+    """What `backend` means for `operator` on `device`: reference, cpu or cuda.
+
+    `size` is the head size N of an operator that has one.
+
+    `auto` takes the native one of the device if it can be built here, else the reference after one
+    line of notice. Raises `UserError` if a back end asked for by name cannot work; its message
+    ends with the compiler's last lines where there are any.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
+    if backend == "reference":
+        return backend
+    native = device.type if device.type in BINDINGS[operator] else None
+    if backend == "auto":
+        if native is None or (problem := _problem(operator, native, size)):
+            _notice(f"{device.type}: {problem if native else 'no kernels for this device'}")
+            return "reference"
+        return native
+    if backend != native:
+        raise UserError(f"backend={backend!r} needs tensors on {backend}, they are on {device}")
+    if problem := _problem(operator, backend, size):
+        raise UserError(f"backend={backend!r} cannot work here: {problem}")
+    return backend
+
+
+def resolve_for(operator: str, backend: str, tensor: Tensor, size: int | None = None) -> str:
+    """`resolve` for arithmetic on `tensor`, with fp64 kept to the reference.
+
+    Raises `UserError` as well if fp64 meets a native kernel asked for by name: those compute in
+    fp32.
+    """
+    if tensor.dtype != torch.float64:
+        return resolve(operator, backend, tensor.device, size)
+    if backend not in ("auto", "reference"):
+        raise UserError(f"backend={backend!r} computes in float32: {operator} was given float64")
+    return "reference"
+
+
+def build_for_cpu(operators: Iterable[str]) -> dict[str, str | None]:
+    """Build the CPU kernels of `operators` side by side; for each None, or why it cannot work.
+
+    What is not built ahead is built when it is first used, one library after the other.
+    """
+    names = list(operators)
+    with ThreadPoolExecutor(max(1, len(names))) as pool:
+        return dict(zip(names, pool.map(lambda name: _problem(name, "cpu"), names), strict=True))
+
+
+def report() -> dict[str, str]:
+    """For each back end "ready", or why not. Builds what is not yet built."""
+    return {"reference": "ready"} | {name: _report(name) for name in ("cpu", "cuda")}
+
+
+def _report(name: str) -> str:
+    problems = [_problem(operator, name) for operator in BINDINGS if name in BINDINGS[operator]]
+    return next((problem for problem in problems if problem), "ready")
+
+
+@functools.cache
+def _problem(operator: str, name: str, size: int | None = None) -> str | None:
+    """Why native back end `name` cannot work on this machine, or None. Asked once per process."""
+    module = kernels(operator, name)
+    if size is not None and size not in getattr(module, "SIZES", (size,)):
+        sizes = ", ".join(map(str, module.SIZES))
+        return f"{operator} has kernels for head sizes {sizes}, not {size}"
+    try:
+        module.library.load()
+    except BuildError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def _notice(reason: str) -> None:
+    """Say once per reason that the slow path is taken."""
+    lines = reason.splitlines()
+    summary = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1].strip()}"
+    _log.warning("wkv: using the chunked reference, which is slower (%s)", summary)
+
+
+def kernels(operator: str, name: str) -> Any:
+    """The module of native back end `name`; call only after `resolve` chose it."""
+    return importlib.import_module(BINDINGS[operator][name])

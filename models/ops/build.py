@@ -1,0 +1,132 @@
+"""Compile once, keep on disk: where built kernels live and how they get there."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SOURCES = Path(__file__).parents[2] / "cuda"
+TAIL_LINES = 12
+COMPILERS = ("g++", "clang++", "c++")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC")
+
+
+class BuildError(Exception):
+    """A kernel could not be built or loaded; the message ends with the compiler's last lines."""
+
+
+def cache_dir() -> Path:
+    """A folder for built kernels: in the checkout, or the home folder if that is read-only."""
+    for base in (SOURCES.parent / ".cache", Path.home() / ".cache" / "crossover"):
+        folder = base / "kernels"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    raise BuildError(f"no writable folder for built kernels, neither {folder} nor in the checkout")
+
+
+def fingerprint(files: list[Path], *facts: object) -> str:
+    """Name of a build: changes with any source byte and with any of `facts`."""
+    digest = hashlib.sha256(repr(facts).encode())
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+def cached(name: str, write: Callable[[Path], None]) -> Path:
+    """The file `name` of the cache, made by `write(path)` if it is not there yet.
+
+    Built in a folder aside and renamed, so that several processes may build at once and an
+    interrupted build leaves nothing that could be taken for a finished one.
+    """
+    target = cache_dir() / name
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            aside = Path(folder) / name
+            write(aside)
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            aside.replace(target)
+    return target
+
+
+def shared_library(name: str, sources: list[str], headers: list[str]) -> Path:
+    """`sources` of `cuda/` as one shared library for this very CPU. Raises `BuildError`."""
+    files = [SOURCES / file for file in sources]
+    compiler, version = _compiler()
+    key = fingerprint([*files, *(SOURCES / h for h in headers)], compiler, version, FLAGS, _cpu())
+
+    def compile_to(path: Path) -> None:
+        if _compile(compiler, files, path, ["-fopenmp"]) is None and _loads(path):
+            return
+        # Where the compiler has no OpenMP, or not its library, the kernels run on one thread.
+        if output := _compile(compiler, files, path, []):
+            tail = "\n".join(output.splitlines()[-TAIL_LINES:])
+            raise BuildError(
+                f"{compiler} could not compile cuda/{', cuda/'.join(sources)}:\n{tail}"
+            )
+
+    return cached(f"{name}-{key}.so", compile_to)
+
+
+def _compile(compiler: str, files: list[Path], target: Path, flags: list[str]) -> str | None:
+    """Compile `files`, all at once, and link them; the message of what fails, or None."""
+    objects = [target.with_name(f"{file.stem}.o") for file in files]
+    commands = [
+        [compiler, *FLAGS, *flags, f"-I{SOURCES}", "-c", str(file), "-o", str(made)]
+        for file, made in zip(files, objects, strict=True)
+    ]
+    with ThreadPoolExecutor(max(1, len(files))) as pool:
+        outputs = list(pool.map(_run, commands))
+    linked = [compiler, *FLAGS, *flags, "-shared", *map(str, objects), "-o", str(target)]
+    return next((text for text in outputs if text), None) or _run(linked)
+
+
+@functools.cache
+def _compiler() -> tuple[str, str]:
+    """Path and version of the machine's C++ compiler. Raises `BuildError` if there is none."""
+    for name in COMPILERS:
+        if path := shutil.which(name):
+            out = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+            return path, out.stdout
+    raise BuildError(f"no C++ compiler found (looked for {', '.join(COMPILERS)})")
+
+
+def _cpu() -> str:
+    """Model and instruction sets of this CPU: a library built for one may crash on another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def _loads(library: Path) -> bool:
+    """Whether everything that `library` needs is there."""
+    try:
+        ctypes.CDLL(str(library))
+    except OSError:
+        return False
+    return True
+
+
+def _run(command: list[str]) -> str | None:
+    """What a failing command printed; None if it succeeded."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return str(error)
+    return None if result.returncode == 0 else result.stdout + result.stderr or "no message"

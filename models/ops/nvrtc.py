@@ -1,0 +1,139 @@
+"""CUDA kernels: compiled by NVRTC on first use, launched by NVIDIA's cuda-core.
+
+Neither nvcc nor a host compiler is needed; a GPU is needed to launch, not to compile.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.ops.build import SOURCES, TAIL_LINES, BuildError, cached, fingerprint
+
+STATIC_SHARED = 48 << 10
+"""Bytes of shared memory that every kernel may have; more must be asked for."""
+
+OPTIONS = {"std": "c++17", "ftz": True, "prec_div": False}
+
+
+class CudaLibrary:
+    """One source file of `cuda/` and the kernels it defines."""
+
+    def __init__(self, source: str, headers: tuple[str, ...], kernels: tuple[str, ...]) -> None:
+        self.source, self.headers, self.kernels = source, headers, kernels
+        self._loaded: dict[int, dict[str, Any]] = {}
+        self._allowed: set[tuple[str, int, int]] = set()
+
+    def load(self) -> None:
+        """Make sure the kernels can run on the current device. Raises `BuildError`."""
+        if not torch.cuda.is_available():
+            raise BuildError("PyTorch sees no CUDA GPU here")
+        self._kernels(torch.cuda.current_device())
+
+    def compile_for(self, arch: str) -> bytes:
+        """The kernels as a cubin for `arch`, e.g. "sm_90". Raises `BuildError`."""
+        core = _core()
+        options = core.ProgramOptions(
+            name=self.source, arch=arch, include_path=str(SOURCES), **OPTIONS
+        )
+        try:
+            program = core.Program((SOURCES / self.source).read_text(), "c++", options=options)
+            return program.compile("cubin").code
+        except Exception as error:  # cuda-core's own kinds differ from version to version
+            tail = "\n".join(str(error).strip().splitlines()[-TAIL_LINES:])
+            raise BuildError(
+                f"NVRTC could not compile cuda/{self.source} for {arch}:\n{tail}"
+            ) from None
+
+    def cubin(self, arch: str) -> Path:
+        """The compiled kernels in the cache. Raises `BuildError`."""
+        files = [SOURCES / name for name in (self.source, *self.headers)]
+        key = fingerprint(files, arch, OPTIONS, _core().__version__, _nvrtc_version())
+        stem = self.source.removesuffix(".cu").replace("/", "-")
+        return cached(
+            f"{stem}-{arch}-{key}.cubin", lambda path: _write(path, self.compile_for(arch))
+        )
+
+    def launch(
+        self,
+        name: str,
+        device: torch.device,
+        grid: int | tuple[int, ...],
+        block: int,
+        *arguments: int | Tensor | None,
+        shared_bytes: int = 0,
+    ) -> None:
+        """Launch a kernel on the current stream of `device`, without waiting for it.
+
+        Every argument is 64 bits wide, a number or an address, which is how cuda-core passes
+        integers. `shared_bytes` is dynamic shared memory; above 48 KiB it is asked for first.
+        """
+        core = _core()
+        values = [
+            0 if x is None else x.data_ptr() if isinstance(x, Tensor) else int(x) for x in arguments
+        ]
+        with torch.cuda.device(device):
+            index = torch.cuda.current_device()
+            core.Device(index).set_current()  # in this thread: backward passes have their own
+            handle = torch.cuda.current_stream().cuda_stream
+            stream = core.Stream.from_handle(handle) if handle else core.LEGACY_DEFAULT_STREAM
+            kernel = self._kernels(index)[name]
+            if shared_bytes > STATIC_SHARED and (name, index, shared_bytes) not in self._allowed:
+                _allow(kernel, index, shared_bytes)
+                self._allowed.add((name, index, shared_bytes))
+            config = core.LaunchConfig(grid=grid, block=block, shmem_size=shared_bytes)
+            core.launch(stream, config, kernel, *values)
+
+    def _kernels(self, device: int) -> dict[str, Any]:
+        """The kernels by name, loaded for GPU number `device`. Raises `BuildError`."""
+        if device not in self._loaded:
+            major, minor = torch.cuda.get_device_capability(device)
+            path = self.cubin(f"sm_{major}{minor}")
+            try:
+                module = _core().ObjectCode.from_cubin(path.read_bytes())
+                self._loaded[device] = {name: module.get_kernel(name) for name in self.kernels}
+            except Exception as error:  # a driver older than the compiler, for one
+                raise BuildError(f"{path} was built but cannot be loaded: {error}") from None
+        return self._loaded[device]
+
+
+def _allow(kernel: Any, device: int, shared_bytes: int) -> None:
+    """Let `kernel` have that much dynamic shared memory, which cuda-core does not do by itself."""
+    driver = importlib.import_module("cuda.bindings.driver")
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    _, handle = driver.cuDeviceGet(device)
+    (status,) = driver.cuKernelSetAttribute(attribute, shared_bytes, kernel.handle, handle)
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise BuildError(
+            f"a block cannot have {shared_bytes} bytes of shared memory: {status.name}"
+        )
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+@functools.cache
+def _nvrtc_version() -> tuple[int, int]:
+    """Version of the compiler. Raises `BuildError` if it cannot be loaded."""
+    try:
+        _, major, minor = importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion()
+    except Exception as error:  # missing package, missing or foreign library
+        raise BuildError(f"NVRTC cannot be loaded: {error}") from None
+    return major, minor
+
+
+@functools.cache
+def _core() -> Any:
+    """The module `cuda.core`. Raises `BuildError` if it is not installed."""
+    try:
+        return importlib.import_module("cuda.core")
+    except ImportError as error:
+        raise BuildError(
+            f"cuda-core is not installed ({error}); pip install -e '.[cuda]' brings it"
+        ) from None

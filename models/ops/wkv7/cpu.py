@@ -1,0 +1,63 @@
+"""The C++ kernels of `cuda/wkv7/cpu.cpp`."""
+
+from __future__ import annotations
+
+from ctypes import c_int64, c_void_p
+
+from torch import Tensor
+
+from models.ops.cpu_library import CpuLibrary, allocate_like
+from models.ops.wkv7.reference import CHUNK
+
+library = CpuLibrary(
+    "wkv7",
+    ["wkv7/cpu.cpp"],
+    ["wkv7/cpu_block.h", "wkv7/cpu_layout.h", "cpu/matrix.h", "cpu/vec.h", "common/elements.h"],
+    {
+        "wkv7_forward": [*[c_int64] * 4, *[c_void_p] * 10],
+        "wkv7_backward": [*[c_int64] * 4, *[c_void_p] * 16],
+    },
+)
+
+
+def wkv7_forward(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `reference.wkv7_forward`; checkpoints are `[.., key, value]`, none unless `save`."""
+    inputs = [x.contiguous() for x in (r, w, k, v, a, b, state)]
+    batch, length, heads, size = r.shape
+    chunks = -(-length // CHUNK) if save else 0
+    y, out = allocate_like(r), allocate_like(state)
+    checkpoints = state.new_empty(batch, chunks, heads, size, size)
+    saved = checkpoints if save else None
+    library.call("wkv7_forward", r.dtype, *r.shape, *inputs, y, out, saved)
+    return y, out, checkpoints
+
+
+def wkv7_backward(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    checkpoints: Tensor,
+    grad_state: Tensor,
+    grad_y: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Compute `reference.wkv7_backward` from the checkpoints of `wkv7_forward`."""
+    inputs = [x.contiguous() for x in (r, w, k, v, a, b, checkpoints, grad_state)]
+    grads = gr, gw, gk, gv, ga, gb, before = [
+        allocate_like(x) for x in (r, w, k, v, a, b, grad_state)
+    ]
+    library.call(
+        "wkv7_backward", r.dtype, *r.shape, *inputs, grad_y.to(r.dtype).contiguous(), *grads
+    )
+    return gr, gw, gk, gv, ga, gb, before

@@ -1,0 +1,181 @@
+"""From raw times to statements with an interval: slope, coefficients, and how a cost bends.
+
+All take grouped samples (`probes.analysis.bootstrap.Samples`: length, process, repeat) and draw
+their intervals, 95 % percentiles, from the bootstrap described there. With a single process per
+point its luck is judged by the scatter of points about a smooth curve: the better of
+`a + bT + cT^2` and a parabola in log-log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, nan
+
+import numpy as np
+
+from probes.analysis.bootstrap import (
+    Array,
+    Groups,
+    Samples,
+    centres,
+    errors,
+    grouped,
+    in_several_processes,
+    scatter,
+)
+from probes.analysis.shape_fit import ROUNDING, nonnegative, powers
+
+LEVELS = (2.5, 97.5)  # percentiles of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % interval; all nan where the data allow none."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PolynomialFit:
+    """Non-negative coefficients of `a + bT + cT^2`, and the 95 % interval of `c`."""
+
+    a: float
+    b: float
+    c: float
+    c_low: float
+    c_high: float
+
+
+def loglog_slope(
+    samples: Samples, window: tuple[int, int] | None = None, seed: int = 0
+) -> Estimate:
+    """Ordinary least-squares slope of log time on log length: 1 is linear, 2 is quadratic.
+
+    `window` keeps the lengths from its first to its second number, inclusive. Needs two lengths
+    for a value, and two repeats or processes for an interval.
+    """
+    lengths, groups = grouped(samples, window)
+    if len(lengths) < 2:
+        return Estimate(nan, nan, nan)
+    design = np.stack([np.ones_like(lengths), np.log(lengths)], axis=1)
+    logs = np.log(centres(samples, lengths))
+    solve = np.linalg.pinv(design)
+    coefficients = solve @ logs
+    rng = np.random.default_rng(seed)
+    noise = _noise(groups, rng, logs - design @ coefficients, len(lengths) - 2)
+    if noise is None:
+        return Estimate(float(coefficients[1]), nan, nan)
+    low, high = np.percentile(coefficients[1] + noise @ solve[1], LEVELS)
+    return Estimate(float(coefficients[1]), float(low), float(high))
+
+
+def polynomial_fit(
+    samples: Samples, window: tuple[int, int] | None = None, seed: int = 0
+) -> PolynomialFit:
+    """Fit `a + bT + cT^2` with a, b, c >= 0, minimising relative errors.
+
+    A slope over a window mixes the fixed, linear and quadratic parts of a time; this separates
+    them. Needs three lengths for values, and two repeats or processes for the interval.
+    """
+    lengths, groups = grouped(samples, window)
+    if len(lengths) < 3:
+        return PolynomialFit(nan, nan, nan, nan, nan)
+    values = centres(samples, lengths)
+    design = powers(lengths, values)
+    units = lengths.max() ** np.arange(3)
+
+    def fitted(targets: Array) -> Array:
+        shares = nonnegative(design, targets)
+        return np.where(shares < ROUNDING * values.max(), 0, shares) / units
+
+    a, b, c = fitted(np.ones((1, len(lengths))))[0]
+    rng = np.random.default_rng(seed)
+    noise = _noise(groups, rng, *_about_polynomial(lengths, values))
+    if noise is None:
+        return PolynomialFit(float(a), float(b), float(c), nan, nan)
+    low, high = np.percentile(fitted(1 + noise)[:, 2], LEVELS)
+    return PolynomialFit(float(a), float(b), float(c), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Bend:
+    """How a cost departs from `a + bT` over a window."""
+
+    share: Estimate
+    """`cT^2` at the longest length as a share of the cost there: 0 of a straight line. Negative of
+    a cost that grows more slowly than linear."""
+    local: Estimate
+    """Log-log slope over the longest lengths, after taking `a` off: 1 of a straight line."""
+
+
+LONGEST = 3  # lengths, for the local slope
+
+
+def bend(samples: Samples, window: tuple[int, int] | None = None, seed: int = 0) -> Bend | None:
+    """Fit `a + bT + cT^2` with relative errors and a >= 0, b and c free.
+
+    `None` with fewer than four lengths: three leave nothing to judge the fit by.
+    """
+    lengths, groups = grouped(samples, window)
+    if len(lengths) < 4:
+        return None
+    values = centres(samples, lengths)
+    design = powers(lengths, values)
+    tail = np.log(lengths[-LONGEST:])
+    weights = (tail - tail.mean()) / np.square(tail - tail.mean()).sum()
+
+    def judged(targets: Array) -> tuple[Array, Array]:
+        """Shares and local slopes of rows of relative values `[rows, points]`."""
+        free = targets @ np.linalg.pinv(design).T
+        bound = targets @ np.linalg.pinv(design[:, 1:]).T
+        fixed = np.maximum(free[:, 0], 0)
+        b = np.where(free[:, 0] > 0, free[:, 1], bound[:, 0])
+        c = np.where(free[:, 0] > 0, free[:, 2], bound[:, 1])
+        rest = targets[:, -LONGEST:] * values[-LONGEST:] - fixed[:, None]
+        logs = np.log(np.maximum(rest, ROUNDING * values[-1]))
+        return c / (fixed + b + c), logs @ weights
+
+    share, local = (float(one[0]) for one in judged(np.ones((1, len(lengths)))))
+    noise = _noise(groups, np.random.default_rng(seed), *_about_polynomial(lengths, values))
+    if noise is None:
+        return Bend(Estimate(share, nan, nan), Estimate(local, nan, nan))
+    shares, locals_ = judged(np.exp(noise))
+    ends = np.percentile(shares, LEVELS), np.percentile(locals_, LEVELS)
+    return Bend(Estimate(share, *ends[0].tolist()), Estimate(local, *ends[1].tolist()))
+
+
+def _noise(
+    groups: Groups, rng: np.random.Generator, residuals: Array, freedom: int
+) -> Array | None:
+    """Errors of the log values, with the luck of single processes from the residuals of a fit."""
+    noise = errors(groups, rng)
+    if noise is None or in_several_processes(groups):
+        return noise
+    return noise + scatter(residuals, freedom, noise, rng)
+
+
+def about_smooth(lengths: Array, values: Array) -> tuple[Array, int]:
+    """Residuals of the logs about the smooth curve that fits better, and degrees of freedom."""
+    curves = _about_polynomial(lengths, values), _about_parabola(lengths, values)
+    return min(curves, key=_variance)
+
+
+def _variance(curve: tuple[Array, int]) -> float:
+    """Variance of residuals by their degrees of freedom; infinite where none are left."""
+    residuals, freedom = curve
+    return float(residuals @ residuals) / freedom if freedom else inf
+
+
+def _about_polynomial(lengths: Array, values: Array) -> tuple[Array, int]:
+    """Residuals of the logs about `a + bT + cT^2`, and their degrees of freedom."""
+    design = powers(lengths, values)
+    fitted = nonnegative(design, np.ones((1, len(lengths))))[0]
+    return 1 - design @ fitted, len(lengths) - int(np.count_nonzero(fitted))
+
+
+def _about_parabola(lengths: Array, values: Array) -> tuple[Array, int]:
+    """Scatter about a parabola in log-log, which power laws and smooth bends fit."""
+    design, logs = np.vander(np.log(lengths / lengths[0]), min(3, len(lengths))), np.log(values)
+    return logs - design @ (np.linalg.pinv(design) @ logs), max(0, len(lengths) - 3)

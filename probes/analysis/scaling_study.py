@@ -1,0 +1,226 @@
+"""The scaling study of a group of trainings: its families, their laws, and how they compare.
+
+A family is a model with its options. Its curve is the loss of the law at a training compute C:
+directly for a law of C, otherwise at the best division of C between parameters and tokens within
+the sizes and budgets trained: where a law is flat, its best point elsewhere would be a guess. Only
+beyond the largest compute, where the curve is extrapolated, may they grow.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from core.errors import UserError
+from probes.analysis.bootstrap import Array
+from probes.analysis.estimators import LEVELS
+from probes.analysis.scaling_laws import Coefficients, Law, Trial, fit
+from probes.rows import TRAINING_FACTOR, label
+
+FEWEST = 3  # amounts of compute that make a study of a model's trainings
+BEYOND = 10.0  # how far past the measured compute a curve is extrapolated
+CANDIDATES = 80  # sizes among which the best for a compute is looked for
+
+
+@dataclass(frozen=True)
+class Between:
+    """A value and its 95 % interval; the ends are None where there is none."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, value: float, drawn: Array) -> Between:
+        """With the interval of the draws."""
+        low, high = np.percentile(drawn, LEVELS)
+        return cls(float(value), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Family:
+    """The trainings of one model, by growing compute, and the law they follow."""
+
+    label: str
+    trials: tuple[Trial, ...]
+    law: Law | None
+    model: str
+    recurrent: bool
+    title: str
+    """Its name inside a sentence, without options."""
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Smallest and largest compute of a training, operations."""
+        return self.trials[0].flops, self.trials[-1].flops
+
+    def curve(self, compute: Array) -> tuple[Array, Array]:
+        """Losses `[points]` at each `compute`, and those of all draws `[draws, points]`."""
+        assert self.law is not None
+        return self._losses(self.law.best, compute)[0], self._losses(self.law.drawn, compute)
+
+    def _losses(self, coefficients: Coefficients, compute: Array) -> Array:
+        assert self.law is not None
+        if self.law.by_compute:
+            return coefficients.loss(compute[None] / self.law.units[0])
+        sizes, tokens = self._divisions(compute)
+        ratios = np.stack([sizes / self.law.units[0], tokens / self.law.units[1]])
+        best = [coefficients.loss(ratios[:, place]).min(axis=1) for place in range(len(compute))]
+        return np.stack(best, axis=1)
+
+    def _divisions(self, compute: Array) -> tuple[Array, Array]:
+        """Parameters and tokens `[points, CANDIDATES]` that cost `compute`, within those trained.
+
+        Beyond the largest compute either may grow as much as the compute does.
+        """
+        known = {trial.parameters: trial.flops / trial.tokens for trial in self.trials}
+        sizes, costs = (np.log(one) for one in zip(*sorted(known.items()), strict=True))
+        far = np.log(100 * BEYOND)  # larger models cost in proportion to their size
+        sizes, costs = np.append(sizes, sizes[-1] + far), np.append(costs, costs[-1] + far)
+        tokens = np.log([trial.tokens for trial in self.trials])
+        spent = np.log(compute)
+        room = np.maximum(spent - np.log(self.span[1]), 0.0)
+        largest = np.interp(spent - tokens.min(), costs, sizes)
+        largest = np.minimum(largest, sizes[-2] + room)
+        smallest = np.interp(spent - tokens.max() - room, costs, sizes)
+        share = np.linspace(0, 1, CANDIDATES)
+        chosen = smallest[:, None] + (largest - smallest)[:, None] * share
+        return np.exp(chosen), np.exp(spent[:, None] - np.interp(chosen, sizes, costs))
+
+    def exponent(self, low: float, high: float) -> Between | None:
+        """-d log L / d log C between two amounts of compute; None without a law."""
+        if self.law is None:
+            return None
+        best, drawn = self.curve(np.array([low, high]))
+        width = np.log(high / low)
+        return Between.of(
+            np.log(best[0] / best[1]) / width, np.log(drawn[:, 0] / drawn[:, 1]) / width
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two families at equal training compute, within what was measured of both."""
+
+    recurrent: Family
+    attention: Family
+    compute: tuple[float, ...]
+    """Smallest, middle (geometric) and largest compute that both were trained with."""
+    differences: tuple[Between, ...]
+    """Loss of the recurrent one minus that of the other, nats per token, at each compute."""
+    saving: Between
+    """Compute the recurrent one needs, relative to the other, for the loss that the other reaches
+    at the largest common compute; nan where no compute that was measured reaches it."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything the report shows of a scaling study."""
+
+    families: tuple[Family, ...]
+    comparisons: tuple[Comparison, ...]
+
+
+def family_of(training: dict[str, Any]) -> str:
+    return label(training["model"], training.get("options", {}))
+
+
+def swept(trainings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Trainings of models that were trained with several amounts of compute.
+
+    Those of before the summary knew its compute do not count.
+    """
+    by_family: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in trainings:
+        if one.get("forward_flops"):
+            by_family[family_of(one)].append(one)
+    several = [
+        own for own in by_family.values() if len({one["forward_flops"] for one in own}) >= FEWEST
+    ]
+    return [one for own in several for one in own]
+
+
+def study(trainings: Iterable[dict[str, Any]], seed: int = 0) -> Study | None:
+    """The study that these summaries are; None if no model was trained with `FEWEST` amounts
+    of compute."""
+    by_family: dict[str, list[Trial]] = defaultdict(list)
+    of_family: dict[str, dict[str, Any]] = {}
+    for one in swept(trainings):
+        of_family[family_of(one)] = _with_nature(one)
+        trial = Trial(
+            str(one["name"]),
+            str(one["size"]),
+            one["parameters"],
+            one["tokens"],
+            float(TRAINING_FACTOR * one["forward_flops"]),  # large integers break NumPy
+            one["val_loss"],
+        )
+        by_family[family_of(one)].append(trial)
+    if not by_family:
+        return None
+    families = []
+    for place, (name, own) in enumerate(sorted(by_family.items())):
+        trials = tuple(sorted(own, key=lambda trial: (trial.flops, trial.name)))
+        one = of_family[name]
+        said = one["model"], one["recurrent"], one["title"] or one["model"]
+        families.append(Family(name, trials, fit(trials, seed=seed + place), *said))
+    families.sort(key=lambda family: not family.recurrent)
+    return Study(tuple(families), tuple(_comparisons(families)))
+
+
+def _with_nature(training: dict[str, Any]) -> dict[str, Any]:
+    if training.get("recurrent") is None:
+        raise UserError(
+            f"the training {training['name']} does not say whether {training['model']} is "
+            "recurrent, and its class is not here to ask; bring back its file in models/, or train "
+            "it again"
+        )
+    return training
+
+
+def _comparisons(families: Sequence[Family]) -> Iterable[Comparison]:
+    for mine in families:
+        for other in families:
+            if mine.recurrent and not other.recurrent and mine.law and other.law:
+                low = max(mine.span[0], other.span[0])
+                high = min(mine.span[1], other.span[1])
+                if low < high:
+                    yield compare(mine, other, low, high)
+
+
+def compare(mine: Family, other: Family, low: float, high: float) -> Comparison:
+    """The two curves between two amounts of compute."""
+    compute = np.array([low, np.sqrt(low * high), high])
+    best, drawn = mine.curve(compute)
+    best_other, drawn_other = other.curve(compute)
+    differences = [
+        Between.of(best[at] - best_other[at], drawn[:, at] - drawn_other[:, at])
+        for at in range(len(compute))
+    ]
+    return Comparison(mine, other, tuple(compute), tuple(differences), _saving(mine, other, high))
+
+
+def _saving(mine: Family, other: Family, high: float) -> Between:
+    grid = np.geomspace(*mine.span, 60)
+    best, drawn = mine.curve(grid)
+    goal, goals = other.curve(np.array([high]))
+    value = _needed(grid, best[None], goal)[0] / high
+    shares = _needed(grid, drawn, goals[:, 0]) / high
+    # Whole draws: between a number and infinity there is no percentile.
+    ends = np.percentile(shares, LEVELS, method="nearest")
+    low_end, high_end = (float(end) if 0 < end < np.inf else None for end in ends)
+    return Between(float(value) if 0 < value < np.inf else float("nan"), low_end, high_end)
+
+
+def _needed(grid: Array, curves: Array, goals: Array) -> Array:
+    """Compute at which each falling curve reaches its goal; 0 or infinity outside the grid."""
+    found = [
+        np.exp(np.interp(-goal, -curve, np.log(grid)))
+        for curve, goal in zip(curves, goals, strict=True)
+    ]
+    needed = np.where(goals < curves[:, -1], np.inf, found)
+    return np.where(goals > curves[:, 0], 0.0, needed)

@@ -1,0 +1,159 @@
+"""Run one piece of work in a process of its own, under a time limit, and survive whatever it does.
+
+A process per point makes memory peaks fresh and lets a point fail without taking the sweep along.
+Children are forked from a server that has torch and the models imported but has never used them,
+which starts one in tens of milliseconds instead of seconds; where there is no fork server they are
+spawned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.environment import ROOT
+from core.errors import UserError
+from probes.measure.counters import peak_memory
+from probes.rows import ERROR, OK, OOM, TIMEOUT
+
+Report = Callable[[dict[str, Any]], None]
+
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+ALLOCATION_FAILURES = ("can't allocate memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
+LONGEST = 2000  # characters of the message of a failure
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a child ended (a status of `probes.rows`), and everything it reported before."""
+
+    status: str
+    error: str | None
+    facts: dict[str, Any]
+
+
+def preload(modules: Sequence[str]) -> None:
+    """Modules the fork server imports once for all children; call before the first child.
+
+    They must not compute with torch or touch a GPU when imported: neither threads nor CUDA
+    survive a fork. One that cannot be imported is left to the children, to fail there. The script
+    that runs is one of them, because every child imports it again.
+    """
+    if METHOD == "forkserver":
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([*filter(_importable, [*_script(), *modules])])
+
+
+def run(work: Callable[..., None], arguments: Sequence[Any], timeout_s: float) -> Outcome:
+    """Call `work(report, *arguments)` in a child; `work` and its arguments must pickle.
+
+    `report` takes a dict of facts, which are kept even if the work fails later. Nothing that
+    happens in the child raises here: the status is `timeout` if it was stopped after `timeout_s`
+    seconds, `oom` if an allocation failed or the system killed it, `error` for any other failure,
+    `ok` otherwise. An exception on this side, Ctrl-C above all, stops the child first.
+    """
+    context: Any = multiprocessing.get_context(METHOD)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_main, args=(sender, work, arguments), daemon=True)
+    process.start()
+    sender.close()  # the child now holds the only one, so its death ends the stream
+    facts: dict[str, Any] = {}
+    try:
+        status, error = _listen(receiver, facts, time.monotonic() + timeout_s)
+        if status == TIMEOUT:
+            error = f"stopped after {timeout_s:g} s"
+    except (EOFError, OSError):
+        process.join()
+        status, error = _cause_of_death(process.exitcode)
+    finally:
+        _kill(process)
+        receiver.close()
+    return Outcome(status, error, facts)
+
+
+def _listen(receiver: Connection, facts: dict[str, Any], deadline: float) -> tuple[str, str | None]:
+    """Collect facts until the child says how it ended, or until the deadline.
+
+    Raises `EOFError` or `OSError` if it dies without a word.
+    """
+    while receiver.poll(max(0.0, deadline - time.monotonic())):
+        message = receiver.recv()
+        if isinstance(message, tuple):
+            return message
+        facts.update(message)
+    return TIMEOUT, None
+
+
+def _cause_of_death(exitcode: int) -> tuple[str, str]:
+    if exitcode == -signal.SIGKILL:
+        return OOM, "killed by the system, most likely for lack of memory"
+    if exitcode < 0:
+        return ERROR, f"the child died of {signal.Signals(-exitcode).name}"
+    return ERROR, f"the child left with exit code {exitcode} before it had finished"
+
+
+def _kill(process: Any) -> None:
+    """End the child and every process it started (a compiler, say)."""
+    with contextlib.suppress(ProcessLookupError, AttributeError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # in case it had not yet become the leader of its group
+    process.join()
+
+
+def _script() -> list[str]:
+    """The module name of the script that runs, if it is one of this repository's.
+
+    The fork server's own word for it, "__main__", is ignored before Python 3.13.
+    """
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    if path is None or not Path(path).resolve().is_relative_to(ROOT):
+        return []
+    return [".".join(Path(path).resolve().relative_to(ROOT).with_suffix("").parts)]
+
+
+def _importable(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except Exception:  # a syntax error would end the server, and every child with it
+        return False
+    return True
+
+
+def _main(sender: Connection, work: Callable[..., None], arguments: Sequence[Any]) -> None:
+    """What the child does: report facts as dicts and, last, `(status, error)`."""
+    if sys.platform == "linux":
+        os.setsid()  # Ctrl-C must reach the parent only, which then ends the whole group
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nor outlive a killed parent
+    ending: tuple[str, str | None] = OK, None
+    try:
+        work(sender.send, *arguments)
+    except BaseException as error:
+        peak_memory.lift_limit()
+        ending = _classify(error)
+    sender.send(ending)
+
+
+def _classify(error: BaseException) -> tuple[str, str]:
+    """Status and a one-line message."""
+    text = str(error)
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    line = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
+    line = line[:LONGEST]
+    ran_out = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if ran_out or any(sign in text for sign in ALLOCATION_FAILURES):
+        return OOM, line
+    return ERROR, line

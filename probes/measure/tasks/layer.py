@@ -1,0 +1,109 @@
+"""Parts of a model: one block, and the operator in it that mixes tokens, forward and backward.
+
+A crossover of whole models depends on what all share (embedding, head, loss); these two leave it
+out. Both see the tensors they would see in the model: the layers below have read the tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import UserError
+from models.layers.trunk import Block, Operator, Stream, Trunk
+from probes.measure.counters import energy
+from probes.measure.tasks.timing import Task, autocast, repeat, tokens
+
+
+def layer(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
+    """Forward and backward of the middle block, gradients of weights and input included."""
+    block, stream = middle(model, task)
+
+    def step(_: None) -> None:
+        with autocast(task):
+            after, _state = block(stream, None)
+        _backward(model.readout(after))
+
+    def forget() -> None:
+        block.zero_grad(set_to_none=True)
+        for tensor in _tensors(stream):
+            tensor.grad = None
+
+    series = repeat(task, counter, forget, step)
+    return {**series.facts(counter), **series.peaks}
+
+
+def operator(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
+    """Forward and backward of WKV or attention alone, on the operands the middle block gives it."""
+    mixer, operands = mixing(model, task)
+
+    def step(_: None) -> None:
+        with autocast(task):
+            result = mixer(*operands)
+        _backward(result if isinstance(result, Tensor) else result[0])
+
+    def forget() -> None:
+        for tensor in _tensors(operands):
+            tensor.grad = None
+
+    series = repeat(task, counter, forget, step)
+    return {**series.facts(counter), **series.peaks}
+
+
+def mixing(model: Any, task: Task) -> tuple[Operator, tuple[Any, ...]]:
+    """The operator of the middle block and what the block gives it, cut out of the graph."""
+    block, stream = middle(model, task)
+    mixer = next((one for one in block.modules() if isinstance(one, Operator)), None)
+    if mixer is None:
+        raise UserError(
+            f"{task.spec.name} has no models.layers.trunk.Operator in its blocks to measure"
+        )
+    seen: list[Any] = []
+    hook = mixer.register_forward_pre_hook(lambda _module, operands: seen.extend(operands))
+    with autocast(task):
+        block(stream, None)
+    hook.remove()
+    return mixer, tuple(_leaf(one) if isinstance(one, Tensor) else one for one in seen)
+
+
+def middle(model: Any, task: Task) -> tuple[Block, Stream]:
+    """The block in the middle, and the stream that reaches it, which gathers gradients.
+
+    Raises `UserError` for a model that is not built on the trunk.
+    """
+    if not isinstance(model, Trunk):
+        raise UserError(
+            f"{task.spec.name} is not a models.layers.trunk.Trunk: it has no layer to measure"
+        )
+    model.train()
+    place = len(model.layers) // 2
+    with torch.no_grad(), autocast(task):
+        stream = model.embed(tokens(task, task.length), None)
+        for block in model.layers[:place]:
+            stream, _ = block(stream, None)
+    return model.layers[place], _gathering(stream)
+
+
+def _gathering(stream: Stream) -> Stream:
+    """The stream with its residuals `[B, T, C]` as leaves; tables beside them learn nothing."""
+    if isinstance(stream, tuple):
+        return tuple(_gathering(part) for part in stream)
+    if isinstance(stream, Tensor) and stream.ndim == 3 and stream.is_floating_point():
+        return stream.detach().requires_grad_()
+    return stream
+
+
+def _leaf(operand: Tensor) -> Tensor:
+    return operand.detach().requires_grad_(operand.requires_grad)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    if isinstance(tree, tuple):
+        return [tensor for part in tree for tensor in _tensors(part)]
+    return [tree] if isinstance(tree, Tensor) and tree.requires_grad else []
+
+
+def _backward(y: Tensor) -> None:
+    y.backward(torch.ones_like(y))

@@ -1,0 +1,189 @@
+"""What all probes share: the task, its tokens, the clock, and the energy counter beside it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.contract import State, named_tensors
+from models.registry import ModelSpec
+from probes.measure.counters import disturbance, energy, peak_memory
+from probes.measure.counters.disturbance import CounterReading
+from probes.rows import enough
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TRAINING = ("train", "layer", "operator", "max_batch_train")
+"""Probes with a backward pass: weights stay fp32, single operations go lower (autocast)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything a child needs to know, as plain data."""
+
+    spec: ModelSpec
+    probe: str
+    batch: int
+    length: int
+    vocab_size: int
+    seed: int
+    repeats: int
+    warmup: int
+    decode_steps: int
+    precision: str
+    device: str
+    threads: int
+    memory_bytes: int
+    """Limit on what the point may allocate."""
+    baseline_bytes: int
+    """Peak of a process that only imports, from `calibrate`; subtracted from this one's."""
+    repeat_seconds: float = math.inf
+    """After so much timed work no further repeat is begun."""
+    relative_half_width: float = 0.0
+    """How sure the time must be before repeats end early; 0: exactly `repeats` of them."""
+
+
+MOST = 50
+"""Repeats at most, if fewer were not asked for to begin with."""
+
+
+@dataclass
+class Series:
+    """Timed repeats, and what the device and the machine did during them."""
+
+    threads: int
+    """That work at the same time."""
+    seconds: list[float] = field(default_factory=list)
+    joules: list[float] = field(default_factory=list)
+    readings: list[tuple[CounterReading, CounterReading]] = field(default_factory=list)
+    """Before and after each of them."""
+    last: Any = None
+    """What the last repeat returned."""
+    peaks: dict[str, Any] = field(default_factory=dict)
+    """See `peaks`: of the warm-up, or of all repeats where there is none."""
+
+    @property
+    def disturbed(self) -> list[bool]:
+        return disturbance.judge(self.readings, self.threads, len(disturbance.allowed()))
+
+    def is_enough(self, task: Task) -> bool:
+        """Whether the point is sure enough, its time is used up, or it had better come back."""
+        if sum(self.seconds) > task.repeat_seconds:
+            return True
+        done = len(self.seconds)
+        if task.relative_half_width == 0 or done < task.repeats:
+            return done == task.repeats
+        if done >= max(MOST, task.repeats):
+            return True
+        disturbed = self.disturbed
+        if done >= 2 * task.repeats and disturbed.count(False) < enough(disturbed):
+            return True
+        quiet = [one for one, bad in zip(self.seconds, disturbed, strict=True) if not bad]
+        if len(quiet) < task.repeats:
+            return False
+        return disturbance.relative_half_width(quiet) <= task.relative_half_width
+
+    def facts(self, counter: energy.Counter, parts: int = 1) -> dict[str, Any]:
+        """Fields of a row; `parts` is how many entries of `seconds` one repeat makes."""
+        joules, method = energy.mean(counter, self.joules, sum(self.seconds))
+        return {
+            "seconds": [one / parts for one in self.seconds],
+            "energy_joules": None if joules is None else joules / parts,
+            "energy_method": method,
+            **self.counters(),
+        }
+
+    def counters(self) -> dict[str, list[Any]]:
+        """What the machine told about each repeat, and the verdict."""
+        spent = [after - before for before, after in self.readings]
+        told: dict[str, list[Any]] = {
+            "cpu_seconds": [one.cpu for one in spent],
+            "involuntary": [one.involuntary for one in spent],
+            "waited": [one.waited for one in spent],
+            "others": [one.others for one in spent],
+            "pressure": [one.pressure for one in spent],
+            "steal": [one.steal for one in spent],
+            "disturbed": self.disturbed,
+        }
+        return {name: [] if None in values else values for name, values in told.items()}
+
+
+def repeat(
+    task: Task,
+    counter: energy.Counter,
+    before: Callable[[], Any],
+    work: Callable[[Any], Any],
+) -> Series:
+    """Times `work(before())`, warm-up excluded, once or as often as `task` asks for.
+
+    The peak of memory is read after the warm-up.
+    """
+    series = Series(torch.get_num_threads() if task.device == "cpu" else 1)
+    for index in itertools.count():
+        if index and index == task.warmup:
+            series.peaks = peaks(task)
+            series.last = None
+            peak_memory.keep_blocks(task.device)
+        series.last = None  # the previous one must be gone before the next is made
+        prepared = before()
+        wait(task)
+        joules, begun, start = counter.read(), disturbance.read(), time.perf_counter()
+        series.last = work(prepared)
+        wait(task)
+        elapsed = time.perf_counter() - start
+        if index < task.warmup:
+            continue
+        series.readings.append((begun, disturbance.read()))
+        series.seconds.append(elapsed)
+        series.joules.append(counter.since(joules))
+        if series.is_enough(task):
+            break
+    series.peaks = series.peaks or peaks(task)
+    return series
+
+
+def wait(task: Task) -> None:
+    """Until the device has done what it was given; the CPU always has."""
+    if task.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peaks(task: Task) -> dict[str, Any]:
+    """`peak_bytes`, the figure that curves are drawn of, and every peak the device knows."""
+    highest = peak_memory.peak(task.device)
+    own = None if highest is None else max(0, highest - task.baseline_bytes)
+    return {"peak_bytes": own, "memory": peak_memory.peaks(task.device)}
+
+
+def tokens(task: Task, length: int, batch: int | None = None) -> Tensor:
+    """Random `[batch, length]`, the same on every device."""
+    generator = torch.Generator().manual_seed(task.seed)
+    size = (task.batch if batch is None else batch, length)
+    return torch.randint(task.vocab_size, size, generator=generator).to(task.device)
+
+
+def autocast(task: Task) -> AbstractContextManager[Any]:
+    """Training keeps fp32 weights and lowers the precision of single operations."""
+    if task.probe not in TRAINING or task.precision == "float32":
+        return nullcontext()
+    return torch.autocast(task.device, DTYPES[task.precision])
+
+
+def for_inference(model: Any, task: Task) -> None:
+    """Weights in the precision of the sweep; those before conversion are not part of the peak."""
+    model.eval()
+    model.to(DTYPES[task.precision])
+    peak_memory.reset_peak(task.device)
+
+
+def state_bytes(state: State) -> int:
+    """Memory the state keeps alive: the whole storage of every tensor, shared ones once."""
+    storages = [tensor.untyped_storage() for _, tensor in named_tensors(state)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

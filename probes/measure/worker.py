@@ -1,0 +1,135 @@
+"""What one child process does: build a model, run it, and read clock, counters and memory.
+
+Every model gets the same random tokens. All but the probes of parts
+(`probes/measure/tasks/layer.py`) see it through `models.contract` only. What each probe times is in
+docs/probes.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from core import environment
+from core.errors import UserError
+from models.layers.trunk import Trunk
+from models.registry import build
+from probes.measure.counters import energy, peak_memory
+from probes.measure.isolated import Report
+from probes.measure.tasks import decode as single
+from probes.measure.tasks import forward, layer, max_batch
+from probes.measure.tasks.timing import DTYPES, TRAINING, Task, autocast
+from probes.rows import TRAINING_FACTOR
+
+Probe = Callable[[Any, Task, energy.Counter], dict[str, Any]]
+
+TASKS: dict[str, Probe] = {
+    "train": forward.train,
+    "prefill": forward.prefill,
+    "ttft": forward.first_token,
+    "decode": single.decode,
+    "generate": single.generate,
+    "layer": layer.layer,
+    "operator": layer.operator,
+    "max_batch": max_batch.decode,
+    "max_batch_train": forward.train,
+}
+PRODUCT = {"cpu": 1024, "cuda": 8192}
+"""Rows and columns of the matrices whose product says what the device can do at most."""
+PRODUCTS = 5
+
+
+def calibrate(report: Report, device: str, threads: int, precision: str) -> None:
+    """Work of the import-only child: device, baseline of the memory peak, and highest rate.
+
+    The rate is the best of a few products of square matrices, in operations per second.
+    """
+    _prepare(device, threads)
+    returned = peak_memory.return_blocks(device)
+    method = peak_memory.reset_peak(device)
+    if returned:
+        method += ", in a pass that returns freed blocks to the system"
+    report(
+        {
+            "device": environment.describe_device(device),
+            "baseline_bytes": peak_memory.peak(device) or 0,
+            "peak_method": method,
+        }
+    )
+    peak_memory.keep_blocks(device)
+    report({"peak_flops": highest_rate(device, precision)})
+
+
+def highest_rate(device: str, precision: str) -> float:
+    """Operations per second of the fastest of a few matrix products."""
+    size = PRODUCT[device]
+    a = torch.rand(size, size, device=device).to(DTYPES[precision])
+    best = 0.0
+    for index in range(PRODUCTS + 1):
+        start = time.perf_counter()
+        b = a @ a
+        b[0, 0].item()  # waits for the device
+        if index:
+            best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def measure(report: Report, task: Task) -> None:
+    """Work of a point's child: reports the measured fields of `probes.rows.Row`.
+
+    Raises `UserError` if the model cannot be built or has another vocabulary than the sweep.
+    """
+    _prepare(task.device, task.threads)
+    peak_memory.return_blocks(task.device)
+    peak_memory.limit(task.device, task.memory_bytes)
+    torch.manual_seed(task.seed)
+    model: Any = build(task.spec)
+    if model.config.vocab_size != task.vocab_size:
+        raise UserError(
+            f"{task.spec.name} has a vocabulary of {model.config.vocab_size}, the sweep one of "
+            f"{task.vocab_size}: models must read the same tokens"
+        )
+    model.to(task.device)
+    report({"parameters": sum(parameter.numel() for parameter in model.parameters())})
+    report({"flops": flops(model, task), "flops_dense": flops(model, task, dense=True)})
+    peak_memory.reset_peak(task.device)
+    found = TASKS[task.probe](model, task, energy.find(task.device))
+    with autocast(task):  # kernels are chosen by the precision they will see
+        report({**found, "backends": dict(model.backends())})
+
+
+def flops(model: Any, task: Task, dense: bool = False) -> int | None:
+    """Operations behind one entry of `seconds`; `None` where no model counts them."""
+    batch, length = task.batch, task.length
+    if task.probe == "operator":
+        return None
+    if task.probe == "layer":
+        if not isinstance(model, Trunk):
+            return None
+        forward = model.layers[len(model.layers) // 2].flops(batch, length, 0, dense)
+    elif task.probe == "decode":
+        steps = task.decode_steps
+        forward = model.flops(batch, steps, past=length, dense=dense) // steps
+    elif task.probe == "max_batch":
+        forward = model.flops(batch, 1, past=length, dense=dense)
+    else:
+        forward = model.flops(batch, length, dense=dense)
+        if task.probe == "ttft":  # of the head, only the last position
+            forward -= _head(model) * batch * (length - 1)
+    return forward * TRAINING_FACTOR if task.probe in TRAINING else forward
+
+
+def _head(model: Any) -> int:
+    """Operations per token that do not depend on the blocks: the logits."""
+    return 2 * model.config.vocab_size * model.config.n_embd if isinstance(model, Trunk) else 0
+
+
+def _prepare(device: str, threads: int) -> None:
+    """Start torch's threads (or the GPU's context) now: they belong to the baseline."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.zeros(1 << 20, device=device).add_(1)
+    _ = torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)

@@ -1,0 +1,276 @@
+"""Everything a report says, as text: what the page shows and `crossover.json` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core import units
+from probes.analysis.analysis import Analysis
+from probes.analysis.crossovers import Comparison, Curve, Point
+from probes.analysis.metrics import MEASURES, Measure
+from probes.report import cost_tables, narrative, phrases, tables, winning_ranges
+from probes.report.markup import Table, plain
+from probes.report.tables import Method
+from probes.report.winning_ranges import Stretch
+
+CURVES = (
+    "Every point is the lower quartile of its repeats, over several processes that of theirs; what "
+    "other processes disturbed is left out. The shaded band spans the middle half of the same "
+    "repeats taken together, so the curve runs along its lower edge or below it. Hover or tap a "
+    "chart for the raw repeats; with the keyboard, focus it and use the arrow keys. A hollow point "
+    "was disturbed in every process and takes no part in the curve; a hatched stretch is not "
+    "decided, a grey one is the 95 % interval of a crossing. A cross at the top edge is a point "
+    "that did not finish; a dashed one was not tried, because it could not. No curve is "
+    "extrapolated."
+)
+RANGES = (
+    "Batch of one sequence. The bar marks a crossover, the light hatching across it its 95 % "
+    "interval; a hatched stretch in a dashed frame is not decided. Context length in tokens."
+)
+
+
+@dataclass(frozen=True)
+class Track:
+    """Who is cheaper where in one measure, for one pair."""
+
+    title: str
+    """Title of the measure; empty where the track before has the same."""
+    what: str
+    verdict: str
+    stretches: tuple[Stretch, ...]
+    crossings: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """All tracks, over lengths from the shortest to the longest."""
+
+    note: str
+    ticks: tuple[int, ...]
+    tracks: tuple[Track, ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The words of one chart; its points are in `curves` of `crossover.json`."""
+
+    key: str
+    title: str
+    axis: str
+    caption: str
+    alt: str
+    points: dict[str, list[dict[str, Any]]]
+    """By series and in order of the curve, what the tooltip says of each point."""
+    crossings: tuple[dict[str, Any], ...]
+    undecided: tuple[dict[str, Any], ...]
+    ratios: tuple[dict[str, Any], ...]
+    """By pair, the ratio at each length as the tooltip has it."""
+    table: Table
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A page in order; `tables` by the id of their section."""
+
+    title: str
+    headline: str
+    facts: tuple[str, ...]
+    quiet: str
+    warnings: tuple[str, ...]
+    story: tuple[tuple[str, tuple[str, ...]], ...]
+    """Headings, some empty, and the paragraphs below each."""
+    ranges: Ranges | None
+    curves: str
+    charts: tuple[Chart, ...]
+    tables: dict[str, Table]
+    method: Method
+    raw: str
+
+    def plain(self) -> dict[str, Any]:
+        """This page as JSON values."""
+        found: dict[str, Any] = plain(self)
+        blocks = [{"heading": head, "paragraphs": list(texts)} for head, texts in self.story]
+        return found | {"story": blocks}
+
+
+def contents(analysis: Analysis) -> Contents:
+    """Put an analysis with probe rows into words."""
+    dataset, machine = analysis.dataset, analysis.machine
+    facts = (
+        narrative.answer_interval(analysis.comparisons),
+        machine["device"],
+        f"threads: {machine['threads']}",
+        machine["precision"],
+        f"commit {machine['commit'][:12]}",
+        machine["date"][:10],
+    )
+    found = [(head, tuple(texts)) for head, texts in narrative.story(dataset, analysis.comparisons)]
+    if pages := cost_tables.pages_an_hour(analysis):
+        found.append(("", (pages,)))
+    made = {
+        "losses": cost_tables.losses(analysis),
+        "models": tables.models(analysis),
+        "crossovers": tables.crossovers(analysis),
+        "slopes": tables.slopes(analysis),
+        "money": cost_tables.money(analysis),
+        "latency": cost_tables.latencies(analysis),
+        "batches": cost_tables.batches(analysis),
+        "use": cost_tables.efficiency(analysis),
+        "failed": tables.failed(analysis),
+    }
+    return Contents(
+        title="Crossover report: " + ", ".join(map(phrases.name, dataset.all_series)),
+        headline=narrative.headline(dataset, analysis.comparisons),
+        facts=tuple(fact for fact in facts if fact),
+        quiet=phrases.quiet(machine["quiet"]),
+        warnings=tuple(phrases.warnings(dataset)),
+        story=tuple(found),
+        ranges=_ranges(analysis),
+        curves=CURVES,
+        charts=tuple(
+            _chart(analysis, measure)
+            for measure in MEASURES
+            if measure.key in analysis.curves
+        ),
+        tables={name: table for name, table in made.items() if table.caption or table.lines},
+        method=tables.method(analysis),
+        raw=_raw(len(dataset.rows)),
+    )  # fmt: skip
+
+
+def _raw(count: int) -> str:
+    rows = f"All {count:,} rows" if count > 1 else "The row"
+    return (
+        f"{rows} behind this page, every repeat included, {'are' if count > 1 else 'is'} inside "
+        "this file and in rows.csv beside it."
+    )
+
+
+# ---- who is cheaper where ------------------------------------------------------------------------
+
+
+def _ranges(analysis: Analysis) -> Ranges | None:
+    """One track per batch-1 comparison."""
+    found = [
+        one for one in analysis.comparisons
+        if one.kind != "missing" and one.measure.sweep == "batch_1"
+    ]  # fmt: skip
+    if not found:
+        return None
+    lengths = sorted({length for one in found for length in one.lengths})
+    every = -(-len(lengths) // 7)
+    ticks = sorted({lengths[0], lengths[-1], *lengths[::every][:-1]})
+    several = len(analysis.dataset.pairs) > 1
+    tracks, told = [], set()
+    for one in found:
+        tracks.append(_track(one, one.measure not in told, several))
+        told.add(one.measure)
+    return Ranges(RANGES, tuple(ticks), tuple(tracks))
+
+
+def _track(comparison: Comparison, titled: bool, several: bool) -> Track:
+    places = ", ".join(units.tokens(one.length) for one in comparison.crossings)
+    told = [f"crosses at {places}"] if places else []
+    if runs := phrases.undecided_runs(comparison):
+        told.append(phrases.not_decided(runs))
+    what = "; ".join(told) or "no crossover in range"
+    if several:
+        pair = (comparison.recurrent.series, comparison.attention.series)
+        what = f"{' / '.join(map(phrases.name, pair))}: {what}"
+    return Track(
+        comparison.measure.title if titled else "",
+        what,
+        phrases.verdict(comparison),
+        tuple(winning_ranges.stretches(comparison)),
+        tuple(_crossings([comparison])),
+    )
+
+
+def _crossings(found: Sequence[Comparison]) -> list[dict[str, Any]]:
+    return [
+        {
+            "arms": _pair(one),
+            "length": crossing.length,
+            "low": crossing.low,
+            "high": crossing.high,
+            "text": units.tokens(crossing.length),
+        }
+        for one in found
+        for crossing in one.crossings
+    ]
+
+
+def _pair(comparison: Comparison) -> list[str]:
+    return [comparison.recurrent.series.label, comparison.attention.series.label]
+
+
+# ---- charts --------------------------------------------------------------------------------------
+
+
+def _chart(analysis: Analysis, measure: Measure) -> Chart:
+    found = [one for one in analysis.comparisons if one.measure == measure]
+    curves = analysis.curves[measure.key]
+    said = [phrases.verdict(one) for one in found]
+    lost = [phrases.failures(one, measure) for one in curves]
+    return Chart(
+        key=measure.key,
+        title=measure.title,
+        axis=f"{'time' if measure.unit == 's' else 'bytes'} per {measure.per}",
+        caption=" ".join([*(said if len(said) <= 2 else []), *filter(None, lost)]),
+        alt=" ".join([measure.title + ".", *said]),
+        points={one.series.label: [_tip(point, measure.unit) for point in one.points]
+                for one in curves},
+        crossings=tuple(_crossings(found)),
+        undecided=tuple(
+            {"arms": _pair(one), "runs": runs, "text": phrases.not_decided(runs)}
+            for one in found
+            if (runs := phrases.undecided_runs(one))
+        ),
+        ratios=tuple(
+            {"arms": _pair(one), "texts": {str(at): _ratio(one, at) for at in one.intervals}}
+            for one in found
+            if one.intervals
+        ),
+        table=tables.points(analysis, measure),
+    )  # fmt: skip
+
+
+def _tip(point: Point, unit: str) -> dict[str, Any]:
+    """What is said of a point and, where there are several, of its repeats."""
+    said: dict[str, Any] = {"text": phrases.point_text(point, unit)}
+    if point.error:
+        said["error"] = point.error
+    if len(point.values) > 1:
+        low, high = (units.quantity(end, unit) for end in point.quartiles)
+        every = ", ".join(units.quantity(one, unit) for one in point.values)
+        said |= {"half": f"middle half {low} to {high}", "repeats": f"repeats {every}"}
+    return said
+
+
+def _ratio(comparison: Comparison, length: int) -> str:
+    """`RWKV-4 / GPT = 1.97 (1.90 to 2.04), dearer`."""
+    one = comparison.intervals[length]
+    ends = ""
+    if one.low == one.low:  # nan where points are single values
+        ends = f" ({units.significant(one.low)} to {units.significant(one.high)})"
+    pair = (
+        f"{phrases.name(comparison.recurrent.series)} / {phrases.name(comparison.attention.series)}"
+    )
+    return (
+        f"{pair} = {units.significant(one.value)}{ends}, {phrases.SIDES[comparison.sides[length]]}"
+    )
+
+
+def values(curve: Curve) -> list[dict[str, Any]]:
+    """The points of a curve as JSON values: `value` and `middle_half` null of a failed one."""
+    found = []
+    for point in curve.points:
+        entry: dict[str, Any] = {"length": point.length, "status": point.status}
+        entry |= {"value": None, "middle_half": None, "error": point.error}
+        if point.processes:
+            entry |= {"value": point.value, "middle_half": list(point.quartiles)}
+        entry |= {"processes": len(point.processes), "repeats": len(point.values)}
+        found.append(entry)
+    return found

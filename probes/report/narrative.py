@@ -1,0 +1,439 @@
+"""The answer and the paragraphs of the report, for a reader who does not know what attention is.
+
+The rule: say where the recurrent model loses before saying where it wins, give the measured
+numbers, and claim nothing about lengths that were not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from core import units
+from probes.analysis import crossovers
+from probes.analysis.crossovers import Comparison, Curve
+from probes.analysis.dataset import Dataset, Series
+from probes.analysis.facts import cut_every
+from probes.analysis.ratios import ABOVE, BELOW, EQUAL
+from probes.report import phrases
+from probes.rows import Row
+
+SHAPES = "a + bT, a + bT log T and a + bT + cT²"
+
+
+def headline(dataset: Dataset, found: Sequence[Comparison]) -> str:
+    """The answer in one sentence, for training time or the first measure that was probed."""
+    if not dataset.pairs:
+        shown = units.listing([phrases.spoken(series) for series in dataset.all_series])
+        were = "was" if len(dataset.all_series) == 1 else "were"
+        needs = "a crossover needs a recurrent and an attention model"
+        return f"Only {shown} {were} measured: {needs}."
+    if is_too_busy(found):
+        return _busy([row for row in dataset.rows if row.is_disturbed])
+    same = _answering(found)
+    if not same:
+        done = "finished" if any(_failed(one) for one in found) else "was measured"
+        return f"No probe {done} at two context lengths for both kinds of model."
+    measure = same[0].measure
+    if len(same) == 1:
+        return _answer(same[0])
+    every = len([one for one in found if one.measure == measure])
+    return f"In {measure.noun}, {_counts(same)}{_uncompared(every - len(same), every)}."
+
+
+PAIRS = {
+    "always": "is cheaper wherever the two differ",
+    "reverse": "is cheaper only up to some length",
+    "several": "crosses attention more than once",
+    "equal": "needs the same at every length compared",
+    "undecided": "has no crossover that is decided",
+    "never": "is cheaper at no length compared",
+}
+"""By kind of comparison, what a recurrent model does in so many pairs."""
+
+
+def _counts(same: Sequence[Comparison]) -> str:
+    """In how many pairs of one measure the recurrent model does what."""
+    every = f"{len(same)} pairs of a recurrent and an attention model"
+    told = []
+    if crossing := [one for one in same if one.kind == "crosses"]:
+        first = min(crossing, key=lambda one: one.crossings[0].length)
+        told.append(
+            f"the recurrent model overtakes attention in {len(crossing)} of {every}, first at "
+            f"about {units.tokens(first.crossings[0].length)} tokens of context "
+            f"({phrases.name(first.recurrent.series)} against "
+            f"{phrases.name(first.attention.series)})"
+        )
+    for kind, does in PAIRS.items():
+        if count := len([one for one in same if one.kind == kind]):
+            told.append(f"in {count} it {does}" if told else _first(count, every, does))
+    return "; ".join(told)
+
+
+def _first(count: int, every: str, does: str) -> str:
+    return f"in {count} of {every} the recurrent one {does}"
+
+
+def _uncompared(count: int, every: int) -> str:
+    return f"; {count} of all {every} pairs could not be compared" if count else ""
+
+
+def _busy(disturbed: Sequence[Row]) -> str:
+    """A measurement is a point in one process: that is what the command repeats."""
+    count = len(disturbed)
+    kept = all("remeasure=0" in row.command.split() for row in disturbed)
+    return (
+        f"This machine was too busy to say; run the same command again{BUT if kept else ''}: it "
+        f"repeats the {count:,} disturbed measurement{'' if count == 1 else 's'}."
+    )
+
+
+BUT = " without remeasure=0"
+
+
+def is_too_busy(found: Sequence[Comparison]) -> bool:
+    """Whether disturbed points are why the first measure that was probed says nothing: they are at
+    as many lengths as are left, and none of those is decided."""
+    probed = [one for one in found if one.recurrent.points and one.attention.points]
+    first = [one for one in probed if one.measure == probed[0].measure]
+    lost = {point.length for one in first for point in one.disturbed}
+    left = {length for one in first for length in one.sides}
+    decided = any(one.on(BELOW, ABOVE, EQUAL) and one.kind != "missing" for one in first)
+    return bool(lost) and len(lost) >= len(left) and not decided
+
+
+def _answering(found: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons that the headline is about."""
+    told = [one for one in found if one.kind != "missing"]
+    return [one for one in told if one.measure == told[0].measure]
+
+
+def _answer(comparison: Comparison) -> str:
+    mine, other = (
+        phrases.spoken(comparison.recurrent.series),
+        phrases.spoken(comparison.attention.series),
+    )
+    wins = comparison.measure.wins
+    if comparison.kind in ("equal", "several"):
+        return phrases.verdict(comparison)
+    ends = phrases.exceptions(comparison)
+    if comparison.kind in ("crosses", "reverse"):
+        start = "From" if comparison.kind == "crosses" else "Only up to"
+        place = f"about {units.tokens(comparison.crossings[0].length)} tokens of context"
+        return f"{start} {place}, {mine} {wins} than {other}{ends}."
+    cheaper, dearer = comparison.on(BELOW), comparison.on(ABOVE)
+    known = phrases.compared(comparison)
+    everywhere = f"at every context length {known}, {phrases.span(comparison)}"
+    if len(cheaper) == len(comparison.sides):
+        return units.capital(f"{mine} {wins} than {other} {everywhere}.")
+    if comparison.kind == "never":
+        return (
+            f"At no context length {known}, {phrases.span(comparison)}, {mine} {wins} than {other}."
+        )
+    if cheaper:
+        return units.capital(
+            f"{mine} {wins} than {other} {phrases.where(comparison, BELOW)}{ends}."
+        )
+    if dearer:
+        return units.capital(
+            f"{other} {wins} than {mine} {phrases.where(comparison, ABOVE)}{ends}."
+        )
+    if comparison.on(EQUAL):
+        return phrases.verdict(comparison)
+    return (
+        f"Whether {mine} {wins} than {other} is not decided at any context length {known}, "
+        f"{phrases.span(comparison)}."
+    )
+
+
+def answer_interval(found: Sequence[Comparison]) -> str:
+    """The interval that belongs to the headline, where it names the crossover of one pair."""
+    same = _answering(found)
+    if is_too_busy(found) or len(same) != 1 or same[0].kind not in ("crosses", "reverse"):
+        return ""
+    crossing = same[0].crossings[0]
+    return phrases.interval(crossing) + (" tokens" if crossing.low is not None else "")
+
+
+def answered_alone(found: Sequence[Comparison]) -> Comparison | None:
+    """The one comparison whose verdict the headline and its interval say already."""
+    same = _answering(found)
+    return same[0] if len(same) == 1 and not is_too_busy(found) else None
+
+
+def story(dataset: Dataset, found: Sequence[Comparison]) -> list[tuple[str, list[str]]]:
+    """Blocks of paragraphs, each with a heading (empty with a single pair), for a reader who does
+    not know what attention is. The first paragraph of every pair says where the recurrent one
+    loses."""
+    blocks = []
+    for pair in dataset.pairs:
+        own = [
+            one for one in found
+            if (one.recurrent.series, one.attention.series) == pair and one.measure.prose
+        ]  # fmt: skip
+        told = [one for one in own if one.kind != "missing"]
+        losses = _losses(dataset, own, told, pair)
+        wins = " ".join(filter(None, [_wins(own, phrases.spoken(pair[0])), _growth(told)]))
+        blocks.append((pair, losses, wins))
+    timed = [one for one in found if one.measure.field in ("seconds", "share")]
+    sides = [(side, one.measure) for one in timed for side in (one.recurrent, one.attention)]
+    lost = [phrases.failures(side, measure) for side, measure in sides]
+    kernels = [memory_note(series) for series in dataset.all_series if not series.recurrent]
+    rest = [" ".join(dict.fromkeys(filter(None, lost))), " ".join(filter(None, kernels))]
+    rest = [text for text in rest if text]
+    if len(blocks) == 1:
+        pair, losses, wins = blocks[0]
+        middle = _explanation(phrases.spoken(pair[0]), [pair[1]])
+        return [("", [losses, middle, *filter(None, [wins]), *rest])]
+    told_pairs = [
+        (
+            f"{phrases.name(pair[0])} against {phrases.name(pair[1])}",
+            [text for text in (losses, wins) if text],
+        )
+        for pair, losses, wins in blocks
+    ]
+    if not blocks:  # one kind of model alone
+        return [("", rest)] if rest else []
+    attention = [series for series in dataset.all_series if not series.recurrent]
+    return [
+        *told_pairs,
+        ("What is being compared", [_explanation("A recurrent model", attention), *rest]),
+    ]
+
+
+def _losses(
+    dataset: Dataset,
+    found: Sequence[Comparison],
+    told: Sequence[Comparison],
+    pair: tuple[Series, Series],
+) -> str:
+    mine = phrases.spoken(pair[0])
+    sentences = [text for one in told if (text := _loss(one))]
+    sentences += [text for one in found if (text := _lost_points(one))]
+    unknown = _unknown(found)
+    quality, worse = _quality(dataset, pair)
+    if worse:
+        sentences.append(quality)
+    if sentences:
+        start = (
+            f"First, where {mine} loses; lengths are counted in tokens, which are pieces of words."
+        )
+        text = " ".join([start, *sentences])
+    elif told and _is_open(found):
+        text = (
+            f"{units.capital(mine)} lost at no length where this is decided; where it is not, and "
+            "at other lengths, it may."
+        )
+    elif told:
+        text = f"{units.capital(mine)} lost at no length compared here; other lengths may differ."
+    else:
+        text = "There is not enough here to say where either model loses."
+    text = " ".join(filter(None, [text, unknown]))
+    return text if worse else f"{text} {quality}"
+
+
+def _is_open(found: Sequence[Comparison]) -> bool:
+    """Whether something that was measured is not decided."""
+    return any(one.between or one.disturbed for one in found)
+
+
+def _failed(comparison: Comparison) -> bool:
+    return bool(comparison.recurrent.failed or comparison.attention.failed)
+
+
+def _unknown(found: Sequence[Comparison]) -> str:
+    """What was measured and is not compared: others disturbed it too much, or one length is all
+    that both have."""
+    missing = [one for one in found if one.kind == "missing"]
+    said = []
+    if nouns := [one.measure.noun for one in missing if one.disturbed]:
+        said.append(f"Other processes disturbed too many points to compare {units.listing(nouns)}.")
+    if nouns := [one.measure.noun for one in missing if one.lengths and not one.disturbed]:
+        said.append(f"One length alone is too little to compare {units.listing(nouns)}.")
+    return " ".join(said)
+
+
+def _lost_points(comparison: Comparison) -> str:
+    """Lengths at which only the recurrent series did not finish."""
+    finished = {
+        *comparison.attention.measured,
+        *(one.length for one in comparison.attention.disturbed),
+    }
+    alone = [point for point in comparison.recurrent.failed if point.length in finished]
+    if not alone or comparison.measure.field != "seconds":
+        return ""
+    said = phrases.failures(Curve(comparison.recurrent.series, tuple(alone)), comparison.measure)
+    return (
+        f"{said.removesuffix('.')}, where {phrases.spoken(comparison.attention.series)} finished."
+    )
+
+
+def _loss(comparison: Comparison) -> str:
+    dearer = comparison.on(ABOVE)
+    if not dearer:
+        return ""
+    if len(dearer) == len(comparison.sides):
+        place = f"At every context length {phrases.compared(comparison)}"
+    else:
+        place = units.capital(phrases.where(comparison, ABOVE))
+    if comparison.kind in ("crosses", "reverse"):
+        crossing, first = comparison.crossings[0].length, comparison.kind == "crosses"
+        ends = phrases.tried(comparison)
+        known = ends[0] == comparison.lengths[0] if first else ends[1] == comparison.lengths[-1]
+        beside = [length for length in comparison.sides if (length < crossing) == first]
+        if known and dearer == beside:
+            side = "Below" if first else "Above"
+            place = f"{side} about {units.tokens(crossing)} tokens of context"
+    worst = max(dearer, key=comparison.sure)
+    example = phrases.loss_example(comparison, worst)
+    return f"{place} it needs more {comparison.measure.noun}: {example}."
+
+
+def _quality(dataset: Dataset, pair: tuple[Series, Series]) -> tuple[str, bool]:
+    """How well the two predict text, and whether the recurrent one is the worse."""
+    mine, other = (dataset.trainings_of(series) for series in pair)
+    if not mine or not other:
+        lacking = [
+            phrases.spoken(series)
+            for series, runs in ((pair[0], mine), (pair[1], other))
+            if not runs
+        ]
+        return (
+            "How well the two predict text is not known: "
+            f"no finished training of {units.listing(lacking, 'or')} was given.",
+            False,
+        )
+    notes = "".join(
+        f" {units.capital(phrases.spoken(series))} was trained with gradients cut every {cut:,} "
+        "tokens (truncated back-propagation), an approximation."
+        for series, runs in zip(pair, (mine, other), strict=True)
+        for cut in cut_every(runs)
+    )
+    loss = [fmean(run["val_loss"] for run in runs) for runs in (mine, other)]
+    bits = [fmean(run["val_bits_per_byte"] for run in runs) for runs in (mine, other)]
+    shown = [f"{one:.3f}" for one in loss]
+    mean = "" if len(mine) == len(other) == 1 else "mean "
+    numbers = (
+        f"a {mean}validation loss of {shown[0]} against {shown[1]} nats per token "
+        f"({bits[0]:.3f} against {bits[1]:.3f} bits per byte), lower being better"
+    )
+    if mean:
+        numbers += f", over {len(mine)} and {len(other)} trainings"
+    first, second = phrases.spoken(pair[0]), phrases.spoken(pair[1])
+    start = "After training on the same tokens" if _alike(mine, other) else "After unlike trainings"
+    if shown[0] == shown[1]:
+        text = f"{start} both predict new text equally well: {numbers}."
+        return text + notes, False
+    word = "less well" if loss[0] > loss[1] else "better"
+    text = f"{start} {first} predicts new text {word} than {second}: {numbers}."
+    return text + notes, loss[0] > loss[1]
+
+
+def _alike(mine: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> bool:
+    """Whether both were trained on the same tokens in the same order."""
+    names = ("data_fingerprint", "tokens", "order_hash")
+    first, second = (
+        {tuple(run.get(name) for name in names) for run in runs} for runs in (mine, other)
+    )
+    return first == second and not any(None in facts for facts in first)
+
+
+def _explanation(mine: str, attention: Sequence[Series]) -> str:
+    """What the two kinds of model do; attention with a window is a third."""
+    full = [series for series in attention if not series.window]
+    sentences = [
+        "A language model reads text in pieces called tokens, and the context length is how many "
+        "of them it takes into account at once."
+    ]
+    if full:
+        other = phrases.spoken(full[0]) if len(attention) == 1 else "An attention model"
+        sentences.append(
+            f"{units.capital(other)} looks back at all earlier tokens for each new one (this is "
+            "called attention), so a text twice as long means about four times as much looking "
+            "back."
+        )
+    for series in attention:
+        if series.window:
+            last = units.tokens(series.window)
+            sentences.append(
+                f"{units.capital(phrases.spoken(series))} looks back at the last {last} tokens "
+                "only (attention with a sliding window): beyond that a text twice as long means "
+                "twice the work, and no layer sees further. It is measured as a control: what is "
+                "linear here is linear without a recurrence."
+            )
+    sentences.append(
+        f"{units.capital(mine)} keeps a summary of fixed size instead and updates it token by "
+        "token, so a text twice as long means twice the work. What that costs in practice depends "
+        "on how well each runs on the machine, which is why it is measured."
+    )
+    return " ".join(sentences)
+
+
+def _wins(found: Sequence[Comparison], mine: str) -> str:
+    told = [one for one in found if one.kind != "missing"]
+    examples = [f"{one.measure.noun} ({_win(one)})" for one in told if one.on(BELOW)]
+    if not told:
+        return ""
+    if not examples:
+        if _is_open(found):
+            return f"{units.capital(mine)} won at no length where this is decided."
+        if any(_failed(one) for one in found):
+            return f"{units.capital(mine)} won at no length that both finished."
+        return f"{units.capital(mine)} won at no length compared here."
+    return f"{units.capital(mine)} wins in {units.listing(examples)}."
+
+
+def _win(comparison: Comparison) -> str:
+    """The clearest of several lengths, if one is clearer than the others, by its interval."""
+    best, *others = sorted(comparison.on(BELOW), key=comparison.sure)
+    example = phrases.win_example(comparison, best)
+    if not others:
+        return example
+    sure = [units.times(1 / comparison.sure(length)) for length in (best, others[0])]
+    return f"{'most clearly' if sure[0] != sure[1] else 'for example'} {example}"
+
+
+def _growth(told: Sequence[Comparison]) -> str:
+    """How the first measure in seconds whose points suffice for it grows."""
+    for comparison in told:
+        sides = (comparison.recurrent, comparison.attention)
+        shapes = [crossovers.shape(side, comparison.measure) for side in sides]
+        if comparison.measure.field == "seconds" and all(one and one.decided for one in shapes):
+            mine, other = (
+                f"{phrases.shape(shape)} for {phrases.spoken(side.series)}"
+                for shape, side in zip(shapes, sides, strict=True)
+            )
+            return (
+                f"With T tokens of context, {comparison.measure.noun} is fitted best by {mine} and "
+                f"{other}; in brackets its weight by AICc among {SHAPES}."
+            )
+    return ""
+
+
+def memory_note(series: Series) -> str:
+    """What the attention kernels that ran do to training memory; nothing about unknown ones."""
+    linear = (
+        "never stores the whole table of scores: its training memory grows linearly with the "
+        "context and its compute quadratically"
+    )
+    growth = {
+        "flash": linear,
+        "efficient": linear,
+        "cudnn": linear,
+        "math": "stores the whole table of scores: this part of its training memory grows "
+        "quadratically with the context, as its compute does",
+    }
+    used = series.backends("train").get("attention") or series.backends().get("attention", [])
+    who = phrases.spoken(series)
+    if series.window:
+        windowed = (
+            f"looks back at the last {units.tokens(series.window)} tokens only: beyond that its "
+            "training memory and its compute both grow linearly with the context"
+        )
+        growth = dict.fromkeys(growth, windowed)
+    return " ".join(
+        f"The attention of {who} ran on the {kernel} back end, which {growth[kernel]}."
+        for kernel in used
+        if kernel in growth
+    )

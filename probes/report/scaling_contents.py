@@ -1,0 +1,71 @@
+"""Everything the page says of a scaling study, as text: what `crossover.json` holds too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core import units
+from probes.analysis.scaling_study import Study
+from probes.report import scaling_text
+from probes.report.markup import Line, Table, plain
+
+FIGURE = (
+    "Every mark is a training, larger ones of larger models; the bands are 95 % intervals of the "
+    "fitted curves. Dashed: extrapolated beyond what was measured."
+)
+LAWS = (
+    "The law is what AICc prefers among those that the trainings can tell apart, with its weight "
+    "among them; intervals are 95 % bootstrap intervals. The scatter is that of single trainings "
+    "about the law."
+)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Sentences, picture and tables; title and facts are those of a page of its own."""
+
+    title: str
+    headline: str
+    facts: tuple[str, ...]
+    paragraphs: tuple[str, ...]
+    alt: str
+    figure: str
+    laws: Table
+    trials: Table
+
+    def plain(self) -> dict[str, Any]:
+        """This section as JSON values."""
+        found: dict[str, Any] = plain(self)
+        return found
+
+
+def contents(study: Study, trainings: Sequence[dict[str, Any]]) -> Contents:
+    """Put a study into words; `trainings` are all that were given."""
+    headline = scaling_text.headline(study)
+    laws = [
+        Line(scaling_text.title(one), tuple(scaling_text.law_cells(one)), 2)
+        for one in study.families
+    ]
+    trials = [
+        Line(f"{scaling_text.title(family)} {size}", tuple(numbers), len(numbers))
+        for family in study.families
+        for size, *numbers in scaling_text.trial_cells(family)
+    ]
+    headings = tuple(one for one in scaling_text.TRIAL_HEADINGS if one != "size")
+    count = f"{len(trainings)} training{'' if len(trainings) == 1 else 's'}"
+    return Contents(
+        title="Crossover report: scaling of " + ", ".join(map(scaling_text.title, study.families)),
+        headline=headline,
+        facts=(
+            count,
+            units.unique(one.get("precision") for one in trainings),
+            f"data {units.unique(str(one.get('data_fingerprint'))[:12] for one in trainings)}",
+        ),
+        paragraphs=tuple(scaling_text.paragraphs(study)),
+        alt=f"Validation loss against training compute. {headline}",
+        figure=FIGURE,
+        laws=Table(LAWS, scaling_text.LAW_HEADINGS, tuple(laws)),
+        trials=Table("", headings, tuple(trials)),
+    )

@@ -1,0 +1,70 @@
+"""The scaling study as plain values for `crossover.json`, and as tables for a terminal."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from math import isfinite
+from typing import Any
+
+from rich.table import Table
+
+from probes.analysis.scaling_study import Between, Study
+from probes.report import scaling_text
+
+SHOWN = (2, 6, 7)
+"""Cells of a law that a terminal is wide enough for: its form, mean slope and scatter."""
+
+
+def plain(study: Study) -> dict[str, Any]:
+    """`families` by label: their trainings, law, Akaike weights, coefficients, mean slope and
+    scatter (null without a law). `comparisons`: losses' differences at three amounts of compute,
+    and the compute that the recurrent one needs for the other's loss, relative to the other's."""
+    families = {}
+    for family in study.families:
+        law, slope = family.law, family.exponent(*family.span)
+        families[family.label] = {
+            "trials": [asdict(trial) for trial in family.trials],
+            "law": law and law.form,
+            "weights": law and law.weights,
+            "coefficients": {
+                key: _ends(one) for key, one in scaling_text.coefficients(family).items()
+            },
+            "slope": slope and _ends(slope),
+            "scatter": law and law.scatter,
+        }
+    comparisons = [
+        {
+            "models": [one.recurrent.label, one.attention.label],
+            "compute": list(one.compute),
+            "differences": [_ends(gap) for gap in one.differences],
+            "saving": _ends(one.saving),
+        }
+        for one in study.comparisons
+    ]
+    return {"families": families, "comparisons": comparisons}
+
+
+def _ends(one: Between) -> dict[str, float | None]:
+    value = one.value if isfinite(one.value) else None  # nan is not JSON
+    return {"value": value, "low": one.low, "high": one.high}
+
+
+def terminal(study: Study) -> list[Table]:
+    """Every training, then the laws."""
+    trials = _table("Trainings", scaling_text.TRIAL_HEADINGS)
+    headings = ("model", *(scaling_text.LAW_HEADINGS[1 + place] for place in SHOWN))
+    laws = _table("Loss against training compute", headings)
+    for family in study.families:
+        for cells in scaling_text.trial_cells(family):
+            trials.add_row(scaling_text.title(family), *cells)
+        cells = scaling_text.law_cells(family)
+        laws.add_row(scaling_text.title(family), *(cells[place] for place in SHOWN))
+    return [trials, laws]
+
+
+def _table(title: str, headings: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        numeric = heading.startswith("#")
+        table.add_column(heading.removeprefix("#"), justify="right" if numeric else "left")
+    return table

@@ -1,0 +1,175 @@
+"""The scaling study in sentences a layman can read, and in words for the cells of tables."""
+
+from __future__ import annotations
+
+from math import isnan
+
+from core.units import capital, listing, significant
+from probes.analysis.dataset import Series
+from probes.analysis.scaling_study import Between, Comparison, Family, Study
+from probes.report.phrases import INTERVAL, name, spoken
+
+UNIT = "nats per token"
+ABOUT = (
+    "These trainings differ in their number of parameters or in their amount of text; the product "
+    "of the two, times a constant, is about the training compute, the arithmetic that was spent. "
+    "The question is which kind of model predicts new text better when both spend equally "
+    "much. The loss says how badly a model predicts; lower is better."
+)
+BEYOND = (
+    "The dashed ends of the curves continue the fitted law beyond every training that was run. "
+    "Nothing was measured there, and the bands know nothing of a law that changes its form. Nor do "
+    "they know of learning rates that suit one kind of model better than the other."
+)
+
+
+def series(family: Family) -> Series:
+    """The family as the other parts of a report know it."""
+    return Series(family.label, family.model, (), family.recurrent, family.title)
+
+
+def headline(study: Study) -> str:
+    """The answer in one sentence."""
+    if study.comparisons:
+        return verdict(study.comparisons[0], -1)
+    shown = listing([spoken(series(family)) for family in study.families])
+    return (
+        f"How the loss of {shown} falls with training compute. A comparison needs a recurrent "
+        "and an attention model, with enough trainings to fit a law to each."
+    )
+
+
+def paragraphs(study: Study) -> list[str]:
+    """What was asked and found (what the recurrent one loses first), and what it does not say."""
+    found = [ABOUT, *(comparison(one) for one in study.comparisons)]
+    found += [text for family in study.families if (text := growth(family))]
+    if any(family.law for family in study.families):
+        found.append(BEYOND)
+    return found
+
+
+def verdict(one: Comparison, place: int) -> str:
+    """Who predicts better with one amount of compute, and whether that is sure."""
+    mine, other = (spoken(series(family)) for family in (one.recurrent, one.attention))
+    where = f"With {flops(one.compute[place])} operations of training compute"
+    if place in (-1, len(one.compute) - 1):
+        where += ", the most that both were given"
+    gap = one.differences[place]
+    assert gap.low is not None and gap.high is not None
+    if gap.low <= 0 <= gap.high:
+        return (
+            f"{where}, it is not decided whether {mine} or {other} predicts new text better: the "
+            f"difference of their losses, {gap.value:+.3f} {UNIT}, is within its {INTERVAL}"
+            f"{gap.low:+.3f} to {gap.high:+.3f}."
+        )
+    word, change = ("worse", "higher") if gap.value > 0 else ("better", "lower")
+    low, high = sorted((abs(gap.low), abs(gap.high)))
+    return (
+        f"{where}, {mine} predicts new text {word} than {other}: its loss is {abs(gap.value):.3f} "
+        f"{UNIT} {change} ({INTERVAL}{low:.3f} to {high:.3f})."
+    )
+
+
+def comparison(one: Comparison) -> str:
+    """The verdicts, those against the recurrent family first, and what the compute buys."""
+    places = sorted(range(len(one.compute)), key=lambda place: -one.differences[place].value)
+    said = [verdict(one, place) for place in places]
+    return " ".join([*said, saving(one)])
+
+
+def saving(one: Comparison) -> str:
+    """How much compute the recurrent family needs for the other's loss."""
+    mine, other = (spoken(series(family)) for family in (one.recurrent, one.attention))
+    if isnan(one.saving.value):
+        if one.differences[-1].value > 0:
+            return capital(
+                f"{mine} did not reach the loss of {other} with any compute it was given."
+            )
+        return (
+            f"Already with the least compute compared, {mine} reaches the loss that {other} "
+            "reaches with the most."
+        )
+    low, high = (significant(end, 2) if end else "" for end in (one.saving.low, one.saving.high))
+    sure = f"{INTERVAL}{low} to {high}" if low and high else f"{INTERVAL}wider than was measured"
+    return (
+        f"For the loss that {other} reaches with the most compute, {mine} needs "
+        f"{significant(one.saving.value, 2)} times that compute ({sure})."
+    )
+
+
+def growth(family: Family) -> str:
+    """What ten times the compute buys, on average over what was measured."""
+    slope = family.exponent(*family.span)
+    if slope is None or slope.low is None or slope.high is None:
+        return ""
+    shares = [100 * (1 - 10**-one) for one in (slope.value, slope.low, slope.high)]
+    return (
+        f"Ten times the compute lowers the loss of {spoken(series(family))} by {shares[0]:.1f} % "
+        f"({INTERVAL}{shares[1]:.1f} to {shares[2]:.1f} %), on average over what was measured."
+    )
+
+
+def law_cells(family: Family) -> list[str]:
+    """Number of trainings, compute, law, its weight, floor, exponents, mean slope, scatter."""
+    spread = " to ".join(flops(end) for end in family.span)
+    start = [str(len(family.trials)), spread]
+    slope = family.exponent(*family.span)
+    if family.law is None or slope is None:
+        return [*start, "too few or too similar to fit", "", "", "", "", ""]
+    law, known = family.law, coefficients(family)
+    floor = bounded(known["E"], 2) if "E" in known else "0 (assumed)"
+    exponents = ", ".join(f"{key} {bounded(one, 2)}" for key, one in known.items() if key != "E")
+    weight, scatter = f"{law.weights[law.form]:.2f}", f"{100 * law.scatter:.2g} %"
+    return [*start, law.form, weight, floor, exponents, bounded(slope, 3), scatter]
+
+
+LAW_HEADINGS = (
+    "model", "#trainings", "#compute, operations", "law", "weight", "floor E", "exponents",
+    "mean slope p of C^-p", "scatter",
+)  # fmt: skip
+TRIAL_HEADINGS = (
+    "model", "size", "#parameters", "#tokens", "#compute, operations", f"#loss, {UNIT}",
+)  # fmt: skip
+
+
+def coefficients(family: Family) -> dict[str, Between]:
+    """Floor E, if the law has one, and exponents α, β, each with its interval."""
+    if family.law is None:
+        return {}
+    best, drawn = family.law.best, family.law.drawn
+    found = {}
+    if family.law.form.startswith("E"):
+        found["E"] = Between.of(best.floor[0], drawn.floor)
+    for term, letter in zip(range(best.exponents.shape[1]), "αβ", strict=False):
+        found[letter] = Between.of(best.exponents[0, term], drawn.exponents[:, term])
+    return found
+
+
+def trial_cells(family: Family) -> list[list[str]]:
+    """One row per training under `TRIAL_HEADINGS`, without the model."""
+    return [
+        [
+            one.size,
+            f"{one.parameters:,.0f}",
+            f"{one.tokens:,.0f}",
+            flops(one.flops),
+            f"{one.loss:.3f}",
+        ]
+        for one in family.trials
+    ]
+
+
+def title(family: Family) -> str:
+    return name(series(family))
+
+
+def flops(value: float) -> str:
+    """`3.2e12`."""
+    return f"{value:.1e}".replace("e+", "e")
+
+
+def bounded(one: Between, digits: int) -> str:
+    """`0.061 (0.055 to 0.067)`."""
+    if one.low is None or one.high is None:
+        return f"{one.value:.{digits}f}"
+    return f"{one.value:.{digits}f} ({one.low:.{digits}f} to {one.high:.{digits}f})"

@@ -1,0 +1,147 @@
+"""What a report finds, as plain data: the content of `crossover.json`.
+
+* `crossovers`: one entry per measure (`train`, `prefill`, `decode`, `memory`, `state`, and the
+  others of `probes.analysis.metrics.MEASURES` where they were probed). With more than one pair of
+  models the keys read `train:rwkv7/gpt`. An entry holds `kind` (see `compare.Finding`),
+  `models` (recurrent, attention), `sweep`, `interval`, a `reason` in words, and the `length`
+  in tokens from which the recurrent one stays cheaper wherever a side is decided, with `low` and
+  `high`, both null where a point is a single number; `none_in_range: true` where it is decided that
+  there is none; neither where that is not decided. `multiplicity` counts the decided changes of
+  side, `crossings` lists where, if that is not simply the one. `ratios` holds by length the cost
+  of the recurrent one over that of the other, with an interval and the `side` it decides; all
+  intervals of an entry hold together in 95 % of sweeps. `between`: shortest and longest length
+  whose side is not decided. `disturbed`: lengths at which one of them was, and is not compared.
+* `curves`: by measure, per model its points: `value` (lower quartile over the processes of
+  the lower quartiles of their repeats) and `middle_half` of all repeats, both null where the point
+  failed; `status` (`disturbed`: every process was), and from how many `processes` and `repeats`.
+* `slopes`: per model and measure the exponent of cost against length: `value`, `low`,
+  `high`, `window` in tokens, and `linear`: whether the cost is a + bT, as `compare.slope` judges.
+  `bend` is the share of cT^2 in bT + cT^2 at the longest length, `local` the slope at the longest
+  lengths without the fixed part, both null with three lengths. `quadratic` is the coefficient c,
+  in seconds (or bytes) per squared token, with its interval; `aicc` the weights of the three
+  shapes over all lengths, null with too few points.
+* `costs`: `price_per_hour` and `currency` if a price was given, `tokens_per_page`, and per
+  model, probe and context length `seconds_per_token`, `pages_per_hour` and, with a price,
+  `per_million_tokens`.
+* `latencies`, `use`, `batches`: the figures of the page's tables, by model, probe and context
+  length, of batch 1: `p50` and `p95` of single tokens in seconds; `mfu`, `mfu_dense` and
+  `joules_per_token`; the largest batch of each process, batches tried, and tokens per second.
+* `page`: everything the page says, word by word (`probes.report.contents`): headline, paragraphs,
+  the words of every chart and its points, every table. Where nothing was probed, `scaling.page`.
+* `scaling`: where the trainings differ in compute, what `probes.report.scaling_json.plain`
+  describes.
+* `models`, `baselines`, `machine`, `failures`: what was compared, on what, and which points
+  did not finish. `machine.quiet` counts measurements, a point in one process each: those that
+  `finished`, those `measured_again` as other processes had disturbed them or their company, how
+  often that was (`repetitions`), those still `disturbed` and those that `failed`; null where rows
+  do not know. `machine.processes_of_a_point` and `repeats_of_a_process`: the least and the most.
+  `mixed`: what differs between rows that were compared all the same, with `allow_mixed` or, of
+  sizes, `unmatched`. `damaged`: lines and files that could not be read.
+"""
+
+from __future__ import annotations
+
+from math import isfinite, isnan
+from typing import Any
+
+from probes.analysis.analysis import Analysis
+from probes.analysis.crossovers import Comparison, Slope
+from probes.analysis.estimators import Estimate
+from probes.analysis.metrics import MEASURES
+from probes.report import phrases
+from probes.report.contents import values
+
+INTERVAL = "95 % bootstrap"
+
+
+def summarise(analysis: Analysis) -> dict[str, Any]:
+    """The content of `crossover.json`, as described at the top of this file, without `page`."""
+    dataset = analysis.dataset
+    single = len(dataset.pairs) == 1
+    by_series: dict[str, dict[str, Any]] = {series.label: {} for series in dataset.all_series}
+    for (label, key), one in analysis.slopes.items():
+        by_series[label][key] = {
+            "value": one.value,
+            "low": one.low,
+            "high": one.high,
+            "window": list(one.window),
+            "linear": one.linear,
+            "quadratic": _quadratic(one),
+            "bend": _estimate(one.bend.share) if one.bend else None,
+            "local": _estimate(one.bend.local) if one.bend else None,
+            "aicc": one.growth.weights if one.growth else None,
+        }
+    return {
+        "crossovers": {_key(one, single): _crossover(one) for one in analysis.comparisons},
+        "slopes": by_series,
+        "models": analysis.models,
+        "baselines": analysis.baselines,
+        "curves": _curves(analysis),
+        "costs": analysis.costs,
+        "latencies": analysis.latencies,
+        "use": analysis.use,
+        "batches": analysis.batches,
+        "mixed": list(dataset.mixed),
+        "damaged": list(dataset.damaged),
+        "machine": analysis.machine,
+        "failures": analysis.failures,
+    }
+
+
+def _quadratic(one: Slope) -> dict[str, float | None]:
+    """c of `a + bT + cT^2` and its interval; None, not nan, where there is none."""
+    fit = one.quadratic
+    values = {"c": fit.c, "low": fit.c_low, "high": fit.c_high}
+    return {name: None if isnan(value) else value for name, value in values.items()}
+
+
+def _estimate(one: Estimate) -> dict[str, float | None]:
+    """Value and ends; None where there is no number."""
+    values = {"value": one.value, "low": one.low, "high": one.high}
+    return {name: value if isfinite(value) else None for name, value in values.items()}
+
+
+def _key(comparison: Comparison, single: bool) -> str:
+    pair = f"{comparison.recurrent.series.label}/{comparison.attention.series.label}"
+    return comparison.measure.key if single else f"{comparison.measure.key}:{pair}"
+
+
+def _crossover(comparison: Comparison) -> dict[str, Any]:
+    entry: dict[str, Any] = {"kind": comparison.kind}
+    if (crossing := comparison.crossover) is not None:
+        entry |= {"length": crossing.length, "low": crossing.low, "high": crossing.high}
+    elif comparison.none_in_range:
+        entry["none_in_range"] = True
+    if comparison.kind != "missing":
+        entry["multiplicity"] = len(comparison.crossings)
+        entry["between"] = list(comparison.between) if comparison.between else None
+    entry["disturbed"] = sorted({point.length for point in comparison.disturbed})
+    if comparison.kind in ("several", "reverse"):
+        entry["crossings"] = [one.length for one in comparison.crossings]
+    if comparison.intervals:
+        entry["ratios"] = {
+            str(length): {"side": comparison.sides[length], **_estimate(one)}
+            for length, one in comparison.intervals.items()
+        }
+    return entry | {
+        "reason": phrases.reason(comparison),
+        "models": [comparison.recurrent.series.label, comparison.attention.series.label],
+        "sweep": comparison.measure.sweep,
+        "interval": INTERVAL,
+    }
+
+
+def _curves(analysis: Analysis) -> dict[str, Any]:
+    """The points of every curve, by measure and model."""
+    return {
+        measure.key: {
+            "title": measure.title,
+            "unit": measure.unit,
+            "per": measure.per,
+            "probe": measure.probe,
+            "sweep": measure.sweep,
+            "points": {one.series.label: values(one) for one in found},
+        }
+        for measure in MEASURES
+        if (found := analysis.curves.get(measure.key))
+    }

@@ -1,0 +1,137 @@
+"""The end of `scripts/report.py` on the screen: one table, then what is decided, in 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import wrap
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from core import units
+from probes.analysis.analysis import Analysis
+from probes.analysis.crossovers import DISTURBED, Comparison, Curve
+from probes.analysis.dataset import Series
+from probes.analysis.metrics import BY_KEY, Measure
+from probes.report import narrative, phrases
+
+WIDTH = 80
+MARK = "*"
+SHOWN = ("train", "decode")
+"""Measures of the table, where they were probed; the ratio stands beside the first."""
+RATIO = "without processes that bursts hit or that only one of the two has"
+TOLD_APART = 0.015
+"""Relative; what two figures of three digits cannot hide."""
+
+
+def print_summary(analysis: Analysis, console: Console) -> None:
+    """The table of the first pair, the answer, and the verdicts that have a place in prose."""
+    dataset, comparisons = analysis.dataset, analysis.comparisons
+    if table := _table(analysis):
+        console.print(table)
+        marked = any(MARK in str(cell) for column in table.columns for cell in column.cells)
+        if marked:
+            say(f"{MARK} disturbed by other processes: decides nothing", console)
+        if _apart(analysis):
+            say(f"ratio: {RATIO}", console)
+    answer = narrative.headline(dataset, comparisons)
+    if interval := narrative.answer_interval(comparisons):
+        place, _, exceptions = answer.removesuffix(".").partition("; ")
+        answer = f"{place} ({interval}){'; ' if exceptions else ''}{exceptions}."
+    say(answer, console, style="bold")
+    answered = narrative.answered_alone(comparisons)
+    for one in comparisons:
+        told = one.kind != "missing" or one.disturbed
+        if one.measure.prose and told and one is not answered:
+            say(f"{one.measure.key}: {phrases.verdict(one)}", console, indent="  ")
+    if quiet := phrases.quiet(analysis.machine.get("quiet")):
+        say(quiet, console)
+
+
+def _apart(analysis: Analysis) -> bool:
+    """Whether a ratio in the table is another number than the two beside it give."""
+    dataset, comparisons = analysis.dataset, analysis.comparisons
+    keys = _keys(analysis, dataset.pairs[0]) if dataset.pairs else []
+    if not keys:
+        return False
+    found = _comparison(comparisons, BY_KEY[keys[0]], dataset.pairs[0])
+    return found is not None and any(
+        abs(mine / other / found.ratio(length) - 1) > TOLD_APART
+        for length in found.intervals
+        for mine, other in [phrases.values(found, length)]
+    )
+
+
+def say(text: str, console: Console, style: str | None = None, indent: str = "") -> None:
+    """A sentence wrapped at 80 columns, or at the terminal's width where that is less."""
+    width = min(WIDTH, console.width)
+    for line in wrap(text, width, subsequent_indent=indent, break_on_hyphens=False):
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(analysis: Analysis) -> Table | None:
+    """Costs by context length of the first pair, or of up to two series without a pair."""
+    dataset, comparisons = analysis.dataset, analysis.comparisons
+    pair = dataset.pairs[0] if dataset.pairs else dataset.all_series[:2]
+    keys = _keys(analysis, pair)
+    if not keys:
+        return None
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+    if dataset.pairs:
+        table.title = f"{phrases.name(pair[0])} against {phrases.name(pair[1])}, batch 1"
+        if len(dataset.pairs) > 1:
+            table.title += f" (1 of {len(dataset.pairs)} pairs)"
+    columns = {key: [_curve(analysis, series, key) for series in pair] for key in keys}
+    _heading(table, "context")
+    for key, curves in columns.items():
+        for one in curves:
+            _heading(table, f"{key}\n{phrases.name(one.series)}")
+        if key == keys[0] and dataset.pairs:
+            _heading(table, "ratio")
+    found = _comparison(comparisons, BY_KEY[keys[0]], pair)
+    curves = [one for several in columns.values() for one in several]
+    for length in sorted({point.length for one in curves for point in one.points}):
+        cells = [f"{length:,}"]
+        for key, several in columns.items():
+            cells += [_cell(one, length, BY_KEY[key]) for one in several]
+            if key == keys[0] and dataset.pairs:
+                shared = found is not None and length in found.intervals
+                cells.append(f"{found.ratio(length):.2f}" if found and shared else "")
+        table.add_row(*cells)
+    return table
+
+
+def _keys(analysis: Analysis, pair: Sequence[Series]) -> list[str]:
+    """Keys of the table's measures: those in `SHOWN` that were probed, or the first probed."""
+    probed = [key for key in BY_KEY if any(_curve(analysis, series, key).points for series in pair)]
+    return [key for key in SHOWN if key in probed] or probed[:1]
+
+
+def _curve(analysis: Analysis, series: Series, key: str) -> Curve:
+    """The curve of one series, without points where it was not probed."""
+    return next(
+        (one for one in analysis.curves.get(key, []) if one.series == series), Curve(series, ())
+    )
+
+
+def _heading(table: Table, text: str) -> None:
+    table.add_column(text, justify="right", overflow="fold")
+
+
+def _cell(one: Curve, length: int, measure: Measure) -> str:
+    point = next((point for point in one.points if point.length == length), None)
+    if point is None:
+        return ""
+    if point.status == DISTURBED:  # the word would not fit
+        return f"{units.quantity(point.value, measure.unit)}{MARK}"
+    return phrases.point_text(point, measure.unit)
+
+
+def _comparison(
+    comparisons: Sequence[Comparison], measure: Measure, pair: Sequence[Series]
+) -> Comparison | None:
+    for one in comparisons:
+        if one.measure == measure and [one.recurrent.series, one.attention.series] == list(pair):
+            return one
+    return None

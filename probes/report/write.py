@@ -1,0 +1,121 @@
+"""One report from many rows: page, figures, `rows.csv`, `crossover.json`, a terminal table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from core.files import filling
+from core.writable import check_writable, writing
+from probes.analysis.analysis import Analysis, analyse
+from probes.analysis.costs import Price
+from probes.analysis.dataset import collect
+from probes.report import (
+    figures,
+    html,
+    phrases,
+    scaling_contents,
+    scaling_figure,
+    scaling_html,
+    scaling_json,
+    scaling_text,
+    terminal,
+)  # fmt: skip
+from probes.report.contents import Contents, contents
+from probes.report.rows_csv import csv_text
+from probes.report.summary_json import summarise
+
+
+@dataclass(frozen=True)
+class Report:
+    """An analysis in words, and where it is written."""
+
+    analysis: Analysis
+    contents: Contents | None
+    """Everything the page says; None where nothing was probed."""
+    summary: dict[str, Any]
+    """The content of `crossover.json`."""
+    out: Path
+
+
+def write_report(
+    runs: Sequence[Path],
+    out: Path,
+    slope_from: int,
+    slope_to: int,
+    allow_mixed: bool,
+    price: Price | None = None,
+) -> Report:
+    """Read the folders in `runs`, write the report to `out`, and return it.
+
+    Files are finished in a temporary folder beside `out` and then renamed one by one; other files
+    in `out` are left alone. Raises `UserError` as `collect` does, and if `out` cannot be written.
+    """
+    dataset = collect(runs, allow_mixed)
+    check_writable(out, "out")
+    report = compose(analyse(dataset, (slope_from, slope_to), price), out)
+    with writing(out, "out"):
+        _save(report)
+    return report
+
+
+def compose(analysis: Analysis, out: Path) -> Report:
+    """Put an analysis into words; writes nothing."""
+    dataset, scaling = analysis.dataset, analysis.scaling
+    summary = summarise(analysis)
+    if scaling:
+        told = scaling_contents.contents(scaling, dataset.trainings)
+        summary["scaling"] = scaling_json.plain(scaling) | {"page": told.plain()}
+    said = contents(analysis) if dataset.rows else None
+    if said:
+        summary["page"] = said.plain()
+    return Report(analysis, said, summary, out)
+
+
+def _save(report: Report) -> None:
+    """Write every file, all of them finished before the first is in its place."""
+    analysis = report.analysis
+    # The page comes last: when it is new, everything it stands beside is new too.
+    with filling(report.out, last="index.html") as aside:
+        _write(aside / "crossover.json", json.dumps(report.summary, indent=2) + "\n")
+        _write(aside / "rows.csv", csv_text(analysis.dataset.rows))
+        figures.draw_all(analysis, aside)
+        if analysis.scaling:
+            scaling_figure.save(analysis.scaling, aside)
+        _write(aside / "index.html", _page(report))
+
+
+def _page(report: Report) -> str:
+    analysis, dataset = report.analysis, report.analysis.dataset
+    if report.contents:
+        return html.page(analysis, report.contents)
+    if analysis.scaling:
+        trainings = dataset.trainings
+        return scaling_html.page(analysis.scaling, trainings, phrases.warnings(dataset))
+    raise AssertionError("neither rows nor a scaling study")  # `collect` has refused it
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
+
+
+# ---- terminal ------------------------------------------------------------------------------------
+
+
+def print_table(report: Report, console: Console) -> None:
+    """One small table and what is decided; everything else is in the files of the report."""
+    analysis, dataset = report.analysis, report.analysis.dataset
+    for warning in phrases.warnings(dataset):
+        terminal.say(warning, console, style="red")
+    if dataset.rows:
+        terminal.print_summary(analysis, console)
+    elif analysis.scaling:
+        for table in scaling_json.terminal(analysis.scaling):
+            console.print(table)
+    if analysis.scaling:
+        terminal.say(scaling_text.headline(analysis.scaling), console, style="bold")

@@ -1,0 +1,88 @@
+"""The summaries of finished trainings, as far as a report depends on what they say."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from core.parsing import Unreadable, read_object, read_yaml
+from probes.field_types import (
+    Check,
+    Count,
+    Loss,
+    Name,
+    Number,
+    Operations,
+    Parameters,
+    Rate,
+    Scalar,
+    check_of,
+    misfits,
+    some,
+)
+from probes.rows import current_names, said_by
+
+NEEDED = {
+    "model": Name,
+    "val_loss": Loss,
+    "val_bits_per_byte": Loss,
+}
+KNOWN = {
+    "name": Name,
+    "size": Name,
+    "target": Name,
+    "parameters": Parameters | None,
+    "tokens": Count | None,
+    "forward_flops": Operations | None,
+    "tokens_per_second": Rate | None,
+    "unigram_entropy": Loss | None,
+    "gzip_bits_per_byte": Loss | None,
+    "xz_bits_per_byte": Loss | None,
+    "order_hash": Name | None,
+    "data_fingerprint": Name | None,
+    "precision": Name | None,
+    "packing": Name | None,
+    "segment": Number | None,
+    "bptt": Name | None,
+    "config": dict[Name, Any],
+    "options": dict[Name, Scalar],
+    "backends": dict[Name, Name],
+    "recurrent": bool | None,
+    "title": Name,
+}
+"""What may be missing in summaries of before; other fields are nobody's business here."""
+
+
+@cache
+def _checks() -> dict[str, Check]:
+    return {name: check_of(hint) for name, hint in {**NEEDED, **KNOWN}.items()}
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """A training's summary. Raises `Unreadable` if it is none, or says what cannot be."""
+    summary = current_names(read_object(path))
+    if missing := sorted(set(NEEDED) - set(summary)):
+        raise Unreadable(path, f"not a training summary (without {some(missing)})")
+    checks = {name: check for name, check in _checks().items() if name in summary}
+    odd = misfits(summary, checks)
+    if summary.get("forward_flops"):  # it counts for a scaling study
+        needed = ("name", "size", "parameters", "tokens")
+        odd += [name for name in needed if not summary.get(name)]
+    if odd:
+        raise Unreadable(
+            path, f"not a training summary (values that make no sense: {some(sorted(odd))})"
+        )
+    if "recurrent" not in summary:  # written before models said what they are
+        summary |= said_by(_class_path(path), summary.get("config", {}))
+    return summary
+
+
+def _class_path(summary: Path) -> str | None:
+    """The class path of a run, which its configuration holds."""
+    try:
+        model = read_yaml(summary.with_name("config.yaml")).get("model")
+    except Unreadable:
+        return None
+    target = model.get("target") if isinstance(model, dict) else None
+    return target if isinstance(target, str) else None

@@ -1,0 +1,424 @@
+"""Refusing a bad command line before any work: every problem at once, each with a way out.
+
+Hydra alone stops at the first problem and shows a traceback for some. Here each override is tried
+on its own against the composed configuration, then each job of a (multi)run is checked as a whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from math import isfinite
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf import schema
+from conf.schema import FOLDER
+from core.errors import UserError
+from models.registry import model_class
+from scripts.cli import arguments as words_of
+from scripts.cli.arguments import expanded, quoted
+from scripts.cli.collisions import meeting_problems
+from scripts.cli.cross_checks import (
+    combination_problems,
+    deep_combination_problems,
+    memory_problems,
+)
+from scripts.cli.hydra_flags import Line, hydra_problem, parse
+from scripts.cli.hydra_keys import own_problems, unmade
+from scripts.cli.limits import excess, shown, text_problem, too_many_jobs
+from scripts.cli.model_spec import model_spec, nearest
+from scripts.cli.values import has, misfit, names
+
+SYNONYMS = {
+    **dict.fromkeys(("learning_rate", "max_lr", "peak_lr"), "optim.lr"),
+    **dict.fromkeys(("min_lr", "end_lr", "learning_rate_final"), "optim.final_lr"),
+    **dict.fromkeys(("warmup", "warmup_iters", "warmup_ratio"), "optim.warmup_steps"),
+    **dict.fromkeys(("steps", "max_iters", "num_steps", "iterations"), "trainer.max_steps"),
+    **dict.fromkeys(
+        ("context", "context_length", "seq_len", "ctx_len", "block_size"), "data.length"
+    ),
+    **dict.fromkeys(("batch", "micro_batch_size", "bsz"), "data.batch_size"),
+    **dict.fromkeys(("grad_clip", "max_grad_norm"), "trainer.gradient_clip_val"),
+    **dict.fromkeys(("gpus", "num_devices"), "trainer.devices"),
+    "grad_cp": "training.gradient_checkpointing",
+    "random_seed": "seed",
+}  # other people's words for keys, where the spelling leads elsewhere
+MOST_JOBS = 200  # of a multirun that are checked as a whole before any starts
+MOST_OF_BAD = 20  # the same of a line that is refused anyway, and problems of one key
+
+
+@dataclass
+class Examined:
+    """A command line as far as words tell, before any model or PyTorch is imported."""
+
+    line_problems: list[str]
+    """Problems of its words: keys, values, groups. Without one, every job has a configuration."""
+    problems: list[str]
+    """All: those of the jobs' configurations, too."""
+    configs: list[DictConfig]
+    """Those of the first `MOST_JOBS` jobs; each of the others is checked when it starts."""
+    words: list[str]
+    """What makes a job differ from the others, beside each configuration."""
+
+
+def problems_of(config_name: str, argv: list[str]) -> list[str]:
+    """Every problem of a command line, in reading order; empty if it can run.
+
+    What only the models can tell is left for a line that is fine otherwise.
+    """
+    schema.register()
+    line = read(config_name, argv)
+    if line.problems:
+        return line.problems
+    examined = examine(config_name, line)
+    return examined.problems or deep_problems(config_name, examined.configs, line)
+
+
+def read(config_name: str, argv: list[str]) -> Line:
+    """The line, sorted, with what is wrong before anything of it is understood."""
+    line = parse(argv)
+    line.words = [_current(word) for word in line.words]
+    line.words = _without_nulls(config_name, line.words)
+    line.problems = line.problems or excess(config_name, line.words)
+    return line
+
+
+def _current(word: str) -> str:
+    """The word with the name that its key has today."""
+    key, equals, value = word.partition("=")
+    return f"{schema.RENAMED.get(key, key)}{equals}{value}"
+
+
+def _without_nulls(config_name: str, words: list[str]) -> list[str]:
+    """The words but for `GROUP=null` where that is the default, which Hydra takes from no line."""
+    nulls = re.findall(
+        r"^\s+- (\w+): null", (FOLDER / f"{config_name}.yaml").read_text(), re.MULTILINE
+    )
+    given = [word.partition("=")[0] for word in words]
+    idle = {f"{group}=null" for group in nulls if given.count(group) == 1}
+    return [word for word in words if word not in idle]
+
+
+def examine(config_name: str, line: Line) -> Examined:
+    """Everything that can be said of a line at once: within a second."""
+    words = quoted(config_name, line.words, line.multirun)
+    if line.multirun:
+        words = [*_recipe_sweep(words), *words]
+    found = Examined([], [], [], [])
+    with initialize_config_dir(str(FOLDER), version_base="1.3"):
+        overrides, problems = _parse(config_name, words, line.multirun)
+        groups = [override for override in overrides if _is_group(override)]
+        keys = [override for override in overrides if not _is_group(override)]
+        choices = [_values(override) for override in groups]
+        for override, values in zip(groups, choices, strict=True):
+            problems += _group_problems(config_name, override, values)
+        if problems:  # without its groups the rest of the line is judged on the default ones
+            choices, groups = [], []
+        bases: dict[tuple[str, ...], tuple[DictConfig, list[Override]]] = {}
+        for combination in itertools.product(*choices):
+            selected = [
+                f"{override.key_or_group}={value}"
+                for override, value in zip(groups, combination, strict=True)
+            ]
+            if combination not in bases:
+                try:
+                    base = compose(config_name, overrides=selected)
+                except Exception as error:
+                    problems.append(unmade(error))
+                    break
+                wrong = {id(override): list(_key_problems(base, override)) for override in keys}
+                problems += itertools.chain.from_iterable(wrong.values())
+                good = [override for override in keys if not wrong[id(override)]]
+                bases[combination] = base, good
+            most = MOST_OF_BAD if problems else MOST_JOBS
+            for told, config in itertools.islice(_jobs(*bases[combination]), most):
+                found.configs.append(config)
+                found.words.append(" ".join([*selected, *told]))
+            if len(found.configs) >= most:
+                break
+    del found.configs[MOST_JOBS:]
+    found.line_problems = list(dict.fromkeys(problems))
+    for config in found.configs:
+        if len(problems) >= MOST_OF_BAD:  # nobody reads on
+            break
+        problems += light_problems(config_name, config)
+    if not problems:
+        problems += meeting_problems(config_name, overrides, found.configs)
+    found.problems = list(dict.fromkeys(problems))
+    return found
+
+
+def configuration_problems(config_name: str, config: DictConfig) -> list[str]:
+    """Problems of one complete configuration: bounds, choices, the model, combinations."""
+    return light_problems(config_name, config) or deep_problems(config_name, [config])
+
+
+def light_problems(config_name: str, config: DictConfig) -> list[str]:
+    """Those that its words alone tell."""
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            return [f"{name} has no value: give it on the command line" for name in missing]
+        typed = expanded(OmegaConf.to_object(config))
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        return [f"{error.full_key}: {str(error.msg).splitlines()[0]}"]
+    return list(_bound_problems(typed)) or combination_problems(config_name, typed)
+
+
+def is_elsewhere(line: Line) -> bool:
+    """Whether the line sends its jobs to other machines, with other places and memory."""
+    return any(word.startswith("hydra/launcher=") for word in line.words)
+
+
+def deep_problems(
+    config_name: str, configs: list[DictConfig], line: Line | None = None
+) -> list[str]:
+    """Problems of jobs that only the models can tell; imports PyTorch.
+
+    Whether they fit into memory is asked of this machine, unless the line sends them to others.
+    """
+    elsewhere = line is not None and is_elsewhere(line)
+    problems: list[str] = []
+    for config in configs:
+        if len(problems) >= MOST_OF_BAD:
+            break
+        own = _model_problems(config.model) if "model" in config else []
+        if not own:
+            typed = expanded(OmegaConf.to_object(config))
+            own = deep_combination_problems(config_name, typed)
+            own = own or ([] if elsewhere else memory_problems(typed))
+        problems += own
+    return list(dict.fromkeys(problems))
+
+
+def show(config_name: str, line: Line, examined: Examined) -> int:
+    """`--cfg`: print the configuration of every job, Hydra's own where that was asked for."""
+    kind = line.asks("--cfg").partition("=")[2]
+    words = quoted(config_name, line.words)
+    for told, config in zip(examined.words, examined.configs, strict=True):
+        if kind != "job":
+            with initialize_config_dir(str(FOLDER), version_base="1.3"):
+                plain = [word for word in told.split(" ") if word] if line.multirun else words
+                config = compose(config_name, overrides=plain, return_hydra_config=True)
+                if kind == "hydra":
+                    config = OmegaConf.masked_copy(config, ["hydra"])
+        if line.multirun:
+            print(f"# {told}" if not examined.words.index(told) else f"---\n# {told}")
+        print(OmegaConf.to_yaml(config, resolve=bool(line.asks("--resolve"))), end="")
+    return 0
+
+
+def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Override], list[str]]:
+    """What the words say in Hydra's grammar, and what none of its scripts can do."""
+    parser, loader = OverridesParser.create(), GlobalHydra.instance().config_loader()
+    kinds = {name: kind for name, kind, _ in words_of.keys(schema.SCRIPTS[config_name])}
+    overrides, own, problems = [], [], []
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            override = parser.parse_override(word)
+            override.config_loader = loader  # for glob()
+        except words_of.UNREADABLE as error:
+            problems.append(_unreadable(word, str(error).partition("\n")[0]))
+            continue
+        if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
+            problem_of_form = hydra_problem(word)
+            problems += problem_of_form
+            own += [] if problem_of_form else [override]
+            continue
+        if override.is_delete() or override.is_add() or override.is_force_add():
+            problems.append(f"{word!r}: keys cannot be added or removed; write key=value")
+        elif "@" in name:
+            group = name.partition("@")[0]
+            problems.append(f"{word!r}: a group has one place; write {group}={text}")
+        elif override.is_sweep_override() and not override.is_discrete_sweep():
+            problems.append(
+                f"{word!r}: an interval has no values to run one after the other; write some, as "
+                f"in {name}=1e-4,1e-3, or a range(...) (intervals need a sweeper such as optuna)"
+            )
+        elif override.is_sweep_override() and kinds.get(name) is list and _of_scalars(override):
+            problems.append(f"{word!r}: several values of one list go in brackets: {name}=[{text}]")
+        elif override.is_sweep_override() and not multirun:
+            problems.append(f"{word!r} names several values: add -m to run them all")
+        elif problem := too_many_jobs([override]):
+            problems.append(f"{word!r}: {problem}")
+        elif override.is_sweep_override() and not _values(override):
+            problems.append(f"{word!r} stands for no value at all")
+        else:
+            overrides.append(override)
+    problems += own_problems(config_name, own)
+    if problem := too_many_jobs(overrides):
+        return [], [*problems, problem]
+    return overrides, problems
+
+
+def _of_scalars(override: Override) -> bool:
+    """Whether a sweep's values are no lists."""
+    value = override.value()
+    return isinstance(value, ChoiceSweep) and not any(
+        isinstance(one, list | dict) for one in value.list
+    )
+
+
+def _unreadable(word: str, reason: str) -> str:
+    """Explain a word that Hydra's grammar refuses."""
+    name, equals, text = word.partition("=")
+    if not equals:
+        return f"{word!r} is not of the form key=value"
+    called = re.search(r"while evaluating '.*?': (?!Unknown function)(.*)", reason)
+    if called and called[1].startswith("mismatch type"):  # told in the types of Hydra's functions
+        function = text.partition("(")[0]
+        return (
+            f"{word!r}: {function}() does not take these values; write the values themselves, "
+            f"as in {name}=A,B"
+        )
+    if called:
+        return f"{word!r}: {called[1]}"
+    inner = text.replace("'", "") or "value"
+    return (
+        f"{word!r} is not of the form key=value: Hydra's grammar cannot read the value; if it is "
+        f"meant as it stands, put it in quotes within quotes: \"{name}='{inner}'\""
+    )
+
+
+def _recipe_sweep(words: list[str]) -> list[str]:
+    """What an experiment sweeps by itself (`hydra.sweeper.params`), as words of a command line.
+
+    Keys that the line gives are the line's, as in Hydra.
+    """
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    path = FOLDER / "experiment" / f"{given.get('experiment')}.yaml"
+    recipe = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    params = OmegaConf.select(recipe, "hydra.sweeper.params") or {}
+    return [f"{name}={values}" for name, values in params.items() if name not in given]
+
+
+def _is_group(override: Override) -> bool:
+    return (FOLDER / override.key_or_group).is_dir()
+
+
+def _values(override: Override) -> list[str]:
+    """What an override stands for: one value, or each value of a sweep."""
+    if override.is_sweep_override():
+        return [str(value) for value in override.sweep_string_iterator()]
+    return [override.get_value_element_as_str()]
+
+
+def _group_problems(config_name: str, override: Override, values: list[str]) -> Iterator[str]:
+    group = override.key_or_group
+    known = [path.stem for path in sorted((FOLDER / group).glob("*.yaml"))]
+    text = (FOLDER / f"{config_name}.yaml").read_text()
+    if not re.search(rf"^\s+- {group}:", text, re.MULTILINE):
+        yield f"{group}= has no meaning for {config_name}.py"
+        return
+    for value in values:
+        if value == "null" and f"{group}: null" in text:
+            yield f"{group}=null: beside other values of {group}= there can be no null"
+        elif value not in known:
+            yield f"{group}={value}: no such {group}{nearest(value, known)}"
+
+
+def _key_problems(base: DictConfig, override: Override) -> Iterator[str]:
+    name = override.key_or_group
+    if not has(base, name):
+        if (meant := SYNONYMS.get(name.split(".")[-1].lower())) and has(base, meant):
+            yield f"unknown key {name!r}; did you mean {meant!r}?"
+            return
+        known = [*(path.name for path in FOLDER.iterdir() if path.is_dir()), *names(base)]
+        same_leaf = [other for other in known if other.split(".")[-1] == name.split(".")[-1]]
+        hint = f"; did you mean {same_leaf[0]!r}?" if same_leaf else nearest(name, known)
+        yield f"unknown key {name!r}{hint if len(hint) < 200 else ''}"
+        return
+    trial = base.copy()  # an update that fails leaves no trace in it
+    problems = (misfit(trial, name, text) for text in _values(override))
+    yield from itertools.islice(filter(None, problems), MOST_OF_BAD)
+
+
+def _jobs(base: DictConfig, keys: list[Override]) -> Iterator[tuple[list[str], DictConfig]]:
+    """The words and the configuration of every job that the values of the keys span."""
+    names = [override.key_or_group for override in keys]
+    jobs = itertools.product(*(_values(override) for override in keys))
+    parser = OverridesParser.create()
+    for values in jobs:
+        config = base.copy()
+        words = [f"{name}={text}" for name, text in zip(names, values, strict=True)]
+        for name, word in zip(names, words, strict=True):
+            OmegaConf.update(config, name, parser.parse_override(word).value(), merge=True)
+        yield words, config
+
+
+def _model_problems(model: DictConfig) -> list[str]:
+    """The model group against the config dataclass of its class; the same group is asked once."""
+    plain: dict[str, Any] = OmegaConf.to_container(model, resolve=True)  # type: ignore[assignment]
+    key = repr(plain)
+    if key not in _MODELS:
+        try:
+            _MODELS[key] = list(_field_problems(plain))
+        except UserError as error:
+            _MODELS[key] = [str(error)]
+    return _MODELS[key]
+
+
+_MODELS: dict[str, list[str]] = {}
+
+
+def _field_problems(model: dict[str, Any]) -> Iterator[str]:
+    """Raises `UserError` if there is no such class."""
+    config_class = model_class(model["target"]).Config
+    expected = OmegaConf.structured(config_class)
+    OmegaConf.set_readonly(expected, False)  # it is frozen; values are tried on it all the same
+    trial = OmegaConf.create({"model": expected})
+    known = {item.name for item in fields(config_class)}
+    for name, value in model_spec(model, 1).config.items():
+        if name not in known:
+            yield f"model.{name} is not a field of {model['target']}"
+        elif problem := misfit(trial, f"model.{name}", f"{value}"):
+            yield problem
+        else:
+            yield from _size_problems(f"model.{name}", value)
+
+
+def _size_problems(name: str, value: Any) -> Iterator[str]:
+    """A number of the model's that no machine can take."""
+    most = schema.LAYERS if name == "model.n_layer" else schema.TOKENS
+    if isinstance(value, float) and not isfinite(value):
+        yield f"{name}={value}: must be a finite number"
+    elif type(value) is int and value < 1:
+        yield f"{name}={value}: must be at least 1"
+    elif type(value) is int and value > most:
+        yield f"{name}={value}: must be at most {most}"
+
+
+def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:
+    """Values outside the choices and bounds that their fields declare."""
+    for item in fields(config):
+        value, name = getattr(config, item.name), f"{prefix}{item.name}"
+        if is_dataclass(value):
+            yield from _bound_problems(value, f"{name}.")
+            continue
+        choices, low, high = (item.metadata.get(bound) for bound in ("choices", "low", "high"))
+        if value is None:  # where that is allowed it means "not set"
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str) and (problem := text_problem(one, item.metadata)):
+                yield f"{name}={shown(one)}: {problem}"
+                continue
+            if isinstance(one, float) and not isfinite(one):
+                yield f"{name}={one}: must be a finite number"
+                continue
+            if choices and one not in choices:
+                hint = nearest(str(one), list(choices), item.metadata["aliases"])
+                yield f"{name}={one!r}: not one of its values{hint}"
+            if low is not None and one < low:
+                yield f"{name}={one}: must be at least {low}"
+            if high is not None and one > high:
+                yield f"{name}={one}: must be at most {high}"

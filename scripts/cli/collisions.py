@@ -1,0 +1,66 @@
+"""Jobs of one multirun that would meet in one folder, or in a sweep that holds one of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from scripts.cli.arguments import expanded
+from training.run_folder.naming import default_name
+
+TOGETHER = ("probe", "repeatability", "busy", "torture", "demo")  # their jobs are one sweep
+
+
+def meeting_problems(
+    config_name: str, overrides: list[Override], configs: list[DictConfig]
+) -> list[str]:
+    """Why the jobs of a multirun cannot stand side by side; empty if they can."""
+    if len(configs) < 2:
+        return []
+    if config_name in TOGETHER:
+        return list(_apart(config_name, overrides))
+    if config_name == "train":
+        return list(_folders(overrides, configs))
+    return []
+
+
+def _apart(config_name: str, overrides: list[Override]) -> Iterator[str]:
+    for override in overrides:
+        name = override.key_or_group
+        if override.is_sweep_override() and name.split(".")[0] != "model":  # all read the same
+            yield (
+                f"{name}= cannot be swept: {config_name}.py measures all models in one sweep; "
+                "run it once for each value, with a group= of its own"
+            )
+
+
+def _folders(overrides: list[Override], configs: list[DictConfig]) -> Iterator[str]:
+    swept = [one.key_or_group for one in overrides if one.is_sweep_override()]
+    jobs: dict[str, int] = defaultdict(int)
+    for config in configs:
+        jobs[folder_of(expanded(OmegaConf.to_object(config)))] += 1
+    for folder, count in jobs.items():
+        if count == 1:
+            continue
+        named = [one for one in overrides if one.key_or_group == "name"]
+        if named:
+            yield (
+                f"name={named[0].value()} would name every run of {', '.join(swept)}; "
+                "for a folder around them use group="
+            )
+        else:
+            yield (
+                f"{count} jobs would have the folder {folder}: give them names that tell them "
+                f"apart, as in 'name=a-${{{swept[-1] if swept else 'seed'}}}'"
+            )
+        return
+
+
+def folder_of(conf: Any) -> str:
+    """The folder of a training, as `scripts/train.py` chooses it."""
+    name = conf.name or default_name(conf, conf.model["name"], str(conf.model["size"]))
+    return "/".join(filter(None, (conf.runs_dir, conf.group, name)))

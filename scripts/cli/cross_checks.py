@@ -1,0 +1,357 @@
+"""Values that are fine alone and impossible together, by script.
+
+What needs PyTorch is asked last, and imported only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from conf.schema import (
+    FAULTS,
+    BusyConf,
+    ConvertConf,
+    GenerateConf,
+    PlanConf,
+    ProbeConf,
+    ReportConf,
+    TortureConf,
+    TrainConf,
+)
+from core.errors import UserError
+from core.launcher import detect_launcher, processes_of
+from data.corpora import CORPORA
+from models.registry import model_class
+from scripts.cli.model_spec import model_spec, nearest
+from training.run_folder.folder import check_name, resume_target
+from training.run_folder.naming import default_name
+
+NO_HALF = "trainer.precision='16-mixed' needs a GPU; on a CPU use 'bf16-mixed'"
+NO_OFFLOAD = "trainer.offload=true: with fsdp on a CPU everything lies in its memory already"
+Checker = Callable[[Any], Iterator[str]]
+
+
+def combination_problems(config_name: str, config: Any) -> list[str]:
+    """Every impossible combination in a typed configuration, as far as words alone tell."""
+    return list(CHECKS[config_name](config))
+
+
+def deep_combination_problems(config_name: str, config: Any) -> list[str]:
+    """Those that only the models and PyTorch can tell."""
+    return list(DEEP_CHECKS[config_name](config))
+
+
+def _train(config: TrainConf) -> Iterator[str]:
+    data, trainer = config.data, config.trainer
+    for key, name in (("name", config.name), ("group", config.group)):
+        yield from _folder_name(key, name)
+    if data.corpus not in CORPORA:
+        yield f"data.corpus={data.corpus!r}: no such corpus{nearest(data.corpus, list(CORPORA))}"
+    yield from _size(config.model)
+    yield from _segments(config)
+    if config.optim.final_lr > config.optim.lr:
+        way_out = "for a rate of 0 set optim.final_lr=0 too" if not config.optim.lr else "lower it"
+        yield (
+            f"optim.final_lr={config.optim.final_lr} is above optim.lr={config.optim.lr}: {way_out}"
+        )
+    yield from _processes(config)
+    if trainer.precision == "16-mixed" and trainer.accelerator == "cpu":
+        yield NO_HALF
+    if data.corpus == "text" and not data.paths:
+        yield "data=text needs data.paths, e.g. data.paths='[book.txt]'"
+    if data.corpus == "stdlib" and data.paths:
+        yield f"data.paths={data.paths} is not read by data=stdlib; did you mean data=text?"
+    if data.tokenizer not in ("bpe", "bytes", "chars") and not Path(data.tokenizer).is_file():
+        yield f"data.tokenizer={data.tokenizer!r}: not bpe, bytes or chars, and no such file"
+    if config.resume not in ("auto", "never"):
+        yield from _resume(config)
+
+
+def _resume(config: TrainConf) -> Iterator[str]:
+    """Whether there is such a checkpoint or run, or this run has already left it behind."""
+    try:
+        resume_target(config.resume, config.runs_dir)
+    except UserError as error:
+        name = config.name or default_name(config, config.model["name"], str(config.model["size"]))
+        folder = Path(config.runs_dir, *filter(None, [config.group]), name)
+        if not (folder / "start.json").is_file():
+            yield str(error)
+
+
+def _train_deep(config: TrainConf) -> Iterator[str]:
+    data, trainer = config.data, config.trainer
+    yield from _device(trainer.accelerator)
+    yield from _buildable(config.model, data.vocab_size, data.length, "data.length")
+    if config.training.segment and not model_class(config.model["target"]).recurrent:
+        yield (
+            f"training.segment={config.training.segment}: {config.model['name']} has no state that "
+            "carries gradients; use training.gradient_checkpointing=true to save memory"
+        )
+    if trainer.accelerator == "cpu":
+        return
+    if trainer.precision == "16-mixed" and not _on_gpu():
+        yield NO_HALF
+    place, gpus = detect_launcher(), _gpus()
+    here = place.local_world if place else trainer.devices
+    if 0 < gpus < here:
+        yield f"{here} processes need a GPU each, and PyTorch sees {gpus} on this machine"
+    if trainer.strategy == "fsdp" and trainer.offload and not _on_gpu():
+        yield NO_OFFLOAD
+
+
+def _processes(config: TrainConf) -> Iterator[str]:
+    """Whether the strategy runs here, and the processes can share its batches."""
+    trainer, batch_size = config.trainer, config.data.batch_size
+    try:
+        world = processes_of(trainer.devices)
+    except UserError as error:
+        yield str(error)
+        return
+    if trainer.sequence_parallel:
+        yield from _spans(config, world)
+    elif batch_size % world:
+        who = f"{world} processes" if detect_launcher() else f"trainer.devices={world}"
+        yield f"data.batch_size={batch_size} cannot be shared by {who}: choose a multiple"
+    zero = trainer.strategy.startswith("deepspeed_")
+    if zero and find_spec("deepspeed") is None:
+        yield (
+            f"trainer.strategy={trainer.strategy!r} needs the package deepspeed: "
+            "pip install -e '.[scale]', or choose fsdp"
+        )
+    if zero and trainer.precision not in ("32-true", "bf16-mixed"):
+        yield f"trainer.precision={trainer.precision!r}: with deepspeed, 32-true or bf16-mixed"
+    if trainer.strategy == "deepspeed_3":
+        by_need = {
+            f"training.segment={config.training.segment}": config.training.segment > 0,
+            "data.packing=documents": config.data.packing == "documents",
+        }
+        for key in (key for key, asked in by_need.items() if asked):
+            yield (
+                f"{key}: deepspeed_3 gathers the weights of a block each time it is called, and "
+                "here that is not equally often in every process; use fsdp or deepspeed_2"
+            )
+    if trainer.strategy == "fsdp" and trainer.precision == "16-mixed":
+        yield "trainer.precision='16-mixed' scales losses, which fsdp does not; use 'bf16-mixed'"
+    if trainer.offload and trainer.strategy in ("auto", "ddp"):
+        yield "trainer.offload=true needs trainer.strategy=fsdp or deepspeed_1, _2, _3"
+    if trainer.strategy == "fsdp" and trainer.offload and trainer.accelerator == "cpu":
+        yield NO_OFFLOAD
+
+
+def _spans(config: TrainConf, world: int) -> Iterator[str]:
+    """Whether the processes can share every sequence equally."""
+    key, segment = "trainer.sequence_parallel=true", config.training.segment
+    if world == 1:
+        yield f"{key} needs several processes: trainer.devices=2, or torchrun"
+    if config.trainer.strategy not in ("auto", "ddp"):
+        yield f"{key}: not with trainer.strategy={config.trainer.strategy!r}, choose ddp"
+    if config.data.packing == "documents":
+        yield f"{key}: data.packing=documents cannot be split, choose none"
+    if 0 < segment < config.data.length and (config.data.length % segment or segment % world):
+        yield (
+            f"training.segment={segment}: with {key} it must divide data.length="
+            f"{config.data.length} and be a multiple of the {world} processes"
+        )
+    elif config.data.length % world:
+        yield (
+            f"data.length={config.data.length} cannot be shared by {world} processes: choose a "
+            f"multiple, or leave out {key}"
+        )
+
+
+def _segments(config: TrainConf) -> Iterator[str]:
+    segment, length = config.training.segment, config.data.length
+    if segment > length:
+        yield f"training.segment={segment} is longer than data.length={length}: lower it, or use 0"
+    if config.training.bptt == "truncated":
+        if not segment:
+            yield "training.bptt=truncated cuts gradients between segments: set training.segment"
+        if config.trainer.precision == "16-mixed":
+            yield "training.bptt=truncated cannot scale gradients in time for 16-mixed: use bf16"
+
+
+def _probe(config: ProbeConf) -> Iterator[str]:
+    yield from _folder_name("group", config.group)
+    yield from _size(config.model)
+    empty = {
+        "lengths": "context length",
+        "probes": "probe",
+        "sweeps": "sweep",
+        "processes": "number of processes",
+    }
+    missing = [name for name in empty if not getattr(config, name)]
+    for name in missing:
+        yield f"{name}=[]: give at least one {empty[name]}"
+    if missing:
+        return
+    if len(config.processes) not in (1, len(config.lengths)):
+        yield (
+            f"processes={list(config.processes)}: one number, or one for each of "
+            f"lengths={list(config.lengths)}"
+        )
+    if "fixed_tokens" in config.sweeps and config.fixed_tokens < min(config.lengths):
+        yield f"fixed_tokens={config.fixed_tokens} is below every context length in lengths"
+
+
+def _probe_deep(config: ProbeConf) -> Iterator[str]:
+    yield from _device(config.accelerator)
+    beyond = {"decode": config.decode_steps, "max_batch": 3}  # tokens after the context
+    reach = max(config.lengths) + max((beyond.get(probe, 0) for probe in config.probes), default=0)
+    yield from _buildable(
+        config.model, config.vocab_size, reach, "the longest of lengths (+ decode_steps)"
+    )
+
+
+def _plan(config: PlanConf) -> Iterator[str]:
+    yield from _size(config.model)
+    if config.lengths and not config.out:
+        yield f"lengths={config.lengths} draws a curve: say where with out=FOLDER"
+    if config.runs and not config.lengths:
+        yield "runs= are drawn beside a curve: give its context lengths with lengths=[...]"
+    if config.data.batch_size % config.devices:
+        yield (
+            f"data.batch_size={config.data.batch_size} cannot be shared by "
+            f"devices={config.devices}: choose a multiple, or 0 for one sequence each"
+        )
+
+
+def _plan_deep(config: PlanConf) -> Iterator[str]:
+    length = max([config.data.length, *config.lengths])
+    name = "data.length" if length == config.data.length else "the longest of lengths"
+    yield from _buildable(config.model, config.data.vocab_size, length, name)
+
+
+def _report(config: ReportConf) -> Iterator[str]:
+    if not config.runs:
+        yield "runs=[]: give at least one run or group folder"
+    if config.price_per_hour is not None and config.currency is None:
+        yield (
+            f"price_per_hour={config.price_per_hour:g} has no unit: add currency=EUR, USD or "
+            "another of its values"
+        )
+    if config.slope_from >= config.slope_to:
+        yield f"slope_from={config.slope_from} must be below slope_to={config.slope_to}"
+
+
+def _generate(config: GenerateConf) -> Iterator[str]:
+    if config.tokenizer is not None and not Path(config.tokenizer).is_file():
+        yield f"tokenizer={config.tokenizer!r}: no such file"
+
+
+def _convert_deep(config: ConvertConf) -> Iterator[str]:
+    from models.formats.save import check_target
+
+    try:
+        check_target(Path(config.target), config.format, config.overwrite)
+    except UserError as error:
+        yield str(error)
+
+
+def _size(model: dict[str, Any]) -> Iterator[str]:
+    try:
+        model_spec(model, 0)
+    except UserError as error:
+        yield str(error)
+
+
+def _buildable(model: dict[str, Any], vocab: int, length: int, name: str) -> Iterator[str]:
+    """Whether the model's own checks accept its sizes, without building all of it."""
+    from models.sketch import sketch
+
+    try:
+        found = sketch(model_spec(model, vocab))
+    except UserError as error:
+        yield str(error)
+        return
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        yield f"no model of these sizes can be built ({str(error).splitlines()[0]})"
+        return
+    if found.positions is not None and found.positions < length:
+        yield f"model.{found.length_field}={found.positions} is shorter than {name}={length}"
+
+
+def memory_problems(config: Any) -> list[str]:
+    """What cannot fit into this machine; of a configuration that is sound otherwise."""
+    from training.failures import oom_advice
+
+    on_gpu = getattr(config, "accelerator", "") != "cpu" and _on_gpu()
+    problem = None
+    if isinstance(config, TrainConf):
+        # The texts may turn out to need fewer entries than they are allowed.
+        least = config.data.vocab_size if config.data.tokenizer == "bpe" else 1
+        on_gpu = config.trainer.accelerator != "cpu" and _on_gpu()
+        problem = oom_advice.too_large(config, model_spec(config.model, least), on_gpu)
+    elif isinstance(config, ProbeConf):
+        width = 4 if config.precision == "float32" else 2
+        spec = model_spec(config.model, config.vocab_size)
+        problem = oom_advice.weights_too_large(spec, width, on_gpu)
+    return [problem] if problem else []
+
+
+def _folder_name(key: str, name: str | None) -> Iterator[str]:
+    try:
+        if name is not None:
+            check_name(key, name)
+    except UserError as error:
+        yield str(error)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _on_gpu() -> bool:
+    return _gpus() > 0
+
+
+def _device(accelerator: str) -> Iterator[str]:
+    if accelerator == "gpu" and not _on_gpu():
+        yield "accelerator='gpu': PyTorch sees no GPU here (scripts/doctor.py says more)"
+
+
+def _nothing(config: Any) -> Iterator[str]:
+    return iter(())
+
+
+def _busy(config: BusyConf) -> Iterator[str]:
+    yield from _probe(config)
+    if not config.beside:
+        yield "beside=[]: give at least one number of busy processes, e.g. beside=[0,1]"
+    elif len(set(config.beside)) < len(config.beside):
+        yield f"beside={config.beside}: each number once"
+
+
+def _torture(config: TortureConf) -> Iterator[str]:
+    if not config.faults:
+        yield f"faults=[]: give at least one of {', '.join(FAULTS)}"
+
+
+CHECKS: dict[str, Checker] = {
+    "train": _train,
+    "probe": _probe,
+    "repeatability": _probe,
+    "busy": _busy,
+    "plan": _plan,
+    "report": _report,
+    "generate": _generate,
+    "convert": _nothing,
+    "torture": _torture,
+    "demo": lambda config: _folder_name("group", config.group),
+}
+DEEP_CHECKS: dict[str, Checker] = {
+    "train": _train_deep,
+    "probe": _probe_deep,
+    "repeatability": _probe_deep,
+    "busy": _probe_deep,
+    "plan": _plan_deep,
+    "report": _nothing,
+    "generate": lambda config: _device(config.accelerator),
+    "convert": _convert_deep,
+    "torture": _nothing,
+    "demo": _nothing,
+}

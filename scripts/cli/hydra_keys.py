@@ -1,0 +1,88 @@
+"""Hydra's own keys on a command line: whether its configuration has them, and takes their values.
+
+Hydra would end in a traceback, or in several lines and status 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from scripts.cli.model_spec import nearest
+from scripts.cli.values import has, misfit, names
+
+LAUNCHER = "hydra/launcher"
+
+
+def own_problems(config_name: str, overrides: Sequence[Override]) -> list[str]:
+    """What is wrong with overrides that `scripts.cli.hydra_flags.hydra_problem` lets through."""
+    if not overrides:
+        return []
+    groups = [one for one in overrides if one.key_or_group == LAUNCHER]
+    problems = [problem for one in groups for problem in _launcher_problem(one)]
+    if problems:
+        return problems
+    words = [str(one.input_line) for one in groups]
+    try:
+        base = compose(config_name, overrides=words, return_hydra_config=True)
+    except Exception as error:
+        return [unmade(error)]
+    return [problem for one in overrides if one not in groups for problem in _problems(base, one)]
+
+
+def unmade(error: Exception) -> str:
+    """Explain a line of which Hydra makes no configuration, whatever it raises."""
+    lines = str(error).strip().splitlines()
+    reason = lines[0].strip() if lines else type(error).__name__
+    return f"Hydra makes no configuration of this line ({reason}): leave out or mend that word"
+
+
+def _launcher_problem(override: Override) -> list[str]:
+    """A launcher whose package is missing, or that there is not."""
+    known = GlobalHydra.instance().config_loader().get_group_options(LAUNCHER)
+    name = override.get_value_element_as_str()
+    if name in known:
+        return []
+    if name.startswith("submitit_"):
+        return [
+            f"{LAUNCHER}={name} needs the package hydra-submitit-launcher: "
+            "pip install -e '.[scale]'"
+        ]
+    return [f"{LAUNCHER}={name}: no such launcher{nearest(name, known)}"]
+
+
+def _problems(base: DictConfig, override: Override) -> Iterator[str]:
+    name = override.key_or_group
+    parent = name.rpartition(".")[0]
+    if override.is_sweep_override():
+        yield f"{override.input_line!r}: Hydra's own keys hold for all runs: give one value"
+        return
+    if not has(base, name):
+        launcher = base.hydra.runtime.choices[LAUNCHER]
+        of = f" of {LAUNCHER}={launcher}" if parent == "hydra.launcher" else ""
+        prefix = "max_" if parent == "hydra.sweeper" else ""  # the others are not for a line
+        known = [
+            one
+            for one in names(OmegaConf.select(base, parent), f"{parent}.")
+            if one.startswith(f"{parent}.{prefix}") and not one.startswith(f"{parent}._")
+        ]
+        way_out = nearest(name, known) or ", which has none: choose a launcher that has it"
+        yield f"unknown key {name!r}{of}{way_out}"
+        return
+    if name == "hydra.verbose":
+        value = override.value()
+        several = value if isinstance(value, list) else [value]
+        if not isinstance(value, bool) and not all(isinstance(one, str) for one in several):
+            text = override.get_value_element_as_str()
+            yield f"{name}={text}: expected true, false, or names of loggers"
+        return
+    if problem := misfit(base, name, override.get_value_element_as_str()):
+        yield problem
+    elif name == "hydra.sweeper.max_batch_size":
+        size = OmegaConf.select(base, name)
+        if size is not None and size < 1:
+            yield f"{name}={size}: must be at least 1"

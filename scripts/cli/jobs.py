@@ -1,0 +1,259 @@
+"""Running a task on the configuration of each job that Hydra makes of a command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal import utils
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from conf import schema
+from core.errors import UserError, escaped
+from core.writable import explain, reason
+from scripts.cli import terminal
+from scripts.cli.arguments import expanded, quoted
+from scripts.cli.check import (
+    MOST_JOBS,
+    configuration_problems,
+    deep_problems,
+    examine,
+    is_elsewhere,
+    read,
+    show,
+)
+from scripts.cli.console import CRASHED, REFUSED, print_error, setup_logging
+from scripts.cli.help import help_text
+from scripts.cli.hydra_flags import Line
+from scripts.cli.hydra_keys import unmade
+from scripts.cli.path_checks import place_problems
+from scripts.cli.task import load_task
+
+MOST_TOLD, LONGEST_TOLD = 30, 1200  # problems of one line, and characters of each
+MOST_LOOKED_AT = 20  # jobs whose places are looked at before any starts
+SUBMITIT = "submitit"  # part of the names of the launchers that run jobs elsewhere
+
+SCRATCH = Path(".cache", "multirun")
+
+# A run's folder is its name, so Hydra makes no folders and no log files of its own.
+PLAIN_HYDRA = (
+    "hydra.run.dir=.",
+    "hydra.sweep.subdir=.",
+    "hydra.output_subdir=null",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+)
+
+
+def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
+    """Check the words `argv`, run `task` as `scripts.cli.launch.launch` says; the exit status."""
+    setup_logging()
+    schema.register()
+    line = read(config_name, argv)
+    if line.asks("--help"):
+        print(help_text(config_name))
+        return 0
+    if line.problems:
+        return print_problems(line.problems)
+    if line.asks("--hydra-help"):
+        compose_jobs(config_name, line, lambda config: None)
+        return 0
+    examined = examine(config_name, line)
+    if line.asks("--info"):
+        if not examined.line_problems:
+            compose_jobs(config_name, line, lambda config: None)
+        return print_problems(examined.line_problems)
+    if line.asks("--cfg"):
+        return print_problems(examined.line_problems) or show(config_name, line, examined)
+    if examined.problems:
+        return print_problems(examined.problems)
+    if not is_elsewhere(line):
+        # The first ones: the jobs of a sweep mostly name the same places.
+        first = [expanded(OmegaConf.to_object(one)) for one in examined.configs[:MOST_LOOKED_AT]]
+        if problems := place_problems(first):
+            return print_problems(problems)
+    if problems := deep_problems(config_name, examined.configs, line):
+        return print_problems(problems)
+    function = load_task(task)
+    terminal.expect_interrupts()
+    failures: dict[str, Exception] = {}
+    unchecked = len(examined.configs) >= MOST_JOBS
+    jobs: list[Any] = []
+
+    def attempt(conf: Any, words: str) -> None:
+        try:
+            function(conf)
+        except UserError as error:
+            print_error(error)
+            failures[words] = error
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) and terminal.is_unread():
+                raise KeyboardInterrupt from error
+            if isinstance(error, OSError) and (problem := explain(error, places(conf))):
+                print_error(problem)
+                failures[words] = UserError(problem)
+                return
+            traceback.print_exc()
+            failures[words] = error
+
+    def job(config: DictConfig) -> None:
+        setup_logging()  # Hydra's launcher may have brought this to another process
+        conf = expanded(OmegaConf.to_object(config))
+        jobs.append(conf)
+        if not together:
+            words = " ".join(word for word in HydraConfig.get().overrides.task if word not in argv)
+            late = configuration_problems(config_name, config) if unchecked else []
+            if print_problems(late):
+                failures[words] = UserError(one_line(late[0]))
+            else:
+                attempt(conf, words)
+        if SUBMITIT in HydraConfig.get().runtime.choices["hydra/launcher"]:
+            for error in failures.values():  # its process has to fail for Hydra to hear of it
+                raise error
+
+    try:
+        compose_jobs(config_name, line, job)
+        if together and jobs:
+            attempt(jobs, "")
+    except KeyboardInterrupt as stop:  # Hydra would print a traceback for the pipe's own error
+        if isinstance(stop.__cause__, BrokenPipeError):
+            raise stop.__cause__ from None
+        raise
+    if len(jobs) > 1 and not together:
+        print_failures(failures, len(jobs))
+    if not failures:
+        return 0
+    refused = all(isinstance(error, UserError) for error in failures.values())
+    return REFUSED if refused else CRASHED
+
+
+def places(conf: Any) -> Iterator[tuple[str, str]]:
+    """Every path in a job's configuration, or in those of several, after its key."""
+    for one in conf if isinstance(conf, list) else [conf]:
+        yield from _places(one, "")
+
+
+def _places(conf: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    for item in fields(conf):
+        value = getattr(conf, item.name)
+        if is_dataclass(value):
+            yield from _places(value, f"{prefix}{item.name}.")
+        elif item.metadata.get("path"):
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, str):
+                    yield f"{prefix}{item.name}", path
+
+
+def compose_jobs(config_name: str, line: Line, job: Any) -> None:
+    """Hydra's own main, on the words of the line.
+
+    Raises `UserError` for whatever Hydra itself raises, and what a job raises as it is.
+    """
+
+    def begin(config: DictConfig) -> None:  # whose frame tells a job's exceptions from Hydra's
+        job(config)
+
+    before = sys.argv
+    words = quoted(config_name, line.words, line.multirun)
+    # Hydra composes every job of a batch before the first one starts.
+    alone = line.multirun and not any(word.startswith("hydra") for word in words)
+    batches = ["hydra.sweeper.max_batch_size=16"] if alone else []
+    with scratch() as folder:
+        # Quoted: a folder may have any name.
+        place = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+        sys.argv = [
+            before[0],
+            *line.flags,
+            *words,
+            *PLAIN_HYDRA,
+            *batches,
+            f"hydra.sweep.dir='{place}'",
+        ]
+        try:
+            with unreported():
+                main = hydra.main(
+                    version_base="1.3", config_path=str(schema.FOLDER), config_name=config_name
+                )
+                main(begin)()
+        except OSError:  # of a place, which `scripts.cli.launch` explains
+            raise
+        except Exception as error:
+            if _is_of_a_job(error):
+                raise
+            raise UserError(unmade(error)) from error
+        finally:
+            sys.argv = before
+
+
+@contextmanager
+def unreported() -> Iterator[None]:
+    """Let what is raised inside Hydra come through, which it would print in lines of its own."""
+    before = utils.run_and_report
+    utils.run_and_report = lambda func: func()
+    try:
+        yield
+    finally:
+        utils.run_and_report = before
+
+
+def _is_of_a_job(error: Exception) -> bool:
+    """Whether it was raised within a job, here or where a launcher has sent it, not by Hydra."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = any(one.filename == __file__ and one.name == "begin" for one in frames)
+    return here or any(one.name == "launch" for one in frames)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Where Hydra notes a multirun: beside the runs, for other machines, if that can be written."""
+    try:
+        SCRATCH.mkdir(parents=True, exist_ok=True)
+        writable = os.access(SCRATCH, os.W_OK)
+    except OSError:
+        writable = False
+    if writable:
+        yield SCRATCH
+        return
+    try:
+        aside = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise UserError(
+            f"neither {SCRATCH.absolute()} nor a folder for temporary files can be written "
+            f"({reason(error)}): start from another folder, or name one in TMPDIR"
+        ) from None
+    with aside as folder:
+        yield Path(folder)
+
+
+def print_failures(failures: dict[str, Exception], jobs: int) -> None:
+    """Say at the end of a multirun what failed, however long its output was."""
+    if failures:
+        print_error(f"{len(failures)} of {jobs} runs failed")
+    for words, error in failures.items():
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        print_error(f"{words}: {what}")
+
+
+def print_problems(problems: list[str]) -> int:
+    """Print the problems, each on one line of bearable length; the status, 0 if there are none."""
+    for problem in problems[:MOST_TOLD]:
+        print_error(one_line(problem))
+    if len(problems) > MOST_TOLD:
+        print_error(f"and {len(problems) - MOST_TOLD:,} more")
+    return REFUSED if problems else 0
+
+
+def one_line(text: str) -> str:
+    """Without the middle of what is long, and with what a terminal would obey escaped."""
+    if len(text) > LONGEST_TOLD:
+        text = f"{text[: LONGEST_TOLD // 2]} ... {text[-LONGEST_TOLD // 2 :]}"
+    return escaped(text)

@@ -1,0 +1,48 @@
+"""What a sound line names and is not there, or cannot be used: told before PyTorch is imported.
+
+Looks only, in the words of the code that comes upon it later; what takes long is left to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from conf.schema import ConvertConf, GenerateConf, ProbeConf, ReportConf, TrainConf
+from core.errors import UserError
+from core.writable import check_writable
+from data.corpora import early_problems
+from scripts.cli.collisions import folder_of
+from training.run_folder.folder import find_place
+
+
+def place_problems(confs: Iterable[Any]) -> list[str]:
+    """Problems of the places in the typed configurations of jobs; empty if none is seen."""
+    problems: list[str] = []
+    for conf in confs:
+        try:
+            problems += _problems(conf)
+        except UserError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(problems))
+
+
+def _problems(conf: Any) -> Iterator[str]:
+    """Raises `UserError` for a further one."""
+    if isinstance(conf, TrainConf):
+        folder = Path(folder_of(conf))
+        if not (folder / "summary.json").exists():  # a finished run has nothing to write
+            check_writable(folder, hint="choose another runs_dir")
+            if conf.data.corpus == "text":
+                yield from early_problems(conf.data)
+    elif isinstance(conf, ProbeConf):
+        check_writable(Path(conf.runs_dir, conf.group), hint="choose another runs_dir")
+    elif isinstance(conf, GenerateConf):
+        find_place("run", conf.run, conf.runs_dir)
+    elif isinstance(conf, ConvertConf):
+        find_place("source", conf.source, conf.runs_dir)
+    elif isinstance(conf, ReportConf):
+        for run in conf.runs:
+            if not Path(run).is_dir():
+                yield f"{run}: no such folder; runs= takes run or group folders"

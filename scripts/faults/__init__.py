@@ -1,1 +1,0 @@
-"""The faults that scripts/torture.py provokes, one file per kind."""

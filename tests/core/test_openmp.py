@@ -1,0 +1,66 @@
+from core.openmp import wait_asleep
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from probes.measure import isolated
+from tests.probes import works
+
+ROOT = Path(__file__).parents[2]
+ENTRIES = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if path.stem != "__init__")
+SETTINGS = ("OMP_WAIT_POLICY", "KMP_BLOCKTIME", "GOMP_SPINCOUNT")
+ASK = """
+import builtins, os, runpy, sys
+import hydra
+load = builtins.__import__
+def watch(name, *rest, **named):
+    if name.partition(".")[0] in ("torch", "lightning"):
+        print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("KMP_BLOCKTIME"), flush=True)
+        os._exit(0)
+    return load(name, *rest, **named)
+builtins.__import__ = watch
+for module in sys.argv[1:]:
+    if not (child := os.fork()):
+        runpy.run_module(module, run_name="imported")
+        print("torch was not asked for", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def at_the_import_of_torch(*modules: str, **own: str) -> list[str]:
+    """What is set when each first asks for torch, where no test of ours has set it before."""
+    bare = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    command = [sys.executable, "-c", ASK, *modules]
+    done = subprocess.run(command, env=bare | own, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="asks in forked processes")
+def test_threads_sleep_whatever_is_started():
+    entries = [f"scripts.{name}" for name in ENTRIES] + [
+        "models.layers.trunk",
+        "probes.measure.isolated",
+    ]
+    found = dict(zip(entries, at_the_import_of_torch(*entries), strict=True))
+    assert {name for name, words in found.items() if words != "PASSIVE 0"} == set()
+
+
+def test_what_the_user_asked_for_stays():
+    assert at_the_import_of_torch("models.layers.trunk", OMP_WAIT_POLICY="ACTIVE") == [
+        "ACTIVE None"
+    ]
+    for name in SETTINGS:
+        asked = {name: "7"}
+        wait_asleep(asked)
+        assert asked == {name: "7"}
+
+
+def test_children_inherit_it():
+    facts = isolated.run(works.environment, (), 60).facts
+    assert facts["OMP_WAIT_POLICY"] == os.environ["OMP_WAIT_POLICY"]

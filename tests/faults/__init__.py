@@ -1,0 +1,1 @@
+"""The faults that tests/faults/torture.py provokes, one file per kind."""

@@ -1,0 +1,79 @@
+"""Which back end runs, what is said about it, and what happens where one cannot be built."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.errors import UserError
+from models.ops import backends
+
+CPU = torch.device("cpu")
+ROOT = Path(backends.__file__).parents[2]
+
+
+def test_report_names_every_back_end():
+    report = backends.report()
+    assert list(report) == ["reference", "cpu", "cuda"] and report["reference"] == "ready"
+
+
+def test_auto_takes_what_the_report_calls_ready():
+    ready = backends.report()["cpu"] == "ready"
+    assert backends.resolve("wkv4", "auto", CPU) == ("cpu" if ready else "reference")
+
+
+def test_the_reference_is_always_there():
+    for device in ("cpu", "cuda", "mps"):
+        assert backends.resolve("wkv4", "reference", torch.device(device)) == "reference"
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "message"),
+    [
+        ("gpu", "cpu", "expected one of auto, reference, cpu, cuda"),
+        ("cuda", "cpu", "needs tensors on cuda, they are on cpu"),
+        ("cpu", "cuda", "needs tensors on cpu, they are on cuda"),
+    ],
+)
+def test_impossible_requests(backend, device, message):
+    with pytest.raises(UserError, match=message):
+        backends.resolve("wkv4", backend, torch.device(device))
+
+
+WITHOUT_KERNELS = """
+import torch
+from core.errors import UserError
+from models.ops.wkv import wkv4
+w, u, k, v = -torch.ones(3), torch.zeros(3), torch.randn(1, 40, 3), torch.randn(1, 40, 3)
+for _ in range(3):
+    y, _ = wkv4(w, u, k, v)
+assert torch.equal(y, wkv4(w, u, k, v, backend="reference")[0])
+try:
+    wkv4(w, u, k, v, backend="cpu")
+except UserError as error:
+    print(error)
+"""
+BROKEN = "#!/bin/sh\necho 'fatal error: out of luck' >&2\nexit 1\n"
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [(None, r"no C++ compiler found"), (BROKEN, "fatal error: out of luck")],
+    ids=["no compiler", "a failing compiler"],
+)
+def test_one_line_of_notice_and_the_reference_goes_on(tmp_path, compiler, reason):
+    if compiler:
+        (tmp_path / "g++").write_text(compiler)
+        (tmp_path / "g++").chmod(0o755)
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_KERNELS],
+        env={"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (notice,) = [line for line in result.stderr.splitlines() if "chunked reference" in line]
+    assert reason in notice
+    assert "backend='cpu' cannot work here" in result.stdout and reason in result.stdout

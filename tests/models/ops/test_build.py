@@ -1,0 +1,78 @@
+"""Compile once, keep on disk: what is left behind when builds fail, stop or race."""
+
+import concurrent.futures
+import ctypes
+import shutil
+
+import pytest
+
+from models.ops import build
+from models.ops.build import BuildError
+
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, build.COMPILERS)), reason="no C++ compiler here"
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A checkout of its own: sources in cuda/, kernels in .cache/."""
+    monkeypatch.setattr(build, "SOURCES", tmp_path / "cuda")
+    (tmp_path / "cuda").mkdir()
+    return tmp_path
+
+
+def test_a_file_is_made_once(folder):
+    made = []
+
+    def write(path):
+        made.append(path)
+        path.write_text("kernel")
+
+    first, second = build.cached("a.so", write), build.cached("a.so", write)
+    assert first == second and first.read_text() == "kernel" and len(made) == 1
+
+
+def test_an_interrupted_build_leaves_nothing(folder):
+    def write(path):
+        path.write_text("half a ker")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build.cached("a.so", write)
+    assert list(build.cache_dir().iterdir()) == []
+
+
+def test_several_may_build_at_once(folder):
+    def write(path):
+        path.write_text("kernel")
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: build.cached("a.so", write), range(32)))
+    assert {path.read_text() for path in paths} == {"kernel"}
+    assert [path.name for path in build.cache_dir().iterdir()] == ["a.so"]
+
+
+@needs_compiler
+def test_a_library_follows_its_sources(folder):
+    source, header = folder / "cuda" / "one.cpp", folder / "cuda" / "number.h"
+    source.write_text('#include "number.h"\nextern "C" int number() { return NUMBER; }\n')
+    libraries = []
+    for number in (1, 2):
+        header.write_text(f"#define NUMBER {number}\n")
+        libraries.append(build.shared_library("one", ["one.cpp"], ["number.h"]))
+        assert ctypes.CDLL(str(libraries[-1])).number() == number
+    assert libraries[0] != libraries[1]
+
+
+@needs_compiler
+def test_a_failed_build_shows_the_compilers_last_lines(folder):
+    (folder / "cuda" / "bad.cpp").write_text("int f() { return undeclared_name; }\n")
+    with pytest.raises(BuildError, match=r"(?s)could not compile cuda/bad.cpp:\n.*undeclared_name"):
+        build.shared_library("bad", ["bad.cpp"], [])
+
+
+def test_no_compiler_is_said_plainly(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BuildError, match=r"no C\+\+ compiler found"):
+        build._compiler.__wrapped__()

@@ -1,0 +1,54 @@
+"""Every model of `conf/model/`, small and with weights that make each law worth testing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from models.registry import ModelSpec, build, model_class
+from scripts.cli.model_spec import model_spec
+from tests.fixtures import foreign_models
+
+FOLDER = Path(__file__).resolve().parents[1] / "conf" / "model"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+FOREIGN = foreign_models.install()
+VARIANTS = [*NAMES, "transformer window=24", *(one for one in FOREIGN if one not in NAMES)]
+"""All that must keep the contract: models as they come, with options that change their cost,
+and models of others."""
+VOCAB = 97
+
+
+def spec_of(name: str, size: str = "tiny", vocab: int = VOCAB, **by_hand: Any) -> ModelSpec:
+    """The spec a command line `model=name model.size=size model.key=value` leads to.
+
+    `name` may be a variant, `"name key=value"`.
+    """
+    name, *options = name.split()
+    by_hand |= {key: yaml.safe_load(value) for key, value in (one.split("=") for one in options)}
+    path = FOLDER / f"{name}.yaml"  # before a fixture of the same name
+    group = FOREIGN[name] if name not in NAMES else yaml.safe_load(path.read_text())
+    return model_spec({**group, "size": size, **by_hand}, vocab)
+
+
+def shaken(name: str, **by_hand: Any) -> Any:
+    """A tiny model whose every weight matters: official initialisations zero whole projections."""
+    torch.manual_seed(0)
+    model: Any = build(spec_of(name, **by_hand))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = parameter.shape[-1] ** -0.5 if parameter.ndim >= 2 else 0.1
+            parameter.add_(torch.randn_like(parameter) * scale)
+    return model
+
+
+def some_tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, VOCAB, (batch, length), generator=generator)
+
+
+def is_recurrent(name: str) -> bool:
+    """What the class says."""
+    return bool(model_class(spec_of(name).target).recurrent)

@@ -1,0 +1,79 @@
+"""Ctrl-C and pipes without readers end a script quietly."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from pathlib import Path
+
+import pytest
+
+from conf.schema import ReportConf, TrainConf
+from core.writable import explain
+from scripts.cli import console, terminal
+from scripts.cli.jobs import places
+
+
+def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    assert terminal.run(interrupted) == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C\n"
+
+
+def test_what_a_terminal_would_obey_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_error("a\x1b[2J\n\tb\r\x9b")
+    record = logging.makeLogRecord({"msg": "%s: \x1b]0;c\x07", "args": ("é 中",)})
+    console.Notices().handle(record)
+    assert capsys.readouterr().err == "error: a\\x1b[2J\n\tb\\r\\x9b\né 中: \\x1b]0;c\\x07\n"
+
+
+def test_without_a_reader_the_status_is_0() -> None:
+    def unread() -> int:
+        raise BrokenPipeError
+
+    def unread_by_rich() -> int:
+        try:
+            raise BrokenPipeError
+        except BrokenPipeError:
+            raise SystemExit(1)  # noqa: B904  (as rich does)
+
+    assert terminal.run(unread) == terminal.run(unread_by_rich) == 0
+    with pytest.raises(SystemExit):
+        terminal.run(lambda: exit(75))
+
+
+def test_a_full_disk_is_told_without_a_traceback() -> None:
+    for number in (errno.ENOSPC, errno.EFBIG):
+        told = explain(OSError(number, "no room", "x/page.png"), [])
+        assert told == "x/page.png cannot be written (no room): make room and start again"
+    assert explain(OSError(errno.ENOENT, "no such file", "x"), []) is None
+
+
+def test_what_happens_at_a_path_of_the_configuration_is_told_with_its_key() -> None:
+    conf = ReportConf(runs=["runs/probe"], out="runs/probe/report")
+    assert [*places(conf)] == [("runs", "runs/probe"), ("out", "runs/probe/report")]
+    assert ("data.cache_dir", ".cache") in places(TrainConf())
+    for file, key in (
+        ("runs/probe/report/a.png", "out"), ("runs/probe/rows", "runs"), ("runs", "out"),
+    ):  # fmt: skip
+        told = explain(PermissionError(errno.EACCES, "not allowed", file), places(conf))
+        assert told and told.startswith(f"{key}=runs/probe") and "(not allowed)" in told
+    elsewhere = PermissionError(errno.EACCES, "not allowed", "/elsewhere")
+    assert explain(elsewhere, places(conf)) is None
+
+
+def test_a_multirun_needs_no_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scripts.cli.jobs import SCRATCH, scratch
+
+    monkeypatch.chdir(tmp_path)
+    with scratch() as folder:
+        assert folder == SCRATCH and folder.is_dir()
+    SCRATCH.rmdir()
+    SCRATCH.touch()
+    with scratch() as folder:
+        assert folder.is_dir() and folder.is_absolute()
+    assert not folder.exists()

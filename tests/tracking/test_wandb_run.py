@@ -1,0 +1,237 @@
+"""What wandb recorded, read back from the offline files; and that its troubles stop nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import psutil
+import pytest
+import wandb
+from wandb.sdk.wandb_run import Run
+
+from conf.schema import WandbConf
+from tests.training.records import recorded
+from tests.training.runs import run, run_conf, write_corpus
+from tracking import wandb_run
+from tracking.jsonl import read_rows
+from tracking.wandb_run import Tracker, wandb_mode
+from training.loop.module import LanguageModel
+from training.run_folder.folder import RunFolder
+
+
+def tracker(folder: Path, name: str = "one", mode: str = "offline", **changes: Any) -> Tracker:
+    known = {
+        "group": "g",
+        "job_type": "test",
+        "identity": folder / f"{name}.id",
+        "config": {"a": 1},
+    }
+    return Tracker(WandbConf(mode=mode), name, records=folder, **{**known, **changes})
+
+
+def test_a_training_is_recorded_whole(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path)
+    summary, folder = run(run_conf(tmp_path, corpus, wandb__mode="offline", group="sweep"))
+    one = recorded(tmp_path / "sweep")["run"]
+    assert one.run["run_group"] == "sweep" and one.run["job_type"] == "train"
+    assert one.config["model.name"] == "rwkv4" and one.config["data.length"] == 32
+    assert one.axes == {"train/*": "trainer/global_step", "val/*": "trainer/global_step"}
+    assert one.summary["val_loss"] == summary["val_loss"]
+    assert one.exit_code == 0
+
+    history = [{key: value for key, value in row.items() if "/" in key} for row in one.history]
+    rows = [
+        {"trainer/global_step": row.pop("step"), **{k: v for k, v in row.items() if k != "time"}}
+        for row in read_rows(folder.metrics)
+    ]
+    assert history == rows
+    assert len({row["trainer/global_step"] for row in rows}) == 8
+
+
+@pytest.mark.parametrize("upload", [False, True])
+def test_a_checkpoint_is_uploaded_only_when_asked(tmp_path: Path, upload: bool) -> None:
+    corpus = write_corpus(tmp_path)
+    changes = {"wandb__mode": "offline", "wandb__log_checkpoint": upload, "trainer__max_steps": 1}
+    _, folder = run(run_conf(tmp_path, corpus, **changes))
+    (artifact,) = recorded(folder.path)["run"].artifacts("model")
+    (entry,) = artifact["manifest"]["contents"]
+    path = folder.checkpoints / "step-00000001.ckpt"
+    assert artifact["name"] == "checkpoint-run" and entry["path"] == path.name
+    assert int(entry["size"]) == path.stat().st_size
+    assert (entry.get("ref") == path.as_uri()) is not upload
+    assert ("local_path" in entry) is upload
+
+
+def test_a_crashed_run_is_marked_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("the disk is on fire")
+
+    monkeypatch.setattr("training.run.full_validation", fail)
+    corpus = write_corpus(tmp_path)
+    with pytest.raises(RuntimeError, match="fire"):
+        run(run_conf(tmp_path, corpus, wandb__mode="offline", trainer__max_steps=1))
+    assert recorded(tmp_path / "run")["run"].exit_code == 1
+
+
+def test_the_run_is_continued_not_started_anew(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path)
+    run(run_conf(tmp_path, corpus, wandb__mode="offline", trainer__max_steps=3))
+    _, folder = run(run_conf(tmp_path, corpus, wandb__mode="offline", trainer__max_steps=5))
+    names = [path.name for path in folder.path.glob("wandb/offline-run-*")]
+    identity = (folder.path / "wandb" / "run.id").read_text().strip()
+    assert len(names) == 2
+    assert all(name.endswith(f"-{identity}") for name in names)
+
+
+def test_disabled_leaves_no_trace(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path)
+    _, folder = run(run_conf(tmp_path, corpus, trainer__max_steps=1))
+    assert not (folder.path / "wandb").exists()
+    assert read_rows(folder.metrics)
+
+
+def test_auto_is_offline_without_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert wandb_mode(WandbConf()) == "offline"
+    host = urlparse(wandb.setup().settings.base_url).hostname
+    (tmp_path / ".netrc").write_text(f"machine {host} login user password {'x' * 40}")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert wandb_mode(WandbConf()) == "online"
+    assert wandb_mode(WandbConf(mode="disabled")) == "disabled"
+
+
+def test_an_unreachable_server_means_offline_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setattr(wandb_run, "START_SECONDS", 1.0)
+    wandb.teardown()  # it read its environment when it was first used
+    try:
+        with tracker(tmp_path, mode="auto") as one:
+            one.log_metrics({"train/loss": 1.0}, 7)
+    finally:
+        monkeypatch.undo()
+        wandb.teardown()
+    assert "recording offline instead" in caplog.text
+    row = recorded(tmp_path)["one"].history[0]
+    assert row["train/loss"] == 1.0 and row["trainer/global_step"] == 7
+
+
+def test_online_without_a_login_means_offline_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with tracker(tmp_path, mode="online") as one:
+        one.log_metrics({"train/loss": 1.0}, 7)
+    assert recorded(tmp_path)["one"].history[0]["train/loss"] == 1.0
+
+
+@pytest.mark.parametrize("broken", ["log", "finish", "log_artifact", "define_metric"])
+def test_training_survives_a_wandb_that_raises(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    broken: str,
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("no route\nto host")
+
+    corpus = write_corpus(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, broken, fail)
+        conf = run_conf(tmp_path, corpus, wandb__mode="offline", trainer__max_steps=3)
+        summary, folder = run(conf)
+    wandb.teardown()
+    assert summary["steps"] == 3 and folder.summary() == summary
+    assert len({row["step"] for row in read_rows(folder.metrics)}) == 3
+    assert caplog.text.count("wandb: ConnectionError: no route; going on") == 1
+
+
+def test_training_survives_the_death_of_wandbs_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = write_corpus(tmp_path)
+    honest = LanguageModel.training_step
+
+    def step(module: LanguageModel, *args: Any) -> Any:
+        if module.trainer.global_step == 3:
+            for child in psutil.Process().children(recursive=True):
+                if "wandb-core" in " ".join(child.cmdline()):
+                    child.kill()
+                    child.wait()
+        return honest(module, *args)
+
+    monkeypatch.setattr(LanguageModel, "training_step", step)
+    wandb.teardown()  # a process of our own
+    summary, folder = run(run_conf(tmp_path, corpus, wandb__mode="offline"))
+    assert summary["steps"] == 8
+    assert len({row["step"] for row in read_rows(folder.metrics)}) == 8
+    told = [record.message for record in caplog.records if record.name == "crossover"]
+    assert sum("recording offline in a new process" in message for message in told) == 1
+    after = recorded(folder.path)["run"]
+    assert after.exit_code == 0
+    assert {row["trainer/global_step"] for row in after.history} == {1, 2, 3, 4, 5, 6, 7, 8}
+    names = [path.name for path in folder.path.glob("wandb/offline-run-*")]
+    identity = (folder.path / "wandb" / "run.id").read_text().strip()
+    assert len(names) == 2 and all(name.endswith(f"-{identity}") for name in names)
+
+
+def test_training_survives_a_wandb_that_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    corpus = write_corpus(tmp_path)
+    summary, _ = run(run_conf(tmp_path, corpus, wandb__mode="auto", trainer__max_steps=1))
+    assert summary["steps"] == 1
+    assert "wandb: ModuleNotFoundError" in caplog.text
+
+
+def test_tables_and_pages_are_recorded(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("<p>seen</p>")
+    with tracker(tmp_path, axes={"probe/*": "context_length"}) as one:
+        one.table("rows", ("name", "length"), [("a", 1), ("b", None)])
+        one.page("page", tmp_path / "page.html")
+    found = recorded(tmp_path)["one"]
+    assert found.table("rows") == (["name", "length"], [["a", 1], ["b", None]])
+    assert found.media("page").read_text() == "<p>seen</p>"
+    assert found.axes == {"probe/*": "context_length"}
+
+
+def test_ids_differ_between_runs_and_stay(tmp_path: Path) -> None:
+    ids = []
+    for name in ("a", "a", "b"):
+        with tracker(tmp_path, name) as one:
+            ids.append(one.version)
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_under_the_agent_of_a_sweep_a_run_keeps_its_name_group_and_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = tmp_path / "config.yaml"
+    parameters.write_text("model:\n  value: rwkv4\ndata.length:\n  value: 32\n")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abcdefgh")
+    monkeypatch.setenv("WANDB_RUN_ID", "chosen00")
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(parameters))
+    wandb.teardown()  # it read its environment when it was first used
+    config = {"model.name": "rwkv4", "data.length": 32}
+    try:
+        with tracker(tmp_path, config=config) as one:
+            one.log_metrics({"val/loss": 1.0}, 1)
+    finally:
+        monkeypatch.undo()
+        wandb.teardown()
+    found = recorded(tmp_path)["one"]
+    assert found.run["run_group"] == "g" and found.run["sweep_id"] == "abcdefgh"
+    assert config.items() <= found.config.items() and found.config["model"] == "rwkv4"
+    assert (tmp_path / "one.id").read_text().strip() == found.run["run_id"] == "chosen00"
+
+
+def test_folder_names_are_names(tmp_path: Path) -> None:
+    assert RunFolder.of("runs", "demo", "first").path == Path("runs/demo/first")

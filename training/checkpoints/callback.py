@@ -1,0 +1,175 @@
+"""When a run saves, what it keeps, and how it stops when it is asked to."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+from conf.schema import TrainConf
+from core.files import manifest_path, write_text
+from core.stop_signals import Preempted, Signals
+from tracking.lightning_loggers import JsonlLogger
+from training.checkpoints.async_io import BackgroundIO
+from training.checkpoints.find import path_of, saved
+from training.checkpoints.rng import random_state, set_random_state
+from training.checkpoints.validation import FORMAT
+from training.distributed.local_processes import RankInfo
+from training.run_folder.folder import RunFolder
+from training.run_folder.numerics import machine, warn_of_other_bits
+
+KEEP = 2
+
+# What the processes agree on after a step; the greatest wish of any of them counts.
+GO_ON, SAVE, STOP, REQUEUE = range(4)
+
+
+class Checkpointer(lightning.Callback):
+    """Saves by steps, by minutes, at the end, at a new lowest validation loss, and when asked to
+    stop; keeps the last two and the best.
+
+    A step that ends in a validation is saved after it, so that whoever continues there neither
+    repeats the validation nor leaves it out. With each checkpoint travel the state of every
+    process's random generators and plain values: `identity`, which whoever resumes must share, and
+    `decided_by`, which a run that continues by itself must share.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        conf: TrainConf,
+        identity: dict[str, Any],
+        decided_by: dict[str, Any],
+        signals: Signals,
+        member: RankInfo,
+        start: dict[str, Any] | None,
+    ) -> None:
+        """`start` is the content of the checkpoint to continue from."""
+        self.folder, self._conf = folder, conf.checkpoint
+        self._identity, self._decided_by = identity, decided_by
+        self._val_every = conf.trainer.val_check_interval
+        self._signals = signals
+        self._start = start
+        self.member = member
+        self.resumes = start is not None
+        self._step = self._saved_step = -1 if start is None else start["global_step"]
+        best = (start or {}).get("crossover", {}).get("best")
+        # The best of a branch is one of its own: that of its parent lies elsewhere.
+        is_here = best is not None and path_of(folder, best["step"]).is_file()
+        self._best: dict[str, Any] | None = best if is_here else None
+        self._asked = GO_ON
+        self._last_save = time.monotonic()
+        self.io = BackgroundIO(start, self._tidy)
+        self.seconds = 0.0
+        """Time for which saving has held up the loop."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        if self._start is not None:
+            set_random_state(self._start["crossover"]["random"], self.member.rank)
+            if self.member.rank == 0:
+                warn_of_other_bits(
+                    self._start["crossover"].get("machine"), pl_module.device, self.member.world
+                )
+            self._start = None
+        self._last_save = time.monotonic()
+        self._signals.patient = True
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        step = trainer.global_step
+        if step == self._step:  # a micro-batch of an unfinished optimizer step
+            return
+        self._step = step
+        self.io.check()
+        self._asked = self.member.all_reduce_max(self._wish(step))
+        if not self._val_every or step % self._val_every:
+            self._act(trainer)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        loss = pl_module.validation_loss()
+        if self._conf.best and loss < (self._best or {"val_loss": math.inf})["val_loss"]:
+            self._best = {"step": trainer.global_step, "val_loss": loss}
+            self._asked = max(self._asked, SAVE)
+        self._act(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._save(trainer)
+        self._wait()
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["crossover"] = {
+            "format": FORMAT,
+            "identity": self._identity,
+            "run": self._decided_by,
+            "random": self.member.gather(random_state()),
+            "best": self._best,
+            "ledger": pl_module.ledger.as_dict(),
+            "rows": next(
+                (one.written() for one in trainer.loggers if isinstance(one, JsonlLogger)), None
+            ),
+            "scales": [key for key in checkpoint if key.endswith("Precision")],  # of fp16 losses
+            "moments": len((checkpoint["optimizer_states"][0] or {}).get("state", {})),
+            "machine": machine(pl_module.device, self.member.world),
+        }
+
+    def last_good(self) -> Path | None:
+        """The newest checkpoint, once one still being written is safe."""
+        self._wait()
+        return next(reversed(saved(self.folder)), None)
+
+    def close(self) -> None:
+        """Training has ended, whatever the reason."""
+        self._signals.patient = False
+        self.io.teardown()
+
+    def _wish(self, step: int) -> int:
+        if self._signals.asked:
+            return REQUEUE if self._signals.requeue else STOP
+        minutes = (time.monotonic() - self._last_save) / 60
+        every = self._conf.every_n_train_steps
+        by_step = every and step % every == 0
+        by_time = self._conf.every_minutes and minutes >= self._conf.every_minutes
+        return SAVE if by_step or by_time else GO_ON
+
+    def _act(self, trainer: lightning.Trainer) -> None:
+        asked, self._asked = self._asked, GO_ON
+        if asked >= SAVE:
+            self._save(trainer)
+        if asked >= STOP:
+            self._wait()
+            raise Preempted(trainer.global_step, requeue=asked == REQUEUE)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        step = trainer.global_step
+        if step == self._saved_step or step == 0:
+            return
+        self._saved_step = step
+        start = time.monotonic()
+        trainer.save_checkpoint(path_of(self.folder, step))
+        self._last_save = time.monotonic()
+        self.seconds += self._last_save - start
+
+    def _wait(self) -> None:
+        start = time.monotonic()
+        self.io.wait()
+        self.seconds += time.monotonic() - start
+
+    def _tidy(self, checkpoint: dict[str, Any]) -> None:
+        """Name the best so far; delete what is neither that nor one of the last two."""
+        paths = saved(self.folder)
+        kept = paths[-KEEP:]
+        best = checkpoint["crossover"]["best"]
+        if best is not None:
+            path = path_of(self.folder, best["step"])
+            write_text(self.folder.best, json.dumps({"file": path.name, **best}) + "\n")
+            kept.append(path)
+        for path in paths:
+            if path not in kept and not path.is_dir():
+                # The manifest goes last: a checkpoint without one is passed over.
+                path.unlink(missing_ok=True)
+                manifest_path(path).unlink(missing_ok=True)

@@ -1,0 +1,248 @@
+"""Where a start of a run begins: at its own newest checkpoint, at another one, or from nothing.
+
+`start.json` in the run folder says how what lies there was begun, when that was not by plain
+`resume=auto`: with which `resume`, and from which checkpoint. The same command later finds itself
+there, and so continues where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from core.files import damage, manifest_path, recorded_digest, write_text
+from core.parsing import Missing, Unreadable, read_object
+from training.checkpoints.find import newest, saved, step_of
+from training.checkpoints.validation import Unfit, check_parent
+from training.run_folder.folder import RunFolder, resume_target
+
+log = logging.getLogger("crossover")
+
+Read = Callable[[Path, bool], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The checkpoint that a branch leaves, as it was then."""
+
+    path: str
+    step: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Parent:
+        """The starting point that an undamaged checkpoint gives."""
+        return cls(str(path), step_of(path), recorded_digest(path) or "")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What `start.json` holds: the `resume` of the command line, and the branch's parent."""
+
+    resume: str
+    parent: Parent | None = None
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> Begun | None:
+        """None if the run was begun from nothing, or before this was written down.
+
+        Raises `UserError` if what is written there makes no sense.
+        """
+        try:
+            found = read_object(folder.start)
+            resume, parent = found.get("resume"), found.get("parent")
+            if not isinstance(resume, str) or "\0" in resume:
+                raise Unfit("resume is missing or wrong")
+            if parent is not None:
+                check_parent(parent, "parent")
+            return cls(resume, Parent(**parent) if parent else None)
+        except Missing:
+            return None
+        except (Unreadable, Unfit) as error:
+            reason = error.reason if isinstance(error, Unreadable) else error
+            raise UserError(
+                f"{folder.start} is damaged ({reason}): it says from which checkpoint this run was "
+                "begun. Move it away, and resume=CHECKPOINT begins that branch again; a run that "
+                "is no branch goes on without it"
+            ) from None
+
+    def write(self, folder: RunFolder) -> None:
+        write_text(folder.start, json.dumps(asdict(self), indent=2) + "\n")
+
+    def is_by(self, resume: str, runs_dir: str) -> bool:
+        """Whether a command with this `resume` has begun it: the same branch of the same file."""
+        if self.parent is None:
+            return resume == self.resume
+        same_file = os.path.realpath(resume) == os.path.realpath(self.parent.path)
+        if resume != self.resume and not same_file:
+            return False
+        try:
+            target = resume_target(resume, runs_dir)
+        except UserError:  # the parent may have gone on, and deleted it
+            return True
+        return not target.is_file() or recorded_digest(target) in (None, self.parent.sha256)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a start reads, and what it leaves."""
+
+    path: Path | None
+    """The checkpoint to continue from; None to begin from nothing."""
+    content: dict[str, Any] | None = None
+    """What is in it."""
+    parent: Parent | None = None
+    """Set where a branch begins: `path` is not the latest that this run has written."""
+    all_damaged: bool = False
+    """Nothing of the run's own can be trusted, and `resume=never` may put it aside."""
+
+
+def is_finished(folder: RunFolder, max_steps: int, resume: str, runs_dir: str) -> bool:
+    """Whether there is nothing to do for this `resume`: a new branch of a finished run is work."""
+    summary = folder.summary()
+    if summary is None or summary["steps"] < max_steps:
+        return False
+    if resume in ("auto", "never") or _is_own(folder, resume, runs_dir):
+        return True
+    begun = Begun.read(folder)
+    return begun is not None and begun.is_by(resume, runs_dir)
+
+
+def goes_on(folder: RunFolder) -> bool:
+    """Whether `resume=never` has begun what lies there, and was interrupted."""
+    begun = Begun.read(folder)
+    return begun is not None and begun.resume == "never" and folder.summary() is None
+
+
+def choose(resume: str, folder: RunFolder, runs_dir: str, read: Read) -> Start:
+    """The undamaged checkpoint to start from.
+
+    `resume` is auto, never, a checkpoint's path, or a run: its name, GROUP/NAME or folder. `read`
+    gives what is in one, for a branch or not, and raises `UserError` if that cannot be restored.
+    This is the one place where a resuming run hashes a checkpoint. Raises `UserError` if what was
+    asked for is not there or cannot be trusted.
+    """
+    begun = Begun.read(folder)
+    contents: dict[Path, dict[str, Any]] = {}
+
+    def problem_of(path: Path, branch: bool) -> str | None:
+        if (problem := damage(path)) is not None:
+            return problem
+        try:
+            contents[path] = read(path, branch)
+        except UserError as error:
+            return str(error)
+        return None
+
+    def own() -> Start:
+        path = newest(folder, partial(problem_of, branch=False))
+        if path is None:
+            return Start(None)
+        # A branch of its own checkpoints that has not saved anything yet begins again.
+        is_parent = begun and begun.parent and recorded_digest(path) == begun.parent.sha256
+        return Start(path, contents[path], begun.parent if begun and is_parent else None)
+
+    if resume == "never":
+        try:
+            return own()
+        except UserError as error:
+            log.warning("%s", error)
+            return Start(None, all_damaged=True)
+    if resume == "auto" or _is_own(folder, resume, runs_dir):
+        if (start := own()).path is not None:
+            return start
+        if begun is None or begun.parent is None:
+            return start
+        resume = begun.parent.path  # a branch that has not saved anything yet
+    elif begun is not None and begun.parent is not None and begun.is_by(resume, runs_dir):
+        start = own()
+        if start.path is not None and step_of(start.path) > begun.parent.step:
+            return start
+    target = resume_target(resume, runs_dir)
+    path: Path | None = target
+    if not target.is_file():
+        path = newest(RunFolder(target), partial(problem_of, branch=True))
+    elif problem := problem_of(target, branch=True):
+        raise UserError(f"checkpoint {target}: {problem}")
+    if path is None:
+        raise UserError(f"resume={resume}: {target} has no checkpoint yet: train it first")
+    return Start(path, contents[path], Parent.of(path))
+
+
+def begin(start: Start, resume: str, folder: RunFolder) -> None:
+    """Make the folder one of this start: what another branch has written goes aside."""
+    if start.all_damaged:
+        _set_aside(folder, saved(folder))
+    if start.parent is not None:
+        assert start.path is not None
+        is_own = start.path.resolve().parent == folder.checkpoints.resolve()
+        stay = start.parent.step if is_own else -1
+        _set_aside(folder, [path for path in saved(folder) if step_of(path) > stay])
+        begun = Begun.read(folder)
+        if begun is None or begun.parent != start.parent or begun.resume == "never":
+            again = resume if resume != "auto" else start.parent.path
+            Begun(again, start.parent).write(folder)
+    elif resume == "never" and start.path is None:
+        Begun(resume).write(folder)
+    elif start.path is not None:
+        for path in saved(folder):
+            if step_of(path) > step_of(start.path):
+                _pass_over(path)
+
+
+def _pass_over(path: Path) -> None:
+    """Give a damaged checkpoint a name by which nobody takes it for the newest."""
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    manifest = manifest_path(path)
+    if os.path.lexists(manifest):
+        manifest.rename(aside.with_name(f"{manifest.name}.damaged-{number}"))
+    path.rename(aside)
+    log.warning("checkpoint %s is now %s", path, aside.name)
+
+
+def _set_aside(folder: RunFolder, paths: list[Path]) -> None:
+    """Move checkpoints to NAME.old-K, with copies of what else belongs to them."""
+    if not paths:
+        return
+    aside = RunFolder(folder.aside())
+    aside.checkpoints.mkdir(parents=True)
+    beside = (folder.config, folder.tokenizer, folder.metrics, folder.start, folder.summary_path)
+    for path in beside:
+        if path.is_file():
+            shutil.copy2(path, aside.path)
+    for path in paths:  # never at its new place without its manifest
+        manifest = manifest_path(path)
+        if manifest.is_file():
+            shutil.copy2(manifest, aside.checkpoints)
+        path.rename(aside.checkpoints / path.name)
+        manifest.unlink(missing_ok=True)
+    if folder.best.is_file():
+        shutil.copy2(folder.best, aside.checkpoints)
+        folder.best.unlink()
+    folder.summary_path.unlink(missing_ok=True)
+    log.warning(
+        "%s: checkpoints that this start does not continue from are now in %s",
+        folder.path,
+        aside.path,
+    )
+
+
+def _is_own(folder: RunFolder, resume: str, runs_dir: str) -> bool:
+    """Whether `resume` names this very run."""
+    if resume in ("auto", "never"):
+        return False
+    try:
+        target = resume_target(resume, runs_dir)
+    except UserError:
+        return False
+    return target.is_dir() and target.resolve() == folder.path.resolve()

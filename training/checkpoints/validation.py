@@ -1,0 +1,339 @@
+"""What a checkpoint must hold before anything of it is restored.
+
+A manifest says that a file is as it was written, not what it is. Lightning restores what it finds:
+without `loops` it would start over, and a wrong type ends in a traceback when half is restored.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
+from torch import Tensor
+
+from core.errors import shown
+from core.parsing import plain
+from models.meta import build_meta
+from models.registry import ModelSpec
+from training.loop.optim import SETTINGS, AdamW
+from training.loop.quiet_lightning import quiet
+from training.run_folder.ledger import Ledger
+
+FORMAT = 1
+"""Version of our part of a checkpoint; those written before it was counted have none."""
+SINCE_FORMAT_1 = ("run", "ledger", "machine", "moments", "scales", "rows")
+DEEPEST = 20  # dicts and lists in each other; ours are 7 deep
+WEIGHTS = {"bf16-true": torch.bfloat16}  # what training in a precision keeps; all others: fp32
+ORDER = ("seed", "length", "batch_size", "accumulate")
+TENSORS = ("state_dict", "optimizer_states", "random")
+"""Parts of a checkpoint, and of ours in it, that hold tensors; all others hold what JSON can."""
+
+
+class Unfit(ValueError):
+    """What of a checkpoint is missing or wrong, in a few words."""
+
+
+def check_plain(content: Any, size: int) -> None:
+    """Raise `Unfit` unless this is a tree, not too deep, of plain values and of tensors that lie in
+    a file of `size` bytes: one that is expanded could fill memory."""
+    held = 0
+    level = [content]
+    for _ in range(DEEPEST):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, Tensor):
+                whole = value.layout == torch.strided and value.device.type == "cpu"
+                if not whole or value.is_quantized or type(value) is not Tensor:
+                    raise Unfit("a tensor of a kind that no training has")
+                held += value.numel() * value.element_size()
+            elif isinstance(value, dict):
+                if not all(type(key) in (str, int) for key in value):
+                    raise Unfit("a name that is no text")
+                below += value.values()
+            elif isinstance(value, (list, tuple)):
+                below += value
+            elif value is not None and type(value) not in (bool, int, float, str):
+                raise Unfit(f"a value of the type {type(value).__name__}")
+        if not below:
+            break
+        level = below
+    else:
+        raise Unfit(f"nested more than {DEEPEST} deep")
+    if held > 4 * size:  # the same tensor may have several names
+        raise Unfit(f"tensors of {held:,} bytes in a file of {size:,}")
+
+
+def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None) -> None:
+    """Raise `Unfit` unless `content`, which is plain, can be restored whole into a training of
+    `spec`, begun with `precision` (None: with any). Of a checkpoint of another model only our own
+    part is looked at."""
+    step: Any = content.get("global_step")
+    _need(is_count(step) and step > 0, "global_step")
+    own: Any = content.get("crossover")
+    _need(isinstance(own, dict), "crossover")
+    for part in (content | {"crossover": None}, own):
+        _check_values(part)
+    _check_own(own, step)
+    if {**content["crossover"]["identity"]["model"], "size": spec.size} != asdict(spec):
+        return  # whose checkpoint it is will be told
+    version: Any = content.get("pytorch-lightning_version")
+    minor = lightning.__version__.rpartition(".")[0]
+    _need(
+        isinstance(version, str) and version.rpartition(".")[0] == minor,
+        f"Lightning's version ({shown(version, 20)}, not {minor}.*)",
+    )
+    _need(is_count(content.get("epoch")), "epoch")
+    skipped = content.get("skipped_steps", 0)
+    _need(is_count(skipped) and skipped <= step, "skipped_steps")
+    model = build_meta(spec)
+    kept = WEIGHTS.get(precision, torch.float32) if precision else None
+    _check_weights(content.get("state_dict"), model, kept)
+    weights = {name: content["state_dict"][f"model.{name}"] for name, _ in model.named_parameters()}
+    groups = [[weights[name] for name in one.names] for one in model.param_groups() if one.names]
+    _check_optimizer(content, groups, step, step == skipped)
+    _check_schedule(content.get("lr_schedulers"), len(groups), step)
+    _check_loops(content.get("loops"), step)
+    callbacks = content.get("callbacks")
+    monitor: Any = callbacks.get("Monitor") if isinstance(callbacks, dict) else None
+    _check_times(monitor)
+    for key in content["crossover"].get("scales", ()):
+        scale = content.get(key)
+        _need(isinstance(scale, dict) and all(map(is_number, scale.values())), shown(key))
+
+
+def is_count(value: Any) -> bool:
+    """A whole number that can count something here."""
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _need(holds: bool, place: str) -> None:
+    if not holds:
+        raise Unfit(f"{place} is missing or wrong")
+
+
+def _need_keys(found: Any, keys: Any, place: str) -> None:
+    _need(isinstance(found, dict) and found.keys() == {*keys}, place)
+
+
+def _check_values(part: dict[str, Any]) -> None:
+    """What is compared, printed and written into other files must be no more than JSON can hold."""
+    for key, value in part.items():
+        try:
+            plain({key: None if key in TENSORS else value})
+        except ValueError as error:
+            raise Unfit(f"{shown(key)} is wrong ({error})") from None
+
+
+def _check_own(own: dict[str, Any], step: int) -> None:
+    form = own.get("format")
+    if form is None and "run" not in own:
+        absent: tuple[str, ...] = SINCE_FORMAT_1
+    else:
+        _need(type(form) is int, "the number of its format")
+        if form != FORMAT:
+            raise Unfit(
+                f"format {shown(form)}, of another version of Crossover; this one reads {FORMAT}"
+            )
+        absent = ()
+    for key in SINCE_FORMAT_1:
+        _need(key in own or key in absent, f"crossover.{key}")
+    identity: Any = own.get("identity")
+    _need_keys(identity, ("model", "data"), "identity")
+    _need(isinstance(identity["data"], str), "identity.data")
+    _need_keys(identity["model"], (one.name for one in fields(ModelSpec)), "identity.model")
+    for key, value in identity["model"].items():
+        _need(isinstance(value, dict if key == "config" else str), f"identity.model.{key}")
+    for key in ("run", "machine"):
+        _need(isinstance(own.get(key, {}), dict), f"crossover.{key}")
+    machine = own.get("machine", {}).values()
+    _need(all(type(one) in (int, str) for one in machine), "crossover.machine")
+    scales = own.get("scales", [])
+    _need(isinstance(scales, list) and all(isinstance(one, str) for one in scales), "scales")
+    _need(is_count(own.get("moments", 0)), "crossover.moments")
+    if own.get("rows") is not None:
+        _need_keys(own["rows"], ("count", "sha256"), "crossover.rows")
+        rows = own["rows"]
+        _need(is_count(rows["count"]) and isinstance(rows["sha256"], str), "crossover.rows")
+    best = own.get("best")
+    if best is not None:
+        _need_keys(best, ("step", "val_loss"), "best")
+        _need(is_count(best["step"]) and best["step"] <= step, "best")
+        _need(type(best["val_loss"]) in (int, float), "best")
+    if "ledger" in own:
+        _check_ledger(own["ledger"])
+    states: Any = own.get("random")
+    _need(isinstance(states, list) and bool(states), "random")
+    for state in states:
+        _check_random(state)
+
+
+def _check_times(times: Any) -> None:
+    if isinstance(times, dict):
+        times = {"all_seconds": None, **times}  # older checkpoints hold no such sum
+    _need_keys(times, ("tokens", "seconds", "all_seconds"), "callbacks")
+    seconds, every = times["seconds"], times["all_seconds"]
+    _need(is_count(times["tokens"]) and is_number(seconds), "callbacks")
+    _need(every is None or is_number(every), "callbacks")
+
+
+def _check_ledger(ledger: Any) -> None:
+    _need_keys(ledger, (one.name for one in fields(Ledger)), "ledger")
+    for key in ("tokens", "forward_flops", "max_steps"):
+        value = ledger[key]
+        _need(value is None or (type(value) is int and value >= 0), f"ledger.{key}")
+    if ledger["order"] is not None:
+        _need_keys(ledger["order"], ORDER, "ledger.order")
+        _need(all(map(is_count, ledger["order"].values())), "ledger.order")
+    if ledger["parent"] is not None:
+        check_parent(ledger["parent"], "ledger.parent")
+    changes = ledger["schedule_changes"]
+    _need(isinstance(changes, list) and all(isinstance(one, str) for one in changes), "ledger")
+
+
+def check_parent(parent: Any, place: str) -> None:
+    """Raise `Unfit` unless this describes the checkpoint that a branch has left."""
+    _need_keys(parent, ("path", "step", "sha256"), place)
+    _need(isinstance(parent["path"], str) and "\0" not in parent["path"], place)
+    _need(isinstance(parent["sha256"], str), place)
+    _need(is_count(parent["step"]), place)
+
+
+def _check_random(state: Any) -> None:
+    """Try it on generators of no one's."""
+    try:
+        version, internal, gauss = state["python"]
+        random.Random().setstate((version, tuple(internal), gauss))
+        kind, keys, position, has_gauss, cached = state["numpy"]
+        if type(position) is not int or not 0 <= position <= 624:  # NumPy would read beyond
+            raise ValueError
+        np.random.RandomState().set_state((kind, keys.numpy(), position, has_gauss, cached))
+        torch.Generator().set_state(state["torch"])
+        if "cuda" in state and (state["cuda"].dtype != torch.uint8 or state["cuda"].numel() != 16):
+            raise ValueError
+    except Exception:  # each library complains in its own way
+        raise Unfit("random is missing or wrong") from None
+
+
+def _check_weights(found: Any, model: Any, kept: torch.dtype | None) -> None:
+    _need(isinstance(found, dict), "state_dict")
+    own = {f"model.{name}": one for name, one in model.state_dict().items()}
+    if odd := sorted(map(str, found.keys() ^ own.keys())):
+        raise Unfit(f"state_dict has not the tensors of this model ({shown(odd[0], 80)})")
+    for name, one in own.items():
+        _check_tensor(found[name], one.shape, f"state_dict, {name}")
+        same = found[name].is_floating_point() == one.is_floating_point()
+        if one.is_floating_point() and kept is not None:
+            same = found[name].dtype == kept
+        _need(same, f"state_dict, {name}: its type")
+
+
+def _check_tensor(found: Any, shape: Any, place: str) -> None:
+    _need(isinstance(found, Tensor), place)
+    if found.shape != shape:
+        raise Unfit(f"{place} has the shape {[*found.shape]}, not {[*shape]}")
+
+
+def _check_optimizer(
+    content: dict[str, Any], groups: list[list[Tensor]], step: int, may_be_empty: bool
+) -> None:
+    """`groups` are the weights of each, whose shapes and types their moments have."""
+    states: Any = content.get("optimizer_states")
+    _need(isinstance(states, list) and len(states) == 1, "optimizer_states")
+    _need_keys(states[0], ("state", "param_groups"), "optimizer_states")
+    state, found = states[0]["state"], states[0]["param_groups"]
+    _need(isinstance(found, list) and len(found) == len(groups), "optimizer_states.param_groups")
+    usual = AdamW([torch.zeros(1)], fused=True).param_groups[0]
+    first = 0
+    for group, weights in zip(found, groups, strict=True):
+        held = isinstance(group, dict) and {*usual, *SETTINGS} <= group.keys()
+        _need(held, "optimizer_states.param_groups")  # DeepSpeed may add to them
+        alike = {*usual} - {*SETTINGS, "lr", "params"}
+        same = all(group[key] is usual[key] for key in alike)
+        same = same and all(is_number(group[key]) for key in {*SETTINGS, "lr"} - {"betas"})
+        same = same and isinstance(group["betas"], (tuple, list)) and len(group["betas"]) == 2
+        same = same and all(map(is_number, group["betas"]))
+        same = same and _is_list(group["params"], len(weights), is_count)
+        same = same and group["params"] == [*range(first, first + len(weights))]
+        _need(same, "optimizer_states.param_groups")
+        first += len(weights)
+    _need(isinstance(state, dict) and {*state} <= {*range(first)}, "optimizer_states.state")
+    _need(len(state) == content["crossover"].get("moments", len(state)), "optimizer_states.state")
+    _need(bool(state) or may_be_empty, "optimizer_states.state")
+    for index, weight in enumerate(weight for weights in groups for weight in weights):
+        if index not in state:  # it has had no gradient yet
+            continue
+        place = f"optimizer_states, moments {index}"
+        _need_keys(state[index], ("step", "exp_avg", "exp_avg_sq"), place)
+        _check_tensor(state[index]["step"], torch.Size(), place)
+        _need(state[index]["step"].dtype == torch.float32, place)
+        _need(0 < float(state[index]["step"]) <= step, place)
+        for key in ("exp_avg", "exp_avg_sq"):
+            _check_tensor(state[index][key], weight.shape, place)
+            _need(state[index][key].dtype == weight.dtype, f"{place}: their type")
+
+
+def _check_schedule(found: Any, groups: int, step: int) -> None:
+    _need(isinstance(found, list) and len(found) == 1, "lr_schedulers")
+    usual = torch.optim.lr_scheduler.LambdaLR(AdamW([torch.zeros(1)]), lambda step: 1.0)
+    _need_keys(found[0], usual.state_dict(), "lr_schedulers")
+    for key, value in found[0].items():
+        if key in ("base_lrs", "_last_lr"):
+            _need(_is_list(value, groups, is_number), f"lr_schedulers.{key}")
+        elif key == "lr_lambdas":  # attributes that would be set in our functions
+            _need(_is_list(value, groups, lambda one: one is None), f"lr_schedulers.{key}")
+        else:
+            _need(type(value) is type(getattr(usual, key)), f"lr_schedulers.{key}")
+    _need(found[0]["last_epoch"] == step, "lr_schedulers.last_epoch")
+
+
+def _is_list(value: Any, length: int, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and len(value) == length and all(map(fits, value))
+
+
+def _check_loops(found: Any, step: int) -> None:
+    _need(isinstance(found, dict) and isinstance(found.get("fit_loop"), dict), "loops")
+    fit = found["fit_loop"]
+    _check_counts(fit, _fresh_loops(), "loops.fit_loop")
+    made = fit["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]
+    _need(made["completed"] == made["ready"] == step, "loops: their step")
+
+
+def _check_counts(found: Any, usual: Any, place: str) -> None:
+    """Check the tree of counts, whatever their values. A state that is empty when fresh may hold
+    counts of its own."""
+    if isinstance(usual, dict):
+        _need(isinstance(found, dict), place)
+        if usual:
+            _need_keys(found, usual, place)
+        for key, value in found.items():
+            _check_counts(value, usual.get(key, 0), f"{place}.{key}")
+    elif isinstance(usual, bool):
+        _need(isinstance(found, bool), place)
+    else:
+        _need(is_count(found), place)
+
+
+def _fresh_loops() -> dict[str, Any]:
+    """What Lightning would save of a training that has not begun."""
+    with quiet():
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            plugins=[LightningEnvironment()],
+        )
+    return trainer.fit_loop.state_dict()

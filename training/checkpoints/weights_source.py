@@ -1,0 +1,61 @@
+"""Where weights come from: a run's newest checkpoint, or any file or directory of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import UserError
+from core.files import inside
+from data.text import TextTokenizer
+from models.formats.crossover import KEY, part
+from models.formats.run_checkpoints import PATTERN
+from models.formats.tensor_files import read_torch
+from training.checkpoints.find import newest
+from training.run_folder.folder import RunFolder, find_place
+from training.run_folder.identity import TOKENIZER
+
+
+@dataclass(frozen=True)
+class Source:
+    """A path for `models.load`, and the tokenizer that lies with it, if one does."""
+
+    weights: Path
+    tokenizer: Path | None
+
+
+def find_source(key: str, name: str, runs_dir: str) -> Source:
+    """The run called `name` below `runs_dir`, or the run folder, file or directory of that path.
+
+    Raises `UserError`, naming the configuration's `key`, if there is none or it has no checkpoint.
+    """
+    path = find_place(key, name, runs_dir)
+    if (path / "checkpoints").is_dir():
+        folder = RunFolder(path)
+        if (checkpoint := newest(folder)) is None:
+            raise UserError(f"{folder.path} has no checkpoint yet: train it first")
+        return Source(checkpoint, _if_file(folder.tokenizer))
+    if path.is_dir():
+        return Source(path, _if_file(path / "tokenizer.json"))
+    if path.suffix == ".ckpt":
+        return Source(path, _if_file(RunFolder(path.parent.parent).tokenizer))
+    return Source(path, None)
+
+
+def check_tokenizer(source: Source, tokenizer: TextTokenizer) -> None:
+    """Raise `UserError` unless the tokenizer beside a run's checkpoint is the one it knows."""
+    if source.tokenizer is None or not PATTERN.fullmatch(source.weights.name):
+        return
+    try:
+        known = part(read_torch(source.weights), KEY, "run", TOKENIZER)
+    except KeyError:  # another program's, or written before this was recorded
+        return
+    if known != tokenizer.fingerprint:
+        raise UserError(
+            f"{source.tokenizer} is not the tokenizer that {source.weights} was trained with: "
+            "give the right one with tokenizer=PATH, or resume the run, which writes it again"
+        )
+
+
+def _if_file(path: Path) -> Path | None:
+    return inside(path) if path.is_file() else None

@@ -1,0 +1,87 @@
+"""FSDP: each process keeps a share of every weight, gradient and moment (PyTorch's FSDP2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+class FullyShard(DDPStrategy):
+    """Shards in place where DDP would wrap, one block at a time or all `at_once`.
+
+    A checkpoint's weights are loaded before the model is sharded, its optimizer state after. Works
+    on CPUs over gloo as on GPUs; Lightning's own FSDP and ModelParallel strategies want GPUs.
+    """
+
+    def __init__(self, at_once: bool, offload: bool) -> None:
+        super().__init__()
+        self._at_once = at_once
+        self._offload = CPUOffloadPolicy() if offload else OffloadPolicy()
+
+    def configure_ddp(self) -> None:
+        module: Any = self.lightning_module
+        mesh = init_device_mesh(self.root_device.type, (self.world_size,))
+        blocks = [] if self._at_once else module.model.layers
+        for unit in (*blocks, module):  # the last holds what is left: embedding, norm, head
+            fully_shard(unit, mesh=mesh, offload_policy=self._offload)
+        for name in ("training_step", "validation_step"):
+            register_fsdp_forward_method(module, name)
+
+    def teardown(self) -> None:
+        """Tear down, but leave shards where they are: they cannot move to a CPU afterwards."""
+        assert self.cluster_environment is not None and self.accelerator is not None
+        self.cluster_environment.teardown()
+        self.precision_plugin.teardown()
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        return self._whole(self.lightning_module.state_dict())
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        return self._whole(optimizer.state_dict())
+
+    def _whole(self, tree: Any) -> Any:
+        """Nested dicts and lists with every sharded tensor gathered, for process 0.
+
+        All processes must call it; in the others there is None where a tensor was sharded.
+        """
+        if isinstance(tree, DTensor):
+            tensor = tree.full_tensor()
+            return tensor.cpu() if self.is_global_zero else None
+        if isinstance(tree, dict):
+            return {key: self._whole(value) for key, value in tree.items()}
+        if isinstance(tree, list):
+            return [self._whole(value) for value in tree]
+        return tree
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, content in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [one for group in optimizer.param_groups for one in group["params"]]
+            state = {
+                index: {key: _shared(value, parameters[index]) for key, value in values.items()}
+                for index, values in content["state"].items()
+            }
+            optimizer.load_state_dict({**content, "state": state})
+
+
+def _shared(value: Any, parameter: nn.Parameter) -> Any:
+    """A whole tensor of an optimizer's state, sharded as the parameter it belongs to."""
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    assert isinstance(parameter, DTensor)
+    on_device = value.to(parameter.device, torch.float32 if value.is_floating_point() else None)
+    return distribute_tensor(on_device, parameter.device_mesh, parameter.placements)

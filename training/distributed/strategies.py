@@ -1,0 +1,43 @@
+"""How processes share a run: copies (DDP), shards (FSDP) or DeepSpeed's ZeRO.
+
+Whatever the strategy, a checkpoint is the same file with the same names: process 0 gathers weights
+and optimizer state whole. So any checkpoint continues under any strategy and any number of
+processes, and converts like every other. The price is that the whole state must pass through the
+memory of the first machine; docs/distributed.md has the arithmetic.
+"""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch.strategies import Strategy
+
+from conf.schema import TrainConf, TrainerConf
+
+SHARDED = ("fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3")
+
+
+def build_strategy(conf: TrainConf) -> Strategy | str:
+    """Lightning's strategy for `trainer.strategy`. Imports DeepSpeed only where it is asked for."""
+    trainer = conf.trainer
+    if trainer.strategy == "fsdp":
+        from training.distributed.fsdp import FullyShard
+
+        return FullyShard(calls_by_need(conf), trainer.offload)
+    if trainer.strategy.startswith("deepspeed_"):
+        from training.distributed.zero import Zero
+
+        on_cpu = trainer.accelerator == "cpu" or not torch.cuda.is_available()
+        stage = int(trainer.strategy[-1])
+        return Zero(stage, trainer.offload, trainer.precision, on_cpu)
+    return trainer.strategy
+
+
+def calls_by_need(conf: TrainConf) -> bool:
+    """Whether batches decide how often a block is called, so that processes cannot gather its
+    weights together in between."""
+    return conf.training.segment > 0 or conf.data.packing == "documents"
+
+
+def precision_of(conf: TrainerConf) -> str:
+    """Precision of Lightning's Trainer: ZeRO keeps weights in fp32 and casts by itself."""
+    return "32-true" if conf.strategy.startswith("deepspeed_") else conf.precision

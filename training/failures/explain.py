@@ -1,0 +1,92 @@
+"""What a machine does to a run, told as what the user can do about it."""
+
+from __future__ import annotations
+
+import gc
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from conf.schema import TrainConf
+from core.errors import UserError
+from core.stop_signals import Preempted
+from core.writable import DISK
+from models.registry import ModelSpec
+from training.checkpoints.find import saved
+from training.failures.oom_advice import remedies, room
+from training.run_folder.folder import RunFolder
+
+MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
+WORKER = re.compile(r"DataLoader worker .*(exited unexpectedly|killed by signal)")
+IN_WORKER = re.compile(r"(?s)^Caught UserError in .*\nmodels\.errors\.UserError: (.*)")
+
+
+@contextmanager
+def explained(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Iterator[None]:
+    """Turn a full disk, a lack of memory and a dead loader process into a `UserError`.
+
+    Anything else passes through: it is a bug, and its traceback is wanted.
+    """
+    before = room()
+    try:
+        yield
+    except UserError as error:
+        if found := IN_WORKER.search(str(error)):  # torch wraps it in two tracebacks
+            raise UserError(found[1].strip()) from None
+        raise
+    except Exception as error:
+        for one in causes(error):
+            if isinstance(one, Preempted):  # and Lightning failed to tidy up a half-begun loop
+                raise one from None
+        if any(one.errno in DISK for one in causes(error) if isinstance(one, OSError)):
+            raise UserError(f"{full_disk(error)}. {to_continue(folder)}") from None
+        if WORKER.search(str(error)):
+            raise UserError(
+                f"a loader process died ({str(error).splitlines()[0]}); with data.workers=0 there "
+                f"are none. {to_continue(folder)}"
+            ) from None
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
+            sign in str(error) for sign in MEMORY
+        ):
+            raise
+        asked = str(error).splitlines()[0] if str(error) else "MemoryError"
+        let_go(error)  # and the tensors of the failed step
+    else:
+        return
+    smaller = remedies(conf, spec, before)
+    raise UserError(f"out of memory ({asked}). {smaller}. {to_continue(folder)}")
+
+
+def let_go(error: BaseException) -> None:
+    """Empty the frames of an error and of those behind it, before it outlives them.
+
+    They hold the model and the loader, and so the memory of the one and the processes of the other.
+    """
+    for one in causes(error):
+        traceback.clear_frames(one.__traceback__)
+    gc.collect()  # Lightning's objects refer to each other
+
+
+def full_disk(error: BaseException) -> str:
+    """Which file could not be written, and why."""
+    one = next(one for one in causes(error) if isinstance(one, OSError) and one.errno in DISK)
+    return f"{one.filename or 'a file of this run'} cannot be written: {one.strerror}"
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that it came from."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def to_continue(folder: RunFolder) -> str:
+    """From where the run can go on."""
+    checkpoints = saved(folder)
+    if not checkpoints:
+        return "There is no checkpoint yet: the same command starts again"
+    return f"The last good checkpoint is {checkpoints[-1]}: the same command continues from it"

@@ -1,0 +1,233 @@
+"""How much memory a training needs, counted without allocating any, and what would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from conf.schema import TrainConf
+from core.launcher import detect_launcher, processes_of
+from models.meta import build_meta
+from models.registry import ModelSpec, build
+from models.sketch import sketch
+
+WEIGHT = 16  # bytes per parameter: weight, gradient and AdamW's two means, in fp32
+PROCESS = 1 << 28  # bytes of a process that has imported PyTorch, at least
+CGROUPS = Path("/sys/fs/cgroup")
+SPARE = 0.9  # of the room that a proposal may take, by estimate
+
+
+def room() -> int:
+    """Bytes that this process may still allocate for training."""
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    free = psutil.virtual_memory().available
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return free
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        free = min(free, limit - psutil.Process().memory_info().vms)
+    return max(free, 0)
+
+
+def capacity(on_gpu: bool) -> int:
+    """Bytes that there are for trainings at all: of one GPU, or what this process may use here."""
+    if on_gpu:
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    limits = [psutil.virtual_memory().total, *_cgroup_limits()]
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return min(limits)
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY:
+            limits.append(soft)
+    return min(limits)
+
+
+def _cgroup_limits() -> Iterator[int]:
+    """Memory limits of this process's control group, and of those around it (Linux)."""
+    try:
+        own = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in own:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            root, name = CGROUPS / controllers, "limit_in_bytes" if controllers else "max"
+            for folder in (root / path.strip("/"), *(root / path.strip("/")).parents):
+                if not folder.is_relative_to(root):
+                    break
+                try:
+                    yield int((folder / f"memory.{name}").read_text())
+                except (OSError, ValueError):  # none, or "max"
+                    continue
+
+
+def too_large(conf: TrainConf, spec: ModelSpec, on_gpu: bool) -> str | None:
+    """Why a training cannot fit whatever else is done, in words, or None.
+
+    Only what must exist counts: weights, gradients and the optimizer's state, and the inputs of
+    all blocks, which even gradient checkpointing keeps; so what passes may still not fit.
+    """
+    place, world = detect_launcher(), processes_of(conf.trainer.devices)
+    here = 1 if on_gpu else place.local_world if place else world
+    count = sketch(spec).parameters
+    weights = WEIGHT // 2 if conf.trainer.precision == "bf16-true" else WEIGHT
+    sharded = {"fsdp": weights, "deepspeed_1": 8, "deepspeed_2": 12, "deepspeed_3": weights}
+    apart = sharded.get(conf.trainer.strategy, 0)
+    if on_gpu and conf.trainer.offload:
+        apart = weights = 0  # they lie elsewhere
+    held = count * (weights - apart + -(-apart // world)) * here
+    tokens = conf.data.batch_size * conf.data.length * here // world
+    if 0 < conf.training.segment < conf.data.length:
+        tokens = tokens * conf.training.segment // conf.data.length
+    half = 4 if conf.trainer.precision == "32-true" else 2
+    inputs = tokens * spec.config["n_layer"] * spec.config["n_embd"] * half
+    processes = 0 if on_gpu else here * PROCESS
+    room = capacity(on_gpu)
+    if held + inputs + processes <= room:
+        return None
+    shares = f", in {here} processes" if here > 1 else ""
+    what = f"{gib(held)} for weights, gradients and optimizer{shares}"
+    if inputs:
+        what += f", and {gib(inputs)} at least for a batch of {tokens:,} tokens"
+    way = "choose a smaller model.size, model.n_layer or model.n_embd"
+    if held + processes <= room:
+        way = "lower data.batch_size or data.length (trainer.accumulate_grad_batches=)"
+    elif count * weights + PROCESS <= room:
+        way = "lower trainer.devices"
+    owner = "a GPU here" if on_gpu else "this machine"
+    return f"the model has {count:,} parameters: {what}; {owner} has {gib(room)}: {way}"
+
+
+def weights_too_large(spec: ModelSpec, bytes_each: int, on_gpu: bool) -> str | None:
+    """Why a model cannot even be held, in words, or None."""
+    count, room = sketch(spec).parameters, capacity(on_gpu)
+    if count * bytes_each <= room:
+        return None
+    owner = "a GPU here" if on_gpu else "this machine"
+    return (
+        f"the model has {count:,} parameters: {gib(count * bytes_each)} for weights alone; {owner} "
+        f"has {gib(room)}: choose a smaller model.size, model.n_layer or model.n_embd"
+    )
+
+
+def kept_bytes(spec: ModelSpec, length: int, recompute: bool, precision: str) -> int:
+    """Bytes that the forward pass of one sequence keeps for its backward pass.
+
+    Counted from the real operations on tensors without storage. With `recompute` (gradient
+    checkpointing) these are the inputs of the blocks, and one block's own.
+    """
+    if recompute:
+        whole = kept_bytes(spec, length, False, precision)
+        return _saved(spec, length, True, precision) + whole // spec.config["n_layer"]
+    return _saved(spec, length, False, precision)
+
+
+def _saved(spec: ModelSpec, length: int, recompute: bool, precision: str) -> int:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    storages: dict[int, Any] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage
+        return tensor
+
+    with FakeTensorMode(), torch.device(device):
+        model: Any = build(spec)
+        model.gradient_checkpointing = recompute
+        own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        tokens = torch.zeros(1, length, dtype=torch.int64)
+        half = torch.float16 if precision.startswith("16") else torch.bfloat16
+        with (
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            torch.autocast(device, half, enabled="mixed" in precision),
+        ):
+            model.objective(tokens, tokens)
+    return sum(storage.nbytes() for key, storage in storages.items() if key not in own)
+
+
+def step_bytes(spec: ModelSpec, batch: int, length: int, recompute: bool, precision: str) -> int:
+    """About what a training step needs: weights, their gradients and moments, and activations."""
+    model = build_meta(spec)
+    weights = WEIGHT * sum(parameter.numel() for parameter in model.parameters())
+    return weights + batch * kept_bytes(spec, length, recompute, precision)
+
+
+def remedies(conf: TrainConf, spec: ModelSpec, free: int) -> str:
+    """Which smaller settings would fit into `free` bytes, in words; an estimate, and says so."""
+    try:
+        return _remedies(conf, spec, free)
+    except Exception:  # no memory even for counting: say what is always true
+        return "Less memory: training.gradient_checkpointing=true, or half of data.batch_size"
+
+
+def _remedies(conf: TrainConf, spec: ModelSpec, free: int) -> str:
+    data, on = conf.data, conf.training.gradient_checkpointing
+    batch = max(1, data.batch_size // conf.trainer.devices)
+
+    def needs(batch: int, length: int, recompute: bool) -> int:
+        return step_bytes(spec, batch, length, recompute, conf.trainer.precision)
+
+    now = needs(batch, data.length, on)
+    # It did not fit: where the count says that it would, everything is larger than the count.
+    scale = max(1.0, free / now)
+
+    def fits(estimate: int) -> bool:
+        return estimate * scale <= SPARE * free
+
+    def choices() -> Iterator[tuple[str, int]]:
+        if not on:
+            yield "training.gradient_checkpointing=true", needs(batch, data.length, True)
+        for recompute in dict.fromkeys((on, True)):
+            also = " training.gradient_checkpointing=true" if recompute and not on else ""
+            sizes = _halves(data.batch_size, conf.trainer.devices)
+            for size in sizes:
+                share = size // conf.trainer.devices
+                accumulate = conf.trainer.accumulate_grad_batches * (data.batch_size // size)
+                more = f" trainer.accumulate_grad_batches={accumulate}{also}"
+                estimate = needs(share, data.length, recompute)
+                if fits(estimate):
+                    yield f"data.batch_size={size}{more}", estimate
+                    break
+            for length in _halves(data.length, 16):
+                estimate = needs(batch, length, recompute)
+                if fits(estimate):
+                    yield f"data.length={length}{also}", estimate
+                    break
+
+    fitting = [
+        f"{words} (about {gib(estimate * scale)})"
+        for words, estimate in choices()
+        if fits(estimate)
+    ]
+    asked = (
+        f"data.batch_size={data.batch_size} data.length={data.length} "
+        f"training.gradient_checkpointing={str(on).lower()} needs about {gib(now * scale)} and "
+        f"{gib(free)} were free"
+    )
+    if not fitting:
+        return f"{asked}; no smaller batch or length would fit either: choose a smaller model.size"
+    return f"{asked}. Would fit, by estimate: {'; or '.join(fitting)}"
+
+
+def _halves(size: int, least: int) -> Iterator[int]:
+    """Half of `size`, a quarter and so on, while it stays a multiple of `least`."""
+    while size % 2 == 0 and size // 2 >= least and (size // 2) % least == 0:
+        size //= 2
+        yield size
+
+
+def gib(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB"

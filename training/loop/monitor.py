@@ -1,0 +1,204 @@
+"""What a run says while it trains: rows for the loggers and one live line for the terminal."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from conf.schema import TrainConf
+from tracking.progress import time_left
+from tracking.throughput import Throughput
+from training.loop.module import LanguageModel
+from training.run_folder.ledger import Ledger
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes this process has held: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else kilobytes * 1024
+
+
+class Monitor(lightning.Callback):
+    """Logs every `trainer.log_every_n_steps` optimizer steps and after each validation.
+
+    `tokens_per_byte` of the corpus turns nats per token into bits per byte, which can be compared
+    between tokenizers. Each optimizer step is entered in `ledger`, before others save it.
+    """
+
+    def __init__(
+        self,
+        conf: TrainConf,
+        tokens_per_byte: float,
+        ledger: Ledger | None = None,
+        flops_per_step: int = 0,
+    ) -> None:
+        self._log_every = conf.trainer.log_every_n_steps
+        self._tokens_per_step = (
+            conf.data.batch_size * conf.data.length * conf.trainer.accumulate_grad_batches
+        )
+        self._tokens_per_byte = tokens_per_byte
+        self.ledger, self._flops_per_step = ledger or Ledger(), flops_per_step
+        self._line = Line(str(conf.name)) if conf.trainer.enable_progress_bar else None
+        self._since_line: list[Any] = []
+        """Losses of the optimizer steps since the last line, still on the device."""
+        self._last_step = 0
+        self._interrupted = False
+        self.throughput = Throughput()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._last_step = trainer.global_step
+        if self._line is not None and trainer.is_global_zero:
+            self._line.start(trainer.global_step, int(trainer.max_steps))
+        self.throughput.start()
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        if self._interrupted:  # by a validation or a save, which are not training time
+            self.throughput.start()
+            self._interrupted = False
+
+    def on_save_checkpoint(self, *args: Any) -> None:
+        self._interrupted = True
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
+        step = trainer.global_step
+        if step == self._last_step:  # a micro-batch of an unfinished optimizer step
+            return
+        self._last_step = step
+        module: LanguageModel = pl_module
+        loss_sum, module.loss_sum = module.loss_sum, 0.0
+        mean = torch.as_tensor(loss_sum) / trainer.accumulate_grad_batches
+        self._since_line.append(mean)
+        self.throughput.step(self._tokens_per_step)
+        self.ledger.add(self._tokens_per_step, self._flops_per_step)
+        if step % self._log_every and step != trainer.max_steps:
+            return
+        # One small batch says little: people are shown the mean since the last line.
+        both = torch.stack([mean, torch.stack(self._since_line).mean()])
+        self._since_line.clear()
+        loss, running = trainer.strategy.reduce(both, reduce_op="mean").tolist()
+        row = {
+            "train/loss": loss,
+            "train/bits_per_byte": self.bits_per_byte(loss),
+            "train/lr": module.rate,
+            "train/grad_norm": float(module.grad_norm),
+            "train/peak_memory_bytes": peak_memory(module.device),
+        }
+        if self.ledger.tokens is not None:
+            row["train/tokens"] = self.ledger.tokens
+        if module.guard is not None and module.guard.skipped:
+            row["train/skipped_steps"] = module.guard.skipped
+        if (rate := self.throughput.tokens_per_second_now) is not None:
+            row["train/tokens_per_second"] = rate
+        self._log(trainer, row, running)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        loss = pl_module.validation_loss()
+        self._log(trainer, {"val/loss": loss, "val/bits_per_byte": self.bits_per_byte(loss)})
+        self._interrupted = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.throughput.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.throughput.restore(state_dict)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self.close()
+
+    def on_exception(self, trainer: lightning.Trainer, *args: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._line is not None:
+            self._line.stop()
+
+    def bits_per_byte(self, loss: float) -> float:
+        """Nats per token to bits per byte of text."""
+        return loss / math.log(2) * self._tokens_per_byte
+
+    def _log(
+        self, trainer: lightning.Trainer, row: dict[str, float], running: float | None = None
+    ) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.global_step)
+        if self._line is not None and trainer.is_global_zero:
+            mean = {} if running is None else {"mean/loss": running}
+            if running is not None:
+                mean["mean/bits_per_byte"] = self.bits_per_byte(running)
+            self._line.show(trainer.global_step, {**row, **mean})
+
+
+class Line:
+    """Run, step, time left, mean loss since the last line, speed and memory; a bar on a terminal.
+
+    Where standard error is no terminal, a line of text each time instead.
+    """
+
+    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name, self._clock = name, clock
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._figures: dict[str, float] = {}
+        self._first = self._total = 0
+        self._begin = 0.0
+
+    def start(self, step: int, total: int) -> None:
+        self._first, self._total, self._begin = step, total, self._clock()
+        self._task = self._progress.add_task(self._name, total=total, completed=step, figures="")
+        self._progress.start()
+
+    def show(self, step: int, row: dict[str, float]) -> None:
+        self._figures.update(row)
+        text = describe(self._figures)
+        if not self._console.is_terminal:
+            # Not through rich, which wraps what is wider than it believes a pipe to be.
+            line = f"{self._name}  step {step} of {self._total}{self._left(step)}  {text}"
+            print(line, file=sys.stderr, flush=True)
+        elif self._task is not None:
+            self._progress.update(self._task, completed=step, figures=text)
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+    def _left(self, step: int) -> str:
+        """The time that the remaining steps take at the pace so far, or nothing."""
+        if not self._first < step < self._total:
+            return ""
+        pace = (self._clock() - self._begin) / (step - self._first)
+        return time_left(pace * (self._total - step))
+
+
+def describe(figures: dict[str, float]) -> str:
+    """The figures of a training line that are known so far, with units."""
+    parts = []
+    if "mean/loss" in figures:
+        parts.append(f"loss {figures['mean/loss']:.3f}")
+        parts.append(f"{figures['mean/bits_per_byte']:.3f} bits/byte")
+    if "val/loss" in figures:
+        parts.append(f"val {figures['val/loss']:.3f}")
+    if "train/tokens_per_second" in figures:
+        parts.append(f"{figures['train/tokens_per_second']:,.0f} tokens/s")
+    if "train/peak_memory_bytes" in figures:
+        parts.append(f"{figures['train/peak_memory_bytes'] / 2**30:.2f} GiB")
+    return "  ".join(parts)

@@ -1,0 +1,75 @@
+"""Are the loss and the gradient still numbers? Asked before every optimizer step is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning
+import torch
+from torch import Tensor
+
+from core.errors import UserError
+from data.batches import BatchIndex
+
+SHOWN = 16  # windows of a batch that a message names
+
+
+class NanGuard:
+    """Stops a run, or leaves a step out, where the loss or the gradient is NaN or infinite.
+
+    `on_nan` is `stop` or `skip`. Looking costs one wait for the device per optimizer step. With
+    precision 16-mixed an infinite gradient is a matter of the loss scale, which takes care of it.
+    `last_good` finds the checkpoint that a message names.
+    """
+
+    def __init__(
+        self, on_nan: str, index: BatchIndex, last_good: Callable[[], Path | None]
+    ) -> None:
+        self._skip = on_nan == "skip"
+        self._index = index
+        self._last_good = last_good
+        self._losses: list[Tensor] = []
+        self.skipped = 0
+        """Optimizer steps left out so far, over all processes and restarts."""
+
+    def record_loss(self, loss: Tensor) -> None:
+        """The loss of one micro-batch of the step to come."""
+        self._losses.append(loss.detach())
+
+    def allow_step(self, trainer: lightning.Trainer, grad_norm: Tensor) -> bool:
+        """Whether the step may be taken; the same answer in every process.
+
+        Raises `UserError` if it may not and the run is to stop.
+        """
+        losses = torch.stack(self._losses)
+        self._losses.clear()
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        trouble = ~losses.isfinite().all()
+        if not scaled:
+            trouble = trouble | ~grad_norm.isfinite()
+        if trainer.world_size > 1:
+            trouble = trainer.strategy.reduce(trouble.float(), reduce_op="sum")
+        if not trouble:
+            return True
+        if not self._skip:
+            raise UserError(self._message(trainer, losses, grad_norm))
+        self.skipped += 1
+        return False
+
+    def _message(self, trainer: lightning.Trainer, losses: Tensor, grad_norm: Tensor) -> str:
+        step, accumulate = trainer.global_step, len(losses)
+        finite = losses.isfinite().tolist()
+        # Without a loss to blame, every micro-batch of the step is under suspicion.
+        suspects = [i for i in range(accumulate) if not finite[i]] or range(accumulate)
+        numbers = [step * accumulate + i for i in suspects]
+        starts = [start for number in numbers for start in self._index.starts(number).tolist()]
+        shown = ", ".join(map(str, starts[:SHOWN])) + (", ..." if len(starts) > SHOWN else "")
+        return (
+            f"step {step + 1}: loss {losses.mean().item():g}, gradient norm {grad_norm.item():g}. "
+            f"Micro-batches {', '.join(map(str, numbers))}: windows of {self._index.length + 1} "
+            f"training tokens from {shown} on. Nothing was changed by this step; the last good "
+            f"checkpoint is {self._last_good() or 'none yet'}. The same command "
+            "with training.on_nan=skip leaves such steps out and counts them; a lower optim.lr "
+            "makes them rarer"
+        )

@@ -1,0 +1,76 @@
+"""How a batch is read: whole or in segments, its documents together or apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from conf.schema import TrainConf
+from core.errors import UserError
+from data.text import TextTokenizer
+from models.contract import Model
+from models.long_context import sequence_parallel
+from models.long_context.segments import segmented_objective
+from models.long_context.sequence_parallel import Split
+
+
+@dataclass(frozen=True)
+class SequenceMode:
+    """Training and validation read alike, but for the gradients."""
+
+    segment: int = 0
+    """Tokens read at once; 0: the whole sequence."""
+    truncated: bool = False
+    """Whether gradients end at the boundaries of segments."""
+    separator: int | None = None
+    """The token every document begins with, where documents are read apart."""
+
+    @classmethod
+    def of(cls, conf: TrainConf, tokenizer: TextTokenizer) -> SequenceMode:
+        """Read the configuration. Raises `UserError` if no token tells where documents begin."""
+        separator = None
+        if conf.data.packing == "documents":
+            separator = tokenizer.end_of_text
+            if separator is None:
+                raise UserError(
+                    f"data.packing=documents: data.tokenizer={conf.data.tokenizer!r} has no "
+                    "end-of-text token to tell where documents begin; use bpe or bytes"
+                )
+        return cls(conf.training.segment, conf.training.bptt == "truncated", separator)
+
+    def objective(
+        self, model: Model, tokens: Tensor, targets: Tensor, l2wrap: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """What to minimise and the loss to report, as `Model.objective` has them.
+
+        Where processes share a sequence (`models.long_context.sequence_parallel`), those of this
+        one's span; their means over the processes are those of the sequence.
+        """
+        segment, split = self.segment, sequence_parallel.current()
+        if split is not None:
+            tokens, targets = (self._own(split, part) for part in (tokens, targets))
+            segment //= split.world
+        starts = None if self.separator is None else tokens == self.separator
+        if 0 < segment < tokens.shape[1]:
+            return segmented_objective(
+                model, tokens, targets, segment, l2wrap, starts, self.truncated
+            )
+        objective, loss, _ = model.objective(tokens, targets, l2wrap=l2wrap, starts=starts)
+        return objective, loss
+
+    def _own(self, split: Split, tokens: Tensor) -> Tensor:
+        """This process's span of `[B, T]`, or of each segment of it."""
+        length = self.segment or tokens.shape[1]
+        own = [
+            sequence_parallel.own_span(split, segment) for segment in tokens.split(length, dim=1)
+        ]
+        return torch.cat(own, dim=1)
+
+    def loss(self, model: Model, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross entropy, nats per token."""
+        return self.objective(model, tokens, targets)[1]
+
+
+WHOLE = SequenceMode()

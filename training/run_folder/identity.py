@@ -1,0 +1,172 @@
+"""Which run is this? What must stay the same for a folder or a checkpoint to be continued."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from conf.schema import RENAMED, TrainConf
+from core.errors import UserError, shown
+from core.parsing import Missing, Unreadable, read_yaml
+from models.registry import ModelSpec
+from training.run_folder.folder import RunFolder
+
+log = logging.getLogger("crossover")
+
+SHOWN = 8  # differences that a message names
+PATH = 400  # characters of a path that it shows
+NAMES = ("name", "group")  # of a run, which decide nothing
+TOKENIZER = "tokenizer's fingerprint"  # the key under which a checkpoint holds it
+
+# What may differ between the start of a run and its continuation; anything else is another run.
+CHANGEABLE = (
+    "trainer.max_steps",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.strategy",
+    "trainer.offload",
+    "trainer.sequence_parallel",
+    "trainer.log_every_n_steps",
+    "trainer.val_check_interval",
+    "training.val_windows",
+    "training.on_nan",
+    "trainer.enable_progress_bar",
+    "training.gradient_checkpointing",
+    "checkpoint.",
+    "wandb.",
+    "data.workers",
+    "data.cache_dir",
+    "data.verify",
+    "data.markup",
+    "data.paths",  # the corpus's fingerprint decides
+    "resume",
+    "runs_dir",
+    "model.config.vocab_size",  # decided by the corpus
+)
+
+
+def describe(conf: TrainConf, spec: ModelSpec) -> dict[str, Any]:
+    """The whole configuration as plain values: what `config.yaml` holds."""
+    return {**asdict(conf), "model": asdict(spec)}
+
+
+def deciding(described: dict[str, Any]) -> dict[str, Any]:
+    """What of a configuration decides the bits that training ends in, besides the model: by dotted
+    key. A checkpoint holds it, and only a run with the same continues from it by itself."""
+    return {
+        key: value
+        for key, value in flatten(described).items()
+        if key not in NAMES and not key.startswith((*CHANGEABLE, "model."))
+    }
+
+
+def check_same_run(folder: RunFolder, described: dict[str, Any]) -> None:
+    """Raise `UserError` if the folder belongs to a run with another configuration."""
+    try:
+        before = current_names(flatten(read_yaml(folder.config)))
+    except Missing:
+        return
+    except Unreadable as error:
+        raise UserError(
+            f"{folder.config} is damaged or not a run's configuration ({error.reason}). Move it "
+            "away, and the checkpoints alone decide whose they are; or resume=never starts again "
+            "(the old folder is kept aside)"
+        ) from None
+    now = flatten(described)
+    keys = {key for key in (*before, *now) if not key.startswith(CHANGEABLE)}
+    if different := differences(before, now, keys, "then", "now"):
+        raise UserError(
+            f"{folder.path} was started with another configuration ({different}). "
+            "Choose another name=, or resume=never to start again (the old folder is kept aside)"
+        )
+
+
+def check_checkpoint(path: Path, content: dict[str, Any], identity: dict[str, Any]) -> int:
+    """The optimizer step of a checkpoint that this run may continue from.
+
+    Raises `UserError` if it belongs to another model or corpus.
+    """
+    found = content["crossover"]["identity"]
+    theirs, ours = flatten(found["model"], "model."), flatten(identity["model"], "model.")
+    parts = [differences(theirs, ours, {*theirs, *ours} - {"model.size"}, "there", "here")]
+    if found["data"] != identity["data"]:
+        parts.append("another corpus or tokenizer")
+    if different := "; ".join(filter(None, parts)):
+        raise UserError(f"checkpoint {path} belongs to another run: {different}")
+    return int(content["global_step"])
+
+
+def check_continues(
+    path: Path, content: dict[str, Any], ours: dict[str, Any], parent: dict[str, Any] | None
+) -> None:
+    """Raise `UserError` unless the checkpoint at `path` was written by this very run.
+
+    That is one whose `deciding` is `ours`, begun as a branch of `parent` (`path`, `step` and
+    `sha256`) or of none. One that does not know what it was trained with is believed, and said so.
+    """
+    own = content["crossover"]
+    if "run" not in own:
+        log.warning(
+            "checkpoint %s was written before checkpoints knew the configuration that they were "
+            "trained with: taken for one of this run",
+            path,
+        )
+        return
+    before = current_names(own["run"])
+    different = differences(before, ours, {*before, *ours}, "there", "here")
+    theirs = own["ledger"]["parent"]
+    # One from before the branch is of the run that the branch has left.
+    is_before = parent is not None and content["global_step"] <= parent["step"]
+    if not different and _left(theirs) != _left(parent) and not is_before:
+        different = f"{_begun(theirs)} there, {_begun(parent)} here"
+    if different:
+        raise UserError(
+            f"checkpoint {path} is of another run ({different}): going on from it would end in "
+            f"other bits than this run. resume={path} begins a branch from it, which is recorded; "
+            f"or move {path.parent} away, and this run starts again"
+        )
+
+
+def differences(
+    theirs: dict[str, Any], ours: dict[str, Any], keys: Iterable[str], there: str, here: str
+) -> str:
+    """The first few of `keys` in which two configurations differ, with both values."""
+    different = [
+        f"{shown(key)}={theirs.get(key)!r:.60} {there}, {ours.get(key)!r:.60} {here}"
+        for key in sorted(keys)
+        if not _same(theirs.get(key), ours.get(key))
+    ]
+    more = [f"and {len(different) - SHOWN} more"] if len(different) > SHOWN else []
+    return "; ".join(different[:SHOWN] + more)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, and not only as 1 and True are."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _left(parent: dict[str, Any] | None) -> Any:
+    return parent and (parent["step"], parent["sha256"])
+
+
+def _begun(parent: dict[str, Any] | None) -> str:
+    return f"a branch of {shown(parent['path'], PATH)}" if parent else "begun from nothing"
+
+
+def current_names(flat: dict[str, Any]) -> dict[str, Any]:
+    """The values of an older configuration under the names that its keys have today."""
+    return {RENAMED.get(key, key): value for key, value in flat.items()}
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

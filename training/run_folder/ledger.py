@@ -1,0 +1,96 @@
+"""What a run has really done, over all its starts; it travels with every checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from conf.schema import TrainConf
+from core.parsing import Unreadable, read_yaml
+
+
+@dataclass
+class Ledger:
+    """Sums over optimizer steps, whatever configuration each was made with.
+
+    None stands for what is not known: of steps made before these sums were kept, by a run that had
+    itself left another one.
+    """
+
+    tokens: int | None = 0
+    """Read for training, skipped steps included."""
+    forward_flops: int | None = 0
+    order: dict[str, Any] | None = None
+    """What the order of all batches so far follows from; None if they follow from no single one."""
+    parent: dict[str, Any] | None = None
+    """`path`, `step` and `sha256` of the checkpoint that this branch has left."""
+    max_steps: int | None = None
+    schedule_changes: list[str] = field(default_factory=list)
+    """What happened to the learning rate where a start continued with another schedule."""
+
+    @classmethod
+    def of(
+        cls, conf: TrainConf, content: dict[str, Any] | None, path: Path | None, flops: int
+    ) -> Ledger:
+        """At the start of `conf`, from the checkpoint `content` read from `path`, if there is one.
+
+        `flops` is those of the forward passes of one optimizer step as `conf` has it; it is used
+        for steps of checkpoints that hold no sums, if they were made alike.
+        """
+        ours = order_of(conf)
+        if content is None or path is None:
+            return cls(order=ours)
+        found = content["crossover"].get("ledger")
+        if found is not None:
+            ledger = cls(**found)
+        else:
+            theirs, steps = _configured(path), int(content["global_step"])
+            ledger = cls(None, None, theirs)
+            if theirs is not None:
+                ledger.tokens = steps * tokens_of(theirs)
+                ledger.forward_flops = steps * flops if theirs == ours else None
+        if ledger.order != ours:
+            ledger.order = None
+        return ledger
+
+    def add(self, tokens: int, forward_flops: int) -> None:
+        """One optimizer step has been made."""
+        if self.tokens is not None:
+            self.tokens += tokens
+        if self.forward_flops is not None:
+            self.forward_flops += forward_flops
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def order_of(conf: TrainConf) -> dict[str, Any]:
+    """What decides which tokens a step reads, besides the corpus."""
+    return {
+        "seed": conf.seed,
+        "length": conf.data.length,
+        "batch_size": conf.data.batch_size,
+        "accumulate": conf.trainer.accumulate_grad_batches,
+    }
+
+
+def tokens_of(order: dict[str, Any]) -> int:
+    """Tokens of one optimizer step."""
+    return int(order["accumulate"] * order["batch_size"] * order["length"])
+
+
+def _configured(path: Path) -> dict[str, Any] | None:
+    """The order that the run around a checkpoint is configured for, if all its steps follow it."""
+    try:
+        conf = read_yaml(path.parent.parent / "config.yaml")
+        if conf["resume"] not in ("auto", "never"):  # its first steps were those of another run
+            return None
+        return {
+            "seed": conf["seed"],
+            "length": conf["data"]["length"],
+            "batch_size": conf["data"]["batch_size"],
+            "accumulate": conf["trainer"]["accumulate_grad_batches"],
+        }
+    except (Unreadable, KeyError, TypeError):
+        return None

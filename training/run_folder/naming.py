@@ -1,0 +1,155 @@
+"""The name of a run that was given none: everything in which it differs from the defaults.
+
+Two configurations that train or measure differently never share a name; what only says where
+things go, how often they are saved or how they are shown (`PLACES`) is not part of it. Imports
+nothing heavy: the jobs of a multirun are compared before any work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conf import schema
+from conf.schema import NOT_FIELDS, TrainConf
+
+LONGEST = 100
+CORPUS = "stdlib"  # that of conf/train.yaml, where the schema has none
+TOKENIZERS = ("bpe", "bytes", "chars")  # any other is the path of a file
+PLACES = (
+    "name", "group", "runs_dir", "resume", "seed", "model", "wandb", "checkpoint",
+    "data.cache_dir", "data.verify", "data.workers", "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+)  # fmt: skip
+SHORT = {
+    "data.corpus": "",
+    "data.length": "l",
+    "data.batch_size": "bs",
+    "data.vocab_size": "v",
+    "data.tokenizer": "",
+    "data.packing": "",
+    "data.paths": "",
+    "optim.lr": "lr",
+    "optim.final_lr": "flr",
+    "optim.warmup_steps": "wu",
+    "optim.beta1": "beta1_",
+    "optim.beta2": "beta2_",
+    "optim.weight_decay": "wd",
+    "trainer.max_steps": "n",
+    "trainer.devices": "dev",
+    "trainer.accelerator": "",
+    "trainer.strategy": "",
+    "trainer.precision": "",
+    "trainer.accumulate_grad_batches": "acc",
+    "trainer.gradient_clip_val": "clip",
+    "trainer.val_check_interval": "val_every",
+    "training.bptt": "",
+}
+"""What stands before the value of a key; the last part of the key where it is not listed."""
+
+
+def default_name(conf: TrainConf, model: str, size: str) -> str:
+    """`rwkv7-5m-lr3e-3-bs8-s0`, of the model `model` at its preset `size`.
+
+    A value that a folder name cannot hold as it is (a path, a list) is shown in part, and the name
+    then ends in a digest of all that differs; so does one that would be too long.
+    """
+    differing = dict(_differing(conf))
+    parts, whole = [model, size], True
+    for key, value in differing.items():
+        text, exact = _text(value)
+        is_file = key == "data.tokenizer" and value not in TOKENIZERS
+        whole = whole and exact and not is_file
+        prefix = SHORT.get(key, key.rpartition(".")[2])
+        if isinstance(value, bool):
+            parts.append(prefix if value else f"no_{prefix}")
+        else:
+            separator = "_" if prefix and key not in SHORT and text[:1].isalpha() else ""
+            parts.append(f"{prefix}{separator}{text}")
+    seed = f"s{conf.seed}"
+    name = "-".join([*parts, seed])
+    if whole and len(name) <= LONGEST:
+        return name
+    # A key is digested under its first name: renaming it must not rename runs.
+    first = {new: old for old, new in schema.RENAMED.items()}
+    named = {first.get(key, key): value for key, value in differing.items()}
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:10]
+    name = "-".join(parts)[: LONGEST - len(digest) - len(seed) - 2]
+    return f"{name.rstrip('-._')}-{digest}-{seed}"
+
+
+def _differing(conf: TrainConf) -> Iterator[tuple[str, Any]]:
+    """Dotted keys that matter and their values, where these are not the defaults."""
+    usual = _shipped(str(conf.model.get("name")))
+    size = str(conf.model.get("size"))
+    preset = _presets(conf.model).get(size)
+    if usual and preset != _presets(usual).get(size):
+        yield "model.sizes", preset
+    for name, value in conf.model.items():
+        ours = name not in NOT_FIELDS or (name == "target" and usual)
+        if ours and value != usual.get(name):
+            yield f"model.{name}", value
+    plain = TrainConf()
+    plain.data.corpus = CORPUS
+    for key, value, default in _leaves(conf, plain):
+        placed = any(key == place or key.startswith(f"{place}.") for place in PLACES)
+        if value != default and not placed:
+            yield key, value
+
+
+@cache
+def _shipped(model: str) -> dict[str, Any]:
+    """The `model` group as its file in conf/model/ has it; empty for one without a file."""
+    files = {path.stem: path for path in Path(schema.__file__).parent.glob("model/*.yaml")}
+    return yaml.safe_load(files[model].read_text()) if model in files else {}
+
+
+def _presets(model: dict[str, Any]) -> dict[str, Any]:
+    """Those of its sizes, by name."""
+    return {str(name): preset for name, preset in model.get("sizes", {}).items()}
+
+
+def _leaves(node: Any, default: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for item in fields(node):
+        key, value, usual = (
+            prefix + item.name,
+            getattr(node, item.name),
+            getattr(default, item.name),
+        )
+        if is_dataclass(usual):
+            yield from _leaves(value, usual, f"{key}.")
+        else:
+            yield key, value, usual
+
+
+def _text(value: Any) -> tuple[str, bool]:
+    """A value as part of a folder name, and whether nothing of it is lost."""
+    if isinstance(value, bool):
+        return "", True
+    if isinstance(value, int | float):
+        return _number(value), True
+    if isinstance(value, str) and re.fullmatch(r"\w+|(bf)?\d+-(mixed|true)", value, re.ASCII):
+        return value.replace("-", "_"), True
+    first = str(value[0]) if isinstance(value, list) and value else str(value)
+    stem = re.sub(r"[^A-Za-z0-9]+", "_", Path(first).stem).strip("_")
+    return stem[:20] or "x", False
+
+
+def _number(value: float) -> str:
+    """The shorter of `0.003` and `3e-3`, every digit kept."""
+    if isinstance(value, int):
+        return str(value)
+    decimal = Decimal(repr(value)).normalize()
+    plain = format(decimal, "f")
+    mantissa, _, exponent = format(decimal, "e").replace("e+", "e").partition("e")
+    power = f"{mantissa}e{int(exponent)}"
+    return power if len(power) < len(plain) else plain
