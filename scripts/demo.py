@@ -2,7 +2,9 @@
 
 The stages are the commands a user would type, which are printed as they start. A first answer comes
 from the training steps alone; then everything is measured, and again in further processes for as
-long as the time allows. Each repetition narrows the intervals, and the same command goes on.
+long as the time allows. Each repetition narrows the intervals, and the same command goes on. Where
+other processes compute, fewer processes measure each point at first, and both models train for
+fewer steps, equally many.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from conf.schema import DataConf, DemoConf
 from core.errors import UserError
+from core.parsing import read_yaml
 from core.writable import check_writable
 from models.ops.backends import build_for_cpu
 from probes.analysis.crossovers import comparisons
@@ -41,9 +45,17 @@ LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 EARLY = 1024  # longest context of the first answer
 SHORT = 512  # up to here a training step takes little, and its crossover lies near
 MORE = 2  # times as many processes for those steps
+BUSY = 0.25  # share of the cores that others use from which the machine counts as busy
+STEPS = (160, 120, 80, 40)  # of training; as many as the time allows, the first ones if it does
+# Time of later stages over that of the first answer's 27 processes for each model, when idle.
+TRAINING = (0.6, 0.9)  # its fixed part, and that of STEPS[0] steps
+AFTERWARDS = 1.2  # everything in one process, and the report
+SHARED = 1.2  # times as much of both where others compute
 LONG_STEPS = 0.6  # steps beyond EARLY in two processes: their time over that of everything in one
 # Many processes with few repeats: what differs between processes is most of the noise.
-SWEEP = ("sweeps=[batch_1]", "decode_steps=16", "repeats=2", "repeat_seconds=0.3", "remeasure=0.25")
+SWEEP = ("sweeps=[batch_1]", "decode_steps=16", "repeats=2", "repeat_seconds=0.3")
+AGAIN, AGAIN_BUSY = 0.25, 0.1  # share of a sweep's time for measuring disturbed points again
+SAMPLE = 0.5  # seconds over which the work of others is counted
 STOPPED = (75, 130)  # exit statuses of a stage that was asked to stop
 TERMINATED = 143  # as a shell reports a process that SIGTERM has ended
 
@@ -58,6 +70,9 @@ class Demo:
         self.where = (f"group={conf.group}", f"runs_dir={conf.runs_dir}")
         self.stages = 4 + len([*self.sweeps()])
         self.stage = 0
+        self.is_busy = psutil.cpu_percent(SAMPLE) / 100 >= BUSY
+        self.unit = 0.0
+        """Seconds that the first answer takes with `MORE`."""
 
     @property
     def left(self) -> float:
@@ -81,6 +96,10 @@ class Demo:
         ]
         together = not torch.cuda.is_available() and torch.get_num_threads() >= len(MODELS)
         how = "side by side, each on its share of the cores" if together else "one after the other"
+        steps = self.steps()
+        if steps != STEPS[0]:
+            how += f", for {steps} steps instead of {STEPS[0]}: more would take too long here"
+            commands = [(*command, f"trainer.max_steps={steps}") for command in commands]
         self.announce(f"train {' and '.join(MODELS)}, {how}")
         if together:
             share = torch.get_num_threads() // len(MODELS)
@@ -89,12 +108,28 @@ class Demo:
             for command in commands:
                 finish([start(command)])
 
+    def steps(self) -> int:
+        """Steps of the training that the time allows; those it was begun with, if it was."""
+        for model in MODELS:
+            config = self.folder / model / "config.yaml"
+            if config.is_file():
+                return int(read_yaml(config)["trainer"]["max_steps"])
+        fixed, varying = TRAINING
+        for steps in STEPS:
+            training = fixed + varying * steps / STEPS[0]
+            share = SHARED if self.is_busy else 1.0
+            if self.unit * share * (training + AFTERWARDS) <= self.left:
+                return steps
+        return STEPS[-1]
+
     def measure_steps(self) -> None:
         """Training steps up to the length `EARLY`, in all their processes."""
         lengths = [length for length in LENGTHS if length <= EARLY]
-        passes = self.conf.passes
-        processes = [passes * (MORE if length <= SHORT else 1) for length in lengths]
+        passes, began = self.conf.passes, time.monotonic()
+        full = [passes * (MORE if length <= SHORT else 1) for length in lengths]
+        processes = [passes] * len(lengths) if self.is_busy else full
         self._probe(lengths, processes, "probes=[train]")
+        self.unit = (time.monotonic() - began) * sum(full) / sum(processes)
 
     def sweeps(self) -> Iterator[tuple[str, Callable[[], None], float]]:
         """What is measured after the training: title, work, and its time over that of the first.
@@ -114,7 +149,8 @@ class Demo:
     def _probe(self, lengths: Sequence[int], processes: Sequence[int], *more: str) -> None:
         models = f"model={','.join(MODELS)}"
         numbers = (f"lengths=[{listed(lengths)}]", f"processes=[{listed(processes)}]")
-        finish([start(("probe", "-m", models, *self.where, *SWEEP, *numbers, *more))])
+        again = f"remeasure={AGAIN_BUSY if self.is_busy else AGAIN}"
+        finish([start(("probe", "-m", models, *self.where, *SWEEP, again, *numbers, *more))])
 
     def answer(self) -> None:
         """What the rows measured so far say, in one sentence."""

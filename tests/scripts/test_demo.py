@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,8 @@ def run(
     monkeypatch: pytest.MonkeyPatch,
     seconds: dict[str, float],
     statuses: dict[str, int],
-    **keys: int,
+    busy: float = 0.0,
+    **keys: Any,
 ) -> Commands:
     """The commands of a demo whose scripts take `seconds` and end with `statuses`."""
     now, commands = [0.0], list[tuple[tuple[str, ...], int | None]]()
@@ -38,6 +40,7 @@ def run(
     monkeypatch.setattr(demo.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(demo.torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(demo.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(demo.psutil, "cpu_percent", lambda seconds: busy)
     demo.main([DemoConf(**keys)])
     return commands
 
@@ -75,6 +78,37 @@ def test_what_the_time_does_not_allow_is_left_out(
     out = capsys.readouterr().out
     assert out.count("left out: it would take about 0:42") == 1
     assert out.count("left out: it would take about 1:10") == 2
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(60, 160), (84, 120), (90, 80), (200, 40)])
+def test_training_takes_the_steps_that_the_time_allows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seconds: int, steps: int
+) -> None:
+    """Equally many for both models, and as many again when the same command goes on."""
+    commands = run(monkeypatch, {"probe": seconds, "train": 30}, {})
+    asked = {words[-1] for (script, *words), _ in commands if script == "train"}
+    shortened = steps < demo.STEPS[0]
+    assert (asked == {f"trainer.max_steps={steps}"}) == shortened
+    assert (f"for {steps} steps instead of 160" in capsys.readouterr().out) == shortened
+    for (script, *words), _ in commands:
+        assert problems_of(script, words) == []
+
+
+def test_a_training_that_was_begun_keeps_its_steps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "demo" / "rwkv4").mkdir(parents=True)
+    (tmp_path / "demo" / "rwkv4" / "config.yaml").write_text("trainer: {max_steps: 80}\n")
+    commands = run(monkeypatch, {}, {}, runs_dir=str(tmp_path))
+    asked = [words[-1] for (script, *words), _ in commands if script == "train"]
+    assert asked == ["trainer.max_steps=80"] * 2
+
+
+def test_where_others_compute_each_point_gets_fewer_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commands = run(monkeypatch, {"probe": 40, "train": 30}, {}, busy=50.0)
+    assert "processes=[3,3,3,3,3]" in commands[0][0] and "remeasure=0.1" in commands[0][0]
 
 
 def test_a_stage_that_fails_or_is_stopped_ends_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
