@@ -69,6 +69,11 @@ def test_each_stage_is_numbered_and_says_how_much_time_is_left(
     ]  # fmt: skip
 
 
+def test_everything_is_measured_once_however_late_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = [command for command, _ in run(monkeypatch, {"probe": 200, "train": 200}, {})]
+    assert [command[0] for command in commands] == ["probe", "train", "train", "probe", "report"]
+
+
 def test_what_the_time_does_not_allow_is_left_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
