@@ -1,4 +1,5 @@
-"""Does a busy machine mislead? `python benchmarks/busy.py -m model=rwkv4,transformer`.
+"""Test whether a busy machine changes verdicts: `python benchmarks/busy.py -m
+model=rwkv4,transformer`.
 
 Runs the same sweep `times` times on the machine as it is and as often beside each number of busy
 processes in `beside`, then compares verdicts: a sweep is false where it decides, at some length,
@@ -48,7 +49,7 @@ Sweep = dict[str, Comparison]
 def main(confs: list[BusyConf]) -> None:
     """Run the sweeps, print a row for each, and say how many verdicts are false."""
     conf = confs[0]
-    specs = [model_spec(one.model, one.vocab_size) for one in confs]
+    specs = [model_spec(model.model, model.vocab_size) for model in confs]
     folder = Path(conf.runs_dir, check_name("group", conf.group))
     check_writable(folder, hint="choose another runs_dir")
     sweeps: list[tuple[int, Sweep]] = []
@@ -57,19 +58,19 @@ def main(confs: list[BusyConf]) -> None:
             with spinning(count):
                 place = folder / f"beside-{count}-{number:02d}"
                 sweeps.append((count, sweep(specs, conf, place)))
-    quiet = [found for count, found in sweeps if count == min(conf.beside)]
+    quiet = [swept for count, swept in sweeps if count == min(conf.beside)]
     print("| busy processes | measure | verdict | crossover | slopes | false |")
     print("|--:|---|---|---|---|---|")
     false = 0
-    for count, found in sweeps:
-        for key, comparison in found.items():
-            why = contradiction(comparison, [one[key] for one in quiet if key in one])
+    for count, swept in sweeps:
+        for key, comparison in swept.items():
+            why = contradiction(comparison, [pairs[key] for pairs in quiet if key in pairs])
             false += why is not None
             print(
                 f"| {count} | {key} | {comparison.kind} | {describe(comparison)} | "
                 f"{slopes(comparison)} | {why or 'no'} |"
             )
-    total = sum(len(found) for _, found in sweeps)
+    total = sum(len(swept) for _, swept in sweeps)
     print(f"{false} of {total} verdicts are false")
     if false:
         sys.exit(CRASHED)
@@ -79,9 +80,9 @@ def sweep(specs: Sequence[ModelSpec], conf: BusyConf, folder: Path) -> Sweep:
     """One sweep; its comparisons by measure and models, also where too little was undisturbed."""
     run_sweep(specs, conf, folder / "probes.jsonl", lambda row: None)
     return {
-        f"{one.measure.key} {one.recurrent.series.label}/{one.attention.series.label}": one
-        for one in comparisons(collect([folder]))
-        if one.recurrent.points and one.attention.points
+        f"{pair.measure.key} {pair.recurrent.series.label}/{pair.attention.series.label}": pair
+        for pair in comparisons(collect([folder]))
+        if pair.recurrent.points and pair.attention.points
     }
 
 
@@ -92,17 +93,17 @@ def contradiction(comparison: Comparison, quiet: Sequence[Comparison]) -> str | 
     """
     for length in comparison.on(BELOW, ABOVE):
         side = comparison.sides[length]
-        votes = Counter(one.sides.get(length) for one in quiet)
+        votes = Counter(other.sides.get(length) for other in quiet)
         opposite = ABOVE if side == BELOW else BELOW
         if 2 * votes[opposite] > len(quiet):
             return f"{side} at {length:,} tokens, {opposite} when quiet"
-    if comparison.kind == "several" and not any(one.kind == "several" for one in quiet):
+    if comparison.kind == "several" and not any(other.kind == "several" for other in quiet):
         return "several crossings, when quiet none or one"
-    decided = [span(one) for one in quiet if one.crossover]
+    decided = [span(other) for other in quiet if other.crossover]
     if (
         comparison.crossover
         and decided
-        and not any(overlap(span(comparison), one) for one in decided)
+        and not any(overlap(span(comparison), interval) for interval in decided)
     ):
         return "the interval of the crossover meets none of the quiet ones"
     return None
@@ -114,18 +115,18 @@ def slopes(comparison: Comparison) -> str:
     measure = BY_KEY[comparison.measure.key]
     window = (1024, 8192)
     fitted = [
-        crossovers.slope(one, measure, window)
-        for one in (comparison.recurrent, comparison.attention)
+        crossovers.slope(curve, measure, window)
+        for curve in (comparison.recurrent, comparison.attention)
     ]
     return " / ".join(
-        "-" if one is None else f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
-        for one in fitted
+        "-" if slope is None else f"{slope.value:.2f} ({slope.low:.2f} to {slope.high:.2f})"
+        for slope in fitted
     )
 
 
 @contextmanager
 def spinning(count: int) -> Iterator[None]:
-    """So many processes that keep a core busy each, as long as this lasts."""
+    """Run `count` processes that keep a core busy each, for the duration of the context."""
     command = [sys.executable, "-c", SPIN, str(os.getpid())]
     # Ctrl-C is for this process, which ends them.
     processes = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]

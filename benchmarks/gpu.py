@@ -75,12 +75,12 @@ def gpu_rows(rounds: int, official: Path | None) -> list[Row]:
             if problem:
                 rows.append(Row(f"GPU, {what}", f"not measured: {problem}", goal))
                 continue
-        found = gpu_times(pieces, rounds)
-        ms = f"{1e3 * found['ours']:.3f} ms"
-        if "official" in found:
-            ms = f"{found['official'] / found['ours']:.1f}x ({ms})"
+        medians = gpu_times(pieces, rounds)
+        ms = f"{1e3 * medians['ours']:.3f} ms"
+        if "official" in medians:
+            ms = f"{medians['official'] / medians['ours']:.1f}x ({ms})"
         elif "bandwidth" in what:
-            ms = f"{3 * given[2].nbytes / found['ours'] / bandwidth:.0%} ({ms})"
+            ms = f"{3 * given[2].nbytes / medians['ours'] / bandwidth:.0%} ({ms})"
         rows.append(Row(f"GPU, {what}", ms, goal))
     return rows
 
@@ -88,7 +88,7 @@ def gpu_rows(rounds: int, official: Path | None) -> list[Row]:
 def gpu_times(pieces: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds by CUDA events, in random order, the cache flushed before each."""
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
-    found: dict[str, list[float]] = {name: [] for name in pieces}
+    times: dict[str, list[float]] = {name: [] for name in pieces}
     for number in range(rounds + 3):
         for name in random.sample(list(pieces), len(pieces)):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -98,8 +98,8 @@ def gpu_times(pieces: dict[str, Callable[[], object]], rounds: int) -> dict[str,
             end.record()
             end.synchronize()
             if number >= 3:
-                found[name].append(start.elapsed_time(end) / 1e3)
-    return {name: statistics.median(values) for name, values in found.items()}
+                times[name].append(start.elapsed_time(end) / 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def add_official(

@@ -167,15 +167,15 @@ def results(
 
 def times(pieces: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Best seconds of each piece, in random order within every round; two rounds to warm up."""
-    found: dict[str, list[float]] = {name: [] for name in pieces}
+    seconds: dict[str, list[float]] = {name: [] for name in pieces}
     for number in range(rounds + 2):
         for name in random.sample(list(pieces), len(pieces)):
             start = time.perf_counter()
             result = pieces[name]()
             if number >= 2:
-                found[name].append(time.perf_counter() - start)
+                seconds[name].append(time.perf_counter() - start)
             del result
-    return {name: min(values) for name, values in found.items()}
+    return {name: min(values) for name, values in seconds.items()}
 
 
 def cpu_rows(rounds: int, ready: list[str]) -> list[Row]:

@@ -145,7 +145,9 @@ def row(point: Point, outcome: Outcome, first: dict[str, Any] | None) -> str:
     if outcome.status != OK:
         return f"| {name} | {point.length:,} | {outcome.status}: {outcome.error} | | | | | |"
     start = first or facts
-    per_token, per_token_first = (min(one["seconds"]) / one["tokens"] for one in (facts, start))
+    per_token, per_token_first = (
+        min(timing["seconds"]) / timing["tokens"] for timing in (facts, start)
+    )
     figures = f"{min(facts['seconds']):,.1f} s | {1e6 * per_token:,.0f} us"
     figures += f" | {per_token / per_token_first:.2f}"
     if "peak_bytes" in facts:

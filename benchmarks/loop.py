@@ -145,7 +145,7 @@ def monitor_cost(
         module = LanguageModel(build(spec_of(name, preset, corpus)), conf.optim, steps)
         trainer.fit(module, Tokens(corpus, conf.data, conf.seed, 1))
     on, off = switched.turns[2:-1:2], switched.turns[3:-1:2]  # the first pair warms up
-    ratios = [one / other for one, other in zip(on, off, strict=False)]
+    ratios = [with_monitor / without for with_monitor, without in zip(on, off, strict=False)]
     low, middle, high = quantiles(ratios, n=4)
     share = f"{switched.inside / switched.spent:.3%}"
     return (

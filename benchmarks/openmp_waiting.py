@@ -60,7 +60,7 @@ def main() -> None:
     for work in WORKS:
         sleeping, spin = ([seconds[way, work, beside] for beside in (0, 1)] for way in WAYS)
         cost = median(a / b for a, b in zip(sleeping[0], spin[0], strict=True)) - 1
-        figures = [1e3 * median(one) for one in (sleeping[0], spin[0], sleeping[1], spin[1])]
+        figures = [1e3 * median(times) for times in (sleeping[0], spin[0], sleeping[1], spin[1])]
         print(
             f"| {work} | {figures[0]:.1f} | {figures[1]:.1f} | {cost:+.1%} | {figures[2]:.1f} | "
             f"{figures[3]:.1f} | {figures[2] / figures[0]:.2f} |"
@@ -70,7 +70,7 @@ def main() -> None:
 def measure(rounds: int) -> dict[tuple[str, str, int], list[float]]:
     """Seconds of every round by way of waiting, work, and number of busy processes."""
     clean = {name: value for name, value in os.environ.items() if name not in (POLICY, BLOCKTIME)}
-    found: dict[tuple[str, str, int], list[float]] = {}
+    times: dict[tuple[str, str, int], list[float]] = {}
     with ExitStack() as stack:
         servers = {
             way: stack.enter_context(
@@ -91,11 +91,11 @@ def measure(rounds: int) -> dict[tuple[str, str, int], list[float]]:
                         for way, server in list(servers.items())[:: 1 - 2 * (number % 2)]:
                             taken = asked(server, work)
                             if number:  # the first round warms up
-                                found.setdefault((way, work, beside), []).append(taken)
+                                times.setdefault((way, work, beside), []).append(taken)
         for server in servers.values():
             assert server.stdin is not None
             server.stdin.close()
-    return found
+    return times
 
 
 def asked(server: subprocess.Popen[str], work: str) -> float:

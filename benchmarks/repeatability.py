@@ -1,9 +1,9 @@
-"""Does a sweep agree with itself? `python benchmarks/repeatability.py -m model=rwkv4,transformer`.
+"""Test how well sweeps agree: `python benchmarks/repeatability.py -m model=rwkv4,transformer`.
 
 Runs the same sweep twice, `pairs` times over, and says how often the two 95 % intervals of each
-crossover overlap. Two honest ones do nearly always; where they do not, something is at work that
-changes between sweeps but not between the processes of one, and the intervals are too narrow.
-Sweeps go to runs/GROUP/00-a, 00-b, 01-a and so on; the same command continues.
+crossover overlap. Two correct ones do nearly always; where they do not, something changes between
+sweeps but not between the processes of one, and the intervals are too narrow. Sweeps go to
+runs/GROUP/00-a, 00-b, 01-a and so on; the same command continues.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Span = tuple[float, float]
 def main(confs: list[RepeatabilityConf]) -> None:
     """Run the sweeps and print a row for every pair of crossovers, then the counts."""
     conf = confs[0]
-    specs = [model_spec(one.model, one.vocab_size) for one in confs]
+    specs = [model_spec(model.model, model.vocab_size) for model in confs]
     folder = Path(conf.runs_dir, check_name("group", conf.group))
     check_writable(folder, hint="choose another runs_dir")
     lines = []
@@ -45,7 +45,7 @@ def main(confs: list[RepeatabilityConf]) -> None:
         for name in (name for name in first if name in second):
             spans = span(first[name]), span(second[name])
             agreed[name].append(overlap(*spans))
-            shown = " | ".join(describe(one[name]) for one in (first, second))
+            shown = " | ".join(describe(pairs[name]) for pairs in (first, second))
             lines.append(f"| {number} | {name} | {shown} | {'yes' if agreed[name][-1] else 'no'} |")
     if not lines:
         raise UserError(
@@ -54,8 +54,8 @@ def main(confs: list[RepeatabilityConf]) -> None:
         )
     print("| pair | measure | first sweep | second sweep | overlap |\n|--:|---|---|---|---|")
     print("\n".join(lines))
-    for name, found in sorted(agreed.items()):
-        print(f"{name}: the intervals overlap in {sum(found)} of {len(found)} pairs")
+    for name, overlaps in sorted(agreed.items()):
+        print(f"{name}: the intervals overlap in {sum(overlaps)} of {len(overlaps)} pairs")
 
 
 def crossovers(
@@ -64,9 +64,9 @@ def crossovers(
     """One sweep; by measure and models, the comparisons that have an interval."""
     run_sweep(specs, conf, folder / "probes.jsonl", lambda row: None)
     return {
-        f"{one.measure.key} {one.recurrent.series.label}/{one.attention.series.label}": one
-        for one in comparisons(collect([folder]))
-        if one.kind != "missing" and not any(isnan(at.low) for at in one.intervals.values())
+        f"{pair.measure.key} {pair.recurrent.series.label}/{pair.attention.series.label}": pair
+        for pair in comparisons(collect([folder]))
+        if pair.kind != "missing" and not any(isnan(at.low) for at in pair.intervals.values())
     }
 
 

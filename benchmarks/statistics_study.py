@@ -86,18 +86,18 @@ TRUTHS: dict[str, tuple[Cost, Cost]] = {
 
 def sweep(cost: Cost, noise: Noise, rng: np.random.Generator) -> Samples:
     """Repeats of one model by length and process."""
-    found: Samples = {}
+    samples: Samples = {}
     shape = noise.repeats
     for length in LENGTHS:
-        found[length] = {}
+        samples[length] = {}
         for process in range(noise.processes):
             logs = noise.within * rng.standard_normal(shape) + noise.between * rng.standard_normal()
             logs += np.log(rng.uniform(1.1, 20, shape)) * (rng.random(shape) < noise.delayed)
             logs += np.log1p(rng.exponential(0.3, shape)) * (rng.random(shape) < noise.held)
             logs += np.log(rng.uniform(1.1, 3)) * (rng.random() < noise.bursts)
             logs += np.log1p(noise.drift) * process / max(1, noise.processes - 1)
-            found[length][process] = list(cost(length) * np.exp(logs))
-    return found
+            samples[length][process] = list(cost(length) * np.exp(logs))
+    return samples
 
 
 def compared(truth: str, noise: Noise, seed: int) -> Ratios:
@@ -112,12 +112,12 @@ def verdicts(truth: str, noise: Noise, seeds: int) -> tuple[float, float, float,
     right = undecided = held = 0
     wanted = "crosses" if truth == "crosses" else "always"
     for seed in range(seeds):
-        found = compared(truth, noise, seed)
-        kind = kind_of(list(found.sides.values()))
+        estimate = compared(truth, noise, seed)
+        kind = kind_of(list(estimate.sides.values()))
         right += kind == wanted
         undecided += kind == "undecided"
         if kind == wanted == "crosses":
-            change = found.changes[0]
+            change = estimate.changes[0]
             held += (change.low or 0) <= CROSSING <= (change.high or 0)
     wrong = seeds - right - undecided
     return right / seeds, undecided / seeds, wrong / seeds, held / max(1, right)
@@ -173,8 +173,8 @@ def called_linear(cost: Cost, size: float, seeds: int) -> float:
     noise = Noise("", processes=5, within=size / sqrt(2), between=size / sqrt(2))
     calls = 0
     for seed in range(seeds):
-        found = bend(sweep(cost, noise, np.random.default_rng(seed)))
-        calls += found is not None and is_linear(found)
+        fitted = bend(sweep(cost, noise, np.random.default_rng(seed)))
+        calls += fitted is not None and is_linear(fitted)
     return calls / seeds
 
 

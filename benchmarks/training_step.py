@@ -111,7 +111,7 @@ def operator_share(name: str, rounds: int) -> str:
 
     tokens = some_tokens(batch, length)
     rates = alternate([(step, tokens), (operator, tokens)], rounds)
-    whole, part = ([tokens.numel() / rate for rate in one] for one in rates)
+    whole, part = ([tokens.numel() / rate for rate in pair] for pair in rates)
     shares = [layers * p / w for w, p in zip(whole, part, strict=True)]
     return (
         f"| {name} | {median(whole):.2f} s | {layers * median(part):.3f} s | "
@@ -183,7 +183,7 @@ def peer_step(model: Any) -> Step:
 
 
 def stepping(loss: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer) -> Step:
-    """Forward, backward, update."""
+    """Take one step: forward, backward, update."""
 
     def step(tokens: Tensor) -> None:
         loss(tokens).backward()

@@ -93,15 +93,15 @@ def worst(B: int, T: int, H: int, dtype: torch.dtype) -> str:
     torch.use_deterministic_algorithms(True)  # fills new tensors with NaN
     got = results(given, weights, "cuda", None)
     torch.use_deterministic_algorithms(False)
-    found = {
+    errors = {
         name: float((x - y).abs().max() / y.abs().max().clamp(min=0.1))
         if x.isfinite().all()
         else float("inf")
         for name, x, y in zip(NAMES, got, true, strict=True)
     }
-    name = max(found, key=lambda name: found[name])
-    verdict = "" if found[name] <= TOLERANCES[dtype] else " **above the limit**"
-    return f"{found[name]:.1e} ({name}){verdict}"
+    name = max(errors, key=lambda name: errors[name])
+    verdict = "" if errors[name] <= TOLERANCES[dtype] else " **above the limit**"
+    return f"{errors[name]:.1e} ({name}){verdict}"
 
 
 def results(
@@ -133,11 +133,13 @@ def time_rows(rounds: int) -> list[Row]:
         pieces = {"ours": training(given) if both else forward(given)}
         if T % 16 == 0:
             pieces["yardstick"] = Usual(given, both)
-        found = gpu_times(pieces, rounds)
-        measured = f"{1e3 * found['ours']:.3f} ms"
-        if "yardstick" in found:
-            ratio = found["yardstick"] / found["ours"]
-            measured = f"{ratio:.1f}x ({measured}, usual kernel {1e3 * found['yardstick']:.2f} ms)"
+        medians = gpu_times(pieces, rounds)
+        measured = f"{1e3 * medians['ours']:.3f} ms"
+        if "yardstick" in medians:
+            ratio = medians["yardstick"] / medians["ours"]
+            measured = (
+                f"{ratio:.1f}x ({measured}, usual kernel {1e3 * medians['yardstick']:.2f} ms)"
+            )
         rows.append(Row(f"WKV-7 on a GPU, {what}", measured, goal))
     return rows
 

@@ -89,7 +89,7 @@ def check_of(hint: Any) -> Check:
         first, bounds = check_of(inner[0]), inner[1:]
         return lambda value: first(value) and all(bound.holds(value) for bound in bounds)
     if origin in (typing.Union, types.UnionType):
-        any_of = [check_of(one) for one in inner]
+        any_of = [check_of(option) for option in inner]
         return lambda value: any(check(value) for check in any_of)
     if origin is list:
         each = check_of(inner[0])
@@ -97,7 +97,7 @@ def check_of(hint: Any) -> Check:
     if origin is dict:
         key, each = check_of(inner[0]), check_of(inner[1])
         return lambda value: (
-            isinstance(value, dict) and all(key(k) and each(one) for k, one in value.items())
+            isinstance(value, dict) and all(key(k) and each(item) for k, item in value.items())
         )
     raise TypeError(f"no check of {hint}")
 
@@ -124,7 +124,7 @@ _is_name, _is_text = check_of(Name), check_of(Text)
 def _is_plain(value: Any) -> bool:
     """Texts, bounded numbers, and lists and objects of them. Readers bound the depth."""
     if isinstance(value, dict):
-        return all(_is_name(key) and _is_plain(one) for key, one in value.items())
+        return all(_is_name(key) and _is_plain(item) for key, item in value.items())
     if isinstance(value, list):
         return all(map(_is_plain, value))
     return _is_single(value) or _is_text(value)

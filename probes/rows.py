@@ -62,7 +62,9 @@ TOLD = 5  # of them, one by one
 
 def label(model: str, options: dict[str, Any]) -> str:
     """The model with the options set by hand: `gpt`, `gpt math`, `transformer window 256`."""
-    words = (one if isinstance(one, str) else f"{name} {one}" for name, one in options.items())
+    words = (
+        value if isinstance(value, str) else f"{name} {value}" for name, value in options.items()
+    )
     return " ".join([model, *words])
 
 
@@ -177,7 +179,9 @@ class Row:
         """Those of `seconds` that count: all where nothing better is known."""
         if self.is_disturbed or not self.disturbed:
             return self.seconds
-        return [one for one, bad in zip(self.seconds, self.disturbed, strict=True) if not bad]
+        return [
+            seconds for seconds, bad in zip(self.seconds, self.disturbed, strict=True) if not bad
+        ]
 
     @property
     def key(self) -> str:
@@ -222,7 +226,7 @@ class Row:
         if odd := misfits(vars(row), _checks()) or sorted(_out_of_step(row)):
             raise ValueError(f"not a probe row (values that make no sense: {some(odd)})")
         for name in _BY_REPEAT:
-            if (found := getattr(row, name)) and len(found) != len(row.seconds):
+            if (marks := getattr(row, name)) and len(marks) != len(row.seconds):
                 raise ValueError(f"not a probe row ({name} has not one entry for each of seconds)")
         if "recurrent" not in values:  # written before models said what they are
             row = replace(row, **said_by(row.target, row.config))
@@ -241,11 +245,11 @@ def current_names(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_ALL = {one.name for one in fields(Row)}
+_ALL = {column.name for column in fields(Row)}
 _YOUNGER = {
-    one.name
-    for one in fields(Row)
-    if one.default is not MISSING or one.default_factory is not MISSING
+    column.name
+    for column in fields(Row)
+    if column.default is not MISSING or column.default_factory is not MISSING
 }
 """Those that rows of before may lack."""
 _BY_REPEAT = (
@@ -253,7 +257,7 @@ _BY_REPEAT = (
 )  # fmt: skip
 _DEVICE = {"kind": Name, "name": Name, "threads": Count | None, "memory_bytes": Bytes | None}
 _CONFIG = {"vocab_size": Count | None, "window": Count | None}
-"""Those entries that something is concluded from."""
+"""Entries that the analysis depends on."""
 
 
 @cache
@@ -264,16 +268,16 @@ def _checks() -> dict[str, Check]:
 
 @cache
 def _inner_checks(of: str) -> dict[str, Check]:
-    known: Any = {"device": _DEVICE, "config": _CONFIG}[of]
-    return {name: check_of(hint) for name, hint in known.items()}
+    hints: Any = {"device": _DEVICE, "config": _CONFIG}[of]
+    return {name: check_of(hint) for name, hint in hints.items()}
 
 
 def _out_of_step(row: Row) -> Iterator[str]:
-    """Fields that are right alone, and wrong beside the others."""
+    """Fields that are valid alone, and contradict others."""
     for of in ("device", "config"):
         checks = _inner_checks(of)
-        known = {name: getattr(row, of).get(name) for name in checks}
-        yield from (f"{of}.{name}" for name in misfits(known, checks))
+        values = {name: getattr(row, of).get(name) for name in checks}
+        yield from (f"{of}.{name}" for name in misfits(values, checks))
     if not row.seconds and (row.status == OK or row.token_seconds):
         yield "seconds"
     try:

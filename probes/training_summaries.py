@@ -1,4 +1,4 @@
-"""The summaries of finished trainings, as far as a report depends on what they say."""
+"""The summaries of finished trainings, as far as a report depends on them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ KNOWN = {
     "recurrent": bool | None,
     "title": Name,
 }
-"""What may be missing in summaries of before; other fields are nobody's business here."""
+"""Fields that older summaries may lack; a report uses no others."""
 
 
 @cache
@@ -60,7 +60,8 @@ def _checks() -> dict[str, Check]:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """A training's summary. Raises `Unreadable` if it is none, or says what cannot be."""
+    """The summary of a training. Raises `Unreadable` if it is not one, or contains impossible
+    values."""
     summary = current_names(read_object(path))
     if missing := sorted(set(NEEDED) - set(summary)):
         raise Unreadable(path, f"not a training summary (without {some(missing)})")

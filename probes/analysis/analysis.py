@@ -39,17 +39,19 @@ class Analysis:
 
 def analyse(dataset: Dataset, window: tuple[int, int], price: Price | None = None) -> Analysis:
     """Conclude everything from `dataset`; slopes are fitted over `window`, in tokens."""
-    drawn = {one.key: found for one in MEASURES if (found := curves(dataset, one))}
+    drawn = {
+        measure.key: all_curves for measure in MEASURES if (all_curves := curves(dataset, measure))
+    }
     all_series = dataset.all_series
     return Analysis(
         dataset=dataset,
         curves=drawn,
         comparisons=tuple(comparisons(dataset)),
         slopes={
-            (one.series.label, measure.key): fitted
+            (curve.series.label, measure.key): fitted
             for measure in MEASURES
-            for one in drawn.get(measure.key, [])
-            if (fitted := slope(one, measure, window))
+            for curve in drawn.get(measure.key, [])
+            if (fitted := slope(curve, measure, window))
         },
         scaling=study(dataset.trainings),
         price=price,

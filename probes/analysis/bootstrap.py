@@ -2,20 +2,22 @@
 
 `Samples` maps a context length to its processes by number, and each process to its raw repeats, in
 seconds (or any positive cost). Other work on the machine only ever adds to a time, so a point is
-the lower quartile over its processes of the lower quartile over their repeats: as sure as a median
-where nothing disturbs, and right with up to half of the repeats delayed (docs/statistics.md).
+the lower quartile over its processes of the lower quartile over their repeats: as precise as a
+median where nothing disturbs, and right with up to half of the repeats delayed
+(docs/statistics.md).
 
-Noise is relative, so it is drawn in logarithms, and every point gets fresh luck in every draw:
+Noise is relative, so it is drawn in logarithms, and independently for every point of every draw:
 
-* Points of several processes. All repeats of one process share its luck (memory layout, a busy
-  neighbour), which they cannot show, so the values of processes are what is drawn: from the
+* Points of several processes. All repeats of one process share an offset (memory layout, a busy
+  neighbour) which they cannot show, so the values of processes are what is drawn: from the
   differences between two processes of a point, over sqrt 2, in units of that point's noise, pooled
-  over lengths. A process that a burst has hit is told by its distance from the point, in units of
-  what is usual for the model, and takes no part. A point's noise is its own variance weighed
-  with `PRIOR` degrees of freedom against the usual one; where it cannot be told which processes are
-  hit, the spread of all of them, so that such a point widens its own interval only.
+  over lengths. A process that a burst has hit is recognised by its distance from the point, in
+  units of what is usual for the model, and is left out. The variance of a point is a weighted mean
+  of its own, and of the usual one with `PRIOR` degrees of freedom; where it is unclear which
+  processes are hit, the spread of all of them, so that such a point widens its own interval only.
+
 * Points of one process. Residuals of the repeats are pooled over the lengths, and a draw takes the
-  quartile of as many as there are repeats. The luck of the process shows only as points that
+  quartile of as many as there are repeats. The offset of the process shows only as points that
   scatter about a smooth curve by more than that; `scatter` draws it from there. A curve that fits
   badly then widens the interval too.
 """
@@ -41,13 +43,13 @@ Average = Callable[[Array], Array]
 DRAWS = 2000
 QUANTILE = 0.25
 GROSS = 4.0
-"""Standard deviations beyond which a process is hit by a burst, and at which the errors of repeats
-are cut. What is delayed by more is either left out by the quartile, or shows in its own point: as
-processes that differ, or as scatter about the curve."""
+"""Standard deviations beyond which a process counts as hit by a burst, and at which the errors of
+repeats are cut. What is delayed by more is either left out by the quartile, or shows in its own
+point: as processes that differ, or as scatter about the curve."""
 PRIOR = 8
 """Degrees of freedom that the usual noise of a model weighs against that of a point."""
 ROUNDS = 10
-"""At most, until leaving out what is gross changes nothing."""
+"""Most iterations; they end earlier when leaving out outliers changes nothing."""
 
 
 def numbered(processes: Processes) -> dict[int, Repeats]:
@@ -96,17 +98,17 @@ def levels(groups: Groups) -> list[Array]:
 
 
 def in_several_processes(points: Sequence[Array] | Groups) -> bool:
-    """Whether processes of one point say how much luck differs: there are two spare ones."""
+    """Whether the processes of a point show how much processes differ: there are two spare ones."""
     return sum(len(point) - 1 for point in points) > 1
 
 
 def errors(groups: Groups, rng: np.random.Generator) -> Array | None:
     """Errors of the log values `[draws, points]`, or `None` if no point has two values.
 
-    With one process per point they lack its luck: add `scatter`.
+    With one process per point they lack the offset of that process: add `scatter`.
     """
     if in_several_processes(groups):
-        return process_errors([one[:, None] for one in levels(groups)], rng)
+        return process_errors([logs[:, None] for logs in levels(groups)], rng)
     return repeat_errors(groups, rng)
 
 
@@ -151,12 +153,12 @@ def doubt(points: Sequence[Array] | Groups, rng: np.random.Generator) -> Array:
 
 
 def unhit(points: Sequence[Array]) -> list[Array]:
-    """Rows of every point that no burst has hit; none of them if it cannot be told which.
+    """Rows of every point that no burst has hit; none of them where that is unclear.
 
-    A burst moves the difference between the models of its process away from the `contrast` of
-    the point. Where processes drift apart as well, the quartiles of the two models can be
-    those of different processes; then most processes agree with the median of the differences
-    instead, which lies no further off than they drift.
+    A burst moves the difference between the models of its process away from the `contrast` of the
+    point. Where processes drift apart as well, the quartiles of the two models can be those of
+    different processes; then most processes agree with the median of the differences instead, which
+    lies no further off than they drift.
     """
     near = GROSS * _spread([_less(point) for point in points if len(point) > 1])
     ranges = [np.ptp(point, axis=0).min() for point in points if len(point) > 1]
@@ -189,12 +191,12 @@ def _spread(points: Sequence[Array]) -> float:
 
 
 def _sizes(points: Sequence[Array], kept: Sequence[Array]) -> Array:
-    """Standard deviation of one process, by point: its own weighed against the usual one; where
-    bursts cannot be told apart, that of all there is."""
+    """Standard deviation of one process, by point: a weighted mean of its own and the usual one;
+    where bursts cannot be identified, that of all its processes."""
     spare = np.array([max(0, len(some) - 1) for some in kept])
-    own = np.array([_less(some).var(ddof=1) if len(some) > 1 else 0.0 for some in kept])
-    usual = float(spare @ own) / max(1, int(spare.sum()))
-    sizes = np.sqrt((PRIOR * usual + spare * own) / (PRIOR + spare))
+    variances = np.array([_less(some).var(ddof=1) if len(some) > 1 else 0.0 for some in kept])
+    usual = float(spare @ variances) / max(1, int(spare.sum()))
+    sizes = np.sqrt((PRIOR * usual + spare * variances) / (PRIOR + spare))
     for place, (point, some) in enumerate(zip(points, kept, strict=True)):
         if not len(some):
             sizes[place] = np.sqrt(np.square(_less(point) - contrast(point)).mean())
@@ -205,9 +207,9 @@ def repeat_errors(groups: Groups, rng: np.random.Generator) -> Array | None:
     """Errors `[draws, points]` of the log values that the repeats within processes explain."""
     flat = [np.log(repeats) for point in groups for repeats in point.values()]
     residuals = [
-        (one - np.quantile(one, QUANTILE)) * np.sqrt(len(one) / (len(one) - 1))
-        for one in flat
-        if len(one) > 1
+        (logs - np.quantile(logs, QUANTILE)) * np.sqrt(len(logs) / (len(logs) - 1))
+        for logs in flat
+        if len(logs) > 1
     ]
     if not residuals:
         return None
@@ -215,7 +217,7 @@ def repeat_errors(groups: Groups, rng: np.random.Generator) -> Array | None:
     # Below the quartile nothing is delayed: that side shows the size of the noise alone.
     usual = float(np.sqrt(np.square(pool[pool < 0]).mean())) if (pool < 0).any() else 0.0
     pool = np.minimum(pool, GROSS * usual) if usual else pool
-    noise = _draws(pool, np.array([len(one) for one in flat]), lower_quartile, rng)
+    noise = _draws(pool, np.array([len(logs) for logs in flat]), lower_quartile, rng)
     noise -= noise.mean(axis=0)
     ends = np.cumsum([len(point) for point in groups])[:-1]
     return np.stack([lower_quartile(part) for part in np.split(noise, ends, axis=1)], axis=1)
@@ -241,9 +243,9 @@ def lower_quartile(values: Array) -> Array:
 
 def _draws(pool: Array, counts: Array, average: Average, rng: np.random.Generator) -> Array:
     """`[draws, len(counts)]` averages, each of `count` values drawn from the pool."""
-    found = np.empty((DRAWS, len(counts)))
+    averages = np.empty((DRAWS, len(counts)))
     for count in sorted(set(counts.tolist())):
         columns = np.flatnonzero(counts == count)
         drawn = pool[rng.integers(len(pool), size=(DRAWS, len(columns), count))]
-        found[:, columns] = average(drawn)
-    return found
+        averages[:, columns] = average(drawn)
+    return averages

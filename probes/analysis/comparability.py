@@ -1,8 +1,8 @@
-"""What must be alike before two measurements are compared.
+"""What must be equal before two measurements are compared.
 
-A comparison is only worth drawing when everything but the architecture is the same: one machine
-with one number of threads, one precision, vocabulary, torch version and commit, one batch at every
-point of a sweep, models of one size, and trainings on the same tokens in the same order.
+A comparison is valid only when everything but the architecture is the same: one machine with one
+number of threads, one precision, vocabulary, torch version and commit, one batch at every point of
+a sweep, models of one size, and trainings on the same tokens in the same order.
 """
 
 from __future__ import annotations
@@ -60,40 +60,41 @@ _OF_ONE_LENGTH = ("tokens", "order_hash")
 
 
 def differences(rows: Sequence[Placed], trainings: Mapping[Path, dict[str, Any]]) -> list[str]:
-    """Why these must not be compared, one sentence for every field that differs; empty if they may.
-
-    Each names the field, two of its values, and where they stand.
-    """
-    found = [
-        _differing(name, ((read(one.row), one) for one in rows)) for name, read in _SAME.items()
+    """Reasons why these must not be compared, one sentence for every field that differs; empty if
+    they may be. Each names the field, two of its values, and where they stand."""
+    differing = [
+        _differing(name, ((read(placed.row), placed) for placed in rows))
+        for name, read in _SAME.items()
     ]
-    found += [
-        _differing(name, ((read(one.row), one) for one in rows if read(one.row) is not None))
+    differing += [
+        _differing(
+            name, ((read(placed.row), placed) for placed in rows if read(placed.row) is not None)
+        )
         for name, read in _SAME_IF_KNOWN.items()
     ]
-    of_one_size = [one for one in rows if not one.row.unmatched]
-    told = [*found, *_batches(rows), _sizes(of_one_size), *_trainings(trainings)]
-    told = list(filter(None, told))
-    more = [f"and {len(told) - MOST:,} more"] if len(told) > MOST else []
-    return [*told[:MOST], *more]
+    of_one_size = [placed for placed in rows if not placed.row.unmatched]
+    sentences = [*differing, *_batches(rows), _sizes(of_one_size), *_trainings(trainings)]
+    sentences = list(filter(None, sentences))
+    more = [f"and {len(sentences) - MOST:,} more"] if len(sentences) > MOST else []
+    return [*sentences[:MOST], *more]
 
 
 def admitted(rows: Sequence[Placed]) -> list[str]:
     """What differs because it was asked for when it was measured, with `unmatched=true`."""
-    asked = any(one.row.unmatched for one in rows)
+    asked = any(placed.row.unmatched for placed in rows)
     return list(filter(None, [_sizes(rows)])) if asked else []
 
 
-def check_sizes(specs: Sequence[ModelSpec], known: Sequence[Row], path: Path) -> None:
+def check_sizes(specs: Sequence[ModelSpec], earlier: Sequence[Row], path: Path) -> None:
     """Raise `UserError` unless models have as many parameters as each other, and as those
-    that the rows `known` of the file `path` are of.
+    that the rows `earlier` of the file `path` are of.
 
     A model that cannot be built is left to its row to explain. Rows that were measured with
     `unmatched=true` are left out.
     """
     old = [
         (row.parameters, f"{row.label} {row.size} in {path}")
-        for row in known
+        for row in earlier
         if row.parameters and not row.unmatched
     ]
     if len(specs) + len(old) < 2:
@@ -116,8 +117,8 @@ def check_sizes(specs: Sequence[ModelSpec], known: Sequence[Row], path: Path) ->
 
 def alike(counts: Iterable[int]) -> bool:
     """Whether all are called the same size."""
-    known = list(counts)
-    return not known or max(known) <= (1 + SIZE_TOLERANCE) * min(known)
+    sizes = list(counts)
+    return not sizes or max(sizes) <= (1 + SIZE_TOLERANCE) * min(sizes)
 
 
 def _count(spec: ModelSpec) -> int | None:
@@ -141,21 +142,21 @@ def _differing(name: str, values: Iterable[tuple[Any, object]]) -> str:
 
 def _batches(rows: Sequence[Placed]) -> Iterable[str]:
     points: dict[tuple[str, str, int], list[Placed]] = defaultdict(list)
-    for one in rows:
-        points[one.row.probe, one.row.sweep, one.row.context_length].append(one)
-    for (probe, sweep, length), own in points.items():
+    for placed in rows:
+        points[placed.row.probe, placed.row.sweep, placed.row.context_length].append(placed)
+    for (probe, sweep, length), at_point in points.items():
         name = f"batch of {probe} at {length} tokens in the {sweep} sweep"
-        yield _differing(name, ((one.row.batch, one) for one in own))
+        yield _differing(name, ((placed.row.batch, placed) for placed in at_point))
 
 
 def _sizes(rows: Sequence[Placed]) -> str:
-    known = [(one.row.parameters, one) for one in rows if one.row.parameters]
-    if alike(count for count, _ in known):
+    counted = [(placed.row.parameters, placed) for placed in rows if placed.row.parameters]
+    if alike(count for count, _ in counted):
         return ""
-    by_size = sorted(known, key=lambda pair: pair[0])
+    by_size = sorted(counted, key=lambda pair: pair[0])
     ends = (
-        (f"{count:,} of {one.row.model} {one.row.size}", one)
-        for count, one in (by_size[0], by_size[-1])
+        (f"{count:,} of {placed.row.model} {placed.row.size}", placed)
+        for count, placed in (by_size[0], by_size[-1])
     )
     return _differing(f"number of parameters (by more than {SIZE_TOLERANCE:.0%})", ends)
 
@@ -168,10 +169,10 @@ def _trainings(trainings: Mapping[Path, dict[str, Any]]) -> Iterable[str]:
     if not swept(trainings.values()):
         yield from _alike(trainings, list(_SAME_TRAINING))
         return
-    yield from _alike(trainings, [one for one in _SAME_TRAINING if one not in _OF_ONE_LENGTH])
+    yield from _alike(trainings, [field for field in _SAME_TRAINING if field not in _OF_ONE_LENGTH])
     for tokens in sorted({run.get("tokens") for run in trainings.values()}, key=str):
-        own = {path: run for path, run in trainings.items() if run.get("tokens") == tokens}
-        yield from _alike(own, ["order_hash"])
+        of_length = {path: run for path, run in trainings.items() if run.get("tokens") == tokens}
+        yield from _alike(of_length, ["order_hash"])
 
 
 def _alike(trainings: Mapping[Path, dict[str, Any]], wanted: Sequence[str]) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""From rows to comparisons: curves, who is cheaper where, crossover lengths and slopes.
+"""From rows to comparisons: curves, which model needs less at which length, crossovers and slopes.
 
 A *measure* is one quantity against context length, e.g. training time per sequence. For every
 measure each series has a curve, and every recurrent series is compared with every attention series.
@@ -24,7 +24,7 @@ from probes.analysis.shape_fit import ROUNDING, Growth, growth
 from probes.rows import Row
 
 DISTURBED = "disturbed"
-"""Status of a point all of whose processes were held up by others: shown, and part of nothing."""
+"""Status of a point whose processes were all disturbed by others: it is drawn, and used nowhere."""
 
 MIB = 2**20
 TIME = Resolution(relative=0.01, single=0.1)
@@ -123,8 +123,8 @@ class Comparison:
     @property
     def between(self) -> tuple[int, int] | None:
         """Shortest and longest length measured for both where the side is not decided."""
-        found = [length for length, side in self.sides.items() if side == UNDECIDED]
-        return (min(found), max(found)) if found else None
+        undecided = [length for length, side in self.sides.items() if side == UNDECIDED]
+        return (min(undecided), max(undecided)) if undecided else None
 
     @property
     def none_in_range(self) -> bool:
@@ -140,23 +140,23 @@ class Comparison:
 
     @property
     def note(self) -> str:
-        """What to know about the kind, in words."""
+        """What the kind implies, in words."""
         if self.kind == "several":
             return f"{len(self.crossings)} decided changes of side"
         equal = [f"{at:,}" for at in self.on(EQUAL)]
-        known = {
+        meanings = {
             "crosses": "one crossing",
             "reverse": "cheaper up to some length, dearer beyond",
             "always": "cheaper at every length" + (" where they differ" if equal else ""),
             "never": "never cheaper up to the longest length",
             "equal": "no difference at any length",
         }
-        told = [known[self.kind]] if self.kind in known else []
+        parts = [meanings[self.kind]] if self.kind in meanings else []
         if equal and self.kind != "equal":
-            told.append(f"equal at {', '.join(equal)} tokens")
+            parts.append(f"equal at {', '.join(equal)} tokens")
         if unclear := [f"{at:,}" for at, side in self.sides.items() if side == UNDECIDED]:
-            told.append(f"not decided at {', '.join(unclear)} tokens")
-        return "; ".join(told)
+            parts.append(f"not decided at {', '.join(unclear)} tokens")
+        return "; ".join(parts)
 
     @property
     def lengths(self) -> list[int]:
@@ -173,9 +173,9 @@ class Comparison:
 
     def sure(self, length: int) -> float:
         """The end of the ratio's interval that is nearer to 1; the ratio itself without one."""
-        one = self.intervals[length]
-        end = one.high if one.value < 1 else one.low
-        return one.value if isnan(end) else end
+        interval = self.intervals[length]
+        end = interval.high if interval.value < 1 else interval.low
+        return interval.value if isnan(end) else end
 
     @property
     def disturbed(self) -> list[Point]:
@@ -213,26 +213,28 @@ class Slope:
 
 def rows_at(rows: Iterable[Row], probe: str, sweep: str) -> dict[int, dict[int, Row]]:
     """By rising length and by process, the row that counts: the last one."""
-    found: dict[int, dict[int, Row]] = defaultdict(dict)
+    points: dict[int, dict[int, Row]] = defaultdict(dict)
     for row in rows:
         if (row.probe, row.sweep) == (probe, sweep):
-            found[row.context_length][row.process] = row
-    return dict(sorted(found.items()))
+            points[row.context_length][row.process] = row
+    return dict(sorted(points.items()))
 
 
 def curve(series: Series, measure: Measure) -> Curve:
     """One point per length; where a process was measured again, the last row counts.
 
-    A point of which one process failed has failed: those that finished are the lucky ones. Times
+    A point of which one process failed has failed: using those that finished would bias it. Times
     of disturbed processes are left out, and a point of which none is left is `disturbed`.
     """
     points = []
-    for length, found in rows_at(series.rows, measure.probe, measure.sweep).items():
-        failed = [row for _, row in sorted(found.items()) if row.status != "ok"]
-        quiet = {n: row for n, row in found.items() if not (measure.timed and row.is_disturbed)}
+    for length, by_process in rows_at(series.rows, measure.probe, measure.sweep).items():
+        failed = [row for _, row in sorted(by_process.items()) if row.status != "ok"]
+        quiet = {
+            n: row for n, row in by_process.items() if not (measure.timed and row.is_disturbed)
+        }
         values = {
             number: repeats
-            for number, row in sorted((quiet or found).items())
+            for number, row in sorted((quiet or by_process).items())
             if (repeats := values_of(row, measure))
         }
         if failed:
@@ -247,10 +249,12 @@ def curves(dataset: Dataset, measure: Measure) -> list[Curve]:
 
     A measure that is not `always` shown needs a finished point of one of them, disturbed or not.
     """
-    found = [curve(series, measure) for series in dataset.all_series]
-    if not measure.always and not any(one.measured or one.disturbed for one in found):
+    drawn = [curve(series, measure) for series in dataset.all_series]
+    if not measure.always and not any(
+        candidate.measured or candidate.disturbed for candidate in drawn
+    ):
         return []
-    return [one for one in found if one.points]
+    return [candidate for candidate in drawn if candidate.points]
 
 
 def comparisons(dataset: Dataset) -> list[Comparison]:
@@ -264,21 +268,25 @@ def comparisons(dataset: Dataset) -> list[Comparison]:
 
 
 def find(recurrent: Curve, attention: Curve, measure: Measure) -> Comparison:
-    """Who is cheaper where."""
+    """Compare two curves: the side of each length, and the lengths at which it changes."""
     resolution = RESOLUTIONS.get(measure.field, TIME)
-    found = ratios.ratios(
+    compared = ratios.ratios(
         {length: point.processes for length, point in recurrent.measured.items()},
         {length: point.processes for length, point in attention.measured.items()},
         resolution,
     )
-    crossings = tuple(Crossing(one.length, one.low, one.high) for one in found.changes)
-    kind = kind_of(list(found.sides.values()))
-    return Comparison(measure, recurrent, attention, kind, crossings, found.intervals, found.sides)
+    crossings = tuple(
+        Crossing(change.length, change.low, change.high) for change in compared.changes
+    )
+    kind = kind_of(list(compared.sides.values()))
+    return Comparison(
+        measure, recurrent, attention, kind, crossings, compared.intervals, compared.sides
+    )
 
 
 def kind_of(sides: list[str]) -> str:
     decided = [side for side in sides if side in (BELOW, ABOVE)]
-    changes = sum(one != other for one, other in pairwise(decided))
+    changes = sum(side != other for side, other in pairwise(decided))
     if len(sides) < 2:
         return "missing"
     if changes:
@@ -298,14 +306,14 @@ LOCAL = (0.85, 1.15)
 """What the slope at the longest lengths, without the fixed part, must be able to be."""
 
 
-def slope(one: Curve, measure: Measure, window: tuple[int, int]) -> Slope | None:
+def slope(fitted_curve: Curve, measure: Measure, window: tuple[int, int]) -> Slope | None:
     """The log-log slope over the window, or None with fewer than three lengths inside it.
 
     `linear` says that the cost is a + bT, with a constant or without: the interval of the bend
     beyond that contains 0 and stays within `BEND`, and that of the slope at the longest lengths,
     with the constant taken off, reaches into `LOCAL`. It needs four lengths.
     """
-    samples = _samples(one, measure)
+    samples = _samples(fitted_curve, measure)
     inside = [length for length in samples if window[0] <= length <= window[1]]
     if len(inside) < 3:
         return None
@@ -325,12 +333,12 @@ def is_linear(bend: Bend) -> bool:
     return straight and local.low < LOCAL[1] and LOCAL[0] < local.high
 
 
-def shape(one: Curve, measure: Measure) -> Growth | None:
+def shape(fitted_curve: Curve, measure: Measure) -> Growth | None:
     """Which shape fits the whole curve best, costs per sequence (or per generated token)."""
-    return growth(_samples(one, measure))
+    return growth(_samples(fitted_curve, measure))
 
 
-def _samples(one: Curve, measure: Measure) -> dict[int, dict[int, list[float]]]:
+def _samples(fitted_curve: Curve, measure: Measure) -> dict[int, dict[int, list[float]]]:
     """Per-token costs of a whole pass are taken per sequence, like the others; those of a
     generated token are not."""
     per_token = measure.per == "token" and measure.probe not in ("decode", "max_batch")
@@ -339,5 +347,5 @@ def _samples(one: Curve, measure: Measure) -> dict[int, dict[int, list[float]]]:
             number: [value * (length if per_token else 1) for value in repeats]
             for number, repeats in point.processes.items()
         }
-        for length, point in one.measured.items()
+        for length, point in fitted_curve.measured.items()
     }

@@ -1,4 +1,4 @@
-"""What a report is made of: probe rows, finished trainings, and the series they belong to."""
+"""The input of a report: probe rows, finished trainings, and the series they belong to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("crossover")
 
 MOST_ARMS = 40
 MOST_PAIRS = 100
-"""Comparisons of one report: a hundred take minutes, and nobody reads more."""
+"""Comparisons of one report; a hundred take minutes."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Series:
     """One curve of every chart: a model, or one variant of it when several were measured."""
 
     label: str
-    """Model name, with its options (`probes.rows.label`) and whatever else tells its variants
-    apart: `gpt`, `gpt math`, `transformer window 256`, `rwkv7 small`."""
+    """Model name, with its options (`probes.rows.label`) and whatever else distinguishes its
+    variants: `gpt`, `gpt math`, `transformer window 256`, `rwkv7 small`."""
     model: str
     rows: tuple[Row, ...]
     recurrent: bool | None = None
@@ -40,8 +40,8 @@ class Series:
 
     def __post_init__(self) -> None:
         if self.recurrent is None and self.rows:
-            known = (row.recurrent for row in self.rows if row.recurrent is not None)
-            object.__setattr__(self, "recurrent", next(known, None))
+            answers = (row.recurrent for row in self.rows if row.recurrent is not None)
+            object.__setattr__(self, "recurrent", next(answers, None))
         said = self.rows[0].title if self.rows else ""
         object.__setattr__(self, "title", self.title or said or self.model)
 
@@ -61,12 +61,12 @@ class Series:
 
     def backends(self, probe: str | None = None) -> dict[str, list[str]]:
         """Kernels used by operator, over the rows of one probe or of all."""
-        found: dict[str, set[str]] = defaultdict(set)
+        kernels: dict[str, set[str]] = defaultdict(set)
         for row in self.rows:
             if probe in (None, row.probe):
                 for operator, name in row.backends.items():
-                    found[operator].add(str(name))
-        return {operator: sorted(names) for operator, names in sorted(found.items())}
+                    kernels[operator].add(str(name))
+        return {operator: sorted(names) for operator, names in sorted(kernels.items())}
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,12 @@ class Dataset:
     def pairs(self) -> list[tuple[Series, Series]]:
         """Every recurrent series against every attention series."""
         attention = [series for series in self.all_series if not series.recurrent]
-        return [(one, other) for one in self.all_series if one.recurrent for other in attention]
+        return [
+            (recurrent, other)
+            for recurrent in self.all_series
+            if recurrent.recurrent
+            for other in attention
+        ]
 
     def trainings_of(self, series: Series) -> list[dict[str, Any]]:
         """Finished trainings of a series's model, size and options; kernels learn alike.
@@ -94,13 +99,13 @@ class Dataset:
         """
         kernels = set(series.backends())  # an option of an operator's name chooses its kernel
         wanted = (series.model, series.size, _learning(series.rows[0].options, kernels))
-        found = []
+        matching = []
         for run in self.trainings:
             options = _learning(run.get("options", {}), kernels | set(run.get("backends", {})))
             if (run.get("model"), run.get("size"), options) == wanted:
-                found.append(run)
-        longest = max((run.get("tokens", 0) for run in found), default=0)
-        return [run for run in found if run.get("tokens", 0) == longest]
+                matching.append(run)
+        longest = max((run.get("tokens", 0) for run in matching), default=0)
+        return [run for run in matching if run.get("tokens", 0) == longest]
 
 
 def _learning(options: dict[str, Any], kernels: set[str]) -> dict[str, Any]:
@@ -127,7 +132,7 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Dataset:
         damaged += lines.damaged
         placed = [Placed(row, path, line) for line, row in lines.rows.items()]
         # Within one file a later row of the same point is its repetition, and replaces it.
-        rows += {one.row.key: one for one in placed}.values()
+        rows += {latest.row.key: latest for latest in placed}.values()
         for path in [folder / "summary.json", *sorted(folder.glob("*/summary.json"))]:
             try:
                 summary = read_summary(path)
@@ -145,17 +150,17 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Dataset:
             f"no probe rows in {names}{why}: run scripts/probe.py and give its group folder"
         )
     mixed = differences(rows, trainings)
-    told = list(dict.fromkeys([*admitted(rows), *mixed]))
+    mixture = list(dict.fromkeys([*admitted(rows), *mixed]))
     if mixed and not allow_mixed:
         raise UserError(
             f"these must not be compared: {'; '.join(mixed)}. Measure them alike, or pass "
             "allow_mixed=true"
         )
     dataset = Dataset(
-        tuple(one.row for one in rows),
+        tuple(entry.row for entry in rows),
         tuple(sorted(trainings.values(), key=lambda run: str(run.get("name")))),
-        tuple(series_of([one.row for one in rows])),
-        tuple(told),
+        tuple(series_of([entry.row for entry in rows])),
+        tuple(mixture),
         tuple(damaged),
     )
     if len(dataset.all_series) > MOST_ARMS or len(dataset.pairs) > MOST_PAIRS:
@@ -185,19 +190,19 @@ def series_of(rows: Iterable[Row]) -> list[Series]:
     for row in rows:
         by_option[row.label].append(row)
     all_series = []
-    for name, own in by_option.items():
+    for name, of_label in by_option.items():
         parts: dict[str, list[Row]] = defaultdict(list)
-        unset = {key: None for row in own for key in row.config}
-        facts = [{"size": row.size, **unset, **row.config} for row in own]
-        keys = _telling_apart(own, facts)
+        unset = {key: None for row in of_label for key in row.config}
+        facts = [{"size": row.size, **unset, **row.config} for row in of_label]
+        keys = _telling_apart(of_label, facts)
         if not keys:
-            facts = [_kernels(row) for row in own]
-            keys = _telling_apart(own, facts)
-        for row, known in zip(own, facts, strict=True):
-            words = [_word(key, known[key]) for key in keys if key in known]
+            facts = [_kernels(row) for row in of_label]
+            keys = _telling_apart(of_label, facts)
+        for row, row_facts in zip(of_label, facts, strict=True):
+            words = [_word(key, row_facts[key]) for key in keys if key in row_facts]
             parts[" ".join([name, *words])].append(row)
         all_series += [
-            _checked(Series(one, own[0].model, tuple(part))) for one, part in parts.items()
+            _checked(Series(label, of_label[0].model, tuple(part))) for label, part in parts.items()
         ]
     return sorted(
         _without_shared_titles(all_series), key=lambda series: (not series.recurrent, series.label)
@@ -237,11 +242,11 @@ def _kernels(row: Row) -> dict[str, Any]:
 def _telling_apart(rows: list[Row], facts: list[dict[str, Any]]) -> list[str]:
     """Names of the facts that take more than one value among the rows of a single point."""
     values: dict[tuple[Any, ...], set[str]] = defaultdict(set)
-    for row, known in zip(rows, facts, strict=True):
-        for name, value in known.items():
+    for row, row_facts in zip(rows, facts, strict=True):
+        for name, value in row_facts.items():
             point = (name, row.probe, row.sweep, row.context_length)
             values[point].add(json.dumps(value, sort_keys=True))
-    names = {point[0] for point, found in values.items() if len(found) > 1} - _set(rows)
+    names = {point[0] for point, different in values.items() if len(different) > 1} - _set(rows)
     # A size is a name for a whole configuration: it says all that its fields would.
     return ["size"] if "size" in names else sorted(names)
 

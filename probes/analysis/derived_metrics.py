@@ -1,4 +1,4 @@
-"""What one point says besides its curves: tokens a second, use of the device, energy, tails.
+"""Metrics of one point beside its curves: tokens a second, use of the device, energy, tails.
 
 A function here takes the rows of a point, one for each process, and counts what a curve counts
 (`probes.analysis.crossovers`): nothing of a point of which a process failed, no time of a disturbed
@@ -24,10 +24,10 @@ def counted(rows: Sequence[Row]) -> list[Row]:
 
 def seconds(rows: Sequence[Row], of: Callable[[Row], float] = lambda row: 1) -> float | None:
     """The time of one entry of `seconds`, or of one unit where an entry is `of(row)` units."""
-    known = counted(rows)
-    if not known:
+    timed = counted(rows)
+    if not timed:
         return None
-    return centre({row.process: [one / of(row) for one in row.undisturbed] for row in known})
+    return centre({row.process: [repeat / of(row) for repeat in row.undisturbed] for row in timed})
 
 
 def tokens(row: Row) -> int:
@@ -61,16 +61,16 @@ def _work(row: Row, dense: bool) -> int:
 
 def joules_per_token(rows: Sequence[Row]) -> float | None:
     """Energy of the whole device; `None` without a counter or an undisturbed process."""
-    known = [
+    energies = [
         row.energy_joules / tokens(row) for row in counted(rows) if row.energy_joules is not None
     ]
-    return typical(known) if known else None
+    return typical(energies) if energies else None
 
 
 def token_percentiles(rows: Sequence[Row]) -> tuple[float, float] | None:
     """p50 and p95 in seconds over all single tokens of what was left undisturbed, taken together:
     the tail of a user's wait, where a curve has the quartile of repeats."""
-    found = [
+    repeats = [
         part
         for row in counted(rows)
         if row.token_seconds
@@ -79,9 +79,9 @@ def token_percentiles(rows: Sequence[Row]) -> tuple[float, float] | None:
         )
         if not bad
     ]
-    if not found:
+    if not repeats:
         return None
-    middle, slow = np.percentile(np.concatenate(found), [50, 95])
+    middle, slow = np.percentile(np.concatenate(repeats), [50, 95])
     return float(middle), float(slow)
 
 
@@ -91,9 +91,9 @@ def _repeats(row: Row) -> list[np.ndarray]:
 
 
 def figures(rows: Sequence[Row]) -> dict[str, float]:
-    """By name, all that is known of a point: what a wandb run logs at its context length."""
+    """All known metrics of a point, by name: what a wandb run logs at its context length."""
     percentiles = token_percentiles(rows) or (None, None)
-    known = {
+    values = {
         "seconds": seconds(rows),
         "tokens_per_second": tokens_per_second(rows),
         "p50_seconds": percentiles[0],
@@ -102,14 +102,14 @@ def figures(rows: Sequence[Row]) -> dict[str, float]:
         "joules_per_token": joules_per_token(rows),
     }
     if all(row.status == OK for row in rows):  # others disturb no memory and no count
-        known |= {name: _counted(rows, name) for name in ("peak_bytes", "state_bytes")}
-        known |= {name: _counted(rows, name) for name in ("flops", "flops_dense")}
+        values |= {name: _counted(rows, name) for name in ("peak_bytes", "state_bytes")}
+        values |= {name: _counted(rows, name) for name in ("flops", "flops_dense")}
         batches = [row.max_batch for row in rows if row.max_batch]
-        known["max_batch"] = min(batches, default=None)
-    return {name: value for name, value in known.items() if value is not None}
+        values["max_batch"] = min(batches, default=None)
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _counted(rows: Sequence[Row], name: str) -> float | None:
     values = [getattr(row, name) for row in rows]
-    known = [value for value in values if value]
-    return typical(known) if known else None
+    counts = [value for value in values if value]
+    return typical(counts) if counts else None

@@ -1,9 +1,9 @@
-"""From raw times to statements with an interval: slope, coefficients, and how a cost bends.
+"""From raw times to estimates with an interval: slope, coefficients, and how a cost bends.
 
 All take grouped samples (`probes.analysis.bootstrap.Samples`: length, process, repeat) and draw
 their intervals, 95 % percentiles, from the bootstrap described there. With a single process per
-point its luck is judged by the scatter of points about a smooth curve: the better of
-`a + bT + cT^2` and a parabola in log-log.
+point the error of that process is estimated by the scatter of points about a smooth curve: the
+better of `a + bT + cT^2` and a parabola in log-log.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def polynomial_fit(
 
 @dataclass(frozen=True)
 class Bend:
-    """How a cost departs from `a + bT` over a window."""
+    """The departure of a cost from `a + bT` over a window."""
 
     share: Estimate
     """`cT^2` at the longest length as a share of the cost there: 0 of a straight line. Negative of
@@ -137,7 +137,7 @@ def bend(samples: Samples, window: tuple[int, int] | None = None, seed: int = 0)
         logs = np.log(np.maximum(rest, ROUNDING * values[-1]))
         return c / (fixed + b + c), logs @ weights
 
-    share, local = (float(one[0]) for one in judged(np.ones((1, len(lengths)))))
+    share, local = (float(row[0]) for row in judged(np.ones((1, len(lengths)))))
     noise = _noise(groups, np.random.default_rng(seed), *_about_polynomial(lengths, values))
     if noise is None:
         return Bend(Estimate(share, nan, nan), Estimate(local, nan, nan))
@@ -149,7 +149,7 @@ def bend(samples: Samples, window: tuple[int, int] | None = None, seed: int = 0)
 def _noise(
     groups: Groups, rng: np.random.Generator, residuals: Array, freedom: int
 ) -> Array | None:
-    """Errors of the log values, with the luck of single processes from the residuals of a fit."""
+    """Errors of the log values; those of single processes come from the residuals of a fit."""
     noise = errors(groups, rng)
     if noise is None or in_several_processes(groups):
         return noise

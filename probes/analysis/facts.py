@@ -44,19 +44,19 @@ def model_facts(dataset: Dataset, series: Series) -> dict[str, Any]:
 
 def _mean(values: Iterable[float | None]) -> float | None:
     """Mean of the known values; a training of very few steps has no speed."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    present = [value for value in values if value is not None]
+    return fmean(present) if present else None
 
 
 def cost_facts(dataset: Dataset, price: Price | None) -> dict[str, Any]:
     """Pages and money by model, probe and context length."""
-    found: dict[str, Any] = {
+    by_label: dict[str, Any] = {
         "price_per_hour": price.per_hour if price else None,
         "currency": price.currency if price else None,
         "tokens_per_page": costs.PAGE,
     }
     for series in dataset.all_series:
-        found[series.label] = {}
+        by_label[series.label] = {}
         for probe in costs.DOING:
             for length, seconds in costs.seconds_per_token(series, probe).items():
                 entry = {
@@ -65,8 +65,8 @@ def cost_facts(dataset: Dataset, price: Price | None) -> dict[str, Any]:
                 }
                 if price:
                     entry["per_million_tokens"] = price.of_million(seconds)
-                found[series.label].setdefault(probe, {})[str(length)] = entry
-    return found
+                by_label[series.label].setdefault(probe, {})[str(length)] = entry
+    return by_label
 
 
 def baselines(dataset: Dataset) -> dict[str, float | None]:
@@ -76,7 +76,7 @@ def baselines(dataset: Dataset) -> dict[str, float | None]:
         field: [run[field] for run in dataset.trainings if run.get(field) is not None]
         for field in fields
     }
-    return {field: fmean(found) if found else None for field, found in values.items()}
+    return {field: fmean(measured) if measured else None for field, measured in values.items()}
 
 
 def machine(dataset: Dataset) -> dict[str, Any]:
@@ -113,13 +113,17 @@ def _processes(dataset: Dataset) -> list[int]:
     for series in dataset.all_series:
         for probe, sweep in {(row.probe, row.sweep) for row in series.rows}:
             points = rows_at(series.rows, probe, sweep).values()
-            finished = [own for own in points if all(row.status == OK for row in own.values())]
-            counts += [len(own) for own in finished]
+            finished = [
+                processes
+                for processes in points
+                if all(row.status == OK for row in processes.values())
+            ]
+            counts += [len(processes) for processes in finished]
     return _ends(counts) or [1, 1]
 
 
 def _ends(values: Sequence[Any]) -> list[Any]:
-    """The least and the most; nothing of nothing."""
+    """The least and the most; an empty list for no values."""
     return [min(values), max(values)] if values else []
 
 
@@ -140,10 +144,9 @@ def cut_every(runs: Iterable[dict[str, Any]]) -> list[int]:
 
 
 def disturbance(rows: Iterable[Row]) -> dict[str, int] | None:
-    """How quiet the machine was. A measurement is a point in one process: those that `finished`,
-    those `measured_again` because one of their company was disturbed, how often that was
-    (`repetitions`), those still `disturbed`, and those that `failed`. None where a row does not
-    know."""
+    """How quiet the machine was, or None where a row does not know. A measurement is a point in one
+    process: those that `finished`, those `measured_again` because one of their group was disturbed,
+    how often that was (`repetitions`), those still `disturbed`, and those that `failed`."""
     every = list(rows)
     finished = [row for row in every if row.status == OK]
     if not finished or not all(row.disturbed for row in finished):
@@ -163,16 +166,18 @@ def disturbance(rows: Iterable[Row]) -> dict[str, int] | None:
 def finished(series: Series, probe: str) -> dict[int, list[Row]]:
     """By length, the rows of every point of batch 1 that finished, one for each process."""
     points = rows_at(series.rows, probe, "batch_1")
-    every = {length: [own[n] for n in sorted(own)] for length, own in points.items()}
+    every = {
+        length: [processes[n] for n in sorted(processes)] for length, processes in points.items()
+    }
     return {
-        length: own for length, own in every.items() if all(row.status == OK for row in own)
+        length: point for length, point in every.items() if all(row.status == OK for row in point)
     }  # fmt: skip
 
 
 def latency_of(rows: Sequence[Row]) -> dict[str, float] | None:
     """p50 and p95 of single tokens, seconds."""
-    found = derived_metrics.token_percentiles(rows)
-    return None if found is None else {"p50": found[0], "p95": found[1]}
+    percentiles = derived_metrics.token_percentiles(rows)
+    return None if percentiles is None else {"p50": percentiles[0], "p95": percentiles[1]}
 
 
 def use_of(rows: Sequence[Row]) -> dict[str, Any]:
@@ -188,8 +193,8 @@ def use_of(rows: Sequence[Row]) -> dict[str, Any]:
 def batch_of(rows: Sequence[Row]) -> dict[str, Any]:
     """The largest batches and the tries of each process, and the tokens a second."""
     return {
-        "max_batch": [one.max_batch or 0 for one in rows],
-        "tried": [len(one.tried) for one in rows],
+        "max_batch": [row.max_batch or 0 for row in rows],
+        "tried": [len(row.tried) for row in rows],
         "tokens_per_second": derived_metrics.tokens_per_second(rows),
     }
 
@@ -198,11 +203,11 @@ def figures(
     all_series: Sequence[Series], probes: tuple[str, ...], of: Callable[[Sequence[Row]], Any]
 ) -> dict[str, Any]:
     """By model, probe and length, what is known of every finished point of batch 1."""
-    found: dict[str, Any] = {}
+    by_label: dict[str, Any] = {}
     for series in all_series:
         by_probe = {}
         for probe in probes:
-            known = {str(at): of(own) for at, own in finished(series, probe).items()}
-            by_probe[probe] = {at: one for at, one in known.items() if one is not None}
-        found[series.label] = {probe: own for probe, own in by_probe.items() if own}
-    return found
+            by_length = {str(at): of(point) for at, point in finished(series, probe).items()}
+            by_probe[probe] = {at: fact for at, fact in by_length.items() if fact is not None}
+        by_label[series.label] = {probe: points for probe, points in by_probe.items() if points}
+    return by_label

@@ -52,7 +52,9 @@ def tangents(x: Array, values: Array) -> Array:
     return np.column_stack([first, inner, last])
 
 
-def _end(near: float, far: float, own: Array, other: Array) -> Array:
-    slope = ((2 * near + far) * own - near * other) / (near + far)
-    slope = np.where((own * other < 0) & (np.abs(slope) > 3 * np.abs(own)), 3 * own, slope)
-    return np.where(slope * own <= 0, 0, slope)
+def _end(near: float, far: float, secant: Array, next_secant: Array) -> Array:
+    slope = ((2 * near + far) * secant - near * next_secant) / (near + far)
+    slope = np.where(
+        (secant * next_secant < 0) & (np.abs(slope) > 3 * np.abs(secant)), 3 * secant, slope
+    )
+    return np.where(slope * secant <= 0, 0, slope)

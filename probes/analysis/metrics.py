@@ -96,12 +96,12 @@ def values_of(row: Row, measure: Measure) -> tuple[float, ...]:
         return (row.budget_bytes / row.max_batch,) if row.budget_bytes and row.max_batch else ()
     seconds = _undisturbed(row, tuple(row.seconds))
     if measure.field == "batch_seconds":
-        return tuple(one / row.max_batch for one in seconds) if row.max_batch else ()
+        return tuple(value / row.max_batch for value in seconds) if row.max_batch else ()
     if measure.field == "seconds":
         if measure.probe == "decode":
             return seconds
         parts = row.batch * (row.context_length if measure.per == "token" else 1)
-        return tuple(one / parts for one in seconds)
+        return tuple(value / parts for value in seconds)
     value = getattr(row, measure.field)
     return (value / row.batch,) if value else ()
 

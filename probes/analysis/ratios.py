@@ -1,15 +1,15 @@
 """Which of two models needs less, at which lengths, and where that changes: with an interval.
 
-The ratio of a point is that of the values of the two models, lower quartiles over the
-processes that both have, without those that a burst has hit in either
-(`probes.analysis.bootstrap.unhit`). The two are measured next to each other in time, so what slows
-the machine slows both: processes are paired by their number, and their errors drawn in pairs
+The ratio of a point is that of the values of the two models, lower quartiles over the processes
+that both have, without those that a burst has hit in either (`probes.analysis.bootstrap.unhit`).
+The two are measured next to each other in time, so what slows the machine slows both: processes are
+paired by their number, and their errors drawn in pairs
 (`probes.analysis.bootstrap.process_errors`).
 
-The intervals of the ratios hold together: the widest error over all lengths of a draw sets how many
-standard deviations wide they are, so that all of them contain the truth in 95 % of sweeps, and a
-side claimed anywhere on a sweep is wrong in at most 5 %. A change of side is claimed only between
-two lengths whose intervals lie on different sides.
+The intervals of the ratios hold simultaneously: the widest error over all lengths of a draw sets
+how many standard deviations wide they are, so that all of them contain the truth in 95 % of sweeps,
+and a side claimed anywhere on a sweep is wrong in at most 5 %. A change of side is claimed only
+between two lengths whose intervals lie on different sides.
 """
 
 from __future__ import annotations
@@ -88,15 +88,15 @@ def ratios(samples_a: Samples, samples_b: Samples, resolution: Resolution, seed:
     points = [_shared(a, b) for a, b in zip(groups_a, groups_b, strict=True)]
     kept = points if resolution.exact else bootstrap.unhit(points)
     best = [some if len(some) else point for some, point in zip(kept, points, strict=True)]
-    value = np.array([float(bootstrap.contrast(one)) for one in best])
+    value = np.array([float(bootstrap.contrast(logs)) for logs in best])
     noise = None
     if not resolution.exact:
         rng = np.random.default_rng(seed)
         noise = _noise(lengths, points, (groups_a, groups_b), rng)
     if noise is None:
         sides = [
-            _side(one, one, limit, resolution)
-            for one, limit in zip(value, limits, strict=True)
+            _side(ratio, ratio, limit, resolution)
+            for ratio, limit in zip(value, limits, strict=True)
         ]  # fmt: skip
         bounds = np.full((2, len(value)), np.nan)
     else:
@@ -111,8 +111,8 @@ def ratios(samples_a: Samples, samples_b: Samples, resolution: Resolution, seed:
         # Nothing says how far single values are off: only what is clear beyond doubt is decided.
         least = np.maximum(2 * limits, log(1 + resolution.single))
         sides = [
-            side if side == EQUAL or abs(one) > bar else UNDECIDED
-            for side, one, bar in zip(sides, value, least, strict=True)
+            side if side == EQUAL or abs(ratio) > bar else UNDECIDED
+            for side, ratio, bar in zip(sides, value, least, strict=True)
         ]
     return Ratios(
         {
@@ -125,12 +125,12 @@ def ratios(samples_a: Samples, samples_b: Samples, resolution: Resolution, seed:
     )
 
 
-def _shared(one: dict[int, Array], other: dict[int, Array]) -> Array:
+def _shared(first: dict[int, Array], second: dict[int, Array]) -> Array:
     """Logs `[processes, 2]` of the processes both have; of the points if there are none."""
-    both = sorted(one.keys() & other.keys())
+    both = sorted(first.keys() & second.keys())
     if not both:
-        return np.log([[bootstrap.centre(one), bootstrap.centre(other)]])
-    return np.log([[bootstrap.typical(each[n]) for each in (one, other)] for n in both])
+        return np.log([[bootstrap.centre(first), bootstrap.centre(second)]])
+    return np.log([[bootstrap.typical(each[n]) for each in (first, second)] for n in both])
 
 
 def _noise(
@@ -173,7 +173,7 @@ def _side(low: float, high: float, limit: float, resolution: Resolution) -> str:
 
 def _changes(x: Array, value: Array, noise: Array | None, sides: Sequence[str]) -> list[Change]:
     """Between two neighbours, of those that are on a side, that are on different ones."""
-    found = []
+    changes = []
     decided = [place for place, side in enumerate(sides) if side in (BELOW, ABOVE)]
     for before, after in pairwise(decided):
         if sides[before] == sides[after]:
@@ -184,8 +184,8 @@ def _changes(x: Array, value: Array, noise: Array | None, sides: Sequence[str]) 
         if noise is not None:
             drawn = _place(x, sign * (value + noise), before, after)
             low, high = np.exp(np.percentile(drawn, LEVELS)).tolist()
-        found.append(Change(length, low, high, sides[after]))
-    return found
+        changes.append(Change(length, low, high, sides[after]))
+    return changes
 
 
 def _place(x: Array, rows: Array, before: int, after: int) -> Array:
@@ -196,9 +196,9 @@ def _place(x: Array, rows: Array, before: int, after: int) -> Array:
     positive = rows[:, before : after + 1] >= 0
     first = before + np.argmin(positive, axis=1) - 1  # the last point before the first change
     last = after - np.argmax(positive[:, ::-1], axis=1)
-    found = np.where(positive[:, -1], x[after], x[before])
+    places = np.where(positive[:, -1], x[after], x[before])
     inside = np.flatnonzero(positive[:, 0] & ~positive[:, -1])
-    found[inside] = root(x, rows[inside], first[inside])
+    places[inside] = root(x, rows[inside], first[inside])
     twice = inside[first[inside] < last[inside]]
-    found[twice] = (found[twice] + root(x, rows[twice], last[twice])) / 2
-    return found
+    places[twice] = (places[twice] + root(x, rows[twice], last[twice])) / 2
+    return places

@@ -100,18 +100,18 @@ def coefficients_of(form: str) -> int:
 
 
 def allowed(trials: Sequence[Trial]) -> list[str]:
-    """Laws that the points can tell apart; empty where there are too few.
+    """Laws that the points can distinguish; empty where there are too few.
 
     AICc needs two points more than a law has numbers and its variance. A term needs three values of
-    its variable, or the exponent is anybody's guess; and where tokens grow with parameters, in one
-    proportion, the two cannot be told apart.
+    its variable, or its exponent is undetermined; and where tokens grow in proportion to
+    parameters, their two effects are confounded.
     """
     forms = []
     for form in (POWER, FLOOR, GRID, GRID_FLOOR):
         enough = len(trials) >= coefficients_of(form) + 3
-        found = np.log(variables(form, trials))
-        varied = enough and all(len(np.unique(row)) >= 3 for row in found)
-        if varied and (len(found) == 1 or abs(np.corrcoef(found)[0, 1]) < APART):
+        logs = np.log(variables(form, trials))
+        varied = enough and all(len(np.unique(row)) >= 3 for row in logs)
+        if varied and (len(logs) == 1 or abs(np.corrcoef(logs)[0, 1]) < APART):
             forms.append(form)
     return forms
 
@@ -121,13 +121,13 @@ def fit(trials: Sequence[Trial], draws: int = DRAWS, seed: int = 0) -> Law | Non
     losses = np.array([trial.loss for trial in trials])
     scores, fits = {}, {}
     for form in allowed(trials):
-        found = variables(form, trials)
-        units = np.exp(np.log(found).mean(axis=1))
-        best = _refined(found / units[:, None], losses, form)
-        errors = best.loss(found / units[:, None])[0] / losses - 1
+        values = variables(form, trials)
+        units = np.exp(np.log(values).mean(axis=1))
+        best = _refined(values / units[:, None], losses, form)
+        errors = best.loss(values / units[:, None])[0] / losses - 1
         squares = float(errors @ errors)
         scores[form] = aicc(squares, len(trials), coefficients_of(form))
-        fits[form] = (found / units[:, None], units, best, squares)
+        fits[form] = (values / units[:, None], units, best, squares)
     if not fits:
         return None
     form = min(scores, key=lambda name: scores[name])
@@ -152,14 +152,17 @@ def _grids(terms: int) -> list[Array]:
 def _refined(ratios: Array, losses: Array, form: str) -> Coefficients:
     """The best fit to the losses themselves, its exponents to six digits."""
     grids, targets = _grids(len(ratios)), np.ones((1, len(losses)))
-    found = _solve(ratios, losses, targets, form, grids)
+    coefficients = _solve(ratios, losses, targets, form, grids)
     width = np.log(grids[0][1] / grids[0][0])
     while width > 1e-6:
         steps = np.linspace(-width, width, 9)
-        grids = [np.clip(one * np.exp(steps), FLATTEST, STEEPEST) for one in found.exponents[0]]
-        found = _solve(ratios, losses, targets, form, grids)
+        grids = [
+            np.clip(exponent * np.exp(steps), FLATTEST, STEEPEST)
+            for exponent in coefficients.exponents[0]
+        ]
+        coefficients = _solve(ratios, losses, targets, form, grids)
         width /= 4
-    return found
+    return coefficients
 
 
 def _solve(
@@ -190,9 +193,9 @@ def _solve(
         positive = (solved.reshape(draws, len(design), len(chosen)) >= 0).all(axis=-1)
         error = np.where(positive, np.maximum(error, ROUNDING), np.inf)
         at = error.argmin(axis=1)
-        found = error[np.arange(draws), at]
-        better = found < least
-        least[better], place[better] = found[better], at[better]
+        lowest = error[np.arange(draws), at]
+        better = lowest < least
+        least[better], place[better] = lowest[better], at[better]
         picked = solved.reshape(draws, len(design), len(chosen))[np.arange(draws), at]
         scales[better] = 0
         scales[np.ix_(better, chosen)] = picked[better]
@@ -203,4 +206,4 @@ def _solve(
 def _subsets(columns: int) -> list[list[int]]:
     """Larger sets first: of equal errors the fuller law is kept."""
     counts = range(columns, 0, -1)
-    return [list(one) for count in counts for one in combinations(range(columns), count)]
+    return [list(subset) for count in counts for subset in combinations(range(columns), count)]

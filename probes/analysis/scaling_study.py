@@ -2,7 +2,7 @@
 
 A family is a model with its options. Its curve is the loss of the law at a training compute C:
 directly for a law of C, otherwise at the best division of C between parameters and tokens within
-the sizes and budgets trained: where a law is flat, its best point elsewhere would be a guess. Only
+the sizes and budgets trained: where a law is flat, its optimum outside them is undetermined. Only
 beyond the largest compute, where the curve is extrapolated, may they grow.
 """
 
@@ -77,8 +77,8 @@ class Family:
 
         Beyond the largest compute either may grow as much as the compute does.
         """
-        known = {trial.parameters: trial.flops / trial.tokens for trial in self.trials}
-        sizes, costs = (np.log(one) for one in zip(*sorted(known.items()), strict=True))
+        cost_of = {trial.parameters: trial.flops / trial.tokens for trial in self.trials}
+        sizes, costs = (np.log(column) for column in zip(*sorted(cost_of.items()), strict=True))
         far = np.log(100 * BEYOND)  # larger models cost in proportion to their size
         sizes, costs = np.append(sizes, sizes[-1] + far), np.append(costs, costs[-1] + far)
         tokens = np.log([trial.tokens for trial in self.trials])
@@ -135,38 +135,37 @@ def swept(trainings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     Those of before the summary knew its compute do not count.
     """
     by_family: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for one in trainings:
-        if one.get("forward_flops"):
-            by_family[family_of(one)].append(one)
+    for run in trainings:
+        if run.get("forward_flops"):
+            by_family[family_of(run)].append(run)
     several = [
-        own for own in by_family.values() if len({one["forward_flops"] for one in own}) >= FEWEST
+        runs for runs in by_family.values() if len({run["forward_flops"] for run in runs}) >= FEWEST
     ]
-    return [one for own in several for one in own]
+    return [run for runs in several for run in runs]
 
 
 def study(trainings: Iterable[dict[str, Any]], seed: int = 0) -> Study | None:
-    """The study that these summaries are; None if no model was trained with `FEWEST` amounts
-    of compute."""
+    """The study of these summaries; None if none has `FEWEST` amounts of compute for a model."""
     by_family: dict[str, list[Trial]] = defaultdict(list)
     of_family: dict[str, dict[str, Any]] = {}
-    for one in swept(trainings):
-        of_family[family_of(one)] = _with_nature(one)
+    for run in swept(trainings):
+        of_family[family_of(run)] = _with_nature(run)
         trial = Trial(
-            str(one["name"]),
-            str(one["size"]),
-            one["parameters"],
-            one["tokens"],
-            float(TRAINING_FACTOR * one["forward_flops"]),  # large integers break NumPy
-            one["val_loss"],
+            str(run["name"]),
+            str(run["size"]),
+            run["parameters"],
+            run["tokens"],
+            float(TRAINING_FACTOR * run["forward_flops"]),  # large integers break NumPy
+            run["val_loss"],
         )
-        by_family[family_of(one)].append(trial)
+        by_family[family_of(run)].append(trial)
     if not by_family:
         return None
     families = []
-    for place, (name, own) in enumerate(sorted(by_family.items())):
-        trials = tuple(sorted(own, key=lambda trial: (trial.flops, trial.name)))
-        one = of_family[name]
-        said = one["model"], one["recurrent"], one["title"] or one["model"]
+    for place, (name, unsorted) in enumerate(sorted(by_family.items())):
+        trials = tuple(sorted(unsorted, key=lambda trial: (trial.flops, trial.name)))
+        run = of_family[name]
+        said = run["model"], run["recurrent"], run["title"] or run["model"]
         families.append(Family(name, trials, fit(trials, seed=seed + place), *said))
     families.sort(key=lambda family: not family.recurrent)
     return Study(tuple(families), tuple(_comparisons(families)))
@@ -218,9 +217,9 @@ def _saving(mine: Family, other: Family, high: float) -> Between:
 
 def _needed(grid: Array, curves: Array, goals: Array) -> Array:
     """Compute at which each falling curve reaches its goal; 0 or infinity outside the grid."""
-    found = [
+    reached = [
         np.exp(np.interp(-goal, -curve, np.log(grid)))
         for curve, goal in zip(curves, goals, strict=True)
     ]
-    needed = np.where(goals < curves[:, -1], np.inf, found)
+    needed = np.where(goals < curves[:, -1], np.inf, reached)
     return np.where(goals > curves[:, 0], 0.0, needed)

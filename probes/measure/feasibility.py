@@ -1,4 +1,4 @@
-"""Which points cannot end well, so that they are recorded and not tried.
+"""Predict which points cannot finish, so that they are recorded and not tried.
 
 Only lower bounds count: tensors that must exist; work, at twice the highest rate measured on the
 device; costs that grow at least as fast as between the two longest contexts measured so far (time
@@ -39,7 +39,7 @@ class Seen:
 
 
 class Predictor:
-    """Learns from the rows of a sweep; `peak_flops` is the highest rate measured, if it was."""
+    """Predictions from the rows of a sweep; `peak_flops` is the highest rate measured, if any."""
 
     def __init__(self, timeout_s: float, peak_flops: float | None) -> None:
         self.timeout_s, self.peak_flops = timeout_s, peak_flops
@@ -47,18 +47,18 @@ class Predictor:
         self._models: dict[str, Any] = {}
 
     def learn(self, row: Row, memory_bytes: int) -> None:
-        """A row of this sweep, or one of an earlier that is good."""
+        """Record a row of this sweep, or a valid one of an earlier sweep."""
         self._seen[_curve(row, row.target, row.config)].append(Seen(row, memory_bytes))
 
     def impossible(self, point: Point, task: Task) -> Outcome | None:
-        """How the point would end, with the prediction as its error; `None` if it may end well."""
+        """The failure that the point would end in; `None` if it may finish."""
         if point.probe in UNBOUNDED:
             return None
         curve = self._seen[_curve(point, point.spec.target, point.spec.config)]
         # With another batch, as where tokens per batch are fixed, costs are not comparable.
         shorter = [
-            one for one in curve
-            if one.row.batch == point.batch and one.row.context_length < point.length
+            outcome for outcome in curve
+            if outcome.row.batch == point.batch and outcome.row.context_length < point.length
         ]  # fmt: skip
         return (
             _failed_before(shorter, task)
@@ -74,11 +74,12 @@ class Predictor:
             return _not_tried(
                 PREDICTED_OOM, f"{what} alone are {_gib(least)}, the limit is {_gib(limit)}"
             )
-        found = _extrapolated(shorter, point.length, lambda row: (row.peak_bytes or 0,) * 2)
-        if found and found[0] > SURE * limit:
+        expected = _extrapolated(shorter, point.length, lambda row: (row.peak_bytes or 0,) * 2)
+        if expected and expected[0] > SURE * limit:
             return _not_tried(
                 PREDICTED_OOM,
-                f"at least {_gib(found[0])} by the peaks at {found[1]}, the limit is {_gib(limit)}",
+                f"at least {_gib(expected[0])} by the peaks at {expected[1]}, the limit is "
+                f"{_gib(limit)}",
             )
         return None
 
@@ -86,18 +87,18 @@ class Predictor:
         parts = task.decode_steps if task.probe == "decode" else 1
 
         def whole(seconds: float) -> float:
-            """At least so long take all repeats, if one part of one takes `seconds` or more."""
-            one = parts * seconds
-            timed = min(task.repeats * one, max(task.repeat_seconds, one))
-            return timed if task.probe == "generate" else task.warmup * one + timed
+            """Least seconds of all repeats, if one part of one takes `seconds` or more."""
+            pass_seconds = parts * seconds
+            timed = min(task.repeats * pass_seconds, max(task.repeat_seconds, pass_seconds))
+            return timed if task.probe == "generate" else task.warmup * pass_seconds + timed
 
-        found = _extrapolated(
+        expected = _extrapolated(
             shorter, point.length, lambda row: (min(row.seconds), max(row.seconds))
         )
-        if found and whole(found[0]) > self.timeout_s:
+        if expected and whole(expected[0]) > self.timeout_s:
             return _not_tried(
                 PREDICTED_TIMEOUT,
-                f"at least {whole(found[0]):,.0f} s by the times at {found[1]}, the limit is "
+                f"at least {whole(expected[0]):,.0f} s by the times at {expected[1]}, the limit is "
                 f"{self.timeout_s:g} s",
             )
         model = self._model(task.spec)
@@ -149,10 +150,10 @@ def _failed_before(shorter: list[Seen], task: Task) -> Outcome | None:
         TIMEOUT: (PREDICTED_TIMEOUT, "did not finish within the same time limit"),
         PREDICTED_TIMEOUT: (PREDICTED_TIMEOUT, "are too many for the time limit"),
     }
-    for one in shorter:
-        if one.row.status in failures and one.memory_bytes >= task.memory_bytes:
-            status, what = failures[one.row.status]
-            return _not_tried(status, f"{one.row.context_length:,} tokens {what} already")
+    for outcome in shorter:
+        if outcome.row.status in failures and outcome.memory_bytes >= task.memory_bytes:
+            status, what = failures[outcome.row.status]
+            return _not_tried(status, f"{outcome.row.context_length:,} tokens {what} already")
     return None
 
 
@@ -164,7 +165,9 @@ def _extrapolated(
     It lies above the line through two earlier points; of the last the lower of its `bounds` is
     taken and of the one before the upper, so that noise makes no line steeper than it is.
     """
-    rows = {one.row.context_length: one.row for one in shorter if one.row.status == OK}
+    rows = {
+        outcome.row.context_length: outcome.row for outcome in shorter if outcome.row.status == OK
+    }
     if len(rows) < 2:
         return None
     first, last = sorted(rows)[-2:]

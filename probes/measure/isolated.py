@@ -1,6 +1,6 @@
-"""Run one piece of work in a process of its own, under a time limit, and survive whatever it does.
+"""Run one piece of work in a process of its own, with a time limit, whatever the work does.
 
-A process per point makes memory peaks fresh and lets a point fail without taking the sweep along.
+A process per point makes memory peaks independent and keeps a failing point from ending the sweep.
 Children are forked from a server that has torch and the models imported but has never used them,
 which starts one in tens of milliseconds instead of seconds; where there is no fork server they are
 spawned.
@@ -86,10 +86,8 @@ def run(work: Callable[..., None], arguments: Sequence[Any], timeout_s: float) -
 
 
 def _listen(receiver: Connection, facts: dict[str, Any], deadline: float) -> tuple[str, str | None]:
-    """Collect facts until the child says how it ended, or until the deadline.
-
-    Raises `EOFError` or `OSError` if it dies without a word.
-    """
+    """Collect facts until the child reports how it ended, or until the deadline. Raises `EOFError`
+    or `OSError` if it dies without a report."""
     while receiver.poll(max(0.0, deadline - time.monotonic())):
         message = receiver.recv()
         if isinstance(message, tuple):

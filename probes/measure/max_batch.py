@@ -16,7 +16,7 @@ from probes.rows import ERROR, OK, OOM
 
 TRIES = 10
 ENOUGH = 0.97
-"""Share of the budget in use at which a larger batch is not looked for."""
+"""Share of the budget in use above which no larger batch is searched for."""
 SECOND = 8
 FASTEST = 64
 """A batch is at most so many times the last one that fitted."""
@@ -84,6 +84,6 @@ def largest_batch(run: Callable[[int], Outcome], budget: int) -> Outcome:
             return Outcome(outcome.status, f"batch {batch}: {outcome.error}", common)
     if best is None:
         needs = tried[-1]["peak_bytes"]
-        told = f", it needs {needs:,} bytes" if needs else ""
-        return Outcome(OOM, f"not one sequence fits into {budget:,} bytes{told}", common)
+        need = f", it needs {needs:,} bytes" if needs else ""
+        return Outcome(OOM, f"not one sequence fits into {budget:,} bytes{need}", common)
     return Outcome(OK, None, {**best.facts, **common, "max_batch": search.fits[-1][0]})

@@ -1,4 +1,4 @@
-"""Which points a sweep measures, and in which order."""
+"""The points that a sweep measures, and their order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.registry import ModelSpec
 from probes.rows import SWEEPS, label_of
 
 ONE_SEQUENCE = ("ttft", "decode", "generate", "layer", "operator", "max_batch", "max_batch_train")
-"""Probes that a full batch has nothing to add to; they are measured in the batch_1 sweep only."""
+"""Probes for which a full batch says nothing new; they are measured in the batch_1 sweep only."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def list_points(specs: Sequence[ModelSpec], conf: ProbeConf) -> list[Point]:
     points = []
     wanted = processes_of(conf)
     for process in range(max(wanted.values())):
-        passed = [one for one in rounds if wanted[one[-1]] > process]
+        passed = [turn for turn in rounds if wanted[turn[-1]] > process]
         for probe, sweep, length in order.sample(passed, len(passed)):
             batch = conf.fixed_tokens // length if sweep == "fixed_tokens" else 1
             for spec in order.sample(list(specs), len(specs)):
@@ -99,9 +99,9 @@ def left_out(conf: ProbeConf) -> list[str]:
 def _check(specs: Sequence[ModelSpec], conf: ProbeConf) -> None:
     if not specs:
         raise UserError("no model to measure: name at least one with model=")
-    for key, chosen, known in (("probes", conf.probes, PROBES), ("sweeps", conf.sweeps, SWEEPS)):
-        if unknown := sorted(set(chosen) - set(known)):
-            raise UserError(f"{key}={unknown}: choose from {', '.join(known)}")
+    for key, chosen, choices in (("probes", conf.probes, PROBES), ("sweeps", conf.sweeps, SWEEPS)):
+        if unknown := sorted(set(chosen) - set(choices)):
+            raise UserError(f"{key}={unknown}: choose from {', '.join(choices)}")
         if len(set(chosen)) < len(chosen):
             raise UserError(f"{key}={list(chosen)}: one is named twice")
     if len(set(conf.lengths)) < len(conf.lengths) or any(n < 1 for n in conf.lengths):

@@ -1,4 +1,4 @@
-"""How far a sweep is, and how long it will take: in every line, so that a pipe has it too."""
+"""Progress of a sweep and the time left, in every line, so that a pipe shows it too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probes.measure.points import Point
 
 
 class Pace:
-    """Learns how long points take, and says what those ahead will."""
+    """Estimate how long the points ahead take from those measured."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -23,7 +23,7 @@ class Pace:
         self._begun = self._clock()
 
     def end(self, point: Point) -> None:
-        """The point begun last has been measured."""
+        """Record that the point begun last has been measured."""
         self._took.setdefault(_curve(point), {})[point.length] = self._clock() - self._begun
 
     def left(self, points: Sequence[Point]) -> float | None:

@@ -1,4 +1,4 @@
-"""What stays the same during a sweep, and how one point becomes a row in child processes."""
+"""What stays constant during a sweep, and how one point becomes a row in child processes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ BUDGET_PROBES = ("max_batch", "max_batch_train")
 class SweepRunner:
     """Configuration, machine, and the facts of the import-only child.
 
-    `known` are the rows of the same sweep, if it is continued: all points of one have the same
+    `earlier` are the rows of the same sweep, if it is continued: all points of one have the same
     number of threads. Raises `UserError` if that child fails: then nothing can be measured here.
     """
 
-    def __init__(self, conf: ProbeConf, kind: str, known: Sequence[Row] = ()) -> None:
-        self.threads, self.threads_chosen = choose_threads(conf.threads, kind, known)
+    def __init__(self, conf: ProbeConf, kind: str, earlier: Sequence[Row] = ()) -> None:
+        self.threads, self.threads_chosen = choose_threads(conf.threads, kind, earlier)
         arguments = (kind, self.threads, conf.precision)
         outcome = isolated.run(calibrate, arguments, CALIBRATE_SECONDS)
         if "baseline_bytes" not in outcome.facts:
@@ -51,11 +51,11 @@ class SweepRunner:
 
     @property
     def budget(self) -> int:
-        """Bytes that the largest batch is sought for."""
+        """Memory budget in bytes of the search for the largest batch."""
         return int(self.conf.memory_budget_gib * GIB)
 
     def measure(self, point: Point) -> Row:
-        """Run the point, or say why that cannot end well. Never raises for what happens there."""
+        """Run the point, or predict its failure. Never raises for what happens in the child."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
         load = psutil.getloadavg()[0]
         task = self.task(point)
@@ -76,7 +76,7 @@ class SweepRunner:
         return row
 
     def _try(self, task: Task, batch: int) -> isolated.Outcome:
-        """One batch of the search for the largest; what is far beyond the budget may fail early."""
+        """Run one batch of the search for the largest; one far beyond the budget may fail early."""
         warmup, repeats = (0, 1) if task.probe == "max_batch_train" else (1, 2)
         limit = min(task.memory_bytes, 2 * self.budget)
         once = replace(
@@ -97,7 +97,7 @@ class SweepRunner:
         return self.answers(row) and not (row.is_disturbed and self.conf.remeasure > 0)
 
     def answers(self, row: Row) -> bool:
-        """Whether it is what this configuration asks for, disturbed or not."""
+        """Whether the row is what this configuration asks for, disturbed or not."""
         if row.status != OK:
             return False
         if row.probe in BUDGET_PROBES:
@@ -115,7 +115,7 @@ class SweepRunner:
         nothing: dict[str, Any] = dict.fromkeys(
             ("error", "parameters", "peak_bytes", "state_bytes", "flops", "flops_dense")
         )
-        known: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "probe": point.probe,
             "sweep": point.sweep,
             "model": point.spec.name,
@@ -142,10 +142,10 @@ class SweepRunner:
             "threads_chosen": self.threads_chosen,
             "unmatched": self.conf.unmatched,
         }
-        return Row(**(nothing | known | fields))
+        return Row(**(nothing | facts | fields))
 
     def task(self, point: Point) -> Task:
-        """What the child of a point is told."""
+        """The task that the child of a point receives."""
         conf, kind = self.conf, self.facts["device"]["kind"]
         return Task(
             spec=point.spec,
@@ -176,7 +176,7 @@ class SweepRunner:
         return psutil.virtual_memory().available
 
 
-def choose_threads(asked: str | int, kind: str, known: Sequence[Row]) -> tuple[int, str]:
+def choose_threads(asked: str | int, kind: str, earlier: Sequence[Row]) -> tuple[int, str]:
     """How many threads (0: PyTorch's default), and in words how that was decided.
 
     `auto` takes the number of the rows that the sweep has already on this kind of device, or else
@@ -189,7 +189,7 @@ def choose_threads(asked: str | int, kind: str, known: Sequence[Row]) -> tuple[i
         raise UserError(f"threads={asked}: a number of threads, 0 for PyTorch's default, or auto")
     name = environment.cpu_name() if kind == "cpu" else None  # asking a GPU would take memory of it
     limit = disturbance.thread_limit()
-    for row in reversed(known):
+    for row in reversed(earlier):
         here = row.device.get("kind") == kind and name in (None, row.device.get("name"))
         threads = row.device.get("threads")
         if not here or row.status != OK or not isinstance(threads, int):
@@ -201,7 +201,7 @@ def choose_threads(asked: str | int, kind: str, known: Sequence[Row]) -> tuple[i
             )
         return threads, row.threads_chosen or "as in the rows before"
     free, most = disturbance.free_cores()
-    told = f"auto: {free} of {most} cores were free"
+    reason = f"auto: {free} of {most} cores were free"
     if limit is None or limit >= free:
-        return free, told
-    return limit, f"{told}, OMP_NUM_THREADS allows {limit}"
+        return free, reason
+    return limit, f"{reason}, OMP_NUM_THREADS allows {limit}"

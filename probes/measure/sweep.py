@@ -29,17 +29,18 @@ VISITS = 3
 def run_sweep(
     specs: Sequence[ModelSpec], conf: ProbeConf, path: Path, on_row: Callable[[Row], None]
 ) -> list[Row]:
-    """One row for every point of `list_points(specs, conf)`, in that order, process by process.
+    """Measure one row for every point of `list_points(specs, conf)`, in that order, process by
+    process.
 
     A process of a point that `path` already holds with status ok, on this device, with enough
     repeats and undisturbed by others, is not measured again. Every new row is on disk before
     `on_row` sees it, so the same call continues an interrupted sweep. A point that fails is a row
-    too, the last one of its point: its further processes, which could not make it whole, are not
+    too, the last one of its point: its further processes, which could not complete it, are not
     started. A point that could only fail (`probes.measure.feasibility`) is not tried, and its row
     says so.
 
-    Points that others disturbed are measured again at the end, in other company, together with the
-    models they are compared with, so that pairs stay next to each other in time. That ends
+    Points that others disturbed are measured again at the end, in a different order, together with
+    the models they are compared with, so that pairs stay next to each other in time. That ends
     after `VISITS` times or `conf.remeasure` of the time of the sweep; of each such group the less
     disturbed measurement stays.
 
@@ -52,14 +53,14 @@ def run_sweep(
     for spec in specs:
         check_name_of(spec)
     kind = environment.device_kind(conf.accelerator)
-    known = read_rows(path)
+    earlier = read_rows(path)
     if not conf.unmatched:
-        check_sizes(specs, known, path)
+        check_sizes(specs, earlier, path)
     isolated.preload(["probes.measure.worker", *{spec.target.rpartition(".")[0] for spec in specs}])
-    bench = SweepRunner(conf, kind, known)
+    bench = SweepRunner(conf, kind, earlier)
     with Screen() as screen:
         sweep = _Sweep(bench, points, path, on_row, screen)
-        sweep.begin(known, left_out(conf))
+        sweep.begin(earlier, left_out(conf))
         sweep.pass_over(sweep.turns)
         sweep.repair()
     return [sweep.rows[key] for point in points if (key := bench.key(point)) in sweep.rows]
@@ -87,10 +88,10 @@ class _Sweep:
         self._pace = Pace()
         self._spent = 0.0
 
-    def begin(self, known: Sequence[Row], notices: Sequence[str]) -> None:
+    def begin(self, earlier: Sequence[Row], notices: Sequence[str]) -> None:
         """Take over what the file has, and say so."""
         mine = {self.bench.key(point) for point in self.points}
-        latest = {row.key: row for row in known if row.key in mine}
+        latest = {row.key: row for row in earlier if row.key in mine}
         finished = {key: row for key, row in latest.items() if self.bench.usable(row)}
         for row in finished.values():
             self.bench.predictor.learn(row, 0)
@@ -114,12 +115,12 @@ class _Sweep:
 
     def pass_over(self, turns: Sequence[Sequence[Point]]) -> None:
         """Measure what is missing of each turn, and all of one of which a point is disturbed."""
-        todo = [(turn, own) for turn in turns if (own := self._missing(turn))]
+        todo = [(turn, missing) for turn in turns if (missing := self._missing(turn))]
         begun = time.monotonic()
-        for place, (turn, own) in enumerate(todo):
+        for place, (turn, missing) in enumerate(todo):
             ahead = [point for _, later in todo[place + 1 :] for point in later]
             done = sum(len(earlier) for _, earlier in todo[:place])
-            self._measure_turn(turn, own, done, ahead)
+            self._measure_turn(turn, missing, done, ahead)
         self._spent = time.monotonic() - begun
 
     def repair(self) -> None:
@@ -159,24 +160,26 @@ class _Sweep:
     def _measure_turn(
         self,
         turn: Sequence[Point],
-        own: Sequence[Point],
+        missing: Sequence[Point],
         done: int,
         ahead: Sequence[Point],
         end: float = math.inf,
     ) -> None:
-        """Measure `own`, of `turn`; new rows replace old ones if less disturbed, all or none.
+        """Measure `missing`, of `turn`; new rows replace old ones if less disturbed, all or none.
 
         What does not fit before `end`, of the monotonic clock, is not going to be measured.
         """
-        old = {key: self.rows[key] for point in own if (key := self.bench.key(point)) in self.rows}
+        old = {
+            key: self.rows[key] for point in missing if (key := self.bench.key(point)) in self.rows
+        }
         new: dict[str, Row] = {}
-        total = done + len(own) + len(ahead)
-        for place, point in enumerate(own):
+        total = done + len(missing) + len(ahead)
+        for place, point in enumerate(missing):
             key = self.bench.key(point)
             whole = self.bench.key(replace(point, process=0))
             if whole in self._failed:
                 continue
-            left = self._left([*own[place:], *ahead], end)
+            left = self._left([*missing[place:], *ahead], end)
             self.screen.show(point, done + place, total, left)
             self._pace.begin()
             row = self.bench.measure(point)
@@ -188,7 +191,7 @@ class _Sweep:
             new[key] = row
             if not old:
                 self._keep([row])
-            left = self._left([*own[place + 1 :], *ahead], end)
+            left = self._left([*missing[place + 1 :], *ahead], end)
             progress = f"{done + place + 1} of {total}{in_words(left)}"
             self.screen.say(f"{progress:<22} {describe(row)}")
         again = [key for key in old if key in new]
@@ -227,11 +230,11 @@ def _turn(point: Point) -> tuple[object, ...]:
 
 def _badness(rows: Iterable[Row]) -> tuple[float, ...]:
     """What makes one measurement of the same points worse than another, worst first."""
-    found = list(rows)
-    repeats = [bad for row in found for bad in row.disturbed]
+    listed = list(rows)
+    repeats = [bad for row in listed for bad in row.disturbed]
     return (
-        sum(row.status != OK for row in found),
-        sum(row.is_disturbed for row in found),
+        sum(row.status != OK for row in listed),
+        sum(row.is_disturbed for row in listed),
         sum(repeats) / max(1, len(repeats)),
     )
 

@@ -1,4 +1,4 @@
-"""What one child process does: build a model, run it, and read clock, counters and memory.
+"""The work of one child process: build a model, run it, and read clock, counters and memory.
 
 Every model gets the same random tokens. All but the probes of parts
 (`probes/measure/tasks/layer.py`) see it through `models.contract` only. What each probe times is in
@@ -38,7 +38,7 @@ TASKS: dict[str, Probe] = {
     "max_batch_train": forward.train,
 }
 PRODUCT = {"cpu": 1024, "cuda": 8192}
-"""Rows and columns of the matrices whose product says what the device can do at most."""
+"""Rows and columns of the matrices whose product gives the highest rate of the device."""
 PRODUCTS = 5
 
 
@@ -96,9 +96,9 @@ def measure(report: Report, task: Task) -> None:
     report({"parameters": sum(parameter.numel() for parameter in model.parameters())})
     report({"flops": flops(model, task), "flops_dense": flops(model, task, dense=True)})
     peak_memory.reset_peak(task.device)
-    found = TASKS[task.probe](model, task, energy.find(task.device))
+    facts = TASKS[task.probe](model, task, energy.find(task.device))
     with autocast(task):  # kernels are chosen by the precision they will see
-        report({**found, "backends": dict(model.backends())})
+        report({**facts, "backends": dict(model.backends())})
 
 
 def flops(model: Any, task: Task, dense: bool = False) -> int | None:

@@ -1,11 +1,11 @@
-"""This machine's rates, measured now: a small model of the same kind, run and timed.
+"""Measure this machine's rates now: a small model of the same kind, run and timed.
 
-The model has two layers and at most `MOST_WIDTH` channels. It is run at a few numbers of
-tokens, as many of them as there is time for (products in bf16 are ten times slower than in fp32 on
-a processor without them), every operation timed below autograd, and each takes the fastest of its
-repeats: what others do on the machine only ever adds. With one thread the clock is the processor's,
-which does not count their time at all. What a whole step takes beyond the sum of its operations is
-shared out over operations and bytes; what it holds beyond its tensors is the allocator's surplus.
+The model has two layers and at most `MOST_WIDTH` channels. It is run at a few numbers of tokens, as
+many of them as there is time for (products in bf16 are ten times slower than in fp32 on a processor
+without them), every operation timed below autograd, and each takes the fastest of its repeats,
+because other processes only ever add time. With one thread the clock is the processor's, which does
+not count their time at all. What a whole step takes beyond the sum of its operations is divided
+over operations and bytes; what it holds beyond its tensors is the allocator's overhead.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SIDE = 1024  # of the matrices whose product is the peak
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured here, and of what."""
+    """The rates that were measured here, and on what."""
 
     rates: Measured
     peak_flops: float
@@ -70,17 +70,17 @@ def calibrate(spec: ModelSpec, precision: str, threads: int) -> Calibration:
             del lengths[place:]
             break
         tokens = torch.randint(model.config.vocab_size, (1, length), generator=generator)
-        own, whole, token_seconds = _fastest(model, tokens, precision, clock)
-        ops += own
-        beyond = max(whole - sum(op.seconds for op in own), 0.0)
-        rest.append((len(own), sum(op.bytes for op in own), beyond))
+        traced, whole, token_seconds = _fastest(model, tokens, precision, clock)
+        ops += traced
+        beyond = max(whole - sum(op.seconds for op in traced), 0.0)
+        rest.append((len(traced), sum(op.bytes for op in traced), beyond))
     op_seconds, byte_seconds = _share_out(rest)
-    held = _held(own)
+    held = _held(traced)
     model.zero_grad(set_to_none=True)
     allocator_overhead = _peak_beyond(lambda: _step(model, tokens, precision)) / held
     described = environment.describe_device("cpu")
     width = small.config["n_embd"]
-    among = " to ".join(f"{one:,}" for one in dict.fromkeys((lengths[0], lengths[-1])))
+    among = " to ".join(f"{length:,}" for length in dict.fromkeys((lengths[0], lengths[-1])))
     return Calibration(
         Measured(fit_curves(ops), op_seconds, byte_seconds),
         _peak_flops(precision, clock),
@@ -159,8 +159,8 @@ def _share_out(rest: list[tuple[float, float, float]]) -> tuple[float, float]:
 def _peak_flops(precision: str, clock: Clock) -> float:
     rates = []
     for dtype in {torch.float32, PRECISIONS[precision]}:
-        one = torch.ones(SIDE, SIDE, dtype=dtype)
-        rates.append(2 * SIDE**3 / _shortest(partial(torch.mm, one, one), 5, clock))
+        matrix = torch.ones(SIDE, SIDE, dtype=dtype)
+        rates.append(2 * SIDE**3 / _shortest(partial(torch.mm, matrix, matrix), 5, clock))
     return max(rates)
 
 

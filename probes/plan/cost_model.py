@@ -1,9 +1,10 @@
-"""What a step asks for at sizes too long to trace: exact scaling of short traces.
+"""The cost of a step at sizes too long to trace, by exact scaling of short traces.
 
 Bytes and operations of one step are a straight line in sequences and in layers, and in tokens a
 line or, where attention keeps or computes every score, a parabola. So a few short traces, combined
 with the weights of the polynomial through them, give every operation at any length. Memory is
-combined moment by moment, and the largest moment is looked for afterwards: a peak may move.
+combined moment by moment, and the largest moment is searched for afterwards, because the peak may
+move.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class CostModel:
             states = stack.whole(_state_bytes) if self.recurrent else 0
             forward = stack.whole(lambda model: model.flops(1, length))
             total = stack.whole(parameters)
-            blocks = [parameters(one) for one in cast(Any, stack.last).blocks]
+            blocks = [parameters(block) for block in cast(Any, stack.last).blocks]
             root = parameters(stack.last) - sum(blocks)
         return ModelSizes(total, max(blocks), root, states, forward)
 
@@ -106,7 +107,7 @@ class CostModel:
                 for (b, t), weight in weights.items()
             ]
             if not _are_alike(traces):
-                traces = [(weight, _by_kind(own)) for weight, own in traces]
+                traces = [(weight, _by_kind(ops)) for weight, ops in traces]
                 if layers == LAYERS[0]:
                     self._check_scaling(length, batches, lengths, checkpointing)
             ops[layers] = _combine(traces)
@@ -115,15 +116,15 @@ class CostModel:
     def _check_scaling(
         self, length: int, batches: list[int], lengths: list[int], checkpointing: bool
     ) -> None:
-        """Raise `UserError` unless a shorter trace is what those that are scaled say it is."""
+        """Raise `UserError` unless the scaled traces predict a shorter trace correctly."""
         half, batch, layers = lengths[0] // 2, batches[0], LAYERS[0]
         traces = [
-            (weight, _by_kind(self._trace(batch, one, layers, checkpointing)))
-            for one, weight in zip(lengths, _weights(lengths, half), strict=True)
+            (weight, _by_kind(self._trace(batch, length, layers, checkpointing)))
+            for length, weight in zip(lengths, _weights(lengths, half), strict=True)
         ]
         real = sum(op.bytes for op in self._trace(batch, half, layers, checkpointing))
-        found = sum(op.bytes for op in _combine(traces)) if _are_alike(traces) else inf
-        if abs(found / real - 1) > SCALES:
+        scaled = sum(op.bytes for op in _combine(traces)) if _are_alike(traces) else inf
+        if abs(scaled / real - 1) > SCALES:
             raise UserError(
                 f"{self.spec.name} cannot be planned at {length:,} tokens: its operations at "
                 f"{half:,} tokens do not follow from those at {' and '.join(map(str, lengths))}; "
@@ -159,23 +160,24 @@ def _traced_batches(batch: int, length: int) -> list[int]:
 def _weights(at: list[int], target: int) -> list[float]:
     """Lagrange weights: how much each sampled value contributes to the value at `target`."""
     return [
-        float(numpy.prod([(target - other) / (one - other) for other in at if other != one]))
-        for one in at
+        float(numpy.prod([(target - other) / (place - other) for other in at if other != place]))
+        for place in at
     ]
 
 
 def _shorten(ops: list[Op]) -> list[Op]:
-    """With the loss, whose number of operations depends on the tokens, summed by kind."""
+    """The trace with the operations of the loss, whose number depends on the tokens, summed by
+    kind."""
     loss = [op for op in ops if op.phase == LOSS]
     summed: list[Op] = []
     for kind in sorted({op.kind for op in loss}):
-        own = [op for op in loss if op.kind == kind]
+        of_kind = [op for op in loss if op.kind == kind]
         summed.append(
             replace(
-                own[0],
-                count=len(own),
-                flops=sum(op.flops for op in own),
-                bytes=sum(op.bytes for op in own),
+                of_kind[0],
+                count=len(of_kind),
+                flops=sum(op.flops for op in of_kind),
+                bytes=sum(op.bytes for op in of_kind),
                 activations=max(op.activations for op in loss),
             )
         )
@@ -189,18 +191,19 @@ def _are_alike(traces: list[tuple[float, list[Op]]]) -> bool:
 
 
 def _by_kind(ops: list[Op]) -> list[Op]:
-    """Summed by phase and kind, each at its fullest moment: of a model that loops over tokens."""
+    """Operations summed by phase and kind, each at its fullest moment, for a model that loops over
+    tokens."""
     groups: dict[tuple[int, str], list[Op]] = {}
     for op in ops:
         groups.setdefault((op.phase, op.kind), []).append(op)
     return [
         replace(
-            max(own, key=lambda op: op.activations + op.gradients),
-            count=sum(op.count for op in own),
-            flops=sum(op.flops for op in own),
-            bytes=sum(op.bytes for op in own),
+            max(alike, key=lambda op: op.activations + op.gradients),
+            count=sum(op.count for op in alike),
+            flops=sum(op.flops for op in alike),
+            bytes=sum(op.bytes for op in alike),
         )
-        for _, own in sorted(groups.items())
+        for _, alike in sorted(groups.items())
     ]
 
 

@@ -29,7 +29,7 @@ def measured_points(planner: Planner, runs: Sequence[Path]) -> list[Measured]:
     """Training rows of this model, batch and precision. Raises `UserError` without any."""
     every = [row for run in runs for row in read_rows(run / "probes.jsonl")]
     rows = list({row.key: row for row in every}.values())
-    own = [
+    matching = [
         row
         for row in rows
         if row.probe == "train"
@@ -39,14 +39,14 @@ def measured_points(planner: Planner, runs: Sequence[Path]) -> list[Measured]:
         and PRECISIONS.get(row.precision) == planner.conf.precision
         and row.device["kind"] == planner.machine.device
     ]
-    if runs and not own:
+    if runs and not matching:
         raise UserError(
             f"runs={[str(run) for run in runs]}: none of {len(rows)} rows is a training of "
             f"{tables.name(planner)} with vocabulary {planner.conf.data.vocab_size}, "
             f"{planner.sequences} sequence(s) and {planner.conf.precision} on a "
             f"{planner.machine.device}: probe that, or leave runs= out"
         )
-    return own
+    return matching
 
 
 def page(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) -> str:
@@ -84,7 +84,7 @@ li {{ color: {MUTED} }}
 def _table(planner: Planner, plans: Sequence[Plan]) -> str:
     headings = ["context length", "strategy", "saving", "memory per device", "step", "tokens/s"]
     headings += ["cost per step", ""]
-    lines = [f"<tr>{''.join(f'<th>{one}</th>' for one in headings)}</tr>"]
+    lines = [f"<tr>{''.join(f'<th>{heading}</th>' for heading in headings)}</tr>"]
     for plan in plans:
         cells = [units.tokens(plan.length)]
         if best := plan.best:
@@ -123,8 +123,8 @@ def _times(measured: Sequence[Measured]) -> list[tuple[int, float]]:
     points: dict[int, list[Measured]] = {}
     for row in measured:
         points.setdefault(row.context_length, []).append(row)
-    known = [(length, derived_metrics.seconds(own)) for length, own in points.items()]
-    return [(length, seconds) for length, seconds in known if seconds is not None]
+    times = [(length, derived_metrics.seconds(rows)) for length, rows in points.items()]
+    return [(length, seconds) for length, seconds in times if seconds is not None]
 
 
 def _panel(

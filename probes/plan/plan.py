@@ -88,13 +88,13 @@ class Planner:
         self.peak_flops = Roofline(conf.machine, conf.precision).peak_flops
         self.machine = conf.machine
         if conf.machine.measure:
-            found = self.calibration = calibrate(spec, conf.precision, conf.threads)
+            calibration = self.calibration = calibrate(spec, conf.precision, conf.threads)
             self.rates, self.allocator_overhead, self.peak_flops = (
-                found.rates,
-                found.allocator_overhead,
-                found.peak_flops,
+                calibration.rates,
+                calibration.allocator_overhead,
+                calibration.peak_flops,
             )
-            self.machine = replace(conf.machine, memory_bytes=float(found.memory_bytes))
+            self.machine = replace(conf.machine, memory_bytes=float(calibration.memory_bytes))
         self.demand = CostModel(spec, conf.machine.device, conf.precision)
 
     @property
@@ -106,15 +106,15 @@ class Planner:
         """Every strategy at one context length."""
         sizes = self.demand.sizes(length)
         rows = [
-            self._row(strategy, one, sizes, length)
+            self._row(strategy, variant, sizes, length)
             for strategy in STRATEGIES
             if strategy.alone or self.conf.devices > 1
-            for one in self._variants(length, sizes)
+            for variant in self._variants(length, sizes)
         ]
         return Plan(length, self.sequences, sizes, tuple(rows))
 
     def extrapolated(self, plan: Plan) -> list[str]:
-        """Ways in which a plan goes beyond what predictions were checked on."""
+        """How a plan goes beyond what predictions were checked on, one phrase each."""
         reasons = []
         if not self.conf.machine.measure:
             reasons.append(f"{self.machine.title}: rates that were not measured here")
@@ -147,28 +147,34 @@ class Planner:
             between = length / segment * self.sequences * sizes.state_bytes
             yield _Variant(SEGMENTS, work, self.rates, length / segment, between)
 
-    def _row(self, strategy: Strategy, one: _Variant, sizes: ModelSizes, length: int) -> Row:
+    def _row(self, strategy: Strategy, variant: _Variant, sizes: ModelSizes, length: int) -> Row:
         conf, machine = self.conf, self.machine
         devices = 1 if strategy.alone else conf.devices
         held = memory(
-            strategy, devices, sizes, one.work, conf.precision, one.between, self.allocator_overhead
+            strategy,
+            devices,
+            sizes,
+            variant.work,
+            conf.precision,
+            variant.between,
+            self.allocator_overhead,
         )
-        sent = traffic(strategy, devices, sizes, conf.precision, round(one.segments))
+        sent = traffic(strategy, devices, sizes, conf.precision, round(variant.segments))
         sending = sent / bandwidth(machine, devices)
-        exposed = max(0.0, sending - machine.overlap * one.seconds)
+        exposed = max(0.0, sending - machine.overlap * variant.seconds)
         update = self.rates.stream(optimizer_bytes(strategy, devices, sizes, conf.precision))
-        step = one.seconds + exposed + update
+        step = variant.seconds + exposed + update
         rate = self.sequences * length * devices / step
         useful = TRAINING_FACTOR * sizes.forward_flops * self.sequences / step
         price = machine.price_per_hour / 3600 * devices
         training = conf.tokens / rate if conf.tokens else None
         return Row(
             strategy=strategy.name,
-            variant=one.name,
+            variant=variant.name,
             devices=devices,
             memory=held,
             fits=held.total <= machine.memory_bytes,
-            compute_s=one.seconds,
+            compute_s=variant.seconds,
             optimizer_s=update,
             traffic_bytes=sent,
             exposed_s=exposed,
@@ -183,7 +189,7 @@ class Planner:
 
 @dataclass(frozen=True)
 class _Variant:
-    """A way to go through a sequence: all at once, or in segments, forward twice."""
+    """How a sequence is processed: all at once, or in segments, forward twice."""
 
     name: str
     work: StepCost
@@ -207,7 +213,7 @@ def compute_seconds(rates: Rates, work: StepCost, forward_only: bool = False) ->
 
 
 def check_fits(plan: Plan, machine: MachineConf) -> None:
-    """Raise `UserError` if no strategy fits, saying how far off the leanest is."""
+    """Raise `UserError` if no strategy fits; it names the memory that the smallest one needs."""
     if plan.best is None:
         least = min(plan.rows, key=lambda row: row.memory.total)
         raise UserError(

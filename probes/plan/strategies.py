@@ -29,7 +29,7 @@ SENT_BYTES = {"32-true": 4, "bf16-mixed": 2, "bf16-true": 2}
 
 @dataclass(frozen=True)
 class Strategy:
-    """What is shared among the devices."""
+    """The tensors that are divided among the devices."""
 
     name: str
     weights: bool = False

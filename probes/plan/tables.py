@@ -36,7 +36,7 @@ def _memory(plan: Plan) -> Table:
     for row in plan.rows:
         held = row.memory
         parts_held = [held.weights, held.gathered, held.optimizer, held.gradients, held.activations]
-        figures = [units.significant(one / 1e9) for one in (*parts_held, held.total)]
+        figures = [units.significant(held_bytes / 1e9) for held_bytes in (*parts_held, held.total)]
         _add(table, row, [*figures, "yes" if row.fits else "no"])
     return table
 
@@ -75,21 +75,21 @@ def _add(table: Table, row: Row, figures: list[str]) -> None:
 
 def notes(planner: Planner, plan: Plan) -> list[str]:
     """What stands below the table: the best row, failures, sources, what is extrapolated."""
-    found = []
+    lines = []
     if plan.best:
-        found.append(f"fastest that fits: {plan.best.strategy}, {plan.best.variant}")
+        lines.append(f"fastest that fits: {plan.best.strategy}, {plan.best.variant}")
     risk = planner.reliability(plan.sizes)
-    found.append(
+    lines.append(
         f"failures: one every {duration(risk.failure_every)} ({planner.conf.mtbf_hours:,.0f} h per "
         f"device); save every {duration(risk.interval)} ({duration(risk.save)} each); "
         f"{100 * risk.lost:.2g} % of the time is lost"
     )
     if planner.calibration:
-        found.append(f"measured now: {planner.calibration.model}")
-    found += [f"{key}: {value}" for key, value in planner.machine.sources.items()]
+        lines.append(f"measured now: {planner.calibration.model}")
+    lines += [f"{key}: {value}" for key, value in planner.machine.sources.items()]
     reasons = planner.extrapolated(plan)
-    found.append(f"extrapolated: {'; '.join(reasons)}" if reasons else "extrapolated: nothing")
-    return found
+    lines.append(f"extrapolated: {'; '.join(reasons)}" if reasons else "extrapolated: nothing")
+    return lines
 
 
 def as_json(planner: Planner, plans: list[Plan]) -> dict[str, Any]:

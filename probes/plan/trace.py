@@ -1,4 +1,4 @@
-"""What one training step asks of a device, operation by operation, without running it.
+"""The operations of one training step, traced without running it.
 
 The model is built from tensors that have a shape and no memory (torch's `FakeTensorMode`) and goes
 through forward and backward. Every operation that reaches the device leaves an `Op`: its kind, its
@@ -85,8 +85,8 @@ def trace(
 def _to_bfloat16(model: torch.nn.Module) -> None:
     """What `model.to` does, which tensors without memory refuse."""
     for module in model.modules():
-        for name, one in list(module.named_parameters(recurse=False)):
-            setattr(module, name, torch.nn.Parameter(one.detach().bfloat16()))
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(parameter.detach().bfloat16()))
         for name, buffer in list(module.named_buffers(recurse=False)):
             if buffer.is_floating_point():
                 setattr(module, name, buffer.bfloat16())
@@ -114,7 +114,7 @@ def _autocast(precision: str) -> Any:
 
 
 def _hooks(model: Any, recorder: Recorder) -> Iterator[Any]:
-    """Tell the recorder when a phase begins, and when a tensor becomes a gradient."""
+    """Mark for the recorder when a phase begins, and when a tensor becomes a gradient."""
 
     def reached(phase: int) -> None:
         recorder.phase = max(recorder.phase, phase)  # blocks run again where they are recomputed
@@ -134,15 +134,15 @@ def _hooks(model: Any, recorder: Recorder) -> Iterator[Any]:
 
 
 class Recorder(TorchDispatchMode):
-    """Sees every operation below autograd, and every storage from its birth to its death."""
+    """Record every operation below autograd, and every storage from its creation to its release."""
 
-    def __init__(self, known: list[Tensor], clock: Callable[[], float]) -> None:
+    def __init__(self, inputs: list[Tensor], clock: Callable[[], float]) -> None:
         super().__init__()
         self._clock = clock
         self.ops: list[Op] = []
         self.phase = EARLIER
         self._gradients: set[int] = set()
-        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in inputs}
         self._activation_bytes = self._gradient_bytes = 0
 
     def __torch_dispatch__(
@@ -236,7 +236,7 @@ def _attention_flops(name: str, args: tuple[Any, ...]) -> float:
     """Two products of N per query-key pair forward and five backward, half of them if causal."""
     backward = name.endswith("_backward")
     q, k = args[1:3] if backward else args[:2]
-    causal = next((one for one in args if isinstance(one, bool)), False)
+    causal = next((argument for argument in args if isinstance(argument, bool)), False)
     batch, heads, queries, size = q.shape
     pairs = batch * heads * queries * k.shape[2] * (0.5 if causal else 1.0)
     return 2 * pairs * size * (5 if backward else 2)

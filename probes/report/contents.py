@@ -33,7 +33,7 @@ RANGES = (
 
 @dataclass(frozen=True)
 class Track:
-    """Who is cheaper where in one measure, for one pair."""
+    """Which model needs less at which length, in one measure and for one pair."""
 
     title: str
     """Title of the measure; empty where the track before has the same."""
@@ -90,13 +90,13 @@ class Contents:
 
     def plain(self) -> dict[str, Any]:
         """This page as JSON values."""
-        found: dict[str, Any] = plain(self)
+        page: dict[str, Any] = plain(self)
         blocks = [{"heading": head, "paragraphs": list(texts)} for head, texts in self.story]
-        return found | {"story": blocks}
+        return page | {"story": blocks}
 
 
 def contents(analysis: Analysis) -> Contents:
-    """Put an analysis with probe rows into words."""
+    """The texts of an analysis with probe rows."""
     dataset, machine = analysis.dataset, analysis.machine
     facts = (
         narrative.answer_interval(analysis.comparisons),
@@ -106,9 +106,11 @@ def contents(analysis: Analysis) -> Contents:
         f"commit {machine['commit'][:12]}",
         machine["date"][:10],
     )
-    found = [(head, tuple(texts)) for head, texts in narrative.story(dataset, analysis.comparisons)]
+    blocks = [
+        (head, tuple(texts)) for head, texts in narrative.story(dataset, analysis.comparisons)
+    ]
     if pages := cost_tables.pages_an_hour(analysis):
-        found.append(("", (pages,)))
+        blocks.append(("", (pages,)))
     made = {
         "losses": cost_tables.losses(analysis),
         "models": tables.models(analysis),
@@ -126,7 +128,7 @@ def contents(analysis: Analysis) -> Contents:
         facts=tuple(fact for fact in facts if fact),
         quiet=phrases.quiet(machine["quiet"]),
         warnings=tuple(phrases.warnings(dataset)),
-        story=tuple(found),
+        story=tuple(blocks),
         ranges=_ranges(analysis),
         curves=CURVES,
         charts=tuple(
@@ -153,29 +155,29 @@ def _raw(count: int) -> str:
 
 def _ranges(analysis: Analysis) -> Ranges | None:
     """One track per batch-1 comparison."""
-    found = [
-        one for one in analysis.comparisons
-        if one.kind != "missing" and one.measure.sweep == "batch_1"
+    drawn = [
+        comparison for comparison in analysis.comparisons
+        if comparison.kind != "missing" and comparison.measure.sweep == "batch_1"
     ]  # fmt: skip
-    if not found:
+    if not drawn:
         return None
-    lengths = sorted({length for one in found for length in one.lengths})
+    lengths = sorted({length for comparison in drawn for length in comparison.lengths})
     every = -(-len(lengths) // 7)
     ticks = sorted({lengths[0], lengths[-1], *lengths[::every][:-1]})
     several = len(analysis.dataset.pairs) > 1
-    tracks, told = [], set()
-    for one in found:
-        tracks.append(_track(one, one.measure not in told, several))
-        told.add(one.measure)
+    tracks, titled = [], set()
+    for comparison in drawn:
+        tracks.append(_track(comparison, comparison.measure not in titled, several))
+        titled.add(comparison.measure)
     return Ranges(RANGES, tuple(ticks), tuple(tracks))
 
 
 def _track(comparison: Comparison, titled: bool, several: bool) -> Track:
-    places = ", ".join(units.tokens(one.length) for one in comparison.crossings)
-    told = [f"crosses at {places}"] if places else []
+    places = ", ".join(units.tokens(crossing.length) for crossing in comparison.crossings)
+    parts = [f"crosses at {places}"] if places else []
     if runs := phrases.undecided_runs(comparison):
-        told.append(phrases.not_decided(runs))
-    what = "; ".join(told) or "no crossover in range"
+        parts.append(phrases.not_decided(runs))
+    what = "; ".join(parts) or "no crossover in range"
     if several:
         pair = (comparison.recurrent.series, comparison.attention.series)
         what = f"{' / '.join(map(phrases.name, pair))}: {what}"
@@ -188,17 +190,17 @@ def _track(comparison: Comparison, titled: bool, several: bool) -> Track:
     )
 
 
-def _crossings(found: Sequence[Comparison]) -> list[dict[str, Any]]:
+def _crossings(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     return [
         {
-            "arms": _pair(one),
+            "arms": _pair(comparison),
             "length": crossing.length,
             "low": crossing.low,
             "high": crossing.high,
             "text": units.tokens(crossing.length),
         }
-        for one in found
-        for crossing in one.crossings
+        for comparison in comparisons
+        for crossing in comparison.crossings
     ]
 
 
@@ -210,28 +212,33 @@ def _pair(comparison: Comparison) -> list[str]:
 
 
 def _chart(analysis: Analysis, measure: Measure) -> Chart:
-    found = [one for one in analysis.comparisons if one.measure == measure]
+    comparisons = [
+        comparison for comparison in analysis.comparisons if comparison.measure == measure
+    ]
     curves = analysis.curves[measure.key]
-    said = [phrases.verdict(one) for one in found]
-    lost = [phrases.failures(one, measure) for one in curves]
+    said = [phrases.verdict(comparison) for comparison in comparisons]
+    lost = [phrases.failures(curve, measure) for curve in curves]
     return Chart(
         key=measure.key,
         title=measure.title,
         axis=f"{'time' if measure.unit == 's' else 'bytes'} per {measure.per}",
         caption=" ".join([*(said if len(said) <= 2 else []), *filter(None, lost)]),
         alt=" ".join([measure.title + ".", *said]),
-        points={one.series.label: [_tip(point, measure.unit) for point in one.points]
-                for one in curves},
-        crossings=tuple(_crossings(found)),
+        points={curve.series.label: [_tip(point, measure.unit) for point in curve.points]
+                for curve in curves},
+        crossings=tuple(_crossings(comparisons)),
         undecided=tuple(
-            {"arms": _pair(one), "runs": runs, "text": phrases.not_decided(runs)}
-            for one in found
-            if (runs := phrases.undecided_runs(one))
+            {"arms": _pair(comparison), "runs": runs, "text": phrases.not_decided(runs)}
+            for comparison in comparisons
+            if (runs := phrases.undecided_runs(comparison))
         ),
         ratios=tuple(
-            {"arms": _pair(one), "texts": {str(at): _ratio(one, at) for at in one.intervals}}
-            for one in found
-            if one.intervals
+            {
+                "arms": _pair(comparison),
+                "texts": {str(at): _ratio(comparison, at) for at in comparison.intervals},
+            }
+            for comparison in comparisons
+            if comparison.intervals
         ),
         table=tables.points(analysis, measure),
     )  # fmt: skip
@@ -244,33 +251,32 @@ def _tip(point: Point, unit: str) -> dict[str, Any]:
         said["error"] = point.error
     if len(point.values) > 1:
         low, high = (units.quantity(end, unit) for end in point.quartiles)
-        every = ", ".join(units.quantity(one, unit) for one in point.values)
+        every = ", ".join(units.quantity(value, unit) for value in point.values)
         said |= {"half": f"middle half {low} to {high}", "repeats": f"repeats {every}"}
     return said
 
 
 def _ratio(comparison: Comparison, length: int) -> str:
     """`RWKV-4 / GPT = 1.97 (1.90 to 2.04), dearer`."""
-    one = comparison.intervals[length]
+    ratio = comparison.intervals[length]
     ends = ""
-    if one.low == one.low:  # nan where points are single values
-        ends = f" ({units.significant(one.low)} to {units.significant(one.high)})"
+    if ratio.low == ratio.low:  # nan where points are single values
+        ends = f" ({units.significant(ratio.low)} to {units.significant(ratio.high)})"
     pair = (
         f"{phrases.name(comparison.recurrent.series)} / {phrases.name(comparison.attention.series)}"
     )
-    return (
-        f"{pair} = {units.significant(one.value)}{ends}, {phrases.SIDES[comparison.sides[length]]}"
-    )
+    side = phrases.SIDES[comparison.sides[length]]
+    return f"{pair} = {units.significant(ratio.value)}{ends}, {side}"
 
 
 def values(curve: Curve) -> list[dict[str, Any]]:
     """The points of a curve as JSON values: `value` and `middle_half` null of a failed one."""
-    found = []
+    points = []
     for point in curve.points:
         entry: dict[str, Any] = {"length": point.length, "status": point.status}
         entry |= {"value": None, "middle_half": None, "error": point.error}
         if point.processes:
             entry |= {"value": point.value, "middle_half": list(point.quartiles)}
         entry |= {"processes": len(point.processes), "repeats": len(point.values)}
-        found.append(entry)
-    return found
+        points.append(entry)
+    return points

@@ -17,12 +17,12 @@ from probes.report.markup import Line, Table, of_series
 
 def losses(analysis: Analysis) -> Table:
     """Where a recurrent model costs more, over every measure and pair."""
-    compared = [one for one in analysis.comparisons if one.kind != "missing"]
+    compared = [comparison for comparison in analysis.comparisons if comparison.kind != "missing"]
     if not compared:
-        disturbed = any(one.disturbed for one in analysis.comparisons)
+        disturbed = any(comparison.disturbed for comparison in analysis.comparisons)
         word = "left undisturbed" if disturbed else "measured"
         return Table(f"Nothing was {word} at two context lengths for both kinds of model.")
-    lost = [one for one in compared if one.on(ABOVE)]
+    lost = [comparison for comparison in compared if comparison.on(ABOVE)]
     caption = (
         f"In {len(lost)} of {len(compared)} comparison{'' if len(compared) == 1 else 's'} the "
         "recurrent model decidedly costs more at one length or another."
@@ -30,18 +30,20 @@ def losses(analysis: Analysis) -> Table:
     if lost:
         caption += " The last column has the length where that is clearest, by the interval."
     headings = ("measure", "#lengths lost", "pair", "lost at, tokens", "clearest")
-    return Table(caption, headings, tuple(_lost(one) for one in lost))
+    return Table(caption, headings, tuple(_lost(comparison) for comparison in lost))
 
 
-def _lost(one: Comparison) -> Line:
-    dearer = one.on(ABOVE)
+def _lost(comparison: Comparison) -> Line:
+    dearer = comparison.on(ABOVE)
     where = units.listing([units.tokens(length) for length in dearer])
-    if len(dearer) == len(one.lengths):
-        where = f"at every length {phrases.compared(one)}"
-    pair = f"{phrases.name(one.recurrent.series)} / {phrases.name(one.attention.series)}"
-    example = phrases.loss_example(one, max(dearer, key=one.sure))
-    cells = (f"{len(dearer)} of {len(one.lengths)}", pair, where, example)
-    return Line(one.measure.title, cells, 1)
+    if len(dearer) == len(comparison.lengths):
+        where = f"at every length {phrases.compared(comparison)}"
+    pair = (
+        f"{phrases.name(comparison.recurrent.series)} / {phrases.name(comparison.attention.series)}"
+    )
+    example = phrases.loss_example(comparison, max(dearer, key=comparison.sure))
+    cells = (f"{len(dearer)} of {len(comparison.lengths)}", pair, where, example)
+    return Line(comparison.measure.title, cells, 1)
 
 
 # ---- tables of them ------------------------------------------------------------------------------
@@ -50,8 +52,8 @@ def _lost(one: Comparison) -> Line:
 def latencies(analysis: Analysis) -> Table:
     """p50 and p95 of single decoded tokens."""
 
-    def cells(one: dict[str, Any]) -> list[str]:
-        return [units.seconds(one[name]) for name in ("p50", "p95")]
+    def cells(fact: dict[str, Any]) -> list[str]:
+        return [units.seconds(fact[name]) for name in ("p50", "p95")]
 
     caption = (
         "Of every single token timed, over all repeats and processes left undisturbed, taken "
@@ -63,29 +65,29 @@ def latencies(analysis: Analysis) -> Table:
 def efficiency(analysis: Analysis) -> Table:
     """MFU in both conventions and energy per token of every finished point."""
 
-    def cells(one: dict[str, Any]) -> list[str]:
-        energy = one["joules_per_token"]
-        found = [
+    def cells(fact: dict[str, Any]) -> list[str]:
+        energy = fact["joules_per_token"]
+        texts = [
             "none" if share is None else f"{100 * share:.1f} %"
-            for share in (one["mfu"], one["mfu_dense"])
+            for share in (fact["mfu"], fact["mfu_dense"])
         ]
-        found.append("unavailable" if energy is None else f"{units.significant(energy)} J")
-        return ["disturbed"] * 3 if one["disturbed"] else found
+        texts.append("unavailable" if energy is None else f"{units.significant(energy)} J")
+        return ["disturbed"] * 3 if fact["disturbed"] else texts
 
     machine = analysis.machine
     if machine["peak_flops"]:
         low, high = (f"{end / 1e9:,.0f}" for end in machine["peak_flops"])
         span = low if low == high else f"{low} to {high}"
-        known = (
+        rates = (
             f"A matrix product reached {span} GFLOP/s here when a sweep began. MFU is the share of "
             "it that the counted operations reach at the time the curve has, causal work counted "
             "exactly, and densely (every query against every key). It compares use of the "
             "hardware, not architectures."
         )
     else:
-        known = "No peak of this device was measured, so there is no MFU."
+        rates = "No peak of this device was measured, so there is no MFU."
     caption = (
-        f"{known} Energy is that of the whole device, idling included: "
+        f"{rates} Energy is that of the whole device, idling included: "
         f"{'; '.join(machine['energy_methods'])}."
     )
     headings = ("MFU", "MFU, dense", "energy per token")
@@ -95,13 +97,13 @@ def efficiency(analysis: Analysis) -> Table:
 def batches(analysis: Analysis) -> Table:
     """The largest batch within the memory budget, and the throughput it gives."""
 
-    def cells(one: dict[str, Any]) -> list[str]:
-        rate = one["tokens_per_second"]
+    def cells(fact: dict[str, Any]) -> list[str]:
+        rate = fact["tokens_per_second"]
         shown = "disturbed" if rate is None else units.significant(rate)
-        return [_range(one["max_batch"]), shown, _range(one["tried"])]
+        return [_range(fact["max_batch"]), shown, _range(fact["tried"])]
 
     budgets = analysis.machine["budget_bytes"]
-    shown = ", ".join(units.size_bytes(one) for one in budgets)
+    shown = ", ".join(units.size_bytes(budget) for budget in budgets)
     caption = (
         f"Sequences that ran together within {shown}: weights, states and the work of a step. The "
         "largest batch that ran, known to 3 % of the budget or the tries in the last column; from "
@@ -113,14 +115,14 @@ def batches(analysis: Analysis) -> Table:
 
 def money(analysis: Analysis) -> Table:
     """Pages per hour, and with a price what a million tokens cost."""
-    price, told = analysis.price, analysis.costs
+    price, by_series = analysis.price, analysis.costs
     lines = []
     for probe, doing in costs.DOING.items():
         for series in analysis.dataset.all_series:
-            for length, one in told[series.label].get(probe, {}).items():
-                cells = [f"{int(length):,}", units.significant(one["pages_per_hour"])]
+            for length, cost in by_series[series.label].get(probe, {}).items():
+                cells = [f"{int(length):,}", units.significant(cost["pages_per_hour"])]
                 if price:
-                    cells.append(price.text(one["per_million_tokens"]))
+                    cells.append(price.text(cost["per_million_tokens"]))
                 lines.append(of_series(series, [*cells, doing], len(cells)))
     if not lines:
         return Table("")
@@ -146,10 +148,10 @@ def _by_series(
     lines = []
     for probe in probes:
         for series in analysis.dataset.all_series:
-            for length, one in facts[series.label].get(probe, {}).items():
-                texts = [f"{int(length):,}", *cells(one), probe.replace("_", " ")]
+            for length, fact in facts[series.label].get(probe, {}).items():
+                texts = [f"{int(length):,}", *cells(fact), probe.replace("_", " ")]
                 lines.append(of_series(series, texts, len(texts) - 1))
-    titles = ("model", "#context, tokens", *(f"#{one}" for one in headings), "probe")
+    titles = ("model", "#context, tokens", *(f"#{heading}" for heading in headings), "probe")
     return Table(caption, titles, tuple(lines)) if lines else Table("")
 
 
@@ -166,16 +168,20 @@ def pages_an_hour(analysis: Analysis) -> str:
             (series, analysis.costs[series.label].get(probe))
             for series in analysis.dataset.all_series
         ]
-        found = [(series, own) for series, own in every if own]
-        shared = set.intersection(*(set(map(int, own)) for _, own in found)) if found else set()
+        priced = [(series, by_length) for series, by_length in every if by_length]
+        shared = (
+            set.intersection(*(set(map(int, by_length)) for _, by_length in priced))
+            if priced
+            else set()
+        )
         if not shared:
             continue
         length = max(shared)
         texts = []
-        for series, own in found:
-            one = own[str(length)]
-            pages = units.significant(one["pages_per_hour"], 2)
-            cost = f" ({price.text(one['per_million_tokens'])})" if price else ""
+        for series, by_length in priced:
+            entry = by_length[str(length)]
+            pages = units.significant(entry["pages_per_hour"], 2)
+            cost = f" ({price.text(entry['per_million_tokens'])})" if price else ""
             texts.append(f"{phrases.spoken(series)} {pages}{cost}")
         parts.append(f"{doing} at {units.tokens(length)} tokens of context, {units.listing(texts)}")
     if not parts:

@@ -71,13 +71,17 @@ def _panels(analysis: Analysis, measures: Sequence[Measure], overview: bool) -> 
     figure = Figure(figsize=(5.4 * len(measures), 4.3), layout="constrained", facecolor="white")
     grid = figure.subplots(1, len(measures), squeeze=False)
     for axes, measure in zip(grid[0], measures, strict=True):
-        own = [one for one in analysis.comparisons if one.measure == measure]
+        compared = [
+            comparison for comparison in analysis.comparisons if comparison.measure == measure
+        ]
         _panel(axes, analysis, measure, with_state=overview and measure.key == "memory")
-        for one in own if len(analysis.dataset.pairs) == 1 else []:
-            for crossing in one.crossings:
+        for comparison in compared if len(analysis.dataset.pairs) == 1 else []:
+            for crossing in comparison.crossings:
                 _mark_crossing(axes, crossing)
-            if runs := phrases.undecided_runs(one):
-                _mark_undecided(axes, runs, "" if one.crossings else phrases.not_decided(runs))
+            if runs := phrases.undecided_runs(comparison):
+                _mark_undecided(
+                    axes, runs, "" if comparison.crossings else phrases.not_decided(runs)
+                )
     figure.supxlabel(literal(_where(analysis.dataset)), fontsize=7.5, color=MUTED)
     return figure
 
@@ -97,30 +101,30 @@ def _panel(axes: Axes, analysis: Analysis, measure: Measure, with_state: bool) -
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2 if measure.unit == "B" else 10)
     colours = palette(analysis.dataset.all_series)
-    drawn = [(one, "-", "") for one in analysis.curves[measure.key]]
+    drawn = [(curve, "-", "") for curve in analysis.curves[measure.key]]
     if with_state:
-        drawn += [(one, "--", " state") for one in analysis.curves.get("state", [])]
+        drawn += [(curve, "--", " state") for curve in analysis.curves.get("state", [])]
     ends = []
-    for one, dashes, suffix in drawn:
-        if one.measured or one.disturbed:
-            _draw_curve(axes, one, colours[one.series.label], dashes)
-        if one.measured:
-            last = max(one.measured.values(), key=lambda point: point.length)
-            text = literal(phrases.name(one.series)) + suffix
-            ends.append((last.length, last.value, text, colours[one.series.label]))
+    for curve, dashes, suffix in drawn:
+        if curve.measured or curve.disturbed:
+            _draw_curve(axes, curve, colours[curve.series.label], dashes)
+        if curve.measured:
+            last = max(curve.measured.values(), key=lambda point: point.length)
+            text = literal(phrases.name(curve.series)) + suffix
+            ends.append((last.length, last.value, text, colours[curve.series.label]))
     title = "Peak training memory, and state (dashed)" if with_state else measure.title
-    failed = [one for one in analysis.curves[measure.key] if one.failed]
+    failed = [curve for curve in analysis.curves[measure.key] if curve.failed]
     _dress(axes, measure, title, rows_above=len(failed))
-    for place, one in enumerate(reversed(failed)):
-        _draw_failures(axes, one, colours[one.series.label], place)
+    for place, curve in enumerate(reversed(failed)):
+        _draw_failures(axes, curve, colours[curve.series.label], place)
     _label_ends(axes, ends)
 
 
-def _draw_curve(axes: Axes, one: Curve, colour: str, dashes: str) -> None:
-    points = [one.measured[length] for length in sorted(one.measured)]
+def _draw_curve(axes: Axes, curve: Curve, colour: str, dashes: str) -> None:
+    points = [curve.measured[length] for length in sorted(curve.measured)]
     lengths = [point.length for point in points]
-    marker = "o" if one.series.recurrent else "s"
-    for point in one.disturbed:
+    marker = "o" if curve.series.recurrent else "s"
+    for point in curve.disturbed:
         axes.plot(
             point.length, point.value, marker, markersize=5, color=colour, markerfacecolor="none"
         )
@@ -131,18 +135,18 @@ def _draw_curve(axes: Axes, one: Curve, colour: str, dashes: str) -> None:
     axes.plot(lengths, values, dashes, marker=marker, markersize=4.5, color=colour, linewidth=1.8)
 
 
-def _draw_failures(axes: Axes, one: Curve, colour: str, place: int) -> None:
+def _draw_failures(axes: Axes, curve: Curve, colour: str, place: int) -> None:
     """A row of crosses above the panel with the reason beside them: a failed point is data."""
     top = axes.get_xaxis_transform()
     height = 1.03 + 0.045 * place
-    for point in one.failed:
-        told = point.status.replace("_", " ")
+    for point in curve.failed:
+        status = point.status.replace("_", " ")
         axes.plot(
             point.length, height, "x", color=colour, markersize=6, markeredgewidth=2,
             transform=top, clip_on=False, alpha=0.45 if point.status in NOT_TRIED else 1,
         )  # fmt: skip
         axes.annotate(
-            told, (point.length, height), xycoords=top, xytext=(-6, 0),
+            status, (point.length, height), xycoords=top, xytext=(-6, 0),
             textcoords="offset points", ha="right", va="center", fontsize=8.5, color=colour,
         )  # fmt: skip
 

@@ -41,7 +41,7 @@ def page(analysis: Analysis, contents: Contents) -> str:
         "ranges": _ranges(contents.ranges, analysis) if contents.ranges else "",
         "curves": prose(contents.curves),
         "chips": "".join(_chip(all_series, series) for series in all_series),
-        "charts": "\n".join(_figure(place, one) for place, one in enumerate(contents.charts)),
+        "charts": "\n".join(_figure(place, chart) for place, chart in enumerate(contents.charts)),
         "accounts": _accounts(contents, all_series),
         "method": _method(contents.method),
         "raw": prose(contents.raw).replace("rows.csv", "<code>rows.csv</code>"),
@@ -51,8 +51,8 @@ def page(analysis: Analysis, contents: Contents) -> str:
     study = analysis.scaling
     parts["scaling"] = ""
     if study:
-        told = scaling_contents.contents(study, analysis.dataset.trainings)
-        parts["scaling"] = scaling_html.section(study, told)
+        study_page = scaling_contents.contents(study, analysis.dataset.trainings)
+        parts["scaling"] = scaling_html.section(study, study_page)
     shown = ("losses", "models", "crossovers", "slopes", "failed")
     parts |= {name: table(contents.tables[name], all_series) for name in shown}
     return framed(
@@ -107,15 +107,16 @@ def _ranges(ranges: Ranges, analysis: Analysis) -> str:
     axis = "".join(
         f'<span style="left:{_percent(at, low, high)}">{at:,}</span>' for at in ranges.ticks
     )
-    found = [one for one in analysis.comparisons if one.kind != "missing"]
-    found = [one for one in found if one.measure.sweep == "batch_1"]
+    compared = [comparison for comparison in analysis.comparisons if comparison.kind != "missing"]
+    compared = [comparison for comparison in compared if comparison.measure.sweep == "batch_1"]
     colours = [
         {side: colour(analysis.dataset.all_series, series) for side, series in (
-            (BELOW, one.recurrent.series), (ABOVE, one.attention.series))}
-        for one in found
+            (BELOW, comparison.recurrent.series), (ABOVE, comparison.attention.series))}
+        for comparison in compared
     ]  # fmt: skip
     tracks = "\n".join(
-        _track(one, own, low, high) for one, own in zip(ranges.tracks, colours, strict=True)
+        _track(track, shades, low, high)
+        for track, shades in zip(ranges.tracks, colours, strict=True)
     )
     return (
         '<section aria-labelledby="ranges"><h2 id="ranges">Who is cheaper, at which context length'
@@ -136,15 +137,19 @@ def _track(track: Track, colours: dict[str, str], low: int, high: int) -> str:
         return f'<span class="{css}" style="{place};{style}">{text}</span>'
 
     parts, labels = [], []
-    for one in track.stretches:
-        decided = one.side in (BELOW, ABOVE)
-        open_as = "undecided" if one.side == UNDECIDED else "equal"
+    for stretch in track.stretches:
+        decided = stretch.side in (BELOW, ABOVE)
+        open_as = "undecided" if stretch.side == UNDECIDED else "equal"
         css = "part" if decided else f"part {open_as}"
-        style = f"--c:var(--{colours[one.side]})" if decided else ""
-        parts.append(span(css, one.start, one.end, style))
-        if log2(one.end / one.start) > 0.14 * log2(high / low):  # too short for a name otherwise
+        style = f"--c:var(--{colours[stretch.side]})" if decided else ""
+        parts.append(span(css, stretch.start, stretch.end, style))
+        if log2(stretch.end / stretch.start) > 0.14 * log2(
+            high / low
+        ):  # too short for a name otherwise
             label = "label" if decided else "label open"
-            labels.append(span(label, one.start, one.end, style, f"<b>{escape(one.text)}</b>"))
+            labels.append(
+                span(label, stretch.start, stretch.end, style, f"<b>{escape(stretch.text)}</b>")
+            )
     for crossing in track.crossings:
         if crossing["low"] is not None and crossing["high"] is not None:
             parts.append(span("unsure", crossing["low"], crossing["high"]))
@@ -195,7 +200,7 @@ def _data(analysis: Analysis, contents: Contents) -> dict[str, Any]:
         ],
         "charts": [_chart(analysis, chart) for chart in contents.charts],
         "columns": list(COLUMNS),
-        "rows": [flat(one) for one in analysis.dataset.rows],
+        "rows": [flat(row) for row in analysis.dataset.rows],
     }
 
 
@@ -204,17 +209,19 @@ def _chart(analysis: Analysis, chart: Chart) -> dict[str, Any]:
     measure = BY_KEY[chart.key]
     series = [
         {
-            "arm": one.series.label,
+            "arm": curve.series.label,
             "points": [
                 {
                     **{name: value[name] for name in DRAWN},
                     "raw": list(point.values),
-                    "tip": chart.points[one.series.label][place],
+                    "tip": chart.points[curve.series.label][place],
                 }
-                for place, (point, value) in enumerate(zip(one.points, values(one), strict=True))
+                for place, (point, value) in enumerate(
+                    zip(curve.points, values(curve), strict=True)
+                )
             ],
         }
-        for one in analysis.curves[chart.key]
+        for curve in analysis.curves[chart.key]
     ]
     return {
         "unit": measure.unit,

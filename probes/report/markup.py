@@ -39,8 +39,8 @@ class Table:
         """The table as the page shows it."""
         return {
             "caption": self.caption,
-            "headings": [one.removeprefix("#") for one in self.headings if self.lines],
-            "rows": [[one.head, *one.cells] for one in self.lines],
+            "headings": [heading.removeprefix("#") for heading in self.headings if self.lines],
+            "rows": [[line.head, *line.cells] for line in self.lines],
         }
 
 
@@ -49,10 +49,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, Table):
         return value.plain()
     if is_dataclass(value):
-        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
-    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def prose(text: str) -> str:
@@ -61,20 +61,20 @@ def prose(text: str) -> str:
     return re.sub(r"\bRWKV-\d", r'<span class="nowrap">\g<0></span>', kept)
 
 
-def table(one: Table, all_series: Sequence[Series] = ()) -> str:
+def table(content: Table, all_series: Sequence[Series] = ()) -> str:
     """A table; its caption alone where it has no lines. `series` say which colour is whose."""
-    if not one.lines:
-        return f"<p>{prose(one.caption)}</p>" if one.caption else ""
+    if not content.lines:
+        return f"<p>{prose(content.caption)}</p>" if content.caption else ""
     cells = "".join(
         f'<th scope="col" class="n">{escape(text[1:])}</th>'
         if text.startswith("#")
         else f'<th scope="col">{prose(text)}</th>'
-        for text in one.headings
+        for text in content.headings
     )
-    note = f'<p class="note">{prose(one.caption)}</p>' if one.caption else ""
+    note = f'<p class="note">{prose(content.caption)}</p>' if content.caption else ""
     return (
         f'{note}<div class="scroll" tabindex="0"><table><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{''.join(_row(line, all_series) for line in one.lines)}</tbody></table></div>"
+        f"<tbody>{''.join(_row(line, all_series) for line in content.lines)}</tbody></table></div>"
     )
 
 
@@ -92,7 +92,7 @@ def _row(line: Line, all_series: Sequence[Series]) -> str:
 
 def colour(all_series: Sequence[Series], series: Series) -> str:
     """Name of the CSS colour of a series: cool ones for recurrent, warm ones for attention."""
-    family = [one for one in all_series if one.recurrent == series.recurrent]
+    family = [other for other in all_series if other.recurrent == series.recurrent]
     return f"{'cool' if series.recurrent else 'warm'}-{family.index(series) % 4}"
 
 

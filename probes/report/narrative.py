@@ -22,23 +22,25 @@ from probes.rows import Row
 SHAPES = "a + bT, a + bT log T and a + bT + cT²"
 
 
-def headline(dataset: Dataset, found: Sequence[Comparison]) -> str:
+def headline(dataset: Dataset, comparisons: Sequence[Comparison]) -> str:
     """The answer in one sentence, for training time or the first measure that was probed."""
     if not dataset.pairs:
         shown = units.listing([phrases.spoken(series) for series in dataset.all_series])
         were = "was" if len(dataset.all_series) == 1 else "were"
         needs = "a crossover needs a recurrent and an attention model"
         return f"Only {shown} {were} measured: {needs}."
-    if is_too_busy(found):
+    if is_too_busy(comparisons):
         return _busy([row for row in dataset.rows if row.is_disturbed])
-    same = _answering(found)
+    same = _answering(comparisons)
     if not same:
-        done = "finished" if any(_failed(one) for one in found) else "was measured"
+        done = (
+            "finished" if any(_failed(comparison) for comparison in comparisons) else "was measured"
+        )
         return f"No probe {done} at two context lengths for both kinds of model."
     measure = same[0].measure
     if len(same) == 1:
         return _answer(same[0])
-    every = len([one for one in found if one.measure == measure])
+    every = len([comparison for comparison in comparisons if comparison.measure == measure])
     return f"In {measure.noun}, {_counts(same)}{_uncompared(every - len(same), every)}."
 
 
@@ -56,19 +58,19 @@ PAIRS = {
 def _counts(same: Sequence[Comparison]) -> str:
     """In how many pairs of one measure the recurrent model does what."""
     every = f"{len(same)} pairs of a recurrent and an attention model"
-    told = []
-    if crossing := [one for one in same if one.kind == "crosses"]:
-        first = min(crossing, key=lambda one: one.crossings[0].length)
-        told.append(
+    parts = []
+    if crossing := [comparison for comparison in same if comparison.kind == "crosses"]:
+        first = min(crossing, key=lambda comparison: comparison.crossings[0].length)
+        parts.append(
             f"the recurrent model overtakes attention in {len(crossing)} of {every}, first at "
             f"about {units.tokens(first.crossings[0].length)} tokens of context "
             f"({phrases.name(first.recurrent.series)} against "
             f"{phrases.name(first.attention.series)})"
         )
     for kind, does in PAIRS.items():
-        if count := len([one for one in same if one.kind == kind]):
-            told.append(f"in {count} it {does}" if told else _first(count, every, does))
-    return "; ".join(told)
+        if count := len([comparison for comparison in same if comparison.kind == kind]):
+            parts.append(f"in {count} it {does}" if parts else _first(count, every, does))
+    return "; ".join(parts)
 
 
 def _first(count: int, every: str, does: str) -> str:
@@ -92,21 +94,27 @@ def _busy(disturbed: Sequence[Row]) -> str:
 BUT = " without remeasure=0"
 
 
-def is_too_busy(found: Sequence[Comparison]) -> bool:
+def is_too_busy(comparisons: Sequence[Comparison]) -> bool:
     """Whether disturbed points are why the first measure that was probed says nothing: they are at
     as many lengths as are left, and none of those is decided."""
-    probed = [one for one in found if one.recurrent.points and one.attention.points]
-    first = [one for one in probed if one.measure == probed[0].measure]
-    lost = {point.length for one in first for point in one.disturbed}
-    left = {length for one in first for length in one.sides}
-    decided = any(one.on(BELOW, ABOVE, EQUAL) and one.kind != "missing" for one in first)
+    probed = [
+        comparison
+        for comparison in comparisons
+        if comparison.recurrent.points and comparison.attention.points
+    ]
+    first = [comparison for comparison in probed if comparison.measure == probed[0].measure]
+    lost = {point.length for comparison in first for point in comparison.disturbed}
+    left = {length for comparison in first for length in comparison.sides}
+    decided = any(
+        comparison.on(BELOW, ABOVE, EQUAL) and comparison.kind != "missing" for comparison in first
+    )
     return bool(lost) and len(lost) >= len(left) and not decided
 
 
-def _answering(found: Sequence[Comparison]) -> list[Comparison]:
+def _answering(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons that the headline is about."""
-    told = [one for one in found if one.kind != "missing"]
-    return [one for one in told if one.measure == told[0].measure]
+    compared = [comparison for comparison in comparisons if comparison.kind != "missing"]
+    return [comparison for comparison in compared if comparison.measure == compared[0].measure]
 
 
 def _answer(comparison: Comparison) -> str:
@@ -123,13 +131,14 @@ def _answer(comparison: Comparison) -> str:
         place = f"about {units.tokens(comparison.crossings[0].length)} tokens of context"
         return f"{start} {place}, {mine} {wins} than {other}{ends}."
     cheaper, dearer = comparison.on(BELOW), comparison.on(ABOVE)
-    known = phrases.compared(comparison)
-    everywhere = f"at every context length {known}, {phrases.span(comparison)}"
+    lengths = phrases.compared(comparison)
+    everywhere = f"at every context length {lengths}, {phrases.span(comparison)}"
     if len(cheaper) == len(comparison.sides):
         return units.capital(f"{mine} {wins} than {other} {everywhere}.")
     if comparison.kind == "never":
         return (
-            f"At no context length {known}, {phrases.span(comparison)}, {mine} {wins} than {other}."
+            f"At no context length {lengths}, {phrases.span(comparison)}, {mine} {wins} than "
+            f"{other}."
         )
     if cheaper:
         return units.capital(
@@ -142,42 +151,50 @@ def _answer(comparison: Comparison) -> str:
     if comparison.on(EQUAL):
         return phrases.verdict(comparison)
     return (
-        f"Whether {mine} {wins} than {other} is not decided at any context length {known}, "
+        f"Whether {mine} {wins} than {other} is not decided at any context length {lengths}, "
         f"{phrases.span(comparison)}."
     )
 
 
-def answer_interval(found: Sequence[Comparison]) -> str:
+def answer_interval(comparisons: Sequence[Comparison]) -> str:
     """The interval that belongs to the headline, where it names the crossover of one pair."""
-    same = _answering(found)
-    if is_too_busy(found) or len(same) != 1 or same[0].kind not in ("crosses", "reverse"):
+    same = _answering(comparisons)
+    if is_too_busy(comparisons) or len(same) != 1 or same[0].kind not in ("crosses", "reverse"):
         return ""
     crossing = same[0].crossings[0]
     return phrases.interval(crossing) + (" tokens" if crossing.low is not None else "")
 
 
-def answered_alone(found: Sequence[Comparison]) -> Comparison | None:
+def answered_alone(comparisons: Sequence[Comparison]) -> Comparison | None:
     """The one comparison whose verdict the headline and its interval say already."""
-    same = _answering(found)
-    return same[0] if len(same) == 1 and not is_too_busy(found) else None
+    same = _answering(comparisons)
+    return same[0] if len(same) == 1 and not is_too_busy(comparisons) else None
 
 
-def story(dataset: Dataset, found: Sequence[Comparison]) -> list[tuple[str, list[str]]]:
+def story(dataset: Dataset, comparisons: Sequence[Comparison]) -> list[tuple[str, list[str]]]:
     """Blocks of paragraphs, each with a heading (empty with a single pair), for a reader who does
     not know what attention is. The first paragraph of every pair says where the recurrent one
     loses."""
     blocks = []
     for pair in dataset.pairs:
-        own = [
-            one for one in found
-            if (one.recurrent.series, one.attention.series) == pair and one.measure.prose
-        ]  # fmt: skip
-        told = [one for one in own if one.kind != "missing"]
-        losses = _losses(dataset, own, told, pair)
-        wins = " ".join(filter(None, [_wins(own, phrases.spoken(pair[0])), _growth(told)]))
+        of_pair = [
+            comparison
+            for comparison in comparisons
+            if (comparison.recurrent.series, comparison.attention.series) == pair
+            and comparison.measure.prose
+        ]
+        compared = [comparison for comparison in of_pair if comparison.kind != "missing"]
+        losses = _losses(dataset, of_pair, compared, pair)
+        wins = " ".join(filter(None, [_wins(of_pair, phrases.spoken(pair[0])), _growth(compared)]))
         blocks.append((pair, losses, wins))
-    timed = [one for one in found if one.measure.field in ("seconds", "share")]
-    sides = [(side, one.measure) for one in timed for side in (one.recurrent, one.attention)]
+    timed = [
+        comparison for comparison in comparisons if comparison.measure.field in ("seconds", "share")
+    ]
+    sides = [
+        (side, comparison.measure)
+        for comparison in timed
+        for side in (comparison.recurrent, comparison.attention)
+    ]
     lost = [phrases.failures(side, measure) for side, measure in sides]
     kernels = [memory_note(series) for series in dataset.all_series if not series.recurrent]
     rest = [" ".join(dict.fromkeys(filter(None, lost))), " ".join(filter(None, kernels))]
@@ -204,14 +221,14 @@ def story(dataset: Dataset, found: Sequence[Comparison]) -> list[tuple[str, list
 
 def _losses(
     dataset: Dataset,
-    found: Sequence[Comparison],
-    told: Sequence[Comparison],
+    comparisons: Sequence[Comparison],
+    compared: Sequence[Comparison],
     pair: tuple[Series, Series],
 ) -> str:
     mine = phrases.spoken(pair[0])
-    sentences = [text for one in told if (text := _loss(one))]
-    sentences += [text for one in found if (text := _lost_points(one))]
-    unknown = _unknown(found)
+    sentences = [text for comparison in compared if (text := _loss(comparison))]
+    sentences += [text for comparison in comparisons if (text := _lost_points(comparison))]
+    unknown = _unknown(comparisons)
     quality, worse = _quality(dataset, pair)
     if worse:
         sentences.append(quality)
@@ -220,12 +237,12 @@ def _losses(
             f"First, where {mine} loses; lengths are counted in tokens, which are pieces of words."
         )
         text = " ".join([start, *sentences])
-    elif told and _is_open(found):
+    elif compared and _is_open(comparisons):
         text = (
             f"{units.capital(mine)} lost at no length where this is decided; where it is not, and "
             "at other lengths, it may."
         )
-    elif told:
+    elif compared:
         text = f"{units.capital(mine)} lost at no length compared here; other lengths may differ."
     else:
         text = "There is not enough here to say where either model loses."
@@ -233,23 +250,27 @@ def _losses(
     return text if worse else f"{text} {quality}"
 
 
-def _is_open(found: Sequence[Comparison]) -> bool:
+def _is_open(comparisons: Sequence[Comparison]) -> bool:
     """Whether something that was measured is not decided."""
-    return any(one.between or one.disturbed for one in found)
+    return any(comparison.between or comparison.disturbed for comparison in comparisons)
 
 
 def _failed(comparison: Comparison) -> bool:
     return bool(comparison.recurrent.failed or comparison.attention.failed)
 
 
-def _unknown(found: Sequence[Comparison]) -> str:
+def _unknown(comparisons: Sequence[Comparison]) -> str:
     """What was measured and is not compared: others disturbed it too much, or one length is all
     that both have."""
-    missing = [one for one in found if one.kind == "missing"]
+    missing = [comparison for comparison in comparisons if comparison.kind == "missing"]
     said = []
-    if nouns := [one.measure.noun for one in missing if one.disturbed]:
+    if nouns := [comparison.measure.noun for comparison in missing if comparison.disturbed]:
         said.append(f"Other processes disturbed too many points to compare {units.listing(nouns)}.")
-    if nouns := [one.measure.noun for one in missing if one.lengths and not one.disturbed]:
+    if nouns := [
+        comparison.measure.noun
+        for comparison in missing
+        if comparison.lengths and not comparison.disturbed
+    ]:
         said.append(f"One length alone is too little to compare {units.listing(nouns)}.")
     return " ".join(said)
 
@@ -258,7 +279,7 @@ def _lost_points(comparison: Comparison) -> str:
     """Lengths at which only the recurrent series did not finish."""
     finished = {
         *comparison.attention.measured,
-        *(one.length for one in comparison.attention.disturbed),
+        *(point.length for point in comparison.attention.disturbed),
     }
     alone = [point for point in comparison.recurrent.failed if point.length in finished]
     if not alone or comparison.measure.field != "seconds":
@@ -280,9 +301,11 @@ def _loss(comparison: Comparison) -> str:
     if comparison.kind in ("crosses", "reverse"):
         crossing, first = comparison.crossings[0].length, comparison.kind == "crosses"
         ends = phrases.tried(comparison)
-        known = ends[0] == comparison.lengths[0] if first else ends[1] == comparison.lengths[-1]
+        reaches_end = (
+            ends[0] == comparison.lengths[0] if first else ends[1] == comparison.lengths[-1]
+        )
         beside = [length for length in comparison.sides if (length < crossing) == first]
-        if known and dearer == beside:
+        if reaches_end and dearer == beside:
             side = "Below" if first else "Above"
             place = f"{side} about {units.tokens(crossing)} tokens of context"
     worst = max(dearer, key=comparison.sure)
@@ -312,7 +335,7 @@ def _quality(dataset: Dataset, pair: tuple[Series, Series]) -> tuple[str, bool]:
     )
     loss = [fmean(run["val_loss"] for run in runs) for runs in (mine, other)]
     bits = [fmean(run["val_bits_per_byte"] for run in runs) for runs in (mine, other)]
-    shown = [f"{one:.3f}" for one in loss]
+    shown = [f"{value:.3f}" for value in loss]
     mean = "" if len(mine) == len(other) == 1 else "mean "
     numbers = (
         f"a {mean}validation loss of {shown[0]} against {shown[1]} nats per token "
@@ -370,15 +393,19 @@ def _explanation(mine: str, attention: Sequence[Series]) -> str:
     return " ".join(sentences)
 
 
-def _wins(found: Sequence[Comparison], mine: str) -> str:
-    told = [one for one in found if one.kind != "missing"]
-    examples = [f"{one.measure.noun} ({_win(one)})" for one in told if one.on(BELOW)]
-    if not told:
+def _wins(comparisons: Sequence[Comparison], mine: str) -> str:
+    compared = [comparison for comparison in comparisons if comparison.kind != "missing"]
+    examples = [
+        f"{comparison.measure.noun} ({_win(comparison)})"
+        for comparison in compared
+        if comparison.on(BELOW)
+    ]
+    if not compared:
         return ""
     if not examples:
-        if _is_open(found):
+        if _is_open(comparisons):
             return f"{units.capital(mine)} won at no length where this is decided."
-        if any(_failed(one) for one in found):
+        if any(_failed(comparison) for comparison in comparisons):
             return f"{units.capital(mine)} won at no length that both finished."
         return f"{units.capital(mine)} won at no length compared here."
     return f"{units.capital(mine)} wins in {units.listing(examples)}."
@@ -394,12 +421,14 @@ def _win(comparison: Comparison) -> str:
     return f"{'most clearly' if sure[0] != sure[1] else 'for example'} {example}"
 
 
-def _growth(told: Sequence[Comparison]) -> str:
+def _growth(compared: Sequence[Comparison]) -> str:
     """How the first measure in seconds whose points suffice for it grows."""
-    for comparison in told:
+    for comparison in compared:
         sides = (comparison.recurrent, comparison.attention)
         shapes = [crossovers.shape(side, comparison.measure) for side in sides]
-        if comparison.measure.field == "seconds" and all(one and one.decided for one in shapes):
+        if comparison.measure.field == "seconds" and all(
+            shape and shape.decided for shape in shapes
+        ):
             mine, other = (
                 f"{phrases.shape(shape)} for {phrases.spoken(side.series)}"
                 for shape, side in zip(shapes, sides, strict=True)

@@ -110,7 +110,7 @@ def _verdict(comparison: Comparison) -> str:
             f"{compared(comparison)}, {span(comparison)}."
         )
     if kind == "several":
-        places = units.listing([units.tokens(one.length) for one in comparison.crossings])
+        places = units.listing([units.tokens(crossing.length) for crossing in comparison.crossings])
         return (
             f"The curves of {noun} of {mine} and {other} cross {len(comparison.crossings)} times "
             f"from {span(comparison)} (near {places}){exceptions(comparison)}: there is no single "
@@ -148,9 +148,9 @@ def _verdict(comparison: Comparison) -> str:
 def compared(comparison: Comparison) -> str:
     """Which lengths a verdict is about, after `at every length`: `measured`, where that is all."""
     sides = (comparison.recurrent, comparison.attention)
-    if all(point.length in comparison.sides for one in sides for point in one.points):
+    if all(point.length in comparison.sides for curve in sides for point in curve.points):
         return "measured"
-    finished = "that both finished" if any(one.failed for one in sides) else "measured for both"
+    finished = "that both finished" if any(curve.failed for curve in sides) else "measured for both"
     return f"{finished} undisturbed" if comparison.disturbed else finished
 
 
@@ -171,13 +171,13 @@ def at(comparison: Comparison, chosen: Sequence[int]) -> str:
             runs[-1].append(length)
         else:
             runs.append([length])
-    told = [
+    places = [
         units.tokens(run[0])
         if len(run) == 1
         else f"{units.tokens(run[0])} to {units.tokens(run[-1])}"
         for run in runs
     ]
-    return f"at {units.listing(told)} tokens"
+    return f"at {units.listing(places)} tokens"
 
 
 def undecided_runs(comparison: Comparison) -> list[tuple[int, int]]:
@@ -195,13 +195,13 @@ def undecided_runs(comparison: Comparison) -> list[tuple[int, int]]:
 
 def not_decided(runs: Sequence[tuple[int, int]]) -> str:
     """`not decided between 256 and 512, at 4,096`."""
-    told = [
+    places = [
         f"at {units.tokens(low)}"
         if low == high
         else f"between {units.tokens(low)} and {units.tokens(high)}"
         for low, high in runs
     ]
-    return f"not decided {', '.join(told)}"
+    return f"not decided {', '.join(places)}"
 
 
 def exceptions(comparison: Comparison) -> str:
@@ -230,14 +230,16 @@ def beyond(comparison: Comparison) -> str:
 def tried(comparison: Comparison) -> tuple[int, int]:
     """Shortest and longest length that either has a point at, whatever became of it."""
     lengths = [
-        one.length for side in (comparison.recurrent, comparison.attention) for one in side.points
+        point.length
+        for side in (comparison.recurrent, comparison.attention)
+        for point in side.points
     ]
     return min(lengths), max(lengths)
 
 
 def outside(comparison: Comparison, side: str) -> list[int]:
     """Lengths on a side that lie in no crossing's interval, which says how sure its place is."""
-    spans = [(one.low, one.high) for one in comparison.crossings]
+    spans = [(crossing.low, crossing.high) for crossing in comparison.crossings]
     return [
         length
         for length in comparison.on(side)
@@ -252,30 +254,32 @@ def open_ends(comparison: Comparison) -> str:
     unclear = outside(comparison, UNDECIDED)
     if not unclear or not decided:
         return ""
-    told = []
+    ends = []
     if unclear[0] < decided[0]:
-        told.append(f"below {units.tokens(decided[0])} tokens")
+        ends.append(f"below {units.tokens(decided[0])} tokens")
     if inside := [length for length in unclear if decided[0] < length < decided[-1]]:
-        told.append(f"at {units.listing([units.tokens(length) for length in inside])} tokens")
+        ends.append(f"at {units.listing([units.tokens(length) for length in inside])} tokens")
     if unclear[-1] > decided[-1]:
-        told.append(f"above {units.tokens(decided[-1])} tokens")
-    if len(told) == 2 and decided[0] == decided[-1]:
-        told = ["below", f"above {units.tokens(decided[-1])} tokens"]
-    return f"; not decided {units.listing(told)}"
+        ends.append(f"above {units.tokens(decided[-1])} tokens")
+    if len(ends) == 2 and decided[0] == decided[-1]:
+        ends = ["below", f"above {units.tokens(decided[-1])} tokens"]
+    return f"; not decided {units.listing(ends)}"
 
 
 def resolution(comparison: Comparison) -> str:
     """` to within 1 %`: what a difference must exceed to be one; nothing for exact counts."""
-    known = comparison.resolution
-    if known.exact or all(comparison.ratio(length) == 1 for length in comparison.sides):
+    limit = comparison.resolution
+    if limit.exact or all(comparison.ratio(length) == 1 for length in comparison.sides):
         return ""
-    least = f" or {units.size_bytes(known.absolute)}" if known.absolute else ""
-    return f" to within {units.significant(100 * known.relative, 1)} %{least}"
+    least = f" or {units.size_bytes(limit.absolute)}" if limit.absolute else ""
+    return f" to within {units.significant(100 * limit.relative, 1)} %{least}"
 
 
 def missing_reason(comparison: Comparison) -> str:
     empty = [
-        spoken(one.series) for one in (comparison.recurrent, comparison.attention) if not one.points
+        spoken(curve.series)
+        for curve in (comparison.recurrent, comparison.attention)
+        if not curve.points
     ]
     if empty:
         return "not probed" if len(empty) == 2 else f"{empty[0]} was not probed"
@@ -296,16 +300,16 @@ def reason(comparison: Comparison) -> str:
     return f"{pair}, {span(comparison)}: {comparison.note}"
 
 
-def failures(one: Curve, measure: Measure) -> str:
+def failures(curve: Curve, measure: Measure) -> str:
     """`Training at 8,192 tokens, GPT ran out of memory.`, or nothing."""
     batches = " in full batches" if measure.sweep == "fixed_tokens" else ""
     sentences = []
     for status, phrase in FAILURES.items():
         if lengths := [
-            units.tokens(point.length) for point in one.failed if point.status == status
+            units.tokens(point.length) for point in curve.failed if point.status == status
         ]:
             where = f"{DOING[measure.probe]}{batches} at {units.listing(lengths)} tokens"
-            sentences.append(f"{where}, {spoken(one.series)} {phrase}.")
+            sentences.append(f"{where}, {spoken(curve.series)} {phrase}.")
     return " ".join(sentences)
 
 

@@ -37,31 +37,31 @@ class Contents:
 
     def plain(self) -> dict[str, Any]:
         """This section as JSON values."""
-        found: dict[str, Any] = plain(self)
-        return found
+        page: dict[str, Any] = plain(self)
+        return page
 
 
 def contents(study: Study, trainings: Sequence[dict[str, Any]]) -> Contents:
     """Put a study into words; `trainings` are all that were given."""
     headline = scaling_text.headline(study)
     laws = [
-        Line(scaling_text.title(one), tuple(scaling_text.law_cells(one)), 2)
-        for one in study.families
+        Line(scaling_text.title(family), tuple(scaling_text.law_cells(family)), 2)
+        for family in study.families
     ]
     trials = [
         Line(f"{scaling_text.title(family)} {size}", tuple(numbers), len(numbers))
         for family in study.families
         for size, *numbers in scaling_text.trial_cells(family)
     ]
-    headings = tuple(one for one in scaling_text.TRIAL_HEADINGS if one != "size")
+    headings = tuple(heading for heading in scaling_text.TRIAL_HEADINGS if heading != "size")
     count = f"{len(trainings)} training{'' if len(trainings) == 1 else 's'}"
     return Contents(
         title="Crossover report: scaling of " + ", ".join(map(scaling_text.title, study.families)),
         headline=headline,
         facts=(
             count,
-            units.unique(one.get("precision") for one in trainings),
-            f"data {units.unique(str(one.get('data_fingerprint'))[:12] for one in trainings)}",
+            units.unique(run.get("precision") for run in trainings),
+            f"data {units.unique(str(run.get('data_fingerprint'))[:12] for run in trainings)}",
         ),
         paragraphs=tuple(scaling_text.paragraphs(study)),
         alt=f"Validation loss against training compute. {headline}",

@@ -17,20 +17,20 @@ from probes.report.template import framed
 
 def page(study: Study, trainings: Sequence[dict[str, Any]], warnings: Sequence[str]) -> str:
     """The whole file: what a report is where trainings are all there is."""
-    told = contents(study, trainings)
-    parts = {"scaling": section(study, told)}
+    texts = contents(study, trainings)
+    parts = {"scaling": section(study, texts)}
     body = "{{warnings}}\n{{scaling}}"
-    return framed(body, parts, warnings, told.title, told.headline, told.facts)
+    return framed(body, parts, warnings, texts.title, texts.headline, texts.facts)
 
 
-def section(study: Study, told: Contents) -> str:
+def section(study: Study, texts: Contents) -> str:
     """Sentences, figure and tables."""
-    story = "".join(f"<p>{prose(text)}</p>" for text in told.paragraphs)
+    story = "".join(f"<p>{prose(text)}</p>" for text in texts.paragraphs)
     return (
         '<section aria-labelledby="scaling"><h2 id="scaling">Loss against training compute</h2>'
-        f"{story}<figure>{_picture(study, told.alt)}<figcaption><p>{prose(told.figure)}</p>"
-        f"</figcaption></figure>{table(told.laws)}"
-        f"<details><summary>All trainings</summary>{table(told.trials)}</details></section>"
+        f"{story}<figure>{_picture(study, texts.alt)}<figcaption><p>{prose(texts.figure)}</p>"
+        f"</figcaption></figure>{table(texts.laws)}"
+        f"<details><summary>All trainings</summary>{table(texts.trials)}</details></section>"
     )
 
 

@@ -27,26 +27,27 @@ def plain(study: Study) -> dict[str, Any]:
             "law": law and law.form,
             "weights": law and law.weights,
             "coefficients": {
-                key: _ends(one) for key, one in scaling_text.coefficients(family).items()
+                key: _ends(coefficient)
+                for key, coefficient in scaling_text.coefficients(family).items()
             },
             "slope": slope and _ends(slope),
             "scatter": law and law.scatter,
         }
     comparisons = [
         {
-            "models": [one.recurrent.label, one.attention.label],
-            "compute": list(one.compute),
-            "differences": [_ends(gap) for gap in one.differences],
-            "saving": _ends(one.saving),
+            "models": [comparison.recurrent.label, comparison.attention.label],
+            "compute": list(comparison.compute),
+            "differences": [_ends(gap) for gap in comparison.differences],
+            "saving": _ends(comparison.saving),
         }
-        for one in study.comparisons
+        for comparison in study.comparisons
     ]
     return {"families": families, "comparisons": comparisons}
 
 
-def _ends(one: Between) -> dict[str, float | None]:
-    value = one.value if isfinite(one.value) else None  # nan is not JSON
-    return {"value": value, "low": one.low, "high": one.high}
+def _ends(interval: Between) -> dict[str, float | None]:
+    value = interval.value if isfinite(interval.value) else None  # nan is not JSON
+    return {"value": value, "low": interval.low, "high": interval.high}
 
 
 def terminal(study: Study) -> list[Table]:

@@ -41,20 +41,20 @@ def headline(study: Study) -> str:
 
 def paragraphs(study: Study) -> list[str]:
     """What was asked and found (what the recurrent one loses first), and what it does not say."""
-    found = [ABOUT, *(comparison(one) for one in study.comparisons)]
-    found += [text for family in study.families if (text := growth(family))]
+    texts = [ABOUT, *(comparison(pair) for pair in study.comparisons)]
+    texts += [text for family in study.families if (text := growth(family))]
     if any(family.law for family in study.families):
-        found.append(BEYOND)
-    return found
+        texts.append(BEYOND)
+    return texts
 
 
-def verdict(one: Comparison, place: int) -> str:
+def verdict(compared: Comparison, place: int) -> str:
     """Who predicts better with one amount of compute, and whether that is sure."""
-    mine, other = (spoken(series(family)) for family in (one.recurrent, one.attention))
-    where = f"With {flops(one.compute[place])} operations of training compute"
-    if place in (-1, len(one.compute) - 1):
+    mine, other = (spoken(series(family)) for family in (compared.recurrent, compared.attention))
+    where = f"With {flops(compared.compute[place])} operations of training compute"
+    if place in (-1, len(compared.compute) - 1):
         where += ", the most that both were given"
-    gap = one.differences[place]
+    gap = compared.differences[place]
     assert gap.low is not None and gap.high is not None
     if gap.low <= 0 <= gap.high:
         return (
@@ -70,18 +70,20 @@ def verdict(one: Comparison, place: int) -> str:
     )
 
 
-def comparison(one: Comparison) -> str:
+def comparison(compared: Comparison) -> str:
     """The verdicts, those against the recurrent family first, and what the compute buys."""
-    places = sorted(range(len(one.compute)), key=lambda place: -one.differences[place].value)
-    said = [verdict(one, place) for place in places]
-    return " ".join([*said, saving(one)])
+    places = sorted(
+        range(len(compared.compute)), key=lambda place: -compared.differences[place].value
+    )
+    said = [verdict(compared, place) for place in places]
+    return " ".join([*said, saving(compared)])
 
 
-def saving(one: Comparison) -> str:
+def saving(compared: Comparison) -> str:
     """How much compute the recurrent family needs for the other's loss."""
-    mine, other = (spoken(series(family)) for family in (one.recurrent, one.attention))
-    if isnan(one.saving.value):
-        if one.differences[-1].value > 0:
+    mine, other = (spoken(series(family)) for family in (compared.recurrent, compared.attention))
+    if isnan(compared.saving.value):
+        if compared.differences[-1].value > 0:
             return capital(
                 f"{mine} did not reach the loss of {other} with any compute it was given."
             )
@@ -89,11 +91,13 @@ def saving(one: Comparison) -> str:
             f"Already with the least compute compared, {mine} reaches the loss that {other} "
             "reaches with the most."
         )
-    low, high = (significant(end, 2) if end else "" for end in (one.saving.low, one.saving.high))
+    low, high = (
+        significant(end, 2) if end else "" for end in (compared.saving.low, compared.saving.high)
+    )
     sure = f"{INTERVAL}{low} to {high}" if low and high else f"{INTERVAL}wider than was measured"
     return (
         f"For the loss that {other} reaches with the most compute, {mine} needs "
-        f"{significant(one.saving.value, 2)} times that compute ({sure})."
+        f"{significant(compared.saving.value, 2)} times that compute ({sure})."
     )
 
 
@@ -102,7 +106,7 @@ def growth(family: Family) -> str:
     slope = family.exponent(*family.span)
     if slope is None or slope.low is None or slope.high is None:
         return ""
-    shares = [100 * (1 - 10**-one) for one in (slope.value, slope.low, slope.high)]
+    shares = [100 * (1 - 10**-exponent) for exponent in (slope.value, slope.low, slope.high)]
     return (
         f"Ten times the compute lowers the loss of {spoken(series(family))} by {shares[0]:.1f} % "
         f"({INTERVAL}{shares[1]:.1f} to {shares[2]:.1f} %), on average over what was measured."
@@ -116,9 +120,11 @@ def law_cells(family: Family) -> list[str]:
     slope = family.exponent(*family.span)
     if family.law is None or slope is None:
         return [*start, "too few or too similar to fit", "", "", "", "", ""]
-    law, known = family.law, coefficients(family)
-    floor = bounded(known["E"], 2) if "E" in known else "0 (assumed)"
-    exponents = ", ".join(f"{key} {bounded(one, 2)}" for key, one in known.items() if key != "E")
+    law, numbers = family.law, coefficients(family)
+    floor = bounded(numbers["E"], 2) if "E" in numbers else "0 (assumed)"
+    exponents = ", ".join(
+        f"{key} {bounded(number, 2)}" for key, number in numbers.items() if key != "E"
+    )
     weight, scatter = f"{law.weights[law.form]:.2f}", f"{100 * law.scatter:.2g} %"
     return [*start, law.form, weight, floor, exponents, bounded(slope, 3), scatter]
 
@@ -137,25 +143,25 @@ def coefficients(family: Family) -> dict[str, Between]:
     if family.law is None:
         return {}
     best, drawn = family.law.best, family.law.drawn
-    found = {}
+    numbers = {}
     if family.law.form.startswith("E"):
-        found["E"] = Between.of(best.floor[0], drawn.floor)
+        numbers["E"] = Between.of(best.floor[0], drawn.floor)
     for term, letter in zip(range(best.exponents.shape[1]), "αβ", strict=False):
-        found[letter] = Between.of(best.exponents[0, term], drawn.exponents[:, term])
-    return found
+        numbers[letter] = Between.of(best.exponents[0, term], drawn.exponents[:, term])
+    return numbers
 
 
 def trial_cells(family: Family) -> list[list[str]]:
     """One row per training under `TRIAL_HEADINGS`, without the model."""
     return [
         [
-            one.size,
-            f"{one.parameters:,.0f}",
-            f"{one.tokens:,.0f}",
-            flops(one.flops),
-            f"{one.loss:.3f}",
+            trial.size,
+            f"{trial.parameters:,.0f}",
+            f"{trial.tokens:,.0f}",
+            flops(trial.flops),
+            f"{trial.loss:.3f}",
         ]
-        for one in family.trials
+        for trial in family.trials
     ]
 
 
@@ -168,8 +174,8 @@ def flops(value: float) -> str:
     return f"{value:.1e}".replace("e+", "e")
 
 
-def bounded(one: Between, digits: int) -> str:
+def bounded(interval: Between, digits: int) -> str:
     """`0.061 (0.055 to 0.067)`."""
-    if one.low is None or one.high is None:
-        return f"{one.value:.{digits}f}"
-    return f"{one.value:.{digits}f} ({one.low:.{digits}f} to {one.high:.{digits}f})"
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:.{digits}f}"
+    return f"{interval.value:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"

@@ -59,20 +59,22 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
     dataset = analysis.dataset
     single = len(dataset.pairs) == 1
     by_series: dict[str, dict[str, Any]] = {series.label: {} for series in dataset.all_series}
-    for (label, key), one in analysis.slopes.items():
+    for (label, key), slope in analysis.slopes.items():
         by_series[label][key] = {
-            "value": one.value,
-            "low": one.low,
-            "high": one.high,
-            "window": list(one.window),
-            "linear": one.linear,
-            "quadratic": _quadratic(one),
-            "bend": _estimate(one.bend.share) if one.bend else None,
-            "local": _estimate(one.bend.local) if one.bend else None,
-            "aicc": one.growth.weights if one.growth else None,
+            "value": slope.value,
+            "low": slope.low,
+            "high": slope.high,
+            "window": list(slope.window),
+            "linear": slope.linear,
+            "quadratic": _quadratic(slope),
+            "bend": _estimate(slope.bend.share) if slope.bend else None,
+            "local": _estimate(slope.bend.local) if slope.bend else None,
+            "aicc": slope.growth.weights if slope.growth else None,
         }
     return {
-        "crossovers": {_key(one, single): _crossover(one) for one in analysis.comparisons},
+        "crossovers": {
+            _key(comparison, single): _crossover(comparison) for comparison in analysis.comparisons
+        },
         "slopes": by_series,
         "models": analysis.models,
         "baselines": analysis.baselines,
@@ -88,16 +90,16 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _quadratic(one: Slope) -> dict[str, float | None]:
+def _quadratic(slope: Slope) -> dict[str, float | None]:
     """c of `a + bT + cT^2` and its interval; None, not nan, where there is none."""
-    fit = one.quadratic
+    fit = slope.quadratic
     values = {"c": fit.c, "low": fit.c_low, "high": fit.c_high}
     return {name: None if isnan(value) else value for name, value in values.items()}
 
 
-def _estimate(one: Estimate) -> dict[str, float | None]:
+def _estimate(estimate: Estimate) -> dict[str, float | None]:
     """Value and ends; None where there is no number."""
-    values = {"value": one.value, "low": one.low, "high": one.high}
+    values = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
     return {name: value if isfinite(value) else None for name, value in values.items()}
 
 
@@ -117,11 +119,11 @@ def _crossover(comparison: Comparison) -> dict[str, Any]:
         entry["between"] = list(comparison.between) if comparison.between else None
     entry["disturbed"] = sorted({point.length for point in comparison.disturbed})
     if comparison.kind in ("several", "reverse"):
-        entry["crossings"] = [one.length for one in comparison.crossings]
+        entry["crossings"] = [crossing.length for crossing in comparison.crossings]
     if comparison.intervals:
         entry["ratios"] = {
-            str(length): {"side": comparison.sides[length], **_estimate(one)}
-            for length, one in comparison.intervals.items()
+            str(length): {"side": comparison.sides[length], **_estimate(ratio)}
+            for length, ratio in comparison.intervals.items()
         }
     return entry | {
         "reason": phrases.reason(comparison),
@@ -140,8 +142,8 @@ def _curves(analysis: Analysis) -> dict[str, Any]:
             "per": measure.per,
             "probe": measure.probe,
             "sweep": measure.sweep,
-            "points": {one.series.label: values(one) for one in found},
+            "points": {curve.series.label: values(curve) for curve in curves},
         }
         for measure in MEASURES
-        if (found := analysis.curves.get(measure.key))
+        if (curves := analysis.curves.get(measure.key))
     }

@@ -28,14 +28,14 @@ def models(analysis: Analysis) -> Table:
         kernels = "; ".join(f"{name}: {', '.join(k)}" for name, k in series.backends().items())
         lines.append(of_series(series, [*numbers, kernels], len(numbers)))
     base = analysis.baselines
-    known = {
+    scales = {
         "gzip -9": ["", "", *_optional(base, "gzip_bits_per_byte", ".3f"), ""],
         "xz -9": ["", "", *_optional(base, "xz_bits_per_byte", ".3f"), ""],
         "token frequencies alone": ["", *_optional(base, "unigram_entropy", ".3f"), "", ""],
     }
     scale = [
         Line(name, (*cells, ""), 4, css="baseline")
-        for name, cells in known.items()
+        for name, cells in scales.items()
         if any(cell not in ("", "–") for cell in cells)
     ]
     headings = ("model", "#parameters", "#validation loss, nats/token", "#bits per byte",
@@ -65,33 +65,38 @@ def crossovers(analysis: Analysis) -> Table:
     headings = ("measure", "#crossover, tokens", "#crossings", "95 % interval",
                 "compared over, tokens", "sweep",
                 *(["pair"] if several else []), "note")  # fmt: skip
-    lines = [_crossover(one, several) for one in analysis.comparisons]
+    lines = [_crossover(comparison, several) for comparison in analysis.comparisons]
     return Table(caption, headings, tuple(lines))
 
 
-def _crossover(one: Comparison, several: bool) -> Line:
-    mine, other = phrases.name(one.recurrent.series), phrases.name(one.attention.series)
-    crossing = one.crossover
-    length = "none in range" if one.none_in_range else "not decided"
+def _crossover(comparison: Comparison, several: bool) -> Line:
+    mine, other = (
+        phrases.name(comparison.recurrent.series),
+        phrases.name(comparison.attention.series),
+    )
+    crossing = comparison.crossover
+    length = "none in range" if comparison.none_in_range else "not decided"
     if crossing:
         length = units.tokens(crossing.length)
-    elif one.kind == "missing":
+    elif comparison.kind == "missing":
         length = ""
     shown = phrases.interval(crossing).removeprefix(phrases.INTERVAL) if crossing else ""
     span = ""
-    if one.lengths:
-        ends = [units.tokens(length) for length in (one.lengths[0], one.lengths[-1])]
-        span = ends[0] if len(one.lengths) == 1 else " to ".join(ends)
+    if comparison.lengths:
+        ends = [units.tokens(length) for length in (comparison.lengths[0], comparison.lengths[-1])]
+        span = ends[0] if len(comparison.lengths) == 1 else " to ".join(ends)
     cells = [
         length,
-        str(len(one.crossings)) if one.kind != "missing" else "",
+        str(len(comparison.crossings)) if comparison.kind != "missing" else "",
         shown,
         span,
-        one.measure.sweep.replace("_", " "),
+        comparison.measure.sweep.replace("_", " "),
         *([f"{mine} / {other}"] if several else []),
-        phrases.reason(one) if one.kind == "missing" else f"{mine}: {one.note}",
+        phrases.reason(comparison)
+        if comparison.kind == "missing"
+        else f"{mine}: {comparison.note}",
     ]
-    return Line(one.measure.title, tuple(cells), 2)
+    return Line(comparison.measure.title, tuple(cells), 2)
 
 
 def slopes(analysis: Analysis) -> Table:
@@ -99,14 +104,14 @@ def slopes(analysis: Analysis) -> Table:
     titles = {measure.key: measure.title for measure in MEASURES}
     all_series = {series.label: series for series in analysis.dataset.all_series}
     lines = []
-    for (label, key), one in analysis.slopes.items():
+    for (label, key), slope in analysis.slopes.items():
         cells = [
-            f"{one.value:.2f}",
+            f"{slope.value:.2f}",
             titles[key],
-            phrases.bounds(one),
-            f"{one.window[0]:,} to {one.window[1]:,}",
-            phrases.linearity(one),
-            phrases.shape(one.growth),
+            phrases.bounds(slope),
+            f"{slope.window[0]:,} to {slope.window[1]:,}",
+            phrases.linearity(slope),
+            phrases.shape(slope.growth),
         ]
         lines.append(of_series(all_series[label], cells, 1))
     if not lines:
@@ -149,7 +154,7 @@ def method(analysis: Analysis) -> Method:
     }
     for series in analysis.dataset.all_series:
         used = []
-        for probe in dict.fromkeys(one.probe for one in series.rows):
+        for probe in dict.fromkeys(row.probe for row in series.rows):
             kernels = "; ".join(f"{n}: {', '.join(k)}" for n, k in series.backends(probe).items())
             used.append(f"{probe} – {kernels or 'unknown'}")
         facts[f"Kernels of {phrases.name(series)}"] = ", ".join(used)
@@ -189,14 +194,14 @@ def failed(analysis: Analysis) -> Table:
     """Every point that did not finish, with its error."""
     lines = [
         Line(
-            one["model"],
+            failure["model"],
             (
-                f"{one['context_length']:,}", str(one["batch"]), one["probe"],
-                one["sweep"].replace("_", " "), one["status"], one["error"] or "",
+                f"{failure['context_length']:,}", str(failure["batch"]), failure["probe"],
+                failure["sweep"].replace("_", " "), failure["status"], failure["error"] or "",
             ),
             2,
         )
-        for one in analysis.failures
+        for failure in analysis.failures
     ]  # fmt: skip
     headings = ("model", "#context, tokens", "#batch", "probe", "sweep", "status", "error")
     return Table("" if lines else "None: every point finished.", headings, tuple(lines))
@@ -206,13 +211,13 @@ def points(analysis: Analysis, measure: Measure) -> Table:
     """The values behind one chart."""
     drawn = analysis.curves[measure.key]
     by_length: dict[int, dict[str, str]] = defaultdict(dict)
-    for one in drawn:
-        for point in one.points:
+    for curve in drawn:
+        for point in curve.points:
             text = phrases.point_text(point, measure.unit)
-            by_length[point.length][one.series.label] = text
+            by_length[point.length][curve.series.label] = text
     lines = [
-        Line(f"{length:,}", tuple(texts.get(one.series.label, "") for one in drawn), len(drawn))
+        Line(f"{length:,}", tuple(texts.get(curve.series.label, "") for curve in drawn), len(drawn))
         for length, texts in sorted(by_length.items())
     ]
-    headings = ("context, tokens", *(f"#{phrases.name(one.series)}" for one in drawn))
+    headings = ("context, tokens", *(f"#{phrases.name(curve.series)}" for curve in drawn))
     return Table("", headings, tuple(lines))

@@ -36,15 +36,15 @@ def framed(
     `warnings` stand above everything else; `quiet` is the sentence about the machine below the
     headline, empty where it is not known.
     """
-    known = {
+    texts = {
         **parts,
         "title": escape(title),
         "headline": prose(headline),
         "meta": " · ".join(f'<span class="nowrap">{escape(fact)}</span>' for fact in facts if fact),
         "quiet": f'<p class="meta">{prose(quiet)}</p>' if quiet else "",
-        "warnings": "".join(f'<p class="warning">{prose(one)}</p>' for one in warnings),
+        "warnings": "".join(f'<p class="warning">{prose(warning)}</p>' for warning in warnings),
         "css": read("page.css"),
         "scripts": SCRIPTS if scripts else "",
     }
     whole = (PAGE / "frame.html").read_text(encoding="utf-8").replace("{{body}}", body)
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: known[found[1]], whole)
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: texts[match[1]], whole)

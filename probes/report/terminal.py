@@ -1,4 +1,4 @@
-"""The end of `scripts/report.py` on the screen: one table, then what is decided, in 80 columns."""
+"""The summary that `scripts/report.py` prints: one table, then what is decided, in 80 columns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = ("train", "decode")
 """Measures of the table, where they were probed; the ratio stands beside the first."""
 RATIO = "without processes that bursts hit or that only one of the two has"
 TOLD_APART = 0.015
-"""Relative; what two figures of three digits cannot hide."""
+"""Relative difference that two figures of three digits must show."""
 
 
 def print_summary(analysis: Analysis, console: Console) -> None:
@@ -41,10 +41,10 @@ def print_summary(analysis: Analysis, console: Console) -> None:
         answer = f"{place} ({interval}){'; ' if exceptions else ''}{exceptions}."
     say(answer, console, style="bold")
     answered = narrative.answered_alone(comparisons)
-    for one in comparisons:
-        told = one.kind != "missing" or one.disturbed
-        if one.measure.prose and told and one is not answered:
-            say(f"{one.measure.key}: {phrases.verdict(one)}", console, indent="  ")
+    for comparison in comparisons:
+        has_verdict = comparison.kind != "missing" or comparison.disturbed
+        if comparison.measure.prose and has_verdict and comparison is not answered:
+            say(f"{comparison.measure.key}: {phrases.verdict(comparison)}", console, indent="  ")
     if quiet := phrases.quiet(analysis.machine.get("quiet")):
         say(quiet, console)
 
@@ -55,11 +55,11 @@ def _apart(analysis: Analysis) -> bool:
     keys = _keys(analysis, dataset.pairs[0]) if dataset.pairs else []
     if not keys:
         return False
-    found = _comparison(comparisons, BY_KEY[keys[0]], dataset.pairs[0])
-    return found is not None and any(
-        abs(mine / other / found.ratio(length) - 1) > TOLD_APART
-        for length in found.intervals
-        for mine, other in [phrases.values(found, length)]
+    comparison = _comparison(comparisons, BY_KEY[keys[0]], dataset.pairs[0])
+    return comparison is not None and any(
+        abs(mine / other / comparison.ratio(length) - 1) > TOLD_APART
+        for length in comparison.intervals
+        for mine, other in [phrases.values(comparison, length)]
     )
 
 
@@ -85,19 +85,19 @@ def _table(analysis: Analysis) -> Table | None:
     columns = {key: [_curve(analysis, series, key) for series in pair] for key in keys}
     _heading(table, "context")
     for key, curves in columns.items():
-        for one in curves:
-            _heading(table, f"{key}\n{phrases.name(one.series)}")
+        for curve in curves:
+            _heading(table, f"{key}\n{phrases.name(curve.series)}")
         if key == keys[0] and dataset.pairs:
             _heading(table, "ratio")
-    found = _comparison(comparisons, BY_KEY[keys[0]], pair)
-    curves = [one for several in columns.values() for one in several]
-    for length in sorted({point.length for one in curves for point in one.points}):
+    comparison = _comparison(comparisons, BY_KEY[keys[0]], pair)
+    curves = [curve for several in columns.values() for curve in several]
+    for length in sorted({point.length for curve in curves for point in curve.points}):
         cells = [f"{length:,}"]
         for key, several in columns.items():
-            cells += [_cell(one, length, BY_KEY[key]) for one in several]
+            cells += [_cell(curve, length, BY_KEY[key]) for curve in several]
             if key == keys[0] and dataset.pairs:
-                shared = found is not None and length in found.intervals
-                cells.append(f"{found.ratio(length):.2f}" if found and shared else "")
+                shared = comparison is not None and length in comparison.intervals
+                cells.append(f"{comparison.ratio(length):.2f}" if comparison and shared else "")
         table.add_row(*cells)
     return table
 
@@ -111,7 +111,8 @@ def _keys(analysis: Analysis, pair: Sequence[Series]) -> list[str]:
 def _curve(analysis: Analysis, series: Series, key: str) -> Curve:
     """The curve of one series, without points where it was not probed."""
     return next(
-        (one for one in analysis.curves.get(key, []) if one.series == series), Curve(series, ())
+        (curve for curve in analysis.curves.get(key, []) if curve.series == series),
+        Curve(series, ()),
     )
 
 
@@ -119,8 +120,8 @@ def _heading(table: Table, text: str) -> None:
     table.add_column(text, justify="right", overflow="fold")
 
 
-def _cell(one: Curve, length: int, measure: Measure) -> str:
-    point = next((point for point in one.points if point.length == length), None)
+def _cell(curve: Curve, length: int, measure: Measure) -> str:
+    point = next((point for point in curve.points if point.length == length), None)
     if point is None:
         return ""
     if point.status == DISTURBED:  # the word would not fit
@@ -131,7 +132,10 @@ def _cell(one: Curve, length: int, measure: Measure) -> str:
 def _comparison(
     comparisons: Sequence[Comparison], measure: Measure, pair: Sequence[Series]
 ) -> Comparison | None:
-    for one in comparisons:
-        if one.measure == measure and [one.recurrent.series, one.attention.series] == list(pair):
-            return one
+    for comparison in comparisons:
+        if comparison.measure == measure and [
+            comparison.recurrent.series,
+            comparison.attention.series,
+        ] == list(pair):
+            return comparison
     return None

@@ -1,4 +1,4 @@
-"""Who is cheaper between which lengths: the stretches of a track, from a comparison."""
+"""Which model needs less between which lengths: the stretches of a track, from a comparison."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _joined(comparison: Comparison) -> list[tuple[float, float, str]]:
     """
     edges: list[tuple[float, float, str]] = []
     unclear = phrases.outside(comparison, UNDECIDED)
-    crossings = [one.length for one in comparison.crossings]
+    crossings = [crossing.length for crossing in comparison.crossings]
     decided = [(at, side) for at, side in comparison.sides.items() if side in (BELOW, ABOVE)]
     # Between two decided lengths on different sides the crossing's own interval says how sure.
     across = [

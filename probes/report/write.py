@@ -65,12 +65,12 @@ def write_report(
 
 
 def compose(analysis: Analysis, out: Path) -> Report:
-    """Put an analysis into words; writes nothing."""
+    """The texts of an analysis; nothing is written."""
     dataset, scaling = analysis.dataset, analysis.scaling
     summary = summarise(analysis)
     if scaling:
-        told = scaling_contents.contents(scaling, dataset.trainings)
-        summary["scaling"] = scaling_json.plain(scaling) | {"page": told.plain()}
+        study_page = scaling_contents.contents(scaling, dataset.trainings)
+        summary["scaling"] = scaling_json.plain(scaling) | {"page": study_page.plain()}
     said = contents(analysis) if dataset.rows else None
     if said:
         summary["page"] = said.plain()
@@ -78,7 +78,7 @@ def compose(analysis: Analysis, out: Path) -> Report:
 
 
 def _save(report: Report) -> None:
-    """Write every file, all of them finished before the first is in its place."""
+    """Write every file; all are finished before the first is renamed."""
     analysis = report.analysis
     # The page comes last: when it is new, everything it stands beside is new too.
     with filling(report.out, last="index.html") as aside:

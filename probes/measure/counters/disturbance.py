@@ -1,8 +1,8 @@
-"""Whether others delayed a repeat: counters of this process and its machine, and a rule on them.
+"""Decide whether other processes delayed a repeat, from counters of this process and its machine.
 
-Delay by others only ever adds time, and a clock alone cannot tell it from work. The system knows:
-how long our threads were ready and had no core, what others had of the cores we may use, and what
-the hypervisor took. docs/probes.md states the rule.
+Delay by others only ever adds time, and a clock alone cannot distinguish it from work. The system
+counts it: how long our threads were ready and had no core, how much of the cores we may use others
+had, and what the hypervisor took. docs/probes.md states the rule.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 SHARE = 0.05
-"""Share of a repeat's time: as much delay makes it disturbed."""
+"""A repeat is disturbed when its delay is at least this share of its time."""
 WAKE = 20e-6
 """Seconds until a sleeping thread runs again on an idle core: no delay by others."""
 WINDOW = 0.25
@@ -33,7 +33,8 @@ NORMAL = 1.96 * sqrt(3.14159 / 2) * 1.4826  # median of Gaussian noise, by its a
 
 @dataclass(frozen=True)
 class CounterReading:
-    """Counters at one instant, in seconds except `wakes` and `involuntary`; `None`: not told."""
+    """Counters at one instant, in seconds except `wakes` and `involuntary`; `None` is not
+    available."""
 
     wall: float
     cpu: float
@@ -41,7 +42,7 @@ class CounterReading:
     involuntary: int | None = None
     """Times a thread of ours lost its core."""
     waited: float | None = None
-    """That our threads were ready to run and had no core, summed over them."""
+    """Time that our threads were ready to run and had no core, summed over them."""
     wakes: int = 0
     """Times one of them was given a core."""
     busy: float | None = None
@@ -49,7 +50,7 @@ class CounterReading:
     steal: float | None = None
     """Seconds of these cores that the hypervisor took."""
     pressure: float | None = None
-    """In which anything on the machine was ready and had no core."""
+    """Time in which anything on the machine was ready and had no core."""
 
     def __sub__(self, earlier: CounterReading) -> CounterReading:
         def less(now: Any, before: Any) -> Any:
@@ -68,7 +69,7 @@ class CounterReading:
 
     @property
     def others(self) -> float | None:
-        """CPU seconds of all others, of a difference of two readings."""
+        """CPU seconds of all others; `self` is a difference of two readings."""
         return None if self.busy is None else max(self.busy - self.cpu, 0.0)
 
 
@@ -90,10 +91,8 @@ def read() -> CounterReading:
 
 
 def is_disturbed(repeat: CounterReading, around: CounterReading, threads: int, cores: int) -> bool:
-    """The rule. `repeat` and `around`, a stretch of time that holds it, are differences.
-
-    `threads` work on `cores` of which the others may use those that are left over.
-    """
+    """Whether a repeat was disturbed. `repeat` and `around`, a stretch of time that holds it, are
+    differences. `threads` work on `cores`, of which others may use those that are left over."""
     if repeat.waited is not None:
         if repeat.waited - WAKE * repeat.wakes > SHARE * repeat.wall:
             return True
@@ -132,7 +131,7 @@ def relative_half_width(seconds: Sequence[float]) -> float:
     if len(seconds) < 2:
         return float("inf")
     middle = median(seconds)
-    deviation = median(abs(one - middle) for one in seconds)
+    deviation = median(abs(value - middle) for value in seconds)
     return NORMAL * deviation / sqrt(len(seconds)) / middle
 
 
@@ -171,16 +170,16 @@ def thread_limit() -> int | None:
 
 def _physical(cores: Sequence[int]) -> int:
     """Physical cores behind logical ones; siblings share one."""
-    found = set()
+    siblings = set()
     for core in cores:
         path = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
         try:
-            found.add(path.read_text())
+            siblings.add(path.read_text())
         except OSError:
             logical = psutil.cpu_count() or 1
             physical = psutil.cpu_count(logical=False) or logical
             return max(1, len(cores) * physical // logical)
-    return len(found)
+    return len(siblings)
 
 
 def _quota() -> float | None:
@@ -201,28 +200,28 @@ def _cores_in_use() -> tuple[float | None, float | None]:
     busy = steal = 0.0
     for core in allowed():
         if core < len(every):
-            one = every[core]
-            idle = one.idle + getattr(one, "iowait", 0.0)
-            guests = getattr(one, "guest", 0.0) + getattr(one, "guest_nice", 0.0)
-            lost = getattr(one, "steal", 0.0)
-            busy += sum(one) - idle - guests - lost  # a guest's time is in user and nice too
+            times = every[core]
+            idle = times.idle + getattr(times, "iowait", 0.0)
+            guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+            lost = getattr(times, "steal", 0.0)
+            busy += sum(times) - idle - guests - lost  # a guest's time is in user and nice too
             steal += lost
     return busy, steal
 
 
 def _run_queues() -> tuple[float | None, int]:
     """Seconds our threads were ready without a core, and how often they were given one."""
-    waited, wakes, found = 0, 0, False
+    waited, wakes, readable = 0, 0, False
     try:
         for task in os.listdir(TASKS):  # noqa: PTH208  in the path of every reading
             try:
                 words = (TASKS / task / "schedstat").read_text().split()
             except OSError:  # a thread that has just ended, or a kernel that does not count
                 continue
-            waited, wakes, found = waited + int(words[1]), wakes + int(words[2]), True
+            waited, wakes, readable = waited + int(words[1]), wakes + int(words[2]), True
     except (OSError, ValueError, IndexError):
         return None, 0
-    return (waited / 1e9, wakes) if found else (None, 0)
+    return (waited / 1e9, wakes) if readable else (None, 0)
 
 
 def _pressure() -> float | None:

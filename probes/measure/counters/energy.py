@@ -37,7 +37,9 @@ class Counter:
         """Joules since `before`, an earlier `read`; a counter that began anew is taken for that."""
         now = self.read()
         steps = zip(before, now, self.ranges, strict=True)
-        return sum(after - one + (size if after < one else 0) for one, after, size in steps)
+        return sum(
+            after - before + (size if after < before else 0) for before, after, size in steps
+        )
 
 
 def find(device: str, powercap: Path = POWERCAP) -> Counter:

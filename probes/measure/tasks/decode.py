@@ -56,13 +56,13 @@ def decode(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
     held = state_bytes(state)
     peak_memory.reset_peak(task.device)
     steps(state)
-    found = peaks(task)
+    peak = peaks(task)
     del state
     kept = start()
     series = repeat(task, counter, lambda: clone_state(kept), steps)
     timed = each[-len(series.seconds) * task.decode_steps :]
     facts = series.facts(counter, parts=task.decode_steps)
-    return {**facts, **found, "token_seconds": timed, "state_bytes": held}
+    return {**facts, **peak, "token_seconds": timed, "state_bytes": held}
 
 
 def generate(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def operator(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
 def mixing(model: Any, task: Task) -> tuple[Operator, tuple[Any, ...]]:
     """The operator of the middle block and what the block gives it, cut out of the graph."""
     block, stream = middle(model, task)
-    mixer = next((one for one in block.modules() if isinstance(one, Operator)), None)
+    mixer = next((module for module in block.modules() if isinstance(module, Operator)), None)
     if mixer is None:
         raise UserError(
             f"{task.spec.name} has no models.layers.trunk.Operator in its blocks to measure"
@@ -65,7 +65,9 @@ def mixing(model: Any, task: Task) -> tuple[Operator, tuple[Any, ...]]:
     with autocast(task):
         block(stream, None)
     hook.remove()
-    return mixer, tuple(_leaf(one) if isinstance(one, Tensor) else one for one in seen)
+    return mixer, tuple(
+        _leaf(argument) if isinstance(argument, Tensor) else argument for argument in seen
+    )
 
 
 def middle(model: Any, task: Task) -> tuple[Block, Stream]:

@@ -46,13 +46,13 @@ def repeated(model: Any, state: State, batch: int) -> State:
     """
     two, three = model.init_state(2), model.init_state(3)
 
-    def widen(one: State, two: State, three: State) -> State:
+    def widen(first: State, second: State, third: State) -> State:
         wide: State = {}
-        for name, value in one.items():
+        for name, value in first.items():
             if not isinstance(value, torch.Tensor):
-                wide[name] = widen(value, two[name], three[name])
+                wide[name] = widen(value, second[name], third[name])
                 continue
-            shapes = zip(two[name].shape, three[name].shape, strict=True)
+            shapes = zip(second[name].shape, third[name].shape, strict=True)
             times = [batch if a != b else 1 for a, b in shapes]
             wide[name] = value.repeat(times) if times else value
         return wide

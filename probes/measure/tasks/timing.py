@@ -74,7 +74,8 @@ class Series:
         return disturbance.judge(self.readings, self.threads, len(disturbance.allowed()))
 
     def is_enough(self, task: Task) -> bool:
-        """Whether the point is sure enough, its time is used up, or it had better come back."""
+        """Whether to stop: the interval is narrow enough, the time is used up, or the point is
+        better measured again later."""
         if sum(self.seconds) > task.repeat_seconds:
             return True
         done = len(self.seconds)
@@ -85,7 +86,7 @@ class Series:
         disturbed = self.disturbed
         if done >= 2 * task.repeats and disturbed.count(False) < enough(disturbed):
             return True
-        quiet = [one for one, bad in zip(self.seconds, disturbed, strict=True) if not bad]
+        quiet = [value for value, bad in zip(self.seconds, disturbed, strict=True) if not bad]
         if len(quiet) < task.repeats:
             return False
         return disturbance.relative_half_width(quiet) <= task.relative_half_width
@@ -94,25 +95,25 @@ class Series:
         """Fields of a row; `parts` is how many entries of `seconds` one repeat makes."""
         joules, method = energy.mean(counter, self.joules, sum(self.seconds))
         return {
-            "seconds": [one / parts for one in self.seconds],
+            "seconds": [value / parts for value in self.seconds],
             "energy_joules": None if joules is None else joules / parts,
             "energy_method": method,
             **self.counters(),
         }
 
     def counters(self) -> dict[str, list[Any]]:
-        """What the machine told about each repeat, and the verdict."""
+        """The counters of each repeat, and whether it was disturbed."""
         spent = [after - before for before, after in self.readings]
-        told: dict[str, list[Any]] = {
-            "cpu_seconds": [one.cpu for one in spent],
-            "involuntary": [one.involuntary for one in spent],
-            "waited": [one.waited for one in spent],
-            "others": [one.others for one in spent],
-            "pressure": [one.pressure for one in spent],
-            "steal": [one.steal for one in spent],
+        columns: dict[str, list[Any]] = {
+            "cpu_seconds": [usage.cpu for usage in spent],
+            "involuntary": [usage.involuntary for usage in spent],
+            "waited": [usage.waited for usage in spent],
+            "others": [usage.others for usage in spent],
+            "pressure": [usage.pressure for usage in spent],
+            "steal": [usage.steal for usage in spent],
             "disturbed": self.disturbed,
         }
-        return {name: [] if None in values else values for name, values in told.items()}
+        return {name: [] if None in values else values for name, values in columns.items()}
 
 
 def repeat(
@@ -150,7 +151,7 @@ def repeat(
 
 
 def wait(task: Task) -> None:
-    """Until the device has done what it was given; the CPU always has."""
+    """Wait until the device has finished its work; the CPU always has."""
     if task.device == "cuda":
         torch.cuda.synchronize()
 
@@ -158,8 +159,8 @@ def wait(task: Task) -> None:
 def peaks(task: Task) -> dict[str, Any]:
     """`peak_bytes`, the figure that curves are drawn of, and every peak the device knows."""
     highest = peak_memory.peak(task.device)
-    own = None if highest is None else max(0, highest - task.baseline_bytes)
-    return {"peak_bytes": own, "memory": peak_memory.peaks(task.device)}
+    beyond = None if highest is None else max(0, highest - task.baseline_bytes)
+    return {"peak_bytes": beyond, "memory": peak_memory.peaks(task.device)}
 
 
 def tokens(task: Task, length: int, batch: int | None = None) -> Tensor:
