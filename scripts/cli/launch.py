@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from conf.schema import FOLDER
 from core.errors import UserError
 from scripts.cli import terminal
 from scripts.cli.console import REFUSED, print_error, setup_logging
 from scripts.cli.task import load_task
+
+CONF = Path(__file__).resolve().parents[2] / "conf"  # importing its schema would import Hydra
 
 
 def launch(config_name: str, task: str, together: bool = False) -> NoReturn:
@@ -66,4 +67,4 @@ def script(task: str) -> NoReturn:
 
 def _is_ours(file: str) -> bool:
     """Whether a file belongs to this program: then its loss is no mistake of the user's."""
-    return Path(file).absolute().is_relative_to(FOLDER)
+    return Path(file).absolute().is_relative_to(CONF)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from conf.schema import ReportConf, TrainConf
 from core.writable import explain
 from scripts.cli import console, terminal
 from scripts.cli.jobs import places
+from tests.scripts.commands import ROOT
 
 
 def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,3 +80,13 @@ def test_a_multirun_needs_no_folder_of_its_own(
     with scratch() as folder:
         assert folder.is_dir() and folder.is_absolute()
     assert not folder.exists()
+
+
+def test_what_a_script_begins_with_imports_next_to_nothing() -> None:
+    """Ctrl-C is quiet only once this is imported."""
+    code = (
+        "import sys; import scripts.cli.launch;"
+        "print({'hydra', 'omegaconf', 'torch', 'numpy', 'yaml'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
