@@ -1,5 +1,4 @@
-"""Test whether a busy machine changes verdicts: `python benchmarks/busy.py -m
-model=rwkv4,transformer`.
+"""A busy machine must not change verdicts: `python benchmarks/busy.py -m model=rwkv4,transformer`.
 
 Runs the same sweep `times` times on the machine as it is and as often beside each number of busy
 processes in `beside`, then compares verdicts: a sweep is false where it decides, at some length,
@@ -33,6 +32,7 @@ from probes.analysis.dataset import collect
 from probes.analysis.metrics import BY_KEY
 from probes.analysis.ratios import ABOVE, BELOW
 from probes.measure.sweep import run_sweep
+from probes.report.scaling_text import bounded
 from scripts.cli.console import CRASHED
 from scripts.cli.model_spec import model_spec
 from training.run_folder.folder import check_name
@@ -118,10 +118,7 @@ def slopes(comparison: Comparison) -> str:
         crossovers.slope(curve, measure, window)
         for curve in (comparison.recurrent, comparison.attention)
     ]
-    return " / ".join(
-        "-" if slope is None else f"{slope.value:.2f} ({slope.low:.2f} to {slope.high:.2f})"
-        for slope in fitted
-    )
+    return " / ".join("-" if slope is None else bounded(slope.exponent, 2) for slope in fitted)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ if __name__ == "__main__":  # before the imports that take long: a wrong word is
     launch("repeatability", "benchmarks.repeatability:main", together=True)
 
 from collections import defaultdict
-from math import inf, isnan
+from math import inf
 from pathlib import Path
 
 from conf.schema import RepeatabilityConf
@@ -66,15 +66,15 @@ def crossovers(
     return {
         f"{pair.measure.key} {pair.recurrent.series.label}/{pair.attention.series.label}": pair
         for pair in comparisons(collect([folder]))
-        if pair.kind != "missing" and not any(isnan(at.low) for at in pair.intervals.values())
+        if pair.kind != "missing" and not any(at.ends is None for at in pair.intervals.values())
     }
 
 
 def span(comparison: Comparison) -> Span:
     """The interval in tokens, open where it leaves the lengths that are decided."""
     crossing = comparison.crossover
-    if crossing and crossing.low is not None and crossing.high is not None:
-        return crossing.low, crossing.high
+    if crossing and crossing.ends:
+        return crossing.ends
     dearer = comparison.on(ABOVE)
     cheaper = [length for length in comparison.on(BELOW) if length > max(dearer, default=0)]
     return max(dearer, default=-inf), min(cheaper, default=inf)
@@ -89,7 +89,7 @@ def describe(comparison: Comparison) -> str:
     """`1,230 (1,100 to 1,400)`, `none (above 4,096)`."""
     crossing = comparison.crossover
     low, high = span(comparison)
-    length = units.tokens(crossing.length) if crossing else "none"
+    length = units.tokens(crossing.number) if crossing else "none"
     if low == -inf and high == inf:
         return f"{length} (anywhere)"
     if low == -inf:

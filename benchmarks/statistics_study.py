@@ -117,8 +117,8 @@ def verdicts(truth: str, noise: Noise, seeds: int) -> tuple[float, float, float,
         right += kind == wanted
         undecided += kind == "undecided"
         if kind == wanted == "crosses":
-            change = estimate.changes[0]
-            held += (change.low or 0) <= CROSSING <= (change.high or 0)
+            low, high = estimate.changes[0].length.ends or (0, 0)
+            held += low <= CROSSING <= high
     wrong = seeds - right - undecided
     return right / seeds, undecided / seeds, wrong / seeds, held / max(1, right)
 

@@ -10,14 +10,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import isnan
 
 import numpy as np
 
+from core.interval import Interval
 from probes.analysis import estimators, ratios
 from probes.analysis.bootstrap import centre
 from probes.analysis.dataset import Dataset, Series
-from probes.analysis.estimators import Bend, Estimate, PolynomialFit
+from probes.analysis.estimators import Bend, PolynomialFit
 from probes.analysis.metrics import MEASURES, Measure, values_of
 from probes.analysis.ratios import ABOVE, BELOW, EQUAL, UNDECIDED, Resolution
 from probes.analysis.shape_fit import ROUNDING, Growth, growth
@@ -84,19 +84,6 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Crossing:
-    """A length in tokens at which the cheaper series changes, and its 95 % bootstrap interval.
-
-    The interval lies between the two measured lengths that are decided on different sides. Both
-    ends are None where points are single values.
-    """
-
-    length: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
 class Comparison:
     """One recurrent series against one attention series in one measure.
 
@@ -111,11 +98,13 @@ class Comparison:
     recurrent: Curve
     attention: Curve
     kind: str
-    crossings: tuple[Crossing, ...] = ()
-    """Every decided change of side, by rising length."""
-    intervals: dict[int, Estimate] = field(default_factory=dict)
+    crossings: tuple[Interval, ...] = ()
+    """Every decided change of side, by rising length in tokens. An interval lies between the two
+    measured lengths that are decided on different sides; it has no ends where points are single
+    values."""
+    intervals: dict[int, Interval] = field(default_factory=dict)
     """Cost of the recurrent series over that of the attention series, by length. The intervals hold
-    together: a sweep in twenty has one that misses. Ends are nan where points are single values."""
+    together: a sweep in twenty has one that misses. Single values have no ends."""
     sides: dict[int, str] = field(default_factory=dict)
     """By length, where the recurrent series is: `below` (cheaper), `above`, `equal` (the difference
     is smaller than the resolution of the measure) or `undecided`."""
@@ -169,13 +158,13 @@ class Comparison:
 
     def ratio(self, length: int) -> float:
         """Cost of the recurrent series over that of the attention series; below 1 it is cheaper."""
-        return self.intervals[length].value
+        return self.intervals[length].number
 
     def sure(self, length: int) -> float:
         """The end of the ratio's interval that is nearer to 1; the ratio itself without one."""
         interval = self.intervals[length]
-        end = interval.high if interval.value < 1 else interval.low
-        return interval.value if isnan(end) else end
+        end = interval.high if interval.number < 1 else interval.low
+        return interval.number if end is None else end
 
     @property
     def disturbed(self) -> list[Point]:
@@ -183,7 +172,7 @@ class Comparison:
         return [*self.recurrent.disturbed, *self.attention.disturbed]
 
     @property
-    def crossover(self) -> Crossing | None:
+    def crossover(self) -> Interval | None:
         """The length from which the recurrent one stays cheaper where a side is decided, if there
         is one."""
         decided = self.on(BELOW, ABOVE)
@@ -193,14 +182,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Slope:
-    """Exponent p of `cost ~ T^p` over `window`, costs per sequence (or per generated token).
+    """How a cost grows over `window`; costs are per sequence (or per generated token)."""
 
-    The interval is None where points are single numbers.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
+    exponent: Interval
+    """The p of `cost ~ T^p`; without ends where points are single numbers."""
     window: tuple[int, int]
     linear: bool
     quadratic: PolynomialFit
@@ -275,9 +260,7 @@ def find(recurrent: Curve, attention: Curve, measure: Measure) -> Comparison:
         {length: point.processes for length, point in attention.measured.items()},
         resolution,
     )
-    crossings = tuple(
-        Crossing(change.length, change.low, change.high) for change in compared.changes
-    )
+    crossings = tuple(change.length for change in compared.changes)
     kind = kind_of(list(compared.sides.values()))
     return Comparison(
         measure, recurrent, attention, kind, crossings, compared.intervals, compared.sides
@@ -320,17 +303,18 @@ def slope(fitted_curve: Curve, measure: Measure, window: tuple[int, int]) -> Slo
     fitted = estimators.loglog_slope(samples, window)
     quadratic = estimators.polynomial_fit(samples, window)
     bend = estimators.bend(samples, window)
-    low, high = (None if isnan(end) else end for end in (fitted.low, fitted.high))
     ends = (min(inside), max(inside))
-    grows = fitted.low > GROWS
+    grows = fitted.low is not None and fitted.low > GROWS
     linear = grows and bend is not None and is_linear(bend)
-    return Slope(fitted.value, low, high, ends, linear, quadratic, growth(samples), bend)
+    return Slope(fitted, ends, linear, quadratic, growth(samples), bend)
 
 
 def is_linear(bend: Bend) -> bool:
-    share, local = bend.share, bend.local
-    straight = -BEND < share.low <= ROUNDING and -ROUNDING <= share.high < BEND
-    return straight and local.low < LOCAL[1] and LOCAL[0] < local.high
+    share, local = bend.share.ends, bend.local.ends
+    if share is None or local is None:
+        return False
+    straight = -BEND < share[0] <= ROUNDING and -ROUNDING <= share[1] < BEND
+    return straight and local[0] < LOCAL[1] and LOCAL[0] < local[1]
 
 
 def shape(fitted_curve: Curve, measure: Measure) -> Growth | None:

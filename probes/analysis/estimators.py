@@ -8,11 +8,12 @@ better of `a + bT + cT^2` and a parabola in log-log.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import inf, nan
+from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 
+from core.interval import Interval
 from probes.analysis.bootstrap import (
     Array,
     Groups,
@@ -28,29 +29,23 @@ from probes.analysis.shape_fit import ROUNDING, nonnegative, powers
 LEVELS = (2.5, 97.5)  # percentiles of a 95 % interval
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A value and its 95 % interval; all nan where the data allow none."""
-
-    value: float
-    low: float
-    high: float
+def interval_of(value: float, drawn: Array | None) -> Interval:
+    """The value with the interval of its draws `[draws]`; without ends where there are none."""
+    return Interval(value) if drawn is None else Interval(value, *np.percentile(drawn, LEVELS))
 
 
 @dataclass(frozen=True)
 class PolynomialFit:
-    """Non-negative coefficients of `a + bT + cT^2`, and the 95 % interval of `c`."""
+    """Non-negative coefficients of `a + bT + cT^2`; without numbers where lengths are too few."""
 
-    a: float
-    b: float
-    c: float
-    c_low: float
-    c_high: float
+    a: float | None = None
+    b: float | None = None
+    c: Interval = field(default_factory=Interval)
 
 
 def loglog_slope(
     samples: Samples, window: tuple[int, int] | None = None, seed: int = 0
-) -> Estimate:
+) -> Interval:
     """Ordinary least-squares slope of log time on log length: 1 is linear, 2 is quadratic.
 
     `window` keeps the lengths from its first to its second number, inclusive. Needs two lengths
@@ -58,17 +53,15 @@ def loglog_slope(
     """
     lengths, groups = grouped(samples, window)
     if len(lengths) < 2:
-        return Estimate(nan, nan, nan)
+        return Interval()
     design = np.stack([np.ones_like(lengths), np.log(lengths)], axis=1)
     logs = np.log(centres(samples, lengths))
     solve = np.linalg.pinv(design)
     coefficients = solve @ logs
     rng = np.random.default_rng(seed)
     noise = _noise(groups, rng, logs - design @ coefficients, len(lengths) - 2)
-    if noise is None:
-        return Estimate(float(coefficients[1]), nan, nan)
-    low, high = np.percentile(coefficients[1] + noise @ solve[1], LEVELS)
-    return Estimate(float(coefficients[1]), float(low), float(high))
+    drawn = None if noise is None else coefficients[1] + noise @ solve[1]
+    return interval_of(coefficients[1], drawn)
 
 
 def polynomial_fit(
@@ -81,7 +74,7 @@ def polynomial_fit(
     """
     lengths, groups = grouped(samples, window)
     if len(lengths) < 3:
-        return PolynomialFit(nan, nan, nan, nan, nan)
+        return PolynomialFit()
     values = centres(samples, lengths)
     design = powers(lengths, values)
     units = lengths.max() ** np.arange(3)
@@ -93,20 +86,18 @@ def polynomial_fit(
     a, b, c = fitted(np.ones((1, len(lengths))))[0]
     rng = np.random.default_rng(seed)
     noise = _noise(groups, rng, *_about_polynomial(lengths, values))
-    if noise is None:
-        return PolynomialFit(float(a), float(b), float(c), nan, nan)
-    low, high = np.percentile(fitted(1 + noise)[:, 2], LEVELS)
-    return PolynomialFit(float(a), float(b), float(c), float(low), float(high))
+    drawn = None if noise is None else fitted(1 + noise)[:, 2]
+    return PolynomialFit(float(a), float(b), interval_of(c, drawn))
 
 
 @dataclass(frozen=True)
 class Bend:
     """The departure of a cost from `a + bT` over a window."""
 
-    share: Estimate
+    share: Interval
     """`cT^2` at the longest length as a share of the cost there: 0 of a straight line. Negative of
     a cost that grows more slowly than linear."""
-    local: Estimate
+    local: Interval
     """Log-log slope over the longest lengths, after taking `a` off: 1 of a straight line."""
 
 
@@ -140,10 +131,9 @@ def bend(samples: Samples, window: tuple[int, int] | None = None, seed: int = 0)
     share, local = (float(row[0]) for row in judged(np.ones((1, len(lengths)))))
     noise = _noise(groups, np.random.default_rng(seed), *_about_polynomial(lengths, values))
     if noise is None:
-        return Bend(Estimate(share, nan, nan), Estimate(local, nan, nan))
+        return Bend(Interval(share), Interval(local))
     shares, locals_ = judged(np.exp(noise))
-    ends = np.percentile(shares, LEVELS), np.percentile(locals_, LEVELS)
-    return Bend(Estimate(share, *ends[0].tolist()), Estimate(local, *ends[1].tolist()))
+    return Bend(interval_of(share, shares), interval_of(local, locals_))
 
 
 def _noise(

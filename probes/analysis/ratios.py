@@ -21,9 +21,10 @@ from math import inf, log
 
 import numpy as np
 
+from core.interval import Interval
 from probes.analysis import bootstrap
 from probes.analysis.bootstrap import Array, Groups, Samples
-from probes.analysis.estimators import LEVELS, Estimate, about_smooth
+from probes.analysis.estimators import LEVELS, about_smooth
 from probes.analysis.interpolation import root
 
 BELOW, ABOVE, EQUAL, UNDECIDED = "below", "above", "equal", "undecided"
@@ -50,11 +51,10 @@ class Resolution:
 
 @dataclass(frozen=True)
 class Change:
-    """A decided change of side; ends in tokens, None where single values allow no interval."""
+    """A decided change of side."""
 
-    length: float
-    low: float | None
-    high: float | None
+    length: Interval
+    """In tokens; without ends where points are single values."""
     to: str
     """The side beyond it: `below` or `above`."""
 
@@ -63,8 +63,8 @@ class Change:
 class Ratios:
     """Ratio of the first model's cost to the second's, by length."""
 
-    intervals: dict[int, Estimate]
-    """Together they hold in 95 % of sweeps; ends are nan for single values."""
+    intervals: dict[int, Interval]
+    """Together they hold in 95 % of sweeps; single values have no ends."""
     sides: dict[int, str]
     changes: tuple[Change, ...]
     measured_changes: int
@@ -116,7 +116,7 @@ def ratios(samples_a: Samples, samples_b: Samples, resolution: Resolution, seed:
         ]
     return Ratios(
         {
-            length: Estimate(*np.exp([value[place], *bounds[:, place]]).tolist())
+            length: Interval(*np.exp([value[place], *bounds[:, place]]).tolist())
             for place, length in enumerate(shared)
         },
         dict(zip(shared, sides, strict=True)),
@@ -180,11 +180,11 @@ def _changes(x: Array, value: Array, noise: Array | None, sides: Sequence[str]) 
             continue
         sign = 1.0 if sides[before] == ABOVE else -1.0
         length = float(np.exp(_place(x, sign * value[None], before, after)[0]))
-        low = high = None
+        interval = Interval(length)
         if noise is not None:
             drawn = _place(x, sign * (value + noise), before, after)
-            low, high = np.exp(np.percentile(drawn, LEVELS)).tolist()
-        changes.append(Change(length, low, high, sides[after]))
+            interval = Interval(length, *np.exp(np.percentile(drawn, LEVELS)))
+        changes.append(Change(interval, sides[after]))
     return changes
 
 

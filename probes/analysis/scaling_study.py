@@ -16,29 +16,15 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError
+from core.interval import Interval
 from probes.analysis.bootstrap import Array
-from probes.analysis.estimators import LEVELS
+from probes.analysis.estimators import LEVELS, interval_of
 from probes.analysis.scaling_laws import Coefficients, Law, Trial, fit
 from probes.rows import TRAINING_FACTOR, label
 
 FEWEST = 3  # amounts of compute that make a study of a model's trainings
 BEYOND = 10.0  # how far past the measured compute a curve is extrapolated
 CANDIDATES = 80  # sizes among which the best for a compute is looked for
-
-
-@dataclass(frozen=True)
-class Between:
-    """A value and its 95 % interval; the ends are None where there is none."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-    @classmethod
-    def of(cls, value: float, drawn: Array) -> Between:
-        """With the interval of the draws."""
-        low, high = np.percentile(drawn, LEVELS)
-        return cls(float(value), float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -91,13 +77,13 @@ class Family:
         chosen = smallest[:, None] + (largest - smallest)[:, None] * share
         return np.exp(chosen), np.exp(spent[:, None] - np.interp(chosen, sizes, costs))
 
-    def exponent(self, low: float, high: float) -> Between | None:
+    def exponent(self, low: float, high: float) -> Interval | None:
         """-d log L / d log C between two amounts of compute; None without a law."""
         if self.law is None:
             return None
         best, drawn = self.curve(np.array([low, high]))
         width = np.log(high / low)
-        return Between.of(
+        return interval_of(
             np.log(best[0] / best[1]) / width, np.log(drawn[:, 0] / drawn[:, 1]) / width
         )
 
@@ -110,11 +96,11 @@ class Comparison:
     attention: Family
     compute: tuple[float, ...]
     """Smallest, middle (geometric) and largest compute that both were trained with."""
-    differences: tuple[Between, ...]
+    differences: tuple[Interval, ...]
     """Loss of the recurrent one minus that of the other, nats per token, at each compute."""
-    saving: Between
+    saving: Interval
     """Compute the recurrent one needs, relative to the other, for the loss that the other reaches
-    at the largest common compute; nan where no compute that was measured reaches it."""
+    at the largest common compute; no value where no compute that was measured reaches it."""
 
 
 @dataclass(frozen=True)
@@ -197,13 +183,13 @@ def compare(mine: Family, other: Family, low: float, high: float) -> Comparison:
     best, drawn = mine.curve(compute)
     best_other, drawn_other = other.curve(compute)
     differences = [
-        Between.of(best[at] - best_other[at], drawn[:, at] - drawn_other[:, at])
+        interval_of(best[at] - best_other[at], drawn[:, at] - drawn_other[:, at])
         for at in range(len(compute))
     ]
     return Comparison(mine, other, tuple(compute), tuple(differences), _saving(mine, other, high))
 
 
-def _saving(mine: Family, other: Family, high: float) -> Between:
+def _saving(mine: Family, other: Family, high: float) -> Interval:
     grid = np.geomspace(*mine.span, 60)
     best, drawn = mine.curve(grid)
     goal, goals = other.curve(np.array([high]))
@@ -211,8 +197,7 @@ def _saving(mine: Family, other: Family, high: float) -> Between:
     shares = _needed(grid, drawn, goals[:, 0]) / high
     # Whole draws: between a number and infinity there is no percentile.
     ends = np.percentile(shares, LEVELS, method="nearest")
-    low_end, high_end = (float(end) if 0 < end < np.inf else None for end in ends)
-    return Between(float(value) if 0 < value < np.inf else float("nan"), low_end, high_end)
+    return Interval(*(float(share) if share > 0 else None for share in (value, *ends)))
 
 
 def _needed(grid: Array, curves: Array, goals: Array) -> Array:

@@ -173,7 +173,7 @@ def _ranges(analysis: Analysis) -> Ranges | None:
 
 
 def _track(comparison: Comparison, titled: bool, several: bool) -> Track:
-    places = ", ".join(units.tokens(crossing.length) for crossing in comparison.crossings)
+    places = ", ".join(units.tokens(crossing.number) for crossing in comparison.crossings)
     parts = [f"crosses at {places}"] if places else []
     if runs := phrases.undecided_runs(comparison):
         parts.append(phrases.not_decided(runs))
@@ -194,10 +194,10 @@ def _crossings(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     return [
         {
             "arms": _pair(comparison),
-            "length": crossing.length,
+            "length": crossing.value,
             "low": crossing.low,
             "high": crossing.high,
-            "text": units.tokens(crossing.length),
+            "text": units.tokens(crossing.number),
         }
         for comparison in comparisons
         for crossing in comparison.crossings
@@ -260,13 +260,13 @@ def _ratio(comparison: Comparison, length: int) -> str:
     """`RWKV-4 / GPT = 1.97 (1.90 to 2.04), dearer`."""
     ratio = comparison.intervals[length]
     ends = ""
-    if ratio.low == ratio.low:  # nan where points are single values
-        ends = f" ({units.significant(ratio.low)} to {units.significant(ratio.high)})"
+    if ratio.ends:
+        ends = f" ({' to '.join(map(units.significant, ratio.ends))})"
     pair = (
         f"{phrases.name(comparison.recurrent.series)} / {phrases.name(comparison.attention.series)}"
     )
     side = phrases.SIDES[comparison.sides[length]]
-    return f"{pair} = {units.significant(ratio.value)}{ends}, {side}"
+    return f"{pair} = {units.significant(ratio.number)}{ends}, {side}"
 
 
 def values(curve: Curve) -> list[dict[str, Any]]:

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from core import units
+from core.interval import Interval
 from probes.analysis.analysis import Analysis
-from probes.analysis.crossovers import Crossing, Curve
+from probes.analysis.crossovers import Curve
 from probes.analysis.dataset import Dataset, Series
 from probes.analysis.metrics import BY_KEY, Measure
 from probes.report import phrases
@@ -195,12 +196,12 @@ def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
         )  # fmt: skip
 
 
-def _mark_crossing(axes: Axes, crossing: Crossing) -> None:
-    if crossing.low is not None and crossing.high is not None:
-        axes.axvspan(crossing.low, crossing.high, color=INK, alpha=0.08, linewidth=0)
-    axes.axvline(crossing.length, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+def _mark_crossing(axes: Axes, crossing: Interval) -> None:
+    if crossing.ends:
+        axes.axvspan(*crossing.ends, color=INK, alpha=0.08, linewidth=0)
+    axes.axvline(crossing.number, color=INK, linewidth=1, linestyle=(0, (3, 2)))
     axes.annotate(
-        f"crossover\n{units.tokens(crossing.length)} tokens", (crossing.length, 0.02),
+        f"crossover\n{units.tokens(crossing.number)} tokens", (crossing.number, 0.02),
         xycoords=axes.get_xaxis_transform(), xytext=(6, 0), textcoords="offset points",
         fontsize=8.5, color=INK, va="bottom",
     )  # fmt: skip

@@ -60,10 +60,10 @@ def _counts(same: Sequence[Comparison]) -> str:
     every = f"{len(same)} pairs of a recurrent and an attention model"
     parts = []
     if crossing := [comparison for comparison in same if comparison.kind == "crosses"]:
-        first = min(crossing, key=lambda comparison: comparison.crossings[0].length)
+        first = min(crossing, key=lambda comparison: comparison.crossings[0].number)
         parts.append(
             f"the recurrent model overtakes attention in {len(crossing)} of {every}, first at "
-            f"about {units.tokens(first.crossings[0].length)} tokens of context "
+            f"about {units.tokens(first.crossings[0].number)} tokens of context "
             f"({phrases.name(first.recurrent.series)} against "
             f"{phrases.name(first.attention.series)})"
         )
@@ -128,7 +128,7 @@ def _answer(comparison: Comparison) -> str:
     ends = phrases.exceptions(comparison)
     if comparison.kind in ("crosses", "reverse"):
         start = "From" if comparison.kind == "crosses" else "Only up to"
-        place = f"about {units.tokens(comparison.crossings[0].length)} tokens of context"
+        place = f"about {units.tokens(comparison.crossings[0].number)} tokens of context"
         return f"{start} {place}, {mine} {wins} than {other}{ends}."
     cheaper, dearer = comparison.on(BELOW), comparison.on(ABOVE)
     lengths = phrases.compared(comparison)
@@ -162,7 +162,7 @@ def answer_interval(comparisons: Sequence[Comparison]) -> str:
     if is_too_busy(comparisons) or len(same) != 1 or same[0].kind not in ("crosses", "reverse"):
         return ""
     crossing = same[0].crossings[0]
-    return phrases.interval(crossing) + (" tokens" if crossing.low is not None else "")
+    return phrases.interval(crossing) + (" tokens" if crossing.ends else "")
 
 
 def answered_alone(comparisons: Sequence[Comparison]) -> Comparison | None:
@@ -299,7 +299,7 @@ def _loss(comparison: Comparison) -> str:
     else:
         place = units.capital(phrases.where(comparison, ABOVE))
     if comparison.kind in ("crosses", "reverse"):
-        crossing, first = comparison.crossings[0].length, comparison.kind == "crosses"
+        crossing, first = comparison.crossings[0].number, comparison.kind == "crosses"
         ends = phrases.tried(comparison)
         reaches_end = (
             ends[0] == comparison.lengths[0] if first else ends[1] == comparison.lengths[-1]

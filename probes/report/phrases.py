@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isnan
 
 from core import units
-from probes.analysis.crossovers import DISTURBED, Comparison, Crossing, Curve, Point, Slope
+from core.interval import Interval
+from probes.analysis.crossovers import DISTURBED, Comparison, Curve, Point, Slope
 from probes.analysis.dataset import Dataset, Series, left_out
 from probes.analysis.metrics import Measure
 from probes.analysis.ratios import ABOVE, BELOW, EQUAL, UNDECIDED
@@ -45,11 +45,11 @@ def spoken(series: Series) -> str:
     return series.title + series.label.removeprefix(series.model)
 
 
-def interval(crossing: Crossing) -> str:
+def interval(crossing: Interval) -> str:
     """The 95 % interval in words."""
-    if crossing.low is None or crossing.high is None:
+    if crossing.ends is None:
         return "one value per point, no interval"
-    return f"{INTERVAL}{units.tokens(crossing.low)} to {units.tokens(crossing.high)}"
+    return INTERVAL + " to ".join(map(units.tokens, crossing.ends))
 
 
 def warnings(dataset: Dataset) -> list[str]:
@@ -110,7 +110,7 @@ def _verdict(comparison: Comparison) -> str:
             f"{compared(comparison)}, {span(comparison)}."
         )
     if kind == "several":
-        places = units.listing([units.tokens(crossing.length) for crossing in comparison.crossings])
+        places = units.listing([units.tokens(crossing.number) for crossing in comparison.crossings])
         return (
             f"The curves of {noun} of {mine} and {other} cross {len(comparison.crossings)} times "
             f"from {span(comparison)} (near {places}){exceptions(comparison)}: there is no single "
@@ -118,7 +118,7 @@ def _verdict(comparison: Comparison) -> str:
         )
     if kind in ("crosses", "reverse"):
         crossing = comparison.crossings[0]
-        place = f"about {units.tokens(crossing.length)} tokens of context ({interval(crossing)})"
+        place = f"about {units.tokens(crossing.number)} tokens of context ({interval(crossing)})"
         if kind == "crosses":
             return f"From {place}, {mine} needs less {noun} than {other}{exceptions(comparison)}."
         return (
@@ -208,7 +208,7 @@ def exceptions(comparison: Comparison) -> str:
     """Where what is said of a crossing does not hold: equal lengths, and those not decided."""
     equal = outside(comparison, EQUAL)
     if comparison.kind == "crosses":  # nothing is said of what lies before
-        equal = [length for length in equal if length > comparison.crossings[0].length]
+        equal = [length for length in equal if length > comparison.crossings[0].number]
     same = f"; {at(comparison, equal)} both need the same{resolution(comparison)}" if equal else ""
     return f"{same}{open_ends(comparison)}{beyond(comparison)}"
 
@@ -239,11 +239,11 @@ def tried(comparison: Comparison) -> tuple[int, int]:
 
 def outside(comparison: Comparison, side: str) -> list[int]:
     """Lengths on a side that lie in no crossing's interval, which says how sure its place is."""
-    spans = [(crossing.low, crossing.high) for crossing in comparison.crossings]
+    spans = [crossing.ends for crossing in comparison.crossings if crossing.ends]
     return [
         length
         for length in comparison.on(side)
-        if not any(low and high and low <= length <= high for low, high in spans)
+        if not any(low <= length <= high for low, high in spans)
     ]
 
 
@@ -347,19 +347,19 @@ def values(comparison: Comparison, length: int) -> tuple[float, float]:
 
 def bounds(slope: Slope) -> str:
     """The interval of a slope."""
-    if slope.low is None or slope.high is None:
+    if slope.exponent.ends is None:
         return "one value per point"
-    return f"{slope.low:.2f} to {slope.high:.2f}"
+    return " to ".join(f"{end:.2f}" for end in slope.exponent.ends)
 
 
 def linearity(slope: Slope) -> str:
     """Whether the cost is linear, and how much bend is possible."""
     if slope.linear:
         return "yes"
-    if slope.bend is None or isnan(slope.bend.share.low):
+    if slope.bend is None or slope.bend.share.ends is None:
         return "not claimed"
-    share = slope.bend.share
-    return "no" if share.low > 0 or share.high < 0 else "not claimed"
+    low, high = slope.bend.share.ends
+    return "no" if low > 0 or high < 0 else "not claimed"
 
 
 def shape(growth: Growth | None) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from math import isfinite
 from typing import Any
 
 from rich.table import Table
 
-from probes.analysis.scaling_study import Between, Study
+from probes.analysis.scaling_study import Study
 from probes.report import scaling_text
 
 SHOWN = (2, 6, 7)
@@ -27,27 +26,22 @@ def plain(study: Study) -> dict[str, Any]:
             "law": law and law.form,
             "weights": law and law.weights,
             "coefficients": {
-                key: _ends(coefficient)
+                key: coefficient.plain()
                 for key, coefficient in scaling_text.coefficients(family).items()
             },
-            "slope": slope and _ends(slope),
+            "slope": slope and slope.plain(),
             "scatter": law and law.scatter,
         }
     comparisons = [
         {
             "models": [comparison.recurrent.label, comparison.attention.label],
             "compute": list(comparison.compute),
-            "differences": [_ends(gap) for gap in comparison.differences],
-            "saving": _ends(comparison.saving),
+            "differences": [gap.plain() for gap in comparison.differences],
+            "saving": comparison.saving.plain(),
         }
         for comparison in study.comparisons
     ]
     return {"families": families, "comparisons": comparisons}
-
-
-def _ends(interval: Between) -> dict[str, float | None]:
-    value = interval.value if isfinite(interval.value) else None  # nan is not JSON
-    return {"value": value, "low": interval.low, "high": interval.high}
 
 
 def terminal(study: Study) -> list[Table]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from math import isnan
-
+from core.interval import Interval
 from core.units import capital, listing, significant
 from probes.analysis.dataset import Series
-from probes.analysis.scaling_study import Between, Comparison, Family, Study
+from probes.analysis.estimators import interval_of
+from probes.analysis.scaling_study import Comparison, Family, Study
 from probes.report.phrases import INTERVAL, name, spoken
 
 UNIT = "nats per token"
@@ -55,17 +55,18 @@ def verdict(compared: Comparison, place: int) -> str:
     if place in (-1, len(compared.compute) - 1):
         where += ", the most that both were given"
     gap = compared.differences[place]
-    assert gap.low is not None and gap.high is not None
-    if gap.low <= 0 <= gap.high:
+    assert gap.ends is not None
+    low, high = gap.ends
+    if low <= 0 <= high:
         return (
             f"{where}, it is not decided whether {mine} or {other} predicts new text better: the "
-            f"difference of their losses, {gap.value:+.3f} {UNIT}, is within its {INTERVAL}"
-            f"{gap.low:+.3f} to {gap.high:+.3f}."
+            f"difference of their losses, {gap.number:+.3f} {UNIT}, is within its {INTERVAL}"
+            f"{low:+.3f} to {high:+.3f}."
         )
-    word, change = ("worse", "higher") if gap.value > 0 else ("better", "lower")
-    low, high = sorted((abs(gap.low), abs(gap.high)))
+    word, change = ("worse", "higher") if gap.number > 0 else ("better", "lower")
+    low, high = sorted(map(abs, gap.ends))
     return (
-        f"{where}, {mine} predicts new text {word} than {other}: its loss is {abs(gap.value):.3f} "
+        f"{where}, {mine} predicts new text {word} than {other}: its loss is {abs(gap.number):.3f} "
         f"{UNIT} {change} ({INTERVAL}{low:.3f} to {high:.3f})."
     )
 
@@ -73,7 +74,7 @@ def verdict(compared: Comparison, place: int) -> str:
 def comparison(compared: Comparison) -> str:
     """The verdicts, those against the recurrent family first, and what the compute buys."""
     places = sorted(
-        range(len(compared.compute)), key=lambda place: -compared.differences[place].value
+        range(len(compared.compute)), key=lambda place: -compared.differences[place].number
     )
     said = [verdict(compared, place) for place in places]
     return " ".join([*said, saving(compared)])
@@ -82,8 +83,8 @@ def comparison(compared: Comparison) -> str:
 def saving(compared: Comparison) -> str:
     """How much compute the recurrent family needs for the other's loss."""
     mine, other = (spoken(series(family)) for family in (compared.recurrent, compared.attention))
-    if isnan(compared.saving.value):
-        if compared.differences[-1].value > 0:
+    if compared.saving.value is None:
+        if compared.differences[-1].number > 0:
             return capital(
                 f"{mine} did not reach the loss of {other} with any compute it was given."
             )
@@ -104,9 +105,9 @@ def saving(compared: Comparison) -> str:
 def growth(family: Family) -> str:
     """What ten times the compute buys, on average over what was measured."""
     slope = family.exponent(*family.span)
-    if slope is None or slope.low is None or slope.high is None:
+    if slope is None or slope.ends is None:
         return ""
-    shares = [100 * (1 - 10**-exponent) for exponent in (slope.value, slope.low, slope.high)]
+    shares = [100 * (1 - 10**-exponent) for exponent in (slope.number, *slope.ends)]
     return (
         f"Ten times the compute lowers the loss of {spoken(series(family))} by {shares[0]:.1f} % "
         f"({INTERVAL}{shares[1]:.1f} to {shares[2]:.1f} %), on average over what was measured."
@@ -138,16 +139,16 @@ TRIAL_HEADINGS = (
 )  # fmt: skip
 
 
-def coefficients(family: Family) -> dict[str, Between]:
+def coefficients(family: Family) -> dict[str, Interval]:
     """Floor E, if the law has one, and exponents α, β, each with its interval."""
     if family.law is None:
         return {}
     best, drawn = family.law.best, family.law.drawn
     numbers = {}
     if family.law.form.startswith("E"):
-        numbers["E"] = Between.of(best.floor[0], drawn.floor)
+        numbers["E"] = interval_of(best.floor[0], drawn.floor)
     for term, letter in zip(range(best.exponents.shape[1]), "αβ", strict=False):
-        numbers[letter] = Between.of(best.exponents[0, term], drawn.exponents[:, term])
+        numbers[letter] = interval_of(best.exponents[0, term], drawn.exponents[:, term])
     return numbers
 
 
@@ -174,8 +175,9 @@ def flops(value: float) -> str:
     return f"{value:.1e}".replace("e+", "e")
 
 
-def bounded(interval: Between, digits: int) -> str:
+def bounded(interval: Interval, digits: int) -> str:
     """`0.061 (0.055 to 0.067)`."""
-    if interval.low is None or interval.high is None:
-        return f"{interval.value:.{digits}f}"
-    return f"{interval.value:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
+    value = f"{interval.number:.{digits}f}"
+    if interval.ends is None:
+        return value
+    return f"{value} ({' to '.join(f'{end:.{digits}f}' for end in interval.ends)})"

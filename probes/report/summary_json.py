@@ -41,12 +41,11 @@
 
 from __future__ import annotations
 
-from math import isfinite, isnan
 from typing import Any
 
+from core.interval import Interval
 from probes.analysis.analysis import Analysis
-from probes.analysis.crossovers import Comparison, Slope
-from probes.analysis.estimators import Estimate
+from probes.analysis.crossovers import Comparison
 from probes.analysis.metrics import MEASURES
 from probes.report import phrases
 from probes.report.contents import values
@@ -61,14 +60,12 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
     by_series: dict[str, dict[str, Any]] = {series.label: {} for series in dataset.all_series}
     for (label, key), slope in analysis.slopes.items():
         by_series[label][key] = {
-            "value": slope.value,
-            "low": slope.low,
-            "high": slope.high,
+            **slope.exponent.plain(),
             "window": list(slope.window),
             "linear": slope.linear,
-            "quadratic": _quadratic(slope),
-            "bend": _estimate(slope.bend.share) if slope.bend else None,
-            "local": _estimate(slope.bend.local) if slope.bend else None,
+            "quadratic": _named("c", slope.quadratic.c),
+            "bend": slope.bend.share.plain() if slope.bend else None,
+            "local": slope.bend.local.plain() if slope.bend else None,
             "aicc": slope.growth.weights if slope.growth else None,
         }
     return {
@@ -90,17 +87,9 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _quadratic(slope: Slope) -> dict[str, float | None]:
-    """c of `a + bT + cT^2` and its interval; None, not nan, where there is none."""
-    fit = slope.quadratic
-    values = {"c": fit.c, "low": fit.c_low, "high": fit.c_high}
-    return {name: None if isnan(value) else value for name, value in values.items()}
-
-
-def _estimate(estimate: Estimate) -> dict[str, float | None]:
-    """Value and ends; None where there is no number."""
-    values = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-    return {name: value if isfinite(value) else None for name, value in values.items()}
+def _named(name: str, interval: Interval) -> dict[str, float | None]:
+    """An interval whose value goes by another name."""
+    return {name: interval.value, "low": interval.low, "high": interval.high}
 
 
 def _key(comparison: Comparison, single: bool) -> str:
@@ -111,7 +100,7 @@ def _key(comparison: Comparison, single: bool) -> str:
 def _crossover(comparison: Comparison) -> dict[str, Any]:
     entry: dict[str, Any] = {"kind": comparison.kind}
     if (crossing := comparison.crossover) is not None:
-        entry |= {"length": crossing.length, "low": crossing.low, "high": crossing.high}
+        entry |= _named("length", crossing)
     elif comparison.none_in_range:
         entry["none_in_range"] = True
     if comparison.kind != "missing":
@@ -119,10 +108,10 @@ def _crossover(comparison: Comparison) -> dict[str, Any]:
         entry["between"] = list(comparison.between) if comparison.between else None
     entry["disturbed"] = sorted({point.length for point in comparison.disturbed})
     if comparison.kind in ("several", "reverse"):
-        entry["crossings"] = [crossing.length for crossing in comparison.crossings]
+        entry["crossings"] = [crossing.value for crossing in comparison.crossings]
     if comparison.intervals:
         entry["ratios"] = {
-            str(length): {"side": comparison.sides[length], **_estimate(ratio)}
+            str(length): {"side": comparison.sides[length], **ratio.plain()}
             for length, ratio in comparison.intervals.items()
         }
     return entry | {

@@ -77,7 +77,7 @@ def _crossover(comparison: Comparison, several: bool) -> Line:
     crossing = comparison.crossover
     length = "none in range" if comparison.none_in_range else "not decided"
     if crossing:
-        length = units.tokens(crossing.length)
+        length = units.tokens(crossing.number)
     elif comparison.kind == "missing":
         length = ""
     shown = phrases.interval(crossing).removeprefix(phrases.INTERVAL) if crossing else ""
@@ -106,7 +106,7 @@ def slopes(analysis: Analysis) -> Table:
     lines = []
     for (label, key), slope in analysis.slopes.items():
         cells = [
-            f"{slope.value:.2f}",
+            f"{slope.exponent.number:.2f}",
             titles[key],
             phrases.bounds(slope),
             f"{slope.window[0]:,} to {slope.window[1]:,}",

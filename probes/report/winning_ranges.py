@@ -40,7 +40,7 @@ def _joined(comparison: Comparison) -> list[tuple[float, float, str]]:
     """
     edges: list[tuple[float, float, str]] = []
     unclear = phrases.outside(comparison, UNDECIDED)
-    crossings = [crossing.length for crossing in comparison.crossings]
+    crossings = [crossing.number for crossing in comparison.crossings]
     decided = [(at, side) for at, side in comparison.sides.items() if side in (BELOW, ABOVE)]
     # Between two decided lengths on different sides the crossing's own interval says how sure.
     across = [

@@ -60,7 +60,7 @@ def test_the_report_compares_what_they_are(tmp_path: Path) -> None:
     assert [(mine.label, other.label) for mine, other in dataset.pairs] == [(MINE, RWKVISH)]
     found = crossovers.comparisons(dataset)
     time = next(one for one in found if one.measure.key == "train")
-    assert time.kind == "crosses" and 2048 < time.crossings[0].length < 4096
+    assert time.kind == "crosses" and 2048 < time.crossings[0].number < 4096
     headline = narrative.headline(dataset, found)
     assert "the minimal GRU" in headline and "the plain attender" in headline
     text = " ".join(text for _, block in narrative.story(dataset, found) for text in block)

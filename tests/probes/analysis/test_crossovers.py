@@ -47,12 +47,12 @@ def against_one(cost: Cost) -> Comparison:
 def test_kinds_of_finding(kind: str, cost: Cost, places: list[float]) -> None:
     found = against_one(cost)
     assert found.kind == kind
-    assert [one.length for one in found.crossings] == pytest.approx(places, rel=0.01)
+    assert [one.value for one in found.crossings] == pytest.approx(places, rel=0.01)
     if kind in ("crosses", "reverse"):
         crossing = found.crossings[0]
         assert crossing.low is not None and crossing.high is not None
-        assert crossing.low <= crossing.length * 1.0001
-        assert crossing.high >= crossing.length * 0.9999
+        assert crossing.low <= crossing.number * 1.0001
+        assert crossing.high >= crossing.number * 0.9999
     # The crossover is where the RWKV becomes the cheaper one for good.
     assert (found.crossover is not None) == (kind in ("crosses", "several"))
 
@@ -69,8 +69,8 @@ def test_known_crossover_lies_in_its_interval() -> None:
     ]
     crossing = crossovers.find(*curves, TRAIN).crossover
     assert crossing is not None and crossing.low is not None and crossing.high is not None
-    assert crossing.length == pytest.approx(TRAIN_CROSSOVER, rel=0.02)
-    assert crossing.low < crossing.length < crossing.high
+    assert crossing.number == pytest.approx(TRAIN_CROSSOVER, rel=0.02)
+    assert crossing.low < crossing.number < crossing.high
 
 
 def test_units_of_values() -> None:
@@ -139,9 +139,9 @@ def test_multiplicity() -> None:
 @pytest.mark.parametrize(("power", "linear"), [(1, True), (2, False), (0, False)])
 def test_slope_and_the_claim_of_linearity(power: int, linear: bool) -> None:
     slope = crossovers.slope(made("gpt", lambda t: 1e-6 * t**power), TRAIN, (512, 4096))
-    assert slope is not None and slope.low is not None and slope.high is not None
-    assert slope.value == pytest.approx(power, abs=0.01)
-    assert slope.low <= power <= slope.high
+    assert slope is not None and slope.exponent.low is not None and slope.exponent.high is not None
+    assert slope.exponent.value == pytest.approx(power, abs=0.01)
+    assert slope.exponent.low <= power <= slope.exponent.high
     assert slope.window == (512, 4096)
     assert slope.linear is linear
     assert slope.growth is None  # six points
@@ -159,22 +159,22 @@ def test_linear_needs_no_quadratic_part_and_allows_a_fixed_one() -> None:
         found = crossovers.slope(
             crossovers.curve(Series("gpt", "gpt", rows), TRAIN), TRAIN, (512, 8192)
         )
-        assert found is not None and found.low is not None and found.high is not None
+        assert found is not None and found.exponent.ends is not None
         return found
 
     straight = slope(lambda t: 1e-3 * t, 0.01)
-    assert straight.linear and straight.low <= 1 <= straight.high
-    assert straight.quadratic.c_low == 0
+    assert straight.linear and straight.exponent.low <= 1 <= straight.exponent.high
+    assert straight.quadratic.c.low == 0
     assert straight.growth is not None and straight.growth.best == "a + bT"
 
     bent = slope(lambda t: 0.28 + 1e-3 * t + 6.68e-8 * t * t, 0.002)
-    assert bent.low <= 1 <= bent.high
-    assert bent.quadratic.c_low > 0
+    assert bent.exponent.low <= 1 <= bent.exponent.high
+    assert bent.quadratic.c.low > 0
     assert not bent.linear
 
     fixed = slope(lambda t: 1 + 1e-3 * t, 0.01)
-    assert fixed.quadratic.c_low == 0
-    assert fixed.high < 1 and fixed.linear
+    assert fixed.quadratic.c.low == 0
+    assert fixed.exponent.high < 1 and fixed.linear
 
 
 def test_an_interval_that_tells_nothing_claims_nothing() -> None:
@@ -186,9 +186,9 @@ def test_an_interval_that_tells_nothing_claims_nothing() -> None:
     slope = crossovers.slope(
         crossovers.curve(Series("gpt", "gpt", rows), TRAIN), TRAIN, (512, 4096)
     )
-    assert slope is not None and slope.low is not None and slope.high is not None
-    assert slope.low <= 1 <= slope.high
-    assert slope.low < 0 or slope.high > 2
+    assert slope is not None and slope.exponent.low is not None and slope.exponent.high is not None
+    assert slope.exponent.low <= 1 <= slope.exponent.high
+    assert slope.exponent.low < 0 or slope.exponent.high > 2
     assert not slope.linear
 
 
@@ -200,8 +200,8 @@ def test_slope_needs_three_lengths_and_repeats_for_an_interval() -> None:
         crossovers.curve(Series("gpt", "gpt", rows), BY_KEY["state"]), BY_KEY["state"], (256, 8192)
     )
     assert cache is not None
-    assert cache.value == pytest.approx(1)
-    assert cache.low is None and not cache.linear
+    assert cache.exponent.value == pytest.approx(1)
+    assert cache.exponent.low is None and not cache.linear
 
 
 def test_slope_of_a_per_token_cost_is_given_per_sequence() -> None:
@@ -212,4 +212,4 @@ def test_slope_of_a_per_token_cost_is_given_per_sequence() -> None:
     slope = crossovers.slope(
         crossovers.curve(Series("gpt", "gpt", rows), TRAIN_FIXED), TRAIN_FIXED, (1, 9999)
     )
-    assert slope is not None and slope.value == pytest.approx(1, abs=0.01)
+    assert slope is not None and slope.exponent.value == pytest.approx(1, abs=0.01)

@@ -69,9 +69,10 @@ def test_the_interval_of_a_crossing_lies_between_decided_lengths() -> None:
         (change,) = found.changes
         before = max(length for length, side in found.sides.items() if side == ABOVE)
         after = min(length for length, side in found.sides.items() if side == BELOW)
-        assert change.low is not None and change.high is not None
-        assert before <= change.low <= change.length <= change.high <= after
-        assert change.length == pytest.approx(CROSSING, rel=0.3)
+        assert change.length.ends is not None
+        low, high = change.length.ends
+        assert before <= low <= change.length.number <= high <= after
+        assert change.length.value == pytest.approx(CROSSING, rel=0.3)
 
 
 def test_processes_are_paired_by_number() -> None:
@@ -117,7 +118,7 @@ def test_single_values_decide_only_what_is_clear() -> None:
     other = {256: [[0.8]], 512: [[1.05]], 1024: [[1.3]]}
     found = ratios(mine, other, TIME)
     assert list(found.sides.values()) == [ABOVE, UNDECIDED, BELOW]
-    assert found.changes[0].low is None
+    assert found.changes[0].length.ends is None
     assert ratios(mine, {64: [[1.0]]}, Resolution()).sides == {}
 
 

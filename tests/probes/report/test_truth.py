@@ -15,11 +15,11 @@ import pytest
 from rich.console import Console
 
 from core import units
+from core.interval import Interval
 from probes.analysis import crossovers, derived_metrics
 from probes.analysis.analysis import analyse
-from probes.analysis.crossovers import Comparison, Crossing
+from probes.analysis.crossovers import Comparison
 from probes.analysis.dataset import Dataset, Series, collect, series_of
-from probes.analysis.estimators import Estimate
 from probes.analysis.metrics import BY_KEY
 from probes.analysis.ratios import ABOVE, BELOW, EQUAL, UNDECIDED
 from probes.report import cost_tables, narrative, phrases, summary_json, terminal, winning_ranges
@@ -42,7 +42,7 @@ def comparison(sides: Sequence[str]) -> Comparison:
     recurrent, attention = (crossovers.curve(series, measure) for series in all_series())
     by_length = dict(zip(LENGTHS, sides, strict=True))
     intervals = {
-        length: Estimate(RATIO[side], 0.9 * RATIO[side], 1.1 * RATIO[side])
+        length: Interval(RATIO[side], 0.9 * RATIO[side], 1.1 * RATIO[side])
         for length, side in by_length.items()
     }
     decided = [(length, side) for length, side in by_length.items() if side in (BELOW, ABOVE)]
@@ -50,7 +50,7 @@ def comparison(sides: Sequence[str]) -> Comparison:
     for (before, one), (after, other) in itertools.pairwise(decided):
         if one != other:
             middle = sqrt(before * after) * 1.1
-            crossings.append(Crossing(middle, 0.95 * middle, 1.05 * middle))
+            crossings.append(Interval(middle, 0.95 * middle, 1.05 * middle))
     kind = crossovers.kind_of(list(sides))
     return Comparison(measure, recurrent, attention, kind, tuple(crossings), intervals, by_length)
 
@@ -81,7 +81,7 @@ def test_nothing_is_said_of_every_length_that_holds_of_some(sides: tuple[str, ..
             assert "both need the same" in headline and "both need the same" in verdict
     claimed = "Below about" in losses or "Above about" in losses
     if claimed:
-        crossing = one.crossings[0].length
+        crossing = one.crossings[0].number
         inside = [
             side
             for length, side in one.sides.items()
@@ -111,7 +111,7 @@ def test_a_length_on_the_way_across_that_is_not_decided_is_named() -> None:
     headline, _, (losses, *_) = texts(one)
     assert headline.endswith("RWKV-4 trains faster than GPT; not decided at 512 tokens.")
     assert "At 256 tokens it needs more training time" in losses
-    wide = replace(one, crossings=(Crossing(560.0, 300.0, 900.0),))
+    wide = replace(one, crossings=(Interval(560.0, 300.0, 900.0),))
     assert phrases.exceptions(wide) == "", "the interval says it"
     headline, verdict, _ = texts(comparison((ABOVE, BELOW, EQUAL)))
     assert headline.endswith(
@@ -123,7 +123,7 @@ def test_a_length_on_the_way_across_that_is_not_decided_is_named() -> None:
 
 
 def test_a_crossing_of_single_values_has_no_interval() -> None:
-    one = replace(comparison((ABOVE, BELOW, BELOW)), crossings=(Crossing(400.0),))
+    one = replace(comparison((ABOVE, BELOW, BELOW)), crossings=(Interval(400.0),))
     assert narrative.answer_interval([one]) == "one value per point, no interval"
 
 
@@ -315,7 +315,7 @@ def test_nothing_is_clearest_of_equals() -> None:
     assert "(for example at 256 tokens " in texts(comparison((BELOW, BELOW, BELOW)))[2][2]
     assert "sequence (at 1,024 tokens " in texts(comparison((ABOVE, ABOVE, BELOW)))[2][2]
     one = comparison((BELOW, BELOW, BELOW))
-    one.intervals[512] = Estimate(0.4, 0.35, 0.45)
+    one.intervals[512] = Interval(0.4, 0.35, 0.45)
     assert "(most clearly at 512 tokens " in texts(one)[2][2]
 
 
@@ -329,7 +329,7 @@ def test_one_length_alone_is_neither_won_nor_lost(tmp_path: Path) -> None:
 def test_an_open_end_beside_a_crossing_is_hatched_too() -> None:
     one = comparison((ABOVE, BELOW, UNDECIDED))
     assert phrases.undecided_runs(one) == [(1024, 1024)]
-    inside = replace(one, crossings=(Crossing(400.0, 300.0, 2000.0),))
+    inside = replace(one, crossings=(Interval(400.0, 300.0, 2000.0),))
     assert phrases.undecided_runs(inside) == []
     sides = [(part.start, part.end, part.side) for part in winning_ranges.stretches(one)]
     assert sides[-1] == (512, 1024, UNDECIDED)
