@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 import argparse
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter, thread_time
@@ -34,16 +34,16 @@ from data.store import Corpus, prepare
 from models.registry import ModelSpec, build
 from tracking.lightning_loggers import JsonlLogger
 from tracking.throughput import Throughput
-from training.checkpoints.callback import Checkpointer
+from training.checkpoints.starting_point import Start
 from training.distributed.local_processes import RankInfo
 from training.loop.datamodule import Tokens
 from training.loop.module import LanguageModel
 from training.loop.monitor import Monitor
 from training.loop.optim import build_optimizer, build_schedule
 from training.loop.quiet_lightning import quiet
-from training.run import build_trainer, fit
+from training.loop.trainer import build_trainer
+from training.run import Run
 from training.run_folder.folder import RunFolder
-from training.run_folder.ledger import Ledger
 
 PRESETS: dict[str, dict[str, Any]] = {
     "gpt": {"target": "models.gpt.GPT", "n_head": 4, "n_positions": 64},
@@ -166,7 +166,7 @@ def compare(name: str, preset: dict[str, Any], conf: TrainConf, corpus: Corpus, 
     bare, shared = [], []
     for _ in range(rounds):
         bare.append(bare_loop(spec, conf, corpus))
-        shared.append(shared_loop(spec, conf, corpus)[0])
+        shared.append(shared_loop(spec, conf)[0])
     ratios = [ours / theirs for ours, theirs in zip(shared, bare, strict=True)]
     return (
         f"| {name} | {1e3 * median(bare):.2f} | {1e3 * median(shared):.2f} | "
@@ -182,7 +182,7 @@ def saving(name: str, preset: dict[str, Any], conf: TrainConf, corpus: Corpus, w
     spec = spec_of(name, preset, corpus, width)
     model: Any = build(spec)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    step, held = shared_loop(spec, conf, corpus)
+    step, held = shared_loop(spec, conf)
     saves = conf.trainer.max_steps // conf.checkpoint.every_n_train_steps
     share = held / (held + step * conf.trainer.max_steps)
     return f"| {name} | {parameters:,} | {saves} | {1e3 * held / saves:.1f} | {100 * share:.2f} % |"
@@ -208,15 +208,12 @@ def bare_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> float:
     return meter.seconds / meter.tokens
 
 
-def shared_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> tuple[float, float]:
+def shared_loop(spec: ModelSpec, conf: TrainConf) -> tuple[float, float]:
     """Seconds per step of `training.run`, with its loggers and callbacks, without saving; and the
     seconds for which saving held it up."""
     with tempfile.TemporaryDirectory() as folder:
-        identity = {"model": asdict(spec), "data": corpus.fingerprint}
-        saver = Checkpointer(
-            RunFolder(Path(folder)), conf, identity, {}, Signals(), RankInfo(), None
-        )
         metrics = JsonlLogger(Path(folder) / "metrics.jsonl")
-        _, _, monitor = fit(conf, spec, corpus, saver, Ledger(), [metrics])
-    tokens_per_step = conf.data.batch_size * conf.data.length
-    return monitor.throughput.seconds / (monitor.throughput.tokens / tokens_per_step), saver.seconds
+        fitted = Run(conf, spec, RunFolder(Path(folder))).fit(Start(None), Signals(), [metrics])
+    throughput = fitted.monitor.throughput
+    steps = throughput.tokens / (conf.data.batch_size * conf.data.length)
+    return throughput.seconds / steps, fitted.saver.seconds

@@ -1,4 +1,4 @@
-"""Which processor this is."""
+"""Which processor this is, by its name and by what it can compute."""
 
 from __future__ import annotations
 
@@ -14,3 +14,13 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def instruction_sets() -> str:
+    """Model and instruction sets of this CPU: code compiled for one may crash on another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -46,10 +47,31 @@ def seconds(value: float) -> str:
 
 
 def size_bytes(value: float) -> str:
+    """Bytes in powers of 1024, as memory is counted."""
     for power, unit in enumerate(("B", "KiB", "MiB")):
         if value < 999.5 * 1024**power:
             return f"{significant(value / 1024**power)} {unit}"
     return f"{significant(value / 1024**3)} GiB"
+
+
+def clock(value: float) -> str:
+    """Seconds as `2:10`, or `1:02:05`."""
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def bits_per_byte(nats_per_token: float, tokens_per_byte: float) -> float:
+    """A loss per byte of text, which can be compared between tokenizers."""
+    return nats_per_token / math.log(2) * tokens_per_byte
+
+
+def device_bytes(value: float) -> str:
+    """Bytes in powers of 1000, the units that devices are sold in."""
+    for power, unit in ((1e12, "TB"), (1e9, "GB")):
+        if value >= 0.9995 * power:
+            return f"{significant(value / power)} {unit}"
+    return f"{significant(value / 1e6)} MB"
 
 
 def quantity(value: float, unit: str) -> str:

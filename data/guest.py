@@ -8,11 +8,9 @@ how many bytes of text were encoded, and their ids of 32 bits; `D` done; `X` a m
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
-import signal
 import struct
 import sys
 from contextlib import suppress
@@ -20,18 +18,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from core.errors import UserError
+from core.processes import die_with_parent
 from data.encoding import encoded
 from data.text import TextTokenizer
 from data.tokenizers import LibraryTokenizer, parse
 
 HEADER = struct.Struct("<cQ")
 NUMBER = struct.Struct("<Q")
-_PDEATHSIG = 1  # of prctl
 
 
 def serve(memory: int, size: int) -> None:
     """Answer until the input ends, with `memory` bytes at most; `size` characters at a time."""
-    _die_with_parent()
+    die_with_parent()
     limit(memory)
     source = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
@@ -87,8 +85,3 @@ def _load(content: bytes) -> TextTokenizer:
 def _facts(tokenizer: TextTokenizer) -> dict[str, object]:
     apart = isinstance(tokenizer, LibraryTokenizer) and not tokenizer.is_byte_level
     return {"apart": apart}
-
-
-def _die_with_parent() -> None:
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)

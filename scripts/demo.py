@@ -31,6 +31,7 @@ import torch
 from conf.schema import DataConf, DemoConf
 from core.errors import UserError
 from core.parsing import read_yaml
+from core.units import clock
 from core.writable import check_writable
 from models.ops.backends import build_for_cpu
 from probes.analysis.crossovers import comparisons
@@ -233,8 +234,3 @@ def terminate(signum: int, frame: Any) -> None:
 def listed(numbers: Sequence[int]) -> str:
     """`64,128`."""
     return ",".join(map(str, numbers))
-
-
-def clock(seconds: float) -> str:
-    """`4:05`, minutes and seconds."""
-    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from core.units import clock
+
 LONG = 10.0
 """Seconds. What takes less says nothing; where standard error is no terminal, lines are so far
 apart at least."""
@@ -69,5 +71,4 @@ class Windows:
 
 def time_left(seconds: float) -> str:
     """`  2:10 left`, as it stands in the lines of a training."""
-    whole = round(seconds)
-    return f"  {whole // 60}:{whole % 60:02d} left"
+    return f"  {clock(seconds)} left"

@@ -105,7 +105,7 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
             traceback.print_exc()
             failures[words] = error
 
-    def job(config: DictConfig) -> None:
+    def hydra_job(config: DictConfig) -> None:
         setup_logging()  # Hydra's launcher may have brought this to another process
         conf = expanded(OmegaConf.to_object(config))
         jobs.append(conf)
@@ -121,7 +121,12 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
                 raise error
 
     try:
-        compose_jobs(config_name, line, job)
+        if line.multirun or any(word.startswith("hydra") for word in line.words):
+            compose_jobs(config_name, line, hydra_job)
+        else:  # the configuration that was checked
+            jobs = [expanded(OmegaConf.to_object(config)) for config in examined.configs]
+            if not together:
+                attempt(jobs[0], "")
         if together and jobs:
             attempt(jobs, "")
     except KeyboardInterrupt as stop:  # Hydra would print a traceback for the pipe's own error

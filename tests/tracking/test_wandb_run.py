@@ -69,7 +69,7 @@ def test_a_crashed_run_is_marked_failed(tmp_path: Path, monkeypatch: pytest.Monk
     def fail(*args: Any) -> None:
         raise RuntimeError("the disk is on fire")
 
-    monkeypatch.setattr("training.run.full_validation", fail)
+    monkeypatch.setattr("training.loop.evaluate.full_validation", fail)
     corpus = write_corpus(tmp_path)
     with pytest.raises(RuntimeError, match="fire"):
         run(run_conf(tmp_path, corpus, wandb__mode="offline", trainer__max_steps=1))

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import torch
 
 from conf.schema import TrainConf
+from core import processes
 from core.errors import UserError
 from scripts.cli.console import setup_logging
 from tests.scripts.commands import ROOT
 from tests.training.runs import run
-from training.distributed import local_processes
 from training.loop.module import LanguageModel
 
 Stop = tuple[int, int]
@@ -98,7 +98,7 @@ def _main(
     os.dup2(descriptor, 2)
     # A fork server of its own would import everything again.
     multiprocessing.set_start_method("fork", force=True)
-    local_processes.METHOD = "fork"
+    processes.START_METHOD = "fork"
     arrange(stops, rank, record)
     if isinstance(conf, list):
         sys.argv = [str(ROOT / "scripts" / "train.py"), *conf]

@@ -89,7 +89,7 @@ class Checkpointer(lightning.Callback):
             self._act(trainer)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        loss = pl_module.validation_loss()
+        loss = pl_module.val_loss
         if self._conf.best and loss < (self._best or {"val_loss": math.inf})["val_loss"]:
             self._best = {"step": trainer.global_step, "val_loss": loss}
             self._asked = max(self._asked, SAVE)

@@ -20,13 +20,13 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
 from core.errors import UserError
+from core.processes import leave_with_parent, process_context
 from core.stop_signals import STOPPED, Preempted
 
 log = logging.getLogger("crossover")
 
 HOST = "127.0.0.1"
 PATIENCE = 30.0  # seconds for the end of one process to be noticed by another's communication
-METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,7 @@ def spawn_ranks(world: int, follow: Callable[..., None], *args: Any) -> Iterator
     if world == 1:
         yield RankInfo()
         return
-    context: Any = multiprocessing.get_context(METHOD)
-    # Once, not in every process; optimizers import the second.
-    context.set_forkserver_preload(["training.run", "torch._dynamo"])
+    context = process_context(["training.run", "torch._dynamo"])  # optimizers import the second
     store = distributed.TCPStore(HOST, 0, world, is_master=True, wait_for_workers=False)
     method = multiprocessing.get_start_method()
     others = [
@@ -134,7 +132,7 @@ def _other(
 ) -> None:
     # Its loader processes start as those of process 0, and not in the way that it was started.
     multiprocessing.set_start_method(method, force=True)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    leave_with_parent(STOPPED)
     rank_zero_only.rank = member.rank  # type: ignore[attr-defined]
     log.setLevel(logging.ERROR)  # process 0 says it once
     try:
@@ -142,13 +140,6 @@ def _other(
             follow(member, *args)
     except UserError as error:
         sys.exit(f"error: process {member.rank}: {error}")
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(STOPPED)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ its word, which may be that there is nothing to do.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib.metadata
 import itertools
@@ -27,11 +26,11 @@ from torch import distributed
 
 from core.errors import UserError
 from core.launcher import LauncherPlace
+from core.processes import die_with_parent
 from training.distributed.local_processes import RankInfo, joined
 
 MEETING = timedelta(seconds=60)  # for all to arrive
 LIBRARIES = ("torch", "lightning", "deepspeed", "numpy")  # that must be the same everywhere
-PR_SET_PDEATHSIG = 1
 GONE = re.compile("gloo|nccl|connection|socket|peer", re.IGNORECASE)  # in what torch says then
 
 
@@ -63,7 +62,7 @@ class Leader:
     if they have not been needed."""
 
     def __init__(self, place: LauncherPlace) -> None:
-        _die_with_parent()
+        die_with_parent(signal.SIGTERM)  # the parent is the launcher
         self._place = place
         self._store = _store_of_next_run(place)
         self._is_started = False
@@ -118,7 +117,7 @@ class Leader:
 
 def follow_rank_zero(place: LauncherPlace) -> None:
     """Do what process 0 says, for one run. Leaves with status 1 and one line if that fails."""
-    _die_with_parent()
+    die_with_parent(signal.SIGTERM)
     rank_zero_only.rank = place.rank  # type: ignore[attr-defined]
     try:
         store = _store_of_next_run(place)
@@ -156,9 +155,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "missing"
     return found
-
-
-def _die_with_parent() -> None:
-    """Have the kernel (Linux) stop this process when its launcher dies, so that none is left."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -8,10 +8,9 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from conf.schema import TrainConf
 from core.errors import UserError
+from core.out_of_memory import is_out_of_memory
 from core.stop_signals import Preempted
 from core.writable import DISK
 from models.registry import ModelSpec
@@ -19,7 +18,6 @@ from training.checkpoints.find import saved
 from training.failures.oom_advice import remedies, room
 from training.run_folder.folder import RunFolder
 
-MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
 WORKER = re.compile(r"DataLoader worker .*(exited unexpectedly|killed by signal)")
 IN_WORKER = re.compile(r"(?s)^Caught UserError in .*\nmodels\.errors\.UserError: (.*)")
 
@@ -48,9 +46,7 @@ def explained(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Iterator[N
                 f"a loader process died ({str(error).splitlines()[0]}); with data.workers=0 there "
                 f"are none. {to_continue(folder)}"
             ) from None
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
-            sign in str(error) for sign in MEMORY
-        ):
+        if not is_out_of_memory(error):
             raise
         asked = str(error).splitlines()[0] if str(error) else "MemoryError"
         let_go(error)  # and the tensors of the failed step

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from conf.schema import TrainConf
 from core.launcher import detect_launcher, processes_of
+from core.units import size_bytes
 from models.meta import build_meta
 from models.registry import ModelSpec, build
 from models.sketch import sketch
@@ -99,16 +100,16 @@ def too_large(conf: TrainConf, spec: ModelSpec, on_gpu: bool) -> str | None:
     if held + inputs + processes <= room:
         return None
     shares = f", in {here} processes" if here > 1 else ""
-    what = f"{gib(held)} for weights, gradients and optimizer{shares}"
+    what = f"{size_bytes(held)} for weights, gradients and optimizer{shares}"
     if inputs:
-        what += f", and {gib(inputs)} at least for a batch of {tokens:,} tokens"
+        what += f", and {size_bytes(inputs)} at least for a batch of {tokens:,} tokens"
     way = "choose a smaller model.size, model.n_layer or model.n_embd"
     if held + processes <= room:
         way = "lower data.batch_size or data.length (trainer.accumulate_grad_batches=)"
     elif count * weights + PROCESS <= room:
         way = "lower trainer.devices"
     owner = "a GPU here" if on_gpu else "this machine"
-    return f"the model has {count:,} parameters: {what}; {owner} has {gib(room)}: {way}"
+    return f"the model has {count:,} parameters: {what}; {owner} has {size_bytes(room)}: {way}"
 
 
 def weights_too_large(spec: ModelSpec, bytes_each: int, on_gpu: bool) -> str | None:
@@ -118,8 +119,9 @@ def weights_too_large(spec: ModelSpec, bytes_each: int, on_gpu: bool) -> str | N
         return None
     owner = "a GPU here" if on_gpu else "this machine"
     return (
-        f"the model has {count:,} parameters: {gib(count * bytes_each)} for weights alone; {owner} "
-        f"has {gib(room)}: choose a smaller model.size, model.n_layer or model.n_embd"
+        f"the model has {count:,} parameters: {size_bytes(count * bytes_each)} for weights alone; "
+        f"{owner} has {size_bytes(room)}: "
+        "choose a smaller model.size, model.n_layer or model.n_embd"
     )
 
 
@@ -208,14 +210,14 @@ def _remedies(conf: TrainConf, spec: ModelSpec, free: int) -> str:
                     break
 
     fitting = [
-        f"{words} (about {gib(estimate * scale)})"
+        f"{words} (about {size_bytes(estimate * scale)})"
         for words, estimate in choices()
         if fits(estimate)
     ]
     asked = (
         f"data.batch_size={data.batch_size} data.length={data.length} "
-        f"training.gradient_checkpointing={str(on).lower()} needs about {gib(now * scale)} and "
-        f"{gib(free)} were free"
+        f"training.gradient_checkpointing={str(on).lower()} needs about "
+        f"{size_bytes(now * scale)} and {size_bytes(free)} were free"
     )
     if not fitting:
         return f"{asked}; no smaller batch or length would fit either: choose a smaller model.size"
@@ -227,7 +229,3 @@ def _halves(size: int, least: int) -> Iterator[int]:
     while size % 2 == 0 and size // 2 >= least and (size // 2) % least == 0:
         size //= 2
         yield size
-
-
-def gib(count: float) -> str:
-    return f"{count / 2**30:.2f} GiB"

@@ -1,4 +1,4 @@
-"""The last word on a trained model: its loss on every validation token."""
+"""The loss of a trained model on every validation token."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import torch
 
+from conf.schema import TrainConf
 from data.batches import all_validation
 from data.store import Corpus
 from models.contract import Model
+from tracking.progress import Windows
 from training.loop.objective import WHOLE, SequenceMode
 
 
@@ -24,19 +26,19 @@ def full_validation(
     corpus: Corpus,
     length: int,
     batch: int,
-    reading: SequenceMode = WHOLE,
+    mode: SequenceMode = WHOLE,
     show: Callable[[int], object] = lambda done: None,
 ) -> float:
     """Mean loss, nats per token, over the whole validation set in windows of `length` tokens.
 
     Every validation token but the first is a target exactly once; each window starts without
-    memory of the one before, for every model alike. `show` is told how many of
-    `number_of_windows` have been read, after each batch.
+    memory of the one before, for every model alike. `show` is called after each batch with how many
+    of `number_of_windows` have been read.
     """
     total, count, windows = 0.0, 0, 0
     device = next(model.parameters()).device  # type: ignore[attr-defined]
     for tokens, targets in all_validation(corpus, length, batch):
-        loss = reading.loss(model, tokens.to(device), targets.to(device))
+        loss = mode.loss(model, tokens.to(device), targets.to(device))
         total += loss.item() * targets.numel()
         count += targets.numel()
         windows += len(targets)
@@ -44,6 +46,11 @@ def full_validation(
     return total / count
 
 
-def bits_per_byte(loss: float, corpus: Corpus) -> float:
-    """Nats per validation token as bits per byte of validation text."""
-    return loss / math.log(2) * corpus.meta.val_tokens_per_byte
+def final_validation(conf: TrainConf, corpus: Corpus, model: Model, mode: SequenceMode) -> float:
+    """`full_validation` of a run; it shows its progress, as it may take longer than training."""
+    sizes = conf.data.length, conf.data.batch_size
+    if not conf.trainer.enable_progress_bar:
+        return full_validation(model, corpus, *sizes, mode)
+    windows = number_of_windows(corpus, conf.data.length)
+    with Windows(f"{conf.name}  final validation", windows) as progress:
+        return full_validation(model, corpus, *sizes, mode, progress.show)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import lightning
@@ -34,32 +35,33 @@ class LanguageModel(lightning.LightningModule):
         model: Model,
         optim: OptimConf,
         max_steps: int,
-        reading: SequenceMode = WHOLE,
-        guard: NanGuard | None = None,
+        sequence_mode: SequenceMode = WHOLE,
         ledger: Ledger | None = None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.guard = guard
         self.ledger = ledger or Ledger()
         self.optim = optim
-        self.reading = reading
+        self.sequence_mode = sequence_mode
         self.max_steps = max_steps
-        self.loss_sum: Tensor | float = 0.0
-        """Sum of the micro-batch losses of the current optimizer step, still on the device."""
+        self.losses: list[Tensor] = []
+        """Losses of the micro-batches of the current optimizer step, still on the device."""
         self.grad_norm: Tensor | float = 0.0
         """Gradient norm before clipping of the last optimizer step."""
         self.rate = 0.0
         """Learning rate of the first group in the last optimizer step."""
-        self.val_sum = torch.zeros(2)
+        self.val_loss = math.nan
+        """Mean of the last validation over all ranks, nats per token."""
+        self._val_sum = torch.zeros(2)
         """Summed validation loss and its number of tokens."""
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         tokens, targets = batch[:, :-1], batch[:, 1:]
-        objective, loss = self.reading.objective(self.model, tokens, targets, self.optim.l2wrap)
-        self.loss_sum = self.loss_sum + loss.detach()
-        if self.guard is not None:
-            self.guard.record_loss(loss)
+        mode = self.sequence_mode
+        objective, loss = mode.objective(self.model, tokens, targets, self.optim.l2wrap)
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self.losses = []
+        self.losses.append(loss.detach())
         return objective
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -73,7 +75,7 @@ class LanguageModel(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         if self.trainer.strategy.handles_gradient_accumulation:
-            return  # as DeepSpeed does, which clips too and then has its norm judged
+            return  # DeepSpeed clips by itself, and `Zero` checks its norm after the step
         limit = gradient_clip_val if gradient_clip_val else float("inf")
         if not self.check_gradients(clip_gradients(self.parameters(), limit)):
             optimizer.zero_grad(set_to_none=True)  # without gradients it changes nothing
@@ -81,29 +83,24 @@ class LanguageModel(lightning.LightningModule):
     def check_gradients(self, grad_norm: Tensor) -> bool:
         """Whether the step with a gradient of this norm, before clipping, may be taken."""
         self.grad_norm = grad_norm
-        return self.guard is None or self.guard.allow_step(self.trainer, grad_norm)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["skipped_steps"] = self.guard.skipped if self.guard else 0
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.guard is not None:
-            self.guard.skipped = checkpoint.get("skipped_steps", 0)
+        guards = [each for each in self.trainer.callbacks if isinstance(each, NanGuard)]
+        return all(guard.allow_step(self.trainer, self.losses, grad_norm) for guard in guards)
 
     def on_validation_epoch_start(self) -> None:
-        self.val_sum = torch.zeros(2, dtype=torch.float64)
+        self._val_sum = torch.zeros(2, dtype=torch.float64)
 
     def validation_step(self, batch: tuple[Tensor, Tensor, bool], batch_idx: int) -> None:
         tokens, targets, counts = batch
-        loss = self.reading.loss(self.model, tokens, targets)
+        loss = self.sequence_mode.loss(self.model, tokens, targets)
         if counts:
-            self.val_sum[0] += loss.item() * targets.numel()
-            self.val_sum[1] += targets.numel()
+            self._val_sum[0] += loss.item() * targets.numel()
+            self._val_sum[1] += targets.numel()
 
-    def validation_loss(self) -> float:
-        """Mean over the last validation, all processes, nats per token."""
-        total = self.trainer.strategy.reduce(self.val_sum.to(self.device), reduce_op="sum")
-        return float(total[0] / total[1])
+    def on_validation_epoch_end(self) -> None:
+        total = self.trainer.strategy.reduce(self._val_sum.to(self.device), reduce_op="sum")
+        self.val_loss = float(total[0] / total[1])
+        # For callbacks that monitor it. The loggers' rows, in full precision, are the `Monitor`'s.
+        self.log("val/loss", self.val_loss, logger=False, batch_size=1)
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.model, self.optim)  # type: ignore[arg-type]

@@ -1,8 +1,7 @@
-"""What a run says while it trains: rows for the loggers and one live line for the terminal."""
+"""Reports a training while it runs: rows for the loggers and one live line for the terminal."""
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 import time
@@ -15,9 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from conf.schema import TrainConf
+from core.units import bits_per_byte, size_bytes
 from tracking.progress import time_left
 from tracking.throughput import Throughput
 from training.loop.module import LanguageModel
+from training.loop.nan_guard import NanGuard
 from training.run_folder.ledger import Ledger
 
 
@@ -76,8 +77,7 @@ class Monitor(lightning.Callback):
             return
         self._last_step = step
         module: LanguageModel = pl_module
-        loss_sum, module.loss_sum = module.loss_sum, 0.0
-        mean = torch.as_tensor(loss_sum) / trainer.accumulate_grad_batches
+        mean = torch.as_tensor(sum(module.losses)) / len(module.losses)
         self._since_line.append(mean)
         self.throughput.step(self._tokens_per_step)
         self.ledger.add(self._tokens_per_step, self._flops_per_step)
@@ -89,22 +89,28 @@ class Monitor(lightning.Callback):
         loss, running = trainer.strategy.reduce(both, reduce_op="mean").tolist()
         row = {
             "train/loss": loss,
-            "train/bits_per_byte": self.bits_per_byte(loss),
+            "train/bits_per_byte": bits_per_byte(loss, self._tokens_per_byte),
             "train/lr": module.rate,
             "train/grad_norm": float(module.grad_norm),
             "train/peak_memory_bytes": peak_memory(module.device),
         }
         if self.ledger.tokens is not None:
             row["train/tokens"] = self.ledger.tokens
-        if module.guard is not None and module.guard.skipped:
-            row["train/skipped_steps"] = module.guard.skipped
+        for guard in trainer.callbacks:
+            if isinstance(guard, NanGuard) and guard.skipped:
+                row["train/skipped_steps"] = guard.skipped
         if (rate := self.throughput.tokens_per_second_now) is not None:
             row["train/tokens_per_second"] = rate
         self._log(trainer, row, running)
+        # For callbacks that monitor it; the loggers have their row.
+        pl_module.log("train/loss", loss, logger=False)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        loss = pl_module.validation_loss()
-        self._log(trainer, {"val/loss": loss, "val/bits_per_byte": self.bits_per_byte(loss)})
+        loss = pl_module.val_loss
+        self._log(
+            trainer,
+            {"val/loss": loss, "val/bits_per_byte": bits_per_byte(loss, self._tokens_per_byte)},
+        )
         self._interrupted = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,10 +130,6 @@ class Monitor(lightning.Callback):
         if self._line is not None:
             self._line.stop()
 
-    def bits_per_byte(self, loss: float) -> float:
-        """Nats per token to bits per byte of text."""
-        return loss / math.log(2) * self._tokens_per_byte
-
     def _log(
         self, trainer: lightning.Trainer, row: dict[str, float], running: float | None = None
     ) -> None:
@@ -136,7 +138,7 @@ class Monitor(lightning.Callback):
         if self._line is not None and trainer.is_global_zero:
             mean = {} if running is None else {"mean/loss": running}
             if running is not None:
-                mean["mean/bits_per_byte"] = self.bits_per_byte(running)
+                mean["mean/bits_per_byte"] = bits_per_byte(running, self._tokens_per_byte)
             self._line.show(trainer.global_step, {**row, **mean})
 
 
@@ -200,5 +202,5 @@ def describe(figures: dict[str, float]) -> str:
     if "train/tokens_per_second" in figures:
         parts.append(f"{figures['train/tokens_per_second']:,.0f} tokens/s")
     if "train/peak_memory_bytes" in figures:
-        parts.append(f"{figures['train/peak_memory_bytes'] / 2**30:.2f} GiB")
+        parts.append(size_bytes(figures["train/peak_memory_bytes"]))
     return "  ".join(parts)

@@ -1,9 +1,10 @@
-"""Are the loss and the gradient still numbers? Asked before every optimizer step is taken."""
+"""Checks before every optimizer step that the loss and the gradient are finite."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -15,12 +16,13 @@ from data.batches import BatchIndex
 SHOWN = 16  # windows of a batch that a message names
 
 
-class NanGuard:
+class NanGuard(lightning.Callback):
     """Stops a run, or leaves a step out, where the loss or the gradient is NaN or infinite.
 
-    `on_nan` is `stop` or `skip`. Looking costs one wait for the device per optimizer step. With
-    precision 16-mixed an infinite gradient is a matter of the loss scale, which takes care of it.
-    `last_good` finds the checkpoint that a message names.
+    `LanguageModel` calls `allow_step` where Lightning clips gradients, the one place where their
+    norm is known and the step is not taken yet. `on_nan` is `stop` or `skip`. A check costs one
+    wait for the device per optimizer step. With precision 16-mixed the loss scaler handles an
+    infinite gradient. `last_good` finds the checkpoint that a message names.
     """
 
     def __init__(
@@ -29,23 +31,20 @@ class NanGuard:
         self._skip = on_nan == "skip"
         self._index = index
         self._last_good = last_good
-        self._losses: list[Tensor] = []
         self.skipped = 0
         """Optimizer steps left out so far, over all processes and restarts."""
 
-    def record_loss(self, loss: Tensor) -> None:
-        """The loss of one micro-batch of the step to come."""
-        self._losses.append(loss.detach())
+    def allow_step(
+        self, trainer: lightning.Trainer, losses: list[Tensor], grad_norm: Tensor
+    ) -> bool:
+        """Whether the step may be taken; the answer is the same in every process.
 
-    def allow_step(self, trainer: lightning.Trainer, grad_norm: Tensor) -> bool:
-        """Whether the step may be taken; the same answer in every process.
-
-        Raises `UserError` if it may not and the run is to stop.
+        `losses` are those of its micro-batches. Raises `UserError` if the step may not be taken
+        and the run is to stop.
         """
-        losses = torch.stack(self._losses)
-        self._losses.clear()
+        all_losses = torch.stack(losses)
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        trouble = ~losses.isfinite().all()
+        trouble = ~all_losses.isfinite().all()
         if not scaled:
             trouble = trouble | ~grad_norm.isfinite()
         if trainer.world_size > 1:
@@ -53,9 +52,19 @@ class NanGuard:
         if not trouble:
             return True
         if not self._skip:
-            raise UserError(self._message(trainer, losses, grad_norm))
+            raise UserError(self._message(trainer, all_losses, grad_norm))
         self.skipped += 1
         return False
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["skipped_steps"] = self.skipped
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        self.skipped = checkpoint.get("skipped_steps", 0)
 
     def _message(self, trainer: lightning.Trainer, losses: Tensor, grad_norm: Tensor) -> str:
         step, accumulate = trainer.global_step, len(losses)

@@ -19,6 +19,7 @@ class quiet(warnings.catch_warnings):
             ".*litlogger.*",
             ".*available but not used.*",  # a device that was not asked for
             "Since DeepSpeed handles gradient clipping internally.*",  # our hook knows
+            ".*recommended to use .*sync_dist=True.*",  # what we log is reduced already
             ".*torch.distributed.* is deprecated.*",  # DeepSpeed's calls
             ".*FSDP2-wrapped module.*view.*",  # no model changes its stream in place
         ):

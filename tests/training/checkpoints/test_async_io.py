@@ -107,7 +107,8 @@ def test_the_best_is_kept_and_named(
 ) -> None:
     losses = iter([3.0, 2.0, 2.5, 2.0, 4.0, 3.0, 2.2, float("nan")])
     monkeypatch.setattr(
-        "training.loop.module.LanguageModel.validation_loss", lambda module: next(losses)
+        "training.loop.module.LanguageModel.on_validation_epoch_end",
+        lambda module: setattr(module, "val_loss", next(losses)),
     )
     monkeypatch.setattr("training.loop.monitor.Monitor.on_validation_end", lambda *args: None)
     conf = run_conf(tmp_path, corpus, trainer__val_check_interval=1, checkpoint__best=True)

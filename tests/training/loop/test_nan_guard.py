@@ -31,11 +31,11 @@ def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     def step(module: LanguageModel, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
         objective = honest(module, batch, batch_idx)
         trainer = module.trainer
-        done = trainer.global_step * 2 + len(module.guard._losses) - 1  # type: ignore[union-attr]
+        done = trainer.global_step * 2 + len(module.losses) - 1
         if done != BROKEN:
             return objective
         if request.param == "loss":
-            module.guard._losses[-1] = torch.tensor(torch.inf)  # type: ignore[union-attr]
+            module.losses[-1] = torch.tensor(torch.inf)
             return objective * torch.inf
         objective.register_hook(lambda gradient: gradient * torch.nan)
         return objective

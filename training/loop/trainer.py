@@ -1,0 +1,50 @@
+"""Lightning's Trainer as a run uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning
+from lightning.pytorch.loggers.logger import Logger
+
+from conf.schema import TrainConf
+from training.distributed.local_processes import RankInfo
+from training.distributed.strategies import build_strategy, precision_of
+
+
+def build_trainer(
+    conf: TrainConf,
+    rank: RankInfo,
+    loggers: Sequence[Logger],
+    callbacks: list[lightning.Callback],
+    plugins: list[Any],
+) -> lightning.Trainer:
+    """Lightning's Trainer with our own checkpoints, progress and endless single epoch."""
+    accumulate = conf.trainer.accumulate_grad_batches
+    val_every = conf.trainer.val_check_interval
+    trainer = lightning.Trainer(
+        max_steps=conf.trainer.max_steps,
+        max_epochs=-1,
+        accelerator=conf.trainer.accelerator,
+        devices=rank.local_world,
+        num_nodes=rank.world // rank.local_world,
+        strategy=build_strategy(conf),
+        precision=precision_of(conf.trainer),  # type: ignore[arg-type]
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=conf.trainer.gradient_clip_val,
+        val_check_interval=val_every * accumulate if val_every else 1.0,
+        limit_val_batches=1.0 if val_every else 0,
+        check_val_every_n_epoch=None if val_every else 1,
+        num_sanity_val_steps=0,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=plugins,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    # Lightning's handlers communicate between processes, and so may hang; `Signals` has its own.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
