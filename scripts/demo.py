@@ -92,7 +92,7 @@ class Demo:
 
     def train(self) -> None:
         """Both models; side by side on a CPU with a core for each, where that wastes least."""
-        commands = [
+        commands: list[tuple[str, ...]] = [
             ("train", f"experiment=demo_{model}", f"name={model}", *self.where) for model in MODELS
         ]
         together = not torch.cuda.is_available() and torch.get_num_threads() >= len(MODELS)

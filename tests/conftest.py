@@ -4,6 +4,7 @@ from multiprocessing import forkserver
 
 import pytest
 
+from core.processes import START_METHOD
 from probes.measure import isolated
 
 PRELOADED = (
@@ -32,5 +33,5 @@ def _warm_server() -> None:
     decide what it has imported, and memory would be measured with other imports in it.
     """
     isolated.preload(PRELOADED)
-    if isolated.METHOD == "forkserver":
+    if START_METHOD == "forkserver":
         forkserver.ensure_running()

@@ -216,8 +216,8 @@ class Run:
         with replacing(folder.tokenizer) as aside:
             self.corpus.tokenizer.save(aside)
         metrics = JsonlLogger(folder.metrics)
-        is_own = start.parent is None and start.content is not None
-        metrics.rewind(step, start.content["crossover"].get("rows") if is_own else None)
+        written = start.content["crossover"].get("rows") if start.content else None
+        metrics.rewind(step, None if start.parent else written)
         if start.parent is not None:
             log.warning("%s: a branch of %s from step %d", folder.path, start.path, step)
         elif step:

@@ -6,13 +6,14 @@ import ctypes
 import functools
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from core.files import replacing
+from core.processor import instruction_sets
 
 SOURCES = Path(__file__).parents[2] / "cuda"
 TAIL_LINES = 12
@@ -48,17 +49,13 @@ def fingerprint(files: list[Path], *facts: object) -> str:
 def cached(name: str, write: Callable[[Path], None]) -> Path:
     """The file `name` of the cache, made by `write(path)` if it is not there yet.
 
-    Built in a folder aside and renamed, so that several processes may build at once and an
+    Built under another name and renamed, so that several processes may build at once and an
     interrupted build leaves nothing that could be taken for a finished one.
     """
     target = cache_dir() / name
     if not target.exists():
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            aside = Path(folder) / name
+        with replacing(target) as aside:
             write(aside)
-            with aside.open("rb") as file:
-                os.fsync(file.fileno())
-            aside.replace(target)
     return target
 
 
@@ -66,7 +63,9 @@ def shared_library(name: str, sources: list[str], headers: list[str]) -> Path:
     """`sources` of `cuda/` as one shared library for this very CPU. Raises `BuildError`."""
     files = [SOURCES / file for file in sources]
     compiler, version = _compiler()
-    key = fingerprint([*files, *(SOURCES / h for h in headers)], compiler, version, FLAGS, _cpu())
+    key = fingerprint(
+        [*files, *(SOURCES / h for h in headers)], compiler, version, FLAGS, instruction_sets()
+    )
 
     def compile_to(path: Path) -> None:
         if _compile(compiler, files, path, ["-fopenmp"]) is None and _loads(path):
@@ -102,16 +101,6 @@ def _compiler() -> tuple[str, str]:
             out = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
             return path, out.stdout
     raise BuildError(f"no C++ compiler found (looked for {', '.join(COMPILERS)})")
-
-
-def _cpu() -> str:
-    """Model and instruction sets of this CPU: a library built for one may crash on another."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    wanted = ("model name", "flags", "Features", "CPU part")
-    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
 def _loads(library: Path) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from core.units import size_bytes
 from models.contract import named_tensors
 from models.meta import build_meta
 from models.registry import ModelSpec
@@ -72,14 +73,15 @@ class Predictor:
         if least > limit:
             what = "weights and gradients" if task.probe in TRAINING else "weights and state"
             return _not_tried(
-                PREDICTED_OOM, f"{what} alone are {_gib(least)}, the limit is {_gib(limit)}"
+                PREDICTED_OOM,
+                f"{what} alone are {size_bytes(least)}, the limit is {size_bytes(limit)}",
             )
         expected = _extrapolated(shorter, point.length, lambda row: (row.peak_bytes or 0,) * 2)
         if expected and expected[0] > SURE * limit:
             return _not_tried(
                 PREDICTED_OOM,
-                f"at least {_gib(expected[0])} by the peaks at {expected[1]}, the limit is "
-                f"{_gib(limit)}",
+                f"at least {size_bytes(expected[0])} by the peaks at {expected[1]}, the limit is "
+                f"{size_bytes(limit)}",
             )
         return None
 
@@ -178,7 +180,3 @@ def _extrapolated(
 
 def _not_tried(status: str, why: str) -> Outcome:
     return Outcome(status, f"not tried: {why}", {})
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.3g} GiB"

@@ -9,9 +9,7 @@ spawned.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -22,19 +20,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from core.environment import ROOT
 from core.errors import UserError
+from core.out_of_memory import is_out_of_memory
+from core.processes import START_METHOD, die_with_parent, process_context
 from probes.measure.counters import peak_memory
 from probes.rows import ERROR, OK, OOM, TIMEOUT
 
 Report = Callable[[dict[str, Any]], None]
 
-METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-ALLOCATION_FAILURES = ("can't allocate memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
 LONGEST = 2000  # characters of the message of a failure
-PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -53,9 +48,8 @@ def preload(modules: Sequence[str]) -> None:
     survive a fork. One that cannot be imported is left to the children, to fail there. The script
     that runs is one of them, because every child imports it again.
     """
-    if METHOD == "forkserver":
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([*filter(_importable, [*_script(), *modules])])
+    if START_METHOD == "forkserver":
+        process_context([*filter(_importable, [*_script(), *modules])])
 
 
 def run(work: Callable[..., None], arguments: Sequence[Any], timeout_s: float) -> Outcome:
@@ -66,7 +60,7 @@ def run(work: Callable[..., None], arguments: Sequence[Any], timeout_s: float) -
     seconds, `oom` if an allocation failed or the system killed it, `error` for any other failure,
     `ok` otherwise. An exception on this side, Ctrl-C above all, stops the child first.
     """
-    context: Any = multiprocessing.get_context(METHOD)
+    context = process_context()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_main, args=(sender, work, arguments), daemon=True)
     process.start()
@@ -135,7 +129,7 @@ def _main(sender: Connection, work: Callable[..., None], arguments: Sequence[Any
     """What the child does: report facts as dicts and, last, `(status, error)`."""
     if sys.platform == "linux":
         os.setsid()  # Ctrl-C must reach the parent only, which then ends the whole group
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nor outlive a killed parent
+    die_with_parent()
     ending: tuple[str, str | None] = OK, None
     try:
         work(sender.send, *arguments)
@@ -151,7 +145,6 @@ def _classify(error: BaseException) -> tuple[str, str]:
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     line = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
     line = line[:LONGEST]
-    ran_out = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    if ran_out or any(sign in text for sign in ALLOCATION_FAILURES):
+    if is_out_of_memory(error):
         return OOM, line
     return ERROR, line

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from core.units import clock
 from probes.measure.points import Point
 
 
@@ -79,13 +80,6 @@ class Screen:
 def in_words(left: float | None) -> str:
     """`, 2:10 left`; nothing where it is not known."""
     return "" if left is None else f", {clock(left)} left"
-
-
-def clock(seconds: float) -> str:
-    """`2:10`, or `1:02:05`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def are_disturbed(count: int, still: str = "") -> str:

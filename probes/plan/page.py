@@ -91,7 +91,7 @@ def _table(planner: Planner, plans: Sequence[Plan]) -> str:
             cells += [
                 best.strategy,
                 best.variant,
-                tables.size(best.memory.total),
+                units.device_bytes(best.memory.total),
                 units.seconds(best.step_s),
                 units.significant(best.tokens_per_s),
                 tables.money(planner, best.cost_per_step),
@@ -111,7 +111,7 @@ def _svg(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) 
         _panel(left, planner, plans, times, lambda row: row.compute_s, units.seconds)
         left.set_title("Forward and backward", loc="left", color=INK, fontweight="bold")
         peaks = [(row.context_length, float(row.peak_bytes or 0)) for row in measured]
-        _panel(right, planner, plans, peaks, _without_optimizer, tables.size)
+        _panel(right, planner, plans, peaks, _without_optimizer, units.device_bytes)
         right.set_title("Memory without optimizer", loc="left", color=INK, fontweight="bold")
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})

@@ -20,7 +20,7 @@ def print_plan(planner: Planner, plan: Plan, console: Console) -> None:
     console.print(
         f"{name(planner)}, {sizes.parameters:,} parameters, {plan.length:,} tokens, "
         f"{plan.sequences} sequence(s) per device, {conf.precision}, on {conf.devices:,} x "
-        f"{machine.title} with {size(machine.memory_bytes)} each",
+        f"{machine.title} with {units.device_bytes(machine.memory_bytes)} each",
         highlight=False,
         soft_wrap=True,
     )
@@ -123,14 +123,6 @@ def as_json(planner: Planner, plans: list[Plan]) -> dict[str, Any]:
 def name(planner: Planner) -> str:
     """`rwkv7 7b`."""
     return f"{label_of(planner.spec)} {planner.spec.size}"
-
-
-def size(value: float) -> str:
-    """Bytes in the units that devices are sold in."""
-    for power, unit in ((1e12, "TB"), (1e9, "GB")):
-        if value >= 0.9995 * power:
-            return f"{units.significant(value / power)} {unit}"
-    return f"{units.significant(value / 1e6)} MB"
 
 
 def duration(seconds: float) -> str:

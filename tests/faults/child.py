@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import script_path
+from core.processes import process_context
 
 ROOT = Path(__file__).resolve().parents[2]
-METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 PRELOADED = (
     "__main__",
     "scripts.cli.jobs",
@@ -50,9 +50,7 @@ class Child:
     """`function(*arguments)` in a fresh process, with standard output and error going to a file."""
 
     def __init__(self, console: Path, function: Callable[..., None], *arguments: Any) -> None:
-        context: Any = multiprocessing.get_context(METHOD)
-        if METHOD == "forkserver":
-            context.set_forkserver_preload([*PRELOADED])
+        context = process_context(PRELOADED)
         console.parent.mkdir(parents=True, exist_ok=True)
         self._console = console
         self._start = time.monotonic()

@@ -83,7 +83,7 @@ class LanguageModel(lightning.LightningModule):
     def check_gradients(self, grad_norm: Tensor) -> bool:
         """Whether the step with a gradient of this norm, before clipping, may be taken."""
         self.grad_norm = grad_norm
-        guards = [each for each in self.trainer.callbacks if isinstance(each, NanGuard)]
+        guards = NanGuard.among(self.trainer)
         return all(guard.allow_step(self.trainer, self.losses, grad_norm) for guard in guards)
 
     def on_validation_epoch_start(self) -> None:

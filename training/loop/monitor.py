@@ -96,9 +96,8 @@ class Monitor(lightning.Callback):
         }
         if self.ledger.tokens is not None:
             row["train/tokens"] = self.ledger.tokens
-        for guard in trainer.callbacks:
-            if isinstance(guard, NanGuard) and guard.skipped:
-                row["train/skipped_steps"] = guard.skipped
+        if skipped := sum(guard.skipped for guard in NanGuard.among(trainer)):
+            row["train/skipped_steps"] = skipped
         if (rate := self.throughput.tokens_per_second_now) is not None:
             row["train/tokens_per_second"] = rate
         self._log(trainer, row, running)

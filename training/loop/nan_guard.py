@@ -34,6 +34,12 @@ class NanGuard(lightning.Callback):
         self.skipped = 0
         """Optimizer steps left out so far, over all processes and restarts."""
 
+    @classmethod
+    def among(cls, trainer: lightning.Trainer) -> list[NanGuard]:
+        """The guards of a trainer: one in a run, none where nobody has asked for one."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        return [each for each in callbacks if isinstance(each, cls)]
+
     def allow_step(
         self, trainer: lightning.Trainer, losses: list[Tensor], grad_norm: Tensor
     ) -> bool:

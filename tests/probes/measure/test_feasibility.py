@@ -78,7 +78,7 @@ def test_a_line_through_two_peaks() -> None:
     assert ending(predictor, point(10_000)) is None
     status, error = ending(predictor, point(20_000)) or ("", "")
     assert status == PREDICTED_OOM
-    assert "at least 2 GiB by the peaks at 100 and 200 tokens, the limit is 1 GiB" in error
+    assert "at least 2.00 GiB by the peaks at 100 and 200 tokens, the limit is 1.00 GiB" in error
 
 
 @pytest.mark.parametrize(

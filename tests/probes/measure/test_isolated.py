@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from core import processes
 from probes.measure import isolated
 from probes.rows import ERROR, OK, OOM, TIMEOUT
 from tests.probes import works
@@ -32,7 +33,7 @@ def test_facts_come_back():
     assert (outcome.status, outcome.error, outcome.facts) == (OK, None, {"a": 1})
 
 
-@pytest.mark.skipif(isolated.METHOD != "forkserver", reason="children are not forked here")
+@pytest.mark.skipif(processes.START_METHOD != "forkserver", reason="children are not forked here")
 def test_the_server_has_no_threads_to_lose_and_children_have_torch_at_once():
     assert isolated.run(works.count_threads, (), 60).facts == {"child": 1, "server": 1}
     first = isolated.run(works.whether_loaded, ("torch",), 60).facts
@@ -117,7 +118,7 @@ def test_ctrl_c_ends_the_child_too(tmp_path):
         parent.kill()
 
 
-@pytest.mark.skipif(isolated.METHOD != "forkserver", reason="nothing is imported ahead")
+@pytest.mark.skipif(processes.START_METHOD != "forkserver", reason="nothing is imported ahead")
 def test_a_module_that_cannot_be_imported_does_not_take_the_server_along(tmp_path):
     (tmp_path / "broken.py").write_text("def (:\n")
     root = Path(__file__).resolve().parents[3]
