@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from html import escape
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -18,6 +17,7 @@ from probes.analysis import derived_metrics
 from probes.plan import tables
 from probes.plan.plan import CHECKPOINTING, PLAIN, SEGMENTS, Plan, Planner, Row
 from probes.report.figures import ATTENTION, GRID, INK, MUTED, RECURRENT, literal
+from probes.report.template import render
 from probes.rows import OK, label_of, read_rows
 from probes.rows import Row as Measured
 
@@ -59,48 +59,39 @@ def page(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) 
         "strategy that fits, with everything.",
         *tables.notes(planner, plans[-1]),
     ]
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,"><title>{escape(title)}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: {INK}; background: #fff; margin: 2rem auto;
-  max-width: 70rem; padding: 0 1rem }}
-svg {{ width: 100%; height: auto }}
-div {{ overflow-x: auto }}
-table {{ border-collapse: collapse; white-space: nowrap }}
-th, td {{ text-align: right; padding: .3rem .7rem; border-bottom: 1px solid {GRID} }}
-li {{ color: {MUTED} }}
-</style></head><body>
-<h1>{escape(title)}</h1>
-<figure role="img" aria-label="{escape(title)}: time and memory over context length">
-{_svg(planner, plans, measured)}</figure>
-<div>{_table(planner, plans)}</div>
-<ul>{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>
-</body></html>
-"""
+    return render(
+        "plan.html",
+        title=title,
+        svg=_svg(planner, plans, measured),
+        headings=HEADINGS,
+        rows=[_cells(planner, plan) for plan in plans],
+        notes=notes,
+        ink=INK,
+        grid=GRID,
+        muted=MUTED,
+    )
 
 
-def _table(planner: Planner, plans: Sequence[Plan]) -> str:
-    headings = ["context length", "strategy", "saving", "memory per device", "step", "tokens/s"]
-    headings += ["cost per step", ""]
-    lines = [f"<tr>{''.join(f'<th>{heading}</th>' for heading in headings)}</tr>"]
-    for plan in plans:
-        cells = [units.tokens(plan.length)]
-        if best := plan.best:
-            cells += [
-                best.strategy,
-                best.variant,
-                units.device_bytes(best.memory.total),
-                units.seconds(best.step_s),
-                units.significant(best.tokens_per_s),
-                tables.money(planner, best.cost_per_step),
-            ]
-        else:
-            cells += ["nothing fits", "", "", "", "", ""]
-        cells.append("extrapolated" if planner.extrapolated(plan) else "predicted")
-        lines.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    return f"<table>{''.join(lines)}</table>"
+HEADINGS = (
+    "context length", "strategy", "saving", "memory per device", "step", "tokens/s",
+    "cost per step", "",
+)  # fmt: skip
+
+
+def _cells(planner: Planner, plan: Plan) -> list[str]:
+    """The fastest strategy that fits, under `HEADINGS`."""
+    cells = ["nothing fits", "", "", "", "", ""]
+    if best := plan.best:
+        cells = [
+            best.strategy,
+            best.variant,
+            units.device_bytes(best.memory.total),
+            units.seconds(best.step_s),
+            units.significant(best.tokens_per_s),
+            tables.money(planner, best.cost_per_step),
+        ]
+    source = "extrapolated" if planner.extrapolated(plan) else "predicted"
+    return [units.tokens(plan.length), *cells, source]
 
 
 def _svg(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) -> str:

@@ -1,14 +1,9 @@
-"""Tables as plain text, and what is written in HTML: text, tables, the colour of a series.
-
-What a page shows is made as text first, so that `crossover.json` can hold the same.
-"""
+"""Tables as plain text, which the page and `crossover.json` share, and the colours of series."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from html import escape
 from typing import Any
 
 from probes.analysis.dataset import Series
@@ -53,41 +48,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def prose(text: str) -> str:
-    """Escaped text whose numbers stay on one line with their units, and names in one piece."""
-    kept = re.sub(r"(\d) (?=%|(?:[µm]?s|min|[KMG]?i?B|tokens|times)\b)", "\\1\u00a0", escape(text))
-    return re.sub(r"\bRWKV-\d", r'<span class="nowrap">\g<0></span>', kept)
-
-
-def table(content: Table, all_series: Sequence[Series] = ()) -> str:
-    """A table; its caption alone where it has no lines. `series` say which colour is whose."""
-    if not content.lines:
-        return f"<p>{prose(content.caption)}</p>" if content.caption else ""
-    cells = "".join(
-        f'<th scope="col" class="n">{escape(text[1:])}</th>'
-        if text.startswith("#")
-        else f'<th scope="col">{prose(text)}</th>'
-        for text in content.headings
-    )
-    note = f'<p class="note">{prose(content.caption)}</p>' if content.caption else ""
-    return (
-        f'{note}<div class="scroll" tabindex="0"><table><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{''.join(_row(line, all_series) for line in content.lines)}</tbody></table></div>"
-    )
-
-
-def _row(line: Line, all_series: Sequence[Series]) -> str:
-    spot = ""
-    if line.series:
-        css = "" if line.series.recurrent else ' class="square"'
-        spot = f'<i{css} style="--c:var(--{colour(all_series, line.series)})"></i>'
-    body = "".join(
-        f'<td class="n">{escape(cell)}</td>' if place < line.numbers else f"<td>{prose(cell)}</td>"
-        for place, cell in enumerate(line.cells)
-    )
-    return f'<tr class="{line.css}"><th scope="row">{spot}{escape(line.head)}</th>{body}</tr>'
 
 
 def colour(all_series: Sequence[Series], series: Series) -> str:

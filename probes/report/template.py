@@ -1,50 +1,36 @@
-"""What every HTML page of ours has: one file that works offline, its head, title and warnings.
+"""Pages from the templates in `assets/`: each is one file that works offline.
 
-`page/frame.html` is the frame and `page/page.css` its styles, for whatever `{{body}}` it is given.
+`frame.html` is the frame of every page, `report_frame.html` that of a report; every value is
+escaped where it is written.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from html import escape
 from pathlib import Path
+from typing import Any
 
-from probes.report.markup import prose
-
-PAGE = Path(__file__).parent / "assets"
-SCRIPTS = "script-src 'unsafe-inline'; "  # of the policy; without it no script can run
-
-
-def read(name: str) -> str:
-    """A file of `page/`, without white space around it."""
-    return (PAGE / name).read_text(encoding="utf-8").strip()
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 
-def framed(
-    body: str,
-    parts: Mapping[str, str],
-    warnings: Iterable[str],
-    title: str,
-    headline: str,
-    facts: Iterable[str],
-    quiet: str = "",
-    scripts: bool = False,
-) -> str:
-    """The whole file: `body` in the frame, every `{{name}}` in it replaced by its part.
+def render(name: str, **values: Any) -> str:
+    """The template `name` with these values. Raises `ValueError` for a number JSON lacks."""
+    return TEMPLATES.get_template(name).render(values)
 
-    `warnings` stand above everything else; `quiet` is the sentence about the machine below the
-    headline, empty where it is not known.
-    """
-    texts = {
-        **parts,
-        "title": escape(title),
-        "headline": prose(headline),
-        "meta": " · ".join(f'<span class="nowrap">{escape(fact)}</span>' for fact in facts if fact),
-        "quiet": f'<p class="meta">{prose(quiet)}</p>' if quiet else "",
-        "warnings": "".join(f'<p class="warning">{prose(warning)}</p>' for warning in warnings),
-        "css": read("page.css"),
-        "scripts": SCRIPTS if scripts else "",
-    }
-    whole = (PAGE / "frame.html").read_text(encoding="utf-8").replace("{{body}}", body)
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: texts[match[1]], whole)
+
+def prose(text: str) -> Markup:
+    """Escaped text whose numbers stay on one line with their units, and names in one piece."""
+    kept = re.sub(r"(\d) (?=%|(?:[µm]?s|min|[KMG]?i?B|tokens|times)\b)", "\\1\u00a0", escape(text))
+    return Markup(re.sub(r"\bRWKV-\d", r'<span class="nowrap">\g<0></span>', kept))
+
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "assets"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.filters["prose"] = prose
+TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}

@@ -19,8 +19,9 @@ from probes.analysis.analysis import analyse
 from probes.analysis.dataset import collect
 from probes.analysis.metrics import MEASURES
 from probes.report.figures import ATTENTION, RECURRENT
-from probes.report.html import embed, page
+from probes.report.html import page
 from probes.report.rows_csv import COLUMNS
+from probes.report.template import TEMPLATES
 from probes.report.write import compose
 from probes.rows import Row
 from tests.probes.synthetic import (
@@ -94,7 +95,7 @@ def test_rows_are_embedded_and_cannot_break_out(tmp_path: Path) -> None:
     assert len(data["rows"]) == len(rows)
     assert data["rows"][-1][COLUMNS.index("command")] == "</script><b>&amp;"
     with pytest.raises(ValueError, match="Out of range"):
-        embed(float("nan"))
+        TEMPLATES.from_string("{{ number|tojson }}").render(number=float("nan"))
 
 
 def test_order_and_content_of_the_page(usual: Path) -> None:
