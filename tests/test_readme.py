@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from conf import schema
+from scripts.cli.check import problems_of
 from tests.scripts.commands import ONCE, ROOT, run_script
 
 TEXT = (ROOT / "README.md").read_text()
@@ -104,3 +106,43 @@ def test_every_page_is_reached_from_the_index() -> None:
                 reached.add(target)
                 rest.append(target)
     assert {page for page in PAGES if "docs" in page.parts} <= reached
+
+
+DATED = ("log.md", "benchmarks")
+"""Records whose commands are those of their commit."""
+COMMAND = re.compile(
+    r"^(?:srun |torchrun [^`]*? )?python (?:-m )?((?:scripts|benchmarks)/\w+\.py)(.*)"
+)
+
+
+def commands() -> list[tuple[Path, str, list[str]]]:
+    """Commands in blocks and in backquotes of every page: page, file, words."""
+    found = []
+    for page in PAGES:
+        if page.name in DATED or page.parent.name in DATED:
+            continue
+        text = page.read_text().replace("\\\n", " ")
+        lines = [line.split("  #")[0].strip() for line in text.splitlines()]
+        for line in [*lines, *re.findall(r"`([^`\n]+)`", text)]:
+            if match := COMMAND.match(line):
+                found.append((page, match[1], shlex.split(match[2])))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("page", "file", "words"), commands(), ids=lambda value: getattr(value, "stem", None)
+)
+def test_every_command_is_one_that_would_start(
+    page: Path, file: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its script is there, and its words are right, but for files they name."""
+    path = ROOT / file
+    assert path.is_file(), file
+    script = path.stem
+    if script not in schema.SCRIPTS or "--help" in words:
+        return
+    assert file == schema.script_path(script)
+    monkeypatch.chdir(tmp_path)
+    problems = problems_of(script, words)
+    missing = ("does not exist", "no such", "matches no file", "DeepSpeed", "no CUDA", "memory")
+    assert [one for one in problems if not any(word in one for word in missing)] == []
