@@ -18,6 +18,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+from pydantic import Field
+
 from conf.schema import PROBES
 from core import parsing
 from core.errors import UserError
@@ -26,20 +28,20 @@ from models.registry import ModelSpec, nature
 from probes.field_types import (
     Amount,
     Bytes,
-    Check,
     Count,
+    Fields,
     Name,
     Number,
-    OneOf,
     Operations,
     Parameters,
+    Plain,
     Rate,
     Scalar,
     Seconds,
     Text,
-    Within,
-    check_of,
+    fields_of,
     misfits,
+    one_of,
     some,
 )
 
@@ -80,19 +82,19 @@ def label_of(spec: ModelSpec) -> str:
 class Row:
     """One point in one process: what was measured, on what, and every repeat's raw time."""
 
-    probe: Annotated[str, OneOf(PROBES)]
+    probe: Annotated[str, one_of(PROBES)]
     """One of `conf.schema.PROBES`; docs/probes.md says what each of them times."""
-    sweep: Annotated[str, OneOf(SWEEPS)]
+    sweep: Annotated[str, one_of(SWEEPS)]
     """`fixed_tokens` (batch = fixed_tokens // context_length) or `batch_1`."""
     model: Name
     size: Name
     target: Name
-    config: dict[Name, Any]
+    config: dict[Name, Plain]
     """Name, preset, class path and config fields of the model (`models.registry.ModelSpec`)."""
     parameters: Parameters | None
     context_length: Count
     batch: Count
-    status: Annotated[str, OneOf(STATUSES)]
+    status: Annotated[str, one_of(STATUSES)]
     """One of `STATUSES`: a failed point is data too, and so is one that could only have failed."""
     error: Text | None
     """Why the point failed, or what says that it would, in one line."""
@@ -108,7 +110,7 @@ class Row:
     """FLOPs with every query against every key."""
     backends: dict[Name, Name]
     precision: Name
-    seed: Annotated[int, Within(-(2**63), 2**64)]
+    seed: Annotated[int, Field(ge=-(2**63), le=2**64)]
     """Seed of weights and tokens, and of the random order the points were measured in."""
     device: dict[Name, Scalar]
     """`kind`, `name`, `threads`, `memory_bytes`."""
@@ -125,7 +127,7 @@ class Row:
     """`decode`: of every single token, repeat after repeat."""
     memory: dict[Name, Bytes] = field(default_factory=dict)
     """Peaks in bytes by name: `resident` on a CPU; `allocated`, `reserved`, `device` on a GPU."""
-    energy_joules: Annotated[float, Within(0, 1e15)] | None = None
+    energy_joules: Annotated[float, Field(ge=0, le=1e15)] | None = None
     """Used by the whole device during one entry of `seconds`, idling included."""
     energy_method: Text = "unavailable"
     """Which counter, or why there is none."""
@@ -134,12 +136,12 @@ class Row:
     max_batch: Count | None = None
     """Most sequences that ran within `budget_bytes`."""
     budget_bytes: Bytes | None = None
-    tried: list[dict[Name, Any]] = field(default_factory=list)
+    tried: list[dict[Name, Plain]] = field(default_factory=list)
     """Every batch tried on the way: `batch`, `status`, `peak_bytes`, `error`."""
     cpu_seconds: list[Amount] = field(default_factory=list)
     """CPU time of all threads of this process during each timed repeat; this and the lists below
     have an entry for each of `seconds`, or none where the system does not tell."""
-    involuntary: list[Annotated[int, Within(0, 10**15)]] = field(default_factory=list)
+    involuntary: list[Annotated[int, Field(ge=0, le=10**15)]] = field(default_factory=list)
     """Times that the system took the core from one of its threads."""
     waited: list[Amount] = field(default_factory=list)
     """Seconds its threads were ready to run and had no core, summed over them."""
@@ -223,7 +225,7 @@ class Row:
         if odd := sorted(_ALL ^ {*_YOUNGER, *values}):
             raise ValueError(f"not a probe row (missing or unknown fields: {some(odd)})")
         row = cls(**values)
-        if odd := misfits(vars(row), _checks()) or sorted(_out_of_step(row)):
+        if odd := misfits(vars(row), _fields()) or sorted(_out_of_step(row)):
             raise ValueError(f"not a probe row (values that make no sense: {some(odd)})")
         for name in _BY_REPEAT:
             if (marks := getattr(row, name)) and len(marks) != len(row.seconds):
@@ -255,29 +257,30 @@ _YOUNGER = {
 _BY_REPEAT = (
     "disturbed", "cpu_seconds", "involuntary", "waited", "others", "pressure", "steal",
 )  # fmt: skip
-_DEVICE = {"kind": Name, "name": Name, "threads": Count | None, "memory_bytes": Bytes | None}
-_CONFIG = {"vocab_size": Count | None, "window": Count | None}
+_INNER: dict[str, dict[str, Any]] = {
+    "device": {
+        "kind": Name, "name": Name, "threads": Count | None, "memory_bytes": Bytes | None,
+    },
+    "config": {"vocab_size": Count | None, "window": Count | None},
+}  # fmt: skip
 """Entries that the analysis depends on."""
 
 
 @cache
-def _checks() -> dict[str, Check]:
-    hints = get_type_hints(Row, include_extras=True)
-    return {name: check_of(hint) for name, hint in hints.items()}
+def _fields() -> Fields:
+    return fields_of(get_type_hints(Row, include_extras=True))
 
 
 @cache
-def _inner_checks(of: str) -> dict[str, Check]:
-    hints: Any = {"device": _DEVICE, "config": _CONFIG}[of]
-    return {name: check_of(hint) for name, hint in hints.items()}
+def _inner_fields(name: str) -> Fields:
+    return fields_of(_INNER[name])
 
 
 def _out_of_step(row: Row) -> Iterator[str]:
     """Fields that are valid alone, and contradict others."""
-    for of in ("device", "config"):
-        checks = _inner_checks(of)
-        values = {name: getattr(row, of).get(name) for name in checks}
-        yield from (f"{of}.{name}" for name in misfits(values, checks))
+    for name, inner in _INNER.items():
+        values = {key: getattr(row, name).get(key) for key in inner}
+        yield from (f"{name}.{key}" for key in misfits(values, _inner_fields(name)))
     if not row.seconds and (row.status == OK or row.token_seconds):
         yield "seconds"
     try:
@@ -289,7 +292,7 @@ def _out_of_step(row: Row) -> Iterator[str]:
 def check_name_of(spec: ModelSpec) -> None:
     """Raise `UserError` if rows could not hold what the model is called."""
     said = {"model.name": spec.name, "model.size": spec.size, "model.target": spec.target}
-    for key in misfits(said, dict.fromkeys(said, check_of(Name))):
+    for key in misfits(said, fields_of(dict.fromkeys(said, Name))):
         raise UserError(f"{key}={str(said[key])[:50]!r}: at most 200 characters, all printable")
 
 

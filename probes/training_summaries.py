@@ -8,27 +8,28 @@ from typing import Any
 
 from core.parsing import Unreadable, read_object, read_yaml
 from probes.field_types import (
-    Check,
     Count,
+    Fields,
     Loss,
     Name,
     Number,
     Operations,
     Parameters,
+    Plain,
     Rate,
     Scalar,
-    check_of,
+    fields_of,
     misfits,
     some,
 )
 from probes.rows import current_names, said_by
 
-NEEDED = {
+NEEDED: dict[str, Any] = {
     "model": Name,
     "val_loss": Loss,
     "val_bits_per_byte": Loss,
 }
-KNOWN = {
+KNOWN: dict[str, Any] = {
     "name": Name,
     "size": Name,
     "target": Name,
@@ -45,7 +46,7 @@ KNOWN = {
     "packing": Name | None,
     "segment": Number | None,
     "bptt": Name | None,
-    "config": dict[Name, Any],
+    "config": dict[Name, Plain],
     "options": dict[Name, Scalar],
     "backends": dict[Name, Name],
     "recurrent": bool | None,
@@ -55,8 +56,8 @@ KNOWN = {
 
 
 @cache
-def _checks() -> dict[str, Check]:
-    return {name: check_of(hint) for name, hint in {**NEEDED, **KNOWN}.items()}
+def _fields() -> Fields:
+    return fields_of(NEEDED | KNOWN)
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -65,8 +66,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     summary = current_names(read_object(path))
     if missing := sorted(set(NEEDED) - set(summary)):
         raise Unreadable(path, f"not a training summary (without {some(missing)})")
-    checks = {name: check for name, check in _checks().items() if name in summary}
-    odd = misfits(summary, checks)
+    odd = misfits(summary, _fields())
     if summary.get("forward_flops"):  # it counts for a scaling study
         needed = ("name", "size", "parameters", "tokens")
         odd += [name for name in needed if not summary.get(name)]

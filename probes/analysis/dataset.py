@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from core.errors import UserError
 from core.parsing import Missing, Unreadable
@@ -48,7 +48,7 @@ class Series:
     @property
     def window(self) -> int | None:
         """Tokens that attention looks back at, where not at all."""
-        return self.rows[0].config.get("window")
+        return cast("int | None", self.rows[0].config.get("window"))
 
     @property
     def size(self) -> str:
