@@ -15,9 +15,13 @@ from torch import Tensor, nn
 from core.errors import UserError
 from models.contract import State
 from models.decoding.program import Program
-from models.layers.attention_block import Attention, AttentionTrunk
-from models.layers.trunk import Block, Stream, linear_flops
-from models.long_context import sequence_parallel
+from models.layers.attention_block import (
+    Attention,
+    AttentionBlock,
+    AttentionTrunk,
+    check_config,
+)
+from models.layers.trunk import Stream, linear_flops
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,14 @@ class GPTConfig:
     bias: bool = False  # in every linear layer and norm
     attention: str = "auto"  # auto | flash | efficient | cudnn | math
 
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+def layer_norm(config: GPTConfig) -> nn.LayerNorm:
+    """A norm over C, with a bias if the config says so."""
+    return nn.LayerNorm(config.n_embd, bias=config.bias)
+
 
 class FeedForward(nn.Module):
     """W_down gelu(W_up x)."""
@@ -44,45 +56,16 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(width, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))
-
-    def flops(self, rows: int) -> int:
-        return linear_flops(self.up, rows) + linear_flops(self.down, rows)
-
-    def step(self, p: Program, x: Tensor, y: Tensor) -> None:
-        """A single token: x += this layer of its norm y."""
-        hidden = p.linear(y, self.up, "hidden", "gelu")
-        p.linear(hidden, self.down, x, sink="add")
-
-
-class GPTBlock(Block):
-    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.ln1 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.att = Attention(config.n_embd, config.n_head, None, config.attention, config.bias)
-        self.ln2 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.ffn = FeedForward(config)
-
-    def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
-        x, past = stream
-        mixed, state = self.att(self.ln1(x), past, state)
-        x = x + mixed
-        x = x + self.ffn(self.ln2(x))
-        return (x, past), state
-
-    def init_state(self, batch: int, capacity: int | None) -> State:
-        return self.att.init_state(batch, capacity)
+        """x `[B, T, C]` to `[B, T, C]`."""
+        return self.down(F.gelu(self.up(x)))  # through [B, T, F]
 
     def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
-        return self.att.flops(batch, length, past, dense) + self.ffn.flops(batch * length)
+        return sum(linear_flops(layer, batch * length) for layer in (self.up, self.down))
 
-    def step(self, program: Program, x: Tensor, layer: int) -> None:
-        (y,) = program.norm(x, self.ln1)
-        self.att.step(program, x, y, None)
-        (y,) = program.norm(x, self.ln2)
-        self.ffn.step(program, x, y)
+    def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
+        (y,) = p.norm(x, norm)
+        hidden = p.linear(y, self.up, "hidden", "gelu")
+        p.linear(hidden, self.down, x, sink="add")
 
 
 class GPT(AttentionTrunk):
@@ -91,24 +74,26 @@ class GPT(AttentionTrunk):
     Config = GPTConfig
     options = ("attention",)
     length_field = "n_positions"
-    can_span = True
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
         self.pos_emb = nn.Embedding(config.n_positions, config.n_embd)
         nn.init.normal_(self.pos_emb.weight, std=0.02)
 
-    def build_block(self, layer: int) -> GPTBlock:
-        return GPTBlock(self.config)
+    def build_block(self, layer: int) -> AttentionBlock:
+        c = self.config
+        att = Attention(c.n_embd, c.n_head, None, c.attention, c.bias)
+        return AttentionBlock(c, att, FeedForward(c), layer_norm)
 
     def build_norm(self) -> nn.LayerNorm:
-        return nn.LayerNorm(self.config.n_embd, bias=self.config.bias)
+        return layer_norm(self.config)
 
     def embed(self, tokens: Tensor, state: State | None) -> Stream:
-        past = self.past(state) + sequence_parallel.tokens_before(tokens.shape[1])
+        past = self.first_position(state, tokens.shape[1])
         end = past + tokens.shape[1]
         self.check_positions(end)
-        return self.emb(tokens) + self.pos_emb.weight[past:end], past
+        x = self.emb(tokens) + self.pos_emb.weight[past:end]  # [B, T, C] + [T, C]
+        return x, (past, None)
 
     def check_positions(self, end: int) -> None:
         """Raise `UserError` if `end` tokens have no learned positions."""

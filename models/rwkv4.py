@@ -14,25 +14,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from models.contract import State
 from models.decoding.program import Program
-from models.layers.rwkv_block import (
-    InitSchedule,
-    RWKVBlock,
-    RWKVTrunk,
-    init_matrices,
-    substate,
-    vector,
-)
-from models.layers.trunk import Operator, linear_flops
-from models.long_context.sequence_parallel import recur, shifted
-from models.ops.backends import resolve
-from models.ops.elementwise import gate, squared_relu, token_shift_mix
+from models.layers import rwkv_block
+from models.layers.init import InitSchedule, init_matrices, vector
+from models.layers.rwkv_block import RWKVTrunk, check_config
+from models.layers.trunk import Mixer, linear_flops
+from models.ops.elementwise import gate, shifted, squared_relu, token_shift_mix
 from models.ops.wkv import wkv4, wkv4_flops, wkv4_initial_state
 
 
@@ -46,56 +39,60 @@ class RWKV4Config:
     n_ffn: int | None = None  # [F]; default 4 C
     wkv: str = "auto"  # back end of the recurrence: auto | reference | cpu | cuda
 
+    def __post_init__(self) -> None:
+        check_config(self)
+
     @property
     def hidden(self) -> int:
         """F, the width inside the channel mix."""
         return self.n_ffn or 4 * self.n_embd
 
 
-class TimeMix(nn.Module):
+class TimeMix(Mixer):
     """W_o (sigmoid(r) * wkv(k, v)), with r, k, v read from the token-shifted stream."""
 
-    def __init__(self, config: RWKV4Config, ramps: InitSchedule) -> None:
+    def __init__(self, config: RWKV4Config, schedule: InitSchedule) -> None:
         super().__init__()
         width = config.n_embd
-        self.backend, self.operator = config.wkv, Operator(wkv4)
-        mix = ramps.channel**ramps.remaining
-        self.time_decay = nn.Parameter(-5 + 8 * ramps.decay())
-        self.time_first = nn.Parameter(math.log(0.3) + 0.5 * ramps.zigzag)
+        self.backend = config.wkv
+        mix = schedule.channel**schedule.remaining
+        self.time_decay = nn.Parameter(-5 + 8 * schedule.decay())
+        self.time_first = nn.Parameter(math.log(0.3) + 0.5 * schedule.zigzag)
         self.time_mix_k = vector(mix)
-        self.time_mix_v = vector(mix + 0.3 * ramps.depth)
-        self.time_mix_r = vector(ramps.channel ** (0.5 * ramps.remaining))
+        self.time_mix_v = vector(mix + 0.3 * schedule.depth)
+        self.time_mix_r = vector(schedule.channel ** (0.5 * schedule.remaining))
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.receptance = nn.Linear(width, width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
-        """x `[B, T, C]` to `[B, T, C]`."""
-        mixes = torch.cat((self.time_mix_k, self.time_mix_v, self.time_mix_r)).squeeze(1)
-        before, last = shifted(x, state)
-        x_k, x_v, x_r = token_shift_mix(x, before, mixes)
-        k, v, r = self.key(x_k), self.value(x_v), self.receptance(x_r)
-        w = -torch.exp(self.time_decay.float())
-        u = self.time_first.float()
-        y, wkv = recur(self.operator, (w, u, k, v), substate(state, "wkv"), self.backend)
-        after = None if state is None else {"shift": last, "wkv": wkv}
-        return self.output(gate(r, y)), after
+    def forward(
+        self, x: Tensor, state: State | None, beside: Any
+    ) -> tuple[Tensor, State | None, Any]:
+        mixes = torch.cat((self.time_mix_k, self.time_mix_v, self.time_mix_r)).squeeze(1)  # [3, C]
+        before, last = shifted(x, state)  # [B, C]
+        x_k, x_v, x_r = token_shift_mix(x, before, mixes)  # [B, T, C] each
+        k, v, r = self.key(x_k), self.value(x_v), self.receptance(x_r)  # [B, T, C]
+        w = -torch.exp(self.time_decay.float())  # [C]
+        u = self.time_first.float()  # [C]
+        y, wkv = wkv4(w, u, k, v, state and state["wkv"], self.backend)
+        after = None if state is None else {"shift": last, "wkv": wkv}  # [B, C], [B, 3, C]
+        return self.output(gate(r, y)), after, beside
 
-    def init_state(self, batch: int) -> State:
+    def init_state(self, batch: int, capacity: int | None) -> State:
+        """The last token, `[B, C]`: zeros; and the recurrence's `[B, 3, C]`, fp32."""
         weight = self.key.weight
         return {
             "shift": weight.new_zeros(batch, weight.shape[0]).detach(),
             "wkv": wkv4_initial_state(batch, weight.shape[0], weight.device),
         }
 
-    def flops(self, batch: int, length: int) -> int:
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         linear = (self.key, self.value, self.receptance, self.output)
         products = sum(linear_flops(layer, batch * length) for layer in linear)
         return products + wkv4_flops(batch, length, self.key.out_features)
 
-    def step(self, p: Program, x: Tensor, norm: nn.LayerNorm, layer: int) -> None:
-        """Add to the decode program: x += this layer of norm(x), for a single token."""
+    def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
         mixes = self.time_mix_k, self.time_mix_v, self.time_mix_r
         x_k, x_v, x_r = p.norm(x, norm, p.leaf("att", "shift"), mixes)
         k = p.linear(x_k, self.key, "k")
@@ -107,36 +104,32 @@ class TimeMix(nn.Module):
         p.linear(y, self.output, x, sink="add")
 
 
-class ChannelMix(nn.Module):
+class ChannelMix(rwkv_block.ChannelMix):
     """sigmoid(r) * W_v relu(k)^2, with r, k read from the token-shifted stream."""
 
-    def __init__(self, width: int, hidden: int, ramps: InitSchedule) -> None:
+    def __init__(self, config: RWKV4Config, schedule: InitSchedule) -> None:
         super().__init__()
-        self.time_mix_k = vector(ramps.channel**ramps.remaining)
-        self.time_mix_r = vector(ramps.channel**ramps.remaining)
+        width, hidden = config.n_embd, config.hidden
+        self.time_mix_k = vector(schedule.channel**schedule.remaining)
+        self.time_mix_r = vector(schedule.channel**schedule.remaining)
         self.key = nn.Linear(width, hidden, bias=False)
         self.receptance = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """x `[B, T, C]` to `[B, T, C]`."""
-        mixes = torch.cat((self.time_mix_k, self.time_mix_r)).squeeze(1)
-        before, last = shifted(x, state)
-        x_k, x_r = token_shift_mix(x, before, mixes)
-        value = self.value(squared_relu(self.key(x_k)))
+        mixes = torch.cat((self.time_mix_k, self.time_mix_r)).squeeze(1)  # [2, C]
+        before, last = shifted(x, state)  # [B, C]
+        x_k, x_r = token_shift_mix(x, before, mixes)  # [B, T, C] each
+        value = self.value(squared_relu(self.key(x_k)))  # [B, T, C], through [B, T, F]
         after = None if state is None else {"shift": last}
         return gate(self.receptance(x_r), value), after
 
-    def init_state(self, batch: int) -> State:
-        weight = self.receptance.weight
-        return {"shift": weight.new_zeros(batch, weight.shape[0]).detach()}
-
-    def flops(self, batch: int, length: int) -> int:
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         linear = (self.key, self.receptance, self.value)
         return sum(linear_flops(layer, batch * length) for layer in linear)
 
-    def step(self, p: Program, x: Tensor, norm: nn.LayerNorm) -> None:
-        """Add to the decode program: x += this layer of norm(x), for a single token."""
+    def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
         mixes = self.time_mix_k, self.time_mix_r
         x_k, x_r = p.norm(x, norm, p.leaf("ffn", "shift"), mixes)
         k = p.linear(x_k, self.key, "ffn k", "squared_relu")
@@ -149,6 +142,8 @@ class RWKV4(RWKVTrunk):
 
     Config = RWKV4Config
     title = "RWKV-4"
+    operator = "wkv4"
+    time_mix, channel_mix = TimeMix, ChannelMix
     lr_scales: ClassVar = {"time_decay": 2.0, "time_first": 3.0}
 
     def __init__(self, config: RWKV4Config) -> None:
@@ -156,11 +151,3 @@ class RWKV4(RWKVTrunk):
         gains = {"att.value": 1.0, "ffn.key": math.sqrt(max(config.hidden / config.n_embd, 1))}
         zeros = ("att.key", "att.receptance", "att.output", "ffn.receptance", "ffn.value")
         init_matrices(self, 6e-4, gains, zeros)
-
-    def build_block(self, layer: int) -> RWKVBlock:
-        config, ramps = self.config, InitSchedule(layer, self.config.n_layer, self.config.n_embd)
-        att, ffn = TimeMix(config, ramps), ChannelMix(config.n_embd, config.hidden, ramps)
-        return RWKVBlock(config.n_embd, layer, att, ffn)
-
-    def mixer_backends(self) -> dict[str, str]:
-        return {"wkv": resolve("wkv4", self.config.wkv, self.head.weight.device)}

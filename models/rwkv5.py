@@ -17,25 +17,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.contract import State
 from models.decoding.program import Program
-from models.layers.rwkv_block import (
-    InitSchedule,
-    RWKVBlock,
-    RWKVTrunk,
-    count_heads,
-    head_norm,
-    init_matrices,
-    substate,
-    vector,
-)
-from models.layers.trunk import Operator, linear_flops
-from models.long_context.sequence_parallel import recur, shifted
-from models.ops.backends import resolve
-from models.ops.elementwise import gated_head_norm, token_shift_mix
-from models.ops.wkv import wkv5, wkv5_flops, wkv6_initial_state
+from models.layers.init import InitSchedule, head_norm, init_matrices, vector
+from models.layers.rwkv_block import MatrixTimeMix, RWKVTrunk, check_config
+from models.layers.trunk import linear_flops
+from models.ops.elementwise import cpu, shifted, token_shift_mix
+from models.ops.elementwise.fused import fused
+from models.ops.wkv import wkv5, wkv5_flops
 from models.rwkv4 import ChannelMix
 
 
@@ -50,68 +42,70 @@ class RWKV5Config:
     n_ffn: int | None = None  # [F]; default 3.5 C, rounded down to a multiple of 32
     wkv: str = "auto"  # back end of the recurrence: auto | reference | cpu | cuda
 
+    def __post_init__(self) -> None:
+        check_config(self)
+
     @property
     def hidden(self) -> int:
         """F, the width inside the channel mix."""
         return self.n_ffn or int(3.5 * self.n_embd) // 32 * 32
 
 
-class TimeMix(nn.Module):
+@fused(cpu.gated_head_norm, y="B T H N", g="B T H*N", weight="H*N", bias="H*N")
+def gated_head_norm(y: Tensor, g: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """(norm(y) weight + bias) silu(g), `[B, T, C]`, the norm over each head on its own (eq. 8)."""
+    normed = F.layer_norm(y, y.shape[-1:], eps=eps).flatten(2) * weight + bias  # [B, T, C]
+    return normed * F.silu(g)
+
+
+class TimeMix(MatrixTimeMix):
     """W_o (norm(wkv(r, k, v)) * silu(g)), with r, k, v, g read from the token-shifted stream."""
 
-    def __init__(self, config: RWKV5Config, ramps: InitSchedule) -> None:
+    def __init__(self, config: RWKV5Config, schedule: InitSchedule) -> None:
         super().__init__()
         width = config.n_embd
-        self.backend, self.operator = config.wkv, Operator(wkv5)
-        self.heads = count_heads(width, config.head_size)
-        mix = ramps.channel**ramps.remaining
-        self.time_mix_r = vector(ramps.channel ** (0.5 * ramps.remaining))
+        self.backend = config.wkv
+        self.heads = width // config.head_size
+        mix = schedule.channel**schedule.remaining
+        self.time_mix_r = vector(schedule.channel ** (0.5 * schedule.remaining))
         self.time_mix_k = vector(mix)
-        self.time_mix_v = vector(mix + 0.3 * ramps.depth)
-        self.time_mix_g = vector(ramps.channel ** (0.5 * ramps.remaining))
-        self.time_decay = nn.Parameter((-6 + 5 * ramps.decay()).view(self.heads, -1))
-        self.time_faaaa = nn.Parameter(ramps.bonus().view(self.heads, -1))
+        self.time_mix_v = vector(mix + 0.3 * schedule.depth)
+        self.time_mix_g = vector(schedule.channel ** (0.5 * schedule.remaining))
+        self.time_decay = nn.Parameter((-6 + 5 * schedule.decay()).view(self.heads, -1))
+        self.time_faaaa = nn.Parameter(schedule.bonus().view(self.heads, -1))
         self.receptance = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.gate = nn.Linear(width, width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
-        self.ln_x = head_norm(self.heads, width, ramps)
+        self.ln_x = head_norm(self.heads, width, schedule)
 
-    def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
-        """x `[B, T, C]` to `[B, T, C]`."""
+    def forward(
+        self, x: Tensor, state: State | None, beside: Any
+    ) -> tuple[Tensor, State | None, Any]:
         stored = (self.time_mix_r, self.time_mix_k, self.time_mix_v, self.time_mix_g)
-        mixes = torch.cat(stored).squeeze(1)
-        before, last = shifted(x, state)
-        x_r, x_k, x_v, x_g = token_shift_mix(x, before, mixes)
+        mixes = torch.cat(stored).squeeze(1)  # [4, C]
+        before, last = shifted(x, state)  # [B, C]
+        x_r, x_k, x_v, x_g = token_shift_mix(x, before, mixes)  # [B, T, C] each
         r, k, v = (
             layer(mixed).unflatten(-1, (self.heads, -1))
             for layer, mixed in ((self.receptance, x_r), (self.key, x_k), (self.value, x_v))
-        )
-        w = -torch.exp(self.time_decay.float())
-        u = self.time_faaaa.float()
-        y, wkv = recur(self.operator, (r, w, k, v, u), substate(state, "wkv"), self.backend)
+        )  # [B, T, H, N]
+        w = -torch.exp(self.time_decay.float())  # [H, N]
+        u = self.time_faaaa.float()  # [H, N]
+        y, wkv = wkv5(r, w, k, v, u, state and state["wkv"], self.backend)
         norm = self.ln_x
-        y = gated_head_norm(y, self.gate(x_g), norm.weight, norm.bias, norm.eps)
-        after = None if state is None else {"shift": last, "wkv": wkv}
-        return self.output(y), after
+        y = gated_head_norm(y, self.gate(x_g), norm.weight, norm.bias, norm.eps)  # [B, T, C]
+        after = None if state is None else {"shift": last, "wkv": wkv}  # [B, C], [B, H, N, N]
+        return self.output(y), after, beside
 
-    def init_state(self, batch: int) -> State:
-        weight = self.key.weight
-        width = weight.shape[0]
-        return {
-            "shift": weight.new_zeros(batch, width).detach(),
-            "wkv": wkv6_initial_state(batch, self.heads, width // self.heads, weight.device),
-        }
-
-    def flops(self, batch: int, length: int) -> int:
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         linear = (self.receptance, self.key, self.value, self.gate, self.output)
         products = sum(linear_flops(layer, batch * length) for layer in linear)
         width = self.key.out_features
         return products + wkv5_flops(batch, length, self.heads, width // self.heads)
 
-    def step(self, p: Program, x: Tensor, norm: nn.LayerNorm, layer: int) -> None:
-        """Add to the decode program: x += this layer of norm(x), for a single token."""
+    def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
         mixes = self.time_mix_r, self.time_mix_k, self.time_mix_v, self.time_mix_g
         x_r, x_k, x_v, x_g = p.norm(x, norm, p.leaf("att", "shift"), mixes)
         r = p.linear(x_r, self.receptance, "r")
@@ -128,6 +122,8 @@ class RWKV5(RWKVTrunk):
 
     Config = RWKV5Config
     title = "RWKV-5"
+    operator = "wkv6"
+    time_mix, channel_mix = TimeMix, ChannelMix
     lr_scales: ClassVar = {"time_decay": 2.0}
 
     def __init__(self, config: RWKV5Config) -> None:
@@ -135,14 +131,6 @@ class RWKV5(RWKVTrunk):
         gains = {"att.receptance": 1.0, "att.key": 0.1, "att.value": 1.0, "att.gate": 0.1}
         zeros = ("att.output", "ffn.receptance", "ffn.value")
         init_matrices(self, 1e-4, gains | {"ffn.key": 1.0}, zeros)
-
-    def build_block(self, layer: int) -> RWKVBlock:
-        config, ramps = self.config, InitSchedule(layer, self.config.n_layer, self.config.n_embd)
-        att, ffn = TimeMix(config, ramps), ChannelMix(config.n_embd, config.hidden, ramps)
-        return RWKVBlock(config.n_embd, layer, att, ffn)
-
-    def mixer_backends(self) -> dict[str, str]:
-        return {"wkv": resolve("wkv6", self.config.wkv, self.head.weight.device)}
 
 
 def eagle_step(p: Program, operands: list[Any], norm: nn.GroupNorm, y: Tensor) -> None:

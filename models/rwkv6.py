@@ -14,29 +14,21 @@ A token's state per layer is Eagle's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from models.contract import State
 from models.decoding.program import Program
-from models.layers.rwkv_block import (
-    InitSchedule,
-    RWKVBlock,
-    RWKVTrunk,
-    count_heads,
-    head_norm,
-    init_matrices,
-    substate,
-    vector,
-)
-from models.layers.trunk import Operator, linear_flops
-from models.long_context.sequence_parallel import recur, shifted
-from models.ops.backends import resolve
-from models.ops.elementwise import dynamic_mix, gate, gated_head_norm, squared_relu, token_shift_mix
-from models.ops.wkv import wkv6, wkv6_flops, wkv6_initial_state
-from models.rwkv5 import eagle_step
+from models.layers import rwkv_block
+from models.layers.init import InitSchedule, head_norm, init_matrices, vector
+from models.layers.rwkv_block import MatrixTimeMix, RWKVTrunk, check_config
+from models.layers.trunk import linear_flops
+from models.ops.elementwise import cpu, gate, shifted, squared_relu, token_shift_mix
+from models.ops.elementwise.fused import fused
+from models.ops.wkv import wkv6, wkv6_flops
+from models.rwkv5 import eagle_step, gated_head_norm
 
 MIXES = 5  # w, k, v, r, g
 
@@ -54,6 +46,9 @@ class RWKV6Config:
     lora_decay: int | None = None  # R of the decay; default 64, 128 from C = 4096 on
     wkv: str = "auto"  # back end of the recurrence: auto | reference | cpu | cuda
 
+    def __post_init__(self) -> None:
+        check_config(self)
+
     @property
     def hidden(self) -> int:
         """F, the width inside the channel mix."""
@@ -62,76 +57,78 @@ class RWKV6Config:
     @property
     def ranks(self) -> tuple[int, int]:
         """Ranks of the mix and of the decay, as in the released models."""
-        to_fp32 = 2 if self.n_embd >= 4096 else 1
-        return self.lora_mix or 32 * to_fp32, self.lora_decay or 64 * to_fp32
+        scale = 2 if self.n_embd >= 4096 else 1
+        return self.lora_mix or 32 * scale, self.lora_decay or 64 * scale
 
 
-class TimeMix(nn.Module):
+@fused(cpu.dynamic_mix, z="B T C", previous="B C", mu="5 C", change="5 B T C")
+def dynamic_mix(z: Tensor, previous: Tensor, mu: Tensor, change: Tensor) -> tuple[Tensor, ...]:
+    """The token shift mix_m = z + (prev - z) (mu_m + change_m), five tensors `[B, T, C]`.
+
+    mu, the share of the previous token, thus depends on the data; `previous` is the token before
+    the first.
+    """
+    past = torch.cat([previous[:, None], z[:, :-1]], dim=1)  # [B, T, C]
+    shares = mu[:, None, None] + change  # [M, B, T, C]
+    return tuple(z + (past - z) * share for share in shares.unbind())
+
+
+class TimeMix(MatrixTimeMix):
     """W_o (norm(wkv(r, w, k, v)) * silu(g)); how much of the last token each sees depends on x."""
 
-    def __init__(self, config: RWKV6Config, ramps: InitSchedule) -> None:
+    def __init__(self, config: RWKV6Config, schedule: InitSchedule) -> None:
         super().__init__()
         width = config.n_embd
-        self.backend, self.operator = config.wkv, Operator(wkv6)
-        self.heads = count_heads(width, config.head_size)
+        self.backend = config.wkv
+        self.heads = width // config.head_size
         rank_mix, rank_decay = config.ranks
-        mix = ramps.channel**ramps.remaining
-        half = ramps.channel ** (0.5 * ramps.remaining)
+        mix = schedule.channel**schedule.remaining
+        half = schedule.channel ** (0.5 * schedule.remaining)
         self.time_maa_x = vector(1 - mix)
         self.time_maa_w = vector(1 - mix)
         self.time_maa_k = vector(1 - mix)
-        self.time_maa_v = vector(1 - (mix + 0.3 * ramps.depth))
+        self.time_maa_v = vector(1 - (mix + 0.3 * schedule.depth))
         self.time_maa_r = vector(1 - half)
         self.time_maa_g = vector(1 - half)
         self.time_maa_w1 = nn.Parameter(torch.zeros(width, MIXES * rank_mix))
         self.time_maa_w2 = nn.Parameter(torch.empty(MIXES, rank_mix, width).uniform_(-0.01, 0.01))
-        self.time_decay = vector(-6 + 5 * ramps.decay())
+        self.time_decay = vector(-6 + 5 * schedule.decay())
         self.time_decay_w1 = nn.Parameter(torch.zeros(width, rank_decay))
         self.time_decay_w2 = nn.Parameter(torch.empty(rank_decay, width).uniform_(-0.01, 0.01))
-        self.time_faaaa = nn.Parameter(ramps.bonus().view(self.heads, -1))
+        self.time_faaaa = nn.Parameter(schedule.bonus().view(self.heads, -1))
         self.receptance = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.gate = nn.Linear(width, width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
-        self.ln_x = head_norm(self.heads, width, ramps)
+        self.ln_x = head_norm(self.heads, width, schedule)
 
-    def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
-        """x `[B, T, C]` to `[B, T, C]`."""
-        before, last = shifted(x, state)
-        x_w, x_k, x_v, x_r, x_g = self.mix(x, before)
-        r, k, v = (
-            layer(mixed).unflatten(-1, (self.heads, -1))
-            for layer, mixed in ((self.receptance, x_r), (self.key, x_k), (self.value, x_v))
-        )
-        d = self.time_decay.float() + torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2
-        w = -torch.exp(d.float()).unflatten(-1, (self.heads, -1))
-        u = self.time_faaaa.float()
-        y, wkv = recur(self.operator, (r, w, k, v, u), substate(state, "wkv"), self.backend)
-        norm = self.ln_x
-        y = gated_head_norm(y, self.gate(x_g), norm.weight, norm.bias, norm.eps)
-        after = None if state is None else {"shift": last, "wkv": wkv}
-        return self.output(y), after
-
-    def mix(self, x: Tensor, previous: Tensor | None) -> tuple[Tensor, ...]:
-        """The token shift of w, k, v, r, g: a fixed share of the last token and one read from x."""
-        (x_x,) = token_shift_mix(x, previous, 1 - self.time_maa_x[0])
-        low = torch.tanh(x_x @ self.time_maa_w1).unflatten(-1, (MIXES, -1))
-        change = torch.einsum("btmr,mrc->mbtc", low, self.time_maa_w2)
+    def forward(
+        self, x: Tensor, state: State | None, beside: Any
+    ) -> tuple[Tensor, State | None, Any]:
+        before, last = shifted(x, state)  # [B, C]
+        (x_x,) = token_shift_mix(x, before, 1 - self.time_maa_x[0])  # [B, T, C]
+        low = torch.tanh(x_x @ self.time_maa_w1).unflatten(-1, (MIXES, -1))  # [B, T, M, R]
+        change = torch.einsum("btmr,mrc->mbtc", low, self.time_maa_w2)  # [M, B, T, C]
         fixed = (
             self.time_maa_w, self.time_maa_k, self.time_maa_v, self.time_maa_r, self.time_maa_g,
         )  # fmt: skip
-        return dynamic_mix(x, previous, torch.cat(fixed).squeeze(1), change)
+        mixes = torch.cat(fixed).squeeze(1)  # [M, C]
+        x_w, x_k, x_v, x_r, x_g = dynamic_mix(x, before, mixes, change)  # [B, T, C] each
+        r, k, v = (
+            layer(mixed).unflatten(-1, (self.heads, -1))
+            for layer, mixed in ((self.receptance, x_r), (self.key, x_k), (self.value, x_v))
+        )  # [B, T, H, N]
+        d = self.time_decay.float() + torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2
+        w = -torch.exp(d.float()).unflatten(-1, (self.heads, -1))  # [B, T, H, N]
+        u = self.time_faaaa.float()  # [H, N]
+        y, wkv = wkv6(r, w, k, v, u, state and state["wkv"], self.backend)
+        norm = self.ln_x
+        y = gated_head_norm(y, self.gate(x_g), norm.weight, norm.bias, norm.eps)  # [B, T, C]
+        after = None if state is None else {"shift": last, "wkv": wkv}  # [B, C], [B, H, N, N]
+        return self.output(y), after, beside
 
-    def init_state(self, batch: int) -> State:
-        weight = self.key.weight
-        width = weight.shape[0]
-        return {
-            "shift": weight.new_zeros(batch, width).detach(),
-            "wkv": wkv6_initial_state(batch, self.heads, width // self.heads, weight.device),
-        }
-
-    def flops(self, batch: int, length: int) -> int:
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         rows, width = batch * length, self.key.out_features
         linear = (self.receptance, self.key, self.value, self.gate, self.output)
         low_rank = (self.time_maa_w1, self.time_maa_w2, self.time_decay_w1, self.time_decay_w2)
@@ -141,8 +138,7 @@ class TimeMix(nn.Module):
             + wkv6_flops(batch, length, self.heads, width // self.heads)
         )
 
-    def step(self, p: Program, x: Tensor, norm: nn.LayerNorm, layer: int) -> None:
-        """Add to the decode program: x += this layer of norm(x), for a single token."""
+    def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
         width, rank = x.shape[1], self.time_maa_w2.shape[1]
         z, past = p.buffer("z", width), p.buffer("past", width)
         shift = p.leaf("att", "shift")
@@ -165,36 +161,32 @@ class TimeMix(nn.Module):
         p.linear(y, self.output, x, sink="add")
 
 
-class ChannelMix(nn.Module):
+class ChannelMix(rwkv_block.ChannelMix):
     """sigmoid(r) * W_v relu(k)^2, with r, k read from the token-shifted stream."""
 
-    def __init__(self, width: int, hidden: int, ramps: InitSchedule) -> None:
+    def __init__(self, config: RWKV6Config, schedule: InitSchedule) -> None:
         super().__init__()
-        self.time_maa_k = vector(1 - ramps.channel ** (ramps.remaining**3))
-        self.time_maa_r = vector(1 - ramps.channel ** (ramps.remaining**3))
+        width, hidden = config.n_embd, config.hidden
+        self.time_maa_k = vector(1 - schedule.channel ** (schedule.remaining**3))
+        self.time_maa_r = vector(1 - schedule.channel ** (schedule.remaining**3))
         self.key = nn.Linear(width, hidden, bias=False)
         self.receptance = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """x `[B, T, C]` to `[B, T, C]`."""
-        mixes = 1 - torch.cat((self.time_maa_k, self.time_maa_r)).squeeze(1)
-        before, last = shifted(x, state)
-        x_k, x_r = token_shift_mix(x, before, mixes)
-        value = self.value(squared_relu(self.key(x_k)))
+        mixes = 1 - torch.cat((self.time_maa_k, self.time_maa_r)).squeeze(1)  # [2, C]
+        before, last = shifted(x, state)  # [B, C]
+        x_k, x_r = token_shift_mix(x, before, mixes)  # [B, T, C] each
+        value = self.value(squared_relu(self.key(x_k)))  # [B, T, C], through [B, T, F]
         after = None if state is None else {"shift": last}
         return gate(self.receptance(x_r), value), after
 
-    def init_state(self, batch: int) -> State:
-        weight = self.receptance.weight
-        return {"shift": weight.new_zeros(batch, weight.shape[0]).detach()}
-
-    def flops(self, batch: int, length: int) -> int:
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         linear = (self.key, self.receptance, self.value)
         return sum(linear_flops(layer, batch * length) for layer in linear)
 
-    def step(self, p: Program, x: Tensor, norm: nn.LayerNorm) -> None:
-        """Add to the decode program: x += this layer of norm(x), for a single token."""
+    def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
         shift, mixes = p.leaf("ffn", "shift"), (self.time_maa_k, self.time_maa_r)
         x_k, x_r = p.norm(x, norm, shift, mixes, of_current=False)
         k = p.linear(x_k, self.key, "ffn k", "squared_relu")
@@ -207,6 +199,8 @@ class RWKV6(RWKVTrunk):
 
     Config = RWKV6Config
     title = "RWKV-6"
+    operator = "wkv6"
+    time_mix, channel_mix = TimeMix, ChannelMix
     lr_scales: ClassVar = {"time_decay": 2.0}
 
     def __init__(self, config: RWKV6Config) -> None:
@@ -214,11 +208,3 @@ class RWKV6(RWKVTrunk):
         gains = {"att.receptance": 1.0, "att.key": 0.1, "att.value": 1.0, "att.gate": 0.1}
         zeros = ("att.output", "ffn.receptance", "ffn.value")
         init_matrices(self, 1e-4, gains | {"ffn.key": 1.0}, zeros)
-
-    def build_block(self, layer: int) -> RWKVBlock:
-        config, ramps = self.config, InitSchedule(layer, self.config.n_layer, self.config.n_embd)
-        att, ffn = TimeMix(config, ramps), ChannelMix(config.n_embd, config.hidden, ramps)
-        return RWKVBlock(config.n_embd, layer, att, ffn)
-
-    def mixer_backends(self) -> dict[str, str]:
-        return {"wkv": resolve("wkv6", self.config.wkv, self.head.weight.device)}

@@ -21,32 +21,28 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.contract import State
 from models.decoding.program import Program
-from models.layers.rwkv_block import (
+from models.layers import rwkv_block
+from models.layers.init import (
     InitSchedule,
-    RWKVBlock,
-    RWKVTrunk,
-    count_heads,
     head_norm,
+    head_zigzag,
     init_matrices,
-    substate,
+    low_rank,
     vector,
 )
-from models.layers.trunk import Operator, Stream, linear_flops
-from models.long_context.sequence_parallel import recur, shifted
-from models.ops.backends import resolve
-from models.ops.elementwise import (
-    bonus_head_norm,
-    delta_keys,
-    log_decay,
-    squared_relu,
-    token_shift_mix,
-    value_residual,
-)
-from models.ops.wkv import wkv7, wkv7_flops, wkv7_initial_state
+from models.layers.rwkv_block import MatrixTimeMix, RWKVTrunk, check_config
+from models.layers.trunk import linear_flops
+from models.ops.elementwise import cpu, shifted, squared_relu, token_shift_mix
+from models.ops.elementwise.fused import fused
+from models.ops.wkv import wkv7, wkv7_flops
+
+DECAY_SCALE = math.exp(-0.5)
+SMALLEST_NORM = 1e-12
 
 
 @dataclass(frozen=True)
@@ -63,6 +59,9 @@ class RWKV7Config:
     lora_value: int | None = None  # R of v1, v2
     lora_gate: int | None = None  # R of g1, g2
     wkv: str = "auto"  # back end of the recurrence: auto | reference | cpu | cuda
+
+    def __post_init__(self) -> None:
+        check_config(self)
 
     @property
     def hidden(self) -> int:
@@ -90,28 +89,72 @@ def suggested_rank(factor: float, width: int) -> int:
     return max(32, 32 * round(factor * math.sqrt(width) / 32))
 
 
-class TimeMix(nn.Module):
+@fused(cpu.log_decay, e="B T C", w0="C")
+def log_decay(e: Tensor, w0: Tensor) -> Tensor:
+    """log w = -e^(-1/2) sigmoid(w0 + e), from -0.6065 to 0, in fp32."""
+    return -DECAY_SCALE * torch.sigmoid(w0 + e)
+
+
+@fused(cpu.value_residual, v="B T C", first="B T C", e="B T C", v0="C")
+def value_residual(v: Tensor, first: Tensor, e: Tensor, v0: Tensor) -> Tensor:
+    """v + (first - v) sigmoid(v0 + e), where first is layer 0's value."""
+    return v + (first - v) * torch.sigmoid(v0 + e)
+
+
+@fused(cpu.delta_keys, k="B T H N", e="B T H N", a0="H N", k_k="H N", k_a="H N")
+def delta_keys(
+    k: Tensor, e: Tensor, a0: Tensor, k_k: Tensor, k_a: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The keys of the delta rule, `[B, T, H, N]`: written, removed, and how much of it is."""
+    rate = torch.sigmoid(a0 + e)  # the in-context learning rate a_t
+    kappa = F.normalize(k * k_k, dim=-1, eps=SMALLEST_NORM)  # in every head
+    return k * (1 + (rate - 1) * k_a), -kappa, kappa * rate
+
+
+@fused(
+    cpu.bonus_head_norm,
+    y="B T H N", r="B T H N", k="B T H N", v="B T H N", g="B T H*N",
+    r_k="H N", weight="H*N", bias="H*N",
+)  # fmt: skip
+def bonus_head_norm(
+    y: Tensor,
+    r: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    r_k: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+) -> Tensor:
+    """(norm(y) weight + bias + (sum over the head of r k r_k) v) g, `[B, T, C]`."""
+    normed = F.layer_norm(y, y.shape[-1:], eps=eps).flatten(2) * weight + bias  # [B, T, C]
+    bonus = (r * k * r_k).sum(-1, keepdim=True) * v  # [B, T, H, N]
+    return (normed + bonus.flatten(2)) * g
+
+
+class TimeMix(MatrixTimeMix):
     """W_o ((norm(wkv) + bonus) * g): a delta rule edits the state, at a rate per channel."""
 
-    def __init__(self, config: RWKV7Config, layer: int, ramps: InitSchedule) -> None:
+    def __init__(self, config: RWKV7Config, schedule: InitSchedule) -> None:
         super().__init__()
         width = config.n_embd
-        self.backend, self.operator = config.wkv, Operator(wkv7)
-        self.heads = count_heads(width, config.head_size)
+        self.backend = config.wkv
+        self.heads = width // config.head_size
         zigzag = head_zigzag(width, config.head_size)
-        linear = ramps.spread - 0.5
-        self.x_r = vector(1 - ramps.channel ** (0.2 * ramps.remaining))
-        self.x_w = vector(1 - ramps.channel ** (0.9 * ramps.remaining))
-        self.x_k = vector(1 - ramps.channel ** (0.7 * ramps.remaining))
-        self.x_v = vector(1 - ramps.channel ** (0.7 * ramps.remaining))
-        self.x_a = vector(1 - ramps.channel ** (0.9 * ramps.remaining))
-        self.x_g = vector(1 - ramps.channel ** (0.2 * ramps.remaining))
-        bend = ramps.spread ** (1 + ramps.depth**0.3)
+        linear = schedule.spread - 0.5
+        self.x_r = vector(1 - schedule.channel ** (0.2 * schedule.remaining))
+        self.x_w = vector(1 - schedule.channel ** (0.9 * schedule.remaining))
+        self.x_k = vector(1 - schedule.channel ** (0.7 * schedule.remaining))
+        self.x_v = vector(1 - schedule.channel ** (0.7 * schedule.remaining))
+        self.x_a = vector(1 - schedule.channel ** (0.9 * schedule.remaining))
+        self.x_g = vector(1 - schedule.channel ** (0.2 * schedule.remaining))
+        bend = schedule.spread ** (1 + schedule.depth**0.3)
         self.w0 = vector(-6 + 6 * bend + 0.5 + 2.5 * zigzag)
         self.w1, self.w2 = low_rank(width, config.ranks["w"])
         self.a0 = vector(-0.19 + 0.3 * zigzag + 0.4 * linear)
         self.a1, self.a2 = low_rank(width, config.ranks["a"])
-        if layer > 0:
+        if schedule.layer > 0:
             self.v0 = vector(0.73 - 0.4 * linear)
             self.v1, self.v2 = low_rank(width, config.ranks["v"])
         self.g1, self.g2 = low_rank(width, config.ranks["g"])
@@ -122,40 +165,34 @@ class TimeMix(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
-        self.ln_x = head_norm(self.heads, width, ramps)
+        self.ln_x = head_norm(self.heads, width, schedule)
 
     def forward(
-        self, x: Tensor, v_first: Tensor | None, state: State | None
-    ) -> tuple[Tensor, Tensor, State | None]:
-        """x `[B, T, C]` and layer 0's value `[B, T, C]` (None: this is layer 0), to the same."""
-        stored = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
-        mixes = 1 - torch.cat(stored).squeeze(1)
-        before, last = shifted(x, state)
-        x_r, x_w, x_k, x_v, x_a, x_g = token_shift_mix(x, before, mixes)
-        r, k, v = self.receptance(x_r), self.key(x_k), self.value(x_v)
-        w = log_decay(torch.tanh(x_w @ self.w1) @ self.w2, self.w0)
+        self, x: Tensor, state: State | None, v_first: Tensor | None
+    ) -> tuple[Tensor, State | None, Tensor]:
+        """x `[B, T, C]` to `[B, T, C]`; v_first is layer 0's value `[B, T, C]`, None in layer 0."""
+        stored = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)  # [1, 1, C] each
+        mixes = 1 - torch.cat(stored).squeeze(1)  # [6, C]
+        before, last = shifted(x, state)  # [B, C]
+        x_r, x_w, x_k, x_v, x_a, x_g = token_shift_mix(x, before, mixes)  # [B, T, C] each
+        r, k, v = self.receptance(x_r), self.key(x_k), self.value(x_v)  # [B, T, C]
+        w = log_decay(torch.tanh(x_w @ self.w1) @ self.w2, self.w0.flatten())  # [B, T, C], fp32
         if v_first is None:
             v_first = v
         else:
-            v = value_residual(v, v_first, x_v @ self.v1 @ self.v2, self.v0)
-        g = torch.sigmoid(x_g @ self.g1) @ self.g2
-        k, a, b = delta_keys(k, x_a @ self.a1 @ self.a2, self.a0, self.k_k, self.k_a, self.heads)
-        r, w, v = (z.unflatten(-1, (self.heads, -1)) for z in (r, w, v))
-        y, wkv = recur(self.operator, (r, w, k, v, a, b), substate(state, "wkv"), self.backend)
+            v = value_residual(v, v_first, x_v @ self.v1 @ self.v2, self.v0.flatten())  # [B, T, C]
+        g = torch.sigmoid(x_g @ self.g1) @ self.g2  # [B, T, C]
+        e = x_a @ self.a1 @ self.a2  # [B, T, C]
+        a0, k_k, k_a = [p.view(self.heads, -1) for p in (self.a0, self.k_k, self.k_a)]  # [H, N]
+        r, w, k, v, e = [z.unflatten(-1, (self.heads, -1)) for z in (r, w, k, v, e)]  # [B, T, H, N]
+        k, a, b = delta_keys(k, e, a0, k_k, k_a)  # [B, T, H, N]
+        y, wkv = wkv7(r, w, k, v, a, b, state and state["wkv"], self.backend)
         norm = self.ln_x
-        y = bonus_head_norm(y, r, k, v, g, self.r_k, norm.weight, norm.bias, norm.eps)
-        after = None if state is None else {"shift": last, "wkv": wkv}
-        return self.output(y), v_first, after
+        y = bonus_head_norm(y, r, k, v, g, self.r_k, norm.weight, norm.bias, norm.eps)  # [B, T, C]
+        after = None if state is None else {"shift": last, "wkv": wkv}  # [B, C], [B, H, N, N]
+        return self.output(y), after, v_first
 
-    def init_state(self, batch: int) -> State:
-        weight = self.key.weight
-        width = weight.shape[0]
-        return {
-            "shift": weight.new_zeros(batch, width).detach(),
-            "wkv": wkv7_initial_state(batch, self.heads, width // self.heads, weight.device),
-        }
-
-    def flops(self, batch: int, length: int) -> int:
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         rows, width = batch * length, self.key.out_features
         linear = (self.receptance, self.key, self.value, self.output)
         low_rank = [p for name, p in self.named_parameters() if name[:-1] in "wavg" and p.ndim == 2]
@@ -165,8 +202,7 @@ class TimeMix(nn.Module):
             + wkv7_flops(batch, length, self.heads, width // self.heads)
         )
 
-    def step(self, p: Program, x: Tensor, norm: nn.LayerNorm, layer: int) -> None:
-        """Add to the decode program: x += this layer of norm(x), for a single token."""
+    def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
         width = x.shape[1]
         shift = p.leaf("att", "shift")
         mixes = self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g
@@ -195,46 +231,30 @@ class TimeMix(nn.Module):
         p.linear(y, self.output, x, sink="add")
 
 
-class ChannelMix(nn.Module):
+class ChannelMix(rwkv_block.ChannelMix):
     """W_v relu(k)^2, with k read from the token-shifted stream; no gate."""
 
-    def __init__(self, width: int, hidden: int, ramps: InitSchedule) -> None:
+    def __init__(self, config: RWKV7Config, schedule: InitSchedule) -> None:
         super().__init__()
-        self.x_k = vector(1 - ramps.channel ** (ramps.remaining**4))
+        width, hidden = config.n_embd, config.hidden
+        self.x_k = vector(1 - schedule.channel ** (schedule.remaining**4))
         self.key = nn.Linear(width, hidden, bias=False)
         self.value = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """x `[B, T, C]` to `[B, T, C]`."""
-        before, last = shifted(x, state)
-        (x_k,) = token_shift_mix(x, before, 1 - self.x_k[0])
+        before, last = shifted(x, state)  # [B, C]
+        (x_k,) = token_shift_mix(x, before, 1 - self.x_k[0])  # [B, T, C]
         after = None if state is None else {"shift": last}
-        return self.value(squared_relu(self.key(x_k))), after
+        return self.value(squared_relu(self.key(x_k))), after  # [B, T, F] inside
 
-    def init_state(self, batch: int) -> State:
-        weight = self.key.weight
-        return {"shift": weight.new_zeros(batch, weight.shape[1]).detach()}
-
-    def flops(self, batch: int, length: int) -> int:
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         return sum(linear_flops(layer, batch * length) for layer in (self.key, self.value))
 
-    def step(self, p: Program, x: Tensor, norm: nn.LayerNorm) -> None:
-        """Add to the decode program: x += this layer of norm(x), for a single token."""
+    def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
         (x_k,) = p.norm(x, norm, p.leaf("ffn", "shift"), (self.x_k,), of_current=False)
         k = p.linear(x_k, self.key, "ffn k", "squared_relu")
         p.linear(k, self.value, x, sink="add")
-
-
-class RWKV7Block(RWKVBlock):
-    """The stream is (x, v_first) above layer 0: its value goes up the stack beside the residual."""
-
-    def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
-        x, v_first = stream
-        x = x if self.ln0 is None else self.ln0(x)
-        mixed, v_first, att = self.att(self.ln1(x), v_first, substate(state, "att"))
-        x = x + mixed
-        mixed, ffn = self.ffn(self.ln2(x), substate(state, "ffn"))
-        return (x + mixed, v_first), None if state is None else {"att": att, "ffn": ffn}
 
 
 class RWKV7(RWKVTrunk):
@@ -242,37 +262,11 @@ class RWKV7(RWKVTrunk):
 
     Config = RWKV7Config
     title = "RWKV-7"
+    operator = "wkv7"
+    time_mix, channel_mix = TimeMix, ChannelMix
     lr_scales: ClassVar = {"att.w0": 2.0}
 
     def __init__(self, config: RWKV7Config) -> None:
         super().__init__(config)
         gains = {"att.receptance": 1.0, "att.key": 0.1, "att.value": 1.0, "ffn.key": 1.0}
         init_matrices(self, 1e-4, gains, zeros=("att.output", "ffn.value"))
-
-    def build_block(self, layer: int) -> RWKV7Block:
-        config, ramps = self.config, InitSchedule(layer, self.config.n_layer, self.config.n_embd)
-        att, ffn = TimeMix(config, layer, ramps), ChannelMix(config.n_embd, config.hidden, ramps)
-        return RWKV7Block(config.n_embd, layer, att, ffn)
-
-    def embed(self, tokens: Tensor, state: State | None) -> Stream:
-        return self.emb(tokens), None
-
-    def readout(self, stream: Stream) -> Tensor:
-        return stream[0]
-
-    def mixer_backends(self) -> dict[str, str]:
-        return {"wkv": resolve("wkv7", self.config.wkv, self.head.weight.device)}
-
-
-def low_rank(width: int, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """`[C, R]` zeros and `[R, C]` orthogonal with gain 0.1, applied as x @ first @ second."""
-    gain = 0.1 * math.sqrt(max(rank / width, 1))
-    second = nn.init.orthogonal_(torch.empty(rank, width), gain=gain)
-    return nn.Parameter(torch.zeros(width, rank)), nn.Parameter(second)
-
-
-def head_zigzag(width: int, head_size: int) -> Tensor:
-    """`[C]`: within each head from -1 to 1, as s |s| of a linear ramp s."""
-    middle = (head_size - 1) / 2
-    ramp = (torch.arange(width) % head_size - middle) / max(middle, 0.5)
-    return ramp * ramp.abs()

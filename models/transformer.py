@@ -11,14 +11,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.contract import State
 from models.decoding.program import Program
-from models.layers.attention_block import Attention, AttentionTrunk, rope_table
-from models.layers.trunk import Block, Stream, linear_flops
-from models.long_context import sequence_parallel
-from models.ops.elementwise import rms_norm, swiglu
+from models.layers.attention_block import (
+    Attention,
+    AttentionBlock,
+    AttentionTrunk,
+    check_config,
+    rope_table,
+)
+from models.layers.trunk import Stream, linear_flops
+from models.ops.elementwise import cpu
+from models.ops.elementwise.fused import fused
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,22 @@ class TransformerConfig:
     attention: str = "auto"  # auto | flash | efficient | cudnn | math
     window: int | None = None  # [W], tokens seen, itself included; default all
 
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+@fused(cpu.rms_norm, x="... C", weight="C")
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight, the mean over C."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+
+
+@fused(cpu.swiglu, x="... 2*F")
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) * up, `[.., F]`, for x = (gate, up)."""
+    gate, up = x.chunk(2, dim=-1)  # [.., F] each
+    return F.silu(gate) * up
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight (Zhang and Sennrich 2019, arXiv 1910.07467)."""
@@ -46,7 +69,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(config.n_embd))
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)  # [B, T, C]
 
 
 class FeedForward(nn.Module):
@@ -59,54 +82,18 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(width, config.n_embd, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(swiglu(self.gate_up(x)))
+        """x `[B, T, C]` to `[B, T, C]`."""
+        return self.down(swiglu(self.gate_up(x)))  # through [B, T, 2 F] and [B, T, F]
 
-    def flops(self, rows: int) -> int:
-        return linear_flops(self.gate_up, rows) + linear_flops(self.down, rows)
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
+        return sum(linear_flops(layer, batch * length) for layer in (self.gate_up, self.down))
 
-    def step(self, p: Program, x: Tensor, y: Tensor) -> None:
-        """A single token: x += this layer of its norm y."""
+    def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
+        (y,) = p.norm(x, norm)
         hidden = p.buffer("hidden", self.down.in_features)
         n = [self.gate_up.in_features, self.down.in_features]
         p.emit("swiglu", n, [y, self.gate_up.weight, hidden])
         p.linear(hidden, self.down, x, sink="add")
-
-
-class TransformerBlock(Block):
-    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.rope_base = config.rope_base
-        self.ln1 = RMSNorm(config)
-        self.att = Attention(
-            config.n_embd,
-            config.n_head,
-            config.n_kv_head,
-            config.attention,
-            window=config.window,
-        )
-        self.ln2 = RMSNorm(config)
-        self.ffn = FeedForward(config)
-
-    def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
-        x, past, rope = stream
-        mixed, state = self.att(self.ln1(x), past, state, rope)
-        x = x + mixed
-        x = x + self.ffn(self.ln2(x))
-        return (x, past, rope), state
-
-    def init_state(self, batch: int, capacity: int | None) -> State:
-        return self.att.init_state(batch, capacity)
-
-    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
-        return self.att.flops(batch, length, past, dense) + self.ffn.flops(batch * length)
-
-    def step(self, program: Program, x: Tensor, layer: int) -> None:
-        (y,) = program.norm(x, self.ln1)
-        self.att.step(program, x, y, self.rope_base)
-        (y,) = program.norm(x, self.ln2)
-        self.ffn.step(program, x, y)
 
 
 class Transformer(AttentionTrunk):
@@ -115,16 +102,18 @@ class Transformer(AttentionTrunk):
     Config = TransformerConfig
     title = "the Transformer"
     options = ("attention", "window")
-    can_span = True
 
-    def build_block(self, layer: int) -> TransformerBlock:
-        return TransformerBlock(self.config)
+    def build_block(self, layer: int) -> AttentionBlock:
+        c = self.config
+        sizes = (c.n_embd, c.n_head, c.n_kv_head)
+        att = Attention(*sizes, c.attention, window=c.window, rope_base=c.rope_base)
+        return AttentionBlock(c, att, FeedForward(c), RMSNorm)
 
     def build_norm(self) -> RMSNorm:
         return RMSNorm(self.config)
 
     def embed(self, tokens: Tensor, state: State | None) -> Stream:
-        past = self.past(state) + sequence_parallel.tokens_before(tokens.shape[1])
-        x = self.emb(tokens)
-        head_size = self.config.n_embd // self.config.n_head
-        return x, past, rope_table(past, tokens.shape[1], head_size, self.config.rope_base, x)
+        length, head_size = tokens.shape[1], self.config.n_embd // self.config.n_head
+        past = self.first_position(state, length)
+        x = self.emb(tokens)  # [B, T, C]
+        return x, (past, rope_table(past, length, head_size, self.config.rope_base, x))

@@ -1,6 +1,6 @@
 // The elementwise work that RWKV-5, 6 and 7 do around their recurrences on the CPU, each in one pass
-// over memory, with gradients. Plain C interface, called from models/ops/elementwise/cpu.py, whose torch
-// counterparts in models/ops/elementwise/ say what is computed. Arithmetic in fp32.
+// over memory, with gradients. Plain C interface, called from models/ops/elementwise/cpu.py. The
+// formulas in models/rwkv5.py and models/rwkv7.py say what is computed. Arithmetic in fp32.
 //
 // A row is a token: H heads of N channels.
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from models.contract import State
 from models.ops import backends
 from models.ops.cpu_library import CpuLibrary
+from models.ops.intercept import intercepted
 
 CODES = (
     "embed", "copy", "norm", "linear", "low_rank", "swiglu",
@@ -208,6 +209,7 @@ def applies(model: Any, tokens: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
+        and not intercepted()
         and not torch.is_autocast_enabled("cpu")
         and is_possible(model)
     )

@@ -7,6 +7,7 @@ copies; it doubles when it is full. With a window of W tokens it stops at W and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,22 +17,25 @@ from core.errors import UserError
 from models.contract import ParamGroup, State
 from models.decoding.program import Program
 from models.layers.init import init_normal, split_decay
-from models.layers.sdpa import KERNELS, attend, query_key_pairs
-from models.layers.trunk import Operator, Stream, Trunk, linear_flops
-from models.long_context import sequence_parallel
+from models.layers.trunk import Block, Mixer, Stream, Trunk, linear_flops
+from models.ops.attention import KERNELS, attend, first_position, query_key_pairs
 from models.ops.elementwise import rotate
 
 Rope = tuple[Tensor, Tensor]
+"""cos and sin `[T, N/2]` of rotary positions."""
+
+Positions = tuple[int, Rope | None]
+"""Tokens before this call, those of other ranks included, and the table for this call's."""
 
 MIN_CAPACITY = 64
 
 
-class Attention(nn.Module):
+class Attention(Mixer):
     """Multi-head causal self-attention, with rotary positions where a table is given.
 
     Vaswani et al. 2017 (arXiv 1706.03762) section 3.2; grouped-query heads of Ainslie et al. 2023
-    (arXiv 2305.13245). With a `window` W a token sees itself and the W - 1 before it. Raises
-    `UserError` if the sizes do not divide, the window is empty, or the kernel is unknown.
+    (arXiv 2305.13245). With a `window` W a token sees itself and the W - 1 before it. With
+    `rope_base`, queries and keys are rotated by the table among the positions.
     """
 
     def __init__(
@@ -42,49 +46,35 @@ class Attention(nn.Module):
         kernel: str,
         bias: bool = False,
         window: int | None = None,
+        rope_base: float | None = None,
     ) -> None:
         super().__init__()
         self.n_head, self.n_kv_head = n_head, n_kv_head or n_head
-        if n_embd % n_head:
-            raise UserError(f"model.n_embd={n_embd} must be a multiple of model.n_head={n_head}")
-        if n_head % self.n_kv_head:
-            raise UserError(
-                f"model.n_head={n_head} must be a multiple of model.n_kv_head={n_kv_head}"
-            )
-        if kernel != "auto" and kernel not in KERNELS:
-            known = ", ".join(["auto", *KERNELS])
-            raise UserError(f"model.attention={kernel!r} is not one of {known}")
-        if window is not None and window < 1:
-            raise UserError(f"model.window={window} must be at least 1: it counts the token itself")
         self.head_size = n_embd // n_head
-        self.kernel, self.window = kernel, window
-        self.operator = Operator(attend)
+        self.kernel, self.window, self.rope_base = kernel, window, rope_base
         heads = n_head + 2 * self.n_kv_head
         self.qkv = nn.Linear(n_embd, heads * self.head_size, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
 
     def forward(
-        self, x: Tensor, past: int, state: State | None, rope: Rope | None = None
-    ) -> tuple[Tensor, State | None]:
-        """x `[B, T, C]` after `past` tokens, to `[B, T, C]`."""
+        self, x: Tensor, state: State | None, positions: Positions
+    ) -> tuple[Tensor, State | None, Positions]:
+        """x `[B, T, C]` to `[B, T, C]`; positions are the tokens before x, and its rotations."""
+        past, rope = positions
         batch, length, width = x.shape
-        heads = self.qkv(x).view(batch, length, -1, self.head_size)
+        heads = self.qkv(x).view(batch, length, -1, self.head_size)  # [B, T, H + 2 G, N]
         qk, v = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
         if rope is not None:
             qk = rotate(qk, *rope)  # queries and keys at once: fewer passes over memory
-        q, k = qk.split((self.n_head, self.n_kv_head), dim=2)
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        if (split := sequence_parallel.current()) is not None:
-            k, v = (
-                torch.cat(sequence_parallel.gather(x)[: split.rank + 1].unbind(), dim=2)
-                for x in (k, v)
-            )
+        q, k = qk.split((self.n_head, self.n_kv_head), dim=2)  # [B, T, H, N], [B, T, G, N]
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # [B, H, T, N], [B, G, T, N] twice
         if state is not None:
             state = grow_cache(state, past, past + length, self.window)
-            k = write_cache(state["k"], k, past, self.window)
+            k = write_cache(state["k"], k, past, self.window)  # [B, G, S, N]
             v = write_cache(state["v"], v, past, self.window)
-        y = self.operator(q, k, v, self.kernel, self.window)
-        return self.output(y.transpose(1, 2).reshape(batch, length, width)), state
+        y = attend(q, k, v, self.kernel, self.window)  # [B, H, T, N]
+        y = self.output(y.transpose(1, 2).reshape(batch, length, width))  # [B, T, C]
+        return y, state, positions
 
     def init_state(self, batch: int, capacity: int | None) -> State:
         """Empty keys and values `[B, G, capacity, N]`, of W tokens at most."""
@@ -100,13 +90,13 @@ class Attention(nn.Module):
         )
         return projections + 4 * batch * self.n_head * self.head_size * pairs
 
-    def step(self, p: Program, x: Tensor, y: Tensor, rope_base: float | None) -> None:
-        """A single token: x += attention of its norm y."""
+    def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
+        (y,) = p.norm(x, norm)
         qkv = p.linear(y, self.qkv, "qkv")
         out = p.buffer("heads", self.n_head * self.head_size)
-        n = [self.n_head, self.n_kv_head, self.head_size, rope_base is not None]
+        n = [self.n_head, self.n_kv_head, self.head_size, self.rope_base is not None]
         caches = p.leaf("k"), p.leaf("v")
-        p.emit("attend", n, [qkv, *caches, p.position, out], rope_base or 0.0)
+        p.emit("attend", n, [qkv, *caches, p.position, out], self.rope_base or 0.0)
         p.linear(out, self.output, x, sink="add")
 
     def kernel_in_use(self) -> str:
@@ -129,8 +119,38 @@ class Attention(nn.Module):
         return {backend.value: name for name, backend in KERNELS.items()}[chosen]
 
 
+class AttentionBlock(Block):
+    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, config: Any, att: Attention, ffn: Any, norm: Callable[[Any], nn.Module]):
+        super().__init__()
+        self.ln1 = norm(config)
+        self.att = att
+        self.ln2 = norm(config)
+        self.ffn = ffn
+
+    def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
+        x, positions = stream  # [B, T, C], and what attention knows of its places
+        mixed, state, positions = self.att(self.ln1(x), state, positions)
+        x = x + mixed
+        x = x + self.ffn(self.ln2(x))
+        return (x, positions), state
+
+    def init_state(self, batch: int, capacity: int | None) -> State:
+        return self.att.init_state(batch, capacity)
+
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
+        return sum(part.flops(batch, length, past, dense) for part in (self.att, self.ffn))
+
+    def step(self, program: Program, x: Tensor, layer: int) -> None:
+        self.att.step(program, x, self.ln1, layer)
+        self.ffn.step(program, x, self.ln2, layer)
+
+
 class AttentionTrunk(Trunk):
     """A trunk whose state knows how many tokens it has seen, and whose stream carries it."""
+
+    can_span = True
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -149,6 +169,10 @@ class AttentionTrunk(Trunk):
         program.position[0] = past
         program.position[1] = grown["k"].shape[2]
         return state
+
+    def first_position(self, state: State | None, length: int) -> int:
+        """Where the first of `length` tokens stands in its sequence."""
+        return first_position(self.past(state), length)
 
     def past(self, state: State | None) -> int:
         """Tokens seen before this call."""
@@ -172,6 +196,22 @@ class AttentionTrunk(Trunk):
         attention = self.blocks[0].att
         assert isinstance(attention, Attention)
         return {"attention": attention.kernel_in_use()}
+
+
+def check_config(config: Any) -> None:
+    """Raise `UserError` if sizes do not divide, the window is empty, or the kernel is unknown."""
+    width, heads = config.n_embd, config.n_head
+    groups = getattr(config, "n_kv_head", None) or heads
+    window = getattr(config, "window", None)
+    if width % heads:
+        raise UserError(f"model.n_embd={width} must be a multiple of model.n_head={heads}")
+    if heads % groups:
+        raise UserError(f"model.n_head={heads} must be a multiple of model.n_kv_head={groups}")
+    if config.attention != "auto" and config.attention not in KERNELS:
+        names = ", ".join(["auto", *KERNELS])
+        raise UserError(f"model.attention={config.attention!r} is not one of {names}")
+    if window is not None and window < 1:
+        raise UserError(f"model.window={window} must be at least 1: it counts the token itself")
 
 
 def rope_table(past: int, length: int, head_size: int, base: float, like: Tensor) -> Rope:

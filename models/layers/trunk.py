@@ -11,7 +11,6 @@ The plug-in unit is the block and not the mixer, because RWKV's channel mix carr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import torch
@@ -21,25 +20,11 @@ from torch.utils.checkpoint import checkpoint
 from models.contract import ParamGroup, State
 from models.decoding.program import Program, applies, invalidate, is_possible, program_for
 from models.layers.loss import linear_cross_entropy
-from models.long_context import sequence_parallel
 from models.long_context.packing import hidden_of_documents
+from models.ops.intercept import interceptable
 
 # What flows from block to block: the residual stream [B, T, C], or a tuple starting with it.
 Stream = Any
-
-
-class Operator(nn.Module):
-    """What mixes the tokens of a block, alone: a function as a module without parameters.
-
-    Instruments find it in the block, see the operands it is really given, and time it by itself.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *operands: Any) -> Any:
-        return self.function(*operands)
 
 
 class Block(nn.Module, ABC):
@@ -65,6 +50,32 @@ class Block(nn.Module, ABC):
         raise NotImplementedError
 
 
+class Mixer(nn.Module, ABC):
+    """The part of a block in which tokens see one another: attention or an RWKV's time mix.
+
+    `beside` is what flows up the stack beside the residual stream: positions for attention, the
+    first layer's value for RWKV-7, None for the others.
+    """
+
+    @abstractmethod
+    def forward(
+        self, x: Tensor, state: State | None, beside: Any
+    ) -> tuple[Tensor, State | None, Any]:
+        """x `[B, T, C]` to `[B, T, C]`, the state after it, and `beside` for the next layer."""
+
+    @abstractmethod
+    def init_state(self, batch: int, capacity: int | None) -> State:
+        """The state before the first token."""
+
+    @abstractmethod
+    def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
+        """Forward operations of this part; see `models.contract.Model.flops`."""
+
+    @abstractmethod
+    def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
+        """Add to the decode program: x `[B, C]` += this part of norm(x), for a single token."""
+
+
 class Trunk(nn.Module, ABC):
     """Base of all models; subclasses say how to build a block and how to initialise."""
 
@@ -75,8 +86,8 @@ class Trunk(nn.Module, ABC):
     length_field: ClassVar[str] = ""
     """The config field that holds the longest context it can read, if it has one."""
     can_span: ClassVar[bool] = False
-    """Whether its blocks mix tokens through `models.long_context.sequence_parallel`, so that ranks
-    can share a sequence."""
+    """Whether its blocks mix tokens through operators of `models.ops` alone, so that ranks can
+    share a sequence (`models.long_context.sequence_parallel`)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -126,11 +137,11 @@ class Trunk(nn.Module, ABC):
         """The stream after the last block to the residual `[B, T, C]` the final norm reads."""
         return stream
 
+    @interceptable
     def hidden(
         self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
         """Normed residual `[B, T, C]` that the head reads, and the state after the last token."""
-        sequence_parallel.check(self, state, starts)
         if starts is not None:
             return hidden_of_documents(self, tokens, starts, state)
         stream = self.embed(tokens, state)
@@ -148,8 +159,7 @@ class Trunk(nn.Module, ABC):
     def forward(
         self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
-        whole = starts is None and sequence_parallel.current() is None
-        if state is not None and whole and self.can_step and applies(self, tokens):
+        if state is not None and starts is None and self.can_step and applies(self, tokens):
             return self.step(tokens, state)
         hidden, state = self.hidden(tokens, state, starts)
         return self.head(hidden), state

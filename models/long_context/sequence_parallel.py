@@ -9,6 +9,9 @@ Three things cross from one span to the next.
 * Attention needs the keys and values of all spans before: they are gathered, as in the training of
   Llama 3 (arXiv 2407.21783, section 3.3.2).
 
+A model knows nothing of it: what crosses spans goes through functions marked in
+`models.ops.intercept`, and each has a rule here that takes its place.
+
 Every exchange is an all-gather whose gradient is a sum over ranks, so the gradients are exact: the
 sum over ranks of each one's gradients is that of the whole sequence.
 """
@@ -18,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,15 +30,10 @@ from torch import Tensor
 
 from core.errors import UserError
 from models.contract import State
-from models.ops.wkv import (
-    wkv4,
-    wkv4_initial_state,
-    wkv5,
-    wkv6,
-    wkv6_initial_state,
-    wkv7,
-    wkv7_initial_state,
-)
+from models.ops.intercept import intercept
+from models.ops.wkv import wkv4_initial_state, wkv6_initial_state, wkv7_initial_state
+
+Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -60,38 +59,32 @@ def sequence_parallel(group: Any = None) -> Iterator[Split]:
     global _split
     if not dist.is_available() or not dist.is_initialized():
         raise UserError("sequence_parallel: there is no process group; start with torchrun")
-    before, _split = _split, Split(group, dist.get_rank(group), dist.get_world_size(group))
+    split = Split(group, dist.get_rank(group), dist.get_world_size(group))
+    before, _split = _split, split
     try:
-        yield _split
+        with intercept(partial(spread, split)):
+            yield split
     finally:
         _split = before
+
+
+def spread(split: Split, function: Function, arguments: tuple[Any, ...]) -> Any:
+    """Call an interceptable function of a model so that it sees all spans.
+
+    Raises `UserError` for an operator that nobody knows how to summarise.
+    """
+    rule = _RULES.get(function.__name__)
+    if rule is None:
+        raise UserError(
+            "sequence_parallel: models/long_context/sequence_parallel.py does not know how a span "
+            f"is summarised for the operator {function.__name__}; train on whole sequences"
+        )
+    return rule(split, function, *arguments)
 
 
 def current() -> Split | None:
     """The split in force, or None: the sequence is whole."""
     return _split
-
-
-def tokens_before(length: int) -> int:
-    """Tokens that other ranks read before this one's `length`."""
-    return 0 if _split is None else _split.rank * length
-
-
-def check(model: Any, state: State | None, starts: Tensor | None) -> None:
-    """Raise `UserError` for what spans of a sequence cannot be read with."""
-    if _split is not None and not model.can_span:
-        ways = " or in segments (training.segment)" if model.recurrent else ""
-        raise UserError(
-            f"sequence_parallel: {type(model).title} cannot be read in spans of a sequence; train "
-            f"it on whole sequences{ways}"
-        )
-    if _split is not None and starts is not None:
-        raise UserError("sequence_parallel: documents cannot be packed into a split sequence yet")
-    if _split is not None and state is not None and not model.recurrent:
-        raise UserError(
-            f"sequence_parallel: {type(model).__name__} cannot keep a cache of a split sequence; "
-            "give it the whole sequence, without a state"
-        )
 
 
 def own_span(split: Split, tokens: Tensor) -> Tensor:
@@ -128,58 +121,75 @@ def sum_gradients(model: Any, split: Split) -> None:
             dist.all_reduce(parameter.grad, group=split.group)
 
 
-def shifted(x: Tensor, state: State | None) -> tuple[Tensor | None, Tensor | None]:
-    """For a token shift of x `[B, T, C]`: the vector before it and, with a state, the last one.
-
-    Both `[B, C]`; None stands for zeros.
-    """
-    before = None if state is None else state["shift"]
-    if _split is None:
-        return before, None if state is None else x[:, -1].clone()
-    ends = gather(x[:, -1])
-    if _split.rank:
-        return ends[_split.rank - 1], ends[-1]
-    return (torch.zeros_like(ends[0]) if before is None else before) + _kept(ends), ends[-1]
+def gather(x: Tensor, split: Split) -> Tensor:
+    """x of every rank, stacked `[world, ...]`. The gradient is summed over ranks."""
+    return _Gather.apply(x, split)
 
 
-def recur(
-    operator: Any,
-    inputs: Sequence[Tensor],
-    state: Tensor | None,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    """`operator(*inputs, state, backend)`, over all spans where there are several.
-
-    `operator` is the `models.layers.trunk.Operator` of a function in `models.ops.wkv`. Raises
-    `UserError` for another, which nobody knows how to summarise.
-    """
-    if _split is None:
-        return operator(*inputs, state, backend)
-    if operator.function not in _SUMMARIES:
+def _read(
+    split: Split,
+    hidden: Function,
+    model: Any,
+    tokens: Tensor,
+    state: State | None,
+    starts: Tensor | None,
+) -> Any:
+    """The model's hidden states, if it can read a span. Raises `UserError` if it cannot."""
+    if not model.can_span:
+        ways = " or in segments (training.segment)" if model.recurrent else ""
         raise UserError(
-            "sequence_parallel: models/long_context/sequence_parallel.py does not know how a span "
-            "is summarised for the "
-            f"operator {getattr(operator.function, '__name__', 'given')}; train on whole sequences"
+            f"sequence_parallel: {type(model).title} cannot be read in spans of a sequence; train "
+            f"it on whole sequences{ways}"
         )
-    empty, summarise, carry = _SUMMARIES[operator.function]
-    own = summarise(inputs, backend)
-    gathered = gather(torch.cat([part.flatten() for part in own]))
+    if starts is not None:
+        raise UserError("sequence_parallel: documents cannot be packed into a split sequence yet")
+    if state is not None and not model.recurrent:
+        raise UserError(
+            f"sequence_parallel: {type(model).__name__} cannot keep a cache of a split sequence; "
+            "give it the whole sequence, without a state"
+        )
+    return hidden(model, tokens, state, starts)
+
+
+def _position(split: Split, _: Function, past: int, length: int) -> int:
+    """Behind the spans of the ranks before this one."""
+    return past + split.rank * length
+
+
+def _shift(
+    split: Split, shifted: Function, x: Tensor, state: State | None
+) -> tuple[Tensor, Tensor]:
+    """The last token of the span before this one, and of the whole sequence: `[B, C]` each."""
+    ends = gather(x[:, -1], split)  # [world, B, C]
+    if split.rank:
+        return ends[split.rank - 1], ends[-1]
+    return shifted(x, state)[0] + _kept(ends), ends[-1]
+
+
+def _attend(
+    split: Split, attend: Function, q: Tensor, k: Tensor, v: Tensor, *options: Any
+) -> Tensor:
+    """Attention of this span's queries to the keys of all spans up to it."""
+    k, v = (torch.cat(gather(x, split)[: split.rank + 1].unbind(), dim=2) for x in (k, v))
+    return attend(q, k, v, *options)
+
+
+def _recur(split: Split, operator: Function, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """A recurrence over all spans: this span's outputs, and the state after the last span."""
+    *inputs, state, backend = arguments
+    empty, summarise, carry = _SUMMARIES[operator.__name__]
+    mine = summarise(operator, inputs, backend)
+    gathered = gather(torch.cat([part.flatten() for part in mine]), split)
     running = empty(inputs) if state is None else state.float()
     begin = running
     for rank, row in enumerate(gathered.unbind()):
-        if rank == _split.rank:
+        if rank == split.rank:
             begin = running + _kept(gathered)
-        pieces = row.split([part.numel() for part in own])
-        parts = [piece.view_as(part) for piece, part in zip(pieces, own, strict=True)]
+        pieces = row.split([part.numel() for part in mine])
+        parts = [piece.view_as(part) for piece, part in zip(pieces, mine, strict=True)]
         running = carry(running, *parts)
     y, _ = operator(*inputs, begin, backend)
     return y, running
-
-
-def gather(x: Tensor) -> Tensor:
-    """x of every rank, stacked `[world, ...]`. The gradient is summed over ranks."""
-    assert _split is not None
-    return _Gather.apply(x, _split)
 
 
 def _kept(gathered: Tensor) -> Tensor:
@@ -203,7 +213,7 @@ class _Gather(torch.autograd.Function):
         return total[ctx.split.rank], None
 
 
-def _summarise4(inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
+def _summarise4(wkv4: Function, inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
     w, u, k, v = inputs
     return w * k.shape[1], wkv4(w, u, k, v, None, backend)[1]
 
@@ -220,17 +230,16 @@ def _carry4(state: Tensor, decay: Tensor, local: Tensor) -> Tensor:
     return torch.stack((old * a + new * a_new, old * b + new * b_new, top), dim=1)
 
 
-def _summarise6(inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
+def _summarise6(wkv6: Function, inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
     r, w, k, v, u = inputs
-    operator = wkv5 if w.dim() == 2 else wkv6
-    return w.expand(r.shape).sum(1), operator(r, w, k, v, u, None, backend)[1]
+    return w.expand(r.shape).sum(1), wkv6(r, w, k, v, u, None, backend)[1]
 
 
 def _carry6(state: Tensor, decay: Tensor, local: Tensor) -> Tensor:
     return torch.exp(decay)[..., None] * state + local
 
 
-def _summarise7(inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
+def _summarise7(wkv7: Function, inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
     """What a span does to any state: the rows of a state are independent, so begin with I."""
     r, w, k, v, a, b = inputs
     batch, _, heads, size = r.shape
@@ -259,9 +268,18 @@ def _empty7(inputs: Sequence[Tensor]) -> Tensor:
 
 
 # By operator: the state before any token, a span's summary, and the state after a span.
-_SUMMARIES: dict[Callable[..., Any], tuple[Callable[..., Any], ...]] = {
-    wkv4: (_empty4, _summarise4, _carry4),
-    wkv5: (_empty6, _summarise6, _carry6),
-    wkv6: (_empty6, _summarise6, _carry6),
-    wkv7: (_empty7, _summarise7, _carry7),
+_SUMMARIES: dict[str, tuple[Callable[..., Any], ...]] = {
+    "wkv4": (_empty4, _summarise4, _carry4),
+    "wkv5": (_empty6, _summarise6, _carry6),
+    "wkv6": (_empty6, _summarise6, _carry6),
+    "wkv7": (_empty7, _summarise7, _carry7),
+}
+
+# By interceptable function: what takes its place where a sequence is split.
+_RULES: dict[str, Callable[..., Any]] = {
+    "hidden": _read,
+    "first_position": _position,
+    "shifted": _shift,
+    "attend": _attend,
+    **dict.fromkeys(_SUMMARIES, _recur),
 }

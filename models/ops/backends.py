@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from core.errors import UserError
 from models.ops.build import BuildError
@@ -54,17 +53,23 @@ def resolve(operator: str, backend: str, device: torch.device, size: int | None 
     return backend
 
 
-def resolve_for(operator: str, backend: str, tensor: Tensor, size: int | None = None) -> str:
-    """`resolve` for arithmetic on `tensor`, with fp64 kept to the reference.
+@functools.cache
+def kernels(
+    operator: str, backend: str, device: torch.device, dtype: torch.dtype, size: int | None = None
+) -> Any:
+    """The module of the native kernels that `resolve` chooses, or None: the reference.
 
-    Raises `UserError` as well if fp64 meets a native kernel asked for by name: those compute in
-    fp32.
+    It is chosen once for every operator, device and dtype. fp64 is kept to the reference: raises
+    `UserError` as well if it meets a native kernel asked for by name, since those compute in fp32.
     """
-    if tensor.dtype != torch.float64:
-        return resolve(operator, backend, tensor.device, size)
-    if backend not in ("auto", "reference"):
-        raise UserError(f"backend={backend!r} computes in float32: {operator} was given float64")
-    return "reference"
+    if dtype == torch.float64:
+        if backend not in ("auto", "reference"):
+            raise UserError(
+                f"backend={backend!r} computes in float32: {operator} was given float64"
+            )
+        return None
+    name = resolve(operator, backend, device, size)
+    return None if name == "reference" else bindings(operator, name)
 
 
 def build_for_cpu(operators: Iterable[str]) -> dict[str, str | None]:
@@ -90,7 +95,7 @@ def _report(name: str) -> str:
 @functools.cache
 def _problem(operator: str, name: str, size: int | None = None) -> str | None:
     """Why native back end `name` cannot work on this machine, or None. Asked once per process."""
-    module = kernels(operator, name)
+    module = bindings(operator, name)
     if size is not None and size not in getattr(module, "SIZES", (size,)):
         sizes = ", ".join(map(str, module.SIZES))
         return f"{operator} has kernels for head sizes {sizes}, not {size}"
@@ -109,6 +114,6 @@ def _notice(reason: str) -> None:
     _log.warning("wkv: using the chunked reference, which is slower (%s)", summary)
 
 
-def kernels(operator: str, name: str) -> Any:
-    """The module of native back end `name`; call only after `resolve` chose it."""
+def bindings(operator: str, name: str) -> Any:
+    """The module of native back end `name`."""
     return importlib.import_module(BINDINGS[operator][name])

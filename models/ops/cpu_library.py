@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_int, c_void_p
+from collections.abc import Sequence
+from ctypes import c_int
 from typing import Any
 
 import torch
@@ -41,19 +42,29 @@ class CpuLibrary:
             self._library = library
         return self._library
 
+    def declare(self, name: str, arguments: list[Any]) -> None:
+        """Add kernel `name` and its C signature, before the library is loaded."""
+        self._arguments[name] = arguments
+
+    def function(self, name: str, dtype: torch.dtype) -> Any:
+        """Kernel `name` for `dtype`, to be called with the number of threads last."""
+        return getattr(self.load(), f"{name}_{_DTYPES[dtype]}")
+
     def call(
-        self, name: str, dtype: torch.dtype, *arguments: float | Tensor | list[Tensor] | None
+        self,
+        name: str,
+        dtype: torch.dtype,
+        sizes: Sequence[int],
+        inputs: Sequence[Tensor],
+        results: Sequence[Tensor | None],
     ) -> None:
-        """Call kernel `name` for `dtype`: numbers as they are, contiguous tensors as addresses."""
-        values: list[object] = []
-        for x in arguments:
-            if isinstance(x, Tensor):
-                values.append(x.data_ptr())
-            elif isinstance(x, list):
-                values.append((c_void_p * len(x))(*(y.data_ptr() for y in x)))
-            else:
-                values.append(x)
-        getattr(self.load(), f"{name}_{_DTYPES[dtype]}")(*values, torch.get_num_threads())
+        """Call kernel `name` for `dtype`, which reads the inputs and writes the results.
+
+        Results must be contiguous; None is an address that the kernel leaves alone.
+        """
+        dense = [x.contiguous() for x in inputs]  # alive until the kernel returns
+        addresses = [None if x is None else x.data_ptr() for x in (*dense, *results)]
+        self.function(name, dtype)(*sizes, *addresses, torch.get_num_threads())
 
 
 def allocate_like(like: Tensor) -> Tensor:

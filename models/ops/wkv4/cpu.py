@@ -25,11 +25,10 @@ def wkv4_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute `reference.wkv4_forward`; the checkpoints are empty unless `save`."""
     batch, length, channels = k.shape
-    w, u, k, v, state = (x.contiguous() for x in (w, u, k, v, state))
     y, out = allocate_like(v), allocate_like(state)
     checkpoints = state.new_empty(batch, -(-length // CHUNK) if save else 0, 3, channels)
-    saved = checkpoints if save else None
-    library.call("wkv4_forward", k.dtype, *k.shape, w, u, k, v, state, y, out, saved)
+    results = [y, out, checkpoints if save else None]
+    library.call("wkv4_forward", k.dtype, k.shape, [w, u, k, v, state], results)
     return y, out, checkpoints
 
 
@@ -41,9 +40,9 @@ def wkv4_backward(
     checkpoints: Tensor,
     adjoint: Tensor,
     grad_y: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Compute `reference.wkv4_backward`."""
-    inputs = [x.contiguous() for x in (w, u, k, v, checkpoints, adjoint, grad_y.to(v.dtype))]
-    grads = gw, gu, gk, gv, before = [allocate_like(x) for x in (w, u, k, v, adjoint)]
-    library.call("wkv4_backward", k.dtype, *k.shape, *inputs, *grads)
-    return gw, gu, gk, gv, before
+    inputs = [w, u, k, v, checkpoints, adjoint, grad_y.to(v.dtype)]
+    grads = [allocate_like(x) for x in (w, u, k, v, adjoint)]
+    library.call("wkv4_backward", k.dtype, k.shape, inputs, grads)
+    return tuple(grads)

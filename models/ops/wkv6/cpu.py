@@ -25,11 +25,11 @@ def wkv6_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute `reference.wkv6_forward`; the checkpoints are empty unless `save`."""
     batch, length, heads, size = r.shape
-    inputs = [x.contiguous() for x in (r, w, k, v, u, state)]
     y, out = allocate_like(r), allocate_like(state)
     checkpoints = state.new_empty(batch, heads, -(-length // CHUNK) if save else 0, size, size)
-    saved = checkpoints if save else None
-    library.call("wkv6_forward", r.dtype, *r.shape, w.dim() == 2, *inputs, y, out, saved)
+    results = [y, out, checkpoints if save else None]
+    sizes = (*r.shape, w.dim() == 2)
+    library.call("wkv6_forward", r.dtype, sizes, [r, w, k, v, u, state], results)
     return y, out, checkpoints
 
 
@@ -40,11 +40,11 @@ def wkv6_backward(
     v: Tensor,
     u: Tensor,
     checkpoints: Tensor,
-    grad_y: Tensor,
     grad_state: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad_y: Tensor,
+) -> tuple[Tensor, ...]:
     """Compute `reference.wkv6_backward`."""
-    inputs = [x.contiguous() for x in (r, w, k, v, u, checkpoints, grad_y.to(r.dtype), grad_state)]
-    grads = gr, gw, gk, gv, gu, before = [allocate_like(x) for x in (r, w, k, v, u, grad_state)]
-    library.call("wkv6_backward", r.dtype, *r.shape, w.dim() == 2, *inputs, *grads)
-    return gr, gw, gk, gv, gu, before
+    inputs = [r, w, k, v, u, checkpoints, grad_y.to(r.dtype), grad_state]
+    grads = [allocate_like(x) for x in (r, w, k, v, u, grad_state)]
+    library.call("wkv6_backward", r.dtype, (*r.shape, w.dim() == 2), inputs, grads)
+    return tuple(grads)

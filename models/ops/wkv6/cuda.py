@@ -57,8 +57,8 @@ def wkv6_backward(
     v: Tensor,
     u: Tensor,
     checkpoints: Tensor,
-    grad_y: Tensor,
     grad_state: Tensor,
+    grad_y: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute `reference.wkv6_backward`: the scan from right to left, then each chunk alone.
 

@@ -65,8 +65,8 @@ def wkv6_backward(
     v: Tensor,
     u: Tensor,
     checkpoints: Tensor,
-    grad_y: Tensor,
     grad_state: Tensor,
+    grad_y: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Chunked-parallel backward. Returns the gradients of r, w, k, v, u and of the state given.
 

@@ -21,23 +21,14 @@ library = CpuLibrary(
 
 
 def wkv7_forward(
-    r: Tensor,
-    w: Tensor,
-    k: Tensor,
-    v: Tensor,
-    a: Tensor,
-    b: Tensor,
-    state: Tensor,
-    save: bool,
+    r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute `reference.wkv7_forward`; checkpoints are `[.., key, value]`, none unless `save`."""
-    inputs = [x.contiguous() for x in (r, w, k, v, a, b, state)]
     batch, length, heads, size = r.shape
-    chunks = -(-length // CHUNK) if save else 0
     y, out = allocate_like(r), allocate_like(state)
-    checkpoints = state.new_empty(batch, chunks, heads, size, size)
-    saved = checkpoints if save else None
-    library.call("wkv7_forward", r.dtype, *r.shape, *inputs, y, out, saved)
+    checkpoints = state.new_empty(batch, -(-length // CHUNK) if save else 0, heads, size, size)
+    results = [y, out, checkpoints if save else None]
+    library.call("wkv7_forward", r.dtype, r.shape, [r, w, k, v, a, b, state], results)
     return y, out, checkpoints
 
 
@@ -51,13 +42,9 @@ def wkv7_backward(
     checkpoints: Tensor,
     grad_state: Tensor,
     grad_y: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Compute `reference.wkv7_backward` from the checkpoints of `wkv7_forward`."""
-    inputs = [x.contiguous() for x in (r, w, k, v, a, b, checkpoints, grad_state)]
-    grads = gr, gw, gk, gv, ga, gb, before = [
-        allocate_like(x) for x in (r, w, k, v, a, b, grad_state)
-    ]
-    library.call(
-        "wkv7_backward", r.dtype, *r.shape, *inputs, grad_y.to(r.dtype).contiguous(), *grads
-    )
-    return gr, gw, gk, gv, ga, gb, before
+    inputs = [r, w, k, v, a, b, checkpoints, grad_state, grad_y.to(r.dtype)]
+    grads = [allocate_like(x) for x in (r, w, k, v, a, b, grad_state)]
+    library.call("wkv7_backward", r.dtype, r.shape, inputs, grads)
+    return tuple(grads)

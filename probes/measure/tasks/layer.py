@@ -6,13 +6,15 @@ out. Both see the tensors they would see in the model: the layers below have rea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from core.errors import UserError
-from models.layers.trunk import Block, Operator, Stream, Trunk
+from models.layers.trunk import Block, Stream, Trunk
+from models.ops import intercept
 from probes.measure.counters import energy
 from probes.measure.tasks.timing import Task, autocast, repeat, tokens
 
@@ -52,22 +54,25 @@ def operator(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
     return {**series.facts(counter), **series.peaks}
 
 
-def mixing(model: Any, task: Task) -> tuple[Operator, tuple[Any, ...]]:
+def mixing(model: Any, task: Task) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The operator of the middle block and what the block gives it, cut out of the graph."""
     block, stream = middle(model, task)
-    mixer = next((module for module in block.modules() if isinstance(module, Operator)), None)
-    if mixer is None:
-        raise UserError(
-            f"{task.spec.name} has no models.layers.trunk.Operator in its blocks to measure"
-        )
-    seen: list[Any] = []
-    hook = mixer.register_forward_pre_hook(lambda _module, operands: seen.extend(operands))
-    with autocast(task):
+    calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+
+    def record(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        if function in intercept.MIXERS:
+            calls.append((function, arguments))
+        return function(*arguments)
+
+    with autocast(task), intercept.intercept(record):
         block(stream, None)
-    hook.remove()
-    return mixer, tuple(
-        _leaf(argument) if isinstance(argument, Tensor) else argument for argument in seen
-    )
+    if not calls:
+        raise UserError(
+            f"{task.spec.name} has no operator to measure: its blocks call no function that "
+            "models.ops.intercept.mixer marks"
+        )
+    operator, operands = calls[0]
+    return operator, tuple(_leaf(x) if isinstance(x, Tensor) else x for x in operands)
 
 
 def middle(model: Any, task: Task) -> tuple[Block, Stream]:

@@ -37,7 +37,7 @@ def test_grouped_heads_are_shared_heads() -> None:
     full.qkv.weight.data = torch.cat((q, *repeated))
     full.output.load_state_dict(grouped.output.state_dict())
     x = torch.randn(2, 10, 32)
-    torch.testing.assert_close(grouped(x, 0, None)[0], full(x, 0, None)[0])
+    torch.testing.assert_close(grouped(x, None, (0, None))[0], full(x, None, (0, None))[0])
 
 
 def test_grouped_model_obeys_splits() -> None:

@@ -14,7 +14,7 @@ from core.errors import UserError
 from models.contract import clone_state, named_tensors
 from models.decoding.program import is_possible
 from models.layers.attention_block import Attention
-from models.layers.sdpa import attend, query_key_pairs
+from models.ops.attention import attend, query_key_pairs
 from models.registry import build
 from probes.measure.tasks.timing import state_bytes
 from tests.models.test_contract import LargestTensor

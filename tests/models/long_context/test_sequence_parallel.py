@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import torch
 
 from core.errors import UserError
 from models.contract import named_tensors
-from models.layers.trunk import Operator
-from models.long_context import sequence_parallel as module
-from models.long_context.sequence_parallel import sequence_parallel, spanned_objective
+from models.layers.trunk import Trunk
+from models.long_context import sequence_parallel as sequence_parallel_module
+from models.long_context.sequence_parallel import Split, sequence_parallel, spanned_objective
+from models.ops.attention import attend, first_position
+from models.ops.elementwise import shifted
+from models.ops.intercept import intercept, mixer
+from models.ops.wkv import wkv4, wkv5, wkv6, wkv7
 from tests.models.long_context import span_ranks
 from tests.models.long_context.span_ranks import gradients, launch, whole_batch
 from tests.registered_models import shaken, some_tokens
@@ -95,10 +100,17 @@ def test_what_cannot_be_split_is_refused(pair: list[dict[str, Any]]) -> None:
         spanned_objective(shaken("rwkv4"), some_tokens(1, 4), some_tokens(1, 4))
 
 
-def test_an_operator_that_nobody_can_summarise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operator_that_nobody_can_summarise_is_refused() -> None:
+    @mixer
     def scan(*_: Any) -> Any:
         raise AssertionError("it must not run")
 
-    monkeypatch.setattr(module, "_split", module.Split(None, 0, 2))
-    with pytest.raises(UserError, match="a span is summarised for the operator scan"):
-        module.recur(Operator(scan), [], None, "auto")
+    handler = partial(sequence_parallel_module.spread, Split(None, 0, 2))
+    with intercept(handler), pytest.raises(UserError, match="is summarised for the operator scan"):
+        scan()
+
+
+def test_every_rule_is_of_an_interceptable_function() -> None:
+    functions = [Trunk.hidden, first_position, shifted, attend, wkv4, wkv5, wkv6, wkv7]
+    assert all(hasattr(function, "__wrapped__") for function in functions)
+    assert {function.__name__ for function in functions} == {*sequence_parallel_module._RULES}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.errors import UserError
-from models.ops.elementwise import dynamic_mix, token_shift_mix
+from models.ops.elementwise import token_shift_mix
 from tests.models.ops.elementwise.compare import compare, dtypes, rounding, shapes
 
 OPS = torch.ops.crossover
@@ -13,11 +13,6 @@ OPS = torch.ops.crossover
 def plain_mix(z, previous, mu):
     past = torch.cat([previous[:, None], z[:, :-1]], 1)
     return tuple(z * share + past * (1 - share) for share in mu)
-
-
-def plain_dynamic(z, previous, mu, change):
-    past = torch.cat([previous[:, None], z[:, :-1]], 1)
-    return tuple(z + (past - z) * (mu[m] + change[m]) for m in range(5))
 
 
 @shapes
@@ -30,42 +25,26 @@ def test_token_shift_mix(shape, dtype, count):
     compare(token_shift_mix, plain_mix, inputs, rounding(dtype, 1))
 
 
-@shapes
-@dtypes
-def test_dynamic_mix(shape, dtype):
-    torch.manual_seed(0)
-    B, _, C = shape
-    change = torch.randn(5, *shape) / 2
-    inputs = torch.randn(shape), torch.randn(B, C), change
-    z, previous, change = (x.to(dtype) for x in inputs)
-    compare(dynamic_mix, plain_dynamic, (z, previous, torch.rand(5, C), change), rounding(dtype))
-
-
 def test_outputs_too_large_for_the_cache():
     torch.manual_seed(0)
     z = torch.randn(1, 16_400, 520)
     mu, start = torch.rand(2, 520), torch.zeros(1, 520)
-    for got, want in zip(token_shift_mix(z, None, mu), plain_mix(z, start, mu), strict=True):
+    for got, want in zip(token_shift_mix(z, start, mu), plain_mix(z, start, mu), strict=True):
         torch.testing.assert_close(got, want)
 
 
 def test_any_split_gives_the_same_mixes():
-    z, mu, change = torch.randn(2, 40, 9), torch.rand(5, 9), torch.randn(5, 2, 40, 9)
-    whole = token_shift_mix(z, None, mu)
-    first = token_shift_mix(z[:, :17], None, mu)
+    z, mu, start = torch.randn(2, 40, 9), torch.rand(5, 9), torch.zeros(2, 9)
+    whole = token_shift_mix(z, start, mu)
+    first = token_shift_mix(z[:, :17], start, mu)
     second = token_shift_mix(z[:, 17:], z[:, 16], mu)
-    for all_at_once, *parts in zip(whole, first, second, strict=True):
-        assert torch.equal(all_at_once, torch.cat(parts, 1))
-    whole = dynamic_mix(z, None, mu, change)
-    first = dynamic_mix(z[:, :17], None, mu, change[:, :, :17])
-    second = dynamic_mix(z[:, 17:], z[:, 16], mu, change[:, :, 17:])
     for all_at_once, *parts in zip(whole, first, second, strict=True):
         assert torch.equal(all_at_once, torch.cat(parts, 1))
 
 
 def test_an_unused_mix_has_no_gradient():
     z, mu = torch.randn(1, 5, 3, requires_grad=True), torch.rand(3, 3, requires_grad=True)
-    first, _, _ = token_shift_mix(z, None, mu)
+    first, _, _ = token_shift_mix(z, torch.zeros(1, 3), mu)
     first.sum().backward()
     assert mu.grad[0].abs().sum() > 0 and mu.grad[1:].abs().sum() == 0
 
@@ -73,18 +52,14 @@ def test_an_unused_mix_has_no_gradient():
 def test_opcheck():
     z, previous, mu = (torch.randn(*s, requires_grad=True) for s in ((2, 9, 5), (2, 5), (5, 5)))
     torch.library.opcheck(OPS.token_shift_mix, (z, previous, mu))
-    change = torch.randn(5, 2, 9, 5, requires_grad=True)
-    torch.library.opcheck(OPS.dynamic_mix, (z, previous, mu, change))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda z: token_shift_mix(z, None, torch.rand(3, 4)), "mu must be .M, 5."),
-        (lambda z: token_shift_mix(z, None, torch.rand(7, 5)), "M from 1 to 6"),
+        (lambda z: token_shift_mix(z, z[:, 0], torch.rand(3, 4)), "mu must be .M, 5."),
+        (lambda z: token_shift_mix(z, z[:, 0], torch.rand(7, 5)), "M from 1 to 6"),
         (lambda z: token_shift_mix(z, torch.rand(5, 2), torch.rand(1, 5)), "previous must be"),
-        (lambda z: dynamic_mix(z, None, torch.rand(4, 5), z[None]), "mu must be .5, 5."),
-        (lambda z: dynamic_mix(z, None, torch.rand(5, 5), z[None]), "change must be"),
     ],
 )
 def test_bad_input(call, message):

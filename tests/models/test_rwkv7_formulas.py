@@ -1,4 +1,4 @@
-"""RWKV-7's preparations against their formulas in fp64."""
+"""RWKV-7's fused formulas against others in fp64."""
 
 import math
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from core.errors import UserError
-from models.ops.elementwise import delta_keys, log_decay, value_residual
+from models.rwkv7 import bonus_head_norm, delta_keys, log_decay, value_residual
 from tests.models.ops.elementwise.compare import compare, dtypes, heads, rounding, shapes
 
 OPS = torch.ops.crossover
+EPS = 64e-5
 
 
 def plain_decay(e, w0):
@@ -21,13 +22,23 @@ def plain_residual(v, first, e, v0):
     return v * (1 - share) + first * share
 
 
-def plain_keys(k, e, a0, k_k, k_a, count):
+def plain_keys(k, e, a0, k_k, k_a):
     rate = torch.sigmoid(a0 + e)
-    kappa = (k * k_k).unflatten(-1, (count, -1))
+    kappa = k * k_k
     kappa = kappa / kappa.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)
-    key = k + k * (rate - 1) * k_a
-    rate = rate.unflatten(-1, (count, -1))
-    return key.unflatten(-1, (count, -1)), -kappa, kappa * rate
+    return k + k * (rate - 1) * k_a, -kappa, kappa * rate
+
+
+def group_norm(y, weight, bias):
+    """As PyTorch's GroupNorm sees it: rows of C channels in H groups."""
+    rows = y.flatten(0, 1).flatten(1)
+    normed = torch.nn.functional.group_norm(rows, y.shape[2], weight, bias, EPS)
+    return normed.view(*y.shape[:2], -1)
+
+
+def plain_bonus(y, r, k, v, g, r_k, weight, bias):
+    bonus = torch.einsum("bthn,bthn,hn->bth", r, k, r_k)[..., None] * v
+    return (group_norm(y, weight, bias) + bonus.flatten(2)) * g
 
 
 @shapes
@@ -44,11 +55,21 @@ def test_decay_and_residual(shape, dtype):
 @dtypes
 def test_delta_keys(shape, dtype):
     torch.manual_seed(0)
+    k, e = (torch.randn(shape).to(dtype) for _ in range(2))
+    heads = shape[2:]
+    inputs = k, e, torch.randn(heads), torch.rand(heads) + 0.5, torch.randn(heads)
+    compare(delta_keys, plain_keys, inputs, rounding(dtype, 4))
+
+
+@heads
+@dtypes
+def test_bonus_head_norm(shape, dtype):
+    torch.manual_seed(0)
     B, T, H, N = shape
-    k, e = (torch.randn(B, T, H * N).to(dtype) for _ in range(2))
-    a0, k_k, k_a = torch.randn(H * N), torch.rand(H * N) + 0.5, torch.randn(H * N)
-    inputs = k, e, a0, k_k, k_a
-    compare(lambda *x: delta_keys(*x, H), lambda *x: plain_keys(*x, H), inputs, rounding(dtype, 4))
+    y, r, k, v = (torch.randn(shape).to(dtype) for _ in range(4))
+    g = torch.randn(B, T, H * N).to(dtype)
+    inputs = y, r, k, v, g, torch.randn(H, N) / 4, torch.rand(H * N) + 0.5, torch.randn(H * N)
+    compare(lambda *x: bonus_head_norm(*x, EPS), plain_bonus, inputs, rounding(dtype, 4))
 
 
 def test_decay_stays_in_fp32_and_in_its_range():
@@ -60,8 +81,8 @@ def test_decay_stays_in_fp32_and_in_its_range():
 
 
 def test_a_zero_key_removes_nothing():
-    zero = torch.zeros(1, 3, 8, requires_grad=True)
-    key, a, b = delta_keys(zero, zero, torch.zeros(8), torch.ones(8), torch.ones(8), 2)
+    zero, one = torch.zeros(1, 3, 2, 4, requires_grad=True), torch.ones(2, 4)
+    key, a, b = delta_keys(zero, zero, torch.zeros(2, 4), one, one)
     assert not key.any() and not a.any() and not b.any()
     (grad,) = torch.autograd.grad(key.sum(), zero)
     assert grad.isfinite().all()
@@ -73,9 +94,12 @@ def test_opcheck():
     torch.library.opcheck(OPS.value_residual, (x, x, x, base))
     split, shared = x.detach().view(2, 9, 3, 4), base.detach().view(3, 4)
     torch.library.opcheck(OPS.delta_keys, (split, split, shared, shared, shared))
+    split.requires_grad_(), shared.requires_grad_()
+    args = (split, split, split, split, x, shared, base, base, EPS)
+    torch.library.opcheck(OPS.bonus_head_norm, args)
 
 
 def test_bad_input():
-    x, base = torch.randn(2, 9, 10), torch.rand(10)
-    with pytest.raises(UserError, match="10 channels do not make 3 heads"):
-        delta_keys(x, x, base, base, base, 3)
+    x, base = torch.randn(2, 9, 2, 5), torch.rand(2, 5)
+    with pytest.raises(UserError, match=r"delta_keys: k_k must be \[2, 5\], got \[10\]"):
+        delta_keys(x, x, base, base.flatten(), base)

@@ -1,4 +1,4 @@
-"""Causal softmax attention as a function: PyTorch's kernels, their masks, and sliding windows."""
+"""Causal softmax attention as an operator: PyTorch's kernels, their masks, sliding windows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.errors import UserError
+from models.ops.intercept import interceptable, mixer
 
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -19,6 +20,7 @@ KERNELS = {
 }
 
 
+@mixer
 def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str, window: int | None = None) -> Tensor:
     """softmax(q k^T / sqrt(N)) v, causal, the last query aligned with the last key.
 
@@ -44,6 +46,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str, window: int | None = No
         keys = window + last
         parts.append(_banded(q[:, :, -last:], k[:, :, -keys:], v[:, :, -keys:], kernel, window))
     return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+
+
+@interceptable
+def first_position(past: int, length: int) -> int:
+    """Where in its sequence the first of `length` tokens stands, after a cache of `past` tokens."""
+    return past
 
 
 def query_key_pairs(length: int, past: int, window: int | None, dense: bool) -> int:
