@@ -45,7 +45,11 @@ def test_parameters_have_the_official_names(fresh: Any) -> None:
 
 
 def test_hidden_width_is_rounded_down_to_a_multiple_of_32() -> None:
-    assert [RWKV5Config(8, 1, width).hidden for width in (64, 96, 768)] == [224, 320, 2688]
+    assert [RWKV5Config(8, 1, width, head_size=32).hidden for width in (64, 96, 768)] == [
+        224,
+        320,
+        2688,
+    ]
 
 
 def test_vectors_start_at_the_official_values(fresh: Any) -> None:

@@ -74,7 +74,7 @@ class Kernel:
         self._library, self._name = library, name
         self._trailing, self._halves, self._array = trailing, halves, array
         self._counted = None if isinstance(count, int) else self.tensors.index(count)
-        self._count = count
+        self._count = count if isinstance(count, int) else 0
         self._functions: dict[tuple[str, torch.dtype], Any] = {}
         addresses = [c_void_p] * len(self.tensors)
         sizes = [*[c_int64] * (trailing + 1), *[c_int] * (self._counted is not None)]
