@@ -67,7 +67,7 @@ def key(
 
     The value of a `verbatim` field is taken as typed, free of Hydra's grammar for values; that of a
     `typed` one where the grammar would refuse it. A `path` is `typed`, and its `~` is the home
-    folder. `aliases` are other people's words for the choices, suggested only. `hint` is told
+    folder. `aliases` are other people's words for the choices, suggested only. `hint` is shown
     beside an error in the type of a value.
     """
     metadata = {
@@ -90,28 +90,38 @@ def key(
 class DataConf:
     """Corpus, tokenizer and the batches cut from them."""
 
-    corpus: str = key(MISSING, "reader of the corpus, a name in data/corpora.py")
-    paths: list[str] = key([], "text: files or globs", path=True)
-    markup: bool = key(False, "text: train on the markup of JSON, CSV, HTML and XML files")
-    tokenizer: str = key(
-        "bpe", "bpe, bytes, chars, or a path: tokenizer.json, RWKV World", path=True
+    corpus: str = key(MISSING, "corpus reader, by its name in data/corpora.py")
+    paths: list[str] = key([], "files or globs to read with data.corpus=text", path=True)
+    markup: bool = key(
+        False, "train on the markup of JSON, CSV, HTML and XML files, with data.corpus=text"
     )
-    vocab_size: int = key(3072, "entries of a bpe trained on the corpus", low=257, high=65536)
+    tokenizer: str = key(
+        "bpe",
+        "bpe, bytes, chars, or the path of a tokenizer.json or of RWKV World's vocabulary",
+        path=True,
+    )
+    vocab_size: int = key(
+        3072, "number of tokens of a bpe tokenizer trained on the corpus", low=257, high=65536
+    )
     length: int = key(512, "context length, tokens", low=1, high=TOKENS)
     batch_size: int = key(4, "sequences per micro-batch, over all processes", low=1, high=SEQUENCES)
     packing: str = key(
         "stream",
-        "stream: a sequence runs on across documents; documents: each is read as if alone",
+        "stream: sequences run across documents; documents: each is read as if it stood alone",
         choices=("stream", "documents"),
     )
     val_fraction: float = key(
         0.02, "fraction of the corpus held out for validation", low=0.0001, high=0.9
     )
     workers: int = key(
-        0, "loader processes; never changes the order of batches", low=0, high=PROCESSES
+        0, "number of loader processes; the order of batches stays the same", low=0, high=PROCESSES
     )
-    cache_dir: str = key(".cache", "prepared corpora, safe to delete", path=True)
-    verify: bool = key(False, "read a prepared corpus whole before it is used, not samples of it")
+    cache_dir: str = key(
+        ".cache", "folder of prepared corpora; it can be deleted safely", path=True
+    )
+    verify: bool = key(
+        False, "check the whole prepared corpus before it is used, instead of samples of it"
+    )
 
 
 @dataclass
@@ -122,14 +132,14 @@ class OptimConf:
     final_lr: float = key(1e-4, "learning rate of the last step", low=0, high=1e6)
     lr_width: int = key(
         0,
-        "n_embd that both rates are meant for; others get sqrt(lr_width / n_embd) of them",
+        "n_embd for which both rates are given; others use sqrt(lr_width / n_embd) times them",
         low=0,
         high=2**24,
     )
     warmup_steps: int = key(20, "optimizer steps of linear warm-up", low=0, high=STEPS)
     beta1: float = key(0.9, "decay of the gradient's mean", low=0, high=0.9999)
     beta2: float = key(0.99, "decay of the gradient's square", low=0, high=0.999999)
-    eps: float = key(1e-8, "added to the root of the gradient's square", low=0, high=1)
+    eps: float = key(1e-8, "number added to the root of the gradient's square", low=0, high=1)
     weight_decay: float = key(
         0.1, "weight decay, applied to matrices only (see param_groups)", low=0, high=1e6
     )
@@ -145,25 +155,27 @@ class OptimConf:
 class TrainerConf:
     """Arguments of Lightning's Trainer under its names, and how processes share the work."""
 
-    max_steps: int = key(200, "optimizer steps", low=1, high=STEPS)
-    accelerator: str = key("auto", "where to train", choices=("auto", "cpu", "gpu"))
-    devices: int = key(1, "processes on this machine", low=1, high=PROCESSES)
+    max_steps: int = key(200, "number of optimizer steps", low=1, high=STEPS)
+    accelerator: str = key("auto", "device to train on", choices=("auto", "cpu", "gpu"))
+    devices: int = key(1, "number of processes on this machine", low=1, high=PROCESSES)
     strategy: str = key(
         "auto",
-        "way in which processes share the work; auto: one process alone, or ddp",
+        "strategy by which processes share the work; auto: one process alone, or ddp",
         choices=("auto", "ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3"),
     )
     sequence_parallel: bool = key(
-        False, "processes share every sequence, each a span of it, instead of the batch"
+        False, "split every sequence over the processes, instead of the batch"
     )
-    offload: bool = key(False, "fsdp, deepspeed: keep what is shared out in CPU memory")
+    offload: bool = key(False, "keep the shards of fsdp or deepspeed in CPU memory")
     precision: str = key(
         "32-true",
         "precision of arithmetic and weights",
         choices=("32-true", "bf16-mixed", "16-mixed", "bf16-true"),
         aliases=PRECISIONS,
     )
-    accumulate_grad_batches: int = key(1, "micro-batches per optimizer step", low=1, high=SEQUENCES)
+    accumulate_grad_batches: int = key(
+        1, "number of micro-batches per optimizer step", low=1, high=SEQUENCES
+    )
     gradient_clip_val: float = key(1.0, "largest gradient norm; 0: no limit", low=0, high=1e9)
     log_every_n_steps: int = key(
         10, "optimizer steps between rows of metrics.jsonl", low=1, high=STEPS
@@ -171,32 +183,34 @@ class TrainerConf:
     val_check_interval: int = key(
         100, "optimizer steps between validations; 0: only at the end", low=0, high=STEPS
     )
-    enable_progress_bar: bool = key(True, "show a live line")
+    enable_progress_bar: bool = key(True, "show a line of progress")
 
 
 @dataclass
 class TrainingConf:
-    """The shared loop: what it saves memory on, and how often it looks up."""
+    """The shared loop: how it saves memory, and how much it validates."""
 
     gradient_checkpointing: bool = key(False, "recompute each block in the backward pass")
     segment: int = key(
         0,
-        "tokens a recurrent model reads at once, in memory that does not grow with data.length; "
-        "0: all",
+        "tokens that a recurrent model reads at once, which bounds its memory; 0: all",
         low=0,
         high=TOKENS,
     )
     bptt: str = key(
         "exact",
-        "gradients across segments; truncated: cheaper, cut at every boundary",
+        "gradients across segments; truncated: they are cut at every boundary, which is cheaper",
         choices=("exact", "truncated"),
     )
     val_windows: int = key(
-        32, "sequences per validation; the last one reads all", low=1, high=STEPS
+        32,
+        "number of sequences per validation; the validation at the end reads all",
+        low=1,
+        high=STEPS,
     )
     on_nan: str = key(
         "stop",
-        "on a NaN or infinite loss or gradient: stop the run, or skip the step",
+        "at a NaN or infinite loss or gradient, stop the run or skip the step",
         choices=("stop", "skip"),
     )
 
@@ -206,10 +220,10 @@ class CheckpointConf:
     """When to save; the end is always saved, and the last two are kept."""
 
     every_n_train_steps: int = key(
-        100, "optimizer steps between saves; 0: not by steps", low=0, high=STEPS
+        100, "optimizer steps between saves; 0: never by steps", low=0, high=STEPS
     )
-    every_minutes: float = key(0.0, "minutes between saves; 0: not by time", low=0, high=1e6)
-    best: bool = key(True, "also save and keep the lowest validation loss so far")
+    every_minutes: float = key(0.0, "minutes between saves; 0: never by time", low=0, high=1e6)
+    best: bool = key(True, "save at each new lowest validation loss too, and keep that checkpoint")
 
 
 @dataclass
@@ -218,15 +232,17 @@ class WandbConf:
 
     mode: str = key(
         "auto",
-        "auto is online with a login, else offline",
+        "auto records online where there is a login, else offline",
         choices=("auto", "online", "offline", "disabled"),
         aliases=dict.fromkeys(("off", "none", "no", "false", "dryrun", "disable"), "disabled")
         | dict.fromkeys(("on", "yes", "true", "enabled"), "online"),
     )
-    project: str = key("crossover", "project the runs appear in")
-    entity: str | None = key(None, "user or team; default: that of the login")
-    tags: list[str] = key([], "labels to filter runs by")
-    log_checkpoint: bool = key(False, "upload the last checkpoint; false: only say where it lies")
+    project: str = key("crossover", "project in which the runs appear")
+    entity: str | None = key(None, "user or team; default: the one of the login")
+    tags: list[str] = key([], "labels by which runs can be filtered")
+    log_checkpoint: bool = key(
+        False, "upload the last checkpoint; false: record only its place and checksum"
+    )
 
 
 @dataclass
@@ -235,17 +251,19 @@ class TrainConf:
 
     name: str | None = key(
         None,
-        "the run's identity; default: model, size, what differs from the defaults, seed",
+        "name that identifies the run; default: model, size, what differs from the defaults, seed",
         typed=True,
     )
     group: str | None = key(
-        None, "sweep it belongs to; the folder is then runs/GROUP/NAME", typed=True
+        None, "sweep that the run belongs to; its folder is then runs/GROUP/NAME", typed=True
     )
-    runs_dir: str = key("runs", "where run folders go", path=True)
-    seed: int = key(0, "decides initialisation and the order of batches", low=0, high=2**32 - 1)
+    runs_dir: str = key("runs", "folder of the runs' folders", path=True)
+    seed: int = key(
+        0, "number that decides initialisation and the order of batches", low=0, high=2**32 - 1
+    )
     resume: str = key(
         "auto",
-        "auto: newest checkpoint; never: start again; or a checkpoint's path, or a run",
+        "auto: newest checkpoint; never: start again; or the path of a checkpoint, or a run",
         path=True,
     )
     model: Any = MISSING
@@ -261,17 +279,23 @@ class TrainConf:
 class ProbeConf:
     """Measure models over context lengths; with -m, several in one interleaved sweep."""
 
-    group: str = key("probe", "rows go to runs/GROUP/probes.jsonl", typed=True)
-    runs_dir: str = key("runs", "where run folders go", path=True)
-    seed: int = key(0, "decides weights, tokens and the order of points", low=0, high=2**32 - 1)
+    group: str = key(
+        "probe", "name of the sweep; its rows go to runs/GROUP/probes.jsonl", typed=True
+    )
+    runs_dir: str = key("runs", "folder of the runs' folders", path=True)
+    seed: int = key(
+        0, "number that decides weights, tokens and the order of points", low=0, high=2**32 - 1
+    )
     model: Any = MISSING
-    vocab_size: int = key(3072, "vocabulary of the measured models", low=2, high=VOCABULARY)
+    vocab_size: int = key(
+        3072, "number of tokens of the measured models' vocabulary", low=2, high=VOCABULARY
+    )
     lengths: list[int] = key(
         [256, 512, 1024, 2048, 4096, 8192], "context lengths, tokens", low=1, high=TOKENS
     )
     probes: list[str] = key(
         ["train", "prefill", "decode"],
-        "what to measure (docs/probes.md)",
+        "kinds of measurement (docs/probes.md)",
         choices=PROBES,
     )
     sweeps: list[str] = key(
@@ -286,33 +310,33 @@ class ProbeConf:
         low=1,
         high=TIMES,
     )
-    repeats: int = key(5, "timed repeats within a process, at least", low=1, high=TIMES)
+    repeats: int = key(5, "least number of timed repeats within a process", low=1, high=TIMES)
     relative_half_width: float = key(
         0.02,
-        "further repeats until the 95 % interval of their median is so narrow; 0: no further ones",
+        "repeat until the 95 % interval of the median is so narrow; 0: no further repeats",
         low=0,
         high=1,
     )
-    warmup: int = key(1, "untimed repeats before them", low=0, high=TIMES)
+    warmup: int = key(1, "number of untimed repeats before them", low=0, high=TIMES)
     decode_steps: int = key(
-        32, "tokens decoded per repeat, starting at the position", low=1, high=TOKENS
+        32, "number of tokens decoded per repeat, starting at the position", low=1, high=TOKENS
     )
     repeat_seconds: float = key(
         6.0, "stop repeating a point after this many timed seconds", low=0, high=1e6
     )
     remeasure: float = key(
         0.5,
-        "time to make disturbed measurements again, as a share of the sweep's; 0: keep them",
+        "time to measure disturbed points again, as a share of the sweep's; 0: keep them",
         low=0,
         high=1e3,
     )
     memory_budget_gib: float = key(
-        0.25, "max_batch: memory to fill with sequences", low=1e-3, high=1e6
+        0.25, "memory that max_batch fills with sequences", low=1e-3, high=1e6
     )
     unmatched: bool = key(
         False, "measure models whose numbers of parameters differ by more than 1 %"
     )
-    accelerator: str = key("auto", "where to measure", choices=("auto", "cpu", "gpu"))
+    accelerator: str = key("auto", "device to measure on", choices=("auto", "cpu", "gpu"))
     precision: str = key(
         "float32",
         "precision of weights and arithmetic",
@@ -320,7 +344,8 @@ class ProbeConf:
         aliases=SHORT,
     )
     threads: str = key(
-        "auto", "CPU threads; auto: as many as physical cores are free; 0: PyTorch's default"
+        "auto",
+        "number of CPU threads; auto: as many as physical cores are free; 0: PyTorch's default",
     )
     timeout_s: float = key(600.0, "longest time of one point, seconds", low=0.1, high=1e6)
     memory_gib: float = key(0.0, "memory limit of one point; 0: what is available", low=0, high=1e6)
@@ -338,7 +363,7 @@ class RepeatabilityConf(ProbeConf):
 class BusyConf(ProbeConf):
     """Run a sweep beside busy processes and compare verdicts with quiet ones; -m as in probe.py."""
 
-    times: int = key(10, "sweeps for each number of busy processes", low=1, high=TIMES)
+    times: int = key(10, "number of sweeps beside each number of busy processes", low=1, high=TIMES)
     beside: list[int] = key([0, 1, 2], "numbers of busy processes", low=0, high=64)
 
 
@@ -346,26 +371,34 @@ class BusyConf(ProbeConf):
 class MachineConf:
     """A device and its surroundings. `sources` says where each figure comes from."""
 
-    title: str = key(MISSING, "name for people")
-    device: str = key(MISSING, "whose kernels to plan with", choices=("cpu", "cuda"))
-    measure: bool = key(False, "measure the rates of this machine now; the figures below rest")
+    title: str = key(MISSING, "name shown to people")
+    device: str = key(MISSING, "device whose kernels are planned with", choices=("cpu", "cuda"))
+    measure: bool = key(
+        False, "measure the rates of this machine now; the figures below are then not used"
+    )
     flops_fp32: float = key(0.0, "peak of matrix products in fp32, FLOP/s", low=0, high=AMOUNT)
     flops_bf16: float = key(0.0, "peak in bf16, without sparsity, FLOP/s", low=0, high=AMOUNT)
     memory_bytes: float = key(0.0, "memory of one device", low=0, high=AMOUNT)
     memory_bytes_s: float = key(0.0, "peak bandwidth of that memory, bytes/s", low=0, high=AMOUNT)
-    matmul_efficiency: float = key(1.0, "share of the peak reached", low=0.01, high=1)
-    attention_efficiency: float = key(1.0, "share of the peak reached", low=0.01, high=1)
-    memory_efficiency: float = key(1.0, "share of the bandwidth reached", low=0.01, high=1)
+    matmul_efficiency: float = key(
+        1.0, "share of the peak that matrix products reach", low=0.01, high=1
+    )
+    attention_efficiency: float = key(
+        1.0, "share of the peak that attention reaches", low=0.01, high=1
+    )
+    memory_efficiency: float = key(1.0, "share of the bandwidth that is reached", low=0.01, high=1)
     recurrence_flops: float = key(0.0, "rate of the WKV kernels, FLOP/s", low=0, high=AMOUNT)
     launch_seconds: float = key(0.0, "least time of an operation", low=0, high=1)
     devices_per_node: int = key(1, "devices that share a network connection", low=1, high=DEVICES)
     link_bytes_s: float = key(
-        1e9, "between devices of a node, each way, bytes/s", low=1, high=AMOUNT
+        1e9, "bandwidth between devices of a node, each way, bytes/s", low=1, high=AMOUNT
     )
     network_bytes_s: float = key(
-        1e9, "between nodes, per node, each way, bytes/s", low=1, high=AMOUNT
+        1e9, "bandwidth between nodes, per node, each way, bytes/s", low=1, high=AMOUNT
     )
-    overlap: float = key(0.0, "share of computing that traffic can hide behind", low=0, high=1)
+    overlap: float = key(
+        0.0, "share of the computing time behind which traffic can hide", low=0, high=1
+    )
     storage_bytes_s: float = key(
         1e9, "rate at which the whole job writes checkpoints, bytes/s", low=1, high=AMOUNT
     )
@@ -379,8 +412,10 @@ class PlanDataConf:
     """The batches of the training that is planned."""
 
     length: int = key(4096, "context length, tokens", low=1, high=TOKENS)
-    batch_size: int = key(0, "sequences per step over all devices; 0: one each", low=0, high=TOKENS)
-    vocab_size: int = key(65536, "vocabulary", low=2, high=VOCABULARY)
+    batch_size: int = key(
+        0, "sequences per step over all devices; 0: one for each device", low=0, high=TOKENS
+    )
+    vocab_size: int = key(65536, "number of tokens of the vocabulary", low=2, high=VOCABULARY)
 
 
 @dataclass
@@ -390,7 +425,7 @@ class PlanConf:
     model: Any = MISSING
     machine: MachineConf = field(default_factory=MachineConf)
     data: PlanDataConf = field(default_factory=PlanDataConf)
-    devices: int = key(1, "devices that train together", low=1, high=DEVICES)
+    devices: int = key(1, "number of devices that train together", low=1, high=DEVICES)
     precision: str = key(
         "bf16-mixed",
         "precision of arithmetic and weights",
@@ -398,10 +433,10 @@ class PlanConf:
         aliases=PRECISIONS,
     )
     segment: int = key(
-        2048, "tokens of a segment, where a state can be carried", low=1, high=TOKENS
+        2048, "tokens of a segment, for models whose state can be carried", low=1, high=TOKENS
     )
     tokens: float = key(
-        0.0, "tokens of the whole training, for its time and cost", low=0, high=AMOUNT
+        0.0, "number of tokens of the whole training, for its time and cost", low=0, high=AMOUNT
     )
     lengths: list[int] = key([], "context lengths of the curve; needs out=", low=1, high=TOKENS)
     runs: list[str] = key([], "probe groups whose measured rows stand beside the curve", path=True)
@@ -447,14 +482,20 @@ class GenerateConf:
     run: str = key(
         MISSING, "run name (GROUP/NAME in a sweep), folder, or file of weights", path=True
     )
-    tokenizer: str | None = key(None, "path; default: the one that lies with the run", path=True)
+    tokenizer: str | None = key(
+        None, "path of the tokenizer; default: the one that lies with the run", path=True
+    )
     prompt: str = key("", "text to continue", verbatim=True)
-    tokens: int = key(200, "tokens to generate", low=1, high=TOKENS)
-    temperature: float = key(0.8, "0: always the likeliest token", low=0, high=1e6)
-    top_k: int = key(50, "sample among the likeliest; 0: all", low=0, high=VOCABULARY)
-    seed: int = key(0, "decides the sampled tokens", low=0, high=2**32 - 1)
-    runs_dir: str = key("runs", "where run folders are", path=True)
-    accelerator: str = key("auto", "where to run", choices=("auto", "cpu", "gpu"))
+    tokens: int = key(200, "number of tokens to generate", low=1, high=TOKENS)
+    temperature: float = key(
+        0.8, "randomness of the sampling; 0: always the likeliest token", low=0, high=1e6
+    )
+    top_k: int = key(
+        50, "number of likeliest tokens to sample among; 0: all", low=0, high=VOCABULARY
+    )
+    seed: int = key(0, "number that decides the sampled tokens", low=0, high=2**32 - 1)
+    runs_dir: str = key("runs", "folder of the runs' folders", path=True)
+    accelerator: str = key("auto", "device to run on", choices=("auto", "cpu", "gpu"))
     dtype: str = key(
         "auto",
         "precision of weights and arithmetic; auto: the file's",
@@ -481,19 +522,22 @@ class ConvertConf:
         aliases=SHORT,
     )
     overwrite: bool = key(False, "replace the target if it exists")
-    runs_dir: str = key("runs", "where run folders are", path=True)
+    runs_dir: str = key("runs", "folder of the runs' folders", path=True)
 
 
 @dataclass
 class DemoConf:
     """Train two small models, measure them and write the report, within minutes."""
 
-    group: str = key("demo", "everything goes to runs/GROUP", typed=True)
-    runs_dir: str = key("runs", "where run folders go", path=True)
+    group: str = key("demo", "name of the group; everything goes to runs/GROUP", typed=True)
+    runs_dir: str = key("runs", "folder of the runs' folders", path=True)
     minutes: float = key(
-        5.0, "time to end within; the sweep is repeated while it lasts", low=0.1, high=1e6
+        5.0,
+        "minutes within which the demo ends; the sweep is repeated while they last",
+        low=0.1,
+        high=1e6,
     )
-    passes: int = key(3, "processes that every point is measured in, at most", low=1, high=TIMES)
+    passes: int = key(3, "most processes in which every point is measured", low=1, high=TIMES)
 
 
 FAULTS = (
@@ -512,8 +556,10 @@ class TortureConf:
         low=1,
         high=1e6,
     )
-    seed: int = key(0, "decides instants, damage and lines", low=0, high=2**32 - 1)
-    faults: list[str] = key([*FAULTS], "kinds to provoke", choices=FAULTS)
+    seed: int = key(
+        0, "number that decides instants, damage and command lines", low=0, high=2**32 - 1
+    )
+    faults: list[str] = key([*FAULTS], "kinds of faults to provoke", choices=FAULTS)
 
 
 SCRIPTS: dict[str, type] = {

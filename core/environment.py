@@ -47,7 +47,7 @@ def describe_device(kind: str) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    found = {
+    packages = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
@@ -55,8 +55,8 @@ def versions() -> dict[str, str]:
         "crossover": commit(),
     }
     if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
-    return found
+        packages["cuda"] = torch.version.cuda
+    return packages
 
 
 def commit(root: Path = ROOT) -> str:

@@ -19,7 +19,7 @@ class UserError(Exception):
 def escaped(text: str, keep: str = "") -> str:
     """`text` with what a terminal would obey, but for the characters in `keep`, written out."""
     return UNPRINTABLE.sub(
-        lambda found: found[0] if found[0] in keep else repr(found[0])[1:-1], text
+        lambda character: character[0] if character[0] in keep else repr(character[0])[1:-1], text
     )
 
 

@@ -158,16 +158,16 @@ def damage(path: Path) -> str | None:
 
 def _differs(path: Path, size: int, manifest: Path) -> str | None:
     try:
-        found = read_object(manifest, most=MANIFEST)
+        manifest_content = read_object(manifest, most=MANIFEST)
     except Missing:
         return f"its manifest {manifest.name} is missing"
     except Unreadable as error:
         return f"its manifest {manifest.name} is unreadable: {error.reason}"
-    if not {"bytes", "sha256"} <= found.keys():
+    if not {"bytes", "sha256"} <= manifest_content.keys():
         return f"its manifest {manifest.name} is unreadable: it names no bytes and no sha256"
-    if size != found["bytes"]:
-        return f"{size} bytes instead of {found['bytes']!s:.40}"
-    if sha256(path) != found["sha256"]:
+    if size != manifest_content["bytes"]:
+        return f"{size} bytes instead of {manifest_content['bytes']!s:.40}"
+    if sha256(path) != manifest_content["sha256"]:
         return "its SHA-256 differs from its manifest"
     return None
 
@@ -181,11 +181,11 @@ def inside(path: Path) -> Path:
     home = path.parent.resolve()
     homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
     try:
-        found = path.resolve()
+        target = path.resolve()
     except (OSError, RuntimeError):  # links in a circle
         raise UserError(f"{path} is a link that leads nowhere") from None
-    if not any(found.is_relative_to(one) for one in homes):
-        raise UserError(f"{path} is a link out of its folder, to {found}: refused, not opened")
+    if not any(target.is_relative_to(folder) for folder in homes):
+        raise UserError(f"{path} is a link out of its folder, to {target}: refused, not opened")
     return path
 
 

@@ -196,12 +196,12 @@ def _number(text: str) -> float:
 
 
 def _named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in members:
             raise ValueError(f"the name {name[:40]!r} stands there twice")
-        found[name] = value
-    return found
+        members[name] = value
+    return members
 
 
 _STRICT: dict[str, Any] = {

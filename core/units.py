@@ -33,8 +33,8 @@ def times(ratio: float) -> str:
 
 
 def factor(ratio: float, values: tuple[float, float]) -> str:
-    """How much more, by the processes that were measured side by side; two values that stand beside
-    it and would give another number are told apart from that."""
+    """How much more, by the processes that were measured side by side; says so where the two values
+    that stand beside it would give another number."""
     said = times(ratio)
     return said if times(values[0] / values[1]) == said else f"{said} {SIDE_BY_SIDE}"
 

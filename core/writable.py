@@ -23,7 +23,7 @@ def reason(error: BaseException) -> str:
 def check_writable(place: Path, key: str = "", hint: str = "choose another folder") -> None:
     """Raise `UserError` if no folder can be or come to be there: what `key` says, and what to do.
 
-    Looks only: makes and writes nothing. What it cannot foresee fails when it is written.
+    It only looks: it makes and writes nothing. What it cannot see fails when it is written.
     """
     try:
         foresee(place)
@@ -40,7 +40,7 @@ def _named(place: Path, key: str) -> str:
 
 def foresee(place: Path) -> None:
     """Raise the `OSError` that making and filling a folder would end in, as far as can be seen."""
-    path = next(one for one in (place, *place.parents) if _is_there(one))
+    path = next(ancestor for ancestor in (place, *place.parents) if _is_there(ancestor))
     if not path.is_dir():
         if path.is_symlink():
             raise OSError(errno.ENOENT, "a link that leads to no folder", str(path))
@@ -77,7 +77,7 @@ def writing(place: Path, key: str = "") -> Iterator[None]:
 
 
 def explain(error: OSError, places: Iterable[tuple[str, str]]) -> str | None:
-    """What to tell a user about a failure with a file, or None if it is no matter of places.
+    """The message about a failure with a file, or None if no place is the cause.
 
     `places` are the paths of the configuration and their keys. A failure is a matter of places if
     the file lies in one of them, or one of them in it, and if it is the disk's.
@@ -85,10 +85,12 @@ def explain(error: OSError, places: Iterable[tuple[str, str]]) -> str | None:
     file = error.filename if isinstance(error.filename, str) else None
     if isinstance(error.filename, bytes):
         file = os.fsdecode(error.filename)
-    for key, place in sorted(places, key=lambda one: -len(one[1])) if file else ():
-        one, other = (Path(os.path.normpath(Path(path).absolute())) for path in (str(file), place))
-        if one == other or one.is_relative_to(other) or other.is_relative_to(one):
-            where = "" if one == other else f": {file}"
+    for key, place in sorted(places, key=lambda pair: -len(pair[1])) if file else ():
+        failed, other = (
+            Path(os.path.normpath(Path(path).absolute())) for path in (str(file), place)
+        )
+        if failed == other or failed.is_relative_to(other) or other.is_relative_to(failed):
+            where = "" if failed == other else f": {file}"
             return f"{key}={place}{where} cannot be used ({reason(error)}): choose another place"
     if error.errno in DISK:
         return f"{file or 'a file'} cannot be written ({reason(error)}): make room and start again"

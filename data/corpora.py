@@ -185,7 +185,7 @@ def text(conf: DataConf) -> list[Document]:
 
 
 def early_problems(conf: DataConf) -> list[str]:
-    """What `text` would refuse, as far as small files that are named without a glob tell."""
+    """What `text` would refuse, judged from small files that are named without a glob."""
     sources, room = Sources(), AT_ONCE
     named = [pattern for pattern in conf.paths if not has_magic(pattern)]
     try:
@@ -196,7 +196,7 @@ def early_problems(conf: DataConf) -> list[str]:
         _refuse("data.paths", sources.problems)
     except UserError as error:
         return [str(error)]
-    except OSError:  # it vanished: told where the texts are read
+    except OSError:  # it vanished: reported where the texts are read
         pass
     return []
 

@@ -26,8 +26,8 @@ def encoded(
     for group in _groups(texts, tokenizer, size):
         ids = array(IDS)
         many = tokenizer.encode_many([piece for piece, _ in group])
-        for (_, first), own in zip(group, many, strict=True):
-            ids.extend(separator + own if first else own)
+        for (_, first), tokens in zip(group, many, strict=True):
+            ids.extend(separator + tokens if first else tokens)
         yield ids, sum(len(piece.encode()) for piece, _ in group)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data.text import END_OF_TEXT
 
-HEAD = 1 << 16  # characters looked at, where the beginning tells
+HEAD = 1 << 16  # characters looked at, where the beginning decides
 SNIPPET = 1 << 12  # characters of JSON that a text may well consist of
 PARSED = 1 << 24  # characters of JSON; as objects they can take fifty times their size
 RECORDS = 5  # of a table, before lines of equal shape are no coincidence
@@ -51,8 +51,8 @@ _BEGINNINGS = {  # of files that are not text
 
 def binary(content: bytes) -> str:
     """What a file is that is not UTF-8 text."""
-    known = (kind for start, kind in _BEGINNINGS.items() if content.startswith(start))
-    return next(known, "binary, compressed or in another encoding")
+    kinds = (kind for start, kind in _BEGINNINGS.items() if content.startswith(start))
+    return next(kinds, "binary, compressed or in another encoding")
 
 
 def markup(name: str, text: str) -> str | None:
@@ -68,9 +68,9 @@ def markup(name: str, text: str) -> str | None:
 
 def separated(text: str) -> bool:
     """Whether end-of-text tokens stand between documents, rather than being spoken of."""
-    found = list(islice(_SEPARATOR.finditer(text), 2))
-    at_an_end = (text[match.end() : match.end() + 1] in ("", "\n", "\r") for match in found)
-    return len(found) > 1 or any(at_an_end)
+    matches = list(islice(_SEPARATOR.finditer(text), 2))
+    at_an_end = (text[match.end() : match.end() + 1] in ("", "\n", "\r") for match in matches)
+    return len(matches) > 1 or any(at_an_end)
 
 
 def _json_lines(text: str) -> bool:
@@ -98,8 +98,8 @@ def _parsed(text: str) -> object:
 
 def _begins_as_json(head: str) -> bool:
     place = 0
-    while found := _JSON_TOKEN.match(head, place):
-        place = found.end()
+    while token := _JSON_TOKEN.match(head, place):
+        place = token.end()
     rest = head[place:].strip()
     return rest[:1] == '"' or len(rest) < 6  # a string, number or word that is cut
 

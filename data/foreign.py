@@ -79,7 +79,7 @@ class Foreign:
             try:
                 for _ in self._encode([text]):
                     pass
-            except _Refused:  # it has no token for some of these: for a text that will be told
+            except _Refused:  # it has no token for some of these: the message will name a text
                 pass
         return apart
 
@@ -156,12 +156,12 @@ class Foreign:
         while True:
             header = self._read(HEADER.size, seconds, what)
             answer, length = HEADER.unpack(header)
-            found = self._read(length, seconds, what)
+            body = self._read(length, seconds, what)
             if answer == b"X":
-                raise _Refused(found.decode())
+                raise _Refused(body.decode())
             if answer == b"P":
-                raise UserError(f"{self.path}: this tokenizer fails {what}: {found.decode()}")
-            yield answer, found
+                raise UserError(f"{self.path}: this tokenizer fails {what}: {body.decode()}")
+            yield answer, body
             if answer in (b"D", b"I"):
                 return
 

@@ -126,8 +126,8 @@ def open_sealed(folder: Path, fingerprint: str, names: Iterable[str], whole: boo
 
 def _read(folder: Path, fingerprint: str) -> dict[str, dict[str, Any]]:
     content = read_object(folder / MANIFEST, most=1 << 20)
-    own = content.pop("sha256", None)
-    if own != _own_digest(content):
+    digest = content.pop("sha256", None)
+    if digest != _own_digest(content):
         raise Unfit(f"{MANIFEST} has changed")
     if content["version"] != _VERSION:
         raise Unfit(f"{MANIFEST} is of version {content['version']}")
@@ -156,12 +156,12 @@ def _read_whole(path: Path, expected: dict[str, Any]) -> bytes:
 def _check_tokens(blocks: Blocks, expected: dict[str, Any], whole: bool) -> dict[str, Any]:
     """The size and times of a file of tokens whose blocks fit, or some of them. Raises `Unfit`."""
     with regular(blocks.path) as file:
-        found = _stamp(blocks.path, file.fileno())
-        if found["bytes"] != expected["bytes"]:
+        stamp = _stamp(blocks.path, file.fileno())
+        if stamp["bytes"] != expected["bytes"]:
             raise Unfit(
-                f"{blocks.path.name} has {found['bytes']:,} bytes instead of {expected['bytes']:,}"
+                f"{blocks.path.name} has {stamp['bytes']:,} bytes instead of {expected['bytes']:,}"
             )
-        every = whole or found != expected
+        every = whole or stamp != expected
         # A generator of its own: no draw of the training may depend on what is looked at here.
         draw = random.Random(os.urandom(8))
         chosen = range(blocks.count)
@@ -169,13 +169,13 @@ def _check_tokens(blocks: Blocks, expected: dict[str, Any], whole: bool) -> dict
             file.seek(block * BLOCK)
             if not blocks.fits(block, file.read(BLOCK)):
                 raise Unfit(f"{blocks.path.name} has changed at byte {block * BLOCK:,}")
-    return found
+    return stamp
 
 
 def _stamp(path: Path, descriptor: int | None = None) -> dict[str, Any]:
     """Size and times. The second time is the kernel's own, which no program can set back."""
-    found = path.stat() if descriptor is None else os.fstat(descriptor)
-    return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns}
+    status = path.stat() if descriptor is None else os.fstat(descriptor)
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
 
 
 def _whole(path: Path) -> dict[str, Any]:

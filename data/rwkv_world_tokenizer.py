@@ -141,16 +141,16 @@ def _token(where: str, line: str, expected_id: int) -> bytes:
     try:
         token = ast.literal_eval(literal)
         token = token.encode() if isinstance(token, str) else token
-        found, size = int(number), int(length)
+        token_id, size = int(number), int(length)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        token, found, size = None, 0, 0
+        token, token_id, size = None, 0, 0
     if not isinstance(token, bytes) or not token:
         raise UserError(
             f"{where}: expected an id, a Python literal of text and its number of bytes, as in a "
             f"vocabulary of RWKV World (a tokenizer.json would begin with a brace): {line[:40]!r}"
         )
-    if found != expected_id:
-        raise UserError(f"{where}: id {found}; expected {expected_id}, ids count from 1")
+    if token_id != expected_id:
+        raise UserError(f"{where}: id {token_id}; expected {expected_id}, ids count from 1")
     if size != len(token):
         raise UserError(f"{where}: says {size} bytes, and {token[:40]!r} has {len(token)}")
     return token

@@ -17,7 +17,7 @@ import psutil
 
 from core.parsing import Unreadable, regular
 
-HEAD = 1 << 16  # bytes that tell text from the rest, before a file is read whole
+HEAD = 1 << 16  # bytes that distinguish text from the rest, before a file is read whole
 
 KERNEL = {  # types of file systems without files of their own
     *("autofs", "bpf", "binfmt_misc", "cgroup", "cgroup2", "configfs", "debugfs", "devpts"),
@@ -40,7 +40,7 @@ class Sources:
         try:
             pattern.encode()
             path = Path(pattern).expanduser().absolute()
-            found = self._named(path) if os.path.lexists(path) else self._matches(path)
+            paths = self._named(path) if os.path.lexists(path) else self._matches(path)
         except UnicodeEncodeError:
             self.problems.append(f"{shown(pattern)} is not UTF-8: rename it")
         except OSError as error:
@@ -48,7 +48,7 @@ class Sources:
         except (ValueError, RuntimeError) as error:  # ** beside other characters, no such ~user
             self.problems.append(f"{shown(pattern)} is not a glob ({error})")
         else:
-            return [one for one in found if self._is_usable(one)]
+            return [file for file in paths if self._is_usable(file)]
         return []
 
     def read(self, path: Path) -> bytes:
@@ -120,13 +120,13 @@ class Sources:
         level = [Path(path.anchor)]
         for part in above:
             level = _distinct(self._below(level, part))
-        found = [one.resolve() for one in self._below(level, last) if _is_file(one)]
-        if not found:
+        files = [file.resolve() for file in self._below(level, last) if _is_file(file)]
+        if not files:
             why = "leads to what the kernel makes up while it is read, and"
             self.problems.append(
                 f"{shown(path)} {why if self._in_kernel else 'does not exist and'} matches no file"
             )
-        return found
+        return files
 
     def _below(self, folders: list[Path], part: str) -> Iterator[Path]:
         if part == "**":
@@ -138,18 +138,20 @@ class Sources:
         else:
             matches = re.compile(fnmatch.translate(part)).match
             for folder in folders:
-                yield from (folder / one.name for one in self._in(folder) if matches(one.name))
+                yield from (
+                    folder / entry.name for entry in self._in(folder) if matches(entry.name)
+                )
 
     def _descend(self, folder: Path, seen: set[Path]) -> Iterator[Path]:
         """`folder` and every folder below it that is not in `seen`, but through no link."""
         waiting = [folder]
         while waiting:
-            one = waiting.pop()
-            if one not in seen:
-                seen.add(one)
-                yield one
-                entries = self._in(one)
-                waiting += [one / e.name for e in entries if e.is_dir(follow_symlinks=False)]
+            current = waiting.pop()
+            if current not in seen:
+                seen.add(current)
+                yield current
+                entries = self._in(current)
+                waiting += [current / e.name for e in entries if e.is_dir(follow_symlinks=False)]
 
     def _in(self, folder: Path) -> list[os.DirEntry[str]]:
         """What is in a folder; nothing in one that cannot be read or is the kernel's."""
@@ -168,11 +170,11 @@ def _distinct(paths: Iterator[Path]) -> list[Path]:
     folders: dict[tuple[int, int], Path] = {}
     for path in paths:
         try:
-            found = path.stat()
+            status = path.stat()
         except OSError:
             continue
-        if stat.S_ISDIR(found.st_mode):
-            folders.setdefault((found.st_dev, found.st_ino), path)
+        if stat.S_ISDIR(status.st_mode):
+            folders.setdefault((status.st_dev, status.st_ino), path)
     return [*folders.values()]
 
 

@@ -176,7 +176,7 @@ def open_folder(folder: Path, fingerprint: str, split: Split, whole: bool = Fals
 def _contradiction(corpus: Corpus, fingerprint: str, split: Split) -> str | None:
     """What `meta.json` says otherwise than the documents, the tokenizer and the files."""
     meta, dtype = corpus.meta, _dtype(corpus.tokenizer)
-    known: dict[str, object] = {
+    expected: dict[str, object] = {
         "format": FORMAT,
         "fingerprint": fingerprint,
         "vocab_size": corpus.tokenizer.vocab_size,
@@ -184,10 +184,10 @@ def _contradiction(corpus: Corpus, fingerprint: str, split: Split) -> str | None
     }
     for side, documents in (("train", split.train), ("val", split.val)):
         size = (corpus.folder / f"{side}.bin").stat().st_size
-        known[f"{side}_documents"] = len(documents)
-        known[f"{side}_bytes"] = _size(documents)
-        known[f"{side}_tokens"] = size / np.dtype(dtype).itemsize
-    wrong = [key for key, value in known.items() if getattr(meta, key) != value]
+        expected[f"{side}_documents"] = len(documents)
+        expected[f"{side}_bytes"] = _size(documents)
+        expected[f"{side}_tokens"] = size / np.dtype(dtype).itemsize
+    wrong = [key for key, value in expected.items() if getattr(meta, key) != value]
     return f"{_META}: {wrong[0]}={getattr(meta, wrong[0])!r}" if wrong else None
 
 
@@ -196,9 +196,9 @@ def _make(conf: DataConf, split: Split, file: Foreign | None) -> Corpus:
     recipe = recipes.chosen(conf, file, (*split.val, *split.train))
     folder, fingerprint = _place(conf, split, recipe)
 
-    def sound(found: Path) -> bool:
+    def sound(candidate: Path) -> bool:
         try:  # whole: what a sample passes may be why it is made again
-            open_folder(found, fingerprint, split, whole=True)
+            open_folder(candidate, fingerprint, split, whole=True)
         except Unfit:
             return False
         return True

@@ -172,7 +172,7 @@ def _check_ids(definition: Any) -> None:
     if len(entries) > MOST_IDS:
         raise ValueError(f"{len(entries):,} entries, and {MOST_IDS:,} is the most there may be")
     listed = [*entries.items()] if isinstance(entries, dict) else []
-    added = [(one["content"], one["id"]) for one in definition.get("added_tokens") or ()]
+    added = [(token["content"], token["id"]) for token in definition.get("added_tokens") or ()]
     for token, i in listed + added:
         if not isinstance(i, int) or not 0 <= i < MOST_IDS:
             raise ValueError(f"the id {i!r} of {token[:40]!r} is not from 0 to {MOST_IDS - 1:,}")
@@ -254,8 +254,8 @@ def cut(
 
 
 def _place(text: str, start: int, apart: Callable[[str, str], bool] | None) -> int | None:
-    for found in islice(_BETWEEN_WORDS.finditer(text, start), _TRIES):
-        place = found.start()
+    for match in islice(_BETWEEN_WORDS.finditer(text, start), _TRIES):
+        place = match.start()
         if apart is None or apart(text[place - _AROUND : place], text[place : place + _AROUND]):
             return place
     return None
@@ -282,8 +282,8 @@ def by_character(definition: dict[str, Any]) -> bool:
 def _has(part: Any, key: str, values: tuple[object, ...]) -> bool:
     """Whether any of the nested `part` has one of `values` under `key`."""
     inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
-    own = isinstance(part, dict) and part.get(key) in values
-    return own or any(_has(one, key, values) for one in inner)
+    here = isinstance(part, dict) and part.get(key) in values
+    return here or any(_has(child, key, values) for child in inner)
 
 
 def _sample(pieces: list[str], limit: int) -> list[str]:

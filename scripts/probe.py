@@ -28,17 +28,17 @@ from training.run_folder.folder import check_name
 def main(confs: list[ProbeConf]) -> None:
     """One interleaved sweep over every model of the command line, so that drift cancels."""
     conf = confs[0]
-    specs = [model_spec(one.model, one.vocab_size) for one in confs]
+    specs = [model_spec(each.model, each.vocab_size) for each in confs]
     folder = Path(conf.runs_dir, check_name("group", conf.group))
     check_writable(folder, hint="choose another runs_dir")
     measured: list[Row] = []
     rows = run_sweep(specs, conf, folder / "probes.jsonl", measured.append)
     print(f"{folder / 'probes.jsonl'}: {ending(rows, conf.remeasure)}")
     news = {identity(row) for row in measured}
-    for key, own in by_identity(rows).items():
+    for key, of_model in by_identity(rows).items():
         path = folder / "wandb" / f"{key}.id"
         if key in news or not path.is_file():
-            track(conf, path, own)
+            track(conf, path, of_model)
 
 
 def ending(rows: Sequence[Row], remeasure: float) -> str:
@@ -99,7 +99,7 @@ def curves(rows: Sequence[Row]) -> dict[int, dict[str, float]]:
     """
     points: dict[int, dict[str, float]] = defaultdict(dict)
     for probe, sweep in dict.fromkeys((row.probe, row.sweep) for row in rows):
-        for length, own in rows_at(rows, probe, sweep).items():
-            found = derived_metrics.figures(list(own.values()))
-            points[length] |= {f"probe/{probe}/{sweep}/{k}": value for k, value in found.items()}
+        for length, of_length in rows_at(rows, probe, sweep).items():
+            metrics = derived_metrics.figures(list(of_length.values()))
+            points[length] |= {f"probe/{probe}/{sweep}/{k}": value for k, value in metrics.items()}
     return dict(points)

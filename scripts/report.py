@@ -101,13 +101,13 @@ def ratio_rows(summary: dict[str, Any]) -> list[list[Any]]:
             key,
             *entry["models"],
             int(length),
-            one["value"],
-            one["low"],
-            one["high"],
-            one["side"],
+            ratio["value"],
+            ratio["low"],
+            ratio["high"],
+            ratio["side"],
         ]
         for key, entry in summary["crossovers"].items()
-        for length, one in entry.get("ratios", {}).items()
+        for length, ratio in entry.get("ratios", {}).items()
     ]
 
 
@@ -115,19 +115,20 @@ def curve_rows(summary: dict[str, Any]) -> list[list[Any]]:
     """The points of every curve."""
     return [
         [
-            key, label, one["length"], one["status"], one["value"], curve["unit"], curve["per"],
-            *(one["middle_half"] or (None, None)), one["processes"], one["repeats"],
+            key, label, point["length"], point["status"], point["value"],
+            curve["unit"], curve["per"],
+            *(point["middle_half"] or (None, None)), point["processes"], point["repeats"],
         ]
         for key, curve in summary["curves"].items()
         for label, points in curve["points"].items()
-        for one in points
+        for point in points
     ]  # fmt: skip
 
 
 def slope_rows(summary: dict[str, Any]) -> list[list[Any]]:
     """The slopes with their intervals and windows."""
     return [
-        [label, key, one["value"], one["low"], one["high"], *one["window"], one["linear"]]
+        [label, key, slope["value"], slope["low"], slope["high"], *slope["window"], slope["linear"]]
         for label, by_measure in summary["slopes"].items()
-        for key, one in by_measure.items()
+        for key, slope in by_measure.items()
     ]

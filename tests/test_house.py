@@ -18,6 +18,8 @@ PACKAGES = (
     "benchmarks", "conf", "core", "data", "models", "probes", "scripts", "tracking", "training",
 )  # fmt: skip
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+MIRRORED = ("conf", "core", "data", "scripts", "tracking", "training")
+"""Rooms whose tests mirror them, or are named in tests/README.md."""
 HEAVY = {"lightning", "hydra", "omegaconf", "wandb", "deepspeed"}
 
 
@@ -118,3 +120,23 @@ def test_class_paths_appear_only_in_model_yamls() -> None:
         assert "_target_" not in path.read_text(), path
     for path in (ROOT / "conf" / "model").glob("*.yaml"):
         assert "target: models." in path.read_text()
+
+
+def test_every_source_file_has_a_test() -> None:
+    """A test file of its name, or a row of the table in tests/README.md."""
+    table = {
+        row[1]: re.findall(r"`([^`]+)`", row[2])
+        for row in re.finditer(
+            r"^\| `([^`]+)` \| (.*) \|$", (ROOT / "tests/README.md").read_text(), re.M
+        )
+    }
+    names = [path.relative_to(ROOT) for path in FILES if path.name != "__init__.py"]
+    untested = {
+        str(name)
+        for name in names
+        if name.parts[0] in MIRRORED
+        and not (ROOT / "tests" / name.parent / f"test_{name.name}").is_file()
+    }
+    assert untested == table.keys()
+    missing = {test for tests in table.values() for test in tests if not (ROOT / test).is_file()}
+    assert missing == set()

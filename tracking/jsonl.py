@@ -14,7 +14,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises `core.parsing.Unreadable` if something else lies in its place.
     """
     try:
-        return [one.value for one in read_lines(path) if one.value and not problem_of(one)]
+        return [line.value for line in read_lines(path) if line.value and not problem_of(line)]
     except Missing:
         return []
 

@@ -1,4 +1,4 @@
-"""What Lightning's trainer logs to: metrics.jsonl, and the run's wandb record.
+"""Loggers for Lightning's trainer: metrics.jsonl, and the run's wandb record.
 
 Apart from the rest, so that what reads metrics or records curves does not import Lightning.
 """
@@ -70,8 +70,8 @@ class JsonlLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         # JSON has no NaN and no infinity.
-        known = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
-        row = json.dumps({"step": step, "time": round(time.time(), 3), **known}) + "\n"
+        finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        row = json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n"
         try:
             with self._path.open("a") as file:
                 file.write(row)
@@ -91,9 +91,9 @@ class JsonlLogger(Logger):
     def rewind(self, step: int, expected: dict[str, Any] | None = None) -> None:
         """Drop rows after `step`: a resumed run writes them again.
 
-        Lines that are no rows are left out and told, and the file as it was is kept beside it; only
-        the last line may be cut short, as a killed process leaves it. Told is also if what is left
-        is not `expected`, what had been `written` by that step.
+        Lines that are no rows are left out with a warning, and the file as it was is kept beside
+        it; only the last line may be cut short, as a killed process leaves it. There is a warning
+        too if what is left is not `expected`, what had been `written` by that step.
         """
         damaged, dropped = [], 0
         self._rows, self._digest = 0, hashlib.sha256()

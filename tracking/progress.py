@@ -1,4 +1,4 @@
-"""How far a long validation is, in the manner of the lines of the training before it."""
+"""Progress of a long validation, in lines like those of the training before it."""
 
 from __future__ import annotations
 

@@ -66,23 +66,23 @@ def run_id(path: Path) -> str:
     It starts with the run's name, because `wandb leet` lists runs by their ids.
     """
     try:
-        found = read_text(path, most=1 << 10).strip()
-        if ID.fullmatch(found):
-            return found
+        identifier = read_text(path, most=1 << 10).strip()
+        if ID.fullmatch(identifier):
+            return identifier
         problem = f"{path}: no id of wandb's"
     except Unreadable as error:
         problem = "" if isinstance(error, Missing) else str(error)
     if problem:
         log.warning("%s: another wandb run begins", problem)
-    found = f"{path.stem[:48]}-{secrets.token_hex(4)}"
-    write_text(path, f"{found}\n")
-    return found
+    identifier = f"{path.stem[:48]}-{secrets.token_hex(4)}"
+    write_text(path, f"{identifier}\n")
+    return identifier
 
 
 class Tracker:
     """One wandb run, and a context manager.
 
-    Nothing that goes wrong in wandb is raised: the first trouble is told, and the run goes on
+    Nothing that goes wrong in wandb is raised: the first failure is a warning, and the run goes on
     without what failed. If wandb's process dies, another one goes on offline. A server that cannot
     be reached when the run starts means offline records. On leaving the `with` block the run is
     finished, as failed if an exception passes through.
@@ -115,7 +115,7 @@ class Tracker:
         place = detect_launcher()
         if conf.mode == "disabled" or (place is not None and place.rank):
             return
-        known: dict[str, Any] = {
+        options: dict[str, Any] = {
             "project": conf.project,
             "entity": conf.entity,
             "name": name,
@@ -127,8 +127,8 @@ class Tracker:
             "resume": "allow",
             "reinit": "create_new",  # never continue another run that could not be finished
         }
-        self._known = known
-        self._guard(lambda: self._start(conf, identity, known))
+        self._options = options
+        self._guard(lambda: self._start(conf, identity, options))
         self._each(lambda run: define_axes(run, self._axes))
 
     @property
@@ -184,23 +184,23 @@ class Tracker:
         self._each(lambda run: run.finish(exit_code=0 if kind is None else 1))
         self._run = None
 
-    def _start(self, conf: WandbConf, identity: Path, known: dict[str, Any]) -> None:
+    def _start(self, conf: WandbConf, identity: Path, options: dict[str, Any]) -> None:
         wandb = load_wandb()
         settings = wandb.Settings(
             silent=True, console="off", init_timeout=START_SECONDS, finish_timeout=FINISH_SECONDS
         )
-        known |= {"id": run_id(identity), "settings": settings}
-        wait_for_a_new_second(Path(known["dir"]), known["id"])
+        options |= {"id": run_id(identity), "settings": settings}
+        wait_for_a_new_second(Path(options["dir"]), options["id"])
         mode = wandb_mode(conf)
         try:
-            self._run = wandb.init(mode=mode, **known)
+            self._run = wandb.init(mode=mode, **options)
         except Exception as error:
             if mode == "offline":
                 raise
             log.warning("wandb: %s; recording offline instead", first_line(error))
             wandb.teardown()  # or the id would count as in use
-            self._run = wandb.init(mode="offline", **known)
-        if self._run.id != known["id"]:  # the agent of a wandb sweep has chosen one
+            self._run = wandb.init(mode="offline", **options)
+        if self._run.id != options["id"]:  # the agent of a wandb sweep has chosen one
             write_text(identity, self._run.id + "\n")
 
     def _each(self, action: Callable[[Any], object]) -> None:
@@ -212,7 +212,7 @@ class Tracker:
             reason = first_line(error)
             self._guard(lambda: self._revive(reason, action))
         except Exception as error:
-            self._tell(error)
+            self._warn(error)
 
     def _revive(self, reason: str, action: Callable[[Any], object]) -> None:
         """Wandb's own process has died: another one takes over, offline, and does `action`."""
@@ -226,21 +226,21 @@ class Tracker:
         if not self._troubled:
             log.warning("wandb: %s; recording offline in a new process from here", reason)
         self._troubled = True
-        wait_for_a_new_second(Path(self._known["dir"]), self._known["id"])
-        self._run = wandb.init(mode="offline", **self._known)
+        wait_for_a_new_second(Path(self._options["dir"]), self._options["id"])
+        self._run = wandb.init(mode="offline", **self._options)
         define_axes(self._run, self._axes)
         for row in self._recent:
             self._run.log(row)
         action(self._run)
 
     def _guard(self, action: Callable[[], object]) -> None:
-        """Call `action`; whatever it raises is told once."""
+        """Call `action`; the first exception of the run is a warning."""
         try:
             action()
         except Exception as error:
-            self._tell(error)
+            self._warn(error)
 
-    def _tell(self, error: Exception) -> None:
+    def _warn(self, error: Exception) -> None:
         if not self._troubled:
             log.warning("wandb: %s; going on without it", first_line(error))
         self._troubled = True

@@ -32,7 +32,9 @@ def keys(node: type, prefix: str = "") -> Iterator[tuple[str, type, Field[Any]]]
             yield from keys(typing.cast(type, hint), f"{prefix}{item.name}.")
         elif item.metadata:
             if isinstance(hint, types.UnionType):
-                hint = next(one for one in typing.get_args(hint) if one is not type(None))
+                hint = next(
+                    argument for argument in typing.get_args(hint) if argument is not type(None)
+                )
             yield f"{prefix}{item.name}", typing.get_origin(hint) or hint, item
 
 
@@ -42,8 +44,8 @@ def quoted(config_name: str, words: list[str], multirun: bool = False) -> list[s
     Verbatim keys are taken as typed. Paths and names are, too, where the grammar would refuse them
     or read a number. A list may be given as its only element.
     """
-    known = {name: (kind, item) for name, kind, item in keys(schema.SCRIPTS[config_name])}
-    return [_quoted(word, *known[name], multirun) if (name := word.partition("=")[0]) in known
+    by_name = {name: (kind, item) for name, kind, item in keys(schema.SCRIPTS[config_name])}
+    return [_quoted(word, *by_name[name], multirun) if (name := word.partition("=")[0]) in by_name
             and "=" in word else word for word in words]  # fmt: skip
 
 
@@ -76,10 +78,15 @@ def _list(text: str, override: Override | None, item: Field[Any], multirun: bool
     if override is None:
         return f"[{_quote(text)}]" if is_path and _is_plain(text) else text
     if override.is_sweep_override():
-        one = parsed(f"a=[{text}]")
+        as_list = parsed(f"a=[{text}]")
         if is_path and not multirun and _exists(text):
             return f"[{_quote(text)}]"
-        if multirun and one is not None and one.value_type is not None and item.metadata["typed"]:
+        if (
+            multirun
+            and as_list is not None
+            and as_list.value_type is not None
+            and item.metadata["typed"]
+        ):
             return ",".join(f"[{part}]" if part[:1] != "[" else part for part in _parts(text))
         return text
     value = override.value()

@@ -26,7 +26,7 @@ from core.errors import UserError
 from models.registry import model_class
 from scripts.cli import arguments as words_of
 from scripts.cli.arguments import expanded, quoted
-from scripts.cli.collisions import meeting_problems
+from scripts.cli.collisions import collision_problems
 from scripts.cli.cross_checks import (
     combination_problems,
     deep_combination_problems,
@@ -58,7 +58,7 @@ MOST_OF_BAD = 20  # the same of a line that is refused anyway, and problems of o
 
 @dataclass
 class Examined:
-    """A command line as far as words tell, before any model or PyTorch is imported."""
+    """What the words of a command line decide, before any model or PyTorch is imported."""
 
     line_problems: list[str]
     """Problems of its words: keys, values, groups. Without one, every job has a configuration."""
@@ -73,7 +73,7 @@ class Examined:
 def problems_of(config_name: str, argv: list[str]) -> list[str]:
     """Every problem of a command line, in reading order; empty if it can run.
 
-    What only the models can tell is left for a line that is fine otherwise.
+    What only the models decide is checked for a line that is fine otherwise.
     """
     schema.register()
     line = read(config_name, argv)
@@ -109,11 +109,11 @@ def _without_nulls(config_name: str, words: list[str]) -> list[str]:
 
 
 def examine(config_name: str, line: Line) -> Examined:
-    """Everything that can be said of a line at once: within a second."""
+    """Check everything about a line that takes less than a second."""
     words = quoted(config_name, line.words, line.multirun)
     if line.multirun:
         words = [*_recipe_sweep(words), *words]
-    found = Examined([], [], [], [])
+    examined = Examined([], [], [], [])
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         overrides, problems = _parse(config_name, words, line.multirun)
         groups = [override for override in overrides if _is_group(override)]
@@ -140,21 +140,21 @@ def examine(config_name: str, line: Line) -> Examined:
                 good = [override for override in keys if not wrong[id(override)]]
                 bases[combination] = base, good
             most = MOST_OF_BAD if problems else MOST_JOBS
-            for told, config in itertools.islice(_jobs(*bases[combination]), most):
-                found.configs.append(config)
-                found.words.append(" ".join([*selected, *told]))
-            if len(found.configs) >= most:
+            for job_words, config in itertools.islice(_jobs(*bases[combination]), most):
+                examined.configs.append(config)
+                examined.words.append(" ".join([*selected, *job_words]))
+            if len(examined.configs) >= most:
                 break
-    del found.configs[MOST_JOBS:]
-    found.line_problems = list(dict.fromkeys(problems))
-    for config in found.configs:
+    del examined.configs[MOST_JOBS:]
+    examined.line_problems = list(dict.fromkeys(problems))
+    for config in examined.configs:
         if len(problems) >= MOST_OF_BAD:  # nobody reads on
             break
         problems += light_problems(config_name, config)
     if not problems:
-        problems += meeting_problems(config_name, overrides, found.configs)
-    found.problems = list(dict.fromkeys(problems))
-    return found
+        problems += collision_problems(config_name, overrides, examined.configs)
+    examined.problems = list(dict.fromkeys(problems))
+    return examined
 
 
 def configuration_problems(config_name: str, config: DictConfig) -> list[str]:
@@ -163,7 +163,7 @@ def configuration_problems(config_name: str, config: DictConfig) -> list[str]:
 
 
 def light_problems(config_name: str, config: DictConfig) -> list[str]:
-    """Those that its words alone tell."""
+    """Problems that its words alone decide."""
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
@@ -182,7 +182,7 @@ def is_elsewhere(line: Line) -> bool:
 def deep_problems(
     config_name: str, configs: list[DictConfig], line: Line | None = None
 ) -> list[str]:
-    """Problems of jobs that only the models can tell; imports PyTorch.
+    """Problems of jobs that only the models decide; imports PyTorch.
 
     Whether they fit into memory is asked of this machine, unless the line sends them to others.
     """
@@ -191,12 +191,12 @@ def deep_problems(
     for config in configs:
         if len(problems) >= MOST_OF_BAD:
             break
-        own = _model_problems(config.model) if "model" in config else []
-        if not own:
+        of_job = _model_problems(config.model) if "model" in config else []
+        if not of_job:
             typed = expanded(OmegaConf.to_object(config))
-            own = deep_combination_problems(config_name, typed)
-            own = own or ([] if elsewhere else memory_problems(typed))
-        problems += own
+            of_job = deep_combination_problems(config_name, typed)
+            of_job = of_job or ([] if elsewhere else memory_problems(typed))
+        problems += of_job
     return list(dict.fromkeys(problems))
 
 
@@ -204,15 +204,17 @@ def show(config_name: str, line: Line, examined: Examined) -> int:
     """`--cfg`: print the configuration of every job, Hydra's own where that was asked for."""
     kind = line.asks("--cfg").partition("=")[2]
     words = quoted(config_name, line.words)
-    for told, config in zip(examined.words, examined.configs, strict=True):
+    for job_words, config in zip(examined.words, examined.configs, strict=True):
         if kind != "job":
             with initialize_config_dir(str(FOLDER), version_base="1.3"):
-                plain = [word for word in told.split(" ") if word] if line.multirun else words
+                plain = [word for word in job_words.split(" ") if word] if line.multirun else words
                 config = compose(config_name, overrides=plain, return_hydra_config=True)
                 if kind == "hydra":
                     config = OmegaConf.masked_copy(config, ["hydra"])
         if line.multirun:
-            print(f"# {told}" if not examined.words.index(told) else f"---\n# {told}")
+            print(
+                f"# {job_words}" if not examined.words.index(job_words) else f"---\n# {job_words}"
+            )
         print(OmegaConf.to_yaml(config, resolve=bool(line.asks("--resolve"))), end="")
     return 0
 
@@ -221,7 +223,7 @@ def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Ove
     """What the words say in Hydra's grammar, and what none of its scripts can do."""
     parser, loader = OverridesParser.create(), GlobalHydra.instance().config_loader()
     kinds = {name: kind for name, kind, _ in words_of.keys(schema.SCRIPTS[config_name])}
-    overrides, own, problems = [], [], []
+    overrides, hydra_overrides, problems = [], [], []
     for word in words:
         name, _, text = word.partition("=")
         try:
@@ -233,7 +235,7 @@ def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Ove
         if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
             problem_of_form = hydra_problem(word)
             problems += problem_of_form
-            own += [] if problem_of_form else [override]
+            hydra_overrides += [] if problem_of_form else [override]
             continue
         if override.is_delete() or override.is_add() or override.is_force_add():
             problems.append(f"{word!r}: keys cannot be added or removed; write key=value")
@@ -255,7 +257,7 @@ def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Ove
             problems.append(f"{word!r} stands for no value at all")
         else:
             overrides.append(override)
-    problems += own_problems(config_name, own)
+    problems += own_problems(config_name, hydra_overrides)
     if problem := too_many_jobs(overrides):
         return [], [*problems, problem]
     return overrides, problems
@@ -265,7 +267,7 @@ def _of_scalars(override: Override) -> bool:
     """Whether a sweep's values are no lists."""
     value = override.value()
     return isinstance(value, ChoiceSweep) and not any(
-        isinstance(one, list | dict) for one in value.list
+        isinstance(item, list | dict) for item in value.list
     )
 
 
@@ -275,7 +277,7 @@ def _unreadable(word: str, reason: str) -> str:
     if not equals:
         return f"{word!r} is not of the form key=value"
     called = re.search(r"while evaluating '.*?': (?!Unknown function)(.*)", reason)
-    if called and called[1].startswith("mismatch type"):  # told in the types of Hydra's functions
+    if called and called[1].startswith("mismatch type"):  # in the types of Hydra's functions
         function = text.partition("(")[0]
         return (
             f"{word!r}: {function}() does not take these values; write the values themselves, "
@@ -315,7 +317,7 @@ def _values(override: Override) -> list[str]:
 
 def _group_problems(config_name: str, override: Override, values: list[str]) -> Iterator[str]:
     group = override.key_or_group
-    known = [path.stem for path in sorted((FOLDER / group).glob("*.yaml"))]
+    members = [path.stem for path in sorted((FOLDER / group).glob("*.yaml"))]
     text = (FOLDER / f"{config_name}.yaml").read_text()
     if not re.search(rf"^\s+- {group}:", text, re.MULTILINE):
         yield f"{group}= has no meaning for {config_name}.py"
@@ -323,8 +325,8 @@ def _group_problems(config_name: str, override: Override, values: list[str]) -> 
     for value in values:
         if value == "null" and f"{group}: null" in text:
             yield f"{group}=null: beside other values of {group}= there can be no null"
-        elif value not in known:
-            yield f"{group}={value}: no such {group}{nearest(value, known)}"
+        elif value not in members:
+            yield f"{group}={value}: no such {group}{nearest(value, members)}"
 
 
 def _key_problems(base: DictConfig, override: Override) -> Iterator[str]:
@@ -333,9 +335,9 @@ def _key_problems(base: DictConfig, override: Override) -> Iterator[str]:
         if (meant := SYNONYMS.get(name.split(".")[-1].lower())) and has(base, meant):
             yield f"unknown key {name!r}; did you mean {meant!r}?"
             return
-        known = [*(path.name for path in FOLDER.iterdir() if path.is_dir()), *names(base)]
-        same_leaf = [other for other in known if other.split(".")[-1] == name.split(".")[-1]]
-        hint = f"; did you mean {same_leaf[0]!r}?" if same_leaf else nearest(name, known)
+        choices = [*(path.name for path in FOLDER.iterdir() if path.is_dir()), *names(base)]
+        same_leaf = [other for other in choices if other.split(".")[-1] == name.split(".")[-1]]
+        hint = f"; did you mean {same_leaf[0]!r}?" if same_leaf else nearest(name, choices)
         yield f"unknown key {name!r}{hint if len(hint) < 200 else ''}"
         return
     trial = base.copy()  # an update that fails leaves no trace in it
@@ -377,9 +379,9 @@ def _field_problems(model: dict[str, Any]) -> Iterator[str]:
     expected = OmegaConf.structured(config_class)
     OmegaConf.set_readonly(expected, False)  # it is frozen; values are tried on it all the same
     trial = OmegaConf.create({"model": expected})
-    known = {item.name for item in fields(config_class)}
+    expected_names = {item.name for item in fields(config_class)}
     for name, value in model_spec(model, 1).config.items():
-        if name not in known:
+        if name not in expected_names:
             yield f"model.{name} is not a field of {model['target']}"
         elif problem := misfit(trial, f"model.{name}", f"{value}"):
             yield problem
@@ -408,17 +410,17 @@ def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:
         choices, low, high = (item.metadata.get(bound) for bound in ("choices", "low", "high"))
         if value is None:  # where that is allowed it means "not set"
             continue
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str) and (problem := text_problem(one, item.metadata)):
-                yield f"{name}={shown(one)}: {problem}"
+        for element in value if isinstance(value, list) else [value]:
+            if isinstance(element, str) and (problem := text_problem(element, item.metadata)):
+                yield f"{name}={shown(element)}: {problem}"
                 continue
-            if isinstance(one, float) and not isfinite(one):
-                yield f"{name}={one}: must be a finite number"
+            if isinstance(element, float) and not isfinite(element):
+                yield f"{name}={element}: must be a finite number"
                 continue
-            if choices and one not in choices:
-                hint = nearest(str(one), list(choices), item.metadata["aliases"])
-                yield f"{name}={one!r}: not one of its values{hint}"
-            if low is not None and one < low:
-                yield f"{name}={one}: must be at least {low}"
-            if high is not None and one > high:
-                yield f"{name}={one}: must be at most {high}"
+            if choices and element not in choices:
+                hint = nearest(str(element), list(choices), item.metadata["aliases"])
+                yield f"{name}={element!r}: not one of its values{hint}"
+            if low is not None and element < low:
+                yield f"{name}={element}: must be at least {low}"
+            if high is not None and element > high:
+                yield f"{name}={element}: must be at most {high}"

@@ -1,4 +1,4 @@
-"""Jobs of one multirun that would meet in one folder, or in a sweep that holds one of them."""
+"""Finds jobs of a multirun that would use one folder, or a sweep that holds one of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.run_folder.naming import default_name
 TOGETHER = ("probe", "repeatability", "busy", "torture", "demo")  # their jobs are one sweep
 
 
-def meeting_problems(
+def collision_problems(
     config_name: str, overrides: list[Override], configs: list[DictConfig]
 ) -> list[str]:
     """Why the jobs of a multirun cannot stand side by side; empty if they can."""
@@ -39,14 +39,14 @@ def _apart(config_name: str, overrides: list[Override]) -> Iterator[str]:
 
 
 def _folders(overrides: list[Override], configs: list[DictConfig]) -> Iterator[str]:
-    swept = [one.key_or_group for one in overrides if one.is_sweep_override()]
+    swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
     jobs: dict[str, int] = defaultdict(int)
     for config in configs:
         jobs[folder_of(expanded(OmegaConf.to_object(config)))] += 1
     for folder, count in jobs.items():
         if count == 1:
             continue
-        named = [one for one in overrides if one.key_or_group == "name"]
+        named = [override for override in overrides if override.key_or_group == "name"]
         if named:
             yield (
                 f"name={named[0].value()} would name every run of {', '.join(swept)}; "

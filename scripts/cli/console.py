@@ -10,7 +10,7 @@ from core.errors import escaped
 from core.launcher import detect_launcher
 
 CRASHED = 1  # exit status of a bug
-REFUSED = 2  # of anything the user can mend
+REFUSED = 2  # of anything the user can correct
 LINES = "\n\t"  # what of a message lays it out
 
 
@@ -25,13 +25,13 @@ class Notices(logging.Handler):
 
 
 def is_first() -> bool:
-    """Whether this process speaks: it is alone, or the first of those that were launched."""
+    """Whether this process prints: it is alone, or the first of those that were launched."""
     place = detect_launcher()
     return place is None or place.rank == 0
 
 
 def print_error(text: Any) -> None:
-    """An error message on standard error, if this process speaks."""
+    """Print an error message on standard error, if this process prints."""
     if is_first():
         print(f"error: {escaped(str(text), keep=LINES)}", file=sys.stderr)
 

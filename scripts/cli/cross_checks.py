@@ -35,12 +35,12 @@ Checker = Callable[[Any], Iterator[str]]
 
 
 def combination_problems(config_name: str, config: Any) -> list[str]:
-    """Every impossible combination in a typed configuration, as far as words alone tell."""
+    """Every impossible combination in a typed configuration that words alone decide."""
     return list(CHECKS[config_name](config))
 
 
 def deep_combination_problems(config_name: str, config: Any) -> list[str]:
-    """Those that only the models and PyTorch can tell."""
+    """Impossible combinations that only the models and PyTorch decide."""
     return list(DEEP_CHECKS[config_name](config))
 
 
@@ -262,15 +262,15 @@ def _buildable(model: dict[str, Any], vocab: int, length: int, name: str) -> Ite
     from models.sketch import sketch
 
     try:
-        found = sketch(model_spec(model, vocab))
+        drawn = sketch(model_spec(model, vocab))
     except UserError as error:
         yield str(error)
         return
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         yield f"no model of these sizes can be built ({str(error).splitlines()[0]})"
         return
-    if found.positions is not None and found.positions < length:
-        yield f"model.{found.length_field}={found.positions} is shorter than {name}={length}"
+    if drawn.positions is not None and drawn.positions < length:
+        yield f"model.{drawn.length_field}={drawn.positions} is shorter than {name}={length}"
 
 
 def memory_problems(config: Any) -> list[str]:

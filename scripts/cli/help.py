@@ -67,8 +67,8 @@ def _rows(node: type, values: Any, prefix: str = "") -> Iterator[tuple[str, str 
         elif "doc" in item.metadata:
             choices = item.metadata["choices"]
             doc = item.metadata["doc"] + (f": {' | '.join(choices)}" if choices else "")
-            told = default not in ("???", None, "") and not isinstance(default, dict)
-            yield f"{prefix}{item.name}", f" [{_show(default)}]" if told else "", doc
+            has_default = default not in ("???", None, "") and not isinstance(default, dict)
+            yield f"{prefix}{item.name}", f" [{_show(default)}]" if has_default else "", doc
     for name, kind in groups:
         yield name, None, (kind.__doc__ or "").strip()
         yield from _rows(kind, values[name], f"{name}.")

@@ -28,7 +28,7 @@ class Line:
 
     def asks(self, flag: str) -> str:
         """The flag with its value if it was given, else nothing."""
-        return next((one for one in self.flags if one.partition("=")[0] == flag), "")
+        return next((each for each in self.flags if each.partition("=")[0] == flag), "")
 
     @property
     def multirun(self) -> bool:

@@ -22,16 +22,21 @@ def own_problems(config_name: str, overrides: Sequence[Override]) -> list[str]:
     """What is wrong with overrides that `scripts.cli.hydra_flags.hydra_problem` lets through."""
     if not overrides:
         return []
-    groups = [one for one in overrides if one.key_or_group == LAUNCHER]
-    problems = [problem for one in groups for problem in _launcher_problem(one)]
+    groups = [override for override in overrides if override.key_or_group == LAUNCHER]
+    problems = [problem for override in groups for problem in _launcher_problem(override)]
     if problems:
         return problems
-    words = [str(one.input_line) for one in groups]
+    words = [str(override.input_line) for override in groups]
     try:
         base = compose(config_name, overrides=words, return_hydra_config=True)
     except Exception as error:
         return [unmade(error)]
-    return [problem for one in overrides if one not in groups for problem in _problems(base, one)]
+    return [
+        problem
+        for override in overrides
+        if override not in groups
+        for problem in _problems(base, override)
+    ]
 
 
 def unmade(error: Exception) -> str:
@@ -43,16 +48,16 @@ def unmade(error: Exception) -> str:
 
 def _launcher_problem(override: Override) -> list[str]:
     """A launcher whose package is missing, or that there is not."""
-    known = GlobalHydra.instance().config_loader().get_group_options(LAUNCHER)
+    launchers = GlobalHydra.instance().config_loader().get_group_options(LAUNCHER)
     name = override.get_value_element_as_str()
-    if name in known:
+    if name in launchers:
         return []
     if name.startswith("submitit_"):
         return [
             f"{LAUNCHER}={name} needs the package hydra-submitit-launcher: "
             "pip install -e '.[scale]'"
         ]
-    return [f"{LAUNCHER}={name}: no such launcher{nearest(name, known)}"]
+    return [f"{LAUNCHER}={name}: no such launcher{nearest(name, launchers)}"]
 
 
 def _problems(base: DictConfig, override: Override) -> Iterator[str]:
@@ -65,18 +70,18 @@ def _problems(base: DictConfig, override: Override) -> Iterator[str]:
         launcher = base.hydra.runtime.choices[LAUNCHER]
         of = f" of {LAUNCHER}={launcher}" if parent == "hydra.launcher" else ""
         prefix = "max_" if parent == "hydra.sweeper" else ""  # the others are not for a line
-        known = [
-            one
-            for one in names(OmegaConf.select(base, parent), f"{parent}.")
-            if one.startswith(f"{parent}.{prefix}") and not one.startswith(f"{parent}._")
+        keys = [
+            key
+            for key in names(OmegaConf.select(base, parent), f"{parent}.")
+            if key.startswith(f"{parent}.{prefix}") and not key.startswith(f"{parent}._")
         ]
-        way_out = nearest(name, known) or ", which has none: choose a launcher that has it"
+        way_out = nearest(name, keys) or ", which has none: choose a launcher that has it"
         yield f"unknown key {name!r}{of}{way_out}"
         return
     if name == "hydra.verbose":
         value = override.value()
         several = value if isinstance(value, list) else [value]
-        if not isinstance(value, bool) and not all(isinstance(one, str) for one in several):
+        if not isinstance(value, bool) and not all(isinstance(each, str) for each in several):
             text = override.get_value_element_as_str()
             yield f"{name}={text}: expected true, false, or names of loggers"
         return

@@ -38,8 +38,8 @@ from scripts.cli.hydra_keys import unmade
 from scripts.cli.path_checks import place_problems
 from scripts.cli.task import load_task
 
-MOST_TOLD, LONGEST_TOLD = 30, 1200  # problems of one line, and characters of each
-MOST_LOOKED_AT = 20  # jobs whose places are looked at before any starts
+MOST_SHOWN, LONGEST_SHOWN = 30, 1200  # problems of one line, and characters of each
+MOST_PLACES = 20  # jobs whose places are looked at before any starts
 SUBMITIT = "submitit"  # part of the names of the launchers that run jobs elsewhere
 
 SCRATCH = Path(".cache", "multirun")
@@ -78,7 +78,7 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
         return print_problems(examined.problems)
     if not is_elsewhere(line):
         # The first ones: the jobs of a sweep mostly name the same places.
-        first = [expanded(OmegaConf.to_object(one)) for one in examined.configs[:MOST_LOOKED_AT]]
+        first = [expanded(OmegaConf.to_object(config)) for config in examined.configs[:MOST_PLACES]]
         if problems := place_problems(first):
             return print_problems(problems)
     if problems := deep_problems(config_name, examined.configs, line):
@@ -143,8 +143,8 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
 
 def places(conf: Any) -> Iterator[tuple[str, str]]:
     """Every path in a job's configuration, or in those of several, after its key."""
-    for one in conf if isinstance(conf, list) else [conf]:
-        yield from _places(one, "")
+    for job in conf if isinstance(conf, list) else [conf]:
+        yield from _places(job, "")
 
 
 def _places(conf: Any, prefix: str) -> Iterator[tuple[str, str]]:
@@ -164,7 +164,9 @@ def compose_jobs(config_name: str, line: Line, job: Any) -> None:
     Raises `UserError` for whatever Hydra itself raises, and what a job raises as it is.
     """
 
-    def begin(config: DictConfig) -> None:  # whose frame tells a job's exceptions from Hydra's
+    def begin(
+        config: DictConfig,
+    ) -> None:  # its frame marks a job's exceptions, which are not Hydra's
         job(config)
 
     before = sys.argv
@@ -213,8 +215,8 @@ def unreported() -> Iterator[None]:
 def _is_of_a_job(error: Exception) -> bool:
     """Whether it was raised within a job, here or where a launcher has sent it, not by Hydra."""
     frames = traceback.extract_tb(error.__traceback__)
-    here = any(one.filename == __file__ and one.name == "begin" for one in frames)
-    return here or any(one.name == "launch" for one in frames)
+    here = any(frame.filename == __file__ and frame.name == "begin" for frame in frames)
+    return here or any(frame.name == "launch" for frame in frames)
 
 
 @contextmanager
@@ -249,16 +251,16 @@ def print_failures(failures: dict[str, Exception], jobs: int) -> None:
 
 
 def print_problems(problems: list[str]) -> int:
-    """Print the problems, each on one line of bearable length; the status, 0 if there are none."""
-    for problem in problems[:MOST_TOLD]:
+    """Print the problems, each on one line of limited length; the status, 0 if there are none."""
+    for problem in problems[:MOST_SHOWN]:
         print_error(one_line(problem))
-    if len(problems) > MOST_TOLD:
-        print_error(f"and {len(problems) - MOST_TOLD:,} more")
+    if len(problems) > MOST_SHOWN:
+        print_error(f"and {len(problems) - MOST_SHOWN:,} more")
     return REFUSED if problems else 0
 
 
 def one_line(text: str) -> str:
     """Without the middle of what is long, and with what a terminal would obey escaped."""
-    if len(text) > LONGEST_TOLD:
-        text = f"{text[: LONGEST_TOLD // 2]} ... {text[-LONGEST_TOLD // 2 :]}"
+    if len(text) > LONGEST_SHOWN:
+        text = f"{text[: LONGEST_SHOWN // 2]} ... {text[-LONGEST_SHOWN // 2 :]}"
     return escaped(text)

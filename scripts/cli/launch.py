@@ -27,7 +27,7 @@ def launch(config_name: str, task: str, together: bool = False) -> NoReturn:
     Refuses a bad command line before any work: all problems at once, exit status 2, no traceback.
     A job that raises `UserError` prints its message, one that crashes its traceback. The other jobs
     of a multirun still run, and the end repeats what failed: status 2, or 1 if anything crashed.
-    Where a launcher has started several processes, the first one speaks for all of them. Ctrl-C
+    Where a launcher has started several processes, only the first one prints. Ctrl-C
     ends with status 130, a closed pipe with 0.
     """
 

@@ -45,13 +45,13 @@ def excess(config_name: str, words: Sequence[str]) -> list[str]:
             f"{len(words):,} words: a command line may have {WORDS}; "
             "give many files as a pattern in quotes"
         ]
-    known: dict[str, Any] = {
+    by_name: dict[str, Any] = {
         name: item.metadata for name, _, item in keys(schema.SCRIPTS[config_name])
     }
     read = []
     for word in words:
         name, _, text = word.partition("=")
-        if known.get(name, {}).get("verbatim"):
+        if by_name.get(name, {}).get("verbatim"):
             if UNREADABLE.search(text):
                 return [f"{shown(word)}: a text must be UTF-8 without NUL"]
         else:
@@ -69,7 +69,7 @@ def excess(config_name: str, words: Sequence[str]) -> list[str]:
     for word in read:
         if (depth := _depth(word)) > DEPTH:
             return [f"{shown(word)}: {depth} brackets within one another, at most {DEPTH} can be"]
-    paths = {name for name, metadata in known.items() if metadata["path"]}
+    paths = {name for name, metadata in by_name.items() if metadata["path"]}
     return list(_interpolations(read, paths))
 
 
@@ -90,10 +90,10 @@ def _interpolations(words: Sequence[str], paths: set[str]) -> Iterator[str]:
     if (count := sum(map(len, inside.values()))) > INTERPOLATIONS:
         yield f"{count} values of other keys: a command line may have {INTERPOLATIONS}"
         return
-    chained = {word.partition("=")[0] for word, found in inside.items() if found}
-    for word, found in inside.items():
+    chained = {word.partition("=")[0] for word, references in inside.items() if references}
+    for word, references in inside.items():
         name = word.partition("=")[0]
-        for text in found:
+        for text in references:
             if name in paths and ENVIRONMENT.fullmatch(text):
                 continue
             if not KEY.fullmatch(text):
@@ -140,7 +140,7 @@ def _jobs_of(override: Override) -> float:
         return 1  # or a glob: as many as there are files
     if any(map(beyond, (value.start, value.stop, value.step))):
         raise ValueError("the ends of a range must be numbers of at most 64 bits")
-    start, stop, step = (float(one or 0) for one in (value.start, value.stop, value.step))
+    start, stop, step = (float(bound or 0) for bound in (value.start, value.stop, value.step))
     if not step or not all(map(isfinite, (start, stop, step))):
         raise ValueError("a range needs finite ends, and a step other than 0")
     return abs(stop - start) / abs(step)

@@ -1,6 +1,6 @@
-"""What a sound line names and is not there, or cannot be used: told before PyTorch is imported.
+"""Reports missing and unusable places of a valid line before PyTorch is imported.
 
-Looks only, in the words of the code that comes upon it later; what takes long is left to that.
+It only looks, with the messages of the code that uses them later; what takes long is left to that.
 """
 
 from __future__ import annotations

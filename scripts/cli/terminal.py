@@ -1,4 +1,4 @@
-"""What a script owes its terminal: no traceback for Ctrl-C, a closed pipe, or a foreign letter."""
+"""Runs a script without a traceback for Ctrl-C, a closed pipe, or a letter that cannot be shown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(body: Callable[[], int]) -> int:
             status = INTERRUPTED
         except BrokenPipeError:  # nobody reads on, as with `| head`
             status = 0
-        except SystemExit as error:  # rich's word for the same
+        except SystemExit as error:  # how rich reports the same
             if not isinstance(error.__context__, BrokenPipeError):
                 raise
             status = 0

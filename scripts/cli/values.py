@@ -52,7 +52,7 @@ def misfit(trial: DictConfig, name: str, text: str) -> str | None:
         return f"{name}={text}: an integer must fit into 64 bits"
     if isinstance(old, bool) and not isinstance(value, bool):  # OmegaConf takes 7 for true
         return f"{name}={text}: {KINDS['bool']}"
-    if isinstance(value, list) and any(isinstance(one, (list, dict)) for one in value):
+    if isinstance(value, list) and any(isinstance(element, (list, dict)) for element in value):
         return f"{name}={text}: expected a list of single values"
     if OmegaConf.is_dict(old) and not isinstance(value, dict):
         such = "".join(f", such as {name}.{key}" for key in itertools.islice(old, 1))
@@ -62,15 +62,15 @@ def misfit(trial: DictConfig, name: str, text: str) -> str | None:
     except OmegaConfBaseException as error:
         kind = re.search(r"could not be converted to (\w+)|not a valid (bool)", str(error))
         expected = KINDS.get(kind[1] or kind[2]) if kind else None
-        told = expected or str(error).splitlines()[0]
+        problem = expected or str(error).splitlines()[0]
         typed = value if isinstance(value, str) else text
-        return f"{name}={typed}: {told}{_hint(trial, name)}"
+        return f"{name}={typed}: {problem}{_hint(trial, name)}"
     return None
 
 
 def _hint(base: DictConfig, name: str) -> str:
     """What the schema says to somebody who gave a key of the first level a wrong value."""
     typed: Any = OmegaConf.get_type(base)
-    known = fields(typed) if is_dataclass(typed) else ()
-    hints = {one.name: one.metadata.get("hint") for one in known}
+    schema_fields = fields(typed) if is_dataclass(typed) else ()
+    hints = {item.name: item.metadata.get("hint") for item in schema_fields}
     return f"; {hints[name]}" if hints.get(name) else ""

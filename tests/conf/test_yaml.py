@@ -94,8 +94,8 @@ def test_sweeps_measure_in_several_processes(script: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_size_of_every_model_is_built(name: str) -> None:
     group = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    known = {item.name for item in fields(model_class(group["target"]).Config)}
-    assert {key for key in group if key not in schema.NOT_FIELDS} == known - {"vocab_size"}
+    names = {item.name for item in fields(model_class(group["target"]).Config)}
+    assert {key for key in group if key not in schema.NOT_FIELDS} == names - {"vocab_size"}
     for size in group["sizes"]:
         model = build_meta(spec_of(name, str(size)))
         assert next(model.parameters()).device.type == "meta"

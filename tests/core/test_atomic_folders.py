@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ import pytest
 from core.atomic_folders import make_folder
 
 
-def write(content: str):  # type: ignore[no-untyped-def]
-    return lambda folder: (folder / "file").write_text(content)
+def write(content: str) -> Callable[[Path], None]:
+    def fill(folder: Path) -> None:
+        (folder / "file").write_text(content)
+
+    return fill
 
 
 def names(folder: Path) -> list[str]:

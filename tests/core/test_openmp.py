@@ -1,3 +1,7 @@
+"""Threads wait asleep in every process that is started here."""
+
+from __future__ import annotations
+
 from core.openmp import wait_asleep
 
 import os
@@ -32,26 +36,26 @@ for module in sys.argv[1:]:
 """
 
 
-def at_the_import_of_torch(*modules: str, **own: str) -> list[str]:
+def at_the_import_of_torch(*modules: str, **variables: str) -> list[str]:
     """What is set when each first asks for torch, where no test of ours has set it before."""
     bare = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     command = [sys.executable, "-c", ASK, *modules]
-    done = subprocess.run(command, env=bare | own, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, env=bare | variables, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
     return done.stdout.splitlines()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="asks in forked processes")
-def test_threads_sleep_whatever_is_started():
+def test_threads_sleep_whatever_is_started() -> None:
     entries = [f"scripts.{name}" for name in ENTRIES] + [
         "models.layers.trunk",
         "probes.measure.isolated",
     ]
-    found = dict(zip(entries, at_the_import_of_torch(*entries), strict=True))
-    assert {name for name, words in found.items() if words != "PASSIVE 0"} == set()
+    settings = dict(zip(entries, at_the_import_of_torch(*entries), strict=True))
+    assert {name for name, words in settings.items() if words != "PASSIVE 0"} == set()
 
 
-def test_what_the_user_asked_for_stays():
+def test_what_the_user_asked_for_stays() -> None:
     assert at_the_import_of_torch("models.layers.trunk", OMP_WAIT_POLICY="ACTIVE") == [
         "ACTIVE None"
     ]
@@ -61,6 +65,6 @@ def test_what_the_user_asked_for_stays():
         assert asked == {name: "7"}
 
 
-def test_children_inherit_it():
+def test_children_inherit_it() -> None:
     facts = isolated.run(works.environment, (), 60).facts
     assert facts["OMP_WAIT_POLICY"] == os.environ["OMP_WAIT_POLICY"]

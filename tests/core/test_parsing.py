@@ -100,8 +100,8 @@ def enormous(path: Path) -> None:
 
 
 def socket_at(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(os.path.relpath(path))  # a name may not be long
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(path))  # a name may not be long
 
 
 PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -157,15 +157,15 @@ def test_each_line_is_a_row_or_says_why_not(tmp_path: Path) -> None:
     long = b"[" * (3 * LONGEST_LINE)
     lines = [b'{"a": 1}', b"3", b"null", b"[1]", b"\xff", b"", long, b"[" * 9999, b'{"a": 2}']
     path.write_bytes(b"\n".join(lines) + b'\n{"a": 3')
-    found = list(read_lines(path))
-    assert [one.number for one in found] == list(range(1, 11))
-    assert [one.value for one in found if one.value] == [{"a": 1}, {"a": 2}]
-    assert [one.problem.split(" (")[0] for one in found] == [
+    rows = list(read_lines(path))
+    assert [line.number for line in rows] == list(range(1, 11))
+    assert [line.value for line in rows if line.value] == [{"a": 1}, {"a": 2}]
+    assert [line.problem.split(" (")[0] for line in rows] == [
         "", "a number, not an object", "nothing, not an object", "a list, not an object",
         "not UTF-8", "not JSON", "longer than 1,048,576 bytes", "nested more than 50 deep", "",
         "not JSON",
     ]  # fmt: skip
-    assert [one.ended for one in found] == [True] * 9 + [False]
+    assert [line.ended for line in rows] == [True] * 9 + [False]
 
 
 def test_a_file_that_waits_for_its_content_is_named(

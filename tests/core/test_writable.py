@@ -30,9 +30,9 @@ def test_what_cannot_be_written_is_told_and_stays_as_it_was(tmp_path: Path, why:
     (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(UserError, match=rf"^out=.* cannot be written \({why}\): choose") as told:
+    with pytest.raises(UserError, match=rf"^out=.* cannot be written \({why}\): choose") as refused:
         check_writable(WRONG[why](tmp_path), "out")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refused.value)
     assert sorted(tmp_path.iterdir()) == before
     check_writable(tmp_path / "new" / "below")
     assert sorted(tmp_path.iterdir()) == before
@@ -95,5 +95,7 @@ def test_a_bug_is_not_taken_for_a_place() -> None:
     error = FileNotFoundError(errno.ENOENT, "No such file", "/usr/lib/ours")
     assert writable.explain(error, [("out", "/home/me/out")]) is None
     assert writable.explain(OSError("no number"), [("out", "out")]) is None
-    told = writable.explain(OSError(errno.EIO, "Input/output error", b"/home/me"), [("out", "x")])
-    assert told and told.startswith("/home/me cannot be written (Input/output error)")
+    message = writable.explain(
+        OSError(errno.EIO, "Input/output error", b"/home/me"), [("out", "x")]
+    )
+    assert message and message.startswith("/home/me cannot be written (Input/output error)")

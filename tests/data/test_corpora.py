@@ -6,7 +6,9 @@ import gzip
 import json
 import pickle
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,15 +88,15 @@ def test_a_share_smaller_than_every_file_takes_the_smallest() -> None:
     ],
     ids=["name", "content", "fewer", "order"],
 )
-def test_fingerprint_sees_every_change(change) -> None:  # type: ignore[no-untyped-def]
+def test_fingerprint_sees_every_change(change: Callable[[Any], Any]) -> None:
     docs = many()
     assert corpora.split(docs, 0.1).fingerprint != corpora.split(change(docs), 0.1).fingerprint
 
 
 def test_fingerprint_sees_the_split() -> None:
     assert corpora.split(many(), 0.1).fingerprint != corpora.split(many(), 0.3).fingerprint
-    one = documents("some text " * 50)
-    assert corpora.split(one, 0.1).fingerprint != corpora.split(one, 0.3).fingerprint
+    single = documents("some text " * 50)
+    assert corpora.split(single, 0.1).fingerprint != corpora.split(single, 0.3).fingerprint
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 2.0])

@@ -73,16 +73,16 @@ def test_a_file_is_known_by_its_content_and_by_how_it_must_be_cut(
     file, apart = spiece
     path = tmp_path / "bytes.json"
     tokenizers.byte_tokenizer().save(path)
-    for one, ends in ((file.path, apart), (path, False)):
-        digest = hashlib.sha256(one.read_bytes()).hexdigest()
-        possible = recipes.possible(conf(str(one)), Foreign(one))
+    for tokenizer_path, ends in ((file.path, apart), (path, False)):
+        digest = hashlib.sha256(tokenizer_path.read_bytes()).hexdigest()
+        possible = recipes.possible(conf(str(tokenizer_path)), Foreign(tokenizer_path))
         assert possible == [f"file {digest}", f"file {digest} apart"]
-        assert ends == (one is file.path)
-    own = recipes.foreign(conf(str(path)))
-    assert own is not None
-    with own:
-        assert recipes.chosen(conf(str(path)), own, []) == recipes.possible(conf(""), own)[0]
-        assert recipes.build(conf(str(path)), own, [], []).fingerprint == (
+        assert ends == (tokenizer_path is file.path)
+    recipe = recipes.foreign(conf(str(path)))
+    assert recipe is not None
+    with recipe:
+        assert recipes.chosen(conf(str(path)), recipe, []) == recipes.possible(conf(""), recipe)[0]
+        assert recipes.build(conf(str(path)), recipe, [], []).fingerprint == (
             tokenizers.byte_tokenizer().fingerprint
         )
 

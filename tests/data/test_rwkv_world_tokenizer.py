@@ -67,10 +67,10 @@ def test_every_token_and_random_bytes(official: Any, ours: WorldTokenizer) -> No
     data = [b"".join(tokens), draw.randbytes(100_000)]
     data += [b"".join(draw.choices(tokens, k=draw.randrange(6))) for _ in range(2000)]
     data += [token[:-1] + draw.randbytes(2) for token in tokens[:2000]]
-    for one in data:
-        ids = ours.encode_bytes(one)
-        assert ids == official.encodeBytes(one)
-        assert official.decodeBytes(ids) == one
+    for text in data:
+        ids = ours.encode_bytes(text)
+        assert ids == official.encodeBytes(text)
+        assert official.decodeBytes(ids) == text
     for token in tokens:
         assert ours.encode_bytes(token) == [official.token2idx[token]]
 
@@ -127,7 +127,7 @@ def test_a_corpus_of_world_tokens(ours: WorldTokenizer, tmp_path: Path) -> None:
     assert (corpus.vocab_size, corpus.meta.dtype) == (65536, "uint16")
     assert corpus.tokenizer.fingerprint == ours.fingerprint
     documents = load_corpus(conf).train
-    expected = [i for one in documents for i in (0, *ours.encode(one.content.decode()))]
+    expected = [i for document in documents for i in (0, *ours.encode(document.content.decode()))]
     assert corpus.train.tolist() == expected
 
 

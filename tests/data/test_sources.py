@@ -49,8 +49,8 @@ def test_what_is_no_file_is_named(tmp_path: Path, kind: str) -> None:
     make(tmp_path / "it")
     assert message in refusal(tmp_path / "it")
     (tmp_path / "text").write_text("some text " * 99)
-    found = Sources().expand(str(tmp_path / "*"))
-    assert sorted(path.name for path in found) == (["it", "text"] if kind == "sparse" else ["text"])
+    paths = Sources().expand(str(tmp_path / "*"))
+    assert sorted(path.name for path in paths) == (["it", "text"] if kind == "sparse" else ["text"])
 
 
 @pytest.mark.skipif(not kernel_devices(), reason="no /proc/self/mountinfo")
@@ -82,9 +82,9 @@ def test_any_name_ends_in_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = refusal(name)
-    assert any(part in found for part in message.split("|")), found
-    assert len(found) < 1000
+    refused = refusal(name)
+    assert any(part in refused for part in message.split("|")), refused
+    assert len(refused) < 1000
 
 
 def test_files_with_a_name_that_is_not_utf8_are_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,19 +258,19 @@ def test_what_the_documents_decide_is_not_believed(conf: DataConf, key: str, val
 def test_the_folder_of_another_corpus_is_noticed(
     conf: DataConf, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    other, own = prepare(changed(conf, val_fraction=0.3)), prepare(conf)
-    sound = contents(own.folder)
-    shutil.rmtree(own.folder)
-    shutil.copytree(other.folder, own.folder)
+    other, corpus = prepare(changed(conf, val_fraction=0.3)), prepare(conf)
+    sound = contents(corpus.folder)
+    shutil.rmtree(corpus.folder)
+    shutil.copytree(other.folder, corpus.folder)
     capfd.readouterr()
     prepare(conf)
     assert f"(it is the corpus {other.fingerprint}): making it again" in capfd.readouterr().err
-    seal(other.folder, own.fingerprint)
-    shutil.rmtree(own.folder)
-    other.folder.rename(own.folder)
+    seal(other.folder, corpus.fingerprint)
+    shutil.rmtree(corpus.folder)
+    other.folder.rename(corpus.folder)
     prepare(conf)
     assert "meta.json: fingerprint=" in capfd.readouterr().err
-    assert contents(own.folder) == sound
+    assert contents(corpus.folder) == sound
 
 
 @pytest.mark.parametrize("kind", ["file", "pipe", "dangling", "loop"])
@@ -414,7 +415,7 @@ def test_a_text_too_short_for_its_vocabulary_is_reported(
     assert f"use {corpus.vocab_size}" in capfd.readouterr().err
 
 
-def _prepare_in_child(conf: DataConf, results) -> None:  # type: ignore[no-untyped-def]
+def _prepare_in_child(conf: DataConf, results: Any) -> None:
     results.put(prepare(conf).train.tobytes())
 
 

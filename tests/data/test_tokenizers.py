@@ -220,11 +220,11 @@ def whole(tokenizer: LibraryTokenizer, text: str) -> list[int]:
 
 def test_sentencepiece_pieces_have_the_tokens_of_the_whole_text(style: LibraryTokenizer) -> None:
     text = ("The quick dog.\nIt jumps  over\n\n again. " + "漢字 é " + ENGLISH[:300]) * 20
-    for one in (text, " " + text, "  " + text):
+    for variant in (text, " " + text, "  " + text):
         for size in (50, 1000):
-            pieces = list(style.cut(one, size))
-            assert "".join(pieces) == one
-            assert [*chain(*style.encode_many(pieces))] == whole(style, one)
+            pieces = list(style.cut(variant, size))
+            assert "".join(pieces) == variant
+            assert [*chain(*style.encode_many(pieces))] == whole(style, variant)
     separates = style._tokenizer.pre_tokenizer is not None and len(style._words("a b")) > 1
     assert (len(list(style.cut(text, 50))) > 10) == separates
 

@@ -82,7 +82,7 @@ def test_a_process_that_dies_takes_the_others_along(tmp_path: Path) -> None:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.5)
     children = psutil.Process(process.pid).children(recursive=True)
-    followers = [one for one in children if one.environ().get("RANK") == "1"]
+    followers = [child for child in children if child.environ().get("RANK") == "1"]
     followers[0].send_signal(signal.SIGKILL)
     status, _, err = finish(process)
     assert status != 0

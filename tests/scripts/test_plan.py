@@ -37,9 +37,9 @@ def test_a_plan_with_its_files(capfd: pytest.CaptureFixture[str], tmp_path: Path
     assert done.status == 0, done.err
     assert re.search(r"fsdp, zero-3 +segments", done.out)
     assert "extrapolated: NVIDIA H100 SXM: rates that were not measured here" in done.out
-    found = json.loads((tmp_path / "plan" / "plan.json").read_text())
-    assert [plan["length"] for plan in found["plans"]] == [64, 32, 64]
-    rows = found["plans"][0]["rows"]
+    written = json.loads((tmp_path / "plan" / "plan.json").read_text())
+    assert [plan["length"] for plan in written["plans"]] == [64, 32, 64]
+    rows = written["plans"][0]["rows"]
     assert len(rows) == 15
     assert all(row["step_s"] > 0 and row["cost"] > 0 for row in rows)
     by_name = {(row["strategy"], row["variant"]): row for row in rows}

@@ -67,8 +67,10 @@ def test_a_multirun_gives_every_run_its_own_name(
     done = run_script(capfd, "train", "-m", "model=rwkv4,transformer,gpt", "group=g", *words)
     assert done.status == 0, done.err
     summaries = [json.loads(path.read_text()) for path in (tmp_path / "g").glob("*/summary.json")]
-    assert {one["model"] for one in summaries} == {"rwkv4", "transformer", "gpt"}
-    assert len({one["order_hash"] for one in summaries}) == 1, "same batches in the same order"
+    assert {summary["model"] for summary in summaries} == {"rwkv4", "transformer", "gpt"}
+    assert len({summary["order_hash"] for summary in summaries}) == 1, (
+        "same batches in the same order"
+    )
 
 
 def test_a_failing_job_leaves_the_others_running(
@@ -98,12 +100,14 @@ def test_a_crashing_job_leaves_the_others_running(
         "error: 1 of 3 runs failed",
         "error: model=gpt: RuntimeError: CUDA error: device-side assert",
     ]
-    found = recorded(tmp_path / "g")
+    records = recorded(tmp_path / "g")
     models = ("rwkv4", "gpt", "transformer")
-    names = [next(name for name in found if name.startswith(f"{one}-tiny-")) for one in models]
-    assert [found[name].exit_code for name in names] == [0, 1, 0]
-    assert {one.run["run_group"] for one in found.values()} == {"g"}
-    assert len({one.run["run_id"] for one in found.values()}) == 3
+    names = [
+        next(name for name in records if name.startswith(f"{model}-tiny-")) for model in models
+    ]
+    assert [records[name].exit_code for name in names] == [0, 1, 0]
+    assert {record.run["run_group"] for record in records.values()} == {"g"}
+    assert len({record.run["run_id"] for record in records.values()}) == 3
     assert [(tmp_path / "g" / name / "summary.json").is_file() for name in names] == [
         True, False, True,
     ]  # fmt: skip
@@ -136,39 +140,39 @@ def test_probe_then_report(capfd: Capture, tmp_path: Path, monkeypatch: pytest.M
 
     logs = list((tmp_path / "g" / "wandb").glob("offline-run-*"))
     assert len(logs) == 3, "points that were measured before are not logged again"
-    found = recorded(tmp_path / "g")
+    records = recorded(tmp_path / "g")
     rows = read_rows(tmp_path / "g/probes.jsonl")
     for name in ("rwkv4", "transformer"):
-        one = found[f"probe-{name}-tiny"]
-        assert (one.run["run_group"], one.run["job_type"]) == ("g", "probe")
-        assert one.config["model.vocab_size"] == 512
-        assert one.axes == {"probe/*": "context_length"}
-        points = [row for row in one.history if "context_length" in row]
+        record = records[f"probe-{name}-tiny"]
+        assert (record.run["run_group"], record.run["job_type"]) == ("g", "probe")
+        assert record.config["model.vocab_size"] == 512
+        assert record.axes == {"probe/*": "context_length"}
+        points = [row for row in record.history if "context_length" in row]
         assert [row["context_length"] for row in points] == [16, 32, 64]
         for point in points:
             check_curve(point, name, result)
-        columns, data = one.table("rows")
+        columns, data = record.table("rows")
         assert len(data) == 15 and {row[columns.index("model")] for row in data} == {name}
 
-    one = found["report"]
-    assert (one.run["run_group"], one.run["job_type"]) == ("g", "report")
-    assert len(one.table("report/rows")[1]) == len(rows) == 30
-    columns, data = one.table("report/curves")
+    record = records["report"]
+    assert (record.run["run_group"], record.run["job_type"]) == ("g", "report")
+    assert len(record.table("report/rows")[1]) == len(rows) == 30
+    columns, data = record.table("report/curves")
     assert len(data) == sum(
         len(points) for curve in result["curves"].values() for points in curve["points"].values()
     )
-    columns, data = one.table("report/ratios")
+    columns, data = record.table("report/ratios")
     for row in data:
-        told = result["crossovers"][row[0]]["ratios"][str(row[3])]
-        assert [told[name] for name in columns[4:]] == row[4:]
-    columns, data = one.table("report/crossovers")
+        ratio = result["crossovers"][row[0]]["ratios"][str(row[3])]
+        assert [ratio[name] for name in columns[4:]] == row[4:]
+    columns, data = record.table("report/crossovers")
     assert all(row[columns.index("kind")] for row in data)
     assert {row[columns.index("measure")]: row[columns.index("length")] for row in data} == {
         key: entry.get("length") for key, entry in result["crossovers"].items()
     }
     page = tmp_path / "g" / "report" / "index.html"
-    assert one.media("report/page").read_text() == page.read_text()
-    (artifact,) = one.artifacts("report")
+    assert record.media("report/page").read_text() == page.read_text()
+    (artifact,) = record.artifacts("report")
     assert artifact["name"] == "report-g"
     assert {"index.html", "rows.csv", "crossover.json", "crossover.png"} <= {
         entry["path"] for entry in artifact["manifest"]["contents"]
@@ -190,7 +194,7 @@ def check_curve(point: dict[str, Any], name: str, result: dict[str, Any]) -> Non
     """What a wandb curve shows at a length is what the report draws there."""
     length = point["context_length"]
     for key, curve in result["curves"].items():
-        drawn = {one["length"]: one for one in curve["points"][name]}
+        drawn = {point["length"]: point for point in curve["points"][name]}
         if curve["unit"] != "s" or key == "decode_p95" or length not in drawn:
             continue
         prefix, full = f"probe/{curve['probe']}/{curve['sweep']}", curve["sweep"] == "fixed_tokens"
@@ -292,8 +296,8 @@ def test_every_probe_then_a_priced_report(capfd: Capture, tmp_path: Path) -> Non
     done = run_script(capfd, "probe", "-m", "model=rwkv4,transformer", *words)
     assert done.status == 0, done.err
     assert f"{2 * 2 * len(PROBES)} measurements, 0 of them failed" in done.out
-    one = recorded(tmp_path / "g")["probe-rwkv4-tiny"]
-    (point,) = (row for row in one.history if row.get("context_length") == 32)
+    record = recorded(tmp_path / "g")["probe-rwkv4-tiny"]
+    (point,) = (row for row in record.history if row.get("context_length") == 32)
     assert point["probe/max_batch/batch_1/max_batch"] > 1
     undisturbed = {
         row.probe

@@ -23,26 +23,26 @@ from training.run_folder.folder import RunFolder
 
 
 def tracker(folder: Path, name: str = "one", mode: str = "offline", **changes: Any) -> Tracker:
-    known = {
+    options = {
         "group": "g",
         "job_type": "test",
         "identity": folder / f"{name}.id",
         "config": {"a": 1},
     }
-    return Tracker(WandbConf(mode=mode), name, records=folder, **{**known, **changes})
+    return Tracker(WandbConf(mode=mode), name, records=folder, **{**options, **changes})
 
 
 def test_a_training_is_recorded_whole(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path)
     summary, folder = run(run_conf(tmp_path, corpus, wandb__mode="offline", group="sweep"))
-    one = recorded(tmp_path / "sweep")["run"]
-    assert one.run["run_group"] == "sweep" and one.run["job_type"] == "train"
-    assert one.config["model.name"] == "rwkv4" and one.config["data.length"] == 32
-    assert one.axes == {"train/*": "trainer/global_step", "val/*": "trainer/global_step"}
-    assert one.summary["val_loss"] == summary["val_loss"]
-    assert one.exit_code == 0
+    record = recorded(tmp_path / "sweep")["run"]
+    assert record.run["run_group"] == "sweep" and record.run["job_type"] == "train"
+    assert record.config["model.name"] == "rwkv4" and record.config["data.length"] == 32
+    assert record.axes == {"train/*": "trainer/global_step", "val/*": "trainer/global_step"}
+    assert record.summary["val_loss"] == summary["val_loss"]
+    assert record.exit_code == 0
 
-    history = [{key: value for key, value in row.items() if "/" in key} for row in one.history]
+    history = [{key: value for key, value in row.items() if "/" in key} for row in record.history]
     rows = [
         {"trainer/global_step": row.pop("step"), **{k: v for k, v in row.items() if k != "time"}}
         for row in read_rows(folder.metrics)
@@ -112,8 +112,8 @@ def test_an_unreachable_server_means_offline_records(
     monkeypatch.setattr(wandb_run, "START_SECONDS", 1.0)
     wandb.teardown()  # it read its environment when it was first used
     try:
-        with tracker(tmp_path, mode="auto") as one:
-            one.log_metrics({"train/loss": 1.0}, 7)
+        with tracker(tmp_path, mode="auto") as active:
+            active.log_metrics({"train/loss": 1.0}, 7)
     finally:
         monkeypatch.undo()
         wandb.teardown()
@@ -127,8 +127,8 @@ def test_online_without_a_login_means_offline_records(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with tracker(tmp_path, mode="online") as one:
-        one.log_metrics({"train/loss": 1.0}, 7)
+    with tracker(tmp_path, mode="online") as active:
+        active.log_metrics({"train/loss": 1.0}, 7)
     assert recorded(tmp_path)["one"].history[0]["train/loss"] == 1.0
 
 
@@ -172,8 +172,8 @@ def test_training_survives_the_death_of_wandbs_process(
     summary, folder = run(run_conf(tmp_path, corpus, wandb__mode="offline"))
     assert summary["steps"] == 8
     assert len({row["step"] for row in read_rows(folder.metrics)}) == 8
-    told = [record.message for record in caplog.records if record.name == "crossover"]
-    assert sum("recording offline in a new process" in message for message in told) == 1
+    messages = [record.message for record in caplog.records if record.name == "crossover"]
+    assert sum("recording offline in a new process" in message for message in messages) == 1
     after = recorded(folder.path)["run"]
     assert after.exit_code == 0
     assert {row["trainer/global_step"] for row in after.history} == {1, 2, 3, 4, 5, 6, 7, 8}
@@ -194,20 +194,20 @@ def test_training_survives_a_wandb_that_cannot_be_imported(
 
 def test_tables_and_pages_are_recorded(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("<p>seen</p>")
-    with tracker(tmp_path, axes={"probe/*": "context_length"}) as one:
-        one.table("rows", ("name", "length"), [("a", 1), ("b", None)])
-        one.page("page", tmp_path / "page.html")
-    found = recorded(tmp_path)["one"]
-    assert found.table("rows") == (["name", "length"], [["a", 1], ["b", None]])
-    assert found.media("page").read_text() == "<p>seen</p>"
-    assert found.axes == {"probe/*": "context_length"}
+    with tracker(tmp_path, axes={"probe/*": "context_length"}) as active:
+        active.table("rows", ("name", "length"), [("a", 1), ("b", None)])
+        active.page("page", tmp_path / "page.html")
+    record = recorded(tmp_path)["one"]
+    assert record.table("rows") == (["name", "length"], [["a", 1], ["b", None]])
+    assert record.media("page").read_text() == "<p>seen</p>"
+    assert record.axes == {"probe/*": "context_length"}
 
 
 def test_ids_differ_between_runs_and_stay(tmp_path: Path) -> None:
     ids = []
     for name in ("a", "a", "b"):
-        with tracker(tmp_path, name) as one:
-            ids.append(one.version)
+        with tracker(tmp_path, name) as active:
+            ids.append(active.version)
     assert ids[0] == ids[1] != ids[2]
 
 
@@ -222,15 +222,15 @@ def test_under_the_agent_of_a_sweep_a_run_keeps_its_name_group_and_config(
     wandb.teardown()  # it read its environment when it was first used
     config = {"model.name": "rwkv4", "data.length": 32}
     try:
-        with tracker(tmp_path, config=config) as one:
-            one.log_metrics({"val/loss": 1.0}, 1)
+        with tracker(tmp_path, config=config) as active:
+            active.log_metrics({"val/loss": 1.0}, 1)
     finally:
         monkeypatch.undo()
         wandb.teardown()
-    found = recorded(tmp_path)["one"]
-    assert found.run["run_group"] == "g" and found.run["sweep_id"] == "abcdefgh"
-    assert config.items() <= found.config.items() and found.config["model"] == "rwkv4"
-    assert (tmp_path / "one.id").read_text().strip() == found.run["run_id"] == "chosen00"
+    record = recorded(tmp_path)["one"]
+    assert record.run["run_group"] == "g" and record.run["sweep_id"] == "abcdefgh"
+    assert config.items() <= record.config.items() and record.config["model"] == "rwkv4"
+    assert (tmp_path / "one.id").read_text().strip() == record.run["run_id"] == "chosen00"
 
 
 def test_folder_names_are_names(tmp_path: Path) -> None:

@@ -71,9 +71,9 @@ def folder_of(conf: TrainConf) -> Path:
     return Path(conf.runs_dir) / (conf.name or "run")
 
 
-def interrupted(one: RunFolder, copy: RunFolder, step: int) -> None:
+def interrupted(whole: RunFolder, copy: RunFolder, step: int) -> None:
     """What would lie there had the run been killed after its save at a step."""
     copy.checkpoints.mkdir(parents=True)
-    shutil.copy(one.config, copy.config)
-    for path in one.checkpoints.glob(f"step-{step:08d}.*"):
+    shutil.copy(whole.config, copy.config)
+    for path in whole.checkpoints.glob(f"step-{step:08d}.*"):
         shutil.copy(path, copy.checkpoints)

@@ -31,18 +31,20 @@ class Recorded:
     @property
     def axes(self) -> dict[str, str]:
         return {
-            one["glob_name"]: one["step_metric"] for one in self.all("metric") if "glob_name" in one
+            metric["glob_name"]: metric["step_metric"]
+            for metric in self.all("metric")
+            if "glob_name" in metric
         }
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        return [one["item"] for one in self.all("history")]
+        return [entry["item"] for entry in self.all("history")]
 
     @property
     def summary(self) -> dict[str, Any]:
         merged: dict[str, Any] = {}
-        for one in self.all("summary"):
-            merged |= one["update"]
+        for entry in self.all("summary"):
+            merged |= entry["update"]
         return merged
 
     @property
@@ -50,7 +52,7 @@ class Recorded:
         return self.all("exit")[0].get("exit_code", 0)
 
     def artifacts(self, kind: str) -> list[dict[str, Any]]:
-        return [one for one in self.all("artifact") if one["type"] == kind]
+        return [artifact for artifact in self.all("artifact") if artifact["type"] == kind]
 
     def media(self, key: str) -> Path:
         """The file behind a logged table or page."""
@@ -63,13 +65,13 @@ class Recorded:
 
 def recorded(records: Path) -> dict[str, Recorded]:
     """Every run below `records`/wandb by its name; of one that was continued, the last part."""
-    found = {}
+    by_name = {}
     for path in sorted(records.glob("wandb/offline-run-*/run-*.wandb")):
         tool = str(Path(sys.executable).with_name("wandb"))
         command = [tool, "leet", "inspect", "--json", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         lines = [json.loads(line) for line in done.stdout.splitlines()]
-        one = Recorded(path.parent, lines)
+        record = Recorded(path.parent, lines)
         if lines:  # of a process that was killed there may be nothing
-            found[one.run["display_name"]] = one
-    return found
+            by_name[record.run["display_name"]] = record
+    return by_name

@@ -54,10 +54,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_rows_cover_every_pair_of_values() -> None:
-    for one, other in itertools.combinations(range(len(FACTORS)), 2):
+    for first, other in itertools.combinations(range(len(FACTORS)), 2):
         values = list(FACTORS.values())
-        pairs = {(row[one], row[other]) for row in PAIRS}
-        assert pairs == set(itertools.product(values[one], values[other]))
+        pairs = {(row[first], row[other]) for row in PAIRS}
+        assert pairs == set(itertools.product(values[first], values[other]))
 
 
 @pytest.mark.parametrize("number", range(len(PAIRS)), ids=lambda number: str(PAIRS[number]))
@@ -144,7 +144,7 @@ def test_another_number_of_processes_sees_the_same_tokens(tmp_path: Path, corpus
         batches = []
         for file in files:
             other = file.with_name(file.name.replace("-0.pt", "-1.pt"))
-            parts = [torch.load(one) for one in (file, other) if one.exists()]
+            parts = [torch.load(path) for path in (file, other) if path.exists()]
             batches.append(torch.cat(parts))
         seen.append(torch.stack(batches))
-    assert all(torch.equal(seen[0], one) for one in seen)
+    assert all(torch.equal(seen[0], batch) for batch in seen)

@@ -40,21 +40,21 @@ def content(folder: RunFolder) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
-def assert_same(one: Any, other: Any, path: str = "") -> None:
+def assert_same(first: Any, other: Any, path: str = "") -> None:
     """Equal to the last bit, whatever the nesting."""
-    assert type(one) is type(other), path
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        for key in one:
-            assert_same(one[key], other[key], f"{path}/{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), path
-        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+    assert type(first) is type(other), path
+    if isinstance(first, dict):
+        assert first.keys() == other.keys(), path
+        for key in first:
+            assert_same(first[key], other[key], f"{path}/{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(other), path
+        for index, (left, right) in enumerate(zip(first, other, strict=True)):
             assert_same(left, right, f"{path}/{index}")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, other), path
     else:
-        assert one == other, path
+        assert first == other, path
 
 
 def losses(folder: RunFolder) -> list[tuple[int, str, float]]:
@@ -83,13 +83,13 @@ def test_resumed_run_ends_in_the_same_bits(
     interrupted_at(straight, 4, tmp_path / "b")
     resumed_summary, resumed = run(run_conf(tmp_path / "b", corpus, **changes), model)
 
-    one, other = content(straight), content(resumed)
-    for callbacks in (one["callbacks"], other["callbacks"]):
+    expected, other = content(straight), content(resumed)
+    for callbacks in (expected["callbacks"], other["callbacks"]):
         callbacks.pop("Monitor")  # it holds seconds
-    for rows in (one["crossover"]["rows"], other["crossover"]["rows"]):
+    for rows in (expected["crossover"]["rows"], other["crossover"]["rows"]):
         rows.pop("sha256")  # of a file that does
-    assert one["global_step"] == 8
-    assert_same(one, other)
+    assert expected["global_step"] == 8
+    assert_same(expected, other)
     assert losses(straight) == losses(resumed)
     for summary in (straight_summary, resumed_summary):
         for measured in ("train_seconds", "tokens_per_second", "peak_bytes"):

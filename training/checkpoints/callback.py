@@ -1,4 +1,4 @@
-"""When a run saves, what it keeps, and how it stops when it is asked to."""
+"""Saves a run, keeps the newest and the best checkpoint, and stops it when it is asked to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from training.run_folder.numerics import machine, warn_of_other_bits
 
 KEEP = 2
 
-# What the processes agree on after a step; the greatest wish of any of them counts.
+# What the processes agree on after a step: the greatest request of any of them.
 GO_ON, SAVE, STOP, REQUEUE = range(4)
 
 
@@ -84,7 +84,7 @@ class Checkpointer(lightning.Callback):
             return
         self._step = step
         self.io.check()
-        self._asked = self.member.all_reduce_max(self._wish(step))
+        self._asked = self.member.all_reduce_max(self._request(step))
         if not self._val_every or step % self._val_every:
             self._act(trainer)
 
@@ -110,7 +110,8 @@ class Checkpointer(lightning.Callback):
             "best": self._best,
             "ledger": pl_module.ledger.as_dict(),
             "rows": next(
-                (one.written() for one in trainer.loggers if isinstance(one, JsonlLogger)), None
+                (logger.written() for logger in trainer.loggers if isinstance(logger, JsonlLogger)),
+                None,
             ),
             "scales": [key for key in checkpoint if key.endswith("Precision")],  # of fp16 losses
             "moments": len((checkpoint["optimizer_states"][0] or {}).get("state", {})),
@@ -127,7 +128,7 @@ class Checkpointer(lightning.Callback):
         self._signals.patient = False
         self.io.teardown()
 
-    def _wish(self, step: int) -> int:
+    def _request(self, step: int) -> int:
         if self._signals.asked:
             return REQUEUE if self._signals.requeue else STOP
         minutes = (time.monotonic() - self._last_save) / 60

@@ -57,8 +57,8 @@ class Begun:
         Raises `UserError` if what is written there makes no sense.
         """
         try:
-            found = read_object(folder.start)
-            resume, parent = found.get("resume"), found.get("parent")
+            record = read_object(folder.start)
+            resume, parent = record.get("resume"), record.get("parent")
             if not isinstance(resume, str) or "\0" in resume:
                 raise Unfit("resume is missing or wrong")
             if parent is not None:
@@ -142,7 +142,7 @@ def choose(resume: str, folder: RunFolder, runs_dir: str, read: Read) -> Start:
             return str(error)
         return None
 
-    def own() -> Start:
+    def newest_here() -> Start:
         path = newest(folder, partial(problem_of, branch=False))
         if path is None:
             return Start(None)
@@ -152,18 +152,18 @@ def choose(resume: str, folder: RunFolder, runs_dir: str, read: Read) -> Start:
 
     if resume == "never":
         try:
-            return own()
+            return newest_here()
         except UserError as error:
             log.warning("%s", error)
             return Start(None, all_damaged=True)
     if resume == "auto" or _is_own(folder, resume, runs_dir):
-        if (start := own()).path is not None:
+        if (start := newest_here()).path is not None:
             return start
         if begun is None or begun.parent is None:
             return start
         resume = begun.parent.path  # a branch that has not saved anything yet
     elif begun is not None and begun.parent is not None and begun.is_by(resume, runs_dir):
-        start = own()
+        start = newest_here()
         if start.path is not None and step_of(start.path) > begun.parent.step:
             return start
     target = resume_target(resume, runs_dir)

@@ -76,13 +76,13 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     part is looked at."""
     step: Any = content.get("global_step")
     _need(is_count(step) and step > 0, "global_step")
-    own: Any = content.get("crossover")
-    _need(isinstance(own, dict), "crossover")
-    for part in (content | {"crossover": None}, own):
+    ours: Any = content.get("crossover")
+    _need(isinstance(ours, dict), "crossover")
+    for part in (content | {"crossover": None}, ours):
         _check_values(part)
-    _check_own(own, step)
+    _check_own(ours, step)
     if {**content["crossover"]["identity"]["model"], "size": spec.size} != asdict(spec):
-        return  # whose checkpoint it is will be told
+        return  # `check_checkpoint` reports whose checkpoint it is
     version: Any = content.get("pytorch-lightning_version")
     minor = lightning.__version__.rpartition(".")[0]
     _need(
@@ -96,7 +96,9 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     kept = WEIGHTS.get(precision, torch.float32) if precision else None
     _check_weights(content.get("state_dict"), model, kept)
     weights = {name: content["state_dict"][f"model.{name}"] for name, _ in model.named_parameters()}
-    groups = [[weights[name] for name in one.names] for one in model.param_groups() if one.names]
+    groups = [
+        [weights[name] for name in group.names] for group in model.param_groups() if group.names
+    ]
     _check_optimizer(content, groups, step, step == skipped)
     _check_schedule(content.get("lr_schedulers"), len(groups), step)
     _check_loops(content.get("loops"), step)
@@ -122,8 +124,8 @@ def _need(holds: bool, place: str) -> None:
         raise Unfit(f"{place} is missing or wrong")
 
 
-def _need_keys(found: Any, keys: Any, place: str) -> None:
-    _need(isinstance(found, dict) and found.keys() == {*keys}, place)
+def _need_keys(mapping: Any, keys: Any, place: str) -> None:
+    _need(isinstance(mapping, dict) and mapping.keys() == {*keys}, place)
 
 
 def _check_values(part: dict[str, Any]) -> None:
@@ -135,9 +137,9 @@ def _check_values(part: dict[str, Any]) -> None:
             raise Unfit(f"{shown(key)} is wrong ({error})") from None
 
 
-def _check_own(own: dict[str, Any], step: int) -> None:
-    form = own.get("format")
-    if form is None and "run" not in own:
+def _check_own(ours: dict[str, Any], step: int) -> None:
+    form = ours.get("format")
+    if form is None and "run" not in ours:
         absent: tuple[str, ...] = SINCE_FORMAT_1
     else:
         _need(type(form) is int, "the number of its format")
@@ -147,32 +149,32 @@ def _check_own(own: dict[str, Any], step: int) -> None:
             )
         absent = ()
     for key in SINCE_FORMAT_1:
-        _need(key in own or key in absent, f"crossover.{key}")
-    identity: Any = own.get("identity")
+        _need(key in ours or key in absent, f"crossover.{key}")
+    identity: Any = ours.get("identity")
     _need_keys(identity, ("model", "data"), "identity")
     _need(isinstance(identity["data"], str), "identity.data")
-    _need_keys(identity["model"], (one.name for one in fields(ModelSpec)), "identity.model")
+    _need_keys(identity["model"], (field.name for field in fields(ModelSpec)), "identity.model")
     for key, value in identity["model"].items():
         _need(isinstance(value, dict if key == "config" else str), f"identity.model.{key}")
     for key in ("run", "machine"):
-        _need(isinstance(own.get(key, {}), dict), f"crossover.{key}")
-    machine = own.get("machine", {}).values()
-    _need(all(type(one) in (int, str) for one in machine), "crossover.machine")
-    scales = own.get("scales", [])
-    _need(isinstance(scales, list) and all(isinstance(one, str) for one in scales), "scales")
-    _need(is_count(own.get("moments", 0)), "crossover.moments")
-    if own.get("rows") is not None:
-        _need_keys(own["rows"], ("count", "sha256"), "crossover.rows")
-        rows = own["rows"]
+        _need(isinstance(ours.get(key, {}), dict), f"crossover.{key}")
+    machine = ours.get("machine", {}).values()
+    _need(all(type(value) in (int, str) for value in machine), "crossover.machine")
+    scales = ours.get("scales", [])
+    _need(isinstance(scales, list) and all(isinstance(name, str) for name in scales), "scales")
+    _need(is_count(ours.get("moments", 0)), "crossover.moments")
+    if ours.get("rows") is not None:
+        _need_keys(ours["rows"], ("count", "sha256"), "crossover.rows")
+        rows = ours["rows"]
         _need(is_count(rows["count"]) and isinstance(rows["sha256"], str), "crossover.rows")
-    best = own.get("best")
+    best = ours.get("best")
     if best is not None:
         _need_keys(best, ("step", "val_loss"), "best")
         _need(is_count(best["step"]) and best["step"] <= step, "best")
         _need(type(best["val_loss"]) in (int, float), "best")
-    if "ledger" in own:
-        _check_ledger(own["ledger"])
-    states: Any = own.get("random")
+    if "ledger" in ours:
+        _check_ledger(ours["ledger"])
+    states: Any = ours.get("random")
     _need(isinstance(states, list) and bool(states), "random")
     for state in states:
         _check_random(state)
@@ -188,7 +190,7 @@ def _check_times(times: Any) -> None:
 
 
 def _check_ledger(ledger: Any) -> None:
-    _need_keys(ledger, (one.name for one in fields(Ledger)), "ledger")
+    _need_keys(ledger, (field.name for field in fields(Ledger)), "ledger")
     for key in ("tokens", "forward_flops", "max_steps"):
         value = ledger[key]
         _need(value is None or (type(value) is int and value >= 0), f"ledger.{key}")
@@ -198,7 +200,9 @@ def _check_ledger(ledger: Any) -> None:
     if ledger["parent"] is not None:
         check_parent(ledger["parent"], "ledger.parent")
     changes = ledger["schedule_changes"]
-    _need(isinstance(changes, list) and all(isinstance(one, str) for one in changes), "ledger")
+    _need(
+        isinstance(changes, list) and all(isinstance(change, str) for change in changes), "ledger"
+    )
 
 
 def check_parent(parent: Any, place: str) -> None:
@@ -210,7 +214,7 @@ def check_parent(parent: Any, place: str) -> None:
 
 
 def _check_random(state: Any) -> None:
-    """Try it on generators of no one's."""
+    """Try the state on generators that nothing uses."""
     try:
         version, internal, gauss = state["python"]
         random.Random().setstate((version, tuple(internal), gauss))
@@ -225,23 +229,23 @@ def _check_random(state: Any) -> None:
         raise Unfit("random is missing or wrong") from None
 
 
-def _check_weights(found: Any, model: Any, kept: torch.dtype | None) -> None:
-    _need(isinstance(found, dict), "state_dict")
-    own = {f"model.{name}": one for name, one in model.state_dict().items()}
-    if odd := sorted(map(str, found.keys() ^ own.keys())):
+def _check_weights(weights: Any, model: Any, kept: torch.dtype | None) -> None:
+    _need(isinstance(weights, dict), "state_dict")
+    expected = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    if odd := sorted(map(str, weights.keys() ^ expected.keys())):
         raise Unfit(f"state_dict has not the tensors of this model ({shown(odd[0], 80)})")
-    for name, one in own.items():
-        _check_tensor(found[name], one.shape, f"state_dict, {name}")
-        same = found[name].is_floating_point() == one.is_floating_point()
-        if one.is_floating_point() and kept is not None:
-            same = found[name].dtype == kept
+    for name, tensor in expected.items():
+        _check_tensor(weights[name], tensor.shape, f"state_dict, {name}")
+        same = weights[name].is_floating_point() == tensor.is_floating_point()
+        if tensor.is_floating_point() and kept is not None:
+            same = weights[name].dtype == kept
         _need(same, f"state_dict, {name}: its type")
 
 
-def _check_tensor(found: Any, shape: Any, place: str) -> None:
-    _need(isinstance(found, Tensor), place)
-    if found.shape != shape:
-        raise Unfit(f"{place} has the shape {[*found.shape]}, not {[*shape]}")
+def _check_tensor(tensor: Any, shape: Any, place: str) -> None:
+    _need(isinstance(tensor, Tensor), place)
+    if tensor.shape != shape:
+        raise Unfit(f"{place} has the shape {[*tensor.shape]}, not {[*shape]}")
 
 
 def _check_optimizer(
@@ -251,11 +255,14 @@ def _check_optimizer(
     states: Any = content.get("optimizer_states")
     _need(isinstance(states, list) and len(states) == 1, "optimizer_states")
     _need_keys(states[0], ("state", "param_groups"), "optimizer_states")
-    state, found = states[0]["state"], states[0]["param_groups"]
-    _need(isinstance(found, list) and len(found) == len(groups), "optimizer_states.param_groups")
+    state, saved_groups = states[0]["state"], states[0]["param_groups"]
+    _need(
+        isinstance(saved_groups, list) and len(saved_groups) == len(groups),
+        "optimizer_states.param_groups",
+    )
     usual = AdamW([torch.zeros(1)], fused=True).param_groups[0]
     first = 0
-    for group, weights in zip(found, groups, strict=True):
+    for group, weights in zip(saved_groups, groups, strict=True):
         held = isinstance(group, dict) and {*usual, *SETTINGS} <= group.keys()
         _need(held, "optimizer_states.param_groups")  # DeepSpeed may add to them
         alike = {*usual} - {*SETTINGS, "lr", "params"}
@@ -283,45 +290,45 @@ def _check_optimizer(
             _need(state[index][key].dtype == weight.dtype, f"{place}: their type")
 
 
-def _check_schedule(found: Any, groups: int, step: int) -> None:
-    _need(isinstance(found, list) and len(found) == 1, "lr_schedulers")
+def _check_schedule(schedules: Any, groups: int, step: int) -> None:
+    _need(isinstance(schedules, list) and len(schedules) == 1, "lr_schedulers")
     usual = torch.optim.lr_scheduler.LambdaLR(AdamW([torch.zeros(1)]), lambda step: 1.0)
-    _need_keys(found[0], usual.state_dict(), "lr_schedulers")
-    for key, value in found[0].items():
+    _need_keys(schedules[0], usual.state_dict(), "lr_schedulers")
+    for key, value in schedules[0].items():
         if key in ("base_lrs", "_last_lr"):
             _need(_is_list(value, groups, is_number), f"lr_schedulers.{key}")
         elif key == "lr_lambdas":  # attributes that would be set in our functions
-            _need(_is_list(value, groups, lambda one: one is None), f"lr_schedulers.{key}")
+            _need(_is_list(value, groups, lambda element: element is None), f"lr_schedulers.{key}")
         else:
             _need(type(value) is type(getattr(usual, key)), f"lr_schedulers.{key}")
-    _need(found[0]["last_epoch"] == step, "lr_schedulers.last_epoch")
+    _need(schedules[0]["last_epoch"] == step, "lr_schedulers.last_epoch")
 
 
 def _is_list(value: Any, length: int, fits: Callable[[Any], bool]) -> bool:
     return isinstance(value, list) and len(value) == length and all(map(fits, value))
 
 
-def _check_loops(found: Any, step: int) -> None:
-    _need(isinstance(found, dict) and isinstance(found.get("fit_loop"), dict), "loops")
-    fit = found["fit_loop"]
+def _check_loops(loops: Any, step: int) -> None:
+    _need(isinstance(loops, dict) and isinstance(loops.get("fit_loop"), dict), "loops")
+    fit = loops["fit_loop"]
     _check_counts(fit, _fresh_loops(), "loops.fit_loop")
     made = fit["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]
     _need(made["completed"] == made["ready"] == step, "loops: their step")
 
 
-def _check_counts(found: Any, usual: Any, place: str) -> None:
+def _check_counts(counts: Any, usual: Any, place: str) -> None:
     """Check the tree of counts, whatever their values. A state that is empty when fresh may hold
     counts of its own."""
     if isinstance(usual, dict):
-        _need(isinstance(found, dict), place)
+        _need(isinstance(counts, dict), place)
         if usual:
-            _need_keys(found, usual, place)
-        for key, value in found.items():
+            _need_keys(counts, usual, place)
+        for key, value in counts.items():
             _check_counts(value, usual.get(key, 0), f"{place}.{key}")
     elif isinstance(usual, bool):
-        _need(isinstance(found, bool), place)
+        _need(isinstance(counts, bool), place)
     else:
-        _need(is_count(found), place)
+        _need(is_count(counts), place)
 
 
 def _fresh_loops() -> dict[str, Any]:

@@ -47,10 +47,10 @@ def check_tokenizer(source: Source, tokenizer: TextTokenizer) -> None:
     if source.tokenizer is None or not PATTERN.fullmatch(source.weights.name):
         return
     try:
-        known = part(read_torch(source.weights), KEY, "run", TOKENIZER)
+        recorded = part(read_torch(source.weights), KEY, "run", TOKENIZER)
     except KeyError:  # another program's, or written before this was recorded
         return
-    if known != tokenizer.fingerprint:
+    if recorded != tokenizer.fingerprint:
         raise UserError(
             f"{source.tokenizer} is not the tokenizer that {source.weights} was trained with: "
             "give the right one with tokenizer=PATH, or resume the run, which writes it again"

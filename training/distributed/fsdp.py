@@ -70,7 +70,9 @@ class FullyShard(DDPStrategy):
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, content in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            parameters = [one for group in optimizer.param_groups for one in group["params"]]
+            parameters = [
+                parameter for group in optimizer.param_groups for parameter in group["params"]
+            ]
             state = {
                 index: {key: _shared(value, parameters[index]) for key, value in values.items()}
                 for index, values in content["state"].items()

@@ -39,13 +39,13 @@ class RankInfo:
     """Among the `local_world` processes on the same machine."""
     local_world: int = 1
 
-    def all_reduce_max(self, wish: int) -> int:
-        """The greatest `wish` of all processes: the same answer for each of them."""
+    def all_reduce_max(self, value: int) -> int:
+        """The greatest `value` of all processes; every process gets it."""
         if self.world == 1:
-            return wish
-        wishes = torch.tensor(wish)
-        distributed.all_reduce(wishes, distributed.ReduceOp.MAX)
-        return int(wishes)
+            return value
+        values = torch.tensor(value)
+        distributed.all_reduce(values, distributed.ReduceOp.MAX)
+        return int(values)
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, by rank: trees of tensors and plain values."""
@@ -59,7 +59,7 @@ class RankInfo:
 
 
 class ExternalEnvironment(LightningEnvironment):
-    """Tells Lightning that the processes are there already."""
+    """Lightning's view of processes that exist already."""
 
     def __init__(self, member: RankInfo) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def single_rank(follow: Callable[..., None], *args: Any) -> Iterator[RankInfo]:
 def spawn_ranks(world: int, follow: Callable[..., None], *args: Any) -> Iterator[RankInfo]:
     """Process 0 of `world`; the others call `follow(member, *args)`, which must pickle.
 
-    All meet in torch's default process group. Raises `UserError` if one of them dies, `Preempted`
+    All join torch's default process group. Raises `UserError` if one of them dies, `Preempted`
     if one of them was stopped before it could agree on that with the rest.
     """
     if world == 1:

@@ -1,7 +1,7 @@
-"""Where the processes of a launcher meet, and who tells them what to do.
+"""Connects the processes of a launcher, and passes rank 0's decision to the others.
 
 Every process calls `training.run.train`: rank 0 decides, the others wait in `follow_rank_zero` for
-its word, which may be that there is nothing to do.
+its decision, which may be that there is nothing to do.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from core.launcher import LauncherPlace
 from core.processes import die_with_parent
 from training.distributed.local_processes import RankInfo, joined
 
-MEETING = timedelta(seconds=60)  # for all to arrive
+CONNECT_TIMEOUT = timedelta(seconds=60)  # for all to arrive
 LIBRARIES = ("torch", "lightning", "deepspeed", "numpy")  # that must be the same everywhere
-GONE = re.compile("gloo|nccl|connection|socket|peer", re.IGNORECASE)  # in what torch says then
+GONE = re.compile("gloo|nccl|connection|socket|peer", re.IGNORECASE)  # torch's words for that
 
 
 @functools.cache
@@ -40,12 +40,17 @@ def _store(place: LauncherPlace) -> Any:
     serve = place.rank == 0 and not place.is_served
     try:
         return distributed.TCPStore(
-            place.host, place.port, place.world, serve, timeout=MEETING, wait_for_workers=False
+            place.host,
+            place.port,
+            place.world,
+            serve,
+            timeout=CONNECT_TIMEOUT,
+            wait_for_workers=False,
         )
     except distributed.DistError as error:
         raise UserError(
-            f"process {place.rank} of {place.world}: no meeting at {place.host}:{place.port} "
-            f"within {MEETING.seconds} s ({str(error).splitlines()[0]})"
+            f"process {place.rank} of {place.world}: no connection to {place.host}:{place.port} "
+            f"within {CONNECT_TIMEOUT.seconds} s ({str(error).splitlines()[0]})"
         ) from None
 
 
@@ -76,7 +81,7 @@ class Leader:
 
     @contextmanager
     def spawn_ranks(self, follow: Callable[..., None], *args: Any) -> Iterator[RankInfo]:
-        """Form the team of the processes that are there; see `local_processes.team`."""
+        """Start the others on `follow`; see `local_processes.spawn_ranks`."""
         self._compare()
         self._is_started = True
         self._store.set("task", pickle.dumps((follow, args)))
@@ -97,10 +102,11 @@ class Leader:
         ours = versions()
         for rank in range(1, self._place.world):
             try:
-                self._store.wait([f"versions {rank}"], MEETING)
+                self._store.wait([f"versions {rank}"], CONNECT_TIMEOUT)
             except distributed.DistStoreError:
                 raise UserError(
-                    f"process {rank} of {self._place.world} has not come within {MEETING.seconds} s"
+                    f"process {rank} of {self._place.world} has not come within "
+                    f"{CONNECT_TIMEOUT.seconds} s"
                 ) from None
             theirs = pickle.loads(self._store.get(f"versions {rank}"))
             different = [
@@ -148,10 +154,10 @@ def _member(place: LauncherPlace) -> RankInfo:
 
 def versions() -> dict[str, str]:
     """What has to be equal in all processes of a run, and the host to name one that differs."""
-    found = {"host": socket.gethostname(), "python": platform.python_version()}
+    facts = {"host": socket.gethostname(), "python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = importlib.metadata.version(name)
+            facts[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
+            facts[name] = "missing"
+    return facts

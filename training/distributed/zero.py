@@ -172,7 +172,7 @@ class Zero(DeepSpeedStrategy):
         zero: Any = self.optimizers[0]
         for group, saved in zip(zero.optimizer.param_groups, content["param_groups"], strict=True):
             group |= {key: value for key, value in saved.items() if key != "params"}
-        parameters = [one for group in self._parameters for one in group]
+        parameters = [parameter for group in self._parameters for parameter in group]
         for index, parameter in enumerate(parameters):
             flat, start, first, count = self._piece(parameter)
             saved = content["state"][index]
@@ -204,7 +204,9 @@ class Zero(DeepSpeedStrategy):
             first = self.global_rank * size
             count = max(0, min(size, parameter.ds_numel - first))
             return Piece(zero.fp32_partitioned_groups_flat[group], start, first, count)
-        (group,) = (i for i, one in enumerate(self._parameters) if _holds(one, parameter))
+        (group,) = (
+            i for i, parameters in enumerate(self._parameters) if _holds(parameters, parameter)
+        )
         flat = zero.single_partition_of_fp32_groups[group]
         mapping = parameter._hp_mapping
         if mapping is None:  # all of it lies with other processes
@@ -214,7 +216,7 @@ class Zero(DeepSpeedStrategy):
 
 
 def _holds(parameters: list[nn.Parameter], parameter: nn.Parameter) -> bool:
-    return any(one is parameter for one in parameters)
+    return any(each is parameter for each in parameters)
 
 
 def _without_building() -> None:

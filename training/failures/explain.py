@@ -1,4 +1,4 @@
-"""What a machine does to a run, told as what the user can do about it."""
+"""Turns failures of the machine into messages that say what the user can do."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def explained(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Iterator[N
     try:
         yield
     except UserError as error:
-        if found := IN_WORKER.search(str(error)):  # torch wraps it in two tracebacks
-            raise UserError(found[1].strip()) from None
+        if match := IN_WORKER.search(str(error)):  # torch wraps it in two tracebacks
+            raise UserError(match[1].strip()) from None
         raise
     except Exception as error:
-        for one in causes(error):
-            if isinstance(one, Preempted):  # and Lightning failed to tidy up a half-begun loop
-                raise one from None
-        if any(one.errno in DISK for one in causes(error) if isinstance(one, OSError)):
+        for cause in causes(error):
+            if isinstance(cause, Preempted):  # and Lightning failed to tidy up a half-begun loop
+                raise cause from None
+        if any(cause.errno in DISK for cause in causes(error) if isinstance(cause, OSError)):
             raise UserError(f"{full_disk(error)}. {to_continue(folder)}") from None
         if WORKER.search(str(error)):
             raise UserError(
@@ -61,15 +61,17 @@ def let_go(error: BaseException) -> None:
 
     They hold the model and the loader, and so the memory of the one and the processes of the other.
     """
-    for one in causes(error):
-        traceback.clear_frames(one.__traceback__)
+    for cause in causes(error):
+        traceback.clear_frames(cause.__traceback__)
     gc.collect()  # Lightning's objects refer to each other
 
 
 def full_disk(error: BaseException) -> str:
     """Which file could not be written, and why."""
-    one = next(one for one in causes(error) if isinstance(one, OSError) and one.errno in DISK)
-    return f"{one.filename or 'a file of this run'} cannot be written: {one.strerror}"
+    failure = next(
+        cause for cause in causes(error) if isinstance(cause, OSError) and cause.errno in DISK
+    )
+    return f"{failure.filename or 'a file of this run'} cannot be written: {failure.strerror}"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

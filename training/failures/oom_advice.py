@@ -1,4 +1,4 @@
-"""How much memory a training needs, counted without allocating any, and what would fit."""
+"""Estimates the memory of a training without allocating it, and proposes what would fit."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def capacity(on_gpu: bool) -> int:
 def _cgroup_limits() -> Iterator[int]:
     """Memory limits of this process's control group, and of those around it (Linux)."""
     try:
-        own = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
-    for line in own:
+    for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers in ("", "memory"):
             root, name = CGROUPS / controllers, "limit_in_bytes" if controllers else "max"
@@ -149,7 +149,7 @@ def _saved(spec: ModelSpec, length: int, recompute: bool, precision: str) -> int
     with FakeTensorMode(), torch.device(device):
         model: Any = build(spec)
         model.gradient_checkpointing = recompute
-        own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         tokens = torch.zeros(1, length, dtype=torch.int64)
         half = torch.float16 if precision.startswith("16") else torch.bfloat16
         with (
@@ -157,7 +157,7 @@ def _saved(spec: ModelSpec, length: int, recompute: bool, precision: str) -> int
             torch.autocast(device, half, enabled="mixed" in precision),
         ):
             model.objective(tokens, tokens)
-    return sum(storage.nbytes() for key, storage in storages.items() if key not in own)
+    return sum(storage.nbytes() for key, storage in storages.items() if key not in weights)
 
 
 def step_bytes(spec: ModelSpec, batch: int, length: int, recompute: bool, precision: str) -> int:

@@ -63,10 +63,10 @@ class SequenceMode:
     def _own(self, split: Split, tokens: Tensor) -> Tensor:
         """This process's span of `[B, T]`, or of each segment of it."""
         length = self.segment or tokens.shape[1]
-        own = [
+        spans = [
             sequence_parallel.own_span(split, segment) for segment in tokens.split(length, dim=1)
         ]
-        return torch.cat(own, dim=1)
+        return torch.cat(spans, dim=1)
 
     def loss(self, model: Model, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross entropy, nats per token."""

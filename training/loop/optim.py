@@ -35,10 +35,10 @@ def local(tensor: Tensor) -> Tensor:
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     """Scale gradients so that their norm over all processes is at most `limit`; the norm before."""
-    parameters = [one for one in parameters if one.grad is not None]
-    if not any(isinstance(one, DTensor) for one in parameters):
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    if not any(isinstance(parameter, DTensor) for parameter in parameters):
         return torch.nn.utils.clip_grad_norm_(parameters, limit)
-    shares = [local(one.grad) for one in parameters if one.grad is not None]
+    shares = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
     square = torch.nn.utils.get_total_norm(shares) ** 2
     distributed.all_reduce(square)
     norm = square.sqrt()
@@ -117,9 +117,9 @@ def set_configured(schedule: LambdaLR, settings: list[dict[str, Any]]) -> tuple[
     """
     groups = schedule.optimizer.param_groups
     before = float(groups[0]["lr"])
-    for group, own in zip(groups, settings, strict=True):
-        group.update(own)
-    schedule.base_lrs = [own["initial_lr"] for own in settings]
+    for group, values in zip(groups, settings, strict=True):
+        group.update(values)
+    schedule.base_lrs = [values["initial_lr"] for values in settings]
     rates = [
         base * factor(schedule.last_epoch)
         for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)

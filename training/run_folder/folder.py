@@ -31,7 +31,7 @@ from models.formats import run_checkpoints
 log = logging.getLogger("crossover")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-LONGEST_NAME = 200  # file systems take 255, of which what is put aside needs some
+LONGEST_NAME = 200  # file systems take 255, and set-aside names are longer
 
 
 def check_name(key: str, name: str) -> str:
@@ -115,23 +115,23 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None. One that cannot be read, was changed or is of
-        another run's checkpoint is told, and will be written again."""
+        another run's checkpoint causes a warning, and will be written again."""
         try:
-            found = read_object(self.summary_path)
+            content = read_object(self.summary_path)
         except Missing:
             return None
         except Unreadable as error:
             log.warning("%s: it will be written again", error)
             return None
-        steps = found.get("steps")
+        steps = content.get("steps")
         if type(steps) is not int or steps < 1:
             problem = "steps is missing or wrong"
-        elif "sha256" in found and found["sha256"] != _seal(found):
+        elif "sha256" in content and content["sha256"] != _seal(content):
             problem = "it was changed after it was written"
-        elif self._is_of_another(steps, found.get("checkpoint_sha256")):
+        elif self._is_of_another(steps, content.get("checkpoint_sha256")):
             problem = "it is not of the checkpoint that lies here"
         else:
-            return found
+            return content
         log.warning("%s: %s: it will be written again", self.summary_path, problem)
         return None
 
@@ -196,8 +196,10 @@ def resume_target(resume: str, runs_dir: str) -> Path:
         if (path / "checkpoints").is_dir():
             return path
     for path in candidates:
-        if path.is_dir() and (runs := sorted(one.parent for one in path.glob("*/checkpoints"))):
-            shown = ", ".join(str(one) for one in runs[:8]) + (", ..." if len(runs) > 8 else "")
+        if path.is_dir() and (
+            runs := sorted(checkpoints.parent for checkpoints in path.glob("*/checkpoints"))
+        ):
+            shown = ", ".join(str(run) for run in runs[:8]) + (", ..." if len(runs) > 8 else "")
             raise UserError(f"resume={resume!r} is a group of runs: choose one of {shown}")
     raise UserError(f"resume={resume!r}: not auto or never, and no such checkpoint or run")
 
@@ -212,10 +214,10 @@ def find_place(key: str, name: str, runs_dir: str) -> Path:
             return path
     if runs := _runs_of(Path(runs_dir, name)) or _runs_of(Path(name)):
         raise UserError(f"{key}={name!r} is a group of runs: choose {', '.join(runs)}")
-    for found in sorted(Path(runs_dir).glob(f"*/{glob.escape(name)}/checkpoints")):
+    for run in sorted(Path(runs_dir).glob(f"*/{glob.escape(name)}/checkpoints")):
         raise UserError(
             f"{key}={name!r}: no such run in {runs_dir}/; did you mean "
-            f"{key}={found.parent.relative_to(runs_dir)}?"
+            f"{key}={run.parent.relative_to(runs_dir)}?"
         )
     path = Path(name)
     if path.is_dir() or path.suffix == ".ckpt" or path.is_file():
@@ -225,4 +227,6 @@ def find_place(key: str, name: str, runs_dir: str) -> Path:
 
 def _runs_of(group: Path) -> list[str]:
     """The trained runs in a folder, as their names are given."""
-    return sorted(f"{group.name}/{one.parent.name}" for one in group.glob("*/checkpoints"))
+    return sorted(
+        f"{group.name}/{checkpoints.parent.name}" for checkpoints in group.glob("*/checkpoints")
+    )

@@ -89,10 +89,10 @@ def check_checkpoint(path: Path, content: dict[str, Any], identity: dict[str, An
 
     Raises `UserError` if it belongs to another model or corpus.
     """
-    found = content["crossover"]["identity"]
-    theirs, ours = flatten(found["model"], "model."), flatten(identity["model"], "model.")
+    recorded = content["crossover"]["identity"]
+    theirs, ours = flatten(recorded["model"], "model."), flatten(identity["model"], "model.")
     parts = [differences(theirs, ours, {*theirs, *ours} - {"model.size"}, "there", "here")]
-    if found["data"] != identity["data"]:
+    if recorded["data"] != identity["data"]:
         parts.append("another corpus or tokenizer")
     if different := "; ".join(filter(None, parts)):
         raise UserError(f"checkpoint {path} belongs to another run: {different}")
@@ -107,17 +107,17 @@ def check_continues(
     That is one whose `deciding` is `ours`, begun as a branch of `parent` (`path`, `step` and
     `sha256`) or of none. One that does not know what it was trained with is believed, and said so.
     """
-    own = content["crossover"]
-    if "run" not in own:
+    recorded = content["crossover"]
+    if "run" not in recorded:
         log.warning(
             "checkpoint %s was written before checkpoints knew the configuration that they were "
             "trained with: taken for one of this run",
             path,
         )
         return
-    before = current_names(own["run"])
+    before = current_names(recorded["run"])
     different = differences(before, ours, {*before, *ours}, "there", "here")
-    theirs = own["ledger"]["parent"]
+    theirs = recorded["ledger"]["parent"]
     # One from before the branch is of the run that the branch has left.
     is_before = parent is not None and content["global_step"] <= parent["step"]
     if not different and _left(theirs) != _left(parent) and not is_before:
@@ -143,9 +143,9 @@ def differences(
     return "; ".join(different[:SHOWN] + more)
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(first: Any, other: Any) -> bool:
     """Equal, and not only as 1 and True are."""
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+    return bool(first == other) and isinstance(first, bool) == isinstance(other, bool)
 
 
 def _left(parent: dict[str, Any] | None) -> Any:

@@ -41,9 +41,9 @@ class Ledger:
         ours = order_of(conf)
         if content is None or path is None:
             return cls(order=ours)
-        found = content["crossover"].get("ledger")
-        if found is not None:
-            ledger = cls(**found)
+        recorded = content["crossover"].get("ledger")
+        if recorded is not None:
+            ledger = cls(**recorded)
         else:
             theirs, steps = _configured(path), int(content["global_step"])
             ledger = cls(None, None, theirs)

@@ -1,4 +1,4 @@
-"""One run, one process: the second is refused and told whom to ask."""
+"""One process works on a run; a second one is refused, with the owner's name."""
 
 from __future__ import annotations
 

@@ -31,12 +31,16 @@ def agent_commands(path: Path) -> Iterator[list[str]]:
     names = list(sweep["parameters"])
     for values in itertools.product(*(sweep["parameters"][name]["values"] for name in names)):
         args = {name: {"value": value} for name, value in zip(names, values, strict=True)}
-        known = create_sweep_command_args({"args": args})
-        known |= {"env": ["/usr/bin/env"], "interpreter": ["python"], "program": [sweep["program"]]}
+        arguments = create_sweep_command_args({"args": args})
+        arguments |= {
+            "env": ["/usr/bin/env"],
+            "interpreter": ["python"],
+            "program": [sweep["program"]],
+        }
         command: list[str] = []
         for word in create_sweep_command(list(sweep["command"])):
             macro = word.startswith("${") and word.endswith("}")
-            command += known[word[2:-1]] if macro else [word]
+            command += arguments[word[2:-1]] if macro else [word]
         yield command
 
 
@@ -73,8 +77,8 @@ def test_agent_and_multirun_have_the_same_configurations(path: Path) -> None:
     asked = [configuration(path.stem, command[3:]) for command in commands]
     ours = [configuration(path.stem, job) for job in jobs(words)]
     assert sorted(map(repr, asked)) == sorted(map(repr, ours))
-    assert len({repr(one) for one in ours}) == len(ours) > 1
-    assert {one["group"] for one in ours} == {yaml.safe_load(path.read_text())["name"]}
+    assert len({repr(conf) for conf in ours}) == len(ours) > 1
+    assert {conf["group"] for conf in ours} == {yaml.safe_load(path.read_text())["name"]}
 
 
 def test_sweeps_go_to_the_default_project_and_optimise_what_is_logged() -> None:

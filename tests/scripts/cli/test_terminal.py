@@ -49,8 +49,8 @@ def test_without_a_reader_the_status_is_0() -> None:
 
 def test_a_full_disk_is_told_without_a_traceback() -> None:
     for number in (errno.ENOSPC, errno.EFBIG):
-        told = explain(OSError(number, "no room", "x/page.png"), [])
-        assert told == "x/page.png cannot be written (no room): make room and start again"
+        message = explain(OSError(number, "no room", "x/page.png"), [])
+        assert message == "x/page.png cannot be written (no room): make room and start again"
     assert explain(OSError(errno.ENOENT, "no such file", "x"), []) is None
 
 
@@ -61,8 +61,8 @@ def test_what_happens_at_a_path_of_the_configuration_is_told_with_its_key() -> N
     for file, key in (
         ("runs/probe/report/a.png", "out"), ("runs/probe/rows", "runs"), ("runs", "out"),
     ):  # fmt: skip
-        told = explain(PermissionError(errno.EACCES, "not allowed", file), places(conf))
-        assert told and told.startswith(f"{key}=runs/probe") and "(not allowed)" in told
+        message = explain(PermissionError(errno.EACCES, "not allowed", file), places(conf))
+        assert message and message.startswith(f"{key}=runs/probe") and "(not allowed)" in message
     elsewhere = PermissionError(errno.EACCES, "not allowed", "/elsewhere")
     assert explain(elsewhere, places(conf)) is None
 

@@ -36,10 +36,10 @@ def test_a_checkpoint_is_of_the_moment_it_was_asked_for(tmp_path: Path) -> None:
     io.save_checkpoint(live, tmp_path / "a.ckpt")
     live["state_dict"]["a"].zero_()  # the next step changes the weights in place
     io.wait()
-    found = read(tmp_path / "a.ckpt")
+    written = read(tmp_path / "a.ckpt")
     assert damage(tmp_path / "a.ckpt") is None
-    assert torch.equal(found["state_dict"]["a"], torch.ones(3))
-    assert [one["global_step"] for one in done] == [1]
+    assert torch.equal(written["state_dict"]["a"], torch.ones(3))
+    assert [each["global_step"] for each in done] == [1]
 
 
 def test_a_failed_write_surfaces_and_spoils_nothing(
@@ -125,11 +125,13 @@ def test_the_best_so_far_travels_with_a_checkpoint(tmp_path: Path, corpus: Path)
     _, folder = run(conf)
     rows = [row for row in read_rows(folder.metrics) if "val/loss" in row]
     for path in saved(folder):
-        found = read(path)
+        checkpoint = read(path)
         lowest = min(
-            (row["val/loss"], row["step"]) for row in rows if row["step"] <= found["global_step"]
+            (row["val/loss"], row["step"])
+            for row in rows
+            if row["step"] <= checkpoint["global_step"]
         )
-        best = found["crossover"]["best"]
+        best = checkpoint["crossover"]["best"]
         assert (best["val_loss"], best["step"]) == lowest
 
 

@@ -72,9 +72,9 @@ def test_an_interrupted_branch_continues_by_the_same_command(
     left = {"path": str(path), "step": 2}
     assert summary["parent"].items() >= left.items()
     assert read(saved(folder)[-1])["crossover"]["ledger"]["parent"].items() >= left.items()
-    before = {one: one.stat().st_mtime_ns for one in folder.path.rglob("*")}
+    before = {file: file.stat().st_mtime_ns for file in folder.path.rglob("*")}
     assert run(conf)[0] == summary  # finished: nothing to do
-    assert {one: one.stat().st_mtime_ns for one in folder.path.rglob("*")} == before
+    assert {file: file.stat().st_mtime_ns for file in folder.path.rglob("*")} == before
 
 
 def test_resume_never_continues_what_it_began_and_repeats_what_has_finished(
@@ -124,7 +124,9 @@ def test_a_branch_trains_with_the_command_lines_settings_and_counts_what_it_read
     assert [row["train/tokens"] for row in rows] == [576, 640]
     assert [row["train/lr"] for row in rows] == pytest.approx(rates)
     state = read(saved(folder)[-1])
-    group = max(state["optimizer_states"][0]["param_groups"], key=lambda one: one["weight_decay"])
+    group = max(
+        state["optimizer_states"][0]["param_groups"], key=lambda settings: settings["weight_decay"]
+    )
     assert group["weight_decay"] == 0.3 and group["betas"] == (0.9, 0.9) and group["eps"] == 1e-6
     assert state["lr_schedulers"][0]["base_lrs"][0] == 5e-4
     parents = json.loads(parent.summary_path.read_text())
@@ -162,8 +164,8 @@ def test_a_rate_of_zero_changes_nothing(tmp_path: Path, corpus: Path) -> None:
     conf = run_conf(
         tmp_path, corpus, trainer__max_steps=3, checkpoint__every_n_train_steps=2, **changes
     )
-    one, other = (read(path)["state_dict"] for path in saved(run(conf)[1]))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    first, other = (read(path)["state_dict"] for path in saved(run(conf)[1]))
+    assert all(torch.equal(first[name], other[name]) for name in first)
 
 
 def test_a_run_can_be_named_and_a_group_is_refused_with_its_runs(

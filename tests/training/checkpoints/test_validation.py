@@ -214,18 +214,18 @@ def rewrite(path: Path, change: Callable[[Any], object]) -> None:
 
 def placed(folder: Path, source: RunFolder, *names: str) -> RunFolder:
     """What of `source` was copied by hand into the place of another run."""
-    own = RunFolder(folder / "run")
-    shutil.copytree(source.checkpoints, own.checkpoints)
+    moved = RunFolder(folder / "run")
+    shutil.copytree(source.checkpoints, moved.checkpoints)
     for name in names:
-        shutil.copy(source.path / name, own.path)
-    return own
+        shutil.copy(source.path / name, moved.path)
+    return moved
 
 
 def test_the_one_before_it_is_taken(
     tmp_path: Path, short: RunFolder, corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = placed(tmp_path, short, "config.yaml", "metrics.jsonl")
-    newest = saved(own)[-1]
+    copy = placed(tmp_path, short, "config.yaml", "metrics.jsonl")
+    newest = saved(copy)[-1]
     rewrite(newest, lambda tree: tree.pop("loops"))
     changes = {
         "checkpoint__every_n_train_steps": 2,
@@ -237,11 +237,11 @@ def test_the_one_before_it_is_taken(
     assert f"{newest} is now {newest.name}.damaged-1" in caplog.text
     assert "continuing from step 2" in caplog.text
     assert summary["digest"] == json.loads(short.summary_path.read_text())["digest"]
-    rows = [row["step"] for row in read_rows(own.metrics) if "train/loss" in row]
+    rows = [row["step"] for row in read_rows(copy.metrics) if "train/loss" in row]
     assert rows == [1, 2, 3, 4]
-    rewrite(saved(own)[0], lambda tree: tree.update(global_step="x"))
-    rewrite(saved(own)[1], lambda tree: tree.pop("lr_schedulers"))
-    own.summary_path.unlink()
+    rewrite(saved(copy)[0], lambda tree: tree.update(global_step="x"))
+    rewrite(saved(copy)[1], lambda tree: tree.pop("lr_schedulers"))
+    copy.summary_path.unlink()
     with pytest.raises(UserError, match=r"every checkpoint is damaged .*global_step.*resume=never"):
         run(run_conf(tmp_path, corpus, **changes))
 
@@ -265,13 +265,13 @@ def test_a_checkpoint_of_another_run_is_refused(
     tmp_path: Path, short: RunFolder, corpus: Path, key: str
 ) -> None:
     said, changes = OTHERS[key]
-    own = placed(tmp_path, short)
+    copy = placed(tmp_path, short)
     with pytest.raises(UserError) as refused:
         run(run_conf(tmp_path, corpus, trainer__max_steps=6, **changes))
     text = str(refused.value)
     assert f"is of another run ({said})" in text and "\n" not in text
-    assert f"resume={saved(own)[-1]} begins a branch" in text
-    assert len(saved(own)) == 2 and not own.metrics.exists() and not own.config.exists()
+    assert f"resume={saved(copy)[-1]} begins a branch" in text
+    assert len(saved(copy)) == 2 and not copy.metrics.exists() and not copy.config.exists()
 
 
 def test_a_refusal_shows_what_a_file_holds_briefly_and_escaped() -> None:
@@ -287,7 +287,7 @@ def test_a_refusal_shows_what_a_file_holds_briefly_and_escaped() -> None:
 def test_what_may_change_between_starts_is_continued(
     tmp_path: Path, short: RunFolder, corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = placed(tmp_path, short, "config.yaml", "metrics.jsonl")
+    copy = placed(tmp_path, short, "config.yaml", "metrics.jsonl")
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
@@ -299,47 +299,47 @@ def test_what_may_change_between_starts_is_continued(
     assert summary["steps"] == 5 and summary["parent"] is None
     assert "goes on at 0.00025: it only rises until the last step, 5" in caplog.text
     assert f"number of threads {threads}, now {threads + 1}" in caplog.text
-    assert Begun.read(own) is None
+    assert Begun.read(copy) is None
 
 
 def test_the_way_out_is_a_branch_and_recorded(
     tmp_path: Path, short: RunFolder, corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = placed(tmp_path, short)
+    copy = placed(tmp_path, short)
     changes = {
         "seed": 1,
         "trainer__max_steps": 6,
         "checkpoint__every_n_train_steps": 0,
         "trainer__val_check_interval": 0,
     }
-    foreign = saved(own)[-1]
+    foreign = saved(copy)[-1]
     summary, _ = run(run_conf(tmp_path, corpus, resume=str(foreign), **changes))
-    begun = Begun.read(own)
+    begun = Begun.read(copy)
     assert begun is not None and begun.parent is not None and begun.parent.step == 4
     assert summary["parent"]["path"] == str(foreign) and summary["order_hash"] is None
     # The branch before its own first save: the foreign checkpoint is its parent, not its own.
-    for path in own.checkpoints.glob("step-00000006.*"):
+    for path in copy.checkpoints.glob("step-00000006.*"):
         path.unlink()
-    own.summary_path.unlink()
+    copy.summary_path.unlink()
     again, _ = run(run_conf(tmp_path, corpus, **changes))
     assert "a branch of" in caplog.text and again["digest"] == summary["digest"]
     # Its checkpoints are no others': not of one with its configuration that is no branch.
-    other = placed(tmp_path / "other", own)
+    other = placed(tmp_path / "other", copy)
     with pytest.raises(UserError, match=r"a branch of .* there, begun from nothing here"):
         run(run_conf(tmp_path / "other", corpus, **{**changes, "trainer__max_steps": 7}))
-    assert len(saved(other)) == len(saved(own))
+    assert len(saved(other)) == len(saved(copy))
 
 
 def test_one_from_before_it_was_recorded_is_believed_and_said(
     tmp_path: Path, short: RunFolder, corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = placed(tmp_path, short)
+    copy = placed(tmp_path, short)
 
     def older(tree: Any) -> None:
         for key in ("format", "run", "moments", "scales", "rows"):
             del tree["crossover"][key]
 
-    rewrite(saved(own)[-1], older)
+    rewrite(saved(copy)[-1], older)
     run(run_conf(tmp_path, corpus, trainer__max_steps=5))
     assert "before checkpoints knew the configuration" in caplog.text
 

@@ -41,8 +41,8 @@ def test_files_and_directories_stand_for_themselves(tmp_path: Path) -> None:
     assert find_source("run", str(tmp_path / "a.pth"), "runs") == Source(tmp_path / "a.pth", None)
     assert find_source("run", str(tmp_path / "hf"), "runs") == Source(tmp_path / "hf", None)
     (tmp_path / "hf" / "tokenizer.json").touch()
-    found = find_source("run", str(tmp_path / "hf"), "runs")
-    assert found.tokenizer == tmp_path / "hf" / "tokenizer.json"
+    source = find_source("run", str(tmp_path / "hf"), "runs")
+    assert source.tokenizer == tmp_path / "hf" / "tokenizer.json"
 
 
 def test_nothing_there_is_named(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[LauncherPlace, Any]
     """The place of process 0 of two, and the store as process 1 sees it."""
     server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setattr(rendezvous, "_runs", itertools.count())
-    monkeypatch.setattr(rendezvous, "MEETING", timedelta(seconds=1))
+    monkeypatch.setattr(rendezvous, "CONNECT_TIMEOUT", timedelta(seconds=1))
     place = LauncherPlace(0, 2, 0, 2, "127.0.0.1", server.port, is_served=True)
     yield place, PrefixStore("attempt 0, run 0", server)
 
@@ -43,16 +43,16 @@ def test_a_process_that_does_not_come_is_named(other: tuple[LauncherPlace, Any])
         rendezvous.Leader(place).spawn_ranks(print).__enter__()
 
 
-def test_nobody_at_the_meeting(
+def test_rank_zero_cannot_be_reached(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(rendezvous, "MEETING", timedelta(seconds=1))
+    monkeypatch.setattr(rendezvous, "CONNECT_TIMEOUT", timedelta(seconds=1))
     monkeypatch.setattr(rank_zero_only, "rank", 0)  # put back afterwards: loggers ask for it
     free = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False).port
     place = LauncherPlace(1, 2, 1, 2, "127.0.0.1", free)
     with pytest.raises(SystemExit):
         rendezvous.follow_rank_zero(place)
-    said = f"error: process 1: process 1 of 2: no meeting at 127.0.0.1:{free} within 1 s"
+    said = f"error: process 1: process 1 of 2: no connection to 127.0.0.1:{free} within 1 s"
     assert capsys.readouterr().err.startswith(said)
 
 

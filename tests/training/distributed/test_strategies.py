@@ -61,7 +61,7 @@ def numbers(folder: RunFolder, name: str) -> torch.Tensor:
     return torch.tensor([row[name] for row in read_rows(folder.metrics) if name in row])
 
 
-def check(conf: TrainConf, one: RunFolder) -> None:
+def check(conf: TrainConf, single: RunFolder) -> None:
     """Two processes against one: losses, norms, validation and the file that remains."""
     folder, steps = RunFolder(folder_of(conf)), conf.trainer.max_steps
 
@@ -73,13 +73,13 @@ def check(conf: TrainConf, one: RunFolder) -> None:
         ("val/loss", TOLERANCE),
         ("train/grad_norm", 1e-3),
     ):
-        expected = numbers(one, name)
+        expected = numbers(single, name)
         assert len(expected) == (1 if name == "val/loss" else steps)
         got = numbers(folder, name)
         torch.testing.assert_close(got, expected, rtol=tolerance, atol=0, msg=what)
     assert (numbers(folder, "train/grad_norm") > 0.5).any(), "nothing was clipped"
 
-    ours, theirs = read(saved(folder)[-1]), read(saved(one)[-1])
+    ours, theirs = read(saved(folder)[-1]), read(saved(single)[-1])
     assert ours["state_dict"].keys() == theirs["state_dict"].keys()
     for name, value in theirs["state_dict"].items():
         torch.testing.assert_close(ours["state_dict"][name], value, rtol=0, atol=1e-4, msg=what)
@@ -93,7 +93,7 @@ def check(conf: TrainConf, one: RunFolder) -> None:
         for key in ("exp_avg", "exp_avg_sq"):
             got, expected = mine["state"][index][key], moments[key]
             torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-5, msg=what)
-    mine, other = folder.summary(), one.summary()
+    mine, other = folder.summary(), single.summary()
     assert mine is not None and other is not None
     assert mine["val_loss"] == pytest.approx(other["val_loss"], rel=TOLERANCE), folder.path.name
 
@@ -111,7 +111,7 @@ def test_two_processes_train_as_one_and_resume(
     Each is stopped in the middle and continued; two continue what one process has begun; and where
     that works, documents are read apart, or segments, with activations recomputed.
     """
-    one = run(place(tmp_path / "one", corpus, "one", "auto"), "rwkv4")[1]
+    single = run(place(tmp_path / "one", corpus, "one", "auto"), "rwkv4")[1]
     short = documents | {"trainer__max_steps": 4, "trainer__val_check_interval": 4}
     apart = run(place(tmp_path / "one", corpus, "apart", "auto", **short), "rwkv4")[1]
     whole = {strategy: place(tmp_path / "a", corpus, strategy, strategy) for strategy in strategies}
@@ -124,7 +124,7 @@ def test_two_processes_train_as_one_and_resume(
     }
     jobs = [Job(conf, "rwkv4") for conf in whole.values()]
     jobs += [Job(conf, "rwkv4", folder_of(whole[key]), MIDDLE) for key, conf in again.items()]
-    jobs += [Job(conf, "rwkv4", one.path, MIDDLE) for conf in other]
+    jobs += [Job(conf, "rwkv4", single.path, MIDDLE) for conf in other]
     jobs += [Job(conf, "rwkv4") for conf in packed.values()]
     parts = place(tmp_path / "e", corpus, "parts", "fsdp", training__segment=12)
     jobs.append(Job(parts, "rwkv4"))
@@ -140,7 +140,7 @@ def test_two_processes_train_as_one_and_resume(
     assert not any(passed), passed
     assert refused == "data.batch_size=3 cannot be shared by 2 processes: choose a multiple"
     for conf in (*whole.values(), parts, *spans):
-        check(conf, one)
+        check(conf, single)
     for conf in packed.values():
         check(conf, apart)
     for strategy in strategies:
@@ -149,9 +149,9 @@ def test_two_processes_train_as_one_and_resume(
         assert before["digest"] == after["digest"], strategy
     for conf in other:
         folder = RunFolder(folder_of(conf))
-        rest = numbers(one, "train/loss")[MIDDLE:]
+        rest = numbers(single, "train/loss")[MIDDLE:]
         torch.testing.assert_close(numbers(folder, "train/loss"), rest, rtol=TOLERANCE, atol=0)
-        assert models.load(saved(folder)[-1]).config == models.load(saved(one)[-1]).config
+        assert models.load(saved(folder)[-1]).config == models.load(saved(single)[-1]).config
 
 
 def test_one_process_and_bf16(tmp_path: Path, corpus: Path) -> None:
@@ -211,14 +211,14 @@ def test_every_model_under_every_strategy(
     for model in NAMES:
         for variant, changes in variants.items():
             name = f"{model}-{variant}"
-            one = place(tmp_path / "one", corpus, name, "auto", **changes)
-            ones[name] = run(one, model)[1]
+            single = place(tmp_path / "one", corpus, name, "auto", **changes)
+            ones[name] = run(single, model)[1]
             jobs += [
                 Job(place(tmp_path / strategy, corpus, name, strategy, **changes), model)
                 for strategy in (BY_NEED if variant == "documents" else STRATEGIES)
             ]
-        own = place(tmp_path / "spans", corpus, f"{model}-plain", "ddp", **long | spans)
-        jobs.append(Job(own, model))
+        spans_apart = place(tmp_path / "spans", corpus, f"{model}-plain", "ddp", **long | spans)
+        jobs.append(Job(spans_apart, model))
         jobs += [
             Job(
                 place(tmp_path / f"offload-{stage}", corpus, f"{model}-plain", stage,

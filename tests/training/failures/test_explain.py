@@ -204,7 +204,7 @@ def test_the_count_of_bytes_is_that_of_the_real_tensors(name: str) -> None:
     spec = spec_of(name)
     kept: dict[int, Any] = {}
     model: Any = build(spec)
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor
@@ -213,7 +213,9 @@ def test_the_count_of_bytes_is_that_of_the_real_tensors(name: str) -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         tokens = torch.zeros(1, 64, dtype=torch.int64)
         model.objective(tokens, tokens)
-    real = sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in own)
+    real = sum(
+        t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in weights
+    )
     counted = oom_advice.kept_bytes(spec, 64, False, "32-true")
     assert 0.9 * real < counted < 1.1 * real
     assert oom_advice.kept_bytes(spec, 64, True, "32-true") < counted

@@ -75,13 +75,13 @@ def test_what_cannot_fit_is_refused(
 def test_a_limit_on_the_group_of_processes_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = Path("/proc/self/cgroup")
-    if not own.is_file():
+    group = Path("/proc/self/cgroup")
+    if not group.is_file():
         pytest.skip("Linux only")
     monkeypatch.setattr(oom_advice, "CGROUPS", tmp_path)
     monkeypatch.setattr(Path, "read_text", read := Path.read_text)
     monkeypatch.setattr(
-        Path, "read_text", lambda path, *a: "0::/a/b\n" if path == own else read(path, *a)
+        Path, "read_text", lambda path, *a: "0::/a/b\n" if path == group else read(path, *a)
     )
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "memory.max").write_text("max\n")

@@ -45,13 +45,13 @@ def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 def conf(folder: Path, corpus: Path, **changes: Any) -> Any:
-    known = {"trainer__accumulate_grad_batches": 2, "trainer__max_steps": 4}
+    settings = {"trainer__accumulate_grad_batches": 2, "trainer__max_steps": 4}
     return run_conf(
         folder,
         corpus,
         checkpoint__every_n_train_steps=1,
         trainer__val_check_interval=0,
-        **known | changes,
+        **settings | changes,
     )
 
 
@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on_with_skip_and_keeps_count(
     summary, resumed = run(conf(tmp_path / "a", corpus, training__on_nan="skip"))
     _, straight = run(conf(tmp_path / "b", corpus, training__on_nan="skip"))
     assert summary["skipped_steps"] == 1
-    one, other = weights(resumed), weights(straight)
-    assert one["skipped_steps"] == other["skipped_steps"] == 1
-    for name, tensor in one["state_dict"].items():
+    resumed_weights, other = weights(resumed), weights(straight)
+    assert resumed_weights["skipped_steps"] == other["skipped_steps"] == 1
+    for name, tensor in resumed_weights["state_dict"].items():
         assert torch.equal(tensor, other["state_dict"][name]), name

@@ -1,3 +1,5 @@
+"""The optimizer and its schedule of learning rates."""
+
 from __future__ import annotations
 
 import itertools

@@ -51,9 +51,9 @@ def name_of(model: dict[str, Any] | None = None, **keys: Any) -> str:
     ],
 )
 def test_names(keys: dict[str, Any], name: str) -> None:
-    found = name_of(**keys)
-    assert sorted(found.split("-")) == sorted(name.split("-"))
-    assert NAME.fullmatch(found)
+    actual = name_of(**keys)
+    assert sorted(actual.split("-")) == sorted(name.split("-"))
+    assert NAME.fullmatch(actual)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
@@ -70,7 +70,9 @@ def test_every_key_of_a_shipped_model_changes_the_name() -> None:
         {}, {"attention": "math"}, {"rope_base": None}, {"rope_base": 1e5}, {"window": 256},
         {"target": "models.gpt.GPT"}, {"sizes": {**shipped["sizes"], "5m": other}},
     ]  # fmt: skip
-    names = [default_name(conf_of({**shipped, **one}), "transformer", "5m") for one in changes]
+    names = [
+        default_name(conf_of({**shipped, **change}), "transformer", "5m") for change in changes
+    ]
     assert len(set(names)) == len(changes)
     assert all(NAME.fullmatch(name) for name in names)
     unused = {"sizes": {**shipped["sizes"], "3m": other}}
@@ -90,15 +92,15 @@ def test_paths_and_lists_are_told_apart_by_a_digest() -> None:
 def test_every_key_that_matters_changes_the_name() -> None:
     def leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
         """Every key and another value of it."""
-        found: list[tuple[str, Any]] = []
+        values: list[tuple[str, Any]] = []
         for item in fields(node):
             value = getattr(node, item.name)
             if is_dataclass(value):
-                found += leaves(value, f"{prefix}{item.name}.")
+                values += leaves(value, f"{prefix}{item.name}.")
             else:
-                choices = [one for one in item.metadata.get("choices", ()) if one != value]
-                found.append((f"{prefix}{item.name}", choices[0] if choices else other(value)))
-        return found
+                choices = [choice for choice in item.metadata.get("choices", ()) if choice != value]
+                values.append((f"{prefix}{item.name}", choices[0] if choices else other(value)))
+        return values
 
     def other(value: Any) -> Any:
         if isinstance(value, bool):
@@ -110,7 +112,7 @@ def test_every_key_that_matters_changes_the_name() -> None:
     changed = {
         key: name_of(**{key.replace(".", "__"): value})
         for key, value in leaves(conf_of())
-        if key == "seed" or not any(key == one or key.startswith(f"{one}.") for one in PLACES)
+        if key == "seed" or not any(key == place or key.startswith(f"{place}.") for place in PLACES)
     }
     assert len(set(changed.values())) == len(changed) > 25
     assert name_of() not in changed.values()
@@ -135,8 +137,10 @@ def test_names_of_pairs_do_not_meet() -> None:
         {"data__length": 1}, {"data__length": 11}, {"optim__beta1": 0.1}, {"optim__beta2": 0.1},
         {"data__batch_size": 1}, {"trainer__max_steps": 1}, {"optim__warmup_steps": 1},
     ]  # fmt: skip
-    names = [name_of(**one) for one in settings]
+    names = [name_of(**setting) for setting in settings]
     names += [
-        name_of(**{**one, **two}) for one, two in combinations(settings, 2) if not {*one} & {*two}
+        name_of(**{**first, **two})
+        for first, two in combinations(settings, 2)
+        if not {*first} & {*two}
     ]
     assert len(set(names)) == len(names)

@@ -1,0 +1,53 @@
+"""Children are started in one way, and end with whoever started them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from core import processes
+
+ROOT = Path(__file__).resolve().parents[2]
+CHILD = """
+import os, sys, time
+from core import processes
+
+def stay(ready):
+    processes.leave_with_parent(75)
+    ready.set()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    processes.START_METHOD = "fork"
+    context = processes.process_context()
+    ready = context.Event()
+    child = context.Process(target=stay, args=(ready,))
+    child.start()
+    ready.wait()
+    print(child.pid, flush=True)
+    os._exit(0)
+"""
+
+
+def test_the_context_is_that_of_the_start_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert processes.process_context().get_start_method() == processes.START_METHOD
+    monkeypatch.setattr(processes, "START_METHOD", "spawn")
+    assert processes.process_context(["nowhere"]).get_start_method() == "spawn"
+    assert processes.START_METHOD in multiprocessing.get_all_start_methods()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the child is forked")
+def test_a_child_leaves_with_its_parent() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    with suppress(psutil.NoSuchProcess):  # it may be quicker
+        psutil.Process(int(done.stdout)).wait(timeout=60)
