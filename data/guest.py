@@ -41,7 +41,8 @@ def serve(memory: int, size: int) -> None:
         try:
             if kind == b"L":
                 tokenizer = _load(content)
-                send(answers, b"I", json.dumps(_facts(tokenizer)).encode())
+                apart = isinstance(tokenizer, LibraryTokenizer) and not tokenizer.is_byte_level
+                send(answers, b"I", json.dumps({"apart": apart}).encode())
             else:
                 assert tokenizer is not None
                 texts = json.loads(content.decode(errors="surrogatepass"))
@@ -80,8 +81,3 @@ def _load(content: bytes) -> TextTokenizer:
         return parse(text.decode(), path)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not readable as text ({error})") from None
-
-
-def _facts(tokenizer: TextTokenizer) -> dict[str, object]:
-    apart = isinstance(tokenizer, LibraryTokenizer) and not tokenizer.is_byte_level
-    return {"apart": apart}

@@ -68,7 +68,10 @@ class Sources:
                 self._room -= size
                 return head + (file.read(size - len(head)) or b"" if size > len(head) else b"")
         except Unreadable as error:
-            self.problems.append(f"{path} {_as_predicate(error.reason)}")
+            reason = error.reason
+            if not reason.startswith("cannot"):
+                reason = f"cannot be read ({reason})"
+            self.problems.append(f"{path} {reason}")
         except MemoryError:
             self.problems.append(f"{path} does not fit into memory")
         return b""
@@ -216,7 +219,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # too long a name
         return False
-
-
-def _as_predicate(reason: str) -> str:
-    return reason if reason.startswith("cannot") else f"cannot be read ({reason})"

@@ -86,16 +86,11 @@ def problems_of(config_name: str, argv: list[str]) -> list[str]:
 def read(config_name: str, argv: list[str]) -> Line:
     """The line, sorted, with what is wrong before anything of it is understood."""
     line = parse(argv)
-    line.words = [_current(word) for word in line.words]
+    split = (word.partition("=") for word in line.words)
+    line.words = [schema.RENAMED.get(key, key) + equals + value for key, equals, value in split]
     line.words = _without_nulls(config_name, line.words)
     line.problems = line.problems or excess(config_name, line.words)
     return line
-
-
-def _current(word: str) -> str:
-    """The word with the name that its key has today."""
-    key, equals, value = word.partition("=")
-    return f"{schema.RENAMED.get(key, key)}{equals}{value}"
 
 
 def _without_nulls(config_name: str, words: list[str]) -> list[str]:
@@ -247,7 +242,7 @@ def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Ove
                 f"{word!r}: an interval has no values to run one after the other; write some, as "
                 f"in {name}=1e-4,1e-3, or a range(...) (intervals need a sweeper such as optuna)"
             )
-        elif override.is_sweep_override() and kinds.get(name) is list and _of_scalars(override):
+        elif override.is_sweep_override() and kinds.get(name) is list and _sweeps_scalars(override):
             problems.append(f"{word!r}: several values of one list go in brackets: {name}=[{text}]")
         elif override.is_sweep_override() and not multirun:
             problems.append(f"{word!r} names several values: add -m to run them all")
@@ -263,8 +258,8 @@ def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Ove
     return overrides, problems
 
 
-def _of_scalars(override: Override) -> bool:
-    """Whether a sweep's values are no lists."""
+def _sweeps_scalars(override: Override) -> bool:
+    """Whether none of a sweep's values is a list."""
     value = override.value()
     return isinstance(value, ChoiceSweep) and not any(
         isinstance(item, list | dict) for item in value.list

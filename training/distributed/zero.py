@@ -71,7 +71,10 @@ class Zero(DeepSpeedStrategy):
         places = {"RANK": self.global_rank, "LOCAL_RANK": self.local_rank}
         os.environ |= {key: str(value) for key, value in places.items()}
         if self.root_device.type == "cpu":
-            _without_building()
+            # DeepSpeed would compile collectives over shared memory, and gloo serves everywhere.
+            # `deepspeed.comm.torch` as an attribute is PyTorch itself.
+            transport: Any = importlib.import_module("deepspeed.comm.torch")
+            transport.build_shm_op = lambda: None
         deepspeed.init_distributed(auto_mpi_discovery=False)
 
     def teardown(self) -> None:
@@ -205,7 +208,9 @@ class Zero(DeepSpeedStrategy):
             count = max(0, min(size, parameter.ds_numel - first))
             return Piece(zero.fp32_partitioned_groups_flat[group], start, first, count)
         (group,) = (
-            i for i, parameters in enumerate(self._parameters) if _holds(parameters, parameter)
+            i
+            for i, parameters in enumerate(self._parameters)
+            if any(each is parameter for each in parameters)
         )
         flat = zero.single_partition_of_fp32_groups[group]
         mapping = parameter._hp_mapping
@@ -213,14 +218,3 @@ class Zero(DeepSpeedStrategy):
             return Piece(flat, 0, 0, 0)
         there, here = mapping.lp_fragment_address, mapping.hp_fragment_address
         return Piece(flat, here.start, there.start, there.numel)
-
-
-def _holds(parameters: list[nn.Parameter], parameter: nn.Parameter) -> bool:
-    return any(each is parameter for each in parameters)
-
-
-def _without_building() -> None:
-    """Keep DeepSpeed from compiling its shared-memory collectives: gloo serves everywhere."""
-    # Not `deepspeed.comm.torch`: that attribute is PyTorch itself.
-    transport: Any = importlib.import_module("deepspeed.comm.torch")
-    transport.build_shm_op = lambda: None
