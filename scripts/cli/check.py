@@ -166,7 +166,18 @@ def light_problems(config_name: str, config: DictConfig) -> list[str]:
         typed = expanded(OmegaConf.to_object(config))
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         return [f"{error.full_key}: {str(error.msg).splitlines()[0]}"]
-    return list(_bound_problems(typed)) or combination_problems(config_name, typed)
+    problems = [*_bound_problems(typed), *_group_value_problems(getattr(typed, "model", {}))]
+    return problems or combination_problems(config_name, typed)
+
+
+def _group_value_problems(model: dict[str, Any]) -> Iterator[str]:
+    """Values of the model group that no name could hold; its fields are checked later."""
+    for name, value in model.items():
+        if isinstance(value, float) and not isfinite(value):
+            yield f"model.{name}={value}: must be a finite number"
+    for name in ("name", "target"):
+        if not isinstance(model.get(name, ""), str):
+            yield f"model.{name}={model[name]}: expected a name"
 
 
 def is_elsewhere(line: Line) -> bool:

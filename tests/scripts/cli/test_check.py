@@ -59,6 +59,22 @@ BAD = [
     ),
     ("report", ["runs=[a]", "price_per_hour=2"], ["price_per_hour=2 has no unit: add currency="]),
     ("probe", ["lengths=[]"], ["lengths=[]: give at least one context length"]),
+    (
+        "train",
+        ["model=transformer", "model.window=1e400"],
+        ["model.window=inf: must be a finite number"],
+    ),
+    (
+        "train",
+        ["model=transformer", "model.rope_base=nan"],
+        ["model.rope_base=nan: must be a finite number"],
+    ),
+    ("train", ["model=transformer", "model.name={}"], ["model.name={}: expected a name"]),
+    (
+        "train",
+        ["-m", "model=transformer", "model.name=1,2"],
+        ["model.name=1: expected a name", "model.name=2: expected a name"],
+    ),
     ("train", ["optim.lr=fast"], ["optim.lr=fast: expected a number"]),
     (
         "train",
