@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import Logger
 
 from conf.schema import TrainConf
@@ -41,7 +42,8 @@ def build_trainer(
         callbacks=callbacks,
         plugins=plugins,
         use_distributed_sampler=False,
-        enable_checkpointing=False,
+        # Else Lightning would add a checkpoint callback of its own.
+        enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning
 import pytest
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from data.store import prepare
 from models.registry import build
@@ -21,21 +21,36 @@ from training.loop.quiet_lightning import quiet
 from training.loop.trainer import build_trainer
 
 
+def fitted(folder: Path, callback: lightning.Callback) -> tuple[Any, LanguageModel]:
+    """The trainer and module of a run of 8 steps, or fewer, with a callback of Lightning's."""
+    conf = run_conf(folder, write_corpus(folder), trainer__val_check_interval=2)
+    corpus = prepare(conf.data)
+    monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
+    spec = spec_of("rwkv4", vocab=corpus.vocab_size)
+    lightning.seed_everything(0, verbose=False)
+    module = LanguageModel(build(spec), conf.optim, conf.trainer.max_steps)
+    with quiet():
+        trainer = build_trainer(conf, RankInfo(), [], [monitor, callback], [])
+        trainer.fit(module, Tokens(corpus, conf.data, conf.seed, conf.training.val_windows))
+    return trainer, module
+
+
 @pytest.mark.parametrize("metric", ["train/loss", "val/loss"])
 def test_a_callback_can_monitor_the_losses(tmp_path: Path, metric: str) -> None:
-    conf = run_conf(tmp_path, write_corpus(tmp_path), trainer__val_check_interval=2)
-    corpus = prepare(conf.data)
     # The first value that is checked is below the threshold: nothing else could end it there.
     stopping = EarlyStopping(metric, stopping_threshold=1e9, check_on_train_epoch_end=False)
-    monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
-    with quiet():
-        trainer = build_trainer(conf, RankInfo(), [], [monitor, stopping], [])
-    lightning.seed_everything(0, verbose=False)
-    spec = spec_of("rwkv4")
-    model = build(replace(spec, config={**spec.config, "vocab_size": corpus.vocab_size}))
-    module = LanguageModel(model, conf.optim, conf.trainer.max_steps)
-    with quiet():
-        trainer.fit(module, Tokens(corpus, conf.data, conf.seed, conf.training.val_windows))
-    assert trainer.global_step == 2 < conf.trainer.max_steps
+    trainer, module = fitted(tmp_path, stopping)
+    assert trainer.global_step == 2
     expected = {"train/loss": float(module.losses[-1]), "val/loss": module.val_loss}
     assert float(trainer.callback_metrics[metric]) == pytest.approx(expected[metric])
+
+
+def test_lightning_keeps_its_best_checkpoint(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(
+        tmp_path / "best", "{step}", monitor="val/loss", save_on_train_epoch_end=False
+    )
+    trainer, module = fitted(tmp_path, saver)
+    assert trainer.global_step == 8
+    assert saver.best_model_score is not None
+    assert float(saver.best_model_score) <= module.val_loss + 1e-6
+    assert [str(path) for path in (tmp_path / "best").iterdir()] == [saver.best_model_path]
