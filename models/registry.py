@@ -62,7 +62,7 @@ def nature(target: str, config: dict[str, Any]) -> Nature:
     Raises `UserError` if there is no such class here.
     """
     cls = model_class(target)
-    defaults = {one.name: one.default for one in fields(cls.Config)}
+    defaults = {field.name: field.default for field in fields(cls.Config)}
     options = {
         name: config[name]
         for name in getattr(cls, "options", ())
@@ -74,7 +74,7 @@ def nature(target: str, config: dict[str, Any]) -> Nature:
 def build(spec: ModelSpec) -> Model:
     """A freshly initialised model. Raises `UserError` on unknown or missing config fields."""
     cls = model_class(spec.target)
-    known = {field.name for field in fields(cls.Config)}
-    if unknown := sorted(set(spec.config) - known):
+    field_names = {field.name for field in fields(cls.Config)}
+    if unknown := sorted(set(spec.config) - field_names):
         raise UserError(f"{spec.target} has no config field {shown(', '.join(unknown), 200)}")
     return cls(cls.Config(**spec.config))

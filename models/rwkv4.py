@@ -75,7 +75,8 @@ class TimeMix(Mixer):
         k, v, r = self.key(x_k), self.value(x_v), self.receptance(x_r)  # [B, T, C]
         w = -torch.exp(self.time_decay.float())  # [C]
         u = self.time_first.float()  # [C]
-        y, wkv = wkv4(w, u, k, v, state and state["wkv"], self.backend)
+        wkv = None if state is None else state["wkv"]
+        y, wkv = wkv4(w, u, k, v, wkv, self.backend)
         after = None if state is None else {"shift": last, "wkv": wkv}  # [B, C], [B, 3, C]
         return self.output(gate(r, y)), after, beside
 

@@ -93,7 +93,8 @@ class TimeMix(MatrixTimeMix):
         )  # [B, T, H, N]
         w = -torch.exp(self.time_decay.float())  # [H, N]
         u = self.time_faaaa.float()  # [H, N]
-        y, wkv = wkv5(r, w, k, v, u, state and state["wkv"], self.backend)
+        wkv = None if state is None else state["wkv"]
+        y, wkv = wkv5(r, w, k, v, u, wkv, self.backend)
         norm = self.ln_x
         y = gated_head_norm(y, self.gate(x_g), norm.weight, norm.bias, norm.eps)  # [B, T, C]
         after = None if state is None else {"shift": last, "wkv": wkv}  # [B, C], [B, H, N, N]

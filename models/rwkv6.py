@@ -122,7 +122,8 @@ class TimeMix(MatrixTimeMix):
         d = self.time_decay.float() + torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2
         w = -torch.exp(d.float()).unflatten(-1, (self.heads, -1))  # [B, T, H, N]
         u = self.time_faaaa.float()  # [H, N]
-        y, wkv = wkv6(r, w, k, v, u, state and state["wkv"], self.backend)
+        wkv = None if state is None else state["wkv"]
+        y, wkv = wkv6(r, w, k, v, u, wkv, self.backend)
         norm = self.ln_x
         y = gated_head_norm(y, self.gate(x_g), norm.weight, norm.bias, norm.eps)  # [B, T, C]
         after = None if state is None else {"shift": last, "wkv": wkv}  # [B, C], [B, H, N, N]

@@ -186,7 +186,8 @@ class TimeMix(MatrixTimeMix):
         a0, k_k, k_a = [p.view(self.heads, -1) for p in (self.a0, self.k_k, self.k_a)]  # [H, N]
         r, w, k, v, e = [z.unflatten(-1, (self.heads, -1)) for z in (r, w, k, v, e)]  # [B, T, H, N]
         k, a, b = delta_keys(k, e, a0, k_k, k_a)  # [B, T, H, N]
-        y, wkv = wkv7(r, w, k, v, a, b, state and state["wkv"], self.backend)
+        wkv = None if state is None else state["wkv"]
+        y, wkv = wkv7(r, w, k, v, a, b, wkv, self.backend)
         norm = self.ln_x
         y = bonus_head_norm(y, r, k, v, g, self.r_k, norm.weight, norm.bias, norm.eps)  # [B, T, C]
         after = None if state is None else {"shift": last, "wkv": wkv}  # [B, C], [B, H, N, N]

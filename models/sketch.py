@@ -55,7 +55,7 @@ class Stack:
 
     def whole(self, count: Callable[[Any], int]) -> int:
         """`count` of the whole model, where it is a sum over the layers and the rest."""
-        one = count(self.first)
+        shallow = count(self.first)
         if self.first is self.last:
-            return one
-        return one + (self.layers - 1) * (count(self.last) - one)
+            return shallow
+        return shallow + (self.layers - 1) * (count(self.last) - shallow)

@@ -174,8 +174,8 @@ class Llama(Family):
             name = re.sub(pattern, replacement, name)
         if ".qkv." in name:
             size = config.n_embd // config.n_head
-            own, shared = config.n_head * size, (config.n_kv_head or config.n_head) * size
-            sizes = {"q_proj": own, "k_proj": shared, "v_proj": shared}
+            query_width, shared = config.n_head * size, (config.n_kv_head or config.n_head) * size
+            sizes = {"q_proj": query_width, "k_proj": shared, "v_proj": shared}
             return {name.replace("qkv", part): count for part, count in sizes.items()}
         if ".gate_up." in name:
             return {name.replace("gate_up", part): rows // 2 for part in ("gate_proj", "up_proj")}
@@ -194,8 +194,8 @@ def _refuse(path: Path, theirs: Json, **allowed: tuple[Any, ...]) -> None:
                 expected = next(value for value in values if value is not None)
                 yield f"{key}={theirs[key]!r}, and only {expected!r} is supported"
 
-    if found := list(problems()):
-        raise UserError(f"{path}: {listed(found)}")
+    if faults := list(problems()):
+        raise UserError(f"{path}: {listed(faults)}")
 
 
 def _count(path: Path, theirs: Json, key: str, default: int | None = None) -> int:

@@ -34,9 +34,11 @@ def read(folder: Path) -> Weights:
     """
     path = inside(folder / "config.json")
     theirs = read_object(path)
-    family = next((one for one in FAMILIES if one.kind == theirs.get("model_type")), None)
+    family = next(
+        (candidate for candidate in FAMILIES if candidate.kind == theirs.get("model_type")), None
+    )
     if family is None:
-        kinds = ", ".join(one.kind for one in FAMILIES)
+        kinds = ", ".join(candidate.kind for candidate in FAMILIES)
         raise UserError(f"{path}: model_type={theirs.get('model_type')!r}; supported: {kinds}")
     config = family.ours(path, theirs)
     shape = f"L{config['n_layer']}-D{config['n_embd']}"
@@ -45,10 +47,10 @@ def read(folder: Path) -> Weights:
     check_sizes(folder, spec, tensors)
     if theirs.get("tie_word_embeddings") and family.embedding in tensors:
         tensors[family.head] = tensors[family.embedding]
-    found = checked(folder, tensors, _their_shapes(family, spec))
+    tensors_read = checked(folder, tensors, _their_shapes(family, spec))
     ours = {}
     for name, parts in _table(family, spec).items():
-        pieces = [found[part] for part in parts]
+        pieces = [tensors_read[part] for part in parts]
         ours[name] = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
     return Weights(spec, ours)
 
@@ -59,9 +61,9 @@ def write(weights: Weights, folder: Path) -> None:
     Raises `UserError` for a model of no family.
     """
     spec = weights.spec
-    family = next((one for one in FAMILIES if one.target == spec.target), None)
+    family = next((candidate for candidate in FAMILIES if candidate.target == spec.target), None)
     if family is None:
-        names = ", ".join(one.target.split(".")[1] for one in FAMILIES)
+        names = ", ".join(candidate.target.split(".")[1] for candidate in FAMILIES)
         raise UserError(
             f"format=hf is for {names}, and this is a {spec.name}: use format=safetensors"
         )

@@ -63,11 +63,11 @@ def write(weights: Weights, path: Path) -> None:
 
 def from_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Weights:
     """The model of official tensors, wherever they come from; see `read`."""
-    found = _without_owner(path, tensors)
-    name = version(path, found)
-    spec = spec_of(path, name, found)
-    unread = {key: found.pop(key) for key in [*found] if name == "rwkv7" and _UNREAD.fullmatch(key)}
-    kept = checked(path, found, shapes_of(spec))
+    ours = _without_owner(path, tensors)
+    name = version(path, ours)
+    spec = spec_of(path, name, ours)
+    unread = {key: ours.pop(key) for key in [*ours] if name == "rwkv7" and _UNREAD.fullmatch(key)}
+    kept = checked(path, ours, shapes_of(spec))
     unused = checked(path, unread, {key: tensor.shape for key, tensor in unread.items()})
     return Weights(spec, kept, unused)
 
@@ -82,21 +82,21 @@ def _without_owner(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
         name.removesuffix(EMBEDDING) for name in tensors if f".{name}".endswith(f".{EMBEDDING}")
     ]
     if len(owners) > 1:
-        found = listed([owner + EMBEDDING for owner in owners])
-        raise UserError(f"{path} holds several models ({found}): save the one meant")
+        matched = listed([owner + EMBEDDING for owner in owners])
+        raise UserError(f"{path} holds several models ({matched}): save the one meant")
     owner = owners[0] if owners else ""
-    own = {name.removeprefix(owner): tensor for name, tensor in tensors.items()}
-    if len(own) < len(tensors):
+    unowned = {name.removeprefix(owner): tensor for name, tensor in tensors.items()}
+    if len(unowned) < len(tensors):
         raise UserError(f"{path} holds several models: some names differ only in {owner!r:.200}")
-    return own
+    return unowned
 
 
 def version(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """`rwkv4` to `rwkv7`, by the names of the first block. Raises `UserError` for any other."""
     names = "\n".join(tensors)
     for pattern, variant in _VARIANTS.items():
-        if found := re.search(f".*(?:{pattern}).*", names, re.MULTILINE):
-            raise UserError(f"{path}: {variant} is not supported ({shown(found[0], 200)})")
+        if matched := re.search(f".*(?:{pattern}).*", names, re.MULTILINE):
+            raise UserError(f"{path}: {variant} is not supported ({shown(matched[0], 200)})")
     inside = {name.removeprefix("blocks.0.att.") for name in tensors}
     has = inside.__contains__
     if has("r_k"):
@@ -124,7 +124,9 @@ def version(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 def spec_of(path: Path, name: str, tensors: Mapping[str, Tensor]) -> ModelSpec:
     """The sizes of the model, from the shapes. Raises `UserError` if one cannot be read."""
-    layers = {int(found[1]) for key in tensors if (found := re.match(r"blocks\.(\d{1,18})\.", key))}
+    layers = {
+        int(matched[1]) for key in tensors if (matched := re.match(r"blocks\.(\d{1,18})\.", key))
+    }
     if layers != set(range(len(layers))):
         absent = next(layer for layer in range(len(layers)) if layer not in layers)
         raise UserError(f"{path}: blocks.{absent} is missing, and blocks.{max(layers)} is there")

@@ -27,7 +27,9 @@ _GETS = ("GET", "BINGET", "LONG_BINGET")
 _PUTS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
 _FILLS = {"APPEND": 1, "SETITEM": 2, "BUILD": 1, "APPENDS": 0, "SETITEMS": 0, "ADDITEMS": 0}
 """Opcodes that put values into what lies below them: how many, or 0 for those above the mark."""
-_PLAIN = {one.name for one in pickletools.opcodes if one.stack_after and not one.stack_before} - {
+_PLAIN = {
+    item.name for item in pickletools.opcodes if item.stack_after and not item.stack_before
+} - {
     *_GETS,
     "EMPTY_LIST",
     "EMPTY_DICT",
@@ -97,8 +99,8 @@ def _globals(data: bytes) -> Iterator[str]:
         if isinstance(argument, str):
             texts = [*texts[-1:], argument]
         name = {"GLOBAL": argument, "INST": argument, "STACK_GLOBAL": " ".join(texts)}
-        if found := name.get(opcode.name):
-            module, _, attribute = found.partition(" ")
+        if global_name := name.get(opcode.name):
+            module, _, attribute = global_name.partition(" ")
             if module not in _DATA:
                 yield f"{module}.{attribute}"
 
@@ -205,7 +207,7 @@ def _measure(nodes: list[Node]) -> None:
         opened.add(id(root))
         while path:
             node, inside = path[-1]
-            child = next((one for one in inside if id(one) not in done), None)
+            child = next((item for item in inside if id(item) not in done), None)
             if child is not None:
                 if id(child) in opened:
                     raise Unbounded("a value that holds itself")
@@ -214,9 +216,9 @@ def _measure(nodes: list[Node]) -> None:
                 opened.add(id(child))
                 path.append((child, iter(child[1:])))
                 continue
-            held = [done[id(one)] for one in node[1:]]
-            size = 1 + node[0] + sum(one for one, _ in held)
-            depth = 1 + max((one for _, one in held), default=0)
+            held = [done[id(item)] for item in node[1:]]
+            size = 1 + node[0] + sum(item for item, _ in held)
+            depth = 1 + max((item for _, item in held), default=0)
             if size > VALUES:
                 raise Unbounded(f"a pickle that stands for more than {VALUES:,} values")
             if depth > DEEPEST:

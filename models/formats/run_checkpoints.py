@@ -18,8 +18,8 @@ PATTERN = re.compile(r"step-(\d{8})\.ckpt")
 
 def step_of(path: Path) -> int:
     """The optimizer step in a checkpoint's name; 0 for another name."""
-    found = PATTERN.fullmatch(path.name)
-    return int(found[1]) if found else 0
+    match = PATTERN.fullmatch(path.name)
+    return int(match[1]) if match else 0
 
 
 def saved(run: Path) -> list[Path]:

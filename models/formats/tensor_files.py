@@ -101,10 +101,10 @@ def unwrapped(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names = {name: _WRAPPERS.sub("", name) for name in tensors}
     while names and all(name.startswith("module.") for name in names.values()):
         names = {name: short.removeprefix("module.") for name, short in names.items()}
-    found = {names[name]: tensor for name, tensor in tensors.items()}
-    if len(found) < len(tensors):
+    renamed = {names[name]: tensor for name, tensor in tensors.items()}
+    if len(renamed) < len(tensors):
         raise UserError(f"{path} holds several models: some names differ only in their wrappers")
-    return found
+    return renamed
 
 
 def write_pth(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -37,11 +37,11 @@ class Weights:
         if dtype is None:
             dtype = common_dtype(self.tensors)
         model = build_meta(self.spec)  # no time for an initialisation that is overwritten
-        own = {
+        copies = {
             name: tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
             for name, tensor in self.tensors.items()
         }
-        model.load_state_dict(own, assign=True)
+        model.load_state_dict(copies, assign=True)
         return model.eval()
 
     def to(self, dtype: torch.dtype) -> Weights:

@@ -94,19 +94,22 @@ def _forward(
     objective = loss = torch.zeros((), device=segments[0].tokens.device)
     state = model.init_state(len(segments[0].tokens))
     with torch.no_grad():
-        for number, one in enumerate(segments):
+        for number, piece in enumerate(segments):
             if kept is not None:
                 _copy(_leaves(_at(kept, number)), _leaves(state))
                 state = _at(kept, number)
-            part, part_loss, state = _objective(model, one, state, l2wrap)
-            objective, loss = objective + one.share * part, loss + one.share * part_loss
+            part, part_loss, state = _objective(model, piece, state, l2wrap)
+            objective, loss = (
+                objective + piece.share * part,
+                loss + piece.share * part_loss,
+            )
     return objective, loss
 
 
 def _objective(
-    model: Any, one: Segment, state: State, l2wrap: float
+    model: Any, piece: Segment, state: State, l2wrap: float
 ) -> tuple[Tensor, Tensor, State]:
-    return model.objective(one.tokens, one.targets, state, l2wrap=l2wrap, starts=one.starts)
+    return model.objective(piece.tokens, piece.targets, state, l2wrap=l2wrap, starts=piece.starts)
 
 
 class _Exact(torch.autograd.Function):
@@ -148,16 +151,19 @@ def _pull_back(
 
     `state_grads` are those of the state after the segment, and become those of the state before.
     """
-    one = ctx.segments[number]
+    piece = ctx.segments[number]
     state = map_state(_at(ctx.before, number), lambda leaf: leaf.detach().requires_grad_())
     with torch.enable_grad(), ctx.autocast():
-        objective, _, after = _objective(ctx.model, one, state, ctx.l2wrap)
+        objective, _, after = _objective(ctx.model, piece, state, ctx.l2wrap)
     ends, begins = _leaves(after), _leaves(state)
-    pulled = [grad * one.share, *(x.to(y.dtype) for x, y in zip(state_grads, ends, strict=True))]
+    pulled = [
+        grad * piece.share,
+        *(x.to(y.dtype) for x, y in zip(state_grads, ends, strict=True)),
+    ]
     inputs = [*ctx.parameters, *begins]
-    found = torch.autograd.grad([objective, *ends], inputs, pulled, allow_unused=True)
-    _add(sums, found[: len(sums)])
-    _copy(state_grads, found[len(sums) :])
+    gradients = torch.autograd.grad([objective, *ends], inputs, pulled, allow_unused=True)
+    _add(sums, gradients[: len(sums)])
+    _copy(state_grads, gradients[len(sums) :])
 
 
 class _Truncated(torch.autograd.Function):
@@ -171,14 +177,17 @@ class _Truncated(torch.autograd.Function):
         objective = loss = torch.zeros((), device=segments[0].tokens.device)
         state = model.init_state(len(segments[0].tokens))
         kept = map_state(state, lambda leaf: leaf[None].clone())
-        for one in segments:
+        for piece in segments:
             with torch.enable_grad():
-                part, part_loss, state = _objective(model, one, _at(kept, 0), l2wrap)
-                found = torch.autograd.grad(one.share * part, parameters, allow_unused=True)
-            _add(ctx.sums, found)
+                part, part_loss, state = _objective(model, piece, _at(kept, 0), l2wrap)
+                gradients = torch.autograd.grad(piece.share * part, parameters, allow_unused=True)
+            _add(ctx.sums, gradients)
             _copy(_leaves(_at(kept, 0)), _leaves(detach_state(state)))
-            objective, loss = objective + one.share * part.detach(), loss + one.share * part_loss
-            del part, state, found  # or they would live through the next segment
+            objective, loss = (
+                objective + piece.share * part.detach(),
+                loss + piece.share * part_loss,
+            )
+            del part, state, gradients  # or they would live through the next segment
         ctx.mark_non_differentiable(loss)
         return objective, loss
 
@@ -187,8 +196,8 @@ class _Truncated(torch.autograd.Function):
         return None, None, None, *(x * grad.to(x.dtype) for x in ctx.sums)
 
 
-def _add(sums: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
-    for place, gradient in zip(sums, found, strict=True):
+def _add(sums: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    for place, gradient in zip(sums, gradients, strict=True):
         if gradient is not None:
             place += gradient
 

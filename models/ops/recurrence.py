@@ -52,9 +52,9 @@ class Recurrence:
         self._name, self._reference, self._chunk_axis = name, reference, chunk_axis
         self._count, self._like, self._heads = len(names), names.index(like), heads
         self._forward_name, self._backward_name = f"{name}_forward", f"{name}_backward"
-        given = ", ".join(f"Tensor {one}" for one in names)
+        given = ", ".join(f"Tensor {operand}" for operand in names)
         kept = ", Tensor checkpoints" + ", Tensor state_out" * self.keeps_end
-        grads = ", ".join(f"Tensor grad_{one}" for one in [*names, "state_in"])
+        grads = ", ".join(f"Tensor grad_{operand}" for operand in [*names, "state_in"])
         self._op = custom_op(
             name,
             f"({given}, Tensor state, bool save, str backend)"

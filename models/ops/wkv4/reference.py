@@ -201,10 +201,10 @@ class _Tape(NamedTuple):
         gk, gv = torch.empty_like(self.k), torch.empty_like(self.v)
         for t in reversed(range(len(self.y))):
             k_t, v_t, before = self.k[..., t, :], self.v[..., t, :], self.before[t]
-            own = self.q[t] * torch.exp((k_t - self.p[t]) + self.u)  # dL/d(numerator) e^{u+k}
-            bonus = own * (v_t - self.y[t])
+            current = self.q[t] * torch.exp((k_t - self.p[t]) + self.u)  # dL/d(numerator) e^{u+k}
+            bonus = current * (v_t - self.y[t])
             later = torch.exp(k_t + right.p)
-            gv[..., t, :] = own + later * right.a
+            gv[..., t, :] = current + later * right.a
             gk[..., t, :] = bonus + later * (right.a * v_t + right.b)
             gu += bonus
             gw += torch.exp(before.p + right.p + w) * (before.a * right.a + before.b * right.b)

@@ -76,8 +76,12 @@ def wkv6_backward(
     length, decay_shape = r.shape[1], w.shape
     r, w, k, v, grad_y = _chunks(checkpoints.dtype, r, w, k, v, grad_y)
     bonus = u[:, None, None]
-    own = (v * grad_y).sum(-1, keepdim=True)
-    gr, gk, gu = own * bonus * k, own * bonus * r, (own * r * k).sum((0, 2, 3))
+    value_grads = (v * grad_y).sum(-1, keepdim=True)
+    gr, gk, gu = (
+        value_grads * bonus * k,
+        value_grads * bonus * r,
+        (value_grads * r * k).sum((0, 2, 3)),
+    )
     gv = (r * k * bonus).sum(-1, keepdim=True) * grad_y
     gw = torch.zeros_like(w)
     for half in _levels(r.shape[-2]):

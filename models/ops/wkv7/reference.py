@@ -88,8 +88,8 @@ def wkv7_backward(
     starts = checkpoints
     if size < CHUNK:
         starts, _ = _scan(checkpoints[:, 0], transitions, updates)
-    own = chunk.pull(grad_y)
-    ends, first = _scan(grad_state, transitions.mT.flip(1), own.flip(1))
+    within = chunk.pull(grad_y)
+    ends, first = _scan(grad_state, transitions.mT.flip(1), within.flip(1))
     grads = chunk.gradients(starts, ends.flip(1), grad_y)
     gr, gw, gk, gv, ga, gb = (x.transpose(2, 3).flatten(1, 2)[:, :length] for x in grads)
     return gr, gw, gk, gv, ga, gb, first
@@ -153,8 +153,8 @@ class _Chunks(NamedTuple):
     def summary(self) -> tuple[Tensor, Tensor]:
         """P and Z `[N, N]` with (state after) = (state before) P + Z."""
         size, width = self.size, self.v.shape[-1]
-        own = self.scores[..., :size, size:] @ self.v
-        seen = self.solve(torch.cat([(self.reads * self.since)[..., :size, :], own], -1))
+        within = self.scores[..., :size, size:] @ self.v
+        seen = self.solve(torch.cat([(self.reads * self.since)[..., :size, :], within], -1))
         b, k = (self.writes * self.until).split(size, -2)
         transition = seen[..., :width].mT @ b + torch.diag_embed(self.whole.squeeze(-2))
         return transition, seen[..., width:].mT @ b + self.v.mT @ k
