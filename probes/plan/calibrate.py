@@ -21,9 +21,9 @@ import torch
 
 from core import environment
 from models.registry import ModelSpec, build
+from models.step_trace import PRECISIONS, Op, run
 from probes.measure.counters import peak_memory
 from probes.plan.device_rates import Measured, fit_curves
-from probes.plan.trace import PRECISIONS, Op, run
 
 TOKENS = (256, 1024, 4096)
 REPEATS = 3

@@ -25,7 +25,7 @@ from models.layers.loss import CHUNK_TOKENS
 from models.meta import parameters
 from models.registry import ModelSpec, build, model_class
 from models.sketch import Stack
-from probes.plan.trace import BELOW, EARLIER, LOSS, Op, trace
+from models.step_trace import BELOW, EARLIER, LOSS, Op, trace
 
 DIRECT_LENGTH, DIRECT_TOKENS = 2048, 8192  # traced as they are, up to these
 LAYERS = (2, 3)  # traced; a first block and one or two above it

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy
 
 from conf.schema import MachineConf
-from probes.plan.trace import LOSS, Op
+from models.step_trace import LOSS, Op
 
 
 class Rates(Protocol):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.contract import named_tensors
-from probes.plan.trace import trace
+from models.step_trace import trace
 from tests.registered_models import shaken, some_tokens, spec_of
 
 PASSES = ("recurrence", "recurrence backward")

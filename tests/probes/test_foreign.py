@@ -12,13 +12,13 @@ import pytest
 from conf.schema import MachineConf, PlanConf
 from core.errors import UserError
 from models.registry import nature
+from models.step_trace import trace
 from probes.analysis import crossovers
 from probes.analysis.dataset import Dataset, collect
 from probes.analysis.scaling_study import study
 from probes.plan import cost_model
 from probes.plan.cost_model import CostModel
 from probes.plan.plan import SEGMENTS, Planner
-from probes.plan.trace import trace
 from probes.report import narrative, scaling_text, write
 from probes.rows import Row, label_of, read_rows
 from tests.probes.synthetic import LENGTHS, make_row, write_run

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from conf.schema import TrainConf
 from core.launcher import detect_launcher, processes_of
 from core.units import size_bytes
 from models.meta import build_meta
-from models.registry import ModelSpec, build
+from models.registry import ModelSpec
 from models.sketch import sketch
+from models.step_trace import kept_bytes
 
 WEIGHT = 16  # bytes per parameter: weight, gradient and AdamW's two means, in fp32
 PROCESS = 1 << 28  # bytes of a process that has imported PyTorch, at least
@@ -125,46 +124,13 @@ def weights_too_large(spec: ModelSpec, bytes_each: int, on_gpu: bool) -> str | N
     )
 
 
-def kept_bytes(spec: ModelSpec, length: int, recompute: bool, precision: str) -> int:
-    """Bytes that the forward pass of one sequence keeps for its backward pass.
-
-    Counted from the real operations on tensors without storage. With `recompute` (gradient
-    checkpointing) these are the inputs of the blocks, and one block's own.
-    """
-    if recompute:
-        whole = kept_bytes(spec, length, False, precision)
-        return _saved(spec, length, True, precision) + whole // spec.config["n_layer"]
-    return _saved(spec, length, False, precision)
-
-
-def _saved(spec: ModelSpec, length: int, recompute: bool, precision: str) -> int:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    storages: dict[int, Any] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage
-        return tensor
-
-    with FakeTensorMode(), torch.device(device):
-        model: Any = build(spec)
-        model.gradient_checkpointing = recompute
-        weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-        tokens = torch.zeros(1, length, dtype=torch.int64)
-        half = torch.float16 if precision.startswith("16") else torch.bfloat16
-        with (
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-            torch.autocast(device, half, enabled="mixed" in precision),
-        ):
-            model.objective(tokens, tokens)
-    return sum(storage.nbytes() for key, storage in storages.items() if key not in weights)
-
-
 def step_bytes(spec: ModelSpec, batch: int, length: int, recompute: bool, precision: str) -> int:
     """About what a training step needs: weights, their gradients and moments, and activations."""
-    model = build_meta(spec)
-    weights = WEIGHT * sum(parameter.numel() for parameter in model.parameters())
-    return weights + batch * kept_bytes(spec, length, recompute, precision)
+    return _weight_bytes(spec) + batch * kept_bytes(spec, length, recompute, precision)
+
+
+def _weight_bytes(spec: ModelSpec) -> int:
+    return WEIGHT * sum(parameter.numel() for parameter in build_meta(spec).parameters())
 
 
 def remedies(conf: TrainConf, spec: ModelSpec, free: int) -> str:
@@ -179,8 +145,14 @@ def _remedies(conf: TrainConf, spec: ModelSpec, free: int) -> str:
     data, on = conf.data, conf.training.gradient_checkpointing
     batch = max(1, data.batch_size // conf.trainer.devices)
 
+    weights = _weight_bytes(spec)
+
+    @cache  # a trace takes a second, and does not depend on the batch
+    def kept(length: int, recompute: bool) -> int:
+        return kept_bytes(spec, length, recompute, conf.trainer.precision)
+
     def needs(batch: int, length: int, recompute: bool) -> int:
-        return step_bytes(spec, batch, length, recompute, conf.trainer.precision)
+        return weights + batch * kept(length, recompute)
 
     now = needs(batch, data.length, on)
     # It did not fit: where the count says that it would, everything is larger than the count.

@@ -9,9 +9,9 @@ import numpy
 import pytest
 
 from models.layers.loss import CHUNK_TOKENS
+from models.step_trace import trace
 from probes.plan import trace as traces
 from probes.plan.cost_model import LAYERS, CostModel, StepCost
-from probes.plan.trace import trace
 from tests.registered_models import spec_of
 
 

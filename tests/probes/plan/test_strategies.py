@@ -7,11 +7,11 @@ import math
 import pytest
 
 from conf.schema import MachineConf
+from models.step_trace import Op
 from probes.plan.cost_model import CostModel
 from probes.plan.device_rates import Curve, Roofline, fit_curves
 from probes.plan.reliability import reliability
 from probes.plan.strategies import STRATEGIES, bandwidth, memory, traffic
-from probes.plan.trace import Op
 from tests.registered_models import spec_of
 
 BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}

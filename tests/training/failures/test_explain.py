@@ -21,6 +21,7 @@ from core.errors import UserError
 from core.stop_signals import Preempted
 from data.batches import Batches
 from data.store import prepare
+from models.step_trace import kept_bytes
 from tests.registered_models import spec_of
 from tests.training.runs import run, run_conf, write_corpus
 from tracking.jsonl import read_rows
@@ -216,10 +217,10 @@ def test_the_count_of_bytes_is_that_of_the_real_tensors(name: str) -> None:
     real = sum(
         t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in weights
     )
-    counted = oom_advice.kept_bytes(spec, 64, False, "32-true")
+    counted = kept_bytes(spec, 64, False, "32-true")
     assert 0.9 * real < counted < 1.1 * real
-    assert oom_advice.kept_bytes(spec, 64, True, "32-true") < counted
-    assert oom_advice.kept_bytes(spec, 128, False, "32-true") == pytest.approx(2 * counted, rel=0.1)
+    assert kept_bytes(spec, 64, True, "32-true") < counted
+    assert kept_bytes(spec, 128, False, "32-true") == pytest.approx(2 * counted, rel=0.1)
 
 
 def test_a_clock_set_back_makes_no_negative_rate(

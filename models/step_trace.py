@@ -27,7 +27,12 @@ from torch.utils.flop_counter import flop_registry
 from models.ops.elementwise.fused import native_disabled
 from models.registry import ModelSpec, build
 
-PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16}
+PRECISIONS = {
+    "32-true": torch.float32,
+    "16-mixed": torch.float16,
+    "bf16-mixed": torch.bfloat16,
+    "bf16-true": torch.bfloat16,
+}
 
 # Phases of a step, in order. Bytes are most at the end of the forward pass or of the backward
 # pass, depending on whether a block's activations or its gradients are larger.
@@ -82,6 +87,20 @@ def trace(
         return run(model, tokens, precision)
 
 
+def kept_bytes(spec: ModelSpec, length: int, checkpointing: bool, precision: str) -> int:
+    """Bytes that the forward pass of one sequence keeps for its backward pass.
+
+    With `checkpointing` these are the inputs of the blocks, and what one block keeps.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layers = spec.config["n_layer"]
+    ops = trace(spec, 1, length, layers, device, precision, checkpointing)
+    kept = int(next(op.activations for op in ops if op.phase > LOSS))
+    if checkpointing:
+        kept += kept_bytes(spec, length, False, precision) // layers
+    return kept
+
+
 def _to_bfloat16(model: torch.nn.Module) -> None:
     """What `model.to` does, which tensors without memory refuse."""
     for module in model.modules():
@@ -95,7 +114,7 @@ def _to_bfloat16(model: torch.nn.Module) -> None:
 def run(
     model: Any, tokens: Tensor, precision: str, clock: Callable[[], float] = time.perf_counter
 ) -> list[Op]:
-    """The operations of one step, really run or not, whatever `model` is made of (2 layers up)."""
+    """The operations of one step, really run or not, whatever `model` is made of."""
     recorder = Recorder([tokens, *model.parameters(), *model.buffers()], clock)
     with recorder, contextlib.ExitStack() as hooks:
         for hook in _hooks(model, recorder):
@@ -121,7 +140,7 @@ def _hooks(model: Any, recorder: Recorder) -> Iterator[Any]:
 
     yield model.blocks[-1].register_forward_pre_hook(lambda *_: reached(LAST))
     yield model.ln_out.register_forward_hook(lambda *_: reached(LOSS))
-    below = {id(parameter) for parameter in model.blocks[-2].parameters()}
+    below = {id(weight) for block in model.blocks[-2:-1] for weight in block.parameters()}
 
     def accumulated(parameter: Tensor) -> None:
         if id(parameter) in below:
