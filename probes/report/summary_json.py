@@ -2,7 +2,7 @@
 
 * `crossovers`: one entry per measure (`train`, `prefill`, `decode`, `memory`, `state`, and the
   others of `probes.analysis.metrics.MEASURES` where they were probed). With more than one pair of
-  models the keys read `train:rwkv7/gpt`. An entry holds `kind` (see `compare.Finding`),
+  models the keys read `train:rwkv7/gpt`. An entry holds `kind` (see `crossovers.Comparison`),
   `models` (recurrent, attention), `sweep`, `interval`, a `reason` in words, and the `length`
   in tokens from which the recurrent one stays cheaper wherever a side is decided, with `low` and
   `high`, both null where a point is a single number; `none_in_range: true` where it is decided that
@@ -15,9 +15,10 @@
   the lower quartiles of their repeats) and `middle_half` of all repeats, both null where the point
   failed; `status` (`disturbed`: every process was), and from how many `processes` and `repeats`.
 * `slopes`: per model and measure the exponent of cost against length: `value`, `low`,
-  `high`, `window` in tokens, and `linear`: whether the cost is a + bT, as `compare.slope` judges.
-  `bend` is the share of cT^2 in bT + cT^2 at the longest length, `local` the slope at the longest
-  lengths without the fixed part, both null with three lengths. `quadratic` is the coefficient c,
+  `high`, `window` in tokens, and `linear`: whether the cost is a + bT, as
+  `crossovers.slope` judges. `bend` is the share of cT^2 in bT + cT^2 at the longest length, `local`
+  the slope at the longest lengths without the fixed part, both null with three lengths.
+  `quadratic` is the coefficient c,
   in seconds (or bytes) per squared token, with its interval; `aicc` the weights of the three
   shapes over all lengths, null with too few points.
 * `costs`: `price_per_hour` and `currency` if a price was given, `tokens_per_page`, and per
@@ -32,7 +33,7 @@
   describes.
 * `models`, `baselines`, `machine`, `failures`: what was compared, on what, and which points
   did not finish. `machine.quiet` counts measurements, a point in one process each: those that
-  `finished`, those `measured_again` as other processes had disturbed them or their company, how
+  `finished`, those `measured_again` as other processes had disturbed them or their group, how
   often that was (`repetitions`), those still `disturbed` and those that `failed`; null where rows
   do not know. `machine.processes_of_a_point` and `repeats_of_a_process`: the least and the most.
   `mixed`: what differs between rows that were compared all the same, with `allow_mixed` or, of
