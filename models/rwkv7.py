@@ -183,8 +183,10 @@ class TimeMix(MatrixTimeMix):
             v = value_residual(v, v_first, x_v @ self.v1 @ self.v2, self.v0.flatten())  # [B, T, C]
         g = torch.sigmoid(x_g @ self.g1) @ self.g2  # [B, T, C]
         e = x_a @ self.a1 @ self.a2  # [B, T, C]
-        a0, k_k, k_a = [p.view(self.heads, -1) for p in (self.a0, self.k_k, self.k_a)]  # [H, N]
-        r, w, k, v, e = [z.unflatten(-1, (self.heads, -1)) for z in (r, w, k, v, e)]  # [B, T, H, N]
+        shape = (self.heads, -1)  # of the channels: [.., C] becomes [.., H, N]
+        a0, k_k, k_a = self.a0.view(shape), self.k_k.view(shape), self.k_a.view(shape)
+        r, w, v = r.unflatten(-1, shape), w.unflatten(-1, shape), v.unflatten(-1, shape)
+        k, e = k.unflatten(-1, shape), e.unflatten(-1, shape)
         k, a, b = delta_keys(k, e, a0, k_k, k_a)  # [B, T, H, N]
         wkv = None if state is None else state["wkv"]
         y, wkv = wkv7(r, w, k, v, a, b, wkv, self.backend)

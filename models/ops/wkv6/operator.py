@@ -95,7 +95,8 @@ def _wkv(
     given = (r, w, k, v, u) if state is None else (r, w, k, v, u, state)
     check_operands(name, _SHAPES[name], given, same_dtype="kv")
     if state is None:
-        state = wkv6_initial_state(r.shape[0], r.shape[2], r.shape[3], r.device)
+        batch, _, heads, size = r.shape
+        state = r.new_zeros(batch, heads, size, size, dtype=torch.float32)
     compute = torch.float64 if r.dtype == torch.float64 else torch.float32
     w, u, state = w.to(compute), u.to(compute), state.to(compute)
     return _wkv6((r, w, k, v, u), state, backend)

@@ -54,7 +54,8 @@ def wkv7(
     given = (r, w, k, v, a, b) if state is None else (r, w, k, v, a, b, state)
     check_operands("wkv7", _SHAPES, given, same_dtype="kvab")
     if state is None:
-        state = wkv7_initial_state(r.shape[0], r.shape[2], r.shape[3], device=r.device)
+        batch, _, heads, size = r.shape
+        state = r.new_zeros(batch, heads, size, size, dtype=torch.float32)
     compute = torch.float64 if r.dtype == torch.float64 else torch.float32
     return _wkv7((r, w.to(compute), k, v, a, b), state.to(compute), backend)
 
