@@ -100,7 +100,8 @@ def test_memory_of_training_is_linear(kernel: str) -> None:
     def largest(length: int, window: int | None) -> int:
         layer = Attention(32, 2, None, kernel, window=window)
         with LargestTensor() as seen:
-            layer(torch.randn(1, length, 32, requires_grad=True), 0, None)[0].sum().backward()
+            x = torch.randn(1, length, 32, requires_grad=True)
+            layer(x, None, (0, None))[0].sum().backward()
         return seen.elements
 
     assert 2048 * 2048 / 8 > largest(2048, 16) == 2 * largest(1024, 16)
@@ -112,9 +113,9 @@ def test_memory_of_training_is_linear(kernel: str) -> None:
 def test_memory_of_reading_a_prompt_in_chunks_is_linear() -> None:
     layer = Attention(32, 2, None, "math", window=16).eval()
     state = layer.init_state(1, None)
-    _, state = layer(torch.randn(1, 100, 32), 0, state)
+    _, state, _ = layer(torch.randn(1, 100, 32), state, (0, None))
     with LargestTensor() as seen:
-        layer(torch.randn(1, 1024, 32), 100, state)
+        layer(torch.randn(1, 1024, 32), state, (100, None))
     assert seen.elements <= 1024 * 1024 / 8
 
 

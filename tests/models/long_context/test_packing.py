@@ -132,7 +132,7 @@ def test_padding_stays_within_its_bound() -> None:
     starts = torch.rand(4, 4000, generator=generator) < 1 / 60
     seen: list[int] = []
     model.blocks[0].register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0].shape[0] * inputs[0].shape[1])
+        lambda _, inputs: seen.append(inputs[0][0].shape[0] * inputs[0][0].shape[1])
     )
     with torch.no_grad():
         model(some_tokens(4, 4000), starts=starts)

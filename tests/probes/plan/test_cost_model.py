@@ -8,9 +8,9 @@ from typing import Any
 import numpy
 import pytest
 
+from models import step_trace
 from models.layers.loss import CHUNK_TOKENS
 from models.step_trace import trace
-from probes.plan import trace as traces
 from probes.plan.cost_model import LAYERS, CostModel, StepCost
 from tests.registered_models import spec_of
 
@@ -111,6 +111,6 @@ def test_kernels_are_told_by_what_they_say(
     """One that says its operations and is not torch's is no product of matrices."""
     flops = 0.0 if kind == "unknown" else 7.0
     registry: dict[Any, Any] = {name: lambda *_, out_val: flops} if flops else {}
-    monkeypatch.setattr(traces, "flop_registry", registry)
+    monkeypatch.setattr(step_trace, "flop_registry", registry)
     func = SimpleNamespace(_overloadpacket=name, name=lambda: name)
-    assert traces._arithmetic(func, (), {}, None) == (kind, flops)
+    assert step_trace._arithmetic(func, (), {}, None) == (kind, flops)

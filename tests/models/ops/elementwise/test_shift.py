@@ -57,7 +57,10 @@ def test_opcheck():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda z: token_shift_mix(z, z[:, 0], torch.rand(3, 4)), "mu must be .M, 5."),
+        (
+            lambda z: token_shift_mix(z, z[:, 0], torch.rand(3, 4)),
+            r"mu must be \[3, 5\], got \[3, 4\]",
+        ),
         (lambda z: token_shift_mix(z, z[:, 0], torch.rand(7, 5)), "M from 1 to 6"),
         (lambda z: token_shift_mix(z, torch.rand(5, 2), torch.rand(1, 5)), "previous must be"),
     ],
