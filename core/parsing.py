@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -271,3 +271,14 @@ def _kind(mode: int) -> str:
 def _reason(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) else str(error)
     return " ".join((text or type(error).__name__).split())[:200]
+
+
+def current_names(values: dict[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    """The values under the names that their keys have today, `renamed` being old to new.
+
+    An old name beside its new one stays, for whoever checks the names.
+    """
+    return {
+        name if renamed.get(name, name) in values else renamed.get(name, name): value
+        for name, value in values.items()
+    }

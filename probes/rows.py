@@ -221,7 +221,7 @@ class Row:
     @classmethod
     def of(cls, values: dict[str, Any]) -> Row:
         """The row with these fields. Raises `ValueError` unless they make one."""
-        values = current_names(values)
+        values = parsing.current_names(values, RENAMED)
         if odd := sorted(_ALL ^ {*_YOUNGER, *values}):
             raise ValueError(f"not a probe row (missing or unknown fields: {some(odd)})")
         row = cls(**values)
@@ -237,14 +237,6 @@ class Row:
 
 RENAMED = {"contestant": "model"}
 """Fields of rows and summaries that older versions wrote under another name."""
-
-
-def current_names(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields under the names they have today."""
-    return {
-        name if RENAMED.get(name, name) in values else RENAMED.get(name, name): value
-        for name, value in values.items()
-    }
 
 
 _ALL = {column.name for column in fields(Row)}

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from core.parsing import Unreadable, read_object, read_yaml
+from core.parsing import Unreadable, current_names, read_object, read_yaml
 from probes.field_types import (
     Count,
     Fields,
@@ -22,7 +22,7 @@ from probes.field_types import (
     misfits,
     some,
 )
-from probes.rows import current_names, said_by
+from probes.rows import RENAMED, said_by
 
 NEEDED: dict[str, Any] = {
     "model": Name,
@@ -63,7 +63,7 @@ def _fields() -> Fields:
 def read_summary(path: Path) -> dict[str, Any]:
     """The summary of a training. Raises `Unreadable` if it is not one, or contains impossible
     values."""
-    summary = current_names(read_object(path))
+    summary = current_names(read_object(path), RENAMED)
     if missing := sorted(set(NEEDED) - set(summary)):
         raise Unreadable(path, f"not a training summary (without {some(missing)})")
     odd = misfits(summary, _fields())

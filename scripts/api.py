@@ -27,8 +27,9 @@ from scripts import generate as generate_script
 from scripts import probe as probe_script
 from scripts import train as train_script
 from scripts.cli.arguments import expanded
-from scripts.cli.check import deep_problems, examine, read
+from scripts.cli.check import examine, read
 from scripts.cli.console import setup_logging
+from scripts.cli.jobs import job_problems
 from scripts.cli.model_spec import model_spec
 
 __all__ = ["build", "configure", "generate", "load", "probe", "read_rows", "train"]
@@ -47,8 +48,7 @@ def configure(script: str, *words: str) -> list[Any]:
     if line.problems:
         raise UserError("\n".join(line.problems))
     examined = examine(script, line)
-    problems = examined.problems or deep_problems(script, examined.configs, line)
-    if problems:
+    if problems := job_problems(script, line, examined):
         raise UserError("\n".join(problems))
     return [expanded(OmegaConf.to_object(config)) for config in examined.configs]
 

@@ -116,10 +116,10 @@ class Demo:
             if config.is_file():
                 return int(read_yaml(config)["trainer"]["max_steps"])
         fixed, varying = TRAINING
+        unit = self.unit * (SHARED if self.is_busy else 1.0)
         for steps in STEPS:
             training = fixed + varying * steps / STEPS[0]
-            share = SHARED if self.is_busy else 1.0
-            if self.unit * share * (training + AFTERWARDS) <= self.left:
+            if unit * (training + AFTERWARDS) <= self.left:
                 return steps
         return STEPS[-1]
 

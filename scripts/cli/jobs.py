@@ -24,6 +24,7 @@ from scripts.cli import terminal
 from scripts.cli.arguments import expanded, quoted
 from scripts.cli.check import (
     MOST_JOBS,
+    Examined,
     configuration_problems,
     deep_problems,
     examine,
@@ -74,14 +75,7 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
         return print_problems(examined.line_problems)
     if line.asks("--cfg"):
         return print_problems(examined.line_problems) or show(config_name, line, examined)
-    if examined.problems:
-        return print_problems(examined.problems)
-    if not is_elsewhere(line):
-        # The first ones: the jobs of a sweep mostly name the same places.
-        first = [expanded(OmegaConf.to_object(config)) for config in examined.configs[:MOST_PLACES]]
-        if problems := place_problems(first):
-            return print_problems(problems)
-    if problems := deep_problems(config_name, examined.configs, line):
+    if problems := job_problems(config_name, line, examined):
         return print_problems(problems)
     function = load_task(task)
     terminal.expect_interrupts()
@@ -139,6 +133,18 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
         return 0
     refused = all(isinstance(error, UserError) for error in failures.values())
     return REFUSED if refused else CRASHED
+
+
+def job_problems(config_name: str, line: Line, examined: Examined) -> list[str]:
+    """What keeps the jobs of an examined line from starting; what takes long is asked last."""
+    if examined.problems:
+        return examined.problems
+    if not is_elsewhere(line):
+        # The first ones: the jobs of a sweep mostly name the same places.
+        first = [expanded(OmegaConf.to_object(config)) for config in examined.configs[:MOST_PLACES]]
+        if problems := place_problems(first):
+            return problems
+    return deep_problems(config_name, examined.configs, line)
 
 
 def places(conf: Any) -> Iterator[tuple[str, str]]:

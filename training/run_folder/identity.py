@@ -10,7 +10,7 @@ from typing import Any
 
 from conf.schema import RENAMED, TrainConf
 from core.errors import UserError, shown
-from core.parsing import Missing, Unreadable, read_yaml
+from core.parsing import Missing, Unreadable, current_names, read_yaml
 from models.registry import ModelSpec
 from training.run_folder.folder import RunFolder
 
@@ -66,7 +66,7 @@ def deciding(described: dict[str, Any]) -> dict[str, Any]:
 def check_same_run(folder: RunFolder, described: dict[str, Any]) -> None:
     """Raise `UserError` if the folder belongs to a run with another configuration."""
     try:
-        before = current_names(flatten(read_yaml(folder.config)))
+        before = current_names(flatten(read_yaml(folder.config)), RENAMED)
     except Missing:
         return
     except Unreadable as error:
@@ -115,7 +115,7 @@ def check_continues(
             path,
         )
         return
-    before = current_names(recorded["run"])
+    before = current_names(recorded["run"], RENAMED)
     different = differences(before, ours, {*before, *ours}, "there", "here")
     theirs = recorded["ledger"]["parent"]
     # One from before the branch is of the run that the branch has left.
@@ -154,11 +154,6 @@ def _left(parent: dict[str, Any] | None) -> Any:
 
 def _begun(parent: dict[str, Any] | None) -> str:
     return f"a branch of {shown(parent['path'], PATH)}" if parent else "begun from nothing"
-
-
-def current_names(flat: dict[str, Any]) -> dict[str, Any]:
-    """The values of an older configuration under the names that its keys have today."""
-    return {RENAMED.get(key, key): value for key, value in flat.items()}
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
