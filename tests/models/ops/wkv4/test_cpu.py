@@ -8,7 +8,8 @@ import torch
 from models.ops.build import BuildError
 from models.ops.wkv import wkv4
 from models.ops.wkv4 import reference
-from tests.models.ops.wkv4.cases import NAMES, assert_close, errors, random_case, run
+from tests.models.ops.closeness import assert_close, errors
+from tests.models.ops.wkv4.cases import NAMES, random_case, run
 
 
 def native_problem():

@@ -11,7 +11,8 @@ from models.ops.build import BuildError
 from models.ops.wkv import wkv4
 from models.ops.wkv4 import cuda
 from models.ops.wkv4.reference import CHUNK
-from tests.models.ops.wkv4.cases import assert_close, random_case, run
+from tests.models.ops.closeness import assert_close
+from tests.models.ops.wkv4.cases import random_case, run
 
 pytest.importorskip("cuda.core", reason="the optional group [cuda] is not installed")
 

@@ -5,7 +5,8 @@ import torch
 
 from models.ops.wkv import wkv4
 from models.ops.wkv4.reference import wkv4_sequential
-from tests.models.ops.wkv4.cases import assert_close, random_case, run
+from tests.models.ops.closeness import assert_close
+from tests.models.ops.wkv4.cases import random_case, run
 
 
 def chunked(w, u, k, v, state):

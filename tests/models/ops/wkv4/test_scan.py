@@ -15,7 +15,8 @@ from models.ops.build import BuildError
 from models.ops.wkv import wkv4
 from models.ops.wkv4 import cuda
 from models.ops.wkv4.reference import CHUNK
-from tests.models.ops.wkv4.cases import NAMES, assert_close, errors, random_case, run
+from tests.models.ops.closeness import assert_close, errors
+from tests.models.ops.wkv4.cases import NAMES, random_case, run
 from tests.models.ops.wkv4.test_cpu import RAMPS
 
 SEGMENT, GROUP = 256, 16  # of cuda/wkv4/lookback.h

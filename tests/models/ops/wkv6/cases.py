@@ -57,25 +57,3 @@ def run(operator: Operator, case: Case, dtype: torch.dtype | None = None) -> dic
     grads = [case.grad_y.to(y.dtype), case.grad_state.to(state.dtype)]
     found = torch.autograd.grad([y, state], inputs, grads)
     return dict(zip(NAMES, (x.detach() for x in (y, state, *found)), strict=True))
-
-
-def errors(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, float]:
-    """Largest difference of each result over its largest true value; all must be finite.
-
-    Everything that goes in is of order 1: a result smaller than 0.1 is held to 0.1 instead.
-    """
-    assert all(x.isfinite().all() for x in got.values()), {
-        name: int((~x.isfinite()).sum()) for name, x in got.items()
-    }
-    return {
-        name: float(
-            (got[name].double() - want[name]).abs().max() / max(want[name].abs().max(), 0.1)
-        )
-        for name in NAMES
-    }
-
-
-def assert_close(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float) -> None:
-    """Fail naming every result that is off by more than `tolerance`, relative."""
-    wrong = {name: e for name, e in errors(got, want).items() if not e <= tolerance}
-    assert not wrong, wrong

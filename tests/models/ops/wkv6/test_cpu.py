@@ -7,7 +7,8 @@ from core.errors import UserError
 from models.ops.build import BuildError
 from models.ops.wkv import wkv5, wkv6
 from models.ops.wkv6 import cpu
-from tests.models.ops.wkv6.cases import NAMES, assert_close, errors, random_case, run, slow_case
+from tests.models.ops.closeness import assert_close, errors
+from tests.models.ops.wkv6.cases import NAMES, random_case, run, slow_case
 
 
 def native_problem():

@@ -7,7 +7,8 @@ from core.errors import UserError
 from models.ops import backends
 from models.ops.wkv import wkv5, wkv6
 from models.ops.wkv6 import cuda
-from tests.models.ops.wkv6.cases import assert_close, random_case, run
+from tests.models.ops.closeness import assert_close
+from tests.models.ops.wkv6.cases import random_case, run
 
 pytest.importorskip("cuda.core", reason="the optional group [cuda] is not installed")
 

@@ -5,7 +5,8 @@ import torch
 
 from models.ops.wkv import wkv5, wkv6
 from models.ops.wkv6.reference import wkv6_sequential
-from tests.models.ops.wkv6.cases import assert_close, random_case, run
+from tests.models.ops.closeness import assert_close
+from tests.models.ops.wkv6.cases import random_case, run
 
 
 def chunked(r, w, k, v, u, state):

@@ -13,7 +13,8 @@ from models.ops import backends, build
 from models.ops.build import BuildError
 from models.ops.wkv import wkv5, wkv6
 from models.ops.wkv6 import cuda
-from tests.models.ops.wkv6.cases import NAMES, assert_close, errors, random_case, run, slow_case
+from tests.models.ops.closeness import assert_close, errors
+from tests.models.ops.wkv6.cases import NAMES, random_case, run, slow_case
 
 
 def emulator():

@@ -16,7 +16,8 @@ from models.ops.build import BuildError
 from models.ops.wkv import wkv7
 from models.ops.wkv7 import cuda
 from models.ops.wkv7.reference import CHUNK, wkv7_sequential
-from tests.models.ops.wkv7.cases import FLOOR, NAMES, assert_close, errors, random_case, run
+from tests.models.ops.closeness import assert_close, errors
+from tests.models.ops.wkv7.cases import FLOOR, NAMES, random_case, run
 
 BF16 = 1e-2  # largest error over largest value; the operands of every product have 8 bits
 

@@ -8,16 +8,8 @@ import torch
 from models.ops.build import BuildError
 from models.ops.wkv import wkv7
 from models.ops.wkv7.reference import wkv7_sequential
-from tests.models.ops.wkv7.cases import (
-    FLOOR,
-    KINDS,
-    NAMES,
-    assert_close,
-    decays,
-    errors,
-    random_case,
-    run,
-)
+from tests.models.ops.closeness import assert_close, errors
+from tests.models.ops.wkv7.cases import FLOOR, KINDS, NAMES, decays, random_case, run
 
 
 def native_problem():

@@ -10,8 +10,9 @@ from core.errors import UserError
 from models.ops import build
 from models.ops.wkv import wkv7
 from models.ops.wkv7 import cuda
+from tests.models.ops.closeness import assert_close
 from tests.models.ops.cubin import resources
-from tests.models.ops.wkv7.cases import assert_close, random_case, run
+from tests.models.ops.wkv7.cases import random_case, run
 
 pytest.importorskip("cuda.core", reason="the optional group [cuda] is not installed")
 # One generation in every run, the others with the slow tests: each takes half a minute.

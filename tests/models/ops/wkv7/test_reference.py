@@ -5,7 +5,8 @@ import torch
 
 from models.ops.wkv import wkv7
 from models.ops.wkv7.reference import _size, wkv7_sequential
-from tests.models.ops.wkv7.cases import FLOOR, KINDS, assert_close, decays, random_case, run
+from tests.models.ops.closeness import assert_close
+from tests.models.ops.wkv7.cases import FLOOR, KINDS, decays, random_case, run
 
 
 def chunked(*inputs):
