@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import signal
 import subprocess
@@ -19,6 +21,7 @@ from probes.measure.tasks.timing import Task
 from probes.measure.worker import measure
 
 MIB = 1 << 20
+MAP_FIXED_NOREPLACE = 0x100000  # of <sys/mman.h>
 
 
 def tell(report: Report, facts: dict[str, Any]) -> None:
@@ -92,6 +95,24 @@ def measure_later(report: Report, task: Task) -> None:
         del_me = torch.ones(30 * MIB, dtype=torch.uint8)
         del del_me
     measure(report, task)
+
+
+def measure_later_in_a_fixed_heap(report: Report, task: Task) -> None:
+    """The same where the heap cannot grow in place: what is freed there is hard to return."""
+    occupy_the_page_behind_the_heap()
+    measure_later(report, task)
+
+
+def occupy_the_page_behind_the_heap() -> None:
+    """Map one page 1 MiB behind the end of the heap, so that `brk` fails there."""
+    heap = [line for line in Path("/proc/self/maps").read_text().splitlines() if "[heap]" in line]
+    end = int(heap[-1].split()[0].split("-")[1], 16)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
+    place, size, offset = ctypes.c_void_p(end + MIB), ctypes.c_size_t(4096), ctypes.c_long(0)
+    got = libc.mmap(place, size, mmap.PROT_READ, flags, -1, offset)
+    assert got == end + MIB, (hex(end), got, os.strerror(ctypes.get_errno()))
 
 
 def wait_for_ever(started: str) -> None:

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from mmap import PAGESIZE
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -28,6 +30,9 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 M_TRIM_THRESHOLD, MOST_TRIM = -1, (1 << 31) - 1
 M_MMAP_THRESHOLD, MOST_MMAP = -3, 32 << 20
 LEAST_MMAP = 64 << 10  # bytes of a block that is mapped by itself, when blocks are returned
+LEAST_TRIM = 128 << 10  # free bytes at the end of the heap that are returned at once
+
+MADV_DONTNEED = 4  # of <sys/mman.h>
 
 
 def reset_peak(device: str) -> str:
@@ -57,7 +62,11 @@ def peak(device: str) -> int | None:
 
 def return_blocks(device: str) -> bool:
     """Let every freed block go back to the system at once; whether the C library can do that."""
-    return device == "cpu" and _mallopt(M_MMAP_THRESHOLD, LEAST_MMAP)
+    if device != "cpu" or not _mallopt(M_MMAP_THRESHOLD, LEAST_MMAP):
+        return False
+    _mallopt(M_TRIM_THRESHOLD, LEAST_TRIM)
+    _retire_top()
+    return True
 
 
 def keep_blocks(device: str) -> None:
@@ -69,6 +78,34 @@ def keep_blocks(device: str) -> None:
     missing = _status("VmHWM") - _status("VmRSS")
     blocks = [torch.zeros(MIB, dtype=torch.uint8) for _ in range(missing // MIB)]
     del blocks
+
+
+class _Mallinfo(ctypes.Structure):
+    """`struct mallinfo2` of <malloc.h>."""
+
+    _fields_: ClassVar = [("before", ctypes.c_size_t * 9), ("keepcost", ctypes.c_size_t)]
+
+
+def _retire_top() -> None:
+    """Return the free end of the heap, and never use it again.
+
+    `malloc_trim` does that only where the heap could grow in place. Where something was mapped
+    behind it, the end keeps its pages, and blocks of any size are cut from it.
+    """
+    libc = ctypes.CDLL(None)
+    libc.malloc_trim(0)
+    if not hasattr(libc, "mallinfo2"):  # glibc before 2.33
+        return
+    libc.mallinfo2.restype = _Mallinfo
+    size = libc.mallinfo2().keepcost - PAGESIZE
+    if size < LEAST_MMAP:
+        return
+    libc.malloc.restype = ctypes.c_void_p
+    start = libc.malloc(ctypes.c_size_t(size))
+    if start is None:
+        return
+    first, end = -(-start // PAGESIZE) * PAGESIZE, (start + size) // PAGESIZE * PAGESIZE
+    libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), MADV_DONTNEED)
 
 
 def _mallopt(parameter: int, value: int) -> bool:

@@ -110,14 +110,16 @@ def test_generate_feeds_every_token_back_and_starts_empty(spec):
 
 
 def test_the_peak_does_not_depend_on_what_was_before():
-    """Where freed blocks are not returned to the system, it differs by 11 MiB here."""
+    """Where freed blocks are not returned to the system, it differs by 11 MiB here; where the heap
+    cannot grow in place and its free end is kept, by 24 MiB."""
     spec = rwkv4(vocab_size=2048, n_layer=4, n_embd=128, n_ffn=512)
     task = replace(TASK, spec=spec, batch=1, length=2048, vocab_size=2048)
-    fresh, later = (
-        isolated.run(work, (task,), 120) for work in (works.measure_at_once, works.measure_later)
-    )
-    assert fresh.status == later.status == "ok", (fresh.error, later.error)
-    assert abs(fresh.facts["peak_bytes"] - later.facts["peak_bytes"]) < 4 * MIB
+    later = (works.measure_later, works.measure_later_in_a_fixed_heap)
+    fresh, *others = (isolated.run(work, (task,), 120) for work in (works.measure_at_once, *later))
+    for outcome in (fresh, *others):
+        assert outcome.status == "ok", outcome.error
+    for outcome in others:
+        assert abs(fresh.facts["peak_bytes"] - outcome.facts["peak_bytes"]) < 4 * MIB
 
 
 def test_time_to_first_token_leaves_the_other_logits_out():
