@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tests.faults.trainings import Tally
 from tests.faults.trial import captured
 from tests.faults.weights import make
 
-AT_ONCE = 50  # command lines that one child tries
+AT_ONCE = 50  # command lines, or files, that one child tries
 LONGEST = 60  # seconds for one of them, or for one file
 
 
@@ -77,13 +78,34 @@ def time_limit() -> Iterator[None]:
 
 
 def weight_files(folder: Path, tally: Tally) -> None:
-    """Load every malicious or foreign file, each in a process of its own."""
+    """Load every malicious or foreign file, several in one process."""
     marker = folder / "executed"
-    for name, path in make(folder / "weights", marker).items():
-        console = folder / f"{path.parent.name}.console"
-        ended = Child(console, load, path).wait(LONGEST)
-        tally.count(f"{name}: executed" if marker.exists() else complaint(name, ended))
-        marker.unlink(missing_ok=True)
+    files = [*make(folder / "weights", marker).items()]
+    while files:
+        results = folder / f"weights-{len(files):04d}.jsonl"
+        part = files[:AT_ONCE]
+        ended = Child(results.with_suffix(".console"), try_files, part, marker, results).wait()
+        problems = [json.loads(text) for text in results.read_text().splitlines()]
+        for problem in problems:
+            tally.count(problem)
+        if len(problems) < len(part):
+            name, _ = part[len(problems)]
+            problems.append(f"{name}: ended the process ({ended.status})")
+            tally.count(problems[-1])
+        files = files[len(problems) :]
+
+
+def try_files(files: Sequence[tuple[str, Path]], marker: Path, results: Path) -> None:
+    """Load each file; one JSON line with what is wrong with how it was refused, or null."""
+    with results.open("w", buffering=1) as file:
+        for name, path in files:
+            begin = time.monotonic()
+            status, text = captured(time_limit(), lambda path=path: load(path))
+            problem = complaint(name, Ended(int(str(status or 0)), text, time.monotonic() - begin))
+            if marker.exists():
+                problem = f"{name}: executed"
+                marker.unlink()
+            file.write(json.dumps(problem) + "\n")
 
 
 def complaint(name: str, ended: Ended) -> str | None:

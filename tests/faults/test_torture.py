@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,15 +17,17 @@ from tests.faults.refusals import complaint, problem_of
 from tests.faults.torture import KINDS
 from tests.faults.trainings import NAME, Reference, verdict
 from tests.faults.weights import MAKERS
-from tests.scripts.commands import run_script
+from tests.scripts.commands import ROOT
 from tests.training.runs import run_conf
 from training.run_folder.folder import RunFolder
 
 
-def test_nothing_is_lost(capfd: pytest.CaptureFixture[str]) -> None:
-    done = run_script(capfd, "torture", "runs=1", "seed=1")
-    assert done.status == 0, done.err
-    rows = [line.split("|")[1:4] for line in done.out.splitlines() if line.startswith("|")][2:]
+def test_nothing_is_lost() -> None:
+    """In a process of its own, so that its children are forked from a server that has all of it."""
+    command = [sys.executable, "-m", "tests.faults.torture", "runs=1", "seed=1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1:4] for line in done.stdout.splitlines() if line.startswith("|")][2:]
     others = [math.ceil(kind.share) for kind in KINDS]
     tried = [int(count) for _, count, _ in rows]
     assert tried.pop(-2) <= others.pop()  # of places, some need root
