@@ -1,21 +1,24 @@
 """RWKV-6's fused formula against another in fp64."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from core.errors import UserError
 from models.rwkv6 import dynamic_mix
 from tests.models.ops.elementwise.compare import compare, dtypes, rounding, shapes
 
 
-def plain_dynamic(z, previous, mu, change):
+def plain_dynamic(z: Tensor, previous: Tensor, mu: Tensor, change: Tensor) -> tuple[Tensor, ...]:
     past = torch.cat([previous[:, None], z[:, :-1]], 1)
     return tuple(z + (past - z) * (mu[m] + change[m]) for m in range(5))
 
 
 @shapes
 @dtypes
-def test_dynamic_mix(shape, dtype):
+def test_dynamic_mix(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     B, _, C = shape
     change = torch.randn(5, *shape) / 2
@@ -24,7 +27,7 @@ def test_dynamic_mix(shape, dtype):
     compare(dynamic_mix, plain_dynamic, (z, previous, torch.rand(5, C), change), rounding(dtype))
 
 
-def test_any_split_gives_the_same_mixes():
+def test_any_split_gives_the_same_mixes() -> None:
     z, mu, change = torch.randn(2, 40, 9), torch.rand(5, 9), torch.randn(5, 2, 40, 9)
     start = torch.zeros(2, 9)
     whole = dynamic_mix(z, start, mu, change)
@@ -34,7 +37,7 @@ def test_any_split_gives_the_same_mixes():
         assert torch.equal(all_at_once, torch.cat(parts, 1))
 
 
-def test_opcheck():
+def test_opcheck() -> None:
     z, previous, mu = (torch.randn(*s, requires_grad=True) for s in ((2, 9, 5), (2, 5), (5, 5)))
     change = torch.randn(5, 2, 9, 5, requires_grad=True)
     torch.library.opcheck(torch.ops.crossover.dynamic_mix, (z, previous, mu, change))
@@ -47,6 +50,6 @@ def test_opcheck():
         (lambda z: dynamic_mix(z, z[:, 0], torch.rand(5, 5), z[None]), "change must be"),
     ],
 )
-def test_bad_input(call, message):
+def test_bad_input(call: Callable[..., object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call(torch.randn(2, 9, 5))

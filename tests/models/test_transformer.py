@@ -1,7 +1,10 @@
 """The Transformer's fused formulas against others in fp64."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from core.errors import UserError
 from models.transformer import rms_norm, swiglu
@@ -10,18 +13,18 @@ from tests.models.ops.elementwise.compare import compare, dtypes, rounding, shap
 OPS = torch.ops.crossover
 
 
-def plain_rms_norm(x, weight):
+def plain_rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     return x / torch.sqrt(x.square().mean(-1, keepdim=True) + 1e-5) * weight
 
 
-def plain_swiglu(x):
+def plain_swiglu(x: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     return first * torch.sigmoid(first) * second
 
 
 @shapes
 @dtypes
-def test_rms_norm(shape, dtype):
+def test_rms_norm(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     if shape[-1] == 1:
         return  # one channel is its own norm: the true gradient is nothing but rounding
@@ -31,13 +34,13 @@ def test_rms_norm(shape, dtype):
 
 @shapes
 @dtypes
-def test_swiglu(shape, dtype):
+def test_swiglu(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     r, x = 3 * torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
     compare(swiglu, plain_swiglu, (torch.cat((r, x), -1),), rounding(dtype, 4))
 
 
-def test_opcheck():
+def test_opcheck() -> None:
     g, weight = torch.randn(2, 9, 18, requires_grad=True), torch.rand(18, requires_grad=True)
     torch.library.opcheck(OPS.rms_norm, (g, weight, 1e-5))
     torch.library.opcheck(OPS.swiglu, (g,))
@@ -50,6 +53,6 @@ def test_opcheck():
         (lambda g: swiglu(g[..., 1:]), r"x must be .2, 9, 2\*F., got .2, 9, 17."),
     ],
 )
-def test_bad_input(call, message):
+def test_bad_input(call: Callable[..., object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call(torch.randn(2, 9, 18))

@@ -3,6 +3,8 @@ import logging
 import math
 import os
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ from probes.rows import (
 )
 
 
-def make_row(**changes) -> Row:
+def make_row(**changes: Any) -> Row:
     row = Row(
         probe="prefill",
         sweep="batch_1",
@@ -51,7 +53,7 @@ def make_row(**changes) -> Row:
     return replace(row, **changes)
 
 
-def test_round_trip(tmp_path):
+def test_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "group" / "probes.jsonl"
     rows = [make_row(), make_row(status="oom", error="no memory\nleft", seconds=[])]
     for row in rows:
@@ -60,7 +62,7 @@ def test_round_trip(tmp_path):
     assert len(path.read_text().splitlines()) == 2
 
 
-def test_a_full_disk_takes_no_part_of_a_row(tmp_path):
+def test_a_full_disk_takes_no_part_of_a_row(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     path = tmp_path / "probes.jsonl"
     append_row(path, make_row())
@@ -77,12 +79,14 @@ def test_a_full_disk_takes_no_part_of_a_row(tmp_path):
         append_row(path / "below" / "probes.jsonl", make_row())
 
 
-def test_no_file_is_no_rows(tmp_path):
+def test_no_file_is_no_rows(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "probes.jsonl") == []
 
 
 @pytest.mark.parametrize("torn", ['{"probe": "pre', make_row().to_json()[:-1], "\N{BULLET}"])
-def test_torn_line_is_ignored_then_healed(tmp_path, caplog, torn):
+def test_torn_line_is_ignored_then_healed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, torn: str
+) -> None:
     path = tmp_path / "probes.jsonl"
     append_row(path, make_row())
     with path.open("ab") as file:
@@ -127,7 +131,9 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("line", "message"), DAMAGED)
-def test_a_damaged_line_is_named_and_left_out(tmp_path, caplog, line, message):
+def test_a_damaged_line_is_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str, message: str
+) -> None:
     path = tmp_path / "probes.jsonl"
     append_row(path, make_row())
     with path.open("a") as file:
@@ -142,7 +148,7 @@ def test_a_damaged_line_is_named_and_left_out(tmp_path, caplog, line, message):
     assert "\n" not in told
 
 
-def test_a_last_row_without_its_newline_is_kept(tmp_path):
+def test_a_last_row_without_its_newline_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "probes.jsonl"
     path.write_text(make_row().to_json())
     assert read_lines(path).damaged == ()
@@ -150,7 +156,9 @@ def test_a_last_row_without_its_newline_is_kept(tmp_path):
     assert read_rows(path) == [make_row(), make_row(seed=1)]
 
 
-def test_what_is_no_file_of_rows_is_refused(tmp_path, caplog):
+def test_what_is_no_file_of_rows_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "probes.jsonl"
     os.mkfifo(path)
     with pytest.raises(UserError, match=r"probes.jsonl: a pipe, not a file"):
@@ -165,14 +173,14 @@ def test_what_is_no_file_of_rows_is_refused(tmp_path, caplog):
         read_rows(path)
 
 
-def test_names_that_rows_cannot_hold_are_refused(tmp_path):
+def test_names_that_rows_cannot_hold_are_refused(tmp_path: Path) -> None:
     check_name_of(ModelSpec("a" * 200, "tiny", "models.a.A", {}))
     for name in ("a" * 201, "a\nb"):
         with pytest.raises(UserError, match=r"model.name=.*: at most 200 characters"):
             check_name_of(ModelSpec(name, "tiny", "models.a.A", {}))
 
 
-def test_rows_written_before_there_were_more_fields_are_read(tmp_path):
+def test_rows_written_before_there_were_more_fields_are_read(tmp_path: Path) -> None:
     path = tmp_path / "probes.jsonl"
     old = json.loads(make_row().to_json())
     younger = {
@@ -190,7 +198,7 @@ def test_rows_written_before_there_were_more_fields_are_read(tmp_path):
     assert not row.is_disturbed and row.undisturbed == row.seconds
 
 
-def test_rows_with_fields_under_their_old_names_are_read(tmp_path):
+def test_rows_with_fields_under_their_old_names_are_read(tmp_path: Path) -> None:
     path = tmp_path / "probes.jsonl"
     old = {
         {"model": "contestant"}.get(k, k): v for k, v in json.loads(make_row().to_json()).items()
@@ -214,7 +222,9 @@ def test_rows_with_fields_under_their_old_names_are_read(tmp_path):
         ([True] * 40 + [False] * 3, True),
     ],
 )
-def test_a_row_is_disturbed_if_too_few_repeats_were_left_alone(disturbed, kept):
+def test_a_row_is_disturbed_if_too_few_repeats_were_left_alone(
+    disturbed: list[bool], kept: bool
+) -> None:
     seconds = [1.0 + bad for bad in disturbed] or [1.0]
     row = make_row(seconds=seconds, disturbed=disturbed)
     assert row.is_disturbed is not kept
@@ -237,10 +247,10 @@ def test_a_row_is_disturbed_if_too_few_repeats_were_left_alone(disturbed, kept):
         {"device": {"kind": "cpu", "name": "y", "threads": 2}},
     ],
 )
-def test_key_tells_points_apart(change):
+def test_key_tells_points_apart(change: dict[str, Any]) -> None:
     assert make_row(**change).key != make_row().key
 
 
-def test_key_ignores_what_was_measured():
+def test_key_ignores_what_was_measured() -> None:
     other = make_row(seconds=[9.0], status="oom", commit="abc", parameters=None, started="later")
     assert other.key == make_row().key

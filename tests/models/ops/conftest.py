@@ -1,11 +1,13 @@
 """Every kernel test runs on one thread and on poisoned memory, unless it asks otherwise."""
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 
 
 @pytest.fixture(autouse=True)
-def poisoned_memory():
+def poisoned_memory() -> Iterator[None]:
     """New tensors are full of NaN, so a kernel that skips an element shows."""
     torch.use_deterministic_algorithms(True)
     yield
@@ -13,7 +15,7 @@ def poisoned_memory():
 
 
 @pytest.fixture(autouse=True)
-def threads():
+def threads() -> Iterator[Callable[[int], None]]:
     """Sets the number of threads for one test; 1 where a test does not care."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -14,17 +14,17 @@ CPU = torch.device("cpu")
 ROOT = Path(backends.__file__).parents[2]
 
 
-def test_report_names_every_back_end():
+def test_report_names_every_back_end() -> None:
     report = backends.report()
     assert list(report) == ["reference", "cpu", "cuda"] and report["reference"] == "ready"
 
 
-def test_auto_takes_what_the_report_calls_ready():
+def test_auto_takes_what_the_report_calls_ready() -> None:
     ready = backends.report()["cpu"] == "ready"
     assert backends.resolve("wkv4", "auto", CPU) == ("cpu" if ready else "reference")
 
 
-def test_the_reference_is_always_there():
+def test_the_reference_is_always_there() -> None:
     for device in ("cpu", "cuda", "mps"):
         assert backends.resolve("wkv4", "reference", torch.device(device)) == "reference"
 
@@ -37,7 +37,7 @@ def test_the_reference_is_always_there():
         ("cpu", "cuda", "needs tensors on cpu, they are on cuda"),
     ],
 )
-def test_impossible_requests(backend, device, message):
+def test_impossible_requests(backend: str, device: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         backends.resolve("wkv4", backend, torch.device(device))
 
@@ -63,7 +63,9 @@ BROKEN = "#!/bin/sh\necho 'fatal error: out of luck' >&2\nexit 1\n"
     [(None, r"no C++ compiler found"), (BROKEN, "fatal error: out of luck")],
     ids=["no compiler", "a failing compiler"],
 )
-def test_one_line_of_notice_and_the_reference_goes_on(tmp_path, compiler, reason):
+def test_one_line_of_notice_and_the_reference_goes_on(
+    tmp_path: Path, compiler: str | None, reason: str
+) -> None:
     if compiler:
         (tmp_path / "g++").write_text(compiler)
         (tmp_path / "g++").chmod(0o755)

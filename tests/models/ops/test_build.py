@@ -3,6 +3,7 @@
 import concurrent.futures
 import ctypes
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -15,17 +16,17 @@ needs_compiler = pytest.mark.skipif(
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout of its own: sources in cuda/, kernels in .cache/."""
     monkeypatch.setattr(build, "SOURCES", tmp_path / "cuda")
     (tmp_path / "cuda").mkdir()
     return tmp_path
 
 
-def test_a_file_is_made_once(folder):
+def test_a_file_is_made_once(folder: Path) -> None:
     made = []
 
-    def write(path):
+    def write(path: Path) -> None:
         made.append(path)
         path.write_text("kernel")
 
@@ -33,8 +34,8 @@ def test_a_file_is_made_once(folder):
     assert first == second and first.read_text() == "kernel" and len(made) == 1
 
 
-def test_an_interrupted_build_leaves_nothing(folder):
-    def write(path):
+def test_an_interrupted_build_leaves_nothing(folder: Path) -> None:
+    def write(path: Path) -> None:
         path.write_text("half a ker")
         raise KeyboardInterrupt
 
@@ -43,8 +44,8 @@ def test_an_interrupted_build_leaves_nothing(folder):
     assert list(build.cache_dir().iterdir()) == []
 
 
-def test_several_may_build_at_once(folder):
-    def write(path):
+def test_several_may_build_at_once(folder: Path) -> None:
+    def write(path: Path) -> None:
         path.write_text("kernel")
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -54,7 +55,7 @@ def test_several_may_build_at_once(folder):
 
 
 @needs_compiler
-def test_a_library_follows_its_sources(folder):
+def test_a_library_follows_its_sources(folder: Path) -> None:
     source, header = folder / "cuda" / "one.cpp", folder / "cuda" / "number.h"
     source.write_text('#include "number.h"\nextern "C" int number() { return NUMBER; }\n')
     libraries = []
@@ -66,13 +67,13 @@ def test_a_library_follows_its_sources(folder):
 
 
 @needs_compiler
-def test_a_failed_build_shows_the_compilers_last_lines(folder):
+def test_a_failed_build_shows_the_compilers_last_lines(folder: Path) -> None:
     (folder / "cuda" / "bad.cpp").write_text("int f() { return undeclared_name; }\n")
     with pytest.raises(BuildError, match=r"(?s)could not compile cuda/bad.cpp:\n.*undeclared_name"):
         build.shared_library("bad", ["bad.cpp"], [])
 
 
-def test_no_compiler_is_said_plainly(monkeypatch, tmp_path):
+def test_no_compiler_is_said_plainly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BuildError, match=r"no C\+\+ compiler found"):
         build._compiler.__wrapped__()

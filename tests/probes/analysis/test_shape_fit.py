@@ -1,6 +1,7 @@
 """AICc finds the shape the times were made from."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ TWELVE = tuple(2**k for k in range(5, 17))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_exact_times(shape):
+def test_exact_times(shape: str) -> None:
     found = growth(sampled(SHAPES[shape], lengths=TWELVE))
     assert found.best == shape
     assert found.weights[shape] > 0.9
@@ -28,7 +29,9 @@ def test_exact_times(shape):
     ("processes", "lengths"), [(1, TWELVE), (5, LENGTHS)], ids=["one process", "five processes"]
 )
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_true_shape_is_found_through_noise(shape, processes, lengths):
+def test_the_true_shape_is_found_through_noise(
+    shape: str, processes: int, lengths: Sequence[int]
+) -> None:
     found = [
         growth(sampled(SHAPES[shape], processes=processes, lengths=lengths, seed=seed,
                        within=0.01, between=0.03))
@@ -37,7 +40,7 @@ def test_the_true_shape_is_found_through_noise(shape, processes, lengths):
     assert sum(one.best == shape for one in found) >= 0.85 * len(found)
 
 
-def test_a_constant_is_any_of_them():
+def test_a_constant_is_any_of_them() -> None:
     for seed in range(10):
         noisy = sampled(lambda t: 0.01, lengths=TWELVE, within=0.01, seed=seed)
         assert growth(noisy).weights[QUADRATIC] < 0.5
@@ -45,13 +48,13 @@ def test_a_constant_is_any_of_them():
     assert growth(sampled(SHAPES[LINEAR], lengths=TWELVE)).decided
 
 
-def test_too_little_to_judge_by():
+def test_too_little_to_judge_by() -> None:
     assert growth(sampled(float, lengths=TWELVE[:7])) is None
     assert growth(sampled(float, lengths=TWELVE[:8])) is not None
     assert growth(sampled(float, lengths=TWELVE[:3], processes=5)) is None
 
 
-def test_nonnegative_fit_is_the_best_one_allowed():
+def test_nonnegative_fit_is_the_best_one_allowed() -> None:
     rng = np.random.default_rng(0)
     design, targets = rng.standard_normal((6, 3)), rng.standard_normal((20, 6))
     found = nonnegative(design, targets)

@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,11 +12,11 @@ from probes.measure.points import ONE_SEQUENCE, left_out, list_points
 SPECS = [ModelSpec(name, "tiny", f"models.{name}.X", {}) for name in ("a", "b", "c")]
 
 
-def conf(**changes) -> ProbeConf:
+def conf(**changes: Any) -> ProbeConf:
     return ProbeConf(**{"lengths": [256, 1024, 4096, 16384], "fixed_tokens": 4096} | changes)
 
 
-def test_batches_fill_the_fixed_tokens():
+def test_batches_fill_the_fixed_tokens() -> None:
     points = list_points(SPECS, conf())
     fixed = {point.length: point.batch for point in points if point.sweep == "fixed_tokens"}
     assert fixed == {256: 16, 1024: 4, 4096: 1}
@@ -23,7 +24,7 @@ def test_batches_fill_the_fixed_tokens():
     assert single == {(256, 1), (1024, 1), (4096, 1), (16384, 1)}
 
 
-def test_decode_has_one_sweep_and_nothing_is_twice():
+def test_decode_has_one_sweep_and_nothing_is_twice() -> None:
     points = list_points(SPECS, conf(probes=["train", "prefill", "decode"]))
     counts = Counter((point.probe, point.sweep, point.spec.name) for point in points)
     for spec in SPECS:
@@ -35,14 +36,14 @@ def test_decode_has_one_sweep_and_nothing_is_twice():
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_every_probe_has_points_of_batch_1(probe):
+def test_every_probe_has_points_of_batch_1(probe: str) -> None:
     points = list_points(SPECS, conf(probes=[probe]))
     sweeps = Counter(point.sweep for point in points)
     assert sweeps["batch_1"] == 3 * 4
     assert sweeps["fixed_tokens"] == (0 if probe in ONE_SEQUENCE else 3 * 3)
 
 
-def test_models_take_turns_in_changing_order():
+def test_models_take_turns_in_changing_order() -> None:
     points = list_points(SPECS, conf())
     turns = [points[start : start + 3] for start in range(0, len(points), 3)]
     for turn in turns:
@@ -51,7 +52,7 @@ def test_models_take_turns_in_changing_order():
     assert len({tuple(point.spec.name for point in turn) for turn in turns}) > 1
 
 
-def test_every_process_is_a_pass_over_all_points_in_its_own_order():
+def test_every_process_is_a_pass_over_all_points_in_its_own_order() -> None:
     once = list_points(SPECS, conf())
     points = list_points(SPECS, conf(processes=[3]))
     passes = [points[start : start + len(once)] for start in range(0, len(points), len(once))]
@@ -64,7 +65,7 @@ def test_every_process_is_a_pass_over_all_points_in_its_own_order():
     assert len(set(map(str, points))) == len(points)
 
 
-def test_lengths_may_differ_in_their_processes():
+def test_lengths_may_differ_in_their_processes() -> None:
     lengths = {64: 3, 256: 2, 1024: 1}
     points = list_points(SPECS, conf(lengths=[*lengths], processes=[*lengths.values()]))
     for length, processes in lengths.items():
@@ -74,14 +75,14 @@ def test_lengths_may_differ_in_their_processes():
     assert points[: len(once)] == once
 
 
-def test_order_depends_on_the_seed_alone():
+def test_order_depends_on_the_seed_alone() -> None:
     assert list_points(SPECS, conf()) == list_points(SPECS, conf())
     other = list_points(SPECS, conf(seed=1))
     assert other != list_points(SPECS, conf())
     assert Counter(map(str, other)) == Counter(map(str, list_points(SPECS, conf())))
 
 
-def test_what_is_left_out_is_said():
+def test_what_is_left_out_is_said() -> None:
     assert left_out(conf(lengths=[256], sweeps=["fixed_tokens", "batch_1"])) == []
     (notice,) = left_out(conf())
     assert "16384" in notice
@@ -108,11 +109,11 @@ def test_what_is_left_out_is_said():
         ({"lengths": []}, "nothing to measure"),
     ],
 )
-def test_refusals(changes, message):
+def test_refusals(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         list_points(SPECS, conf(**changes))
 
 
-def test_no_model():
+def test_no_model() -> None:
     with pytest.raises(UserError, match="model"):
         list_points([], conf())

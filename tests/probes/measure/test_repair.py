@@ -1,8 +1,11 @@
 """Disturbed points are measured again, told by a bench whose rows are injected."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -26,7 +29,7 @@ class FakeBench:
     threads_chosen = "1 were asked for"
     answers, usable = SweepRunner.answers, SweepRunner.usable
 
-    def __init__(self, plan=(), **changes):
+    def __init__(self, plan: Mapping[tuple[str, int], int] = (), **changes: Any) -> None:
         fields = {"lengths": [64, 128], "sweeps": ["batch_1"], "probes": ["train"], "repeats": 2}
         self.conf = ProbeConf(**fields | {"remeasure": 1e6} | changes)
         self.facts = {"device": {"threads": 1}}
@@ -56,7 +59,7 @@ class FakeBench:
         return row
 
 
-def run(bench, path):
+def run(bench: FakeBench, path: Path) -> dict[tuple[str, int], Row]:
     points = list_points(SPECS, bench.conf)
     seen = []
     with Screen() as screen:
@@ -68,7 +71,9 @@ def run(bench, path):
     return {(row.model, row.context_length): row for row in one.rows.values()}
 
 
-def test_a_disturbed_point_is_measured_again_with_what_it_is_compared_with(tmp_path, capsys):
+def test_a_disturbed_point_is_measured_again_with_what_it_is_compared_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bench = FakeBench({("a", 128): 1})
     rows = run(bench, tmp_path / "p.jsonl")
     assert len(bench.measured) == 6
@@ -83,7 +88,9 @@ def test_a_disturbed_point_is_measured_again_with_what_it_is_compared_with(tmp_p
     assert run(again, tmp_path / "p.jsonl") == rows and again.measured == []
 
 
-def test_what_stays_disturbed_says_so_and_the_same_command_repairs_it(tmp_path, capsys):
+def test_what_stays_disturbed_says_so_and_the_same_command_repairs_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "p.jsonl"
     first = FakeBench({("a", 64): 99})
     rows = run(first, path)
@@ -100,7 +107,7 @@ def test_what_stays_disturbed_says_so_and_the_same_command_repairs_it(tmp_path, 
     assert "1 disturbed measurement is made again, with what is compared with it" in told
 
 
-def test_the_less_disturbed_of_two_measurements_stays(tmp_path):
+def test_the_less_disturbed_of_two_measurements_stays(tmp_path: Path) -> None:
     """Both are disturbed when `b` first comes back, and none of it is better than before."""
     path = tmp_path / "p.jsonl"
     for point in list_points(SPECS, FakeBench().conf):
@@ -114,11 +121,13 @@ def test_the_less_disturbed_of_two_measurements_stays(tmp_path):
     assert not rows["b", 64].is_disturbed and rows["a", 64].visit > 0
 
 
-def test_a_repaired_turn_is_written_at_once(tmp_path, monkeypatch):
+def test_a_repaired_turn_is_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed at any moment, what is compared comes from one turn."""
     written = []
 
-    def append_rows(path, rows):
+    def append_rows(path: Path, rows: list[Row]) -> None:
         written.append([(row.model, row.context_length, row.visit) for row in rows])
 
     monkeypatch.setattr(sweep, "append_rows", append_rows)
@@ -127,9 +136,9 @@ def test_a_repaired_turn_is_written_at_once(tmp_path, monkeypatch):
     assert sorted(written[-1]) == [("a", 128, 1), ("b", 128, 1)]
 
 
-def test_a_point_that_fails_when_measured_again_keeps_what_it_had(tmp_path):
+def test_a_point_that_fails_when_measured_again_keeps_what_it_had(tmp_path: Path) -> None:
     class Failing(FakeBench):
-        def measure(self, point):
+        def measure(self, point: Point) -> Row:
             row = super().measure(point)
             again = self.visits[point.spec.name, point.length] > 1
             return replace(row, status="timeout", seconds=[], disturbed=[]) if again else row
@@ -140,7 +149,7 @@ def test_a_point_that_fails_when_measured_again_keeps_what_it_had(tmp_path):
     assert rows["a", 64].is_disturbed and len(bench.measured) == 4 + 2 * sweep.VISITS
 
 
-def test_there_is_an_end_to_it(tmp_path):
+def test_there_is_an_end_to_it(tmp_path: Path) -> None:
     for remeasure, most in ((0.0, 4), (1e-9, 4)):
         bench = FakeBench({("a", 64): 99}, remeasure=remeasure)
         run(bench, tmp_path / f"{remeasure}.jsonl")
@@ -150,14 +159,16 @@ def test_there_is_an_end_to_it(tmp_path):
     assert kept.measured == []
 
 
-def test_what_the_time_does_not_allow_is_told(tmp_path, capsys, monkeypatch):
+def test_what_the_time_does_not_allow_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every point takes 10 s by the clock: 80 s, of which 30 % are for two of the disturbed."""
     now = [0.0]
     monkeypatch.setattr(sweep.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(sweep, "Pace", lambda: Pace(sweep.time.monotonic))
 
     class Slow(FakeBench):
-        def measure(self, point):
+        def measure(self, point: Point) -> Row:
             now[0] += 10.0
             return super().measure(point)
 
@@ -183,14 +194,16 @@ def test_what_the_time_does_not_allow_is_told(tmp_path, capsys, monkeypatch):
     assert ending([row for row in found if not row.is_disturbed], 0.3).endswith("failed")
 
 
-def test_every_line_says_how_far_it_is_and_how_long_it_takes(tmp_path, capsys):
+def test_every_line_says_how_far_it_is_and_how_long_it_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(FakeBench(), tmp_path / "p.jsonl")
     lines = [line for line in capsys.readouterr().out.splitlines() if "train" in line]
     assert [line[:6] for line in lines] == ["1 of 4", "2 of 4", "3 of 4", "4 of 4"]
     assert all("left" in line and len(line) <= 100 for line in lines)
 
 
-def test_pace():
+def test_pace() -> None:
     clock = iter([0.0, 0.0, 10.0, 10.0, 40.0])
     pace = Pace(lambda: next(clock))
     points = list_points(SPECS[:1], FakeBench(lengths=[64, 128, 256]).conf)
@@ -204,7 +217,7 @@ def test_pace():
     assert in_words(3725.0) == ", 1:02:05 left" and in_words(None) == ""
 
 
-def test_a_sweep_keeps_its_number_of_threads(monkeypatch):
+def test_a_sweep_keeps_its_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("probes.measure.counters.disturbance.free_cores", lambda: (3, 4))
     monkeypatch.setattr("core.environment.cpu_name", lambda: "x")
@@ -219,7 +232,7 @@ def test_a_sweep_keeps_its_number_of_threads(monkeypatch):
             choose_threads(bad, "cpu", [])
 
 
-def test_the_users_limit_on_threads_is_kept(monkeypatch):
+def test_the_users_limit_on_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("probes.measure.counters.disturbance.free_cores", lambda: (3, 4))
     monkeypatch.setattr("core.environment.cpu_name", lambda: "x")
     two = [make_row()]

@@ -1,4 +1,6 @@
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ SPECS = [rwkv4(), transformer()]
 POINTS = 2 * (2 * 2 + 2 * 2 + 2)  # models x (train, prefill: lengths x sweeps; decode)
 
 
-def conf(**changes) -> ProbeConf:
+def conf(**changes: Any) -> ProbeConf:
     fields = {
         "vocab_size": VOCAB,
         "lengths": [32, 64],
@@ -41,7 +43,7 @@ def conf(**changes) -> ProbeConf:
     return ProbeConf(**fields | changes)
 
 
-def small(**changes) -> ProbeConf:
+def small(**changes: Any) -> ProbeConf:
     """One point per model."""
     return conf(**{"probes": ["prefill"], "sweeps": ["batch_1"], "lengths": [64]} | changes)
 
@@ -50,15 +52,15 @@ def read_key(line: str) -> str:
     return Row.from_json(line).key
 
 
-def ignore(_row) -> None:
+def ignore(_row: Row) -> None:
     pass
 
 
-def test_an_interrupted_sweep_continues_where_it_stopped(tmp_path):
+def test_an_interrupted_sweep_continues_where_it_stopped(tmp_path: Path) -> None:
     path = tmp_path / "group" / "probes.jsonl"
     seen = []
 
-    def interrupt_after_three(row) -> None:
+    def interrupt_after_three(row: Row) -> None:
         seen.append(row)
         if len(seen) == 3:
             raise KeyboardInterrupt
@@ -79,7 +81,7 @@ def test_an_interrupted_sweep_continues_where_it_stopped(tmp_path):
     assert run_sweep(SPECS, conf(), path, pytest.fail) == rows
 
 
-def test_rows_say_what_was_measured(tmp_path):
+def test_rows_say_what_was_measured(tmp_path: Path) -> None:
     rows = run_sweep(SPECS, small(), tmp_path / "probes.jsonl", ignore)
     assert {row.model for row in rows} == {"rwkv4", "transformer"}
     for row in rows:
@@ -93,7 +95,7 @@ def test_rows_say_what_was_measured(tmp_path):
         assert "T=64" in describe(row)
 
 
-def test_measured_again_if_more_repeats_or_another_model_are_asked_for(tmp_path):
+def test_measured_again_if_more_repeats_or_another_model_are_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "probes.jsonl"
     run_sweep([transformer()], small(), path, ignore)
     again = []
@@ -103,7 +105,7 @@ def test_measured_again_if_more_repeats_or_another_model_are_asked_for(tmp_path)
     assert [len(row.seconds) for row in again] == [3, 2, 2]
 
 
-def test_each_process_is_a_row_and_is_kept(tmp_path):
+def test_each_process_is_a_row_and_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "probes.jsonl"
     first = run_sweep(SPECS, small(), path, ignore)
     added = []
@@ -120,7 +122,7 @@ def test_each_process_is_a_row_and_is_kept(tmp_path):
     assert [row.key for row in again] == [read_key(lines[3])]
 
 
-def test_reuse_of_other_code_is_said(tmp_path, capsys):
+def test_reuse_of_other_code_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "probes.jsonl"
     (row,) = run_sweep([transformer()], small(), path, ignore)
     path.write_text(path.read_text().replace(row.commit, "0" * 40))
@@ -128,7 +130,7 @@ def test_reuse_of_other_code_is_said(tmp_path, capsys):
     assert "1 of them were measured at another commit" in capsys.readouterr().out
 
 
-def test_failures_are_rows_and_are_tried_again(tmp_path):
+def test_failures_are_rows_and_are_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "probes.jsonl"
     specs = [
         transformer(),
@@ -146,14 +148,14 @@ def test_failures_are_rows_and_are_tried_again(tmp_path):
     assert {row.model for row in again} == {"odd", "missing"}
 
 
-def test_a_failed_process_is_the_last_of_its_point(tmp_path):
+def test_a_failed_process_is_the_last_of_its_point(tmp_path: Path) -> None:
     missing = ModelSpec("missing", "tiny", "models.nowhere.Nothing", {})
     rows = run_sweep([transformer(), missing], small(processes=[3]), tmp_path / "p.jsonl", ignore)
     counts = Counter((row.model, row.status) for row in rows)
     assert counts == {("transformer", OK): 3, ("missing", ERROR): 1}
 
 
-def test_out_of_memory_is_a_row(tmp_path):
+def test_out_of_memory_is_a_row(tmp_path: Path) -> None:
     """16 MiB hold the model but not what training on 4096 tokens keeps for backward."""
     few = conf(
         probes=["train"],
@@ -170,14 +172,16 @@ def test_out_of_memory_is_a_row(tmp_path):
     assert failed.peak_bytes is None
 
 
-def test_timeout_is_a_row(tmp_path):
+def test_timeout_is_a_row(tmp_path: Path) -> None:
     """Far more repeats than fit into the time."""
     endless = small(probes=["train"], lengths=[1], timeout_s=1.0, repeats=3000)
     (row,) = run_sweep([transformer()], endless, tmp_path / "probes.jsonl", ignore)
     assert (row.status, row.error) == (TIMEOUT, "stopped after 1 s")
 
 
-def test_a_point_that_cannot_fit_is_a_row_and_not_tried(tmp_path, monkeypatch):
+def test_a_point_that_cannot_fit_is_a_row_and_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights and gradients of 25 MiB within 16 MiB."""
     monkeypatch.setattr("probes.measure.runner.measure", works.kill_self)
     large = transformer(n_embd=256, n_layer=4, n_ffn=768)
@@ -189,7 +193,7 @@ def test_a_point_that_cannot_fit_is_a_row_and_not_tried(tmp_path, monkeypatch):
     assert read_rows(tmp_path / "probes.jsonl") == [row]
 
 
-def test_a_timeout_spares_longer_contexts(tmp_path):
+def test_a_timeout_spares_longer_contexts(tmp_path: Path) -> None:
     """The first pass of every length is in an order that the seed sets: shorter ones first here."""
     told = {"probes": ["train"], "lengths": [1, 2, 3], "seed": 4}
     endless = small(timeout_s=1.0, repeats=3000, **told)
@@ -198,7 +202,9 @@ def test_a_timeout_spares_longer_contexts(tmp_path):
     assert [row.status for row in rows] == [TIMEOUT, PREDICTED_TIMEOUT, PREDICTED_TIMEOUT]
 
 
-def test_a_model_that_kills_the_interpreter_is_a_row(tmp_path, monkeypatch):
+def test_a_model_that_kills_the_interpreter_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("probes.measure.runner.measure", works.crash_if_rwkv4)
     rows = run_sweep(SPECS, small(), tmp_path / "probes.jsonl", ignore)
     status = {row.model: (row.status, row.error) for row in rows}
@@ -208,7 +214,7 @@ def test_a_model_that_kills_the_interpreter_is_a_row(tmp_path, monkeypatch):
     }
 
 
-def test_the_largest_batch_of_a_budget(tmp_path):
+def test_the_largest_batch_of_a_budget(tmp_path: Path) -> None:
     """16 MiB hold fewer long caches than short ones, and as many states as ever."""
     few = small(probes=["max_batch"], lengths=[64, 512], memory_budget_gib=1 / 64)
     path = tmp_path / "probes.jsonl"
@@ -229,14 +235,14 @@ def test_the_largest_batch_of_a_budget(tmp_path):
     assert [row.budget_bytes for row in again] == [1 << 25], "another budget is another question"
 
 
-def test_rows_know_the_highest_rate_of_the_device(tmp_path):
+def test_rows_know_the_highest_rate_of_the_device(tmp_path: Path) -> None:
     (row,) = run_sweep([transformer()], small(), tmp_path / "probes.jsonl", ignore)
     assert 1e8 < row.peak_flops < 1e13
     achieved = row.flops / min(row.seconds)
     assert 0 < achieved < 2 * row.peak_flops
 
 
-def test_refusals_come_before_any_measurement(tmp_path):
+def test_refusals_come_before_any_measurement(tmp_path: Path) -> None:
     path = tmp_path / "probes.jsonl"
     for bad in (small(precision="int4"), small(accelerator="tpu"), small(repeats=0)):
         with pytest.raises(UserError):

@@ -1,14 +1,18 @@
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from conf.schema import PROBES
 from models.ops import intercept
-from models.registry import build
+from models.registry import ModelSpec, build
 from probes.measure import isolated, worker
 from probes.measure.counters import energy
+from probes.measure.isolated import Outcome
 from probes.measure.tasks import decode, layer, timing
 from probes.measure.tasks.max_batch import repeated
 from probes.measure.tasks.timing import Task
@@ -37,7 +41,7 @@ TASK = Task(
 )
 
 
-def run(**changes):
+def run(**changes: Any) -> Outcome:
     return isolated.run(worker.measure, (replace(TASK, **changes),), 120)
 
 
@@ -48,7 +52,7 @@ def baseline() -> int:
 
 @pytest.mark.parametrize("spec", [rwkv4(), transformer()], ids=["rwkv4", "transformer"])
 @pytest.mark.parametrize("probe", PROBES)
-def test_every_probe_of_every_model(spec, probe):
+def test_every_probe_of_every_model(spec: ModelSpec, probe: str) -> None:
     outcome = run(spec=spec, probe=probe)
     assert (outcome.status, outcome.error) == (OK, None)
     facts = outcome.facts
@@ -64,7 +68,7 @@ def test_every_probe_of_every_model(spec, probe):
     assert (facts["energy_joules"] is None) == facts["energy_method"].startswith("unavailable")
 
 
-def test_decode_keeps_the_time_of_every_token():
+def test_decode_keeps_the_time_of_every_token() -> None:
     facts = run(probe="decode").facts
     each, means = facts["token_seconds"], facts["seconds"]
     assert len(each) == 3 * 8 and len(means) == 3
@@ -75,13 +79,13 @@ def test_decode_keeps_the_time_of_every_token():
 
 
 @pytest.mark.parametrize("probe", ["train", "decode"])
-def test_slow_points_are_repeated_less(probe):
+def test_slow_points_are_repeated_less(probe: str) -> None:
     facts = run(probe=probe, repeat_seconds=0.0).facts
     assert len(facts["seconds"]) == 1
     assert len(facts.get("token_seconds", [])) == (8 if probe == "decode" else 0)
 
 
-def test_generate_is_the_whole_text_and_stops_repeating():
+def test_generate_is_the_whole_text_and_stops_repeating() -> None:
     many = run(probe="generate", spec=rwkv4(), length=32).facts
     assert len(many["seconds"]) == 3
     once = run(probe="generate", spec=rwkv4(), length=32, repeat_seconds=0.0).facts
@@ -90,10 +94,12 @@ def test_generate_is_the_whole_text_and_stops_repeating():
 
 
 @pytest.mark.parametrize("spec", [rwkv4(), transformer()], ids=["rwkv4", "transformer"])
-def test_generate_feeds_every_token_back_and_starts_empty(spec):
+def test_generate_feeds_every_token_back_and_starts_empty(spec: ModelSpec) -> None:
     model, seen = build(spec), []
 
-    def record(_module, arguments, output):
+    def record(
+        _module: torch.nn.Module, arguments: tuple[Any, ...], output: tuple[Tensor, Any]
+    ) -> None:
         seen.append((arguments[0].clone(), output[0][:, -1:].argmax(-1)))
 
     model.register_forward_hook(record)
@@ -109,7 +115,7 @@ def test_generate_feeds_every_token_back_and_starts_empty(spec):
     assert whole.shape[1] == 20
 
 
-def test_the_peak_does_not_depend_on_what_was_before():
+def test_the_peak_does_not_depend_on_what_was_before() -> None:
     """Where freed blocks are not returned to the system, it differs by 11 MiB here; where the heap
     cannot grow in place and its free end is kept, by 24 MiB."""
     spec = rwkv4(vocab_size=2048, n_layer=4, n_embd=128, n_ffn=512)
@@ -122,7 +128,7 @@ def test_the_peak_does_not_depend_on_what_was_before():
         assert abs(fresh.facts["peak_bytes"] - outcome.facts["peak_bytes"]) < 4 * MIB
 
 
-def test_time_to_first_token_leaves_the_other_logits_out():
+def test_time_to_first_token_leaves_the_other_logits_out() -> None:
     """At 4096 tokens and 8192 entries all logits are 128 MiB."""
     changes = {"batch": 1, "length": 4096, "vocab_size": 8192}
     changes["spec"] = transformer(vocab_size=8192, n_layer=1)
@@ -134,10 +140,10 @@ def test_time_to_first_token_leaves_the_other_logits_out():
     assert first["state_bytes"] - every["state_bytes"] == 2 * 64 * 4  # room for the new token
 
 
-def has_operator(name):
+def has_operator(name: str) -> bool:
     calls = []
 
-    def record(function, arguments):
+    def record(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         calls.append(function)
         return function(*arguments)
 
@@ -147,7 +153,7 @@ def has_operator(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not has_operator(name)])
-def test_a_model_without_an_operator_is_measured_by_layers_only(name):
+def test_a_model_without_an_operator_is_measured_by_layers_only(name: str) -> None:
     """Its tokens are mixed by a matrix with parameters, as the LSTM's are: nothing to cut out."""
     spec = spec_of(name, vocab_size=VOCAB)
     assert run(probe="layer", spec=spec).status == OK
@@ -158,7 +164,7 @@ def test_a_model_without_an_operator_is_measured_by_layers_only(name):
 @pytest.mark.parametrize(
     "model", [*(name for name in NAMES if has_operator(name)), "transformer window"]
 )
-def test_layer_and_operator_are_those_of_the_model(model):
+def test_layer_and_operator_are_those_of_the_model(model: str) -> None:
     """What the parts are given is what they see inside a training step of the whole model."""
     name = model.split()[0]
     extra = {"window": 16} if "window" in model else {}
@@ -172,7 +178,7 @@ def test_layer_and_operator_are_those_of_the_model(model):
     seen = {}
     block.register_forward_pre_hook(lambda _, inputs: seen.update(stream=inputs[0]))
 
-    def record(function, arguments):
+    def record(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         if function is mixer and "stream" in seen and "operands" not in seen:
             seen["operands"] = arguments
         return function(*arguments)
@@ -193,7 +199,7 @@ def test_layer_and_operator_are_those_of_the_model(model):
     assert run(probe="layer", **changes).facts["flops"] == 3 * block.flops(2, 48, 0, False)
 
 
-def test_a_repeated_state_is_that_of_equal_sequences():
+def test_a_repeated_state_is_that_of_equal_sequences() -> None:
     for spec in (rwkv4(), transformer(), spec_of("rwkv7", vocab_size=VOCAB)):
         model = build(spec).eval()
         prompt = timing.tokens(replace(TASK, spec=spec), 12, batch=1)
@@ -208,7 +214,7 @@ def test_a_repeated_state_is_that_of_equal_sequences():
             )
 
 
-def test_flops_are_those_of_one_entry_of_seconds():
+def test_flops_are_those_of_one_entry_of_seconds() -> None:
     model = build(TASK.spec)
     forward = model.flops(2, 48)
     assert run(probe="prefill").facts["flops"] == forward
@@ -219,7 +225,7 @@ def test_flops_are_those_of_one_entry_of_seconds():
 
 
 @pytest.mark.parametrize(("precision", "width"), [("float32", 4), ("bfloat16", 2), ("float16", 2)])
-def test_cache_bytes_follow_length_and_precision(precision, width):
+def test_cache_bytes_follow_length_and_precision(precision: str, width: int) -> None:
     """Keys and values of 2 layers, 64 channels, 2 sequences; and one 8-byte length."""
     per_token = 2 * 2 * 64 * 2 * width
     prefill = run(probe="prefill", precision=precision).facts["state_bytes"]
@@ -229,12 +235,12 @@ def test_cache_bytes_follow_length_and_precision(precision, width):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_training_in_lower_precision(precision):
+def test_training_in_lower_precision(precision: str) -> None:
     outcome = run(probe="train", precision=precision)
     assert (outcome.status, outcome.error) == (OK, None)
 
 
-def test_peak_of_a_model_of_known_size(baseline):
+def test_peak_of_a_model_of_known_size(baseline: int) -> None:
     """80 MiB of weights: once in prefill, with their gradients in training."""
     spec = transformer(n_embd=512, n_layer=6, n_head=8, n_ffn=None)
     weights = 4 * sum(p.numel() for p in build(spec).parameters())
@@ -246,7 +252,7 @@ def test_peak_of_a_model_of_known_size(baseline):
     assert train == pytest.approx(2 * weights, rel=0.15)
 
 
-def test_decode_peak_leaves_the_prefill_out(baseline):
+def test_decode_peak_leaves_the_prefill_out(baseline: int) -> None:
     """The logits of a long prefill are far larger than everything decoding holds."""
     changes = {"batch": 1, "length": 4096, "baseline_bytes": baseline, "vocab_size": 4096}
     changes["spec"] = transformer(vocab_size=4096, n_layer=1)
@@ -255,17 +261,17 @@ def test_decode_peak_leaves_the_prefill_out(baseline):
     assert run(probe="decode", **changes).facts["peak_bytes"] < logits / 2
 
 
-def test_another_vocabulary_is_an_error():
+def test_another_vocabulary_is_an_error() -> None:
     outcome = run(vocab_size=VOCAB + 1)
     assert outcome.status == ERROR
     assert "vocabulary" in outcome.error
 
 
-def test_decode_starts_every_repeat_at_the_same_position():
+def test_decode_starts_every_repeat_at_the_same_position() -> None:
     model = build(TASK.spec)
     calls = []
 
-    def record(_module, arguments):
+    def record(_module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
         decode, state = arguments
         calls.append((int(state["length"]), decode.shape[1]))
 
@@ -275,7 +281,7 @@ def test_decode_starts_every_repeat_at_the_same_position():
     assert calls == steps * (1 + TASK.warmup + TASK.repeats)
 
 
-def test_state_bytes_counts_what_is_kept_alive():
+def test_state_bytes_counts_what_is_kept_alive() -> None:
     whole = torch.zeros(10, 4)
     state = {"a": {"b": whole[-1]}, "c": whole[0], "d": torch.zeros(3, dtype=torch.float16)}
     assert timing.state_bytes(state) == 10 * 4 * 4 + 3 * 2

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.errors import UserError
@@ -10,17 +11,17 @@ from models.ops.wkv4.reference import wkv4_sequential
 from tests.models.ops.wkv4.cases import NAMES, random_case, run
 
 
-def make(B=2, T=40, C=6):
+def make(B: int = 2, T: int = 40, C: int = 6) -> list[Tensor]:
     return [x.clone().requires_grad_() for x in random_case(B, T, C)[:5]]
 
 
 @pytest.mark.parametrize("save", [True, False])
-def test_opcheck_of_the_forward_op(save):
+def test_opcheck_of_the_forward_op(save: bool) -> None:
     args = make() if save else [x.detach() for x in make()]
     torch.library.opcheck(torch.ops.crossover.wkv4, (*args, save, "auto"))
 
 
-def test_opcheck_of_the_backward_op():
+def test_opcheck_of_the_backward_op() -> None:
     w, u, k, v, state = (x.detach() for x in make())
     y, out, checkpoints = torch.ops.crossover.wkv4(w, u, k, v, state, True, "auto")
     for grads in ((y, out), (None, out), (y, None)):
@@ -29,19 +30,19 @@ def test_opcheck_of_the_backward_op():
 
 
 class Mixer(torch.nn.Module):
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.decay = torch.nn.Parameter(torch.linspace(-3, 1, channels))
         self.bonus = torch.nn.Parameter(torch.zeros(channels))
         self.keys = torch.nn.Linear(channels, channels)
         self.values = torch.nn.Linear(channels, channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y, state = wkv4(-self.decay.exp(), self.bonus, self.keys(x), self.values(x))
         return y, state
 
 
-def test_compiled_model_gives_the_same_results_and_gradients():
+def test_compiled_model_gives_the_same_results_and_gradients() -> None:
     torch.manual_seed(0)
     model, x = Mixer(8), torch.randn(2, 37, 8)
     results = []
@@ -54,7 +55,7 @@ def test_compiled_model_gives_the_same_results_and_gradients():
         torch.testing.assert_close(compiled, eager, rtol=1e-6, atol=1e-6)
 
 
-def test_flop_counter_sees_both_passes():
+def test_flop_counter_sees_both_passes() -> None:
     w, u, k, v, state = make()
     with FlopCounterMode(display=False) as counter:
         y, _ = wkv4(w, u, k, v, state)
@@ -66,7 +67,7 @@ def test_flop_counter_sees_both_passes():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_half_precision_is_rounded_only_at_its_edges(dtype, backend):
+def test_half_precision_is_rounded_only_at_its_edges(dtype: torch.dtype, backend: str) -> None:
     case = random_case(2, 70, 9)
     w, u, k, v, state = (x.clone() for x in case[:5])
     k, v = k.to(dtype), v.to(dtype)
@@ -79,14 +80,14 @@ def test_half_precision_is_rounded_only_at_its_edges(dtype, backend):
     )
 
 
-def test_float64_runs_on_the_reference_and_nowhere_else():
+def test_float64_runs_on_the_reference_and_nowhere_else() -> None:
     case = random_case(1, 5, 3)
     assert run(wkv4, case, torch.float64)["y"].dtype == torch.float64
     with pytest.raises(UserError, match="float64"):
         wkv4(*(x.double() for x in case[:5]), backend="cpu")
 
 
-def test_missing_state_is_the_initial_state():
+def test_missing_state_is_the_initial_state() -> None:
     w, u, k, v, _ = make()
     given = wkv4(w, u, k, v, wkv4_initial_state(k.shape[0], k.shape[2]))
     for got, want in zip(wkv4(w, u, k, v), given, strict=True):
@@ -94,10 +95,10 @@ def test_missing_state_is_the_initial_state():
 
 
 @pytest.mark.parametrize("cut", [1, 31, 32, 39])
-def test_any_split_gives_the_same_outputs_and_gradients(cut):
+def test_any_split_gives_the_same_outputs_and_gradients(cut: int) -> None:
     case = random_case(2, 40, 6)
 
-    def in_two(w, u, k, v, state):
+    def in_two(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         first, state = wkv4(w, u, k[:, :cut], v[:, :cut], state)
         second, state = wkv4(w, u, k[:, cut:], v[:, cut:], state)
         return torch.cat([first, second], 1), state
@@ -107,7 +108,7 @@ def test_any_split_gives_the_same_outputs_and_gradients(cut):
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-5)
 
 
-def test_only_what_is_asked_for_needs_a_gradient():
+def test_only_what_is_asked_for_needs_a_gradient() -> None:
     w, u, k, v, state = (x.detach() for x in make())
     v.requires_grad_()
     _, out = wkv4(w, u, k, v, state)
@@ -117,7 +118,7 @@ def test_only_what_is_asked_for_needs_a_gradient():
         assert not wkv4(w, u, k, v, state)[0].requires_grad
 
 
-def test_strided_inputs_are_read_correctly():
+def test_strided_inputs_are_read_correctly() -> None:
     w, u, k, v, state = (x.detach() for x in make(2, 33, 6))
     strided = k.transpose(0, 1).contiguous().transpose(0, 1)
     assert not strided.is_contiguous()
@@ -139,14 +140,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_input_gets_an_error_naming_the_argument(message):
+def test_bad_input_gets_an_error_naming_the_argument(message: str) -> None:
     good = dict(zip(("w", "u", "k", "v", "state"), (x.detach() for x in make()), strict=True))
     with pytest.raises(UserError, match=message):
         wkv4(**(good | BAD[message]))
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_nan_stays_in_its_channel_and_sequence(backend):
+def test_nan_stays_in_its_channel_and_sequence(backend: str) -> None:
     w, u, k, v, state = (x.detach() for x in make(2, 80, 20))
     clean, _ = wkv4(w, u, k, v, state, backend=backend)
     k[0, 17, 3] = torch.nan

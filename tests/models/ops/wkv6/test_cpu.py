@@ -1,17 +1,20 @@
 """The C++ kernels against fp64, with every output poisoned beforehand."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from core.errors import UserError
 from models.ops.build import BuildError
 from models.ops.wkv import wkv5, wkv6
 from models.ops.wkv6 import cpu
 from tests.models.ops.closeness import assert_close, errors
-from tests.models.ops.wkv6.cases import NAMES, random_case, run, slow_case
+from tests.models.ops.wkv6.cases import NAMES, Case, random_case, run, slow_case
 
 
-def native_problem():
+def native_problem() -> str | None:
     try:
         cpu.library.load()
     except BuildError as error:
@@ -22,39 +25,41 @@ def native_problem():
 pytestmark = pytest.mark.skipif(native_problem() is not None, reason=str(native_problem()))
 
 
-def native(r, w, k, v, u, state, backend="cpu"):
+def native(
+    r: Tensor, w: Tensor, k: Tensor, v: Tensor, u: Tensor, state: Tensor, backend: str = "cpu"
+) -> tuple[Tensor, Tensor]:
     return (wkv6 if w.dim() == 4 else wkv5)(r, w, k, v, u, state, backend=backend)
 
 
-def chunked(*args):
+def chunked(*args: Tensor) -> tuple[Tensor, Tensor]:
     return native(*args, backend="reference")
 
 
-def check(case, tolerance=2e-6):
+def check(case: Case, tolerance: float = 2e-6) -> None:
     assert_close(run(native, case), run(chunked, case, torch.float64), tolerance)
 
 
 @pytest.mark.parametrize("size", [1, 4, 7, 16, 33, 64, 100])
 @pytest.mark.parametrize("length", [1, 2, 32, 33, 150])
 @pytest.mark.parametrize("constant", [True, False])
-def test_agrees_with_float64(size, length, constant):
+def test_agrees_with_float64(size: int, length: int, constant: bool) -> None:
     check(random_case(2, length, 3, size, seed=length, constant=constant))
 
 
 @pytest.mark.parametrize("constant", [True, False])
-def test_from_the_initial_state(constant):
+def test_from_the_initial_state(constant: bool) -> None:
     check(random_case(2, 70, 2, 64, fresh=True, constant=constant))
 
 
 @pytest.mark.parametrize("decay", [0.0, -0.0, -1e-7, -1e-3, -0.34, -20.0, -87.0, -1e30, -torch.inf])
 @pytest.mark.parametrize("constant", [True, False])
-def test_any_decay(decay, constant):
+def test_any_decay(decay: float, constant: bool) -> None:
     case = random_case(1, 500, 1, 20, constant=constant)
     check(case._replace(w=torch.full_like(case.w, decay)), 5e-6)
 
 
 @pytest.mark.parametrize("decay", [-1e30, -torch.inf])
-def test_a_decay_to_nothing_has_no_gradient(decay):
+def test_a_decay_to_nothing_has_no_gradient(decay: float) -> None:
     case = random_case(1, 90, 2, 20)
     case.w[:, 40] = decay
     got = run(native, case)
@@ -63,13 +68,15 @@ def test_a_decay_to_nothing_has_no_gradient(decay):
 
 
 @pytest.mark.parametrize("constant", [True, False])
-def test_a_slow_decay_keeps_its_digits_over_a_hundred_thousand_tokens(constant):
+def test_a_slow_decay_keeps_its_digits_over_a_hundred_thousand_tokens(constant: bool) -> None:
     check(slow_case(1, 100_003, 1, 4, constant), 3e-5)  # 5e-4 with decays rounded to fp32
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("constant", [True, False])
-def test_any_number_of_threads_and_time_segments(threads, count, constant):
+def test_any_number_of_threads_and_time_segments(
+    threads: Callable[[int], None], count: int, constant: bool
+) -> None:
     for shape in ((1, 1501, 1, 16), (1, 1000, 2, 20), (3, 300, 2, 8)):
         case = random_case(*shape, constant=constant)
         true = run(chunked, case, torch.float64)
@@ -80,7 +87,7 @@ def test_any_number_of_threads_and_time_segments(threads, count, constant):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("constant", [True, False])
-def test_half_precision_inputs_are_computed_in_float32(dtype, constant):
+def test_half_precision_inputs_are_computed_in_float32(dtype: torch.dtype, constant: bool) -> None:
     case = random_case(2, 140, 2, 37, constant=constant)
     narrow = {name: getattr(case, name).to(dtype) for name in ("r", "k", "v", "grad_y")}
     case = case._replace(**narrow)
@@ -91,14 +98,14 @@ def test_half_precision_inputs_are_computed_in_float32(dtype, constant):
 
 
 @pytest.mark.parametrize("constant", [True, False])
-def test_gradients_are_deterministic(threads, constant):
+def test_gradients_are_deterministic(threads: Callable[[int], None], constant: bool) -> None:
     threads(2)
     case = random_case(2, 700, 3, 33, constant=constant)
     first, second = run(native, case), run(native, case)
     assert all(torch.equal(first[name], second[name]) for name in NAMES)
 
 
-def test_threads_do_not_show_where_time_is_not_cut(threads):
+def test_threads_do_not_show_where_time_is_not_cut(threads: Callable[[int], None]) -> None:
     case, results = random_case(2, 200, 3, 64), []
     for count in (1, 2, 6):
         threads(count)
@@ -107,7 +114,7 @@ def test_threads_do_not_show_where_time_is_not_cut(threads):
         assert all(torch.equal(results[0][name], other[name]) for name in NAMES)
 
 
-def test_nan_stays_in_its_head_and_sequence_going_backward():
+def test_nan_stays_in_its_head_and_sequence_going_backward() -> None:
     case = random_case(2, 120, 3, 20)
     case.v[1, 50, 2, 3] = torch.nan
     inputs = [x.clone().requires_grad_() for x in case[:6]]
@@ -119,7 +126,7 @@ def test_nan_stays_in_its_head_and_sequence_going_backward():
 
 
 @pytest.mark.parametrize("length", [1, 300])
-def test_a_positive_decay_is_found_wherever_it_is(length):
+def test_a_positive_decay_is_found_wherever_it_is(length: int) -> None:
     case = random_case(2, length, 2, 5)
     case.w[1, 0, 1, 4] = 1e-3
     for backend in ("cpu", "reference"):
@@ -127,6 +134,6 @@ def test_a_positive_decay_is_found_wherever_it_is(length):
             native(*case[:6], backend=backend)
 
 
-def test_the_callers_rounding_mode_is_left_alone():
+def test_the_callers_rounding_mode_is_left_alone() -> None:
     native(*random_case(1, 64, 1, 16)[:6])
     assert (torch.tensor([1e-40]) * 1.0).item() > 0

@@ -8,7 +8,7 @@ from models.ops import backends
 from models.ops.wkv import wkv5, wkv6
 from models.ops.wkv6 import cuda
 from tests.models.ops.closeness import assert_close
-from tests.models.ops.wkv6.cases import random_case, run
+from tests.models.ops.wkv6.cases import Case, Operator, random_case, run
 
 pytest.importorskip("cuda.core", reason="the optional group [cuda] is not installed")
 
@@ -23,7 +23,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("arch", "size"), [("sm_90", 64), *OTHERS])
-def test_every_kernel_compiles(arch, size):
+def test_every_kernel_compiles(arch: str, size: int) -> None:
     library = cuda.libraries[size]
     cubin = library.compile_for(arch)
     assert cubin[:4] == b"\x7fELF"
@@ -31,7 +31,9 @@ def test_every_kernel_compiles(arch, size):
         assert name.encode() + b"\0" in cubin
 
 
-def test_a_head_size_without_kernels_is_left_to_the_reference(caplog, monkeypatch):
+def test_a_head_size_without_kernels_is_left_to_the_reference(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cuda.library, "load", lambda: None)  # as if there were a GPU
     for cached in (backends._notice, backends._problem):
         cached.cache_clear()
@@ -45,7 +47,7 @@ def test_a_head_size_without_kernels_is_left_to_the_reference(caplog, monkeypatc
     backends._problem.cache_clear()
 
 
-def device_case(*shape, constant=False):
+def device_case(*shape: int, constant: bool = False) -> Case:
     case = random_case(*shape, constant=constant)
     return type(case)(*(x.cuda() for x in case))
 
@@ -54,14 +56,14 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU her
 SHAPES = [(1, 1, 1, 64), (2, 300, 3, 32), (1, 20_000, 2, 64), (4, 1000, 12, 64), (1, 700, 2, 128)]
 
 
-def operator(case):
+def operator(case: Case) -> Operator:
     return wkv5 if case.w.dim() == 2 else wkv6
 
 
 @needs_gpu
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("constant", [True, False])
-def test_agrees_with_float64(shape, constant):
+def test_agrees_with_float64(shape: tuple[int, ...], constant: bool) -> None:
     case = device_case(*shape, constant=constant)
     want = run(lambda *x: operator(case)(*x, backend="reference"), case, torch.float64)
     assert_close(run(lambda *x: operator(case)(*x, backend="cuda"), case), want, 1e-5)
@@ -69,14 +71,14 @@ def test_agrees_with_float64(shape, constant):
 
 @needs_gpu
 @pytest.mark.parametrize("constant", [True, False])
-def test_results_are_deterministic(constant):
+def test_results_are_deterministic(constant: bool) -> None:
     case = device_case(2, 20_000, 2, 64, constant=constant)
     first, second = run(operator(case), case), run(operator(case), case)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @needs_gpu
-def test_safe_under_cuda_graphs():
+def test_safe_under_cuda_graphs() -> None:
     r, w, k, v, u, state = device_case(1, 5000, 2, 64)[:6]
     expected = wkv6(r, w, k, v, u, state)[0].clone()
     torch.cuda.synchronize()

@@ -1,32 +1,35 @@
 """The custom op: registration, compile, FLOPs, dtypes, and what bad input gets."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.errors import UserError
 from models.ops.wkv import wkv5, wkv5_flops, wkv6, wkv6_flops, wkv6_initial_state
 from models.ops.wkv6.reference import wkv6_sequential
-from tests.models.ops.wkv6.cases import NAMES, random_case, run
+from tests.models.ops.wkv6.cases import NAMES, Operator, random_case, run
 
 both = pytest.mark.parametrize("operator", [wkv5, wkv6])
 
 
-def make(operator, B=2, T=40, H=2, N=6):
+def make(operator: Operator, B: int = 2, T: int = 40, H: int = 2, N: int = 6) -> list[Tensor]:
     case = random_case(B, T, H, N, constant=operator is wkv5)
     return [x.clone().requires_grad_() for x in case[:6]]
 
 
 @both
 @pytest.mark.parametrize("save", [True, False])
-def test_opcheck_of_the_forward_op(operator, save):
+def test_opcheck_of_the_forward_op(operator: Operator, save: bool) -> None:
     args = make(operator) if save else [x.detach() for x in make(operator)]
     torch.library.opcheck(torch.ops.crossover.wkv6, (*args, save, "auto"))
 
 
 @both
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_opcheck_of_the_backward_op(operator, backend):
+def test_opcheck_of_the_backward_op(operator: Operator, backend: str) -> None:
     tensors = [x.detach() for x in make(operator)]
     y, out, checkpoints = torch.ops.crossover.wkv6(*tensors, True, backend)
     for grads in ((y, out), (None, out), (y, None)):
@@ -35,21 +38,21 @@ def test_opcheck_of_the_backward_op(operator, backend):
 
 
 class Mixer(torch.nn.Module):
-    def __init__(self, operator, heads, size):
+    def __init__(self, operator: Operator, heads: int, size: int) -> None:
         super().__init__()
         self.operator, self.heads = operator, heads
         self.project = torch.nn.Linear(heads * size, 4 * heads * size)
         self.decay = torch.nn.Parameter(torch.linspace(-6, 1, heads * size).view(heads, size))
         self.bonus = torch.nn.Parameter(torch.zeros(heads, size))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r, w, k, v = self.project(x).unflatten(-1, (4, self.heads, -1)).unbind(2)
         w = -self.decay.exp() if self.operator is wkv5 else -(self.decay + w).exp()
         return self.operator(r, w, k, v, self.bonus)
 
 
 @both
-def test_compiled_model_gives_the_same_results_and_gradients(operator):
+def test_compiled_model_gives_the_same_results_and_gradients(operator: Operator) -> None:
     torch.manual_seed(0)
     model, x = Mixer(operator, 2, 4), torch.randn(2, 37, 8)
     results = []
@@ -63,7 +66,7 @@ def test_compiled_model_gives_the_same_results_and_gradients(operator):
 
 
 @pytest.mark.parametrize(("operator", "flops"), [(wkv5, wkv5_flops), (wkv6, wkv6_flops)])
-def test_flop_counter_sees_both_passes(operator, flops):
+def test_flop_counter_sees_both_passes(operator: Operator, flops: Callable[..., int]) -> None:
     tensors = make(operator)
     with FlopCounterMode(display=False) as counter:
         y, _ = operator(*tensors)
@@ -73,7 +76,7 @@ def test_flop_counter_sees_both_passes(operator, flops):
     assert counter.get_total_flops() == 3 * forward
 
 
-def test_flops_are_those_of_the_recurrence():
+def test_flops_are_those_of_the_recurrence() -> None:
     B, T, H, N = 2, 3, 4, 5
     read_decay_and_add, bonus = 2 * N * N + N * N + 2 * N * N, N + 2 * N + 2 * N
     assert wkv5_flops(B, T, H, N) == B * T * H * (read_decay_and_add + bonus)
@@ -83,7 +86,9 @@ def test_flops_are_those_of_the_recurrence():
 @both
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_half_precision_is_rounded_only_at_its_edges(operator, dtype, backend):
+def test_half_precision_is_rounded_only_at_its_edges(
+    operator: Operator, dtype: torch.dtype, backend: str
+) -> None:
     r, w, k, v, u, state = (x.detach() for x in make(operator, T=70))
     r, k, v = (x.to(dtype) for x in (r, k, v))
     y, out = operator(r, w, k, v, u, state, backend=backend)
@@ -94,7 +99,7 @@ def test_half_precision_is_rounded_only_at_its_edges(operator, dtype, backend):
 
 
 @both
-def test_float64_runs_on_the_reference_and_nowhere_else(operator):
+def test_float64_runs_on_the_reference_and_nowhere_else(operator: Operator) -> None:
     case = random_case(1, 5, 1, 3, constant=operator is wkv5)
     assert run(operator, case, torch.float64)["y"].dtype == torch.float64
     with pytest.raises(UserError, match="float64"):
@@ -102,7 +107,7 @@ def test_float64_runs_on_the_reference_and_nowhere_else(operator):
 
 
 @both
-def test_missing_state_is_the_initial_state(operator):
+def test_missing_state_is_the_initial_state(operator: Operator) -> None:
     *tensors, _ = make(operator)
     given = operator(*tensors, wkv6_initial_state(2, 2, 6))
     for got, want in zip(operator(*tensors), given, strict=True):
@@ -111,10 +116,12 @@ def test_missing_state_is_the_initial_state(operator):
 
 @both
 @pytest.mark.parametrize("cut", [1, 31, 32, 39])
-def test_any_split_gives_the_same_outputs_and_gradients(operator, cut):
+def test_any_split_gives_the_same_outputs_and_gradients(operator: Operator, cut: int) -> None:
     case = random_case(2, 40, 2, 6, constant=operator is wkv5)
 
-    def in_two(r, w, k, v, u, state):
+    def in_two(
+        r: Tensor, w: Tensor, k: Tensor, v: Tensor, u: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
         ys = []
         for part in (slice(0, cut), slice(cut, None)):
             decay = w if operator is wkv5 else w[:, part]
@@ -128,7 +135,7 @@ def test_any_split_gives_the_same_outputs_and_gradients(operator, cut):
 
 
 @both
-def test_only_what_is_asked_for_needs_a_gradient(operator):
+def test_only_what_is_asked_for_needs_a_gradient(operator: Operator) -> None:
     tensors = [x.detach() for x in make(operator)]
     v = tensors[3].requires_grad_()
     _, out = operator(*tensors)
@@ -139,7 +146,7 @@ def test_only_what_is_asked_for_needs_a_gradient(operator):
 
 
 @both
-def test_strided_inputs_are_read_correctly(operator):
+def test_strided_inputs_are_read_correctly(operator: Operator) -> None:
     tensors = [x.detach() for x in make(operator, T=33)]
     strided = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in tensors]
     assert not strided[0].is_contiguous()
@@ -163,13 +170,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_input_gets_an_error_naming_the_argument(message):
+def test_bad_input_gets_an_error_naming_the_argument(message: str) -> None:
     good = dict(zip(("r", "w", "k", "v", "u", "state"), make(wkv6), strict=True))
     with pytest.raises(UserError, match=message):
         wkv6(**(good | BAD[message]))
 
 
-def test_each_operator_wants_its_own_decay():
+def test_each_operator_wants_its_own_decay() -> None:
     with pytest.raises(UserError, match=r"wkv5: w must be \[2, 6\]"):
         wkv5(*make(wkv6))
     with pytest.raises(UserError, match=r"wkv6: w must be \[2, 40, 2, 6\]"):
@@ -179,7 +186,9 @@ def test_each_operator_wants_its_own_decay():
 @both
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("hurt", ["r", "k", "v"])
-def test_nan_goes_forward_in_its_own_head_and_sequence(operator, backend, hurt):
+def test_nan_goes_forward_in_its_own_head_and_sequence(
+    operator: Operator, backend: str, hurt: str
+) -> None:
     tensors = [x.detach() for x in make(operator, T=80, H=3, N=5)]
     clean, _ = operator(*tensors, backend=backend)
     tensors["rwkv".index(hurt)][0, 17, 1, 3] = torch.nan

@@ -12,7 +12,7 @@ from models.ops.wkv import wkv7
 from models.ops.wkv7 import cuda
 from tests.models.ops.closeness import assert_close
 from tests.models.ops.cubin import resources
-from tests.models.ops.wkv7.cases import random_case, run
+from tests.models.ops.wkv7.cases import Case, random_case, run
 
 pytest.importorskip("cuda.core", reason="the optional group [cuda] is not installed")
 # One generation in every run, the others with the slow tests: each takes half a minute.
@@ -24,18 +24,18 @@ REGISTERS = 65536  # of a multiprocessor
 
 
 @functools.cache
-def cubin(arch):
+def cubin(arch: str) -> bytes:
     return cuda.library.cubin(arch).read_bytes()  # from the cache, if the source is the same
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_every_kernel_compiles(arch):
+def test_every_kernel_compiles(arch: str) -> None:
     assert cubin(arch)[:4] == b"\x7fELF"
     assert set(resources(cubin(arch))) >= set(cuda.library.kernels)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_kernels_fit_as_planned(arch):
+def test_kernels_fit_as_planned(arch: str) -> None:
     found = resources(cubin(arch))
     for dtype, width in (("bfloat16", 2), ("float16", 4), ("float32", 4)):
         for name, plan in (("forward", cuda._FORWARD), ("backward", cuda._BACKWARD)):
@@ -44,7 +44,7 @@ def test_kernels_fit_as_planned(arch):
             assert used.stack <= 256, (name, dtype)  # some addresses, kept over the loop
 
 
-def test_geometry_agrees_with_the_headers():
+def test_geometry_agrees_with_the_headers() -> None:
     numbers = {}
     for name in ("warp", "chunk", "forward", "backward", "launch_map"):
         header = (build.SOURCES / f"wkv7/{name}.h").read_text()
@@ -63,7 +63,7 @@ def test_geometry_agrees_with_the_headers():
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
-def device_case(*shape, dtype=torch.float32):
+def device_case(*shape: int, dtype: torch.dtype = torch.float32) -> Case:
     case = random_case(*shape)
     half = {name: getattr(case, name).to(dtype) for name in ("r", "k", "v", "a", "b", "grad_y")}
     case = case._replace(**half)
@@ -73,7 +73,7 @@ def device_case(*shape, dtype=torch.float32):
 @needs_gpu
 @pytest.mark.parametrize("shape", [(1, 1, 1, 64), (2, 300, 3, 64), (1, 20_000, 1, 32)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_agrees_with_float64(shape, dtype):
+def test_agrees_with_float64(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     case = device_case(*shape, dtype=dtype)
     want = run(lambda *x: wkv7(*x, backend="reference"), case, torch.float64)
     limit = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}[dtype]
@@ -81,14 +81,14 @@ def test_agrees_with_float64(shape, dtype):
 
 
 @needs_gpu
-def test_results_are_deterministic():
+def test_results_are_deterministic() -> None:
     case = device_case(2, 20_000, 2, 64, dtype=torch.bfloat16)
     first, second = run(wkv7, case), run(wkv7, case)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @needs_gpu
-def test_safe_under_cuda_graphs():
+def test_safe_under_cuda_graphs() -> None:
     inputs = device_case(1, 5000, 2, 64).inputs
     expected = wkv7(*inputs)[0].clone()
     torch.cuda.synchronize()
@@ -104,6 +104,6 @@ def test_safe_under_cuda_graphs():
 
 
 @needs_gpu
-def test_a_head_too_large_is_refused():
+def test_a_head_too_large_is_refused() -> None:
     with pytest.raises(UserError, match="head sizes"):
         wkv7(*device_case(1, 2, 1, 128).inputs, backend="cuda")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.errors import UserError
@@ -12,21 +13,21 @@ from tests.models.ops.wkv7.cases import NAMES, random_case, run
 ARGUMENTS = ("r", "w", "k", "v", "a", "b", "state")
 
 
-def make(B=2, T=40, H=2, N=8):
+def make(B: int = 2, T: int = 40, H: int = 2, N: int = 8) -> list[Tensor]:
     return [x.clone().requires_grad_() for x in random_case(B, T, H, N).inputs]
 
 
-def detached(*shape):
+def detached(*shape: int) -> list[Tensor]:
     return [x.detach() for x in make(*shape)]
 
 
 @pytest.mark.parametrize("save", [True, False])
-def test_opcheck_of_the_forward_op(save):
+def test_opcheck_of_the_forward_op(save: bool) -> None:
     args = make() if save else detached()
     torch.library.opcheck(torch.ops.crossover.wkv7, (*args, save, "auto"))
 
 
-def test_opcheck_of_the_backward_op():
+def test_opcheck_of_the_backward_op() -> None:
     *inputs, state = detached()
     y, out, checkpoints = torch.ops.crossover.wkv7(*inputs, state, True, "auto")
     for grads in ((y, out), (None, out), (y, None)):
@@ -35,18 +36,18 @@ def test_opcheck_of_the_backward_op():
 
 
 class Mixer(torch.nn.Module):
-    def __init__(self, heads, size):
+    def __init__(self, heads: int, size: int) -> None:
         super().__init__()
         self.heads = heads
         self.all = torch.nn.Linear(heads * size, 6 * heads * size)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r, w, k, v, a, b = self.all(x).unflatten(-1, (6, self.heads, -1)).unbind(2)
         kappa = torch.nn.functional.normalize(a, dim=-1)
         return wkv7(r, -0.6 * torch.sigmoid(w), k, v, -kappa, kappa * torch.sigmoid(b))
 
 
-def test_compiled_model_gives_the_same_results_and_gradients():
+def test_compiled_model_gives_the_same_results_and_gradients() -> None:
     torch.manual_seed(0)
     model, x = Mixer(2, 4), torch.randn(2, 37, 8)
     results = []
@@ -59,7 +60,7 @@ def test_compiled_model_gives_the_same_results_and_gradients():
         torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)
 
 
-def test_flop_counter_sees_both_passes():
+def test_flop_counter_sees_both_passes() -> None:
     r, *rest = make()
     with FlopCounterMode(display=False) as counter:
         y, _ = wkv7(r, *rest)
@@ -71,7 +72,7 @@ def test_flop_counter_sees_both_passes():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_half_precision_is_rounded_only_at_its_edges(dtype, backend):
+def test_half_precision_is_rounded_only_at_its_edges(dtype: torch.dtype, backend: str) -> None:
     case = random_case(2, 70, 2, 12)
     case = case._replace(**{x: getattr(case, x).to(dtype) for x in "rkvab"})
     y, out = wkv7(*case.inputs, backend=backend)
@@ -81,14 +82,14 @@ def test_half_precision_is_rounded_only_at_its_edges(dtype, backend):
     torch.testing.assert_close(out, true_out.float(), rtol=1e-5, atol=1e-5)
 
 
-def test_float64_runs_on_the_reference_and_nowhere_else():
+def test_float64_runs_on_the_reference_and_nowhere_else() -> None:
     case = random_case(1, 5, 1, 3)
     assert run(wkv7, case, torch.float64)["y"].dtype == torch.float64
     with pytest.raises(UserError, match="float64"):
         wkv7(*(x.double() for x in case.inputs), backend="cpu")
 
 
-def test_missing_state_is_the_initial_state():
+def test_missing_state_is_the_initial_state() -> None:
     *inputs, _ = make()
     B, _, H, N = inputs[0].shape
     given = wkv7(*inputs, wkv7_initial_state(B, H, N))
@@ -97,10 +98,10 @@ def test_missing_state_is_the_initial_state():
 
 
 @pytest.mark.parametrize("cut", [1, 31, 32, 39])
-def test_any_split_gives_the_same_outputs_and_gradients(cut):
+def test_any_split_gives_the_same_outputs_and_gradients(cut: int) -> None:
     case = random_case(2, 40, 2, 6)
 
-    def in_two(*inputs):
+    def in_two(*inputs: Tensor) -> tuple[Tensor, Tensor]:
         *tokens, state = inputs
         first, state = wkv7(*(x[:, :cut] for x in tokens), state)
         second, state = wkv7(*(x[:, cut:] for x in tokens), state)
@@ -111,7 +112,7 @@ def test_any_split_gives_the_same_outputs_and_gradients(cut):
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-5)
 
 
-def test_only_what_is_asked_for_needs_a_gradient():
+def test_only_what_is_asked_for_needs_a_gradient() -> None:
     inputs = detached()
     inputs[3].requires_grad_()
     _, out = wkv7(*inputs)
@@ -121,7 +122,7 @@ def test_only_what_is_asked_for_needs_a_gradient():
         assert not wkv7(*inputs)[0].requires_grad
 
 
-def test_strided_inputs_are_read_correctly():
+def test_strided_inputs_are_read_correctly() -> None:
     r, *rest = detached(2, 33, 2, 6)
     strided = r.transpose(0, 1).contiguous().transpose(0, 1)
     assert not strided.is_contiguous()
@@ -144,14 +145,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_input_gets_an_error_naming_the_argument(message):
+def test_bad_input_gets_an_error_naming_the_argument(message: str) -> None:
     good = dict(zip(ARGUMENTS, detached(), strict=True))
     with pytest.raises(UserError, match=message):
         wkv7(**(good | BAD[message]))
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_nan_stays_in_its_head_and_sequence(backend):
+def test_nan_stays_in_its_head_and_sequence(backend: str) -> None:
     inputs = detached(2, 80, 3, 4)
     clean, _ = wkv7(*inputs, backend=backend)
     inputs[2][0, 40, 1, 3] = torch.nan

@@ -2,18 +2,21 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from models.ops.wkv import wkv7
 from models.ops.wkv7.reference import _size, wkv7_sequential
 from tests.models.ops.closeness import assert_close
-from tests.models.ops.wkv7.cases import FLOOR, KINDS, decays, random_case, run
+from tests.models.ops.wkv7.cases import FLOOR, KINDS, Operator, decays, random_case, run
 
 
-def chunked(*inputs):
+def chunked(*inputs: Tensor) -> tuple[Tensor, Tensor]:
     return wkv7(*inputs, backend="reference")
 
 
-def naive(r, w, k, v, a, b, state):
+def naive(
+    r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
     """The paper's form: the state times a transition matrix, plus a rank-one update."""
     ys = []
     for t in range(r.shape[1]):
@@ -24,7 +27,7 @@ def naive(r, w, k, v, a, b, state):
 
 
 @pytest.mark.parametrize("fresh", [True, False])
-def test_sequential_is_the_papers_recurrence(fresh):
+def test_sequential_is_the_papers_recurrence(fresh: bool) -> None:
     case = random_case(2, 21, 2, 5, fresh=fresh)
     got = run(wkv7_sequential, case, torch.float64)
     assert_close(got, run(naive, case, torch.float64), 1e-12)
@@ -32,13 +35,13 @@ def test_sequential_is_the_papers_recurrence(fresh):
 
 @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 64, 101])
 @pytest.mark.parametrize("fresh", [True, False])
-def test_chunked_form_and_its_backward_are_exact(length, fresh):
+def test_chunked_form_and_its_backward_are_exact(length: int, fresh: bool) -> None:
     case = random_case(2, length, 2, 7, seed=length, fresh=fresh)
     got = run(chunked, case, torch.float64)
     assert_close(got, run(wkv7_sequential, case, torch.float64), 1e-11)
 
 
-def test_chunked_form_passes_gradcheck():
+def test_chunked_form_passes_gradcheck() -> None:
     case = random_case(1, 34, 1, 2)
     inputs = [x.double().requires_grad_() for x in case.inputs]
     assert torch.autograd.gradcheck(chunked, inputs)
@@ -46,7 +49,7 @@ def test_chunked_form_passes_gradcheck():
 
 @pytest.mark.parametrize("operator", [wkv7_sequential, chunked])
 @pytest.mark.parametrize("floor", [True, False])
-def test_float32_is_close_to_float64(operator, floor):
+def test_float32_is_close_to_float64(operator: Operator, floor: bool) -> None:
     case = random_case(1, 200, 2, 64)
     if floor:
         case = case._replace(w=torch.full_like(case.w, FLOOR))
@@ -54,7 +57,7 @@ def test_float32_is_close_to_float64(operator, floor):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_decay(kind):
+def test_any_decay(kind: str) -> None:
     case = random_case(2, 70, 2, 8)
     case = case._replace(w=decays(kind, case.w), a=case.a / 2)
     want = run(wkv7_sequential, case._replace(w=case.w.clamp(min=-1e4)), torch.float64)
@@ -62,7 +65,7 @@ def test_any_decay(kind):
     assert_close(run(chunked, case), want, 2e-5)
 
 
-def test_chunks_are_as_long_as_the_decays_allow():
+def test_chunks_are_as_long_as_the_decays_allow() -> None:
     w = torch.zeros(1, 64, 1, 4)
     assert _size(w + FLOOR) == 32
     assert _size(w - 3) == 16

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import accumulate, pairwise
+from typing import Any
 
 import pytest
 
@@ -22,12 +23,12 @@ QUIET = CounterReading(
 )
 
 
-def rule(threads=2, cores=2, **changes) -> bool:
+def rule(threads: int = 2, cores: int = 2, **changes: Any) -> bool:
     one = replace(QUIET, **changes)
     return is_disturbed(one, one, threads, cores)
 
 
-def test_a_repeat_alone_on_its_machine_is_not_disturbed():
+def test_a_repeat_alone_on_its_machine_is_not_disturbed() -> None:
     assert not rule()
     assert not rule(waited=0.4, wakes=20_000), "threads that sleep and wake need no others for it"
     assert not is_disturbed(CounterReading(1.0, 0.99), CounterReading(1.0, 0.99), 1, 1)
@@ -43,16 +44,16 @@ def test_a_repeat_alone_on_its_machine_is_not_disturbed():
         {"waited": None, "busy": 2.9},
     ],
 )
-def test_delay_by_others_is_seen(changes):
+def test_delay_by_others_is_seen(changes: dict[str, Any]) -> None:
     assert rule(**changes)
 
 
-def test_others_on_cores_that_are_left_over_do_not_disturb():
+def test_others_on_cores_that_are_left_over_do_not_disturb() -> None:
     assert not rule(threads=1, cores=2, cpu=1.0, busy=1.98)
     assert rule(threads=1, cores=2, cpu=1.0, busy=2.2)
 
 
-def test_short_repeats_are_judged_within_a_window():
+def test_short_repeats_are_judged_within_a_window() -> None:
     """Ticks of 10 ms say nothing about a repeat of 1 ms, but about a quarter of a second."""
     each = CounterReading(0.01, 0.02, 0, 0.0, 10, 0.02, 0.0, 0.0)
     tick = replace(each, busy=0.03)
@@ -73,7 +74,7 @@ def test_short_repeats_are_judged_within_a_window():
     assert all(found[:30]) and not any(found[60:])
 
 
-def test_a_half_width_shrinks_with_repeats():
+def test_a_half_width_shrinks_with_repeats() -> None:
     few, many = [1.0, 1.02, 0.98, 1.01, 0.99], [1.0, 1.02, 0.98, 1.01, 0.99] * 10
     assert 0.005 < relative_half_width(few) < 0.03
     assert relative_half_width(many) < relative_half_width(few) / 2
@@ -103,18 +104,20 @@ ASKED = replace(TASK, repeats=3, relative_half_width=0.02, repeat_seconds=1e9)
         ([1.0, 2.0] * 25, [False] * 50, True),
     ],
 )
-def test_repeats_go_on_until_the_point_is_sure(seconds, disturbed, enough):
+def test_repeats_go_on_until_the_point_is_sure(
+    seconds: list[float], disturbed: list[bool], enough: bool
+) -> None:
     assert series(seconds, disturbed).is_enough(ASKED) is enough
 
 
-def test_repeats_end_with_their_time_and_their_number_can_be_fixed():
+def test_repeats_end_with_their_time_and_their_number_can_be_fixed() -> None:
     noisy = series([1.0, 1.3, 0.8], [False] * 3)
     assert not noisy.is_enough(ASKED)
     assert noisy.is_enough(replace(ASKED, repeat_seconds=3.0))
     assert noisy.is_enough(replace(ASKED, relative_half_width=0.0))
 
 
-def test_every_repeat_has_its_counters():
+def test_every_repeat_has_its_counters() -> None:
     facts = timing.repeat(
         replace(TASK, device="cpu"), NONE, lambda: None, lambda _: sum(range(10_000))
     ).facts(NONE)
@@ -126,7 +129,7 @@ def test_every_repeat_has_its_counters():
 
 
 @pytest.mark.parametrize(("used", "free"), [(0.1, 4), (0.9, 3), (1.9, 2), (7.0, 1)])
-def test_free_cores(monkeypatch, used, free):
+def test_free_cores(monkeypatch: pytest.MonkeyPatch, used: float, free: int) -> None:
     counted = iter([(10.0, 0.0), (10.0 + used * 0.01, 0.0)])
     monkeypatch.setattr(disturbance, "_cores_in_use", lambda: next(counted))
     monkeypatch.setattr(disturbance, "allowed", lambda: [0, 1, 2, 3])
