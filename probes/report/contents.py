@@ -122,6 +122,8 @@ def contents(analysis: Analysis) -> Contents:
         "use": cost_tables.efficiency(analysis),
         "failed": tables.failed(analysis),
     }
+    count = len(dataset.rows)
+    rows = f"All {count:,} rows" if count > 1 else "The row"
     return Contents(
         title="Crossover report: " + ", ".join(map(phrases.name, dataset.all_series)),
         headline=narrative.headline(dataset, analysis.comparisons),
@@ -138,23 +140,16 @@ def contents(analysis: Analysis) -> Contents:
         ),
         tables={name: table for name, table in made.items() if table.caption or table.lines},
         method=tables.method(analysis),
-        raw=_raw(len(dataset.rows)),
+        raw=f"{rows} behind this page, every repeat included, {'are' if count > 1 else 'is'} "
+        "inside this file and in rows.csv beside it.",
     )  # fmt: skip
-
-
-def _raw(count: int) -> str:
-    rows = f"All {count:,} rows" if count > 1 else "The row"
-    return (
-        f"{rows} behind this page, every repeat included, {'are' if count > 1 else 'is'} inside "
-        "this file and in rows.csv beside it."
-    )
 
 
 # ---- who is cheaper where ------------------------------------------------------------------------
 
 
 def _ranges(analysis: Analysis) -> Ranges | None:
-    """One track per batch-1 comparison."""
+    """One track per batch-1 comparison: which model needs less at which length."""
     drawn = [
         comparison for comparison in analysis.comparisons
         if comparison.kind != "missing" and comparison.measure.sweep == "batch_1"
@@ -167,27 +162,21 @@ def _ranges(analysis: Analysis) -> Ranges | None:
     several = len(analysis.dataset.pairs) > 1
     tracks, titled = [], set()
     for comparison in drawn:
-        tracks.append(_track(comparison, comparison.measure not in titled, several))
+        places = ", ".join(units.tokens(crossing.number) for crossing in comparison.crossings)
+        parts = [f"crosses at {places}"] if places else []
+        if runs := phrases.undecided_runs(comparison):
+            parts.append(phrases.not_decided(runs))
+        what = "; ".join(parts) or "no crossover in range"
+        track = Track(
+            title="" if comparison.measure in titled else comparison.measure.title,
+            what=f"{phrases.pair(comparison)}: {what}" if several else what,
+            verdict=phrases.verdict(comparison),
+            stretches=tuple(winning_ranges.stretches(comparison)),
+            crossings=tuple(_crossings([comparison])),
+        )
+        tracks.append(track)
         titled.add(comparison.measure)
     return Ranges(RANGES, tuple(ticks), tuple(tracks))
-
-
-def _track(comparison: Comparison, titled: bool, several: bool) -> Track:
-    places = ", ".join(units.tokens(crossing.number) for crossing in comparison.crossings)
-    parts = [f"crosses at {places}"] if places else []
-    if runs := phrases.undecided_runs(comparison):
-        parts.append(phrases.not_decided(runs))
-    what = "; ".join(parts) or "no crossover in range"
-    if several:
-        pair = (comparison.recurrent.series, comparison.attention.series)
-        what = f"{' / '.join(map(phrases.name, pair))}: {what}"
-    return Track(
-        comparison.measure.title if titled else "",
-        what,
-        phrases.verdict(comparison),
-        tuple(winning_ranges.stretches(comparison)),
-        tuple(_crossings([comparison])),
-    )
 
 
 def _crossings(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
@@ -262,11 +251,8 @@ def _ratio(comparison: Comparison, length: int) -> str:
     ends = ""
     if ratio.ends:
         ends = f" ({' to '.join(map(units.significant, ratio.ends))})"
-    pair = (
-        f"{phrases.name(comparison.recurrent.series)} / {phrases.name(comparison.attention.series)}"
-    )
     side = phrases.SIDES[comparison.sides[length]]
-    return f"{pair} = {units.significant(ratio.number)}{ends}, {side}"
+    return f"{phrases.pair(comparison)} = {units.significant(ratio.number)}{ends}, {side}"
 
 
 def values(curve: Curve) -> list[dict[str, Any]]:

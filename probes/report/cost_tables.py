@@ -8,7 +8,6 @@ from typing import Any
 from core import units
 from probes.analysis import costs
 from probes.analysis.analysis import Analysis
-from probes.analysis.crossovers import Comparison
 from probes.analysis.facts import DECODED, FILLED, USED
 from probes.analysis.ratios import ABOVE
 from probes.report import phrases
@@ -30,20 +29,17 @@ def losses(analysis: Analysis) -> Table:
     if lost:
         caption += " The last column has the length where that is clearest, by the interval."
     headings = ("measure", "#lengths lost", "pair", "lost at, tokens", "clearest")
-    return Table(caption, headings, tuple(_lost(comparison) for comparison in lost))
-
-
-def _lost(comparison: Comparison) -> Line:
-    dearer = comparison.on(ABOVE)
-    where = units.listing([units.tokens(length) for length in dearer])
-    if len(dearer) == len(comparison.lengths):
-        where = f"at every length {phrases.compared(comparison)}"
-    pair = (
-        f"{phrases.name(comparison.recurrent.series)} / {phrases.name(comparison.attention.series)}"
-    )
-    example = phrases.loss_example(comparison, max(dearer, key=comparison.sure))
-    cells = (f"{len(dearer)} of {len(comparison.lengths)}", pair, where, example)
-    return Line(comparison.measure.title, cells, 1)
+    lines = []
+    for comparison in lost:
+        dearer = comparison.on(ABOVE)
+        where = units.listing([units.tokens(length) for length in dearer])
+        if len(dearer) == len(comparison.lengths):
+            where = f"at every length {phrases.compared(comparison)}"
+        count = f"{len(dearer)} of {len(comparison.lengths)}"
+        example = phrases.loss_example(comparison, max(dearer, key=comparison.sure))
+        cells = (count, phrases.pair(comparison), where, example)
+        lines.append(Line(comparison.measure.title, cells, 1))
+    return Table(caption, headings, tuple(lines))
 
 
 # ---- tables of them ------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from core import units
-from core.interval import Interval
 from probes.analysis.analysis import Analysis
 from probes.analysis.crossovers import Curve
 from probes.analysis.dataset import Dataset, Series
@@ -58,14 +57,9 @@ def draw_all(analysis: Analysis, folder: Path) -> list[Path]:
         measures = [BY_KEY[key] for key in keys if key in analysis.curves]
         if measures:
             figure = _panels(analysis, measures, overview=file == "crossover.png")
-            paths.append(_save(figure, folder / file))
+            figure.savefig(folder / file, format="png", dpi=160)
+            paths.append(folder / file)
     return paths
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with path.open("wb") as file:
-        figure.savefig(file, format="png", dpi=160)
-    return path
 
 
 def _panels(analysis: Analysis, measures: Sequence[Measure], overview: bool) -> Figure:
@@ -78,11 +72,28 @@ def _panels(analysis: Analysis, measures: Sequence[Measure], overview: bool) -> 
         _panel(axes, analysis, measure, with_state=overview and measure.key == "memory")
         for comparison in compared if len(analysis.dataset.pairs) == 1 else []:
             for crossing in comparison.crossings:
-                _mark_crossing(axes, crossing)
+                if crossing.ends:
+                    axes.axvspan(*crossing.ends, color=INK, alpha=0.08, linewidth=0)
+                axes.axvline(crossing.number, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+                axes.annotate(
+                    f"crossover\n{units.tokens(crossing.number)} tokens", (crossing.number, 0.02),
+                    xycoords=axes.get_xaxis_transform(), xytext=(6, 0), textcoords="offset points",
+                    fontsize=8.5, color=INK, va="bottom",
+                )  # fmt: skip
             if runs := phrases.undecided_runs(comparison):
-                _mark_undecided(
-                    axes, runs, "" if comparison.crossings else phrases.not_decided(runs)
-                )
+                # Hollow, hatched stretches: the least certain comparison must not look the most
+                # certain.
+                text = "" if comparison.crossings else phrases.not_decided(runs)
+                for low, high in runs:
+                    axes.axvspan(
+                        low / 1.06, high * 1.06,
+                        facecolor="none", edgecolor=GRID, hatch="///", linewidth=0,
+                    )  # fmt: skip
+                axes.annotate(
+                    text.replace(" between", "\nbetween").replace(" at", "\nat"),
+                    (runs[0][0], 0.02), xycoords=axes.get_xaxis_transform(), xytext=(6, 0),
+                    textcoords="offset points", fontsize=8.5, color=INK, va="bottom",
+                )  # fmt: skip
     figure.supxlabel(literal(_where(analysis.dataset)), fontsize=7.5, color=MUTED)
     return figure
 
@@ -108,32 +119,42 @@ def _panel(axes: Axes, analysis: Analysis, measure: Measure, with_state: bool) -
     ends = []
     for curve, dashes, suffix in drawn:
         if curve.measured or curve.disturbed:
-            _draw_curve(axes, curve, colours[curve.series.label], dashes)
+            colour = colours[curve.series.label]
+            points = [curve.measured[length] for length in sorted(curve.measured)]
+            lengths = [point.length for point in points]
+            marker = "o" if curve.series.recurrent else "s"
+            for point in curve.disturbed:
+                axes.plot(
+                    point.length, point.value, marker,
+                    markersize=5, color=colour, markerfacecolor="none",
+                )  # fmt: skip
+            if any(len(point.values) > 1 for point in points):
+                low, high = zip(*(point.quartiles for point in points), strict=True)
+                axes.fill_between(lengths, low, high, color=colour, alpha=0.18, linewidth=0)
+            values = [point.value for point in points]
+            axes.plot(
+                lengths, values, dashes, marker=marker, markersize=4.5, color=colour, linewidth=1.8
+            )
         if curve.measured:
             last = max(curve.measured.values(), key=lambda point: point.length)
             text = literal(phrases.name(curve.series)) + suffix
             ends.append((last.length, last.value, text, colours[curve.series.label]))
     title = "Peak training memory, and state (dashed)" if with_state else measure.title
     failed = [curve for curve in analysis.curves[measure.key] if curve.failed]
-    _dress(axes, measure, title, rows_above=len(failed))
+    kind = "bytes" if measure.unit == "B" else "time"
+    dress(axes, title, "context length, tokens", f"{kind} per {measure.per}", len(failed))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.tokens(round(value))))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: units.round_quantity(value, measure.unit))
+    )
+    if measure.unit == "s":
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=12))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
+    axes.margins(x=0.06, y=0.12)
     for place, curve in enumerate(reversed(failed)):
         _draw_failures(axes, curve, colours[curve.series.label], place)
     _label_ends(axes, ends)
-
-
-def _draw_curve(axes: Axes, curve: Curve, colour: str, dashes: str) -> None:
-    points = [curve.measured[length] for length in sorted(curve.measured)]
-    lengths = [point.length for point in points]
-    marker = "o" if curve.series.recurrent else "s"
-    for point in curve.disturbed:
-        axes.plot(
-            point.length, point.value, marker, markersize=5, color=colour, markerfacecolor="none"
-        )
-    if any(len(point.values) > 1 for point in points):
-        low, high = zip(*(point.quartiles for point in points), strict=True)
-        axes.fill_between(lengths, low, high, color=colour, alpha=0.18, linewidth=0)
-    values = [point.value for point in points]
-    axes.plot(lengths, values, dashes, marker=marker, markersize=4.5, color=colour, linewidth=1.8)
 
 
 def _draw_failures(axes: Axes, curve: Curve, colour: str, place: int) -> None:
@@ -152,26 +173,17 @@ def _draw_failures(axes: Axes, curve: Curve, colour: str, place: int) -> None:
         )  # fmt: skip
 
 
-def _dress(axes: Axes, measure: Measure, title: str, rows_above: int) -> None:
+def dress(axes: Axes, title: str, x: str, y: str, rows_above: int = 0) -> None:
+    """Title, with room for `rows_above` rows below it, labels of both axes, and a grid."""
     axes.set_title(
         title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=8 + 12 * rows_above
     )
-    axes.set_xlabel("context length, tokens", fontsize=9, color=MUTED)
-    kind = "bytes" if measure.unit == "B" else "time"
-    axes.set_ylabel(f"{kind} per {measure.per}", fontsize=9, color=MUTED)
+    axes.set_xlabel(x, fontsize=9, color=MUTED)
+    axes.set_ylabel(y, fontsize=9, color=MUTED)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
     axes.grid(True, color=GRID, linewidth=0.8)
-    axes.tick_params(colors=MUTED, labelsize=8.5, length=0)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.tokens(round(value))))
-    axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: units.round_quantity(value, measure.unit))
-    )
-    if measure.unit == "s":
-        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=12))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_locator(NullLocator())
-    axes.margins(x=0.06, y=0.12)
+    axes.tick_params(colors=MUTED, labelsize=8.5, which="both", length=0)
 
 
 def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
@@ -194,27 +206,3 @@ def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
             textcoords="offset points", va="center", fontsize=9, fontweight="bold", color=colour,
             annotation_clip=False,
         )  # fmt: skip
-
-
-def _mark_crossing(axes: Axes, crossing: Interval) -> None:
-    if crossing.ends:
-        axes.axvspan(*crossing.ends, color=INK, alpha=0.08, linewidth=0)
-    axes.axvline(crossing.number, color=INK, linewidth=1, linestyle=(0, (3, 2)))
-    axes.annotate(
-        f"crossover\n{units.tokens(crossing.number)} tokens", (crossing.number, 0.02),
-        xycoords=axes.get_xaxis_transform(), xytext=(6, 0), textcoords="offset points",
-        fontsize=8.5, color=INK, va="bottom",
-    )  # fmt: skip
-
-
-def _mark_undecided(axes: Axes, runs: Sequence[tuple[int, int]], text: str) -> None:
-    """Hollow, hatched stretches: the least certain comparison must not look the most certain."""
-    for low, high in runs:
-        axes.axvspan(
-            low / 1.06, high * 1.06, facecolor="none", edgecolor=GRID, hatch="///", linewidth=0
-        )
-    axes.annotate(
-        text.replace(" between", "\nbetween").replace(" at", "\nat"),
-        (runs[0][0], 0.02), xycoords=axes.get_xaxis_transform(), xytext=(6, 0),
-        textcoords="offset points", fontsize=8.5, color=INK, va="bottom",
-    )  # fmt: skip

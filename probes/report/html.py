@@ -33,7 +33,21 @@ Span = tuple[str, str, str]
 
 def page(analysis: Analysis, contents: Contents) -> str:
     """The whole file as text."""
-    data = _data(analysis, contents)
+    all_series = analysis.dataset.all_series
+    data = {
+        "arms": [
+            {
+                "label": series.label,
+                "name": phrases.name(series),
+                "recurrent": series.recurrent,
+                "colour": colour(all_series, series),
+            }
+            for series in all_series
+        ],
+        "charts": [_chart(analysis, chart) for chart in contents.charts],
+        "columns": list(COLUMNS),
+        "rows": [flat(row) for row in analysis.dataset.rows],
+    }
     colours = {arm["label"]: arm["colour"] for arm in data["arms"]}
     study: dict[str, Any] = {"scaling": None}
     if analysis.scaling:
@@ -108,24 +122,6 @@ def _spans(track: Track, colours: dict[str, str], low: int, high: int) -> list[S
 
 
 # ---- charts --------------------------------------------------------------------------------------
-
-
-def _data(analysis: Analysis, contents: Contents) -> dict[str, Any]:
-    all_series = analysis.dataset.all_series
-    return {
-        "arms": [
-            {
-                "label": series.label,
-                "name": phrases.name(series),
-                "recurrent": series.recurrent,
-                "colour": colour(all_series, series),
-            }
-            for series in all_series
-        ],
-        "charts": [_chart(analysis, chart) for chart in contents.charts],
-        "columns": list(COLUMNS),
-        "rows": [flat(row) for row in analysis.dataset.rows],
-    }
 
 
 def _chart(analysis: Analysis, chart: Chart) -> dict[str, Any]:

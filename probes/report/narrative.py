@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from core import units
 from probes.analysis import crossovers
@@ -17,7 +16,6 @@ from probes.analysis.dataset import Dataset, Series
 from probes.analysis.facts import cut_every
 from probes.analysis.ratios import ABOVE, BELOW, EQUAL
 from probes.report import phrases
-from probes.rows import Row
 
 SHAPES = "a + bT, a + bT log T and a + bT + cT²"
 
@@ -30,7 +28,15 @@ def headline(dataset: Dataset, comparisons: Sequence[Comparison]) -> str:
         needs = "a crossover needs a recurrent and an attention model"
         return f"Only {shown} {were} measured: {needs}."
     if is_too_busy(comparisons):
-        return _busy([row for row in dataset.rows if row.is_disturbed])
+        # A measurement is a point in one process: that is what the command repeats.
+        disturbed = [row for row in dataset.rows if row.is_disturbed]
+        count = len(disturbed)
+        kept = all("remeasure=0" in row.command.split() for row in disturbed)
+        but = " without remeasure=0" if kept else ""
+        return (
+            f"This machine was too busy to say; run the same command again{but}: it repeats the "
+            f"{count:,} disturbed measurement{'' if count == 1 else 's'}."
+        )
     same = _answering(comparisons)
     if not same:
         done = (
@@ -40,8 +46,25 @@ def headline(dataset: Dataset, comparisons: Sequence[Comparison]) -> str:
     measure = same[0].measure
     if len(same) == 1:
         return _answer(same[0])
+    # In how many pairs of one measure the recurrent model does what.
+    compared = f"{len(same)} pairs of a recurrent and an attention model"
+    parts = []
+    if crossing := [comparison for comparison in same if comparison.kind == "crosses"]:
+        first = min(crossing, key=lambda comparison: comparison.crossings[0].number)
+        parts.append(
+            f"the recurrent model overtakes attention in {len(crossing)} of {compared}, first at "
+            f"about {units.tokens(first.crossings[0].number)} tokens of context "
+            f"({phrases.name(first.recurrent.series)} against "
+            f"{phrases.name(first.attention.series)})"
+        )
+    for kind, does in PAIRS.items():
+        if count := len([comparison for comparison in same if comparison.kind == kind]):
+            who = "it" if parts else f"of {compared} the recurrent one"
+            parts.append(f"in {count} {who} {does}")
     every = len([comparison for comparison in comparisons if comparison.measure == measure])
-    return f"In {measure.noun}, {_counts(same)}{_uncompared(every - len(same), every)}."
+    if every > len(same):
+        parts.append(f"{every - len(same)} of all {every} pairs could not be compared")
+    return f"In {measure.noun}, {'; '.join(parts)}."
 
 
 PAIRS = {
@@ -53,45 +76,6 @@ PAIRS = {
     "never": "is cheaper at no length compared",
 }
 """By kind of comparison, what a recurrent model does in so many pairs."""
-
-
-def _counts(same: Sequence[Comparison]) -> str:
-    """In how many pairs of one measure the recurrent model does what."""
-    every = f"{len(same)} pairs of a recurrent and an attention model"
-    parts = []
-    if crossing := [comparison for comparison in same if comparison.kind == "crosses"]:
-        first = min(crossing, key=lambda comparison: comparison.crossings[0].number)
-        parts.append(
-            f"the recurrent model overtakes attention in {len(crossing)} of {every}, first at "
-            f"about {units.tokens(first.crossings[0].number)} tokens of context "
-            f"({phrases.name(first.recurrent.series)} against "
-            f"{phrases.name(first.attention.series)})"
-        )
-    for kind, does in PAIRS.items():
-        if count := len([comparison for comparison in same if comparison.kind == kind]):
-            parts.append(f"in {count} it {does}" if parts else _first(count, every, does))
-    return "; ".join(parts)
-
-
-def _first(count: int, every: str, does: str) -> str:
-    return f"in {count} of {every} the recurrent one {does}"
-
-
-def _uncompared(count: int, every: int) -> str:
-    return f"; {count} of all {every} pairs could not be compared" if count else ""
-
-
-def _busy(disturbed: Sequence[Row]) -> str:
-    """A measurement is a point in one process: that is what the command repeats."""
-    count = len(disturbed)
-    kept = all("remeasure=0" in row.command.split() for row in disturbed)
-    return (
-        f"This machine was too busy to say; run the same command again{BUT if kept else ''}: it "
-        f"repeats the {count:,} disturbed measurement{'' if count == 1 else 's'}."
-    )
-
-
-BUT = " without remeasure=0"
 
 
 def is_too_busy(comparisons: Sequence[Comparison]) -> bool:
@@ -228,7 +212,19 @@ def _losses(
     mine = phrases.spoken(pair[0])
     sentences = [text for comparison in compared if (text := _loss(comparison))]
     sentences += [text for comparison in comparisons if (text := _lost_points(comparison))]
-    unknown = _unknown(comparisons)
+    # What was measured and is not compared.
+    missing = [comparison for comparison in comparisons if comparison.kind == "missing"]
+    unknown = []
+    if nouns := [comparison.measure.noun for comparison in missing if comparison.disturbed]:
+        unknown.append(
+            f"Other processes disturbed too many points to compare {units.listing(nouns)}."
+        )
+    if nouns := [
+        comparison.measure.noun
+        for comparison in missing
+        if comparison.lengths and not comparison.disturbed
+    ]:
+        unknown.append(f"One length alone is too little to compare {units.listing(nouns)}.")
     quality, worse = _quality(dataset, pair)
     if worse:
         sentences.append(quality)
@@ -246,7 +242,7 @@ def _losses(
         text = f"{units.capital(mine)} lost at no length compared here; other lengths may differ."
     else:
         text = "There is not enough here to say where either model loses."
-    text = " ".join(filter(None, [text, unknown]))
+    text = " ".join([text, *unknown])
     return text if worse else f"{text} {quality}"
 
 
@@ -257,22 +253,6 @@ def _is_open(comparisons: Sequence[Comparison]) -> bool:
 
 def _failed(comparison: Comparison) -> bool:
     return bool(comparison.recurrent.failed or comparison.attention.failed)
-
-
-def _unknown(comparisons: Sequence[Comparison]) -> str:
-    """What was measured and is not compared: others disturbed it too much, or one length is all
-    that both have."""
-    missing = [comparison for comparison in comparisons if comparison.kind == "missing"]
-    said = []
-    if nouns := [comparison.measure.noun for comparison in missing if comparison.disturbed]:
-        said.append(f"Other processes disturbed too many points to compare {units.listing(nouns)}.")
-    if nouns := [
-        comparison.measure.noun
-        for comparison in missing
-        if comparison.lengths and not comparison.disturbed
-    ]:
-        said.append(f"One length alone is too little to compare {units.listing(nouns)}.")
-    return " ".join(said)
 
 
 def _lost_points(comparison: Comparison) -> str:
@@ -344,22 +324,18 @@ def _quality(dataset: Dataset, pair: tuple[Series, Series]) -> tuple[str, bool]:
     if mean:
         numbers += f", over {len(mine)} and {len(other)} trainings"
     first, second = phrases.spoken(pair[0]), phrases.spoken(pair[1])
-    start = "After training on the same tokens" if _alike(mine, other) else "After unlike trainings"
+    names = ("data_fingerprint", "tokens", "order_hash")
+    ours, theirs = (
+        {tuple(run.get(name) for name in names) for run in runs} for runs in (mine, other)
+    )
+    alike = ours == theirs and not any(None in facts for facts in ours)
+    start = "After training on the same tokens" if alike else "After unlike trainings"
     if shown[0] == shown[1]:
         text = f"{start} both predict new text equally well: {numbers}."
         return text + notes, False
     word = "less well" if loss[0] > loss[1] else "better"
     text = f"{start} {first} predicts new text {word} than {second}: {numbers}."
     return text + notes, loss[0] > loss[1]
-
-
-def _alike(mine: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> bool:
-    """Whether both were trained on the same tokens in the same order."""
-    names = ("data_fingerprint", "tokens", "order_hash")
-    first, second = (
-        {tuple(run.get(name) for name in names) for run in runs} for runs in (mine, other)
-    )
-    return first == second and not any(None in facts for facts in first)
 
 
 def _explanation(mine: str, attention: Sequence[Series]) -> str:
@@ -395,11 +371,17 @@ def _explanation(mine: str, attention: Sequence[Series]) -> str:
 
 def _wins(comparisons: Sequence[Comparison], mine: str) -> str:
     compared = [comparison for comparison in comparisons if comparison.kind != "missing"]
-    examples = [
-        f"{comparison.measure.noun} ({_win(comparison)})"
-        for comparison in compared
-        if comparison.on(BELOW)
-    ]
+    examples = []
+    for comparison in compared:
+        # The clearest of several lengths, if one is clearer than the others, by its interval.
+        cheaper = sorted(comparison.on(BELOW), key=comparison.sure)
+        if not cheaper:
+            continue
+        example = phrases.win_example(comparison, cheaper[0])
+        if len(cheaper) > 1:
+            sure = [units.times(1 / comparison.sure(length)) for length in cheaper[:2]]
+            example = f"{'most clearly' if sure[0] != sure[1] else 'for example'} {example}"
+        examples.append(f"{comparison.measure.noun} ({example})")
     if not compared:
         return ""
     if not examples:
@@ -409,16 +391,6 @@ def _wins(comparisons: Sequence[Comparison], mine: str) -> str:
             return f"{units.capital(mine)} won at no length that both finished."
         return f"{units.capital(mine)} won at no length compared here."
     return f"{units.capital(mine)} wins in {units.listing(examples)}."
-
-
-def _win(comparison: Comparison) -> str:
-    """The clearest of several lengths, if one is clearer than the others, by its interval."""
-    best, *others = sorted(comparison.on(BELOW), key=comparison.sure)
-    example = phrases.win_example(comparison, best)
-    if not others:
-        return example
-    sure = [units.times(1 / comparison.sure(length)) for length in (best, others[0])]
-    return f"{'most clearly' if sure[0] != sure[1] else 'for example'} {example}"
 
 
 def _growth(compared: Sequence[Comparison]) -> str:

@@ -45,6 +45,11 @@ def spoken(series: Series) -> str:
     return series.title + series.label.removeprefix(series.model)
 
 
+def pair(comparison: Comparison) -> str:
+    """`RWKV-4 / GPT`: the recurrent and the attention model of a comparison."""
+    return f"{name(comparison.recurrent.series)} / {name(comparison.attention.series)}"
+
+
 def interval(crossing: Interval) -> str:
     """The 95 % interval in words."""
     if crossing.ends is None:
@@ -296,8 +301,8 @@ def reason(comparison: Comparison) -> str:
     """What to know about a comparison; the `reason` of crossover.json."""
     if comparison.kind == "missing":
         return missing_reason(comparison)
-    pair = f"{comparison.recurrent.series.label} against {comparison.attention.series.label}"
-    return f"{pair}, {span(comparison)}: {comparison.note}"
+    labels = f"{comparison.recurrent.series.label} against {comparison.attention.series.label}"
+    return f"{labels}, {span(comparison)}: {comparison.note}"
 
 
 def failures(curve: Curve, measure: Measure) -> str:

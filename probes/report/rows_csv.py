@@ -41,11 +41,11 @@ def csv_text(rows: Sequence[Row]) -> str:
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(map(_inert, flat(row)) for row in rows)
+    for row in rows:
+        # Rows may come from anywhere: a text that a spreadsheet would compute as a formula gets an
+        # apostrophe in front.
+        writer.writerow(
+            f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
+            for value in flat(row)
+        )
     return buffer.getvalue()
-
-
-def _inert(value: Any) -> Any:
-    """A text that a spreadsheet would compute as a formula, behind an apostrophe: rows may come
-    from anywhere."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value

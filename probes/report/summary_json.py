@@ -69,14 +69,28 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
             "local": slope.bend.local.plain() if slope.bend else None,
             "aicc": slope.growth.weights if slope.growth else None,
         }
+    crossovers = {}
+    for comparison in analysis.comparisons:
+        pair = f"{comparison.recurrent.series.label}/{comparison.attention.series.label}"
+        key = comparison.measure.key if single else f"{comparison.measure.key}:{pair}"
+        crossovers[key] = _crossover(comparison)
     return {
-        "crossovers": {
-            _key(comparison, single): _crossover(comparison) for comparison in analysis.comparisons
-        },
+        "crossovers": crossovers,
         "slopes": by_series,
         "models": analysis.models,
         "baselines": analysis.baselines,
-        "curves": _curves(analysis),
+        "curves": {
+            measure.key: {
+                "title": measure.title,
+                "unit": measure.unit,
+                "per": measure.per,
+                "probe": measure.probe,
+                "sweep": measure.sweep,
+                "points": {curve.series.label: values(curve) for curve in curves},
+            }
+            for measure in MEASURES
+            if (curves := analysis.curves.get(measure.key))
+        },
         "costs": analysis.costs,
         "latencies": analysis.latencies,
         "use": analysis.use,
@@ -91,11 +105,6 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
 def _named(name: str, interval: Interval) -> dict[str, float | None]:
     """An interval whose value goes by another name."""
     return {name: interval.value, "low": interval.low, "high": interval.high}
-
-
-def _key(comparison: Comparison, single: bool) -> str:
-    pair = f"{comparison.recurrent.series.label}/{comparison.attention.series.label}"
-    return comparison.measure.key if single else f"{comparison.measure.key}:{pair}"
 
 
 def _crossover(comparison: Comparison) -> dict[str, Any]:
@@ -120,20 +129,4 @@ def _crossover(comparison: Comparison) -> dict[str, Any]:
         "models": [comparison.recurrent.series.label, comparison.attention.series.label],
         "sweep": comparison.measure.sweep,
         "interval": INTERVAL,
-    }
-
-
-def _curves(analysis: Analysis) -> dict[str, Any]:
-    """The points of every curve, by measure and model."""
-    return {
-        measure.key: {
-            "title": measure.title,
-            "unit": measure.unit,
-            "per": measure.per,
-            "probe": measure.probe,
-            "sweep": measure.sweep,
-            "points": {curve.series.label: values(curve) for curve in curves},
-        }
-        for measure in MEASURES
-        if (curves := analysis.curves.get(measure.key))
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from core import units
 from probes.analysis.analysis import Analysis
-from probes.analysis.crossovers import BEND, LOCAL, Comparison
+from probes.analysis.crossovers import BEND, LOCAL
 from probes.analysis.metrics import MEASURES, Measure
 from probes.report import phrases
 from probes.report.markup import Line, Table, of_series
@@ -65,38 +65,31 @@ def crossovers(analysis: Analysis) -> Table:
     headings = ("measure", "#crossover, tokens", "#crossings", "95 % interval",
                 "compared over, tokens", "sweep",
                 *(["pair"] if several else []), "note")  # fmt: skip
-    lines = [_crossover(comparison, several) for comparison in analysis.comparisons]
+    lines = []
+    for comparison in analysis.comparisons:
+        crossing, missing = comparison.crossover, comparison.kind == "missing"
+        length = "none in range" if comparison.none_in_range else "not decided"
+        if crossing:
+            length = units.tokens(crossing.number)
+        elif missing:
+            length = ""
+        interval = phrases.interval(crossing).removeprefix(phrases.INTERVAL) if crossing else ""
+        ends = [
+            units.tokens(end) for end in sorted({*comparison.lengths[:1], *comparison.lengths[-1:]})
+        ]
+        cells = [
+            length,
+            "" if missing else str(len(comparison.crossings)),
+            interval,
+            " to ".join(ends),
+            comparison.measure.sweep.replace("_", " "),
+            *([phrases.pair(comparison)] if several else []),
+            phrases.reason(comparison)
+            if missing
+            else f"{phrases.name(comparison.recurrent.series)}: {comparison.note}",
+        ]
+        lines.append(Line(comparison.measure.title, tuple(cells), 2))
     return Table(caption, headings, tuple(lines))
-
-
-def _crossover(comparison: Comparison, several: bool) -> Line:
-    mine, other = (
-        phrases.name(comparison.recurrent.series),
-        phrases.name(comparison.attention.series),
-    )
-    crossing = comparison.crossover
-    length = "none in range" if comparison.none_in_range else "not decided"
-    if crossing:
-        length = units.tokens(crossing.number)
-    elif comparison.kind == "missing":
-        length = ""
-    shown = phrases.interval(crossing).removeprefix(phrases.INTERVAL) if crossing else ""
-    span = ""
-    if comparison.lengths:
-        ends = [units.tokens(length) for length in (comparison.lengths[0], comparison.lengths[-1])]
-        span = ends[0] if len(comparison.lengths) == 1 else " to ".join(ends)
-    cells = [
-        length,
-        str(len(comparison.crossings)) if comparison.kind != "missing" else "",
-        shown,
-        span,
-        comparison.measure.sweep.replace("_", " "),
-        *([f"{mine} / {other}"] if several else []),
-        phrases.reason(comparison)
-        if comparison.kind == "missing"
-        else f"{mine}: {comparison.note}",
-    ]
-    return Line(comparison.measure.title, tuple(cells), 2)
 
 
 def slopes(analysis: Analysis) -> Table:
@@ -158,10 +151,6 @@ def method(analysis: Analysis) -> Method:
             kernels = "; ".join(f"{n}: {', '.join(k)}" for n, k in series.backends(probe).items())
             used.append(f"{probe} – {kernels or 'unknown'}")
         facts[f"Kernels of {phrases.name(series)}"] = ", ".join(used)
-    return Method(_how(analysis), facts, tuple(machine["command"]))
-
-
-def _how(analysis: Analysis) -> str:
     machine = analysis.machine
     few, many = machine["processes_of_a_point"]
     if many > 1:
@@ -181,12 +170,14 @@ def _how(analysis: Analysis) -> str:
     turns = ""
     if len(analysis.dataset.all_series) > 1:
         turns = f" Models take turns in a random order (seed {machine['seed']})."
-    return (
+    return Method(
         f"Each point is measured in {how}, with a limit on time and memory, and repeated after an "
         f"untimed warm-up.{turns} A value is {value}; a point whose processes were all disturbed "
         f"takes no part in anything. {intervals} A ratio is taken from processes measured "
         "side by side, without those that a burst has hit, so it can differ from that of two "
-        "values. Times of training cover the forward and the backward pass."
+        "values. Times of training cover the forward and the backward pass.",
+        facts,
+        tuple(machine["command"]),
     )
 
 

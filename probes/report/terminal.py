@@ -83,12 +83,13 @@ def _table(analysis: Analysis) -> Table | None:
         if len(dataset.pairs) > 1:
             table.title += f" (1 of {len(dataset.pairs)} pairs)"
     columns = {key: [_curve(analysis, series, key) for series in pair] for key in keys}
-    _heading(table, "context")
+    headings = ["context"]
     for key, curves in columns.items():
-        for curve in curves:
-            _heading(table, f"{key}\n{phrases.name(curve.series)}")
+        headings += [f"{key}\n{phrases.name(curve.series)}" for curve in curves]
         if key == keys[0] and dataset.pairs:
-            _heading(table, "ratio")
+            headings.append("ratio")
+    for heading in headings:
+        table.add_column(heading, justify="right", overflow="fold")
     comparison = _comparison(comparisons, BY_KEY[keys[0]], pair)
     curves = [curve for several in columns.values() for curve in several]
     for length in sorted({point.length for curve in curves for point in curve.points}):
@@ -114,10 +115,6 @@ def _curve(analysis: Analysis, series: Series, key: str) -> Curve:
         (curve for curve in analysis.curves.get(key, []) if curve.series == series),
         Curve(series, ()),
     )
-
-
-def _heading(table: Table, text: str) -> None:
-    table.add_column(text, justify="right", overflow="fold")
 
 
 def _cell(curve: Curve, length: int, measure: Measure) -> str:

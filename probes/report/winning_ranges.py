@@ -21,18 +21,7 @@ class Stretch:
 
 
 def stretches(comparison: Comparison) -> list[Stretch]:
-    """In order, from the shortest length compared to the longest."""
-    named = {
-        BELOW: phrases.name(comparison.recurrent.series),
-        ABOVE: phrases.name(comparison.attention.series),
-        UNDECIDED: "not decided",
-        EQUAL: "equal",
-    }
-    return [Stretch(start, end, side, named[side]) for start, end, side in _joined(comparison)]
-
-
-def _joined(comparison: Comparison) -> list[tuple[float, float, str]]:
-    """From, to and side of every stretch.
+    """The stretches in order, from the shortest length compared to the longest.
 
     The side between two measured lengths is theirs, where they agree, and changes at the crossing
     where one is decided between them; towards a length that is not decided, and not within the
@@ -62,18 +51,21 @@ def _joined(comparison: Comparison) -> list[tuple[float, float, str]]:
                 break
         else:
             first, second = comparison.sides[start], comparison.sides[end]
-            edges.append((start, end, _between(first, second)))
+            if UNDECIDED in (first, second):
+                side = UNDECIDED
+            else:
+                side = first if second in (first, EQUAL) else second
+            edges.append((start, end, side))
     joined: list[tuple[float, float, str]] = []
     for left, right, side in edges:
         if joined and joined[-1][2] == side:
             joined[-1] = (joined[-1][0], right, side)
         else:
             joined.append((left, right, side))
-    return joined
-
-
-def _between(first: str, second: str) -> str:
-    """The side between two measured lengths without a decided crossing."""
-    if UNDECIDED in (first, second):
-        return UNDECIDED
-    return first if first == second or second == EQUAL else second
+    named = {
+        BELOW: phrases.name(comparison.recurrent.series),
+        ABOVE: phrases.name(comparison.attention.series),
+        UNDECIDED: "not decided",
+        EQUAL: "equal",
+    }
+    return [Stretch(start, end, side, named[side]) for start, end, side in joined]

@@ -59,8 +59,14 @@ def write_report(
     dataset = collect(runs, allow_mixed)
     check_writable(out, "out")
     report = compose(analyse(dataset, (slope_from, slope_to), price), out)
-    with writing(out, "out"):
-        _save(report)
+    # The page comes last: when it is new, everything it stands beside is new too.
+    with writing(out, "out"), filling(out, last="index.html") as aside:
+        _write(aside / "crossover.json", json.dumps(report.summary, indent=2) + "\n")
+        _write(aside / "rows.csv", csv_text(dataset.rows))
+        figures.draw_all(report.analysis, aside)
+        if report.analysis.scaling:
+            scaling_figure.save(report.analysis.scaling, aside)
+        _write(aside / "index.html", _page(report))
     return report
 
 
@@ -75,19 +81,6 @@ def compose(analysis: Analysis, out: Path) -> Report:
     if said:
         summary["page"] = said.plain()
     return Report(analysis, said, summary, out)
-
-
-def _save(report: Report) -> None:
-    """Write every file; all are finished before the first is renamed."""
-    analysis = report.analysis
-    # The page comes last: when it is new, everything it stands beside is new too.
-    with filling(report.out, last="index.html") as aside:
-        _write(aside / "crossover.json", json.dumps(report.summary, indent=2) + "\n")
-        _write(aside / "rows.csv", csv_text(analysis.dataset.rows))
-        figures.draw_all(analysis, aside)
-        if analysis.scaling:
-            scaling_figure.save(analysis.scaling, aside)
-        _write(aside / "index.html", _page(report))
 
 
 def _page(report: Report) -> str:
