@@ -14,25 +14,23 @@ if __name__ == "__main__":
     script("benchmarks.decode:main")
 
 
-import argparse
-import importlib.metadata
-import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import IO, Any
+from typing import Any
 
 import torch
 
-from core.environment import commit, cpu_name
+from benchmarks.harness import Row, interleave, parse, parser, publish, table, timed, version
+from benchmarks.processes import Child
 from models.meta import build_meta
 from models.registry import ModelSpec
 
 LAYERS, WIDTH = 12, 768
 VOCAB = {"rwkv4": 50277, "rwkv7": 65536}
 TARGETS = {"rwkv4": "models.rwkv4.RWKV4", "rwkv7": "models.rwkv7.RWKV7"}
+COLUMNS = ("decoding, B=1, fp32", "ours, tokens/s", "GB/s", "rwkv package", "ratio (min to max)")
 
 CHILD = """
 import os, sys, time
@@ -55,42 +53,41 @@ for line in sys.stdin:
 
 def main() -> None:
     """Time both versions and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=20, help="decoded per round")
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    threads = torch.get_num_threads()
-    print(f"{cpu_name()}, {threads} threads, torch {torch.__version__}, {commit()}")
-    try:
-        print(f"rwkv {importlib.metadata.version('rwkv')}")
-    except importlib.metadata.PackageNotFoundError:
+    made = parser(__doc__, rounds=5)
+    made.add_argument("--tokens", type=int, default=20, help="decoded per round")
+    arguments = parse(made)
+    if version("rwkv") is None:
         sys.exit("the rwkv package is not installed: pip install -e '.[dev]'")
-    print("\n| decoding, B=1, fp32 | ours, tokens/s | GB/s | rwkv package | ratio (min to max) |")
-    print("|---|--:|--:|--:|--:|")
-    for name in TARGETS:
-        print(row(name, arguments.tokens, arguments.rounds))
+    rows = (row(name, arguments.tokens, arguments.rounds) for name in TARGETS)
+    title = "Decoding beside the package rwkv"
+    publish(title, table(COLUMNS, rows), packages=("rwkv",), arguments=arguments)
 
 
-def row(name: str, tokens: int, rounds: int) -> str:
-    """Tokens per second of ours and theirs, in alternating rounds after an untimed one."""
+def row(name: str, tokens: int, rounds: int) -> Row:
+    """Tokens per second of ours and theirs, in turns after an untimed round."""
     model = random_model(name)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         torch.save(model.state_dict(), path.with_suffix(".pth"))
         argument = str(path) if name == "rwkv7" else str(path.with_suffix(".pth"))
-        with Peer(name, argument) as peer:
-            ours, theirs = [], []
-            for number in range(rounds + 1):
-                pair = decode(model, tokens), peer.decode(tokens)
-                if number:
-                    ours.append(tokens / pair[0])
-                    theirs.append(tokens / pair[1])
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+        with Child(["-c", CHILD, name, argument, str(torch.get_num_threads())]) as package:
+            if package.answer() != "ready":
+                raise RuntimeError("the rwkv package could not load the weights")
+            pieces = {
+                "ours": partial(decode, model, tokens),
+                "theirs": lambda: package.seconds(str(tokens)),
+            }
+            seconds = interleave(pieces, rounds)
+    ours, theirs = (seconds[which].rates(tokens) for which in pieces)
     weights = sum(p.numel() * 4 for p in model.parameters()) - model.emb.weight.numel() * 4
-    return (
-        f"| {name}, {LAYERS} x {WIDTH}, V={VOCAB[name]} | {median(ours):.1f} | "
-        f"{median(ours) * weights / 1e9:.1f} | {median(theirs):.1f} | "
-        f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
+    return Row(
+        f"{name}, {LAYERS} x {WIDTH}, V={VOCAB[name]}",
+        (
+            f"{ours.median:.1f}",
+            f"{ours.median * weights / 1e9:.1f}",
+            f"{theirs.median:.1f}",
+            ours.over(theirs).spread(),
+        ),
     )
 
 
@@ -99,7 +96,6 @@ def random_model(name: str) -> Any:
     config = {"vocab_size": VOCAB[name], "n_layer": LAYERS, "n_embd": WIDTH}
     model = build_meta(ModelSpec(name, "0.1b", TARGETS[name], config))
     model = model.to_empty(device="cpu").eval()
-    torch.manual_seed(0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     return model
@@ -110,43 +106,10 @@ def decode(model: Any, tokens: int) -> float:
     """Seconds for `tokens` single steps from an early position."""
     _, state = model(torch.tensor([[1, 2, 3]]), model.init_state(1))
     token = torch.tensor([[5]])
-    began = time.perf_counter()
-    for _ in range(tokens):
-        _, state = model(token, state)
-    return time.perf_counter() - began
 
+    def steps() -> None:
+        nonlocal state
+        for _ in range(tokens):
+            _, state = model(token, state)
 
-class Peer:
-    """The `rwkv` package in a child process, which decodes when told to."""
-
-    def __init__(self, name: str, path: str) -> None:
-        threads = str(torch.get_num_threads())
-        command = [sys.executable, "-c", CHILD, name, path, threads]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-
-    def __enter__(self) -> Peer:
-        if self._answer() != "ready":
-            raise RuntimeError("the rwkv package could not load the weights")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def decode(self, tokens: int) -> float:
-        """Seconds for `tokens` single steps."""
-        pipe: IO[str] | None = self._process.stdin
-        assert pipe is not None
-        pipe.write(f"{tokens}\n")
-        pipe.flush()
-        return float(self._answer())
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+    return timed(steps)()

@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-import random
 import re
-import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.harness import Row, Samples, interleave, timed_on_gpu
+from benchmarks.operators import passes
 from models.ops import backends
 from models.ops.wkv import wkv4
 
-FLUSH_BYTES = 256 << 20  # written before each time, so that nothing is found in the cache
-
-
-class Row(NamedTuple):
-    """One line of the record."""
-
-    what: str
-    measured: str
-    goal: str
-
-
-def inputs(B: int, T: int, C: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """w from -1e-4 to -20 over the channels, u, k, v."""
-    w = -torch.logspace(-4, 1.3, C)[torch.randperm(C)]
-    return [w, torch.randn(C), *(torch.randn(B, T, C).to(dtype) for _ in range(2))]
-
-
-def forward(given: list[Tensor], backend: str) -> Callable[[], object]:
-    """A call without gradients."""
-    w, u, k, v = (x.detach() for x in given)
-    return lambda: wkv4(w, u, k, v, backend=backend)
-
-
-def training(given: list[Tensor], backend: str) -> Callable[[], object]:
-    """A call and the gradients of w, u, k, v."""
-    leaves = [x.detach().requires_grad_() for x in given]
-    w, u, k, v = leaves
-    grad = torch.randn_like(k)
-    return lambda: torch.autograd.grad(wkv4(w, u, k, v, backend=backend)[0], leaves, grad)
-
-
-GPU_GOALS = {
+WARMUP = 3
+GOALS = {
     "forward, B=1, T=65536, C=768, minimal bytes over copy bandwidth": ">= 75 %",
     "forward, B=8, T=4096, C=4096, minimal bytes over copy bandwidth": ">= 75 %",
     "against the official kernel, forward + backward, B=1, T=65536, C=768": ">= 30x",
@@ -56,54 +26,51 @@ GPU_GOALS = {
 }
 
 
-def gpu_rows(rounds: int, official: Path | None) -> list[Row]:
+def inputs(B: int, T: int, C: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """w from -1e-4 to -20 over the channels, u, k, v."""
+    w = -torch.logspace(-4, 1.3, C)[torch.randperm(C)]
+    return [w, torch.randn(C), *(torch.randn(B, T, C).to(dtype) for _ in range(2))]
+
+
+def wkv4_pass(given: list[Tensor], backend: str, backward: bool) -> Callable[[], Any]:
+    """A call of the operator; with `backward` and the gradients of w, u, k, v."""
+    leaves = [x.detach().requires_grad_(backward) for x in given]
+    return passes(lambda *leaves: wkv4(*leaves, backend=backend)[0], leaves, backward)
+
+
+def gpu_times(pieces: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Samples]:
+    """Seconds of each piece by CUDA events, with a cold cache."""
+    return interleave({name: timed_on_gpu(work) for name, work in pieces.items()}, rounds, WARMUP)
+
+
+def gpu_rows(rounds: int, official: Path | None) -> Iterator[Row]:
     """Bandwidth, the official kernel, a million tokens; bf16 in and out, cold cache."""
     if backends.report()["cuda"] != "ready":
-        return [Row(f"GPU, {what}", "not measured", goal) for what, goal in GPU_GOALS.items()]
+        yield from (Row(f"GPU, {what}", ("not measured", goal)) for what, goal in GOALS.items())
+        return
     source = torch.empty(1 << 29, dtype=torch.bfloat16, device="cuda")
-    copied = gpu_times({"copy": source.clone}, rounds)["copy"]
-    bandwidth = 2 * source.nbytes / copied
+    bandwidth = 2 * source.nbytes / gpu_times({"copy": source.clone}, rounds)["copy"].median
     del source
-    rows = [Row("GPU, copy bandwidth", f"{bandwidth / 1e12:.2f} TB/s", "")]
-    for what, goal in GPU_GOALS.items():
+    yield Row("GPU, copy bandwidth", (f"{bandwidth / 1e12:.2f} TB/s",))
+    for what, goal in GOALS.items():
         B, T, C = (int(x) for x in re.findall(r"[BTC]=(\d+)", what))
         given = [x.cuda() for x in inputs(B, T, C, torch.bfloat16)]
-        both = "backward" in what
-        pieces = {"ours": (training if both else forward)(given, "cuda")}
-        if "official" in what:
-            problem = add_official(pieces, given, official)
-            if problem:
-                rows.append(Row(f"GPU, {what}", f"not measured: {problem}", goal))
-                continue
-        medians = gpu_times(pieces, rounds)
-        ms = f"{1e3 * medians['ours']:.3f} ms"
-        if "official" in medians:
-            ms = f"{medians['official'] / medians['ours']:.1f}x ({ms})"
+        pieces = {"ours": wkv4_pass(given, "cuda", "backward" in what)}
+        if "official" in what and (problem := add_official(pieces, given, official)):
+            yield Row(f"GPU, {what}", (f"not measured: {problem}", goal))
+            continue
+        seconds = gpu_times(pieces, rounds)
+        ours = seconds["ours"].median
+        measured = f"{1e3 * ours:.3f} ms"
+        if "official" in seconds:
+            measured = f"{seconds['official'].median / ours:.1f}x ({measured})"
         elif "bandwidth" in what:
-            ms = f"{3 * given[2].nbytes / medians['ours'] / bandwidth:.0%} ({ms})"
-        rows.append(Row(f"GPU, {what}", ms, goal))
-    return rows
-
-
-def gpu_times(pieces: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds by CUDA events, in random order, the cache flushed before each."""
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
-    times: dict[str, list[float]] = {name: [] for name in pieces}
-    for number in range(rounds + 3):
-        for name in random.sample(list(pieces), len(pieces)):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            flush.zero_()
-            start.record()
-            pieces[name]()
-            end.record()
-            end.synchronize()
-            if number >= 3:
-                times[name].append(start.elapsed_time(end) / 1e3)
-    return {name: statistics.median(values) for name, values in times.items()}
+            measured = f"{3 * given[2].nbytes / ours / bandwidth:.0%} ({measured})"
+        yield Row(f"GPU, {what}", (measured, goal))
 
 
 def add_official(
-    pieces: dict[str, Callable[[], object]], given: list[Tensor], folder: Path | None
+    pieces: dict[str, Callable[[], Any]], given: list[Tensor], folder: Path | None
 ) -> str | None:
     """Add RWKV-LM's kernel, built by nvcc for this length; or say why not."""
     if folder is None:

@@ -12,15 +12,18 @@ if __name__ == "__main__":
     script("benchmarks.wkv7:main")
 
 
-import argparse
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.gpu import Row, gpu_times
+from benchmarks.gpu import gpu_times
+from benchmarks.harness import Row, parse, parser, publish, table
+from benchmarks.operators import ABOVE, largest_error, passes, poisoned, results
 from models.ops import backends
 from models.ops.nvrtc import CudaLibrary
 from models.ops.wkv import wkv7
@@ -45,12 +48,9 @@ yardstick = CudaLibrary(
 
 def main() -> None:
     """Print what `check_rows` and `time_rows` find."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=10, help="times of each piece")
-    arguments = parser.parse_args()
-    torch.manual_seed(0)
-    for row in (*check_rows(), *time_rows(arguments.rounds)):
-        print(" | ".join(row), flush=True)
+    arguments = parse(parser(__doc__, rounds=10))
+    rows = itertools.chain(check_rows(), time_rows(arguments.rounds))
+    publish("WKV-7 on a GPU", table(("what", "measured", "goal"), rows), arguments=arguments)
 
 
 def inputs(B: int, T: int, H: int, dtype: torch.dtype, device: str) -> list[Tensor]:
@@ -63,97 +63,59 @@ def inputs(B: int, T: int, H: int, dtype: torch.dtype, device: str) -> list[Tens
     return [r, w, k, v, a, b, state]
 
 
-def call(given: list[Tensor], backend: str) -> tuple[Tensor, Tensor]:
+def call(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
     """wkv7 of the seven tensors of `inputs`."""
-    r, w, k, v, a, b, state = given
-    return wkv7(r, w, k, v, a, b, state, backend)
+    return lambda *given: wkv7(*given, backend)
 
 
-# ---------------------------------------------------------------- checks
-
-
-def check_rows() -> list[Row]:
+def check_rows() -> Iterator[Row]:
     """The worst of all results' errors against fp64, for every shape and dtype."""
     if backends.report()["cuda"] != "ready":
-        return [Row("WKV-7 on a GPU, errors", "not measured", "")]
+        yield Row("WKV-7 on a GPU, errors", ("not measured",))
+        return
     error = Usual(inputs(2, 64, 2, torch.bfloat16, "cuda"), both=True).error()
-    rows = [Row("WKV-7, error of the usual kernel, bfloat16", f"{error:.1e}", "")]
-    for shape in CHECKED:
-        for dtype, tolerance in TOLERANCES.items():
-            what = f"WKV-7, error, B={shape[0]}, T={shape[1]}, H={shape[2]}, {dtype}"
-            rows.append(Row(what, worst(*shape, dtype), f"<= {tolerance:g}"))
-    return rows
+    yield Row("WKV-7, error of the usual kernel, bfloat16", (f"{error:.1e}",))
+    for shape, (dtype, tolerance) in itertools.product(CHECKED, TOLERANCES.items()):
+        what = f"WKV-7, error, B={shape[0]}, T={shape[1]}, H={shape[2]}, {dtype}"
+        yield Row(what, (worst(*shape, dtype), f"<= {tolerance:g}"))
 
 
 def worst(B: int, T: int, H: int, dtype: torch.dtype) -> str:
     """Largest error of any result over its largest true value, and which result it is."""
     given = inputs(B, T, H, dtype, "cuda")
     weights = [torch.randn_like(given[0]), torch.randn_like(given[-1])]
-    true = results(given, weights, "reference", torch.float64)
-    torch.use_deterministic_algorithms(True)  # fills new tensors with NaN
-    got = results(given, weights, "cuda", None)
-    torch.use_deterministic_algorithms(False)
-    errors = {
-        name: float((x - y).abs().max() / y.abs().max().clamp(min=0.1))
-        if x.isfinite().all()
-        else float("inf")
-        for name, x, y in zip(NAMES, got, true, strict=True)
-    }
-    name = max(errors, key=lambda name: errors[name])
-    verdict = "" if errors[name] <= TOLERANCES[dtype] else " **above the limit**"
-    return f"{errors[name]:.1e} ({name}){verdict}"
+    true = results(call("reference"), given, weights, torch.float64, "cuda")
+    with poisoned():
+        got = results(call("cuda"), given, weights, None, "cuda")
+    error, place = largest_error(got, true)
+    return f"{error:.1e} ({NAMES[place]}){'' if error <= TOLERANCES[dtype] else ABOVE}"
 
 
-def results(
-    given: list[Tensor], weights: list[Tensor], backend: str, dtype: torch.dtype | None
-) -> list[Tensor]:
-    """y, the state and all gradients, in fp64; computed in `dtype`, if not None."""
-    leaves = [x.to(dtype or x.dtype, copy=True).requires_grad_() for x in given]
-    out = call(leaves, backend)
-    grads = torch.autograd.grad(
-        out, leaves, [x.to(y.dtype) for x, y in zip(weights, out, strict=True)]
-    )
-    return [x.detach().double() for x in (*out, *grads)]
-
-
-# ---------------------------------------------------------------- times
-
-
-def time_rows(rounds: int) -> list[Row]:
+def time_rows(rounds: int) -> Iterator[Row]:
     """bf16, cold cache; ours, and how many times as long the yardstick takes."""
-    if backends.report()["cuda"] != "ready":
-        return [
-            Row(f"WKV-7 on a GPU, {what}", "not measured", goal) for what, goal in GOALS.items()
-        ]
-    rows = []
     for what, goal in GOALS.items():
-        B, T, H = (int(x) for x in re.findall(r"[BTH]=(\d+)", what))
-        given = inputs(B, T, H, torch.bfloat16, "cuda")
-        both = "backward" in what
-        pieces = {"ours": training(given) if both else forward(given)}
-        if T % 16 == 0:
-            pieces["yardstick"] = Usual(given, both)
-        medians = gpu_times(pieces, rounds)
-        measured = f"{1e3 * medians['ours']:.3f} ms"
-        if "yardstick" in medians:
-            ratio = medians["yardstick"] / medians["ours"]
-            measured = (
-                f"{ratio:.1f}x ({measured}, usual kernel {1e3 * medians['yardstick']:.2f} ms)"
-            )
-        rows.append(Row(f"WKV-7 on a GPU, {what}", measured, goal))
-    return rows
+        measured = "not measured"
+        if backends.report()["cuda"] == "ready":
+            measured = measure(what, rounds)
+        yield Row(f"WKV-7 on a GPU, {what}", (measured, goal))
 
 
-def forward(given: list[Tensor]) -> Callable[[], object]:
-    """A call without gradients."""
-    return lambda: call(given, "cuda")
-
-
-def training(given: list[Tensor]) -> Callable[[], object]:
-    """A call and all gradients."""
-    leaves = [x.detach().requires_grad_() for x in given]
-    grad = torch.randn_like(given[0])
-    return lambda: torch.autograd.grad(call(leaves, "cuda")[0], leaves, grad)
+def measure(what: str, rounds: int) -> str:
+    """The time of the case that `what` names."""
+    B, T, H = (int(x) for x in re.findall(r"[BTH]=(\d+)", what))
+    given, both = inputs(B, T, H, torch.bfloat16, "cuda"), "backward" in what
+    leaves = [x.detach().requires_grad_(both) for x in given]
+    pieces: dict[str, Callable[[], Any]] = {
+        "ours": passes(lambda *leaves: call("cuda")(*leaves)[0], leaves, both)
+    }
+    if T % 16 == 0:
+        pieces["yardstick"] = Usual(given, both)
+    seconds = gpu_times(pieces, rounds)
+    ours = seconds["ours"].median
+    if "yardstick" not in seconds:
+        return f"{1e3 * ours:.3f} ms"
+    usual = seconds["yardstick"].median
+    return f"{usual / ours:.1f}x ({1e3 * ours:.3f} ms, usual kernel {1e3 * usual:.2f} ms)"
 
 
 class Usual:
@@ -184,7 +146,7 @@ class Usual:
         """Largest error of y and the gradients over their largest true value."""
         self()
         leaves = [x.double().requires_grad_() for x in self.inputs]
-        y, _ = call([*leaves, self.start.double()], "reference")
+        y, _ = call("reference")(*leaves, self.start.double())
         true = [y.detach(), *torch.autograd.grad(y, leaves, self.grad_y.double())]
         return max(
             float((x - t).abs().max() / t.abs().max())

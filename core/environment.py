@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy
-import psutil
 import torch
 
 from core.errors import UserError
@@ -36,6 +35,8 @@ def describe_device(kind: str) -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(0)
         name, memory = properties.name, properties.total_memory
     else:
+        import psutil  # here, because benchmarks of a GPU need nothing but torch
+
         name, memory = cpu_name(), psutil.virtual_memory().total
     return {
         "kind": kind,
@@ -50,7 +51,7 @@ def versions() -> dict[str, str]:
     packages = {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "numpy": numpy.__version__,
+        "numpy": importlib.metadata.version("numpy"),
         "system": f"{platform.system()} {platform.release()}",
         "crossover": commit(),
     }

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import yaml
-
 from core.errors import UserError
 
 MOST_JSON = 16 << 20  # bytes
@@ -102,6 +100,8 @@ def read_object(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, without tags and anchors: those can run code or fill memory."""
+    import yaml  # here, because benchmarks of a GPU need nothing but torch
+
     text = read_text(path, MOST_YAML)
     try:
         _check_yaml(text)
@@ -250,6 +250,8 @@ def _check_text(text: str) -> None:
 
 def _check_yaml(text: str) -> None:
     """Refuse anchors, a few lines of which expand to gigabytes, and what is nested too deeply."""
+    import yaml  # here, because benchmarks of a GPU need nothing but torch
+
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if getattr(event, "anchor", None) is not None:

@@ -19,6 +19,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     check_shapes("rotate", _SHAPES, (x, cos, sin))
     if native(x):
         return _rotate(x, cos, sin, 1)
+    return plain(x, cos, sin)
+
+
+def plain(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Compute `rotate` in torch, in fp32 at least."""
     wide = torch.float32 if x.dtype in NATIVE_DTYPES else x.dtype
     first, second = x.to(wide).chunk(2, dim=-1)  # [B, T, H, N/2]
     cos, sin = cos[:, None], sin[:, None]  # [T, 1, N/2]
