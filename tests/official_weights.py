@@ -48,14 +48,15 @@ def official_weights(version: str, layers: int = LAYERS, seed: int = 0) -> dict[
         if version != "rwkv4":
             norm(f"{att}ln_x")
 
+        mixes: dict[str, tuple[str, ...]] = {}
         if version == "rwkv4":
             weights[f"{att}time_decay"] = uniform(-5, 1.5, WIDTH)
             weights[f"{att}time_first"] = normal(WIDTH, scale=0.5)
-            mixes = {att: ("time_mix_k", "time_mix_v", "time_mix_r")}
+            mixes[att] = ("time_mix_k", "time_mix_v", "time_mix_r")
             mixes[ffn] = ("time_mix_k", "time_mix_r")
         elif version == "rwkv5":
             weights[f"{att}time_decay"] = uniform(-5, 1.5, heads, HEAD)
-            mixes = {att: ("time_mix_k", "time_mix_v", "time_mix_r", "time_mix_g")}
+            mixes[att] = ("time_mix_k", "time_mix_v", "time_mix_r", "time_mix_g")
             mixes[ffn] = ("time_mix_k", "time_mix_r")
         elif version == "rwkv6":
             mix, decay = RANKS["mix"], RANKS["decay"]
@@ -64,7 +65,7 @@ def official_weights(version: str, layers: int = LAYERS, seed: int = 0) -> dict[
             weights[f"{att}time_decay"] = vector(-5, 1)
             weights[f"{att}time_decay_w1"] = matrix(WIDTH, decay) * 0.5
             weights[f"{att}time_decay_w2"] = normal(decay, WIDTH, scale=0.3)
-            mixes = {att: tuple(f"time_maa_{m}" for m in "xwkvrg")}
+            mixes[att] = tuple(f"time_maa_{m}" for m in "xwkvrg")
             mixes[ffn] = ("time_maa_k", "time_maa_r")
         else:
             for letter, rank in (("w", "decay"), ("a", "rate"), ("v", "value"), ("g", "gate")):
@@ -76,7 +77,8 @@ def official_weights(version: str, layers: int = LAYERS, seed: int = 0) -> dict[
             weights[f"{att}k_k"] = vector(0.5, 1)
             weights[f"{att}k_a"] = vector(0.8, 1.2)
             weights[f"{att}r_k"] = normal(heads, HEAD, scale=0.2)
-            mixes = {att: tuple(f"x_{m}" for m in "rwkvag"), ffn: ("x_k",)}
+            mixes[att] = tuple(f"x_{m}" for m in "rwkvag")
+            mixes[ffn] = ("x_k",)
 
         for prefix, names in mixes.items():
             weights |= {f"{prefix}{name}": vector() for name in names}

@@ -122,7 +122,9 @@ class Attention(Mixer):
 class AttentionBlock(Block):
     """x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
-    def __init__(self, config: Any, att: Attention, ffn: Any, norm: Callable[[Any], nn.Module]):
+    def __init__(
+        self, config: Any, att: Attention, ffn: Any, norm: Callable[[Any], nn.Module]
+    ) -> None:
         super().__init__()
         self.ln1 = norm(config)
         self.att = att

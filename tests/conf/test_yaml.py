@@ -63,7 +63,7 @@ def test_every_script_has_a_yaml_and_help(script: str) -> None:
         assert str(name) in text
     assert max(len(line) for line in text.splitlines()) <= 120
     for name, default in defaults_of(text).items():
-        value = OmegaConf.to_container(config)
+        value: Any = OmegaConf.to_container(config)
         for part in name.split("."):
             value = value[part]
         if value in (None, "", "???") or isinstance(value, dict):

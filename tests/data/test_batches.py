@@ -48,7 +48,7 @@ def corpus(conf: DataConf) -> Corpus:
 
 def index(**changes: int | str) -> BatchIndex:
     fields = {"tokens": 1000, "length": 8, "batch_size": 4, "fingerprint": "f", "seed": 0}
-    return BatchIndex(**{**fields, **changes})  # type: ignore[arg-type]
+    return BatchIndex(**{**fields, **changes})
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 17, 100, 255, 256, 257, 4097, 70_000])
@@ -86,7 +86,7 @@ def test_an_epoch_visits_every_window_once(tokens: int) -> None:
 @pytest.mark.parametrize("tokens", [9, 40, 47, 48, 49])
 def test_every_token_is_a_target_in_some_epoch(tokens: int) -> None:
     batches = index(tokens=tokens, batch_size=1)
-    seen = set()
+    seen: set[int] = set()
     for step in range(200 * batches.windows):
         start = int(batches.starts(step)[0])
         seen.update(range(start + 1, start + 1 + batches.length))

@@ -28,7 +28,7 @@ def many(count: int = 200) -> list[Document]:
 
 
 def text_conf(*paths: Path | str, **settings: object) -> DataConf:
-    return DataConf(corpus="text", paths=[str(path) for path in paths], **settings)  # type: ignore[arg-type]
+    return DataConf(corpus="text", paths=[str(path) for path in paths], **settings)
 
 
 def test_one_file_is_cut_where_nanogpt_cuts_it() -> None:

@@ -52,7 +52,7 @@ def test_a_text_without_tokens_is_refused_and_the_next_is_not(
 
 
 def conf(tokenizer: str, **settings: int) -> DataConf:
-    return DataConf(corpus="text", tokenizer=tokenizer, **settings)  # type: ignore[arg-type]
+    return DataConf(corpus="text", tokenizer=tokenizer, **settings)
 
 
 def test_recipe_and_build_follow_the_configuration() -> None:

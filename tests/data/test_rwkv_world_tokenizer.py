@@ -19,7 +19,7 @@ from data.store import prepare
 from data.text import END_OF_TEXT, StreamDecoder
 
 VOCABULARY = Path(
-    str(importlib.util.find_spec("rwkv").origin),  # type: ignore[union-attr]
+    str(importlib.util.find_spec("rwkv").origin),
 ).with_name("rwkv_vocab_v20230424.txt")
 
 

@@ -305,7 +305,11 @@ def test_ctrl_c_reaches_whoever_waits(listening: None) -> None:
         begun.set()
         end.wait(60)
 
-    threading.Thread(target=lambda: begun.wait() and signal.raise_signal(signal.SIGINT)).start()
+    def interrupt() -> None:
+        begun.wait()
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         interruptible(deaf)
     end.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -100,7 +101,7 @@ def try_files(files: Sequence[tuple[str, Path]], marker: Path, results: Path) ->
     with results.open("w", buffering=1) as file:
         for name, path in files:
             begin = time.monotonic()
-            status, text = captured(time_limit(), lambda path=path: load(path))
+            status, text = captured(time_limit(), functools.partial(load, path))
             problem = complaint(name, Ended(int(str(status or 0)), text, time.monotonic() - begin))
             if marker.exists():
                 problem = f"{name}: executed"

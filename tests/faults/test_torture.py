@@ -68,7 +68,8 @@ def test_an_edge_that_is_not_answered_in_plain_words_is_noticed(
         (tmp_path / "runs").mkdir()
         return 2
 
-    answers = [lambda: 0, lambda: 2, lambda: 1, lambda: {}[0], spin]
+    nothing: dict[int, int] = {}
+    answers = [lambda: 0, lambda: 2, lambda: 1, lambda: nothing[0], spin]
     monkeypatch.setattr(edges, "run", answer)
     told = [edges.problem_of(("train",), tmp_path) or "" for _ in range(5)]
     for text, start in zip(

@@ -47,7 +47,8 @@ def test_parameters_have_the_official_names(fresh: Any) -> None:
         names.remove(name)
     model = RWKV7(RWKV7Config(vocab_size=9, n_layer=N_LAYER, n_embd=WIDTH))
     for block in model.blocks[1:]:
-        del block.att.v0, block.att.v1, block.att.v2
+        for name in ("v0", "v1", "v2"):
+            delattr(block.att, name)
     assert_names(model, BLOCK)
     shapes = {name: tuple(p.shape) for name, p in fresh.state_dict().items()}
     assert shapes["blocks.1.att.w0"] == shapes["blocks.1.att.x_r"] == (1, 1, 128)

@@ -143,7 +143,12 @@ def undecided_rows() -> list[Row]:
 
 def failed(model: str, probe: str, length: int, status: str, **changes: Any) -> Row:
     """A point that did not finish."""
-    lost = {"seconds": [], "peak_bytes": None, "state_bytes": None, "parameters": None}
+    lost: dict[str, Any] = {
+        "seconds": [],
+        "peak_bytes": None,
+        "state_bytes": None,
+        "parameters": None,
+    }
     why = {"status": status, "error": f"{status} at {length}", "backends": {}}
     return make_row(model, probe, length, **(lost | why | changes))
 

@@ -157,6 +157,6 @@ def test_sigterm_ends_what_was_started() -> None:
 
     stages = [Stage("first"), Stage("second")]
     with pytest.raises(SystemExit) as stop:
-        demo.finish(stages)  # type: ignore[arg-type]
+        demo.finish(stages)
     assert stop.value.code == demo.TERMINATED
     assert ended == ["first", "second"] and stages[1].waits == 1

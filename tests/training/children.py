@@ -38,12 +38,13 @@ class Ended(NamedTuple):
 def server() -> Iterator[None]:
     """A fork server with the training imported; the one of other tests has other modules."""
     context: Any = multiprocessing.get_context("forkserver")
-    others = forkserver._forkserver._preload_modules
-    forkserver._forkserver._stop()
+    running: Any = forkserver._forkserver
+    others = running._preload_modules
+    running._stop()
     # An optimizer imports the compiler, which takes longer than a run.
     context.set_forkserver_preload(["tests.training.children", "torch._dynamo"])
     yield
-    forkserver._forkserver._stop()
+    running._stop()
     context.set_forkserver_preload(others)
 
 
@@ -124,4 +125,4 @@ def arrange(stops: tuple[Stop, ...], rank: int, record: Path | None) -> None:
             torch.save(batch, record / f"batch-{batch_idx:04d}-{trainer.global_rank}.pt")
         return inner(module, batch, batch_idx)
 
-    LanguageModel.training_step = training_step  # type: ignore[method-assign]
+    setattr(LanguageModel, "training_step", training_step)  # noqa: B010 - mypy allows no other way

@@ -16,7 +16,7 @@ def errors(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, float]:
         name: int((~x.isfinite()).sum()) for name, x in got.items()
     }
     return {
-        name: float((got[name].double() - true).abs().max() / max(true.abs().max(), 0.1))
+        name: float((got[name].double() - true).abs().max() / true.abs().max().clamp(min=0.1))
         for name, true in want.items()
     }
 

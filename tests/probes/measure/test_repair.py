@@ -29,15 +29,15 @@ class FakeBench:
     threads_chosen = "1 were asked for"
     answers, usable = SweepRunner.answers, SweepRunner.usable
 
-    def __init__(self, plan: Mapping[tuple[str, int], int] = (), **changes: Any) -> None:
+    def __init__(self, plan: Mapping[tuple[str, int], int] | None = None, **changes: Any) -> None:
         fields = {"lengths": [64, 128], "sweeps": ["batch_1"], "probes": ["train"], "repeats": 2}
         self.conf = ProbeConf(**fields | {"remeasure": 1e6} | changes)
         self.facts = {"device": {"threads": 1}}
         self.versions = {"crossover": "unknown"}
         self.predictor = SimpleNamespace(learn=lambda row, size: None)
-        self.plan = dict(plan)
-        self.measured = []
-        self.visits = defaultdict(int)
+        self.plan = dict(plan or {})
+        self.measured: list[tuple[str, int]] = []
+        self.visits: dict[tuple[str, int], int] = defaultdict(int)
 
     def row(self, point: Point) -> Row:
         return make_row(
@@ -61,7 +61,7 @@ class FakeBench:
 
 def run(bench: FakeBench, path: Path) -> dict[tuple[str, int], Row]:
     points = list_points(SPECS, bench.conf)
-    seen = []
+    seen: list[Row] = []
     with Screen() as screen:
         one = sweep._Sweep(bench, points, path, seen.append, screen)
         one.begin(read_rows(path), [])

@@ -98,7 +98,7 @@ def test_rows_say_what_was_measured(tmp_path: Path) -> None:
 def test_measured_again_if_more_repeats_or_another_model_are_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "probes.jsonl"
     run_sweep([transformer()], small(), path, ignore)
-    again = []
+    again: list[Row] = []
     run_sweep([transformer()], small(repeats=3), path, again.append)
     run_sweep([transformer(rope_base=500.0)], small(), path, again.append)
     run_sweep([transformer()], small(precision="bfloat16"), path, again.append)
@@ -108,7 +108,7 @@ def test_measured_again_if_more_repeats_or_another_model_are_asked_for(tmp_path:
 def test_each_process_is_a_row_and_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "probes.jsonl"
     first = run_sweep(SPECS, small(), path, ignore)
-    added = []
+    added: list[Row] = []
     rows = run_sweep(SPECS, small(processes=[3]), path, added.append)
     assert rows[:2] == first
     assert rows[2:] == added
@@ -117,7 +117,7 @@ def test_each_process_is_a_row_and_is_kept(tmp_path: Path) -> None:
     assert all(len(row.seconds) == 2 for row in rows)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:3] + lines[4:]))
-    again = []
+    again: list[Row] = []
     run_sweep(SPECS, small(processes=[3]), path, again.append)
     assert [row.key for row in again] == [read_key(lines[3])]
 
@@ -143,7 +143,7 @@ def test_failures_are_rows_and_are_tried_again(tmp_path: Path) -> None:
     assert "n_head=3" in rows["odd"].error
     assert "models.nowhere" in rows["missing"].error
     assert "error" in describe(rows["odd"])
-    again = []
+    again: list[Row] = []
     run_sweep(specs, small(), path, again.append)
     assert {row.model for row in again} == {"odd", "missing"}
 
@@ -230,7 +230,7 @@ def test_the_largest_batch_of_a_budget(tmp_path: Path) -> None:
             in row.tried  # fmt: skip
         assert row.flops and row.batch == 1
     assert run_sweep(SPECS, few, path, pytest.fail) == rows
-    again = []
+    again: list[Row] = []
     run_sweep([rwkv4()], small(probes=["max_batch"], memory_budget_gib=1 / 32), path, again.append)
     assert [row.budget_bytes for row in again] == [1 << 25], "another budget is another question"
 

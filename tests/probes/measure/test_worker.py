@@ -41,6 +41,11 @@ TASK = Task(
 )
 
 
+def built(spec: ModelSpec) -> Any:
+    """The model as the module it is."""
+    return build(spec)
+
+
 def run(**changes: Any) -> Outcome:
     return isolated.run(worker.measure, (replace(TASK, **changes),), 120)
 
@@ -56,7 +61,7 @@ def test_every_probe_of_every_model(spec: ModelSpec, probe: str) -> None:
     outcome = run(spec=spec, probe=probe)
     assert (outcome.status, outcome.error) == (OK, None)
     facts = outcome.facts
-    model = build(spec)
+    model = built(spec)
     assert len(facts["seconds"]) == 3
     assert min(facts["seconds"]) > 0
     assert facts["parameters"] == sum(p.numel() for p in model.parameters())
@@ -90,12 +95,12 @@ def test_generate_is_the_whole_text_and_stops_repeating() -> None:
     assert len(many["seconds"]) == 3
     once = run(probe="generate", spec=rwkv4(), length=32, repeat_seconds=0.0).facts
     assert len(once["seconds"]) == 1
-    assert many["flops"] == build(rwkv4()).flops(2, 32)
+    assert many["flops"] == built(rwkv4()).flops(2, 32)
 
 
 @pytest.mark.parametrize("spec", [rwkv4(), transformer()], ids=["rwkv4", "transformer"])
 def test_generate_feeds_every_token_back_and_starts_empty(spec: ModelSpec) -> None:
-    model, seen = build(spec), []
+    model, seen = built(spec), []
 
     def record(
         _module: torch.nn.Module, arguments: tuple[Any, ...], output: tuple[Tensor, Any]
@@ -111,7 +116,7 @@ def test_generate_feeds_every_token_back_and_starts_empty(spec: ModelSpec) -> No
         for (_, likeliest), (token, _) in pairwise(text):
             assert torch.equal(token, likeliest)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first, second, strict=True))
-    whole, _ = build(spec)(torch.cat([token for token, _ in first], dim=1))
+    whole, _ = built(spec)(torch.cat([token for token, _ in first], dim=1))
     assert whole.shape[1] == 20
 
 
@@ -130,7 +135,7 @@ def test_the_peak_does_not_depend_on_what_was_before() -> None:
 
 def test_time_to_first_token_leaves_the_other_logits_out() -> None:
     """At 4096 tokens and 8192 entries all logits are 128 MiB."""
-    changes = {"batch": 1, "length": 4096, "vocab_size": 8192}
+    changes: dict[str, Any] = {"batch": 1, "length": 4096, "vocab_size": 8192}
     changes["spec"] = transformer(vocab_size=8192, n_layer=1)
     logits = 4096 * 8192 * 4
     first, every = (run(probe=probe, **changes).facts for probe in ("ttft", "prefill"))
@@ -148,7 +153,7 @@ def has_operator(name: str) -> bool:
         return function(*arguments)
 
     with intercept.intercept(record):
-        build(spec_of(name)).hidden(torch.zeros(1, 2, dtype=torch.long))
+        built(spec_of(name)).hidden(torch.zeros(1, 2, dtype=torch.long))
     return any(function in intercept.MIXERS for function in calls)
 
 
@@ -162,20 +167,20 @@ def test_a_model_without_an_operator_is_measured_by_layers_only(name: str) -> No
 
 
 @pytest.mark.parametrize(
-    "model", [*(name for name in NAMES if has_operator(name)), "transformer window"]
+    "variant", [*(name for name in NAMES if has_operator(name)), "transformer window"]
 )
-def test_layer_and_operator_are_those_of_the_model(model: str) -> None:
+def test_layer_and_operator_are_those_of_the_model(variant: str) -> None:
     """What the parts are given is what they see inside a training step of the whole model."""
-    name = model.split()[0]
-    extra = {"window": 16} if "window" in model else {}
+    name = variant.split()[0]
+    extra = {"window": 16} if "window" in variant else {}
     spec = spec_of(name, n_layer=3, **extra)
-    model = build(spec)
+    model = built(spec)
     changes = {"vocab_size": spec.config["vocab_size"], "spec": spec}
     task = replace(TASK, probe="operator", **changes)
     block, stream = layer.middle(model, task)
     assert block is model.layers[1]
     mixer, operands = layer.mixing(model, task)
-    seen = {}
+    seen: dict[str, Any] = {}
     block.register_forward_pre_hook(lambda _, inputs: seen.update(stream=inputs[0]))
 
     def record(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -201,7 +206,7 @@ def test_layer_and_operator_are_those_of_the_model(model: str) -> None:
 
 def test_a_repeated_state_is_that_of_equal_sequences() -> None:
     for spec in (rwkv4(), transformer(), spec_of("rwkv7", vocab_size=VOCAB)):
-        model = build(spec).eval()
+        model = built(spec).eval()
         prompt = timing.tokens(replace(TASK, spec=spec), 12, batch=1)
         with torch.no_grad():
             _, single = model.next_logits(prompt, model.init_state(1, 16))
@@ -215,7 +220,7 @@ def test_a_repeated_state_is_that_of_equal_sequences() -> None:
 
 
 def test_flops_are_those_of_one_entry_of_seconds() -> None:
-    model = build(TASK.spec)
+    model = built(TASK.spec)
     forward = model.flops(2, 48)
     assert run(probe="prefill").facts["flops"] == forward
     assert run(probe="train").facts["flops"] == 3 * forward
@@ -243,7 +248,7 @@ def test_training_in_lower_precision(precision: str) -> None:
 def test_peak_of_a_model_of_known_size(baseline: int) -> None:
     """80 MiB of weights: once in prefill, with their gradients in training."""
     spec = transformer(n_embd=512, n_layer=6, n_head=8, n_ffn=None)
-    weights = 4 * sum(p.numel() for p in build(spec).parameters())
+    weights = 4 * sum(p.numel() for p in built(spec).parameters())
     assert weights > 75 * MIB
     changes = {"spec": spec, "batch": 1, "length": 8, "baseline_bytes": baseline}
     prefill = run(probe="prefill", **changes).facts["peak_bytes"]
@@ -254,7 +259,12 @@ def test_peak_of_a_model_of_known_size(baseline: int) -> None:
 
 def test_decode_peak_leaves_the_prefill_out(baseline: int) -> None:
     """The logits of a long prefill are far larger than everything decoding holds."""
-    changes = {"batch": 1, "length": 4096, "baseline_bytes": baseline, "vocab_size": 4096}
+    changes: dict[str, Any] = {
+        "batch": 1,
+        "length": 4096,
+        "baseline_bytes": baseline,
+        "vocab_size": 4096,
+    }
     changes["spec"] = transformer(vocab_size=4096, n_layer=1)
     logits = 4096 * 4096 * 4
     assert run(probe="prefill", **changes).facts["peak_bytes"] > logits
@@ -268,7 +278,7 @@ def test_another_vocabulary_is_an_error() -> None:
 
 
 def test_decode_starts_every_repeat_at_the_same_position() -> None:
-    model = build(TASK.spec)
+    model = built(TASK.spec)
     calls = []
 
     def record(_module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:

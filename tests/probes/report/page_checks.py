@@ -218,7 +218,9 @@ class Csv:
         found: dict[int, dict[int, Any]] = defaultdict(dict)
         for row in self.rows:
             words = [row["model"]]
-            words += [v if isinstance(v, str) else f"{k} {v}" for k, v in row["options"].items()]
+            words += [
+                v if isinstance(v, str) else f"{k} {v}" for k, v in dict(row["options"]).items()
+            ]
             if (" ".join(words), row["probe"], row["sweep"]) == (label, probe, sweep):
                 found[int(row["context_length"])][int(row["process"])] = row
         return found
@@ -258,7 +260,7 @@ class Csv:
     def curve(self, label: str, key: str, curve: Record) -> list[Any]:
         """`(length, status, value, repeats)` of every point."""
         timed = curve["unit"] == "s"
-        found = []
+        found: list[Any] = []
         points = self.points(label, curve["probe"], curve["sweep"])
         for length, own in sorted(points.items()):
             lost = [row["status"] for _, row in sorted(own.items()) if row["status"] != "ok"]

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conf.schema import PROBES
@@ -102,7 +103,7 @@ def foreign() -> tuple[list[Row], list[Any]]:
         "gpt": {"model": "rwkvish", "title": "the plain attender", "recurrent": False},
     }
     rows = few(make_rows(("rwkv4", "rwkv7", "gpt"), ("train",), fixed=False))
-    rows = [replace(row, **said[row.model]) for row in rows]  # type: ignore[arg-type]
+    rows = [replace(row, **said[row.model]) for row in rows]
     return with_processes(rows, 3), []
 
 
@@ -277,7 +278,7 @@ def test_the_pictures_draw_the_same(reports: Callable[[Any], Report], variant: A
         assert list(line.get_xdata()) == [one["length"] for one in good]
         assert list(line.get_ydata()) == [one["value"] for one in good]
     hollow = {
-        (line.get_xdata()[0], line.get_ydata()[0])
+        (np.asarray(line.get_xdata())[0], np.asarray(line.get_ydata())[0])
         for line in axes.lines
         if line.get_markerfacecolor() == "none"
     }
@@ -287,7 +288,7 @@ def test_the_pictures_draw_the_same(reports: Callable[[Any], Report], variant: A
         for one in points
         if one["status"] == "disturbed"
     }
-    marks = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+    marks = [np.asarray(line.get_xdata())[0] for line in axes.lines if line.get_linestyle() == "--"]
     assert marks == [one["length"] for one in told[key]["crossings"]]
     hatched = [patch for patch in axes.patches if patch.get_hatch()]
     assert len(hatched) == sum(len(one["runs"]) for one in told[key]["undecided"])

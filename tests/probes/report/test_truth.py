@@ -194,7 +194,7 @@ def test_no_table_quotes_disturbed_repeats(tmp_path: Path) -> None:
         assert all(("disturbed" in line.cells) == (line.cells[0] == "512") for line in table.lines)
     slow = replace(rows[0], disturbed=[True, False, False, False, False])
     slow.token_seconds[:20] = [99.0] * 20
-    assert derived_metrics.token_percentiles([slow])[1] < 1  # type: ignore[index]
+    assert derived_metrics.token_percentiles([slow])[1] < 1
 
 
 def arm_of(name: str, recurrent: bool) -> Series:

@@ -160,8 +160,8 @@ def test_a_refusal_writes_nothing(tmp_path: Path) -> None:
 def test_unlike_rows_and_damaged_lines_are_told_at_the_top(tmp_path: Path) -> None:
     odd = make_row("gpt", "train", 256, precision="bfloat16", seed=1)
     run = write_run(tmp_path / "run", [*make_rows(), odd])
-    with (run / "probes.jsonl").open("a") as file:
-        file.write("broken\n")
+    with (run / "probes.jsonl").open("a") as rows:
+        rows.write("broken\n")
     report = write_report([run], tmp_path / "out", 1024, 8192, True)
     text = (tmp_path / "out" / "index.html").read_text()
     top = text.split('class="story"')[0]

@@ -61,7 +61,7 @@ def configuration(script: str, words: list[str]) -> dict[str, Any]:
     schema.register()
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         config = compose(script, overrides=words)
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return plain
 

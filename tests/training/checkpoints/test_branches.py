@@ -47,7 +47,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, conf: object, step: int) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(LanguageModel, "training_step", training_step)
         with pytest.raises(Killed):
-            run(conf)  # type: ignore[arg-type]
+            run(conf)
 
 
 def steps(folder: RunFolder) -> list[int]:

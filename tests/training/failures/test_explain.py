@@ -43,7 +43,8 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None
     """Have something happen once, within the given optimizer step."""
 
     def arrange(step: int, happen: Callable[[], None]) -> None:
-        honest, happened = LanguageModel.training_step, []
+        honest = LanguageModel.training_step
+        happened: list[bool] = []
 
         def training_step(module: LanguageModel, *args: Any) -> torch.Tensor:
             if module.trainer.global_step + 1 == step and not happened:

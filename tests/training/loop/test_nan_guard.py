@@ -55,7 +55,7 @@ def conf(folder: Path, corpus: Path, **changes: Any) -> Any:
     )
 
 
-def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+def weights(folder: RunFolder) -> dict[str, Any]:
     path = newest(folder)
     assert path is not None
     return torch.load(path, weights_only=True)

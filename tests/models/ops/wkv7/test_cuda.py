@@ -45,7 +45,7 @@ def test_kernels_fit_as_planned(arch: str) -> None:
 
 
 def test_geometry_agrees_with_the_headers() -> None:
-    numbers = {}
+    numbers: dict[str, int] = {}
     for name in ("warp", "chunk", "forward", "backward", "launch_map"):
         header = (build.SOURCES / f"wkv7/{name}.h").read_text()
         for line in re.findall(r"^constexpr int (.*?);", header, re.MULTILINE):
