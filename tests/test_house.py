@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -18,7 +19,7 @@ PACKAGES = (
     "benchmarks", "conf", "core", "data", "models", "probes", "scripts", "tracking", "training",
 )  # fmt: skip
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-MIRRORED = ("conf", "core", "data", "scripts", "tracking", "training")
+MIRRORED = ("conf", "core", "data", "models", "probes", "scripts", "tracking", "training")
 """Rooms whose tests mirror them, or are named in tests/README.md."""
 HEAVY = {"lightning", "hydra", "omegaconf", "wandb", "deepspeed"}
 
@@ -122,14 +123,17 @@ def test_class_paths_appear_only_in_model_yamls() -> None:
         assert "target: models." in path.read_text()
 
 
+def rows_of(heading: str) -> dict[str, list[str]]:
+    """A table of tests/README.md: names in the first column, and those quoted in the second."""
+    _, _, rest = (ROOT / "tests" / "README.md").read_text().partition(f"{heading}\n|---|---|\n")
+    lines = itertools.takewhile(lambda line: line.startswith("|"), rest.splitlines())
+    cells = [line.split("|")[1:3] for line in lines]
+    return {first.strip("` "): re.findall(r"`([^`]+)`", second) for first, second in cells}
+
+
 def test_every_source_file_has_a_test() -> None:
     """A test file of its name, or a row of the table in tests/README.md."""
-    table = {
-        row[1]: re.findall(r"`([^`]+)`", row[2])
-        for row in re.finditer(
-            r"^\| `([^`]+)` \| (.*) \|$", (ROOT / "tests/README.md").read_text(), re.M
-        )
-    }
+    covered = rows_of("| source | covered by |")
     names = [path.relative_to(ROOT) for path in FILES if path.name != "__init__.py"]
     untested = {
         str(name)
@@ -137,6 +141,18 @@ def test_every_source_file_has_a_test() -> None:
         if name.parts[0] in MIRRORED
         and not (ROOT / "tests" / name.parent / f"test_{name.name}").is_file()
     }
-    assert untested == table.keys()
-    missing = {test for tests in table.values() for test in tests if not (ROOT / test).is_file()}
+    assert untested == covered.keys()
+    missing = {test for tests in covered.values() for test in tests if not (ROOT / test).is_file()}
     assert missing == set()
+
+
+def test_every_test_file_has_a_source() -> None:
+    """A source file of its name, or a row of the second table in tests/README.md."""
+    tests = [path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py")]
+    sources = {path.relative_to(ROOT) for path in FILES}
+    without = {
+        str(test)
+        for test in tests
+        if Path(*test.parts[1:-1], test.name.removeprefix("test_")) not in sources
+    }
+    assert without == rows_of("| tests | of |").keys()

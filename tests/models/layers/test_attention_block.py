@@ -1,15 +1,24 @@
-"""Attention beyond the contract: kernels, grouped heads, rotation, caches, limits."""
+"""Attention beyond the contract: kernels, grouped heads, rotation, caches, windows, limits."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from core.errors import UserError
+from models.contract import clone_state, named_tensors
+from models.decoding.program import is_possible
 from models.layers.attention_block import Attention, rope_table
 from models.ops.elementwise import rotate
 from models.registry import build
+from probes.measure.tasks.timing import state_bytes
+from tests.models.test_contract import LargestTensor
 from tests.registered_models import shaken, some_tokens, spec_of
+
+W = 8  # tokens of a window
 
 
 @pytest.mark.parametrize("kernel", ["flash", "math"])
@@ -73,15 +82,6 @@ def test_cache_keeps_its_place_while_it_has_room() -> None:
     assert state["blocks"]["0"]["k"].shape[2] == 64
 
 
-def test_gpt_names_its_limit() -> None:
-    model = shaken("gpt", n_positions=16)
-    with pytest.raises(UserError, match="16 learned positions, too few for 17 tokens"):
-        model(some_tokens(1, 17))
-    _, state = model(some_tokens(1, 16), model.init_state(1))
-    with pytest.raises(UserError, match="too few for 17"):
-        model(some_tokens(1, 1), state)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -93,3 +93,126 @@ def test_gpt_names_its_limit() -> None:
 def test_impossible_sizes_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
         build(spec_of("transformer", **changes))
+
+
+@pytest.mark.parametrize("window", [50, 51, 10_000])
+def test_a_window_as_long_as_the_text_is_full_attention(window: int) -> None:
+    tokens = some_tokens(2, 50)
+    full, windowed = shaken("transformer"), shaken("transformer", window=window)
+    grads = []
+    for model in (full, windowed):
+        model.loss(tokens, tokens)[0].backward()
+        grads.append([p.grad for p in model.parameters()])
+    assert torch.equal(full(tokens)[0], windowed(tokens)[0])
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+    assert not torch.allclose(full(tokens)[0], shaken("transformer", window=49)(tokens)[0])
+
+
+@torch.no_grad()
+def test_nothing_outside_the_window_is_seen() -> None:
+    model = shaken("transformer", window=W, n_layer=1).eval()
+    tokens = some_tokens(1, 40)
+    changed = tokens.clone()
+    changed[:, 10] += 1
+    moved = (model(changed)[0] - model(tokens)[0])[0].abs().amax(dim=1)
+    assert (moved[10 : 10 + W] > 1e-4).all()
+    assert moved[:10].max() < 1e-6 and moved[10 + W :].max() < 1e-6
+
+
+@pytest.mark.parametrize("kernel", ["flash", "math"])
+def test_memory_of_training_is_linear(kernel: str) -> None:
+    """No operation, forward or backward, makes anything that grows with T squared."""
+
+    def largest(length: int, window: int | None) -> int:
+        layer = Attention(32, 2, None, kernel, window=window)
+        with LargestTensor() as seen:
+            x = torch.randn(1, length, 32, requires_grad=True)
+            layer(x, None, (0, None))[0].sum().backward()
+        return seen.elements
+
+    assert 2048 * 2048 / 8 > largest(2048, 16) == 2 * largest(1024, 16)
+    if kernel == "math":
+        assert largest(1024, None) >= 1024 * 1024, "the instrument must see scores that exist"
+
+
+@torch.no_grad()
+def test_memory_of_reading_a_prompt_in_chunks_is_linear() -> None:
+    layer = Attention(32, 2, None, "math", window=16).eval()
+    state = layer.init_state(1, None)
+    _, state, _ = layer(torch.randn(1, 100, 32), state, (0, None))
+    with LargestTensor() as seen:
+        layer(torch.randn(1, 1024, 32), state, (100, None))
+    assert seen.elements <= 1024 * 1024 / 8
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("capacity", [None, 5, 3000])
+def test_the_state_never_holds_more_than_a_window(capacity: int | None) -> None:
+    model = shaken("transformer", window=W).eval()
+    state = model.init_state(1, capacity)
+    bound = 2 * 2 * W * 64 * 4 + 8  # layers, keys and values, [W, C] of fp32; the length
+    for chunk in (3, 4, 1, 1, 20, 1, 5, 2, 100, 1):
+        _, state = model(some_tokens(1, chunk), state)
+        assert state_bytes(state) <= bound
+    assert state_bytes(state) == bound
+    assert int(state["length"]) == 138
+    assert state_bytes(shaken("transformer", window=W).init_state(1, 10**9)) == bound
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_native_steps_equal_torch_all_the_way_round_the_ring(dtype: torch.dtype) -> None:
+    model = shaken("transformer", window=W, n_head=4, n_kv_head=2).eval().to(dtype)
+    if not is_possible(model):
+        pytest.skip("the native step cannot be built here")
+    state = model.init_state(2)
+    other = clone_state(state)
+    assert model.backends()["step"] == "cpu"
+    for position in range(3 * W):
+        token = some_tokens(2, 1, seed=position)
+        got, state = model(token, state)
+        hidden, other = model.hidden(token, other)
+        tolerance = 1e-5 if dtype == torch.float32 else 0.05
+        torch.testing.assert_close(got, model.head(hidden), rtol=tolerance, atol=tolerance)
+    ours, theirs = dict(named_tensors(state)), dict(named_tensors(other))
+    for name, leaf in theirs.items():
+        torch.testing.assert_close(ours[name], leaf, rtol=tolerance, atol=tolerance)
+
+
+@torch.no_grad()
+def test_steps_and_chunks_leave_the_same_ring() -> None:
+    model = shaken("transformer", window=W).eval()
+    tokens = some_tokens(1, 45)
+    _, whole = model(tokens, model.init_state(1))
+    state = model.init_state(1)
+    for start, stop in ((0, 3), (3, 9), (9, 10), (10, 33), (33, 34), (34, 35), (35, 45)):
+        _, state = model(tokens[:, start:stop], state)
+    for (_, mine), (_, other) in zip(named_tensors(state), named_tensors(whole), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("past", "length"), [(0, 40), (100, 1), (7, 1), (100, 80)])
+def test_flops_agree_with_a_count(past: int, length: int) -> None:
+    """Blocks multiply every query with two windows of keys and mask half: never more than that."""
+    window = 40
+    model = shaken("transformer", attention="math", window=window)
+    state = model(some_tokens(1, past), model.init_state(1))[1] if past else model.init_state(1)
+    with FlopCounterMode(display=False) as counter:
+        model(some_tokens(1, length), state)
+    masked = 4 * 2 * 64 * length * window if length > window else 0
+    counted = counter.get_total_flops() - masked
+    assert 0.999 * counted <= model.flops(1, length, past, dense=True) <= 1.001 * counted
+
+
+def test_cost_beyond_the_window_is_that_of_a_recurrent_model() -> None:
+    model: Any = build(spec_of("transformer", window=W))
+    step = model.flops(1, 1, past=W)
+    assert all(model.flops(1, 1, past=past) == step for past in (W - 1, 2 * W, 10**6))
+    assert model.flops(1, 10**6) - model.flops(1, 10**6 - 1) == step
+    assert model.flops(1, 1, past=0) < step
+
+
+def test_an_empty_window_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.window=0 must be at least 1"):
+        build(spec_of("transformer", window=0))

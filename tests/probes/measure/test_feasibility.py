@@ -11,7 +11,7 @@ from models.registry import build
 from probes.measure.feasibility import Predictor
 from probes.measure.points import Point
 from probes.rows import OOM, PREDICTED_OOM, PREDICTED_TIMEOUT, TIMEOUT, Row
-from tests.probes.measure.test_worker import TASK
+from tests.probes.measure.child_tasks import TASK
 from tests.probes.specs import rwkv4, transformer
 from tests.probes.synthetic import make_row
 

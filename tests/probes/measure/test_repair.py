@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from conf.schema import ProbeConf
-from core.errors import UserError
 from models.registry import ModelSpec
 from probes.measure import sweep
 from probes.measure.points import Point, list_points
-from probes.measure.progress import Pace, Screen, in_words
-from probes.measure.runner import SweepRunner, choose_threads
+from probes.measure.progress import Pace, Screen
+from probes.measure.runner import SweepRunner
 from probes.rows import Row, append_row, read_rows
 from scripts.probe import ending
 from tests.probes.test_rows import make_row
@@ -201,54 +200,3 @@ def test_every_line_says_how_far_it_is_and_how_long_it_takes(
     lines = [line for line in capsys.readouterr().out.splitlines() if "train" in line]
     assert [line[:6] for line in lines] == ["1 of 4", "2 of 4", "3 of 4", "4 of 4"]
     assert all("left" in line and len(line) <= 100 for line in lines)
-
-
-def test_pace() -> None:
-    clock = iter([0.0, 0.0, 10.0, 10.0, 40.0])
-    pace = Pace(lambda: next(clock))
-    points = list_points(SPECS[:1], FakeBench(lengths=[64, 128, 256]).conf)
-    by_length = {point.length: point for point in points}
-    assert pace.left(points) is None
-    for length in (64, 256):
-        pace.begin()
-        pace.end(by_length[length])
-    assert pace.left([by_length[128]]) == 10.0
-    assert pace.left([by_length[256], by_length[256]]) == 60.0
-    assert in_words(3725.0) == ", 1:02:05 left" and in_words(None) == ""
-
-
-def test_a_sweep_keeps_its_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("probes.measure.counters.disturbance.free_cores", lambda: (3, 4))
-    monkeypatch.setattr("core.environment.cpu_name", lambda: "x")
-    assert choose_threads("auto", "cpu", []) == (3, "auto: 3 of 4 cores were free")
-    assert choose_threads("auto", "cpu", [make_row()]) == (2, "as in the rows before")
-    other = make_row(device={"kind": "cpu", "name": "y", "threads": 2})
-    assert choose_threads("auto", "cpu", [other])[0] == 3
-    assert choose_threads("0", "cpu", []) == (0, "PyTorch's default")
-    assert choose_threads(5, "cpu", [make_row()])[0] == 5
-    for bad in ("many", "-1", "1.5"):
-        with pytest.raises(UserError, match="threads="):
-            choose_threads(bad, "cpu", [])
-
-
-def test_the_users_limit_on_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("probes.measure.counters.disturbance.free_cores", lambda: (3, 4))
-    monkeypatch.setattr("core.environment.cpu_name", lambda: "x")
-    two = [make_row()]
-    for limit, expected in (
-        ("2,1", (2, "as in the rows before")),
-        ("8", (2, "as in the rows before")),
-        ("", (2, "as in the rows before")),
-        ("many", (2, "as in the rows before")),
-    ):
-        monkeypatch.setenv("OMP_NUM_THREADS", limit)
-        assert choose_threads("auto", "cpu", two) == expected
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    told = "auto: 3 of 4 cores were free, OMP_NUM_THREADS allows 1"
-    assert choose_threads("auto", "cpu", []) == (1, told)
-    with pytest.raises(UserError, match="allows 1 of the 2 threads that the rows of this group"):
-        choose_threads("auto", "cpu", two)
-    assert choose_threads(2, "cpu", two) == (2, "2 were asked for")
-    monkeypatch.setenv("OMP_NUM_THREADS", "16")
-    assert choose_threads("auto", "cpu", []) == (3, "auto: 3 of 4 cores were free")

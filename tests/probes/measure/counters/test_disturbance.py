@@ -16,7 +16,7 @@ from probes.measure.counters.disturbance import (
 )
 from probes.measure.tasks import timing
 from probes.measure.tasks.timing import Series
-from tests.probes.measure.test_worker import TASK
+from tests.probes.measure.child_tasks import TASK
 
 QUIET = CounterReading(
     1.0, 1.9, involuntary=3, waited=0.01, wakes=400, busy=1.93, steal=0.0, pressure=0.0
