@@ -14,8 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from models.registry import nature
 from probes.rows import Row, append_row
 from tests.registered_models import FOREIGN, NAMES, spec_of
@@ -188,9 +186,3 @@ def write_run(folder: Path, rows: list[Row], *summaries: dict[str, Any]) -> Path
         (folder / summary["name"]).mkdir()
         (folder / summary["name"] / "summary.json").write_text(json.dumps(summary))
     return folder
-
-
-def has_colour(image: np.ndarray, colour: str) -> bool:
-    """Whether some pixel is close to the hexadecimal colour."""
-    wanted = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
-    return bool((np.abs(image[..., :3] - wanted).max(axis=-1) < 0.02).any())

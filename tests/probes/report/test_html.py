@@ -11,22 +11,22 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from matplotlib.image import imread
 
 from conf.schema import PROBES
 from probes.analysis.analysis import analyse
 from probes.analysis.dataset import collect
 from probes.analysis.metrics import MEASURES
-from probes.report.figures import ATTENTION, RECURRENT
 from probes.report.html import page
 from probes.report.rows_csv import COLUMNS
 from probes.report.template import TEMPLATES
 from probes.report.write import compose
 from probes.rows import Row
 from tests.probes.synthetic import (
+    COSTS,
+    LENGTHS,
     failed,
-    has_colour,
     make_row,
     make_rows,
     make_summary,
@@ -34,6 +34,7 @@ from tests.probes.synthetic import (
     write_run,
 )
 
+KINDS = ("recurrent", "attention")
 VOID = {"meta", "link", "br", "input", "img"}
 
 
@@ -191,6 +192,15 @@ def test_every_chart_is_drawn(tmp_path: Path, usual: Path) -> None:
     assert dom.count('class="cross"') == 2
     assert dom.count('class="crossing"') == 6
     assert "crosses at 2,8" in dom
+    # The first chart is the training step's: its curves are the costs on two logarithmic axes.
+    curves = re.findall(r'class="curve" d="M([^"]*)"', dom)[:2]
+    places = [[float(number) for number in re.split("[,L]", curve)] for curve in curves]
+    for which, numbers in enumerate((places[0] + places[1])[place::2] for place in (0, 1)):
+        costs = [COSTS[kind, "train"](length) for kind in KINDS for length in LENGTHS]
+        told = np.log([*LENGTHS, *LENGTHS] if which == 0 else costs)
+        slope, start = np.polyfit(told, numbers, 1)
+        assert (slope > 0) == (which == 0), "longer is to the right, dearer is up"
+        assert np.array(numbers) == pytest.approx(start + slope * told, abs=0.1)
 
 
 @needs_browser
@@ -263,12 +273,3 @@ def test_tooltip_toggles_and_axes(tmp_path: Path, usual: Path) -> None:
 def test_a_script_error_is_shown(tmp_path: Path, usual: Path) -> None:
     dom = browse(tmp_path, scripted(tmp_path, usual, "throw new Error('broken on purpose');"))
     assert 'data-error="Uncaught Error: broken on purpose"' in dom
-
-
-@needs_browser
-def test_screenshot_has_both_colours(tmp_path: Path, usual: Path) -> None:
-    shot = tmp_path / "shot.png"
-    browse(tmp_path, usual, f"--screenshot={shot}", "--window-size=1200,3000")
-    image = imread(shot)
-    assert image.shape[:2] == (3000, 1200)
-    assert has_colour(image, RECURRENT[0]) and has_colour(image, ATTENTION[0])

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.image import imread
 from rich.console import Console
 
 from core.errors import UserError
 from probes.analysis.dataset import collect
-from probes.report.figures import ATTENTION, RECURRENT
 from probes.report.write import Report, print_table, write_report
 from tests.probes.report.page_checks import LABELS, Shown, strings
 from tests.probes.report.test_html import Elements
-from tests.probes.synthetic import has_colour, make_rows, make_summary, write_run
+from tests.probes.synthetic import make_rows, make_summary, write_run
 from tests.probes.trainings import grid
 
 RUNS = [*grid("rwkv7", 0.95, 0.003, 0), *grid("transformer", 1.0, 0.003, 1)]
@@ -55,11 +53,6 @@ def test_the_page_says_what_the_record_holds(alone: Report) -> None:
     assert [text for text in shown.texts if text not in strings(told) | LABELS] == []
     assert set(shown.spoken) == {told["alt"]}
     assert not strings(told) - set(shown.texts) - set(shown.spoken) - {""}
-
-
-def test_the_picture_shows_both_families(alone: Report) -> None:
-    image = imread(alone.out / "scaling.png")
-    assert has_colour(image, RECURRENT[0]) and has_colour(image, ATTENTION[0])
 
 
 def test_crossover_json_holds_the_study(alone: Report) -> None:
