@@ -14,76 +14,50 @@ from scripts.cli.launch import launch
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
     launch("busy", "benchmarks.busy:main", together=True)
 
-import os
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
-from benchmarks.repeatability import describe, overlap, span
+from benchmarks.harness import Row, publish, table
+from benchmarks.processes import spinning
+from benchmarks.repeatability import describe, models_and_folder, overlap, span, sweep
 from conf.schema import BusyConf
-from core.writable import check_writable
-from models.registry import ModelSpec
 from probes.analysis import crossovers
-from probes.analysis.crossovers import Comparison, comparisons
-from probes.analysis.dataset import collect
+from probes.analysis.crossovers import Comparison
 from probes.analysis.metrics import BY_KEY
 from probes.analysis.ratios import ABOVE, BELOW
-from probes.measure.sweep import run_sweep
 from probes.report.scaling_text import bounded
 from scripts.cli.console import CRASHED
-from scripts.cli.model_spec import model_spec
-from training.run_folder.folder import check_name
-
-# Ends with whoever started it, however that ends.
-SPIN = """import os, sys
-while os.getppid() == int(sys.argv[1]):
-    for _ in range(1_000_000):
-        pass
-"""
-Sweep = dict[str, Comparison]
 
 
 def main(confs: list[BusyConf]) -> None:
     """Run the sweeps, print a row for each, and say how many verdicts are false."""
     conf = confs[0]
-    specs = [model_spec(model.model, model.vocab_size) for model in confs]
-    folder = Path(conf.runs_dir, check_name("group", conf.group))
-    check_writable(folder, hint="choose another runs_dir")
-    sweeps: list[tuple[int, Sweep]] = []
+    specs, folder = models_and_folder(confs)
+    sweeps: list[tuple[int, dict[str, Comparison]]] = []
     for number in range(conf.times):
         for count in conf.beside:  # in turn, so that a drift of the machine meets all alike
             with spinning(count):
-                place = folder / f"beside-{count}-{number:02d}"
-                sweeps.append((count, sweep(specs, conf, place)))
+                pairs = sweep(specs, conf, folder / f"beside-{count}-{number:02d}")
+            # Also those of which too little was undisturbed.
+            both = {k: p for k, p in pairs.items() if p.recurrent.points and p.attention.points}
+            sweeps.append((count, both))
     quiet = [swept for count, swept in sweeps if count == min(conf.beside)]
-    print("| busy processes | measure | verdict | crossover | slopes | false |")
-    print("|--:|---|---|---|---|---|")
+    rows = []
     false = 0
     for count, swept in sweeps:
         for key, comparison in swept.items():
             why = contradiction(comparison, [pairs[key] for pairs in quiet if key in pairs])
             false += why is not None
-            print(
-                f"| {count} | {key} | {comparison.kind} | {describe(comparison)} | "
-                f"{slopes(comparison)} | {why or 'no'} |"
-            )
-    total = sum(len(swept) for _, swept in sweeps)
-    print(f"{false} of {total} verdicts are false")
+            figures = (comparison.kind, describe(comparison), slopes(comparison), why or "no")
+            rows.append(Row(f"{count}", (key, *figures)))
+    publish(
+        "Sweeps beside busy processes",
+        table(("busy processes", "measure", "verdict", "crossover", "slopes", "false"), rows),
+        [f"{false} of {len(rows)} verdicts are false"],
+    )
     if false:
         sys.exit(CRASHED)
-
-
-def sweep(specs: Sequence[ModelSpec], conf: BusyConf, folder: Path) -> Sweep:
-    """One sweep; its comparisons by measure and models, also where too little was undisturbed."""
-    run_sweep(specs, conf, folder / "probes.jsonl", lambda row: None)
-    return {
-        f"{pair.measure.key} {pair.recurrent.series.label}/{pair.attention.series.label}": pair
-        for pair in comparisons(collect([folder]))
-        if pair.recurrent.points and pair.attention.points
-    }
 
 
 def contradiction(comparison: Comparison, quiet: Sequence[Comparison]) -> str | None:
@@ -119,17 +93,3 @@ def slopes(comparison: Comparison) -> str:
         for curve in (comparison.recurrent, comparison.attention)
     ]
     return " / ".join("-" if slope is None else bounded(slope.exponent, 2) for slope in fitted)
-
-
-@contextmanager
-def spinning(count: int) -> Iterator[None]:
-    """Run `count` processes that keep a core busy each, for the duration of the context."""
-    command = [sys.executable, "-c", SPIN, str(os.getpid())]
-    # Ctrl-C is for this process, which ends them.
-    processes = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()

@@ -10,6 +10,7 @@ import argparse
 import datetime
 import functools
 import importlib.metadata
+import itertools
 import os
 import platform
 import random
@@ -17,9 +18,10 @@ import re
 import shlex
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch.utils.benchmark import timer
@@ -28,6 +30,7 @@ from core.environment import ROOT, commit, cpu_name
 
 FLUSH_BYTES = 256 << 20
 """What is written before each time on a GPU, so that nothing is found in its cache."""
+Name = TypeVar("Name", bound=Hashable)
 Measure = Callable[[], float]
 """Does a piece of work once and returns the seconds it took."""
 
@@ -78,9 +81,9 @@ class Samples:
         return f"{self.median:{form}} ({low:{form}} to {high:{form}})"
 
 
-def interleave(pieces: Mapping[str, Measure], rounds: int, warmup: int = 1) -> dict[str, Samples]:
+def interleave(pieces: Mapping[Name, Measure], rounds: int, warmup: int = 1) -> dict[Name, Samples]:
     """Measure each piece once in every round, in random order; `warmup` more rounds come first."""
-    values: dict[str, list[float]] = {name: [] for name in pieces}
+    values: dict[Name, list[float]] = {name: [] for name in pieces}
     for number in range(rounds + warmup):
         for name in random.sample(list(pieces), len(pieces)):
             seconds = pieces[name]()
@@ -186,7 +189,7 @@ def publish(
     lines = []
     seed = arguments.seed if arguments else None
     for part in ([f"# {title}"], header(packages, seed), *parts):
-        for line in (*part, ""):
+        for line in itertools.chain(part, [""]):  # a table prints each row when it is there
             print(line, flush=True)
             lines.append(line)
     if arguments and arguments.out:

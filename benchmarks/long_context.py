@@ -3,7 +3,7 @@
 A recurrent model reads segments with exact gradients; an attention model the whole
 sequence, every block recomputed. Both fuse the loss. Each point runs in a fresh process under the
 same limits of memory and time; a model ends with the first length that it does not survive,
-and that row says why. Prints a table in Markdown.
+and that row says why.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ if __name__ == "__main__":
 
 
 import argparse
-import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-import psutil
 import torch
 import yaml
 
+from benchmarks.harness import Row, parse, parser, publish, table, timed
 from conf.schema import FOLDER
-from core.environment import commit, cpu_name
 from models.long_context.segments import segmented_objective
 from models.registry import ModelSpec, build
 from probes.measure import isolated
@@ -37,6 +37,9 @@ from scripts.cli.model_spec import model_spec
 VOCAB = 3072
 LENGTHS = (8192, 16384, 32768, 65536, 131072, 262144, 524288, 1048576)
 MIB = 1 << 20
+COLUMNS = (
+    "model", "context", "status", "step", "per token", "to the first", "peak", "to the first"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,36 +51,33 @@ class Point:
     segment: int
     """Tokens read at once by a recurrent model; 0: the whole sequence, like attention."""
     threads: int
-    repeats: int
+    rounds: int
     memory_bytes: int
     baseline_bytes: int
 
 
 def main() -> None:
     """Measure every point and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=["rwkv7", "transformer"])
-    parser.add_argument("--size", default="5m")
-    parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
-    parser.add_argument("--segment", type=int, default=8192, help="0: whole sequences")
-    parser.add_argument("--repeats", type=int, default=1, help="timed steps; the fastest counts")
-    parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's default")
-    parser.add_argument("--memory-gib", type=float, default=2.0, help="limit of every point")
-    parser.add_argument("--timeout-s", type=float, default=3600, help="limit of every point")
-    arguments = parser.parse_args()
-    isolated.preload(["probes.measure.worker", "models.long_context.segments"])
-    base = isolated.run(calibrate, ("cpu", arguments.threads, "float32"), 600).facts[
-        "baseline_bytes"
-    ]
-    threads = arguments.threads or torch.get_num_threads()
-    gib = psutil.virtual_memory().total / 2**30
-    print(f"{cpu_name()}, {threads} threads, {gib:.0f} GiB, torch {torch.__version__}, {commit()}")
-    print(
-        f"\nOne training step, batch 1, fp32, size {arguments.size}; limits of a point: "
-        f"{arguments.memory_gib:g} GiB, {arguments.timeout_s:g} s\n"
+    made = parser(__doc__, rounds=1)
+    made.add_argument("--models", nargs="+", default=["rwkv7", "transformer"])
+    made.add_argument("--size", default="5m")
+    made.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
+    made.add_argument("--segment", type=int, default=8192, help="0: whole sequences")
+    made.add_argument("--memory-gib", type=float, default=2.0, help="limit of every point")
+    made.add_argument("--timeout-s", type=float, default=3600, help="limit of every point")
+    arguments = parse(made)
+    publish(
+        f"One training step, batch 1, fp32, size {arguments.size}; limits of a point: "
+        f"{arguments.memory_gib:g} GiB, {arguments.timeout_s:g} s; the fastest of its rounds",
+        table(COLUMNS, rows(arguments)),
+        arguments=arguments,
     )
-    print("| model | context | status | step | per token | to the first | peak | to the first |")
-    print("|---|--:|---|--:|--:|--:|--:|--:|")
+
+
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Every point, until a model does not survive one."""
+    isolated.preload(["probes.measure.worker", "models.long_context.segments"])
+    empty = isolated.run(calibrate, ("cpu", arguments.threads, "float32"), 600)
     for name in arguments.models:
         first: dict[str, Any] | None = None
         for length in sorted(arguments.lengths):
@@ -86,12 +86,12 @@ def main() -> None:
                 length,
                 arguments.segment,
                 arguments.threads,
-                arguments.repeats,
+                arguments.rounds,
                 int(arguments.memory_gib * 2**30),
-                base,
+                empty.facts["baseline_bytes"],
             )
             outcome = isolated.run(measure, (point,), arguments.timeout_s)
-            print(row(point, outcome, first), flush=True)
+            yield row(point, outcome, first)
             if outcome.status != OK:
                 break
             first = first or outcome.facts
@@ -119,40 +119,42 @@ def measure(report: Report, point: Point) -> None:
     tokens = torch.randint(VOCAB, (1, point.length + 1))
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
 
-    def step(length: int) -> float:
-        model.zero_grad(set_to_none=True)
-        began = time.perf_counter()
+    def step(length: int) -> None:
         x, y = inputs[:, :length], targets[:, :length]
         if segment:
             segmented_objective(model, x, y, min(segment, length))[0].backward()
         else:
             model.objective(x, y)[0].backward()
-        return time.perf_counter() - began
 
     step(min(1024, point.length))  # compiles kernels and fills caches
     peak_memory.reset_peak("cpu")
-    seconds = [step(point.length) for _ in range(point.repeats)]
+    seconds = []
+    for _ in range(point.rounds):
+        model.zero_grad(set_to_none=True)
+        seconds.append(timed(partial(step, point.length))())
     peak = peak_memory.peak("cpu")
     if peak is not None:
         report({"peak_bytes": peak - point.baseline_bytes})
     report({"seconds": seconds, "tokens": point.length})
 
 
-def row(point: Point, outcome: Outcome, first: dict[str, Any] | None) -> str:
-    """One line of the table; ratios are to the shortest context of the same model."""
+def row(point: Point, outcome: Outcome, first: dict[str, Any] | None) -> Row:
+    """The figures of a point; ratios are to the shortest context of the same model."""
     facts = outcome.facts
     name = f"{point.spec.name}, {facts.get('how', 'not built')}"
+    context = f"{point.length:,}"
     if outcome.status != OK:
-        return f"| {name} | {point.length:,} | {outcome.status}: {outcome.error} | | | | | |"
+        return Row(name, (context, f"{outcome.status}: {outcome.error}"))
     start = first or facts
+    fastest = min(facts["seconds"])
     per_token, per_token_first = (
         min(timing["seconds"]) / timing["tokens"] for timing in (facts, start)
     )
-    figures = f"{min(facts['seconds']):,.1f} s | {1e6 * per_token:,.0f} us"
-    figures += f" | {per_token / per_token_first:.2f}"
+    figures = [f"{fastest:,.1f} s", f"{1e6 * per_token:,.0f} us"]
+    figures.append(f"{per_token / per_token_first:.2f}")
     if "peak_bytes" in facts:
         peak, peak_first = facts["peak_bytes"], start["peak_bytes"]
-        figures += f" | {peak / MIB:,.0f} MiB | {peak / peak_first:.2f}"
+        figures += [f"{peak / MIB:,.0f} MiB", f"{peak / peak_first:.2f}"]
     else:
-        figures += " | not measured | "
-    return f"| {name} | {point.length:,} | {outcome.status} | {figures} |"
+        figures.append("not measured")
+    return Row(name, (context, outcome.status, *figures))

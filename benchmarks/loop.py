@@ -2,9 +2,8 @@
 `python benchmarks/loop.py`.
 
 Both run the same model on the same batches with the same optimizer, schedule and clipping, in
-alternating rounds of one process, so that drift of the machine falls on both. The model is
-nanoGPT's preset for a CPU. Prints a table in Markdown, and what the monitor alone costs: it is
-switched on and off in turns of the same training.
+turns. The model is nanoGPT's preset for a CPU. What the monitor alone costs is told apart by
+switching it on and off in turns of the same training.
 """
 
 from __future__ import annotations
@@ -15,19 +14,17 @@ if __name__ == "__main__":
     script("benchmarks.loop:main")
 
 
-import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from statistics import median, quantiles
 from time import perf_counter, thread_time
 from typing import Any
 
 import lightning
 import torch
 
+from benchmarks.harness import Row, Samples, interleave, parse, parser, publish, table
 from conf.schema import CheckpointConf, DataConf, TrainConf, TrainerConf
-from core.environment import commit, cpu_name
 from core.stop_signals import Signals
 from data.batches import Batches
 from data.store import Corpus, prepare
@@ -52,44 +49,49 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Run the rounds and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--text", help="a text file; default: Python's standard library")
-    parser.add_argument("--steps", type=int, default=200, help="of one round")
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    """Run the rounds and print the tables."""
+    made = parser(__doc__, rounds=5)
+    made.add_argument("--text", help="a text file; default: Python's standard library")
+    made.add_argument("--steps", type=int, default=200, help="of one round")
+    arguments = parse(made)
+    rounds, steps = arguments.rounds, arguments.steps
     data = DataConf(corpus="stdlib", tokenizer="bytes", length=64, batch_size=12)
     if arguments.text:
         data.corpus, data.paths, data.tokenizer = "text", [arguments.text], "chars"
         data.val_fraction = 0.1
     corpus = prepare(data)
-    conf = TrainConf(
-        data=data,
-        trainer=TrainerConf(
-            max_steps=arguments.steps,
-            accelerator="cpu",
-            log_every_n_steps=100,
-            val_check_interval=0,
-            enable_progress_bar=False,
+    conf = training_of(data, steps, every=10 * steps)
+    every = CheckpointConf().every_n_train_steps
+    saved = training_of(data, 5 * every, every)
+    publish(
+        "The shared training loop",
+        table(
+            ("model", "bare loop, ms/step", "shared loop, ms/step", "ratio (min to max)"),
+            (compare(name, conf, corpus, rounds) for name in PRESETS),
         ),
-        checkpoint=CheckpointConf(every_n_train_steps=10 * arguments.steps),
+        table(
+            ("model", "ms/step", "on / off, median of pairs (middle half)", "CPU share"),
+            (monitor_cost(name, conf, corpus, 2 * rounds * steps) for name in PRESETS),
+        ),
+        table(
+            ("model", "parameters", "saves", "loop held up, ms/save", "share of the time"),
+            (saving(name, saved, corpus, width) for name in PRESETS for width in (128, 256)),
+        ),
+        arguments=arguments,
     )
-    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {commit()}")
-    print("\n| model | bare loop, ms/step | shared loop, ms/step | ratio (min to max) |")
-    print("|---|--:|--:|--:|")
-    for name, preset in PRESETS.items():
-        print(compare(name, preset, conf, corpus, arguments.rounds), flush=True)
-    print("\n| model | ms/step | on / off, median of pairs (middle half) | CPU share |")
-    print("|---|--:|--:|--:|")
-    for name, preset in PRESETS.items():
-        print(monitor_cost(name, preset, conf, corpus, 2 * arguments.rounds * arguments.steps))
-    conf.checkpoint.every_n_train_steps = CheckpointConf().every_n_train_steps
-    conf.trainer.max_steps = 5 * conf.checkpoint.every_n_train_steps
-    print("\n| model | parameters | saves | loop held up, ms/save | share of the time |")
-    print("|---|--:|--:|--:|--:|")
-    for name, preset in PRESETS.items():
-        for width in (128, 256):
-            print(saving(name, preset, conf, corpus, width), flush=True)
+
+
+def training_of(data: DataConf, steps: int, every: int) -> TrainConf:
+    """A training of so many steps that saves after `every` of them and evaluates nothing."""
+    trainer = TrainerConf(
+        max_steps=steps,
+        accelerator="cpu",
+        log_every_n_steps=100,
+        val_check_interval=0,
+        enable_progress_bar=False,
+    )
+    checkpoint = CheckpointConf(every_n_train_steps=every)
+    return TrainConf(data=data, trainer=trainer, checkpoint=checkpoint)
 
 
 TURN = 20
@@ -127,65 +129,55 @@ class Switched(lightning.Callback):
             self.turns.append(0.0)
 
 
-def monitor_cost(
-    name: str, preset: dict[str, Any], conf: TrainConf, corpus: Corpus, steps: int
-) -> str:
-    """One row: seconds per step with the monitor over those of the next turn without it."""
-    conf = replace(
-        conf,
-        trainer=replace(
-            conf.trainer, max_steps=steps, log_every_n_steps=TrainerConf().log_every_n_steps
-        ),
-    )
+def monitor_cost(name: str, conf: TrainConf, corpus: Corpus, steps: int) -> Row:
+    """Seconds per step with the monitor over those of the next turn without it."""
+    every = TrainerConf().log_every_n_steps
+    conf = replace(conf, trainer=replace(conf.trainer, max_steps=steps, log_every_n_steps=every))
     lightning.seed_everything(conf.seed, verbose=False)
     with tempfile.TemporaryDirectory() as folder, quiet():
         switched = Switched(Monitor(conf, corpus.meta.val_tokens_per_byte))
         metrics = JsonlLogger(Path(folder) / "metrics.jsonl")
         trainer = build_trainer(conf, RankInfo(), [metrics], [switched], [])
-        module = LanguageModel(build(spec_of(name, preset, corpus)), conf.optim, steps)
+        module = LanguageModel(build(spec_of(name, corpus)), conf.optim, steps)
         trainer.fit(module, Tokens(corpus, conf.data, conf.seed, 1))
-    on, off = switched.turns[2:-1:2], switched.turns[3:-1:2]  # the first pair warms up
-    ratios = [with_monitor / without for with_monitor, without in zip(on, off, strict=False)]
-    low, middle, high = quantiles(ratios, n=4)
+    pairs = list(zip(switched.turns[2:-1:2], switched.turns[3:-1:2], strict=False))
+    on, off = (Samples(turns) for turns in zip(*pairs, strict=True))  # the first pair warms up
     share = f"{switched.inside / switched.spent:.3%}"
-    return (
-        f"| {name} | {1e3 * median(off):.2f} | {middle:.4f} ({low:.4f} to {high:.4f}) | {share} |"
-    )
+    return Row(name, (f"{1e3 * off.median:.2f}", on.over(off).middle(".4f"), share))
 
 
-def spec_of(name: str, preset: dict[str, Any], corpus: Corpus, width: int = 128) -> ModelSpec:
+def spec_of(name: str, corpus: Corpus, width: int = 128) -> ModelSpec:
     """The preset with the corpus's vocabulary."""
-    fields = {key: value for key, value in preset.items() if key != "target"}
-    config = {"vocab_size": corpus.vocab_size, "n_layer": 4, "n_embd": width, **fields}
-    return ModelSpec(name, "nano", preset["target"], config)
+    config = {"vocab_size": corpus.vocab_size, "n_layer": 4, "n_embd": width, **PRESETS[name]}
+    target = config.pop("target")
+    return ModelSpec(name, "nano", target, config)
 
 
-def compare(name: str, preset: dict[str, Any], conf: TrainConf, corpus: Corpus, rounds: int) -> str:
-    """One row of the table: medians over the rounds, ratio round by round."""
-    spec = spec_of(name, preset, corpus)
-    bare, shared = [], []
-    for _ in range(rounds):
-        bare.append(bare_loop(spec, conf, corpus))
-        shared.append(shared_loop(spec, conf)[0])
-    ratios = [ours / theirs for ours, theirs in zip(shared, bare, strict=True)]
-    return (
-        f"| {name} | {1e3 * median(bare):.2f} | {1e3 * median(shared):.2f} | "
-        f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) |"
-    )
+def compare(name: str, conf: TrainConf, corpus: Corpus, rounds: int) -> Row:
+    """Medians over the rounds, and the ratio round by round."""
+    spec = spec_of(name, corpus)
+    pieces = {
+        "bare": lambda: bare_loop(spec, conf, corpus),
+        "shared": lambda: shared_loop(spec, conf)[0],
+    }
+    seconds = interleave(pieces, rounds, warmup=0)
+    times = [f"{1e3 * seconds[which].median:.2f}" for which in pieces]
+    return Row(name, (*times, seconds["shared"].over(seconds["bare"]).spread(".3f")))
 
 
-def saving(name: str, preset: dict[str, Any], conf: TrainConf, corpus: Corpus, width: int) -> str:
-    """One row of the second table: saving at the default interval, in the shared loop.
+def saving(name: str, conf: TrainConf, corpus: Corpus, width: int) -> Row:
+    """Saving at the default interval, in the shared loop.
 
     The loop is held up while the state is copied, and at the end until the last file is safe.
     """
-    spec = spec_of(name, preset, corpus, width)
+    spec = spec_of(name, corpus, width)
     model: Any = build(spec)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     step, held = shared_loop(spec, conf)
     saves = conf.trainer.max_steps // conf.checkpoint.every_n_train_steps
-    share = held / (held + step * conf.trainer.max_steps)
-    return f"| {name} | {parameters:,} | {saves} | {1e3 * held / saves:.1f} | {100 * share:.2f} % |"
+    share = 100 * held / (held + step * conf.trainer.max_steps)
+    figures = (f"{parameters:,}", f"{saves}", f"{1e3 * held / saves:.1f}", f"{share:.2f} %")
+    return Row(name, figures)
 
 
 def bare_loop(spec: ModelSpec, conf: TrainConf, corpus: Corpus) -> float:

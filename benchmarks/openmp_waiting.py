@@ -17,136 +17,99 @@ from core.openmp import BLOCKTIME, POLICY
 
 import argparse
 import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from statistics import median
+from functools import partial
 
 import torch
 
-from benchmarks.busy import spinning
-from conf.schema import OptimConf
-from core.environment import commit, cpu_name
-from models.rwkv4 import RWKV4, RWKV4Config
-from models.transformer import Transformer, TransformerConfig
-from training.loop.optim import build_optimizer
+from benchmarks.harness import Row, Samples, interleave, parse, parser, publish, table, timed
+from benchmarks.processes import Child, spinning
+from benchmarks.training_step import our_step, small_rwkv, small_transformer, some_tokens
+from models.contract import Model
 
-VOCAB, LAYERS, WIDTH, HEADS, LENGTH, DECODED = 3072, 4, 256, 4, 512, 100
+LENGTH, DECODED = 512, 100
 WAYS = {
     "asleep": {POLICY: "PASSIVE", BLOCKTIME: "0"},
     "spinning": {BLOCKTIME: "200"},  # its default of Intel's and LLVM's; GNU's is left alone
 }
 WORKS = ("rwkv4 train", "rwkv4 decode", "transformer train", "transformer decode")
+COLUMNS = (
+    "work, milliseconds",
+    *(f"{way}, {machine}" for machine in ("idle", "beside one") for way in WAYS),
+    "cost of sleep, idle",
+    "asleep: beside one / idle",
+)
+Case = tuple[str, str, int]
+"""A way of waiting, a work, and the number of busy processes."""
 
 
 def main() -> None:
     """Run the rounds and print the table; with --serve, be one of the two processes."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    made = parser(__doc__, rounds=7)
+    made.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    arguments = parse(made)
     if arguments.serve:
         serve()
-        return
-    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {commit()}")
-    seconds = measure(arguments.rounds)
-    print(
-        "\n| work, milliseconds | asleep, idle | spinning, idle | cost of sleep, idle | "
-        "asleep, beside one | spinning, beside one | asleep: beside one / idle |\n"
-        "|---|--:|--:|--:|--:|--:|--:|"
-    )
+    else:
+        rows = table(COLUMNS, waiting_rows(arguments.rounds, arguments.threads))
+        publish("Threads that wait asleep", rows, arguments=arguments)
+
+
+def waiting_rows(rounds: int, threads: int) -> Iterator[Row]:
+    """Medians of all cases, what sleeping costs when idle, and what a busy process costs."""
+    seconds = measure(rounds, threads)
     for work in WORKS:
-        sleeping, spin = ([seconds[way, work, beside] for beside in (0, 1)] for way in WAYS)
-        cost = median(a / b for a, b in zip(sleeping[0], spin[0], strict=True)) - 1
-        figures = [1e3 * median(times) for times in (sleeping[0], spin[0], sleeping[1], spin[1])]
-        print(
-            f"| {work} | {figures[0]:.1f} | {figures[1]:.1f} | {cost:+.1%} | {figures[2]:.1f} | "
-            f"{figures[3]:.1f} | {figures[2] / figures[0]:.2f} |"
+        cases = [seconds[way, work, beside] for beside in (0, 1) for way in WAYS]
+        sleeping, spins, sleeping_beside, _ = cases
+        cost = sleeping.over(spins).median - 1
+        yield Row(
+            work,
+            (
+                *(f"{1e3 * case.median:.1f}" for case in cases),
+                f"{cost:+.1%}",
+                f"{sleeping_beside.median / sleeping.median:.2f}",
+            ),
         )
 
 
-def measure(rounds: int) -> dict[tuple[str, str, int], list[float]]:
-    """Seconds of every round by way of waiting, work, and number of busy processes."""
+def measure(rounds: int, threads: int) -> dict[Case, Samples]:
+    """Seconds of every case, all in turns."""
     clean = {name: value for name, value in os.environ.items() if name not in (POLICY, BLOCKTIME)}
-    times: dict[tuple[str, str, int], list[float]] = {}
+    command = [__file__, "--serve", "--threads", str(threads)]
     with ExitStack() as stack:
-        servers = {
-            way: stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, __file__, "--serve"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    env={**clean, **settings},
-                )
-            )
+        children = {
+            way: stack.enter_context(Child(command, {**clean, **settings}))
             for way, settings in WAYS.items()
         }
-        for number in range(rounds + 1):
-            for beside in (0, 1):
-                with spinning(beside):
-                    for work in WORKS:
-                        for way, server in list(servers.items())[:: 1 - 2 * (number % 2)]:
-                            taken = asked(server, work)
-                            if number:  # the first round warms up
-                                times.setdefault((way, work, beside), []).append(taken)
-        for server in servers.values():
-            assert server.stdin is not None
-            server.stdin.close()
-    return times
 
+        def beside(case: Case) -> float:
+            way, work, busy = case
+            with spinning(busy):
+                return children[way].seconds(work)
 
-def asked(server: subprocess.Popen[str], work: str) -> float:
-    """Seconds that the process took for it."""
-    assert server.stdin is not None and server.stdout is not None
-    server.stdin.write(f"{work}\n")
-    server.stdin.flush()
-    return float(server.stdout.readline())
+        cases = [(way, work, busy) for work in WORKS for way in WAYS for busy in (0, 1)]
+        return interleave({case: partial(beside, case) for case in cases}, rounds)
 
 
 def serve() -> None:
     """Do what each line of standard input asks for, and answer with the seconds it took."""
-    works: dict[str, Callable[[], None]] = {}
-    for model in (
-        RWKV4(RWKV4Config(VOCAB, LAYERS, WIDTH)),
-        Transformer(TransformerConfig(VOCAB, LAYERS, WIDTH, HEADS)),
-    ):
-        name = "rwkv4" if isinstance(model, RWKV4) else "transformer"
-        works[f"{name} train"] = training(model)
-        works[f"{name} decode"] = decoding(model)
+    tokens = some_tokens(1, LENGTH)
+    works: dict[str, Callable[[], object]] = {}
+    for name, model in (("rwkv4", small_rwkv()), ("transformer", small_transformer())):
+        works[f"{name} train"] = partial(our_step(model), tokens)
+        works[f"{name} decode"] = partial(decode, model)
     for line in sys.stdin:
-        began = time.perf_counter()
-        works[line.strip()]()
-        print(time.perf_counter() - began, flush=True)
+        print(timed(works[line.strip()])(), flush=True)
 
 
-def training(model: RWKV4 | Transformer) -> Callable[[], None]:
-    """One step on 512 tokens: forward, backward, AdamW."""
-    optimizer = build_optimizer(model, OptimConf())
-    tokens = torch.randint(0, VOCAB, (1, LENGTH), generator=torch.Generator().manual_seed(0))
-
-    def step() -> None:
-        model.train()
-        optimizer.zero_grad()
-        loss, _ = model.loss(tokens, tokens)
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def decoding(model: RWKV4 | Transformer) -> Callable[[], None]:
+@torch.no_grad()
+def decode(model: Model) -> None:
     """100 tokens, one by one, from an empty state."""
-
-    @torch.no_grad()
-    def decode() -> None:
-        model.eval()
-        token = torch.zeros(1, 1, dtype=torch.long)
-        state = model.init_state(1, DECODED)
-        for _ in range(DECODED):
-            logits, state = model.next_logits(token, state)
-            token = logits.argmax(-1, keepdim=True).view(1, 1)
-
-    return decode
+    model.eval()
+    token = torch.zeros(1, 1, dtype=torch.long)
+    state = model.init_state(1, DECODED)
+    for _ in range(DECODED):
+        logits, state = model.next_logits(token, state)
+        token = logits.argmax(-1, keepdim=True).view(1, 1)

@@ -40,10 +40,12 @@ class Child:
         self._process.communicate()
 
     def answer(self) -> str:
-        """The next line it writes; empty if it has ended."""
+        """The next line it writes. Raises `RuntimeError` if it has ended."""
         pipe: IO[str] | None = self._process.stdout
         assert pipe is not None
-        return pipe.readline().strip()
+        if not (line := pipe.readline()):
+            raise RuntimeError(f"{' '.join(map(str, self._process.args))} has ended")
+        return line.strip()
 
     def seconds(self, work: str) -> float:
         """Seconds that it took for what the line `work` asks for."""

@@ -8,17 +8,19 @@ runs/GROUP/00-a, 00-b, 01-a and so on; the same command continues.
 
 from __future__ import annotations
 
-from core import units
 from scripts.cli.launch import launch
 
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
     launch("repeatability", "benchmarks.repeatability:main", together=True)
 
 from collections import defaultdict
+from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
-from conf.schema import RepeatabilityConf
+from benchmarks.harness import Row, publish, table
+from conf.schema import ProbeConf, RepeatabilityConf
+from core import units
 from core.errors import UserError
 from core.writable import check_writable
 from models.registry import ModelSpec
@@ -35,37 +37,54 @@ Span = tuple[float, float]
 def main(confs: list[RepeatabilityConf]) -> None:
     """Run the sweeps and print a row for every pair of crossovers, then the counts."""
     conf = confs[0]
-    specs = [model_spec(model.model, model.vocab_size) for model in confs]
-    folder = Path(conf.runs_dir, check_name("group", conf.group))
-    check_writable(folder, hint="choose another runs_dir")
-    lines = []
+    specs, folder = models_and_folder(confs)
+    rows = []
     agreed: dict[str, list[bool]] = defaultdict(list)
     for number in range(conf.pairs):
-        first, second = (crossovers(specs, conf, folder / f"{number:02d}-{run}") for run in "ab")
+        first, second = (
+            with_interval(sweep(specs, conf, folder / f"{number:02d}-{run}")) for run in "ab"
+        )
         for name in (name for name in first if name in second):
-            spans = span(first[name]), span(second[name])
-            agreed[name].append(overlap(*spans))
-            shown = " | ".join(describe(pairs[name]) for pairs in (first, second))
-            lines.append(f"| {number} | {name} | {shown} | {'yes' if agreed[name][-1] else 'no'} |")
-    if not lines:
+            pair = first[name], second[name]
+            agreed[name].append(overlap(*map(span, pair)))
+            agree = "yes" if agreed[name][-1] else "no"
+            rows.append(Row(f"{number}", (name, *map(describe, pair), agree)))
+    if not rows:
         raise UserError(
             "no crossover has an interval: measure a recurrent and an attention model, at two "
             "lengths or more, with repeats or processes above 1"
         )
-    print("| pair | measure | first sweep | second sweep | overlap |\n|--:|---|---|---|---|")
-    print("\n".join(lines))
-    for name, overlaps in sorted(agreed.items()):
-        print(f"{name}: the intervals overlap in {sum(overlaps)} of {len(overlaps)} pairs")
+    publish(
+        "Pairs of sweeps",
+        table(("pair", "measure", "first sweep", "second sweep", "overlap"), rows),
+        [
+            f"{name}: the intervals overlap in {sum(overlaps)} of {len(overlaps)} pairs"
+            for name, overlaps in sorted(agreed.items())
+        ],
+    )
 
 
-def crossovers(
-    specs: list[ModelSpec], conf: RepeatabilityConf, folder: Path
-) -> dict[str, Comparison]:
-    """One sweep; by measure and models, the comparisons that have an interval."""
+def models_and_folder(confs: Sequence[ProbeConf]) -> tuple[list[ModelSpec], Path]:
+    """The models that a multirun names, and the folder of its group, where sweeps can be kept."""
+    folder = Path(confs[0].runs_dir, check_name("group", confs[0].group))
+    check_writable(folder, hint="choose another runs_dir")
+    return [model_spec(conf.model, conf.vocab_size) for conf in confs], folder
+
+
+def sweep(specs: Sequence[ModelSpec], conf: ProbeConf, folder: Path) -> dict[str, Comparison]:
+    """Run one sweep; its comparisons by measure and models."""
     run_sweep(specs, conf, folder / "probes.jsonl", lambda row: None)
     return {
         f"{pair.measure.key} {pair.recurrent.series.label}/{pair.attention.series.label}": pair
         for pair in comparisons(collect([folder]))
+    }
+
+
+def with_interval(pairs: dict[str, Comparison]) -> dict[str, Comparison]:
+    """Those of which every length has an interval."""
+    return {
+        name: pair
+        for name, pair in pairs.items()
         if pair.kind != "missing" and not any(at.ends is None for at in pair.intervals.values())
     }
 

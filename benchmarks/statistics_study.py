@@ -2,18 +2,23 @@
 
 Prints the tables of docs/statistics.md: the error of estimators of a point, how often verdicts are
 right, undecided or wrong, how often intervals of a crossover hold the truth, and what is called
-linear. One number after the command sets the sweeps per cell (300).
+linear. `--rounds` are the sweeps per cell.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from scripts.cli.launch import script
+
+if __name__ == "__main__":
+    script("benchmarks.statistics_study:main")
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
 
+from benchmarks.harness import Row, parse, parser, publish, table
 from probes.analysis.bootstrap import Array
 from probes.analysis.crossovers import TIME, is_linear, kind_of
 from probes.analysis.estimators import bend
@@ -182,26 +187,33 @@ ENOUGH = 20
 """Crossings of which to tell how many intervals hold."""
 
 
-def main(seeds: int) -> None:
+def main() -> None:
     """Print all tables."""
-    print("| noise | " + " | ".join(ESTIMATORS) + " |\n|---|" + "--:|" * len(ESTIMATORS))
-    for noise in NOISES:
-        cells = [f"{error:.1f}" for error in estimation(noise, 5 * seeds).values()]
-        print(f"| {noise.name} | {' | '.join(cells)} |", flush=True)
-    print("\n| noise | truth | right | not decided | wrong | interval holds |")
-    print("|---|---|--:|--:|--:|--:|")
-    for truth in TRUTHS:
-        for noise in NOISES:
-            *shares, holds = verdicts(truth, noise, seeds)
-            cells = [f"{100 * share:.1f} %" for share in shares]
-            enough = truth == "crosses" and shares[0] * seeds >= ENOUGH
-            cells.append(f"{100 * holds:.1f} %" if enough else "")
-            print(f"| {noise.name} | {truth} | {' | '.join(cells)} |", flush=True)
-    print("\n| cost | noise | called linear |\n|---|--:|--:|")
+    arguments = parse(parser(__doc__, rounds=300))
+    seeds = arguments.rounds
+    columns = ("noise", "truth", "right", "not decided", "wrong", "interval holds")
+    publish(
+        "The statistics against sweeps of known truth",
+        table(("noise", *ESTIMATORS), (estimation_row(noise, 5 * seeds) for noise in NOISES)),
+        table(columns, (verdict_row(truth, noise, seeds) for truth in TRUTHS for noise in NOISES)),
+        table(("cost", "noise", "called linear"), linear_rows(seeds)),
+        arguments=arguments,
+    )
+
+
+def estimation_row(noise: Noise, seeds: int) -> Row:
+    return Row(noise.name, [f"{error:.1f}" for error in estimation(noise, seeds).values()])
+
+
+def verdict_row(truth: str, noise: Noise, seeds: int) -> Row:
+    *shares, holds = verdicts(truth, noise, seeds)
+    cells = [f"{100 * share:.1f} %" for share in shares]
+    if truth == "crosses" and shares[0] * seeds >= ENOUGH:
+        cells.append(f"{100 * holds:.1f} %")
+    return Row(noise.name, (truth, *cells))
+
+
+def linear_rows(seeds: int) -> Iterator[Row]:
     for name, (cost, size) in GROWTHS.items():
         share = called_linear(cost, size, seeds)
-        print(f"| {name} | {100 * size:.0f} % | {100 * share:.1f} % |", flush=True)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 300)
+        yield Row(name, (f"{100 * size:.0f} %", f"{100 * share:.1f} %"))

@@ -19,7 +19,9 @@ PACKAGES = (
     "benchmarks", "conf", "core", "data", "models", "probes", "scripts", "tracking", "training",
 )  # fmt: skip
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-MIRRORED = ("conf", "core", "data", "models", "probes", "scripts", "tracking", "training")
+MIRRORED = (
+    "benchmarks", "conf", "core", "data", "models", "probes", "scripts", "tracking", "training",
+)  # fmt: skip
 """Rooms whose tests mirror them, or are named in tests/README.md."""
 HEAVY = {"lightning", "hydra", "omegaconf", "wandb", "deepspeed"}
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
-from benchmarks import busy
-from benchmarks.busy import contradiction, spinning
+from benchmarks.busy import contradiction
 from tests.benchmarks.test_repeatability import comparison
 from tests.scripts.commands import run_script
 
@@ -36,33 +32,6 @@ def test_a_crossover_elsewhere_is_false() -> None:
         and far.crossover is not None
         and (near.crossover.high or 0) >= (far.crossover.low or 0)
     )
-
-
-def test_busy_processes_end_with_the_sweep() -> None:
-    with pytest.raises(KeyboardInterrupt), spinning(2):
-        children = psutil.Process().children()
-        spinners = [one for one in children if busy.SPIN in one.cmdline()]
-        assert len(spinners) == 2
-        raise KeyboardInterrupt
-    assert not any(one.is_running() for one in spinners)
-
-
-STARTER = """import os, subprocess, sys, time
-spinner = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())])
-print(spinner.pid, flush=True)
-time.sleep(60)
-"""
-
-
-def test_busy_processes_end_with_whoever_started_them() -> None:
-    command = [sys.executable, "-c", STARTER, busy.SPIN]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
-        assert starter.stdout is not None
-        spinner = psutil.Process(int(starter.stdout.readline()))
-        assert spinner.is_running()
-        starter.kill()
-    gone, alive = psutil.wait_procs([spinner], timeout=60)
-    assert gone and not alive
 
 
 def test_a_sweep_beside_a_busy_process_says_nothing_false(

@@ -6,7 +6,7 @@ import itertools
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -107,6 +107,16 @@ def test_a_record_says_where_it_comes_from_and_is_written_when_asked(
     assert "threads" in machine and "torch " in versions and "no-such is missing" in versions
     assert f"`python benchmarks/loop.py --seed -1 --out {tmp_path}`" in command
     assert f"seed {arguments.seed}" in command and "commit " in command
+
+
+def test_a_row_is_printed_before_the_next_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    def rows() -> Iterator[Row]:
+        yield Row("first", ())
+        assert "| first |" in capsys.readouterr().out
+        yield Row("second", ())
+
+    harness.publish("A title", table(("what",), rows()))
+    assert "| second |" in capsys.readouterr().out
 
 
 BLOCKED = """
