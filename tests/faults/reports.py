@@ -8,12 +8,13 @@ report of the rest; nothing half written, nothing that a page would execute, no 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import random
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -40,42 +41,52 @@ PROBES = ("train", "decode")
 PARAMETERS = 10_000_000
 
 
-def sound_row(model: str, probe: str, length: int, **changes: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Kind:
+    """What rows and summaries say of their model."""
+
+    model: str
+    target: str
+    title: str
+    recurrent: bool
+
+
+KINDS = (
+    Kind("rwkv4", "models.rwkv4.RWKV4", "RWKV-4", recurrent=True),
+    Kind("gpt", "models.gpt.GPT", "GPT", recurrent=False),
+)
+
+
+def sound_row(kind: Kind, probe: str, length: int, **changes: Any) -> dict[str, Any]:
     """The fields of a row as a sweep writes them."""
-    recurrent = model.startswith("rwkv")
-    cost = 0.05 + 1e-4 * length if recurrent else 0.01 + 1e-6 * length**2
+    cost = 0.05 + 1e-4 * length if kind.recurrent else 0.01 + 1e-6 * length**2
     values: dict[str, Any] = {
-        "probe": probe, "sweep": "batch_1", "model": model, "size": "tiny",
-        "target": "models.rwkv4.RWKV4" if recurrent else "models.gpt.GPT",
+        **asdict(kind), "probe": probe, "sweep": "batch_1", "size": "tiny",
         "config": {"vocab_size": 256, "n_layer": 2, "n_embd": 64}, "parameters": PARAMETERS,
         "context_length": length, "batch": 1, "status": "ok", "error": None,
         "seconds": [cost, 1.01 * cost, 1.02 * cost], "peak_bytes": 10**6 + length,
-        "peak_method": "resident", "state_bytes": 1000 if recurrent else 10 * length,
+        "peak_method": "resident", "state_bytes": 1000 if kind.recurrent else 10 * length,
         "flops": 10**9, "flops_dense": 10**9, "backends": {"wkv": "cpu"}, "precision": "float32",
         "seed": 0, "device": {"kind": "cpu", "name": "X", "threads": 1, "memory_bytes": 2**34},
         "versions": {"torch": "2.13.0"}, "commit": "0123456789abcdef", "load_before": 0.1,
         "started": "2026-01-01T00:00:00+00:00", "command": "python scripts/probe.py",
         "token_seconds": [cost] * 6 if probe == "decode" else [], "disturbed": [False] * 3,
-        "cpu_seconds": [cost] * 3, "recurrent": recurrent, "peak_flops": 1e11,
-        "title": "RWKV-4" if recurrent else "GPT", "options": {},
+        "cpu_seconds": [cost] * 3, "peak_flops": 1e11, "options": {},
     }  # fmt: skip
     return values | changes
 
 
-def sound_summary(model: str, place: int = 0, **changes: Any) -> dict[str, Any]:
+def sound_summary(kind: Kind, place: int = 0, **changes: Any) -> dict[str, Any]:
     """The summary of a training; those of several places differ in compute."""
-    recurrent = model.startswith("rwkv")
     tokens = 10**6 * 2**place
     values: dict[str, Any] = {
-        "name": f"{model}-{place}", "model": model, "size": "tiny",
-        "target": "models.rwkv4.RWKV4" if recurrent else "models.gpt.GPT",
+        **asdict(kind), "name": f"{kind.model}-{place}", "size": "tiny",
         "config": {"vocab_size": 256}, "parameters": PARAMETERS, "steps": 10, "tokens": tokens,
         "forward_flops": 2 * PARAMETERS * tokens, "val_loss": 5.0 * 0.9**place,
         "val_bits_per_byte": 3.0 * 0.9**place, "unigram_entropy": 6.0, "gzip_bits_per_byte": 2.5,
         "xz_bits_per_byte": 2.4, "order_hash": f"{place}", "data_fingerprint": "b",
         "tokens_per_second": 1e4, "precision": "32-true", "packing": "stream", "segment": 0,
-        "bptt": "exact", "backends": {"wkv": "cpu"}, "recurrent": recurrent,
-        "title": "RWKV-4" if recurrent else "GPT", "options": {},
+        "bptt": "exact", "backends": {"wkv": "cpu"}, "options": {},
     }  # fmt: skip
     return values | changes
 
@@ -117,13 +128,13 @@ def sound(folder: Path, draw: random.Random) -> Group:
     """Two models with rows and trainings, a scaling study in every second one."""
     probes = draw.choice((PROBES[:1], PROBES[:1], PROBES))  # more are drawn in more pictures
     rows = [
-        encoded(sound_row(model, probe, length))
+        encoded(sound_row(one, probe, length))
         for length in LENGTHS
         for probe in probes
-        for model in ("rwkv4", "gpt")
+        for one in KINDS
     ]
     places = range(draw.choice((1, 5)))
-    summaries = [encoded(sound_summary(one, at)) for one in ("rwkv4", "gpt") for at in places]
+    summaries = [encoded(sound_summary(one, at)) for one in KINDS for at in places]
     return Group(folder, draw, rows, summaries, list(rows), ["allow_mixed=true"])
 
 
@@ -198,7 +209,7 @@ def names_of_all(group: Group) -> str:
 
     def change(line: bytes) -> bytes:
         values = json.loads(line)
-        return encoded(values | {name: odd}) if values["model"] == "gpt" else line
+        return line if values["recurrent"] else encoded(values | {name: odd})
 
     group.lines = [change(line) for line in group.lines]
     group.summaries = [change(one) for one in group.summaries]
@@ -326,9 +337,11 @@ def many_models(group: Group) -> str:
     """More than anybody compares; or that many without a single point."""
     count, status = group.draw.choice([60, 300]), group.draw.choice(["ok", "oom"])
     group.lines = [
-        encoded(sound_row(f"{kind}{n}", "train", 64, status=status, title=f"{kind}{n}"))
+        encoded(
+            sound_row(dataclasses.replace(one, model=name, title=name), "train", 64, status=status)
+        )
         for n in range(count)
-        for kind in ("rwkv", "gpt")
+        for one, name in ((one, f"{one.model}-{n}") for one in KINDS)
     ]
     group.kept, group.goes_on = [], False
     return f"{2 * count} models, {status}"
@@ -343,7 +356,7 @@ def many_lengths(group: Group) -> str:
             sound_row(one, "train", at) | {"seconds": [1.0]} | {"disturbed": [], "cpu_seconds": []}
         )
         for at in lengths
-        for one in ("rwkv4", "gpt")
+        for one in KINDS
     ]
     group.kept = list(group.lines)
     return f"{len(lengths)} context lengths"
@@ -380,7 +393,7 @@ def trainings_only(group: Group) -> str:
     """A scaling study of numbers of any size, without a row."""
     group.lines, group.kept = [], []
     group.summaries = []
-    for model in ("rwkv4", "gpt"):
+    for one in KINDS:
         for place in range(group.draw.choice([3, 8])):
             changes = {
                 "parameters": int(10 ** group.draw.uniform(0, 15)),
@@ -389,7 +402,7 @@ def trainings_only(group: Group) -> str:
                 "val_loss": 10 ** group.draw.uniform(-9, 4),
             }
             some = dict(group.draw.sample(sorted(changes.items()), group.draw.randrange(5)))
-            group.summaries.append(encoded(sound_summary(model, place, **some)))
+            group.summaries.append(encoded(sound_summary(one, place, **some)))
     return "a scaling study of numbers at the edges"
 
 

@@ -102,9 +102,9 @@ def test_values_and_bands_are_those_measured(draw: Draw) -> None:
     ):
         costs = np.array([COSTS[kind, "prefill"](length) for length in LENGTHS])
         assert points(line) == pytest.approx(np.stack([LENGTHS, costs], 1))
-        (path,) = band.get_paths()
+        outline = np.asarray(band.get_paths()[0].vertices, float)
         for length, cost in zip(LENGTHS, costs, strict=True):
-            edges = path.vertices[path.vertices[:, 0] == length, 1]
+            edges = outline[outline[:, 0] == length, 1]
             assert (edges.min(), edges.max()) == pytest.approx((low * cost, high * cost))
 
 

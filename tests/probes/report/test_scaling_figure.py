@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.image import imread
 
 from probes.analysis.estimators import LEVELS
@@ -33,6 +34,7 @@ def test_every_training_is_a_point(studied: Study, axes: Axes) -> None:
     for family, dot in zip(studied.families, dots, strict=True):
         expected = [(trial.flops, trial.loss) for trial in family.trials]
         assert np.asarray(dot.get_offsets()) == pytest.approx(np.array(expected))
+        assert isinstance(dot, PathCollection)
         by_size = np.argsort([trial.parameters for trial in family.trials])
         assert (np.diff(np.asarray(dot.get_sizes())[by_size]) >= 0).all()
 
@@ -42,15 +44,15 @@ def test_lines_and_bands_are_those_of_the_law(studied: Study, axes: Axes) -> Non
     bands = [band for place, band in enumerate(axes.collections) if place % 3]
     parts = [(family, dashes) for family in studied.families for dashes in ("-", "--")]
     for line, band, (family, dashes) in zip(lines, bands, parts, strict=True):
-        compute, losses = line.get_data()
+        compute, losses = np.asarray(line.get_data(), float)
         low, high = family.span
         ends = (low, high) if dashes == "-" else (high, high * BEYOND)
         assert line.get_linestyle() == dashes
         assert (compute[0], compute[-1]) == pytest.approx(ends)
-        best, drawn = family.curve(np.asarray(compute))
+        best, drawn = family.curve(compute)
         assert losses == pytest.approx(best)
         below, above = np.percentile(drawn, LEVELS, axis=0)
-        edges = band.get_paths()[0].vertices[:, 1]
+        edges = np.asarray(band.get_paths()[0].vertices, float)[:, 1]
         assert (edges.min(), edges.max()) == pytest.approx((below.min(), above.max()))
 
 
