@@ -36,7 +36,7 @@ CHILD = """
 import os, sys, time
 version, path, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
 os.environ.update(RWKV_JIT_ON="1", RWKV_CUDA_ON="0", RWKV_V7_ON="1" if version == "rwkv7" else "0")
-answers, sys.stdout = sys.stdout, sys.stderr
+answers, sys.stdout = sys.stdout, open(os.devnull, "w")
 import torch
 torch.set_num_threads(threads)
 from rwkv.model import RWKV

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import functools
 import importlib.metadata
 import itertools
 import os
@@ -108,10 +107,11 @@ def timed(work: Callable[[], object], number: int = 1, clock: Measure = timer) -
 
 def timed_on_gpu(work: Callable[[], object]) -> Measure:
     """Seconds of a call of `work` between two CUDA events, the cache flushed before."""
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
 
     def measure() -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        _flush_buffer().zero_()
+        flush.zero_()
         start.record()
         work()
         end.record()
@@ -119,11 +119,6 @@ def timed_on_gpu(work: Callable[[], object]) -> Measure:
         return start.elapsed_time(end) / 1e3
 
     return measure
-
-
-@functools.cache
-def _flush_buffer() -> torch.Tensor:
-    return torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
 
 
 # ---------------------------------------------------------------- what is printed

@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -37,23 +37,16 @@ from scripts.cli.model_spec import model_spec
 VOCAB = 3072
 LENGTHS = (8192, 16384, 32768, 65536, 131072, 262144, 524288, 1048576)
 MIB = 1 << 20
-COLUMNS = (
-    "model", "context", "status", "step", "per token", "to the first", "peak", "to the first"
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Point:
-    """One row, as a child needs it."""
-
-    spec: ModelSpec
-    length: int
-    segment: int
-    """Tokens read at once by a recurrent model; 0: the whole sequence, like attention."""
-    threads: int
-    rounds: int
-    memory_bytes: int
-    baseline_bytes: int
+COLUMNS = [
+    "model",
+    "context",
+    "status",
+    "step",
+    "per token",
+    "to the first",
+    "peak",
+    "to the first",
+]
 
 
 def main() -> None:
@@ -81,17 +74,10 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
     for name in arguments.models:
         first: dict[str, Any] | None = None
         for length in sorted(arguments.lengths):
-            point = Point(
-                spec_of(name, arguments.size, length),
-                length,
-                arguments.segment,
-                arguments.threads,
-                arguments.rounds,
-                int(arguments.memory_gib * 2**30),
-                empty.facts["baseline_bytes"],
-            )
-            outcome = isolated.run(measure, (point,), arguments.timeout_s)
-            yield row(point, outcome, first)
+            spec = spec_of(name, arguments.size, length)
+            given = spec, length, arguments, empty.facts["baseline_bytes"]
+            outcome = isolated.run(measure, given, arguments.timeout_s)
+            yield row(name, length, outcome, first)
             if outcome.status != OK:
                 break
             first = first or outcome.facts
@@ -105,56 +91,54 @@ def spec_of(name: str, size: str, length: int) -> ModelSpec:
     return ModelSpec(**{**asdict(spec), "config": {**spec.config, **positions}})
 
 
-def measure(report: Report, point: Point) -> None:
+def measure(
+    report: Report, spec: ModelSpec, length: int, arguments: argparse.Namespace, baseline: int
+) -> None:
     """Work of a child: how it reads, seconds of each step and bytes at the peak of a step."""
-    if point.threads:
-        torch.set_num_threads(point.threads)
-    peak_memory.limit("cpu", point.memory_bytes)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    peak_memory.limit("cpu", int(arguments.memory_gib * 2**30))
     torch.manual_seed(0)
-    model: Any = build(point.spec)
-    segment = min(point.segment, point.length) if model.recurrent else 0
+    model: Any = build(spec)
+    segment = min(arguments.segment, length) if model.recurrent else 0
     model.gradient_checkpointing = not model.recurrent
     how = f"segments of {segment:,}" if segment else "whole"
     report({"how": how + (", blocks recomputed" if model.gradient_checkpointing else "")})
-    tokens = torch.randint(VOCAB, (1, point.length + 1))
+    tokens = torch.randint(VOCAB, (1, length + 1))
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
 
-    def step(length: int) -> None:
-        x, y = inputs[:, :length], targets[:, :length]
+    def step(tokens: int) -> None:
+        x, y = inputs[:, :tokens], targets[:, :tokens]
         if segment:
-            segmented_objective(model, x, y, min(segment, length))[0].backward()
+            segmented_objective(model, x, y, min(segment, tokens))[0].backward()
         else:
             model.objective(x, y)[0].backward()
 
-    step(min(1024, point.length))  # compiles kernels and fills caches
+    step(min(1024, length))  # compiles kernels and fills caches
     peak_memory.reset_peak("cpu")
     seconds = []
-    for _ in range(point.rounds):
+    for _ in range(arguments.rounds):
         model.zero_grad(set_to_none=True)
-        seconds.append(timed(partial(step, point.length))())
+        seconds.append(timed(partial(step, length))())
     peak = peak_memory.peak("cpu")
     if peak is not None:
-        report({"peak_bytes": peak - point.baseline_bytes})
-    report({"seconds": seconds, "tokens": point.length})
+        report({"peak_bytes": peak - baseline})
+    report({"seconds": seconds, "tokens": length})
 
 
-def row(point: Point, outcome: Outcome, first: dict[str, Any] | None) -> Row:
+def row(name: str, length: int, outcome: Outcome, first: dict[str, Any] | None) -> Row:
     """The figures of a point; ratios are to the shortest context of the same model."""
     facts = outcome.facts
-    name = f"{point.spec.name}, {facts.get('how', 'not built')}"
-    context = f"{point.length:,}"
+    what, context = f"{name}, {facts.get('how', 'not built')}", f"{length:,}"
     if outcome.status != OK:
-        return Row(name, (context, f"{outcome.status}: {outcome.error}"))
+        return Row(what, (context, f"{outcome.status}: {outcome.error}"))
     start = first or facts
-    fastest = min(facts["seconds"])
-    per_token, per_token_first = (
-        min(timing["seconds"]) / timing["tokens"] for timing in (facts, start)
-    )
-    figures = [f"{fastest:,.1f} s", f"{1e6 * per_token:,.0f} us"]
-    figures.append(f"{per_token / per_token_first:.2f}")
+    each, each_first = (min(point["seconds"]) / point["tokens"] for point in (facts, start))
+    figures = [f"{min(facts['seconds']):,.1f} s", f"{1e6 * each:,.0f} us"]
+    figures.append(f"{each / each_first:.2f}")
     if "peak_bytes" in facts:
         peak, peak_first = facts["peak_bytes"], start["peak_bytes"]
         figures += [f"{peak / MIB:,.0f} MiB", f"{peak / peak_first:.2f}"]
     else:
         figures.append("not measured")
-    return Row(name, (context, outcome.status, *figures))
+    return Row(what, (context, outcome.status, *figures))

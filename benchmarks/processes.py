@@ -27,7 +27,6 @@ class Child:
             [sys.executable, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
             env=environment,
         )
@@ -44,7 +43,7 @@ class Child:
         pipe: IO[str] | None = self._process.stdout
         assert pipe is not None
         if not (line := pipe.readline()):
-            raise RuntimeError(f"{' '.join(map(str, self._process.args))} has ended")
+            raise RuntimeError("the process to be measured has ended; its error stands above")
         return line.strip()
 
     def seconds(self, work: str) -> float:

@@ -145,29 +145,19 @@ def their_rwkv() -> Step:
     """Raises `ImportError` without `transformers`."""
     from transformers import RwkvConfig, RwkvForCausalLM
 
-    config = RwkvConfig(
-        vocab_size=VOCAB,
-        context_length=1 << 20,
-        hidden_size=WIDTH,
-        num_hidden_layers=LAYERS,
-        rescale_every=0,
-    )
-    return their_step(RwkvForCausalLM(config))
+    shape = {"vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": LAYERS}
+    return their_step(RwkvForCausalLM(RwkvConfig(**shape, context_length=1 << 20, rescale_every=0)))
 
 
 def their_llama() -> Step:
     """Raises `ImportError` without `transformers`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=WIDTH,
-        intermediate_size=3 * WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        max_position_embeddings=1 << 20,
+    shape = {"vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": LAYERS}
+    more = {"intermediate_size": 3 * WIDTH, "num_attention_heads": HEADS}
+    return their_step(
+        LlamaForCausalLM(LlamaConfig(**shape, **more, max_position_embeddings=1 << 20))
     )
-    return their_step(LlamaForCausalLM(config))
 
 
 def their_step(model: Any) -> Step:
