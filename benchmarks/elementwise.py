@@ -70,7 +70,7 @@ def main() -> None:
         ),
         summary(found),
         table(
-            ("first calls, forward and backward", "cold cache", "warm cache"),
+            ("first calls (processor time)", "cold cache", "warm cache"),
             first_call_rows(arguments.formulas, shapes[0]),
         ),
         arguments=arguments,
@@ -146,28 +146,34 @@ def summary(found: list[dict[str, Samples]]) -> Iterator[str]:
 
 
 def first_call_rows(names: list[str], shape: tuple[int, int]) -> Iterator[Row]:
-    """Seconds until one formula, and all of them, have run once in a fresh process."""
+    """What it takes until one formula, and all of them, have run once in a fresh process."""
     sets = {names[0]: names[:1], f"all {len(names)}": names}
     for what, chosen in sets.items():
         for way in ("native", "compiled"):
             with tempfile.TemporaryDirectory() as folder:
-                cold, warm = (first_calls(way, chosen, shape, folder) for _ in range(2))
-            yield Row(f"{what}, {way}", [f"{cold:.1f} s", f"{warm:.2f} s"])
+                calls = [first_calls(way, chosen, shape, folder) for _ in range(2)]
+            figures = [f"{wall:.2f} s ({processor:.2f} s)" for wall, processor in calls]
+            yield Row(f"{what}, {way}", figures)
 
 
-def first_calls(way: str, names: list[str], shape: tuple[int, int], folder: str) -> float:
-    """Seconds that a fresh process needs for them, with `folder` as its only cache."""
+def first_calls(
+    way: str, names: list[str], shape: tuple[int, int], folder: str
+) -> tuple[float, float]:
+    """`call_first` in a fresh process, with `folder` as its only cache."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(call_first, way, names, shape, folder).result()
 
 
-def call_first(way: str, names: list[str], shape: tuple[int, int], folder: str) -> float:
-    """The work of the process: forward and backward of each formula, once."""
+def call_first(
+    way: str, names: list[str], shape: tuple[int, int], folder: str
+) -> tuple[float, float]:
+    """Forward and backward of each formula, once: seconds, and those of all processors for it."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-    build.cache_dir = lambda: Path(folder)  # type: ignore[assignment]
-    began = perf_counter()
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no workers, whose time would not be counted
+    build.cache_dir = lambda: Path(folder)
+    began, before = perf_counter(), os.times()
     for name in names:
         native, plain, kinds = FORMULAS[name]
         function = native if way == "native" else torch.compile(plain, dynamic=False)
         passes(function, inputs(kinds, *shape), backward=True)()
-    return perf_counter() - began
+    return perf_counter() - began, sum(os.times()[:4]) - sum(before[:4])
