@@ -45,11 +45,12 @@ lint: $(VENV)/installed-dev ## ruff (format and lint) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/installed-dev ## time the kernels, the training loop and waiting threads on this machine
+bench: $(VENV)/installed-dev ## time kernels, the training loop and waiting threads on this machine
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/openmp_waiting.py
+	$(BIN)/python benchmarks/elementwise.py
 
 clean: ## delete .venv and prepared corpora; runs/ stays
 	rm -rf $(VENV) .cache

@@ -22,7 +22,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Row, interleave, parse, parser, publish, table, timed, version
+from benchmarks.harness import (
+    Measure,
+    Row,
+    interleave,
+    parse,
+    parser,
+    publish,
+    table,
+    timed,
+    version,
+)
 from benchmarks.processes import Child
 from models.meta import build_meta
 from models.registry import ModelSpec
@@ -72,7 +82,7 @@ def row(name: str, tokens: int, rounds: int) -> Row:
         argument = str(path) if name == "rwkv7" else str(path.with_suffix(".pth"))
         with Child(["-c", CHILD, name, argument, str(torch.get_num_threads())]) as package:
             package.answer()  # it has loaded the weights
-            pieces = {
+            pieces: dict[str, Measure] = {
                 "ours": partial(decode, model, tokens),
                 "theirs": lambda: package.seconds(str(tokens)),
             }

@@ -35,7 +35,7 @@ def inputs(B: int, T: int, C: int, dtype: torch.dtype = torch.float32) -> list[T
 def wkv4_pass(given: list[Tensor], backend: str, backward: bool) -> Callable[[], Any]:
     """A call of the operator; with `backward` and the gradients of w, u, k, v."""
     leaves = [x.detach().requires_grad_(backward) for x in given]
-    return passes(lambda *leaves: wkv4(*leaves, backend=backend)[0], leaves, backward)
+    return passes(lambda w, u, k, v: wkv4(w, u, k, v, backend=backend)[0], leaves, backward)
 
 
 def gpu_times(pieces: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Samples]:

@@ -110,8 +110,8 @@ def check(case: str, ready: list[str]) -> Row:
 def scale_free(backend: str) -> Callable[..., tuple[Tensor, ...]]:
     """The operator: y, and both parts of the state that do not depend on its scale."""
 
-    def call(*given: Tensor) -> tuple[Tensor, ...]:
-        y, state = wkv4(*given, backend=backend)
+    def call(w: Tensor, u: Tensor, k: Tensor, v: Tensor, start: Tensor) -> tuple[Tensor, ...]:
+        y, state = wkv4(w, u, k, v, start, backend)
         a, b, p = state.unbind(1)
         return y, a / b, torch.log(b) + p
 
@@ -171,7 +171,7 @@ def by_loop(given: list[Tensor]) -> Callable[[], Any]:
     """The readable loop, differentiated by autograd."""
     state = wkv4_initial_state(1, given[2].shape[2])
     leaves = [x.detach().requires_grad_() for x in given]
-    return passes(lambda *leaves: wkv4_sequential(*leaves, state)[0], leaves, True)
+    return passes(lambda w, u, k, v: wkv4_sequential(w, u, k, v, state)[0], leaves, True)
 
 
 def by_transformers(given: list[Tensor]) -> Callable[[], Any] | None:

@@ -30,6 +30,10 @@ from models.transformer import Transformer, TransformerConfig
 from training.loop.optim import build_optimizer
 
 VOCAB, LAYERS, WIDTH, HEADS = 3072, 4, 256, 4
+PEER: dict[str, Any] = {
+    "vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": LAYERS,
+}  # fmt: skip
+"""The shape of ours, in the words of `transformers`."""
 Step = Callable[[Tensor], None]
 OPERATORS: dict[str, Callable[..., Any]] = {
     "rwkv5": lambda *shape: RWKV5(RWKV5Config(*shape)),
@@ -145,18 +149,16 @@ def their_rwkv() -> Step:
     """Raises `ImportError` without `transformers`."""
     from transformers import RwkvConfig, RwkvForCausalLM
 
-    shape = {"vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": LAYERS}
-    return their_step(RwkvForCausalLM(RwkvConfig(**shape, context_length=1 << 20, rescale_every=0)))
+    return their_step(RwkvForCausalLM(RwkvConfig(**PEER, context_length=1 << 20, rescale_every=0)))
 
 
 def their_llama() -> Step:
     """Raises `ImportError` without `transformers`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape = {"vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": LAYERS}
-    more = {"intermediate_size": 3 * WIDTH, "num_attention_heads": HEADS}
+    wide: dict[str, Any] = {"intermediate_size": 3 * WIDTH, "num_attention_heads": HEADS}
     return their_step(
-        LlamaForCausalLM(LlamaConfig(**shape, **more, max_position_embeddings=1 << 20))
+        LlamaForCausalLM(LlamaConfig(**PEER, **wide, max_position_embeddings=1 << 20))
     )
 
 

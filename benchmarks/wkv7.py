@@ -65,7 +65,7 @@ def inputs(B: int, T: int, H: int, dtype: torch.dtype, device: str) -> list[Tens
 
 def call(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
     """wkv7 of the seven tensors of `inputs`."""
-    return lambda *given: wkv7(*given, backend)
+    return lambda r, w, k, v, a, b, state: wkv7(r, w, k, v, a, b, state, backend)
 
 
 def check_rows() -> Iterator[Row]:
