@@ -34,7 +34,7 @@ Span = tuple[str, str, str]
 def page(analysis: Analysis, contents: Contents) -> str:
     """The whole file as text."""
     all_series = analysis.dataset.all_series
-    data = {
+    data: dict[str, Any] = {
         "arms": [
             {
                 "label": series.label,

@@ -55,6 +55,7 @@ def test_options_are_those_of_the_class() -> None:
     assert label_of(spec_of(RWKVISH, sharpness=1.0)) == "rwkvish"
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_report_compares_what_they_are(tmp_path: Path) -> None:
     dataset = collected(tmp_path, rows())
     assert [(mine.label, other.label) for mine, other in dataset.pairs] == [(MINE, RWKVISH)]

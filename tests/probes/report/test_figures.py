@@ -50,6 +50,8 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
         return analysis, pictures
 
     monkeypatch.setattr(Figure, "savefig", keep)
+    # Names are only not pushed apart without it, and it takes most of the time.
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda figure: None)
     return drawn
 
 

@@ -75,6 +75,7 @@ def test_the_terminal_shows_trainings_and_laws(alone: Report) -> None:
     assert "RWKV-7 predicts new text better than the Transformer" in text
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_study_stands_beside_probes(tmp_path: Path) -> None:
     models = ("rwkv7", "transformer")
     report = report_of(tmp_path, make_rows(models), RUNS)
@@ -83,6 +84,7 @@ def test_a_study_stands_beside_probes(tmp_path: Path) -> None:
     assert "crossovers" in report.summary and "scaling" in report.summary
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_no_study_no_section(tmp_path: Path) -> None:
     runs = [make_summary("rwkv4", 3.3), make_summary("gpt", 3.2)]
     report = report_of(tmp_path, make_rows(), runs)

@@ -111,6 +111,7 @@ def test_crossover_json(report: Report) -> None:
     assert [one["status"] for one in found["failures"]] == ["oom"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_several_pairs_are_keyed_by_pair(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", make_rows(("rwkv4", "gpt", "transformer"), fixed=False))
     report = write_report([run], tmp_path / "out", 1024, 8192, False)
@@ -120,6 +121,7 @@ def test_several_pairs_are_keyed_by_pair(tmp_path: Path) -> None:
     assert report.summary["baselines"]["gzip_bits_per_byte"] is None
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_failures_name_the_variant(tmp_path: Path) -> None:
     config = ROWS[0].config | {"attention": "math"}
     lost = failed("gpt", "train", 8192, "oom", config=config)
@@ -157,6 +159,7 @@ def test_a_refusal_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_unlike_rows_and_damaged_lines_are_told_at_the_top(tmp_path: Path) -> None:
     odd = make_row("gpt", "train", 256, precision="bfloat16", seed=1)
     run = write_run(tmp_path / "run", [*make_rows(), odd])
@@ -178,6 +181,7 @@ def test_unlike_rows_and_damaged_lines_are_told_at_the_top(tmp_path: Path) -> No
     assert console.export_text().startswith("Unlike measurements are compared here, as was asked")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_several_processes_are_told(tmp_path: Path) -> None:
     rows = [
         make_row(row.model, row.probe, row.context_length, process=process)
@@ -216,6 +220,7 @@ def test_the_terminal_fits_80_columns(report: Report, tmp_path: Path) -> None:
     assert "disturbed" not in text, "these rows do not know"
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_long_names_are_folded_and_not_cut(tmp_path: Path) -> None:
     config = ROWS[0].config | {"attention": "math", "window": 2048}
     rows = [*make_rows(("rwkv4",), fixed=False)]
@@ -257,6 +262,7 @@ def test_the_machine_is_told(tmp_path: Path, visits: int, bad: int, told: str) -
     assert text.index("<h1") < text.index(expected) < text.index('class="story"')
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_disturbed_cell_is_marked_and_fits(tmp_path: Path) -> None:
     rows = [
         replace(row, disturbed=[row.context_length == 512] * len(row.seconds))
@@ -276,6 +282,7 @@ def test_old_rows_do_not_know_how_quiet_it_was(report: Report, tmp_path: Path) -
     assert "measurements, " not in printed(report, tmp_path)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_measure_that_is_all_disturbed_is_not_silently_left_out(tmp_path: Path) -> None:
     rows = make_rows(probes=("train", "ttft"), fixed=False)
     rows = [replace(row, disturbed=[row.probe == "ttft"] * len(row.seconds)) for row in rows]
