@@ -106,17 +106,17 @@ def test_the_scaling_study_compares_what_they_are() -> None:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traces of 32 tokens and up, so that a loop over tokens is traced soon."""
-    monkeypatch.setattr(cost_model, "CHUNK_TOKENS", 16)
-    monkeypatch.setattr(cost_model, "DIRECT_LENGTH", 64)
+    """Traces of 16 tokens and up, so that a loop over tokens is traced soon."""
+    monkeypatch.setattr(cost_model, "CHUNK_TOKENS", 8)
+    monkeypatch.setattr(cost_model, "DIRECT_LENGTH", 32)
 
 
 @pytest.mark.parametrize("name", [MINE, RWKVISH])
 def test_a_plan_scales_what_is_traced(name: str, short: None) -> None:
     """Also where a longer sequence is more operations."""
     spec = spec_of(name, n_layer=4)
-    work = CostModel(spec, "cpu", "32-true").work(1, 200, False)
-    ops = trace(spec, 1, 200, 4, "cpu", "32-true", False)
+    work = CostModel(spec, "cpu", "32-true").work(1, 48, False)
+    ops = trace(spec, 1, 48, 4, "cpu", "32-true", False)
     few, more = (work.ops[layers] for layers in cost_model.LAYERS)
     for quantity in ("flops", "bytes", "count"):
         at = [sum(getattr(op, quantity) for op in one) for one in (few, more)]
@@ -139,7 +139,7 @@ def test_operations_that_do_not_scale_are_refused(
 
 
 def test_only_a_recurrent_model_is_planned_in_segments(short: None) -> None:
-    conf = PlanConf(segment=32)
+    conf = PlanConf(segment=16)
     machine = MachineConf(
         flops_fp32=1e12, flops_bf16=1e12, memory_bytes=1e9, memory_bytes_s=1e10,
         matmul_efficiency=1.0, attention_efficiency=1.0, memory_efficiency=1.0,
@@ -147,6 +147,6 @@ def test_only_a_recurrent_model_is_planned_in_segments(short: None) -> None:
     )  # fmt: skip
     conf.machine = machine
     for name, expected in ((MINE, True), (RWKVISH, False)):
-        plan = Planner(spec_of(name), conf).plan(64)
+        plan = Planner(spec_of(name), conf).plan(32)
         assert any(row.variant == SEGMENTS for row in plan.rows) is expected
         assert bool(plan.sizes.state_bytes) is expected
