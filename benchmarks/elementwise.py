@@ -34,22 +34,23 @@ HEAD, EPS = 64, 1e-5
 WAYS = ("native", "eager", "compiled")
 MIN_SECONDS = 2e-3
 """Calls of a piece are repeated until they take as long together."""
+FUSED: dict[Any, str] = {
+    gates.gate: "x x",
+    gates.squared_relu: "x",
+    shift._token_shift_mix: "x previous mu",
+    transformer.rms_norm: "x c eps",
+    transformer.swiglu: "two",
+    rwkv5.gated_head_norm: "heads x c c eps",
+    rwkv6.dynamic_mix: "x previous mu change",
+    rwkv7.log_decay: "x c",
+    rwkv7.value_residual: "x x x c",
+    rwkv7.delta_keys: "heads heads head head head",
+    rwkv7.bonus_head_norm: "heads heads heads heads x head c c eps",
+}
 FORMULAS: dict[str, tuple[Any, Callable[..., Any], str]] = {
-    "gate": (gates.gate, gates.gate.plain, "x x"),
-    "squared_relu": (gates.squared_relu, gates.squared_relu.plain, "x"),
-    "token_shift_mix": (shift._token_shift_mix, shift._token_shift_mix.plain, "x previous mu"),
+    **{fused.__name__: (fused, fused.plain, kinds) for fused, kinds in FUSED.items()},
     "rotate": (rotation.rotate, rotation.plain, "heads angle angle"),
-    "rms_norm": (transformer.rms_norm, transformer.rms_norm.plain, "x c eps"),
-    "swiglu": (transformer.swiglu, transformer.swiglu.plain, "two"),
-    "gated_head_norm": (rwkv5.gated_head_norm, rwkv5.gated_head_norm.plain, "heads x c c eps"),
-    "dynamic_mix": (rwkv6.dynamic_mix, rwkv6.dynamic_mix.plain, "x previous mu change"),
-    "log_decay": (rwkv7.log_decay, rwkv7.log_decay.plain, "x c"),
-    "value_residual": (rwkv7.value_residual, rwkv7.value_residual.plain, "x x x c"),
-    "delta_keys": (rwkv7.delta_keys, rwkv7.delta_keys.plain, "heads heads head head head"),
-    "bonus_head_norm": (
-        rwkv7.bonus_head_norm, rwkv7.bonus_head_norm.plain, "heads heads heads heads x head c c eps"
-    ),
-}  # fmt: skip
+}
 """The fused operation, its formula in torch, and the kinds of its arguments (see `inputs`)."""
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, Samples, interleave, timed_on_gpu
+from benchmarks.harness import Row, in_turns, timed_on_gpu
 from benchmarks.operators import passes
 from models.ops import backends
 from models.ops.wkv import wkv4
 
-WARMUP = 3
+gpu_times = partial(in_turns, warmup=3, clocked=timed_on_gpu)
+"""Seconds of each piece by CUDA events, with a cold cache."""
 GOALS = {
     "forward, B=1, T=65536, C=768, minimal bytes over copy bandwidth": ">= 75 %",
     "forward, B=8, T=4096, C=4096, minimal bytes over copy bandwidth": ">= 75 %",
@@ -36,11 +38,6 @@ def wkv4_pass(given: list[Tensor], backend: str, backward: bool) -> Callable[[],
     """A call of the operator; with `backward` and the gradients of w, u, k, v."""
     leaves = [x.detach().requires_grad_(backward) for x in given]
     return passes(lambda w, u, k, v: wkv4(w, u, k, v, backend=backend)[0], leaves, backward)
-
-
-def gpu_times(pieces: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Samples]:
-    """Seconds of each piece by CUDA events, with a cold cache."""
-    return interleave({name: timed_on_gpu(work) for name, work in pieces.items()}, rounds, WARMUP)
 
 
 def gpu_rows(rounds: int, official: Path | None) -> Iterator[Row]:

@@ -121,6 +121,16 @@ def timed_on_gpu(work: Callable[[], object]) -> Measure:
     return measure
 
 
+def in_turns(
+    works: Mapping[Name, Callable[[], object]],
+    rounds: int,
+    warmup: int = 1,
+    clocked: Callable[[Callable[[], object]], Measure] = timed,
+) -> dict[Name, Samples]:
+    """Seconds of a call of each, interleaved; `clocked` is `timed` or `timed_on_gpu`."""
+    return interleave({name: clocked(work) for name, work in works.items()}, rounds, warmup)
+
+
 # ---------------------------------------------------------------- what is printed
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks import wkv7
 from benchmarks.gpu import gpu_rows, inputs, wkv4_pass
-from benchmarks.harness import Row, interleave, parse, parser, publish, table, timed
+from benchmarks.harness import Row, in_turns, parse, parser, publish, table
 from benchmarks.operators import ABOVE, largest_error, passes, poisoned, results
 from models.ops import backends
 from models.ops.wkv import wkv4, wkv4_initial_state
@@ -128,7 +128,7 @@ def cpu_rows(rounds: int, ready: list[str]) -> Iterator[Row]:
         return
     given = inputs(1, 16384, 768)
     k = given[2]
-    long = best(
+    long = in_turns(
         {
             "exp": lambda: torch.exp(k),
             "forward": wkv4_pass(given, "cpu", False),
@@ -136,35 +136,31 @@ def cpu_rows(rounds: int, ready: list[str]) -> Iterator[Row]:
             "chunked": wkv4_pass(given, "reference", True),
         },
         rounds,
+        WARMUP,
     )
-    base = long["exp"]
+    base = long["exp"].best
     yield Row("torch.exp of k, CPU, fp32, B=1, T=16384, C=768", (f"{1e3 * base:.1f} ms",))
     for what, name, goal in (
         ("forward over torch.exp", "forward", "<= 2.0x"),
         ("forward + backward over torch.exp", "both", "<= 8x"),
         ("chunked reference, forward + backward", "chunked", ""),
     ):
-        yield Row(what, (f"{long[name] / base:.2f}x ({1e3 * long[name]:.1f} ms)", goal))
+        seconds = long[name].best
+        yield Row(what, (f"{seconds / base:.2f}x ({1e3 * seconds:.1f} ms)", goal))
     given = inputs(1, 1024, 768)
     pieces = {"both": wkv4_pass(given, "cpu", True), "loop": by_loop(given)}
     if fallback := by_transformers(given):
         pieces["transformers"] = fallback
-    short = best(pieces, max(3, rounds // 3))
+    short = in_turns(pieces, max(3, rounds // 3), WARMUP)
     for what, name, goal in (
         ("the sequential loop with autograd", "loop", ""),
         ("the CPU fallback of transformers", "transformers", ">= 100x faster"),
     ):
         text = "not measured: transformers is missing"
         if name in short:
-            theirs, ours = short[name], short["both"]
+            theirs, ours = short[name].best, short["both"].best
             text = f"{theirs / ours:.0f}x faster ({1e3 * theirs:.0f} ms and {1e3 * ours:.2f} ms)"
         yield Row(f"against {what}, CPU, T=1024, C=768, forward + backward", (text, goal))
-
-
-def best(pieces: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """The best seconds of each piece."""
-    seconds = interleave({name: timed(work) for name, work in pieces.items()}, rounds, WARMUP)
-    return {name: samples.best for name, samples in seconds.items()}
 
 
 def by_loop(given: list[Tensor]) -> Callable[[], Any]:

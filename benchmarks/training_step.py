@@ -14,12 +14,13 @@ if __name__ == "__main__":
 
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, Samples, interleave, parse, parser, publish, table, timed
+from benchmarks.harness import Row, in_turns, parse, parser, publish, table
 from conf.schema import OptimConf
 from models.ops.wkv import wkv5, wkv6, wkv7
 from models.rwkv4 import RWKV4, RWKV4Config
@@ -88,18 +89,10 @@ def rate_row(
     form: str = ".2f",
 ) -> Row:  # fmt: skip
     """Tokens per second of the first step on `given`, over those of the second on `taken`."""
-    seconds = in_turns(lambda: first(given), lambda: second(taken), rounds)
-    rates = [samples.rates(x.numel()) for samples, x in zip(seconds, (given, taken), strict=True)]
+    seconds = in_turns({0: partial(first, given), 1: partial(second, taken)}, rounds)
+    rates = [seconds[place].rates(x.numel()) for place, x in enumerate((given, taken))]
     figures = f"{rates[0].median:,.0f} and {rates[1].median:,.0f}"
     return Row(what, (figures, rates[0].over(rates[1]).spread(form)))
-
-
-def in_turns(
-    first: Callable[[], object], second: Callable[[], object], rounds: int
-) -> tuple[Samples, Samples]:
-    """Seconds of both, after an untimed round."""
-    seconds = interleave({"first": timed(first), "second": timed(second)}, rounds)
-    return seconds["first"], seconds["second"]
 
 
 def operator_share(name: str, rounds: int) -> Row:
@@ -122,8 +115,8 @@ def operator_share(name: str, rounds: int) -> Row:
         y.backward(torch.ones_like(y))
 
     tokens = some_tokens(batch, length)
-    whole, part = in_turns(lambda: step(tokens), operator, rounds)
-    part = part.scaled(layers)
+    seconds = in_turns({"step": partial(step, tokens), "operator": operator}, rounds)
+    whole, part = seconds["step"], seconds["operator"].scaled(layers)
     figures = f"{whole.median:.2f} s", f"{part.median:.3f} s", part.over(whole).spread(".1%")
     return Row(name, figures)
 
