@@ -197,23 +197,20 @@ def folder_instead(path: Path) -> None:
 FILES = (*TOKENS, "train.blocks", "val.blocks", "tokenizer.json", "meta.json", MANIFEST)
 
 
-@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("harm", [truncate, flip, Path.unlink, pipe, loop, folder_instead])
 def test_damage_is_noticed_and_repaired(
-    conf: DataConf,
-    capfd: pytest.CaptureFixture[str],
-    name: str,
-    harm: Callable[[Path], object],
+    conf: DataConf, capfd: pytest.CaptureFixture[str], harm: Callable[[Path], object]
 ) -> None:
     folder = prepare(conf).folder
     sound = contents(folder)
-    capfd.readouterr()
-    harm(folder / name)
-    prepare(conf)
-    assert contents(folder) == sound
-    notices = [line for line in capfd.readouterr().err.splitlines() if "damaged" in line]
-    assert len(notices) == 1
-    assert names(Path(conf.cache_dir)) == [folder.name]
+    for name in FILES:
+        capfd.readouterr()
+        harm(folder / name)
+        prepare(conf)
+        assert contents(folder) == sound, name
+        notices = [line for line in capfd.readouterr().err.splitlines() if "damaged" in line]
+        assert len(notices) == 1, name
+        assert names(Path(conf.cache_dir)) == [folder.name]
 
 
 def test_every_digit_of_what_is_written_down_counts(conf: DataConf) -> None:
