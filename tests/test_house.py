@@ -19,10 +19,6 @@ PACKAGES = (
     "benchmarks", "conf", "core", "data", "models", "probes", "scripts", "tracking", "training",
 )  # fmt: skip
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-MIRRORED = (
-    "benchmarks", "conf", "core", "data", "models", "probes", "scripts", "tracking", "training",
-)  # fmt: skip
-"""Rooms whose tests mirror them, or are named in tests/README.md."""
 HEAVY = {"lightning", "hydra", "omegaconf", "wandb", "deepspeed"}
 
 
@@ -140,8 +136,7 @@ def test_every_source_file_has_a_test() -> None:
     untested = {
         str(name)
         for name in names
-        if name.parts[0] in MIRRORED
-        and not (ROOT / "tests" / name.parent / f"test_{name.name}").is_file()
+        if not (ROOT / "tests" / name.parent / f"test_{name.name}").is_file()
     }
     assert untested == covered.keys()
     missing = {test for tests in covered.values() for test in tests if not (ROOT / test).is_file()}
