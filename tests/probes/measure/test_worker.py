@@ -58,8 +58,9 @@ def test_flops_are_those_of_one_entry_of_seconds() -> None:
     model = built(TASK.spec)
     forward = model.flops(2, 48)
     assert run(probe="prefill").facts["flops"] == forward
-    assert run(probe="train").facts["flops"] == 3 * forward
-    assert run(probe="train").facts["flops_dense"] == 3 * model.flops(2, 48, dense=True)
+    train = run(probe="train").facts
+    assert train["flops"] == 3 * forward
+    assert train["flops_dense"] == 3 * model.flops(2, 48, dense=True)
     one_by_one = sum(model.flops(2, 1, past=48 + step) for step in range(8))
     assert run(probe="decode").facts["flops"] == one_by_one // 8
 

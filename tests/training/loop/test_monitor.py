@@ -14,6 +14,7 @@ from rich.console import Console
 
 from data.file_change_guard import FileChangeGuard
 from tests.scripts.commands import run_script
+from tests.training.runs import write_corpus
 from tracking.progress import Windows
 from training.loop.evaluate import full_validation, number_of_windows
 from training.loop.monitor import Line
@@ -36,11 +37,14 @@ def test_a_line_names_run_step_and_time_left(capfd: pytest.CaptureFixture[str]) 
 def test_the_loss_shown_is_the_mean_since_the_last_line(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    corpus = write_corpus(tmp_path)
+
     def losses_shown(name: str, every: int) -> list[float]:
         done = run_script(
             capfd, "train", f"name={name}", f"runs_dir={tmp_path}", "model.size=tiny",
-            f"data.cache_dir={tmp_path}/cache", "data.tokenizer=bytes", "data.length=32",
-            "data.batch_size=1", "data.val_fraction=0.002", "training.val_windows=1",
+            "data=text", f"data.paths=[{corpus}]", f"data.cache_dir={tmp_path}/cache",
+            "data.tokenizer=bytes", "data.length=32",
+            "data.batch_size=1", "data.val_fraction=0.1", "training.val_windows=1",
             f"trainer.log_every_n_steps={every}", "trainer.max_steps=4", "wandb.mode=disabled",
         )  # fmt: skip
         assert done.status == 0, done.err

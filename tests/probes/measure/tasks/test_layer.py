@@ -69,8 +69,7 @@ def test_layer_and_operator_are_those_of_the_model(variant: str) -> None:
             torch.testing.assert_close(mine, real)
     grads = [one.requires_grad for one in operands if isinstance(one, torch.Tensor)]
     assert grads.count(True) >= 3, "keys, values and queries or receptances learn"
-    for probe in ("layer", "operator"):
-        outcome = run(probe=probe, **changes)
-        assert (outcome.status, outcome.error) == (OK, None)
-    assert outcome.facts["flops"] is None
-    assert run(probe="layer", **changes).facts["flops"] == 3 * block.flops(2, 48, 0, False)
+    outcomes = [run(probe=probe, **changes) for probe in ("layer", "operator")]
+    assert [(outcome.status, outcome.error) for outcome in outcomes] == [(OK, None)] * 2
+    flops = [outcome.facts["flops"] for outcome in outcomes]
+    assert flops == [3 * block.flops(2, 48, 0, False), None]
