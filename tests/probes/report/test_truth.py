@@ -25,6 +25,7 @@ from probes.analysis.ratios import ABOVE, BELOW, EQUAL, UNDECIDED
 from probes.report import cost_tables, narrative, phrases, summary_json, terminal, winning_ranges
 from probes.rows import Row
 from tests.probes.synthetic import failed, make_row, make_rows, make_summary, write_run
+from tests.registered_models import is_recurrent
 
 LENGTHS = (256, 512, 1024)
 RATIO = {BELOW: 0.5, ABOVE: 2.0, EQUAL: 1.001, UNDECIDED: 1.2}
@@ -144,9 +145,9 @@ def told(folder: Path, rows: list[Row]) -> tuple[Dataset, list[Comparison], str]
 
 
 def cheap(costs: dict[str, float]) -> list[Row]:
-    """Training rows whose time is constant and whose memory is the larger for the RWKV."""
+    """Training rows whose time is constant and whose memory is the larger for what recurs."""
     return [
-        make_row(who, "train", length, seconds=[cost], peak_bytes=10**8 * (1 + (who == "rwkv4")))
+        make_row(who, "train", length, seconds=[cost], peak_bytes=10**8 * (1 + is_recurrent(who)))
         for length in LENGTHS
         for who, cost in costs.items()
     ]
