@@ -130,7 +130,15 @@ def process_errors(points: Sequence[Array], rng: np.random.Generator) -> Array:
     so that what slows both cancels.
     """
     kept = unhit(points)
-    sizes = _sizes(points, kept)
+    # Standard deviation of one process, by point: a weighted mean of its own and the usual one;
+    # where bursts cannot be identified, that of all its processes.
+    spare = np.array([max(0, len(some) - 1) for some in kept])
+    variances = np.array([_less(some).var(ddof=1) if len(some) > 1 else 0.0 for some in kept])
+    usual = float(spare @ variances) / max(1, int(spare.sum()))
+    sizes = np.sqrt((PRIOR * usual + spare * variances) / (PRIOR + spare))
+    for place, (point, some) in enumerate(zip(points, kept, strict=True)):
+        if not len(some):
+            sizes[place] = np.sqrt(np.square(_less(point) - contrast(point)).mean())
     pool = np.concatenate(
         [
             (some[:, None] - some)[~np.eye(len(some), dtype=bool)] / (2**0.5 * size)
@@ -188,19 +196,6 @@ def _spread(points: Sequence[Array]) -> float:
         if size == before:
             break
     return size
-
-
-def _sizes(points: Sequence[Array], kept: Sequence[Array]) -> Array:
-    """Standard deviation of one process, by point: a weighted mean of its own and the usual one;
-    where bursts cannot be identified, that of all its processes."""
-    spare = np.array([max(0, len(some) - 1) for some in kept])
-    variances = np.array([_less(some).var(ddof=1) if len(some) > 1 else 0.0 for some in kept])
-    usual = float(spare @ variances) / max(1, int(spare.sum()))
-    sizes = np.sqrt((PRIOR * usual + spare * variances) / (PRIOR + spare))
-    for place, (point, some) in enumerate(zip(points, kept, strict=True)):
-        if not len(some):
-            sizes[place] = np.sqrt(np.square(_less(point) - contrast(point)).mean())
-    return sizes
 
 
 def repeat_errors(groups: Groups, rng: np.random.Generator) -> Array | None:

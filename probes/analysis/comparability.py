@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,14 @@ def differences(rows: Sequence[Placed], trainings: Mapping[Path, dict[str, Any]]
         )
         for name, read in _SAME_IF_KNOWN.items()
     ]
-    of_one_size = [placed for placed in rows if not placed.row.unmatched]
-    sentences = [*differing, *_batches(rows), _sizes(of_one_size), *_trainings(trainings)]
-    sentences = list(filter(None, sentences))
+    at_point: dict[tuple[str, str, int], list[Placed]] = defaultdict(list)
+    for placed in rows:
+        at_point[placed.row.probe, placed.row.sweep, placed.row.context_length].append(placed)
+    for (probe, sweep, length), there in at_point.items():
+        name = f"batch of {probe} at {length} tokens in the {sweep} sweep"
+        differing.append(_differing(name, ((placed.row.batch, placed) for placed in there)))
+    differing.append(_sizes([placed for placed in rows if not placed.row.unmatched]))
+    sentences = list(filter(None, [*differing, *_trainings(trainings)]))
     more = [f"and {len(sentences) - MOST:,} more"] if len(sentences) > MOST else []
     return [*sentences[:MOST], *more]
 
@@ -99,7 +105,10 @@ def check_sizes(specs: Sequence[ModelSpec], earlier: Sequence[Row], path: Path) 
     ]
     if len(specs) + len(old) < 2:
         return
-    new = [(count, f"{label_of(spec)} {spec.size}") for spec in specs if (count := _count(spec))]
+    new = []
+    for spec in specs:
+        with suppress(UserError, TypeError, ValueError, ArithmeticError, RuntimeError):
+            new.append((count_parameters(spec), f"{label_of(spec)} {spec.size}"))
     among_new = not alike(count for count, _ in new)
     compared = new if among_new or not new else [*new, *old]
     if alike(count for count, _ in compared):
@@ -121,13 +130,6 @@ def alike(counts: Iterable[int]) -> bool:
     return not sizes or max(sizes) <= (1 + SIZE_TOLERANCE) * min(sizes)
 
 
-def _count(spec: ModelSpec) -> int | None:
-    try:
-        return count_parameters(spec)
-    except (UserError, TypeError, ValueError, ArithmeticError, RuntimeError):
-        return None
-
-
 def _differing(name: str, values: Iterable[tuple[Any, object]]) -> str:
     """`precision differs: float32 (a.jsonl, line 1) and bfloat16 (b.jsonl, line 2)`, or nothing."""
     places: dict[str, list[object]] = defaultdict(list)
@@ -138,15 +140,6 @@ def _differing(name: str, values: Iterable[tuple[Any, object]]) -> str:
     usual, odd, *more = sorted(places, key=lambda value: -len(places[value]))
     rest = f" and {len(more)} more" if more else ""
     return f"{name} differs: {usual} ({places[usual][0]}) and {odd} ({places[odd][0]}){rest}"
-
-
-def _batches(rows: Sequence[Placed]) -> Iterable[str]:
-    points: dict[tuple[str, str, int], list[Placed]] = defaultdict(list)
-    for placed in rows:
-        points[placed.row.probe, placed.row.sweep, placed.row.context_length].append(placed)
-    for (probe, sweep, length), at_point in points.items():
-        name = f"batch of {probe} at {length} tokens in the {sweep} sweep"
-        yield _differing(name, ((placed.row.batch, placed) for placed in at_point))
 
 
 def _sizes(rows: Sequence[Placed]) -> str:

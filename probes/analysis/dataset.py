@@ -196,47 +196,39 @@ def series_of(rows: Iterable[Row]) -> list[Series]:
         facts = [{"size": row.size, **unset, **row.config} for row in of_label]
         keys = _telling_apart(of_label, facts)
         if not keys:
-            facts = [_kernels(row) for row in of_label]
+            facts = [
+                {f"{operator} kernel": kernel for operator, kernel in row.backends.items()}
+                for row in of_label
+            ]
             keys = _telling_apart(of_label, facts)
         for row, row_facts in zip(of_label, facts, strict=True):
-            words = [_word(key, row_facts[key]) for key in keys if key in row_facts]
+            values = {key: row_facts[key] for key in keys if key in row_facts}
+            words = [
+                value if isinstance(value, str) else f"{key}={value}"
+                for key, value in values.items()
+            ]
             parts[" ".join([name, *words])].append(row)
         all_series += [
-            _checked(Series(label, of_label[0].model, tuple(part))) for label, part in parts.items()
+            Series(label, of_label[0].model, tuple(part)) for label, part in parts.items()
         ]
-    return sorted(
-        _without_shared_titles(all_series), key=lambda series: (not series.recurrent, series.label)
-    )
-
-
-def _checked(series: Series) -> Series:
-    if series.recurrent is None:
-        raise UserError(
-            f"{series.model}: its rows do not say whether it is recurrent, and there is no "
-            f"{series.rows[0].target} here to ask; bring back that file, or measure it again in "
-            "a new group"
-        )
-    return series
-
-
-def _set(rows: Iterable[Row]) -> set[str]:
-    """Options that some row was measured with; the label names them already."""
-    return {name for row in rows for name in row.options}
-
-
-def _without_shared_titles(all_series: list[Series]) -> list[Series]:
-    """Where two models have one title, they go by their names."""
+    for series in all_series:
+        if series.recurrent is None:
+            raise UserError(
+                f"{series.model}: its rows do not say whether it is recurrent, and there is no "
+                f"{series.rows[0].target} here to ask; bring back that file, or measure it again "
+                "in a new group"
+            )
+    # Where two models have one title, they go by their names.
     bearers: dict[str, set[str]] = defaultdict(set)
     for series in all_series:
         bearers[series.title].add(series.model)
-    return [
-        replace(series, title=series.model) if len(bearers[series.title]) > 1 else series
-        for series in all_series
-    ]
-
-
-def _kernels(row: Row) -> dict[str, Any]:
-    return {f"{operator} kernel": name for operator, name in row.backends.items()}
+    return sorted(
+        [
+            replace(series, title=series.model) if len(bearers[series.title]) > 1 else series
+            for series in all_series
+        ],
+        key=lambda series: (not series.recurrent, series.label),
+    )
 
 
 def _telling_apart(rows: list[Row], facts: list[dict[str, Any]]) -> list[str]:
@@ -246,10 +238,8 @@ def _telling_apart(rows: list[Row], facts: list[dict[str, Any]]) -> list[str]:
         for name, value in row_facts.items():
             point = (name, row.probe, row.sweep, row.context_length)
             values[point].add(json.dumps(value, sort_keys=True))
-    names = {point[0] for point, different in values.items() if len(different) > 1} - _set(rows)
+    # The label names the options already that some row was measured with.
+    named = {name for row in rows for name in row.options}
+    names = {point[0] for point, different in values.items() if len(different) > 1} - named
     # A size is a name for a whole configuration: it says all that its fields would.
     return ["size"] if "size" in names else sorted(names)
-
-
-def _word(key: str, value: Any) -> str:
-    return value if isinstance(value, str) else f"{key}={value}"

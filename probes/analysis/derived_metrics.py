@@ -75,7 +75,9 @@ def token_percentiles(rows: Sequence[Row]) -> tuple[float, float] | None:
         for row in counted(rows)
         if row.token_seconds
         for part, bad in zip(
-            _repeats(row), row.disturbed or [False] * len(row.seconds), strict=True
+            np.array_split(np.array(row.token_seconds), len(row.seconds)),
+            row.disturbed or [False] * len(row.seconds),
+            strict=True,
         )
         if not bad
     ]
@@ -83,11 +85,6 @@ def token_percentiles(rows: Sequence[Row]) -> tuple[float, float] | None:
         return None
     middle, slow = np.percentile(np.concatenate(repeats), [50, 95])
     return float(middle), float(slow)
-
-
-def _repeats(row: Row) -> list[np.ndarray]:
-    """Seconds of the single tokens of every repeat."""
-    return np.array_split(np.array(row.token_seconds), len(row.seconds))
 
 
 def figures(rows: Sequence[Row]) -> dict[str, float]:

@@ -147,15 +147,16 @@ def _noise(
 
 
 def about_smooth(lengths: Array, values: Array) -> tuple[Array, int]:
-    """Residuals of the logs about the smooth curve that fits better, and degrees of freedom."""
-    curves = _about_polynomial(lengths, values), _about_parabola(lengths, values)
-    return min(curves, key=_variance)
+    """Residuals of the logs about the smooth curve that fits better, and degrees of freedom: a
+    polynomial, or a parabola in log-log, which power laws and smooth bends fit."""
+    design, logs = np.vander(np.log(lengths / lengths[0]), min(3, len(lengths))), np.log(values)
+    parabola = logs - design @ (np.linalg.pinv(design) @ logs), max(0, len(lengths) - 3)
 
+    def variance(curve: tuple[Array, int]) -> float:
+        residuals, freedom = curve
+        return float(residuals @ residuals) / freedom if freedom else inf
 
-def _variance(curve: tuple[Array, int]) -> float:
-    """Variance of residuals by their degrees of freedom; infinite where none are left."""
-    residuals, freedom = curve
-    return float(residuals @ residuals) / freedom if freedom else inf
+    return min(_about_polynomial(lengths, values), parabola, key=variance)
 
 
 def _about_polynomial(lengths: Array, values: Array) -> tuple[Array, int]:
@@ -163,9 +164,3 @@ def _about_polynomial(lengths: Array, values: Array) -> tuple[Array, int]:
     design = powers(lengths, values)
     fitted = nonnegative(design, np.ones((1, len(lengths))))[0]
     return 1 - design @ fitted, len(lengths) - int(np.count_nonzero(fitted))
-
-
-def _about_parabola(lengths: Array, values: Array) -> tuple[Array, int]:
-    """Scatter about a parabola in log-log, which power laws and smooth bends fit."""
-    design, logs = np.vander(np.log(lengths / lengths[0]), min(3, len(lengths))), np.log(values)
-    return logs - design @ (np.linalg.pinv(design) @ logs), max(0, len(lengths) - 3)

@@ -31,21 +31,17 @@ def model_facts(dataset: Dataset, series: Series) -> dict[str, Any]:
         "backends": series.backends(),
     }
     if runs := dataset.trainings_of(series):
+        # A training of very few steps has no speed.
+        speeds = [speed for run in runs if (speed := run.get("tokens_per_second")) is not None]
         facts |= {
             "val_loss": fmean(run["val_loss"] for run in runs),
             "bits_per_byte": fmean(run["val_bits_per_byte"] for run in runs),
-            "tokens_per_second": _mean(run.get("tokens_per_second") for run in runs),
+            "tokens_per_second": fmean(speeds) if speeds else None,
             "trained_tokens": runs[0].get("tokens"),
             "trainings": [run.get("name") for run in runs],
             "gradients_cut_every": cut_every(runs),
         }
     return facts
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Mean of the known values; a training of very few steps has no speed."""
-    present = [value for value in values if value is not None]
-    return fmean(present) if present else None
 
 
 def cost_facts(dataset: Dataset, price: Price | None) -> dict[str, Any]:

@@ -91,7 +91,11 @@ def values_of(row: Row, measure: Measure) -> tuple[float, ...]:
     Disturbed repeats are left out, unless the whole row is.
     """
     if measure.field == "p95":
-        return _undisturbed(row, _percentiles(row, 95))
+        if not row.token_seconds or not row.seconds:
+            return ()
+        repeats = np.array_split(np.array(row.token_seconds), len(row.seconds))
+        slow = tuple(float(np.percentile(tokens, 95)) for tokens in repeats)
+        return _undisturbed(row, slow)
     if measure.field == "share":
         return (row.budget_bytes / row.max_batch,) if row.budget_bytes and row.max_batch else ()
     seconds = _undisturbed(row, tuple(row.seconds))
@@ -112,11 +116,3 @@ def _undisturbed(row: Row, values: tuple[float, ...]) -> tuple[float, ...]:
     if row.is_disturbed or len(marks) != len(values):
         return values
     return tuple(value for value, mark in zip(values, marks, strict=True) if not mark)
-
-
-def _percentiles(row: Row, percent: float) -> tuple[float, ...]:
-    """Percentile over the tokens of every repeat."""
-    if not row.token_seconds or not row.seconds:
-        return ()
-    repeats = np.array_split(np.array(row.token_seconds), len(row.seconds))
-    return tuple(float(np.percentile(tokens, percent)) for tokens in repeats)

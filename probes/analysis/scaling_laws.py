@@ -184,7 +184,12 @@ def _solve(
     least = np.full(draws, np.inf)
     place = np.zeros(draws, dtype=np.int64)
     scales = np.zeros((draws, len(columns)))
-    for chosen in _subsets(len(columns)):
+    # Larger sets first: of equal errors the fuller law is kept.
+    for chosen in [
+        list(subset)
+        for terms in range(len(columns), 0, -1)
+        for subset in combinations(range(len(columns)), terms)
+    ]:
         part = design[:, :, chosen]
         inverse = np.linalg.pinv(part)
         projection = (part @ inverse).reshape(len(design), -1)
@@ -201,9 +206,3 @@ def _solve(
         scales[np.ix_(better, chosen)] = picked[better]
     floor = scales[:, 0] if len(columns) > len(ratios) else np.zeros(draws)
     return Coefficients(floor, scales[:, -len(ratios) :], exponents[place])
-
-
-def _subsets(columns: int) -> list[list[int]]:
-    """Larger sets first: of equal errors the fuller law is kept."""
-    counts = range(columns, 0, -1)
-    return [list(subset) for count in counts for subset in combinations(range(columns), count)]

@@ -9,8 +9,9 @@ beyond the largest compute, where the curve is extrapolated, may they grow.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,13 @@ def study(trainings: Iterable[dict[str, Any]], seed: int = 0) -> Study | None:
     by_family: dict[str, list[Trial]] = defaultdict(list)
     of_family: dict[str, dict[str, Any]] = {}
     for run in swept(trainings):
-        of_family[family_of(run)] = _with_nature(run)
+        if run.get("recurrent") is None:
+            raise UserError(
+                f"the training {run['name']} does not say whether {run['model']} is "
+                "recurrent, and its class is not here to ask; bring back its file in models/, or "
+                "train it again"
+            )
+        of_family[family_of(run)] = run
         trial = Trial(
             str(run["name"]),
             str(run["size"]),
@@ -154,27 +161,13 @@ def study(trainings: Iterable[dict[str, Any]], seed: int = 0) -> Study | None:
         said = run["model"], run["recurrent"], run["title"] or run["model"]
         families.append(Family(name, trials, fit(trials, seed=seed + place), *said))
     families.sort(key=lambda family: not family.recurrent)
-    return Study(tuple(families), tuple(_comparisons(families)))
-
-
-def _with_nature(training: dict[str, Any]) -> dict[str, Any]:
-    if training.get("recurrent") is None:
-        raise UserError(
-            f"the training {training['name']} does not say whether {training['model']} is "
-            "recurrent, and its class is not here to ask; bring back its file in models/, or train "
-            "it again"
-        )
-    return training
-
-
-def _comparisons(families: Sequence[Family]) -> Iterable[Comparison]:
-    for mine in families:
-        for other in families:
-            if mine.recurrent and not other.recurrent and mine.law and other.law:
-                low = max(mine.span[0], other.span[0])
-                high = min(mine.span[1], other.span[1])
-                if low < high:
-                    yield compare(mine, other, low, high)
+    comparisons = []
+    for mine, other in product(families, families):
+        if mine.recurrent and not other.recurrent and mine.law and other.law:
+            low, high = max(mine.span[0], other.span[0]), min(mine.span[1], other.span[1])
+            if low < high:
+                comparisons.append(compare(mine, other, low, high))
+    return Study(tuple(families), tuple(comparisons))
 
 
 def compare(mine: Family, other: Family, low: float, high: float) -> Comparison:
@@ -186,18 +179,16 @@ def compare(mine: Family, other: Family, low: float, high: float) -> Comparison:
         interval_of(best[at] - best_other[at], drawn[:, at] - drawn_other[:, at])
         for at in range(len(compute))
     ]
-    return Comparison(mine, other, tuple(compute), tuple(differences), _saving(mine, other, high))
-
-
-def _saving(mine: Family, other: Family, high: float) -> Interval:
+    # What the recurrent one needs for the loss that the other reaches at `high`.
     grid = np.geomspace(*mine.span, 60)
-    best, drawn = mine.curve(grid)
+    reached, drawn_reached = mine.curve(grid)
     goal, goals = other.curve(np.array([high]))
-    value = _needed(grid, best[None], goal)[0] / high
-    shares = _needed(grid, drawn, goals[:, 0]) / high
+    value = _needed(grid, reached[None], goal)[0] / high
+    shares = _needed(grid, drawn_reached, goals[:, 0]) / high
     # Whole draws: between a number and infinity there is no percentile.
     ends = np.percentile(shares, LEVELS, method="nearest")
-    return Interval(*(float(share) if share > 0 else None for share in (value, *ends)))
+    saving = Interval(*(float(share) if share > 0 else None for share in (value, *ends)))
+    return Comparison(mine, other, tuple(compute), tuple(differences), saving)
 
 
 def _needed(grid: Array, curves: Array, goals: Array) -> Array:
