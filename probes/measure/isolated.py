@@ -49,7 +49,13 @@ def preload(modules: Sequence[str]) -> None:
     that runs is one of them, because every child imports it again.
     """
     if START_METHOD == "forkserver":
-        process_context([*filter(_importable, [*_script(), *modules])])
+        # The module of the script that runs: the fork server's own word for it, "__main__", is
+        # ignored before Python 3.13.
+        path = getattr(sys.modules["__main__"], "__file__", None)
+        if path is not None and Path(path).resolve().is_relative_to(ROOT):
+            script = Path(path).resolve().relative_to(ROOT).with_suffix("")
+            modules = [".".join(script.parts), *modules]
+        process_context([module for module in modules if _importable(module)])
 
 
 def run(work: Callable[..., None], arguments: Sequence[Any], timeout_s: float) -> Outcome:
@@ -72,9 +78,19 @@ def run(work: Callable[..., None], arguments: Sequence[Any], timeout_s: float) -
             error = f"stopped after {timeout_s:g} s"
     except (EOFError, OSError):
         process.join()
-        status, error = _cause_of_death(process.exitcode)
+        code, status = process.exitcode or 0, ERROR
+        if code == -signal.SIGKILL:
+            status, error = OOM, "killed by the system, most likely for lack of memory"
+        elif code < 0:
+            error = f"the child died of {signal.Signals(-code).name}"
+        else:
+            error = f"the child left with exit code {code} before it had finished"
     finally:
-        _kill(process)
+        # End the child and every process it started (a compiler, say).
+        with contextlib.suppress(ProcessLookupError, AttributeError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()  # in case it had not yet become the leader of its group
+        process.join()
         receiver.close()
     return Outcome(status, error, facts)
 
@@ -88,33 +104,6 @@ def _listen(receiver: Connection, facts: dict[str, Any], deadline: float) -> tup
             return message
         facts.update(message)
     return TIMEOUT, None
-
-
-def _cause_of_death(exitcode: int) -> tuple[str, str]:
-    if exitcode == -signal.SIGKILL:
-        return OOM, "killed by the system, most likely for lack of memory"
-    if exitcode < 0:
-        return ERROR, f"the child died of {signal.Signals(-exitcode).name}"
-    return ERROR, f"the child left with exit code {exitcode} before it had finished"
-
-
-def _kill(process: Any) -> None:
-    """End the child and every process it started (a compiler, say)."""
-    with contextlib.suppress(ProcessLookupError, AttributeError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()  # in case it had not yet become the leader of its group
-    process.join()
-
-
-def _script() -> list[str]:
-    """The module name of the script that runs, if it is one of this repository's.
-
-    The fork server's own word for it, "__main__", is ignored before Python 3.13.
-    """
-    path = getattr(sys.modules["__main__"], "__file__", None)
-    if path is None or not Path(path).resolve().is_relative_to(ROOT):
-        return []
-    return [".".join(Path(path).resolve().relative_to(ROOT).with_suffix("").parts)]
 
 
 def _importable(module: str) -> bool:
@@ -135,16 +124,8 @@ def _main(sender: Connection, work: Callable[..., None], arguments: Sequence[Any
         work(sender.send, *arguments)
     except BaseException as error:
         peak_memory.lift_limit()
-        ending = _classify(error)
+        text = str(error)
+        first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+        line = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
+        ending = OOM if is_out_of_memory(error) else ERROR, line[:LONGEST]
     sender.send(ending)
-
-
-def _classify(error: BaseException) -> tuple[str, str]:
-    """Status and a one-line message."""
-    text = str(error)
-    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    line = first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
-    line = line[:LONGEST]
-    if is_out_of_memory(error):
-        return OOM, line
-    return ERROR, line

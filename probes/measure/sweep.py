@@ -81,7 +81,12 @@ class _Sweep:
         self.on_row, self.screen = on_row, screen
         self.rows: dict[str, Row] = {}
         """By key, the measurement that counts."""
-        self.turns = [list(turn) for _, turn in itertools.groupby(points, _turn)]
+        self.turns = [
+            list(turn)
+            for _, turn in itertools.groupby(
+                points, lambda point: (point.probe, point.sweep, point.length, point.process)
+            )
+        ]
         """Models of one comparison, measured one right after the other."""
         self._failed: set[str] = set()
         """Points of which a process failed, by the key of the first one."""
@@ -222,10 +227,6 @@ class _Sweep:
 
     def _is_disturbed(self, turn: Sequence[Point]) -> bool:
         return any(map(self._disturbed, turn))
-
-
-def _turn(point: Point) -> tuple[object, ...]:
-    return point.probe, point.sweep, point.length, point.process
 
 
 def _badness(rows: Iterable[Row]) -> tuple[float, ...]:

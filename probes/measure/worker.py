@@ -117,14 +117,10 @@ def flops(model: Any, task: Task, dense: bool = False) -> int | None:
         forward = model.flops(batch, 1, past=length, dense=dense)
     else:
         forward = model.flops(batch, length, dense=dense)
-        if task.probe == "ttft":  # of the head, only the last position
-            forward -= _head(model) * batch * (length - 1)
+        if task.probe == "ttft" and isinstance(model, Trunk):  # of the head, only the last position
+            logits = 2 * model.config.vocab_size * model.config.n_embd
+            forward -= logits * batch * (length - 1)
     return forward * TRAINING_FACTOR if task.probe in TRAINING else forward
-
-
-def _head(model: Any) -> int:
-    """Operations per token that do not depend on the blocks: the logits."""
-    return 2 * model.config.vocab_size * model.config.n_embd if isinstance(model, Trunk) else 0
 
 
 def _prepare(device: str, threads: int) -> None:

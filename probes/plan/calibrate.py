@@ -74,10 +74,19 @@ def calibrate(spec: ModelSpec, precision: str, threads: int) -> Calibration:
         ops += traced
         beyond = max(whole - sum(op.seconds for op in traced), 0.0)
         rest.append((len(traced), sum(op.bytes for op in traced), beyond))
-    op_seconds, byte_seconds = _share_out(rest)
-    held = _held(traced)
+    # Seconds per operation, from the shortest step; per byte, from what is left of the longest.
+    count, _, seconds = rest[0]
+    op_seconds = seconds / count
+    count, moved, seconds = rest[-1]
+    byte_seconds = max(0.0, seconds - count * op_seconds) / moved
+    # The process at the peak of a step, against its tensors at the fullest moment.
+    held = max(op.activations + op.gradients for op in traced)
     model.zero_grad(set_to_none=True)
-    allocator_overhead = _peak_beyond(lambda: _step(model, tokens, precision)) / held
+    peak_memory.reset_peak("cpu")
+    before = peak_memory.peak("cpu")
+    _step(model, tokens, precision)
+    after = peak_memory.peak("cpu")
+    peak_bytes = 0.0 if before is None or after is None else after - before
     described = environment.describe_device("cpu")
     width = small.config["n_embd"]
     among = " to ".join(f"{length:,}" for length in dict.fromkeys((lengths[0], lengths[-1])))
@@ -85,7 +94,7 @@ def calibrate(spec: ModelSpec, precision: str, threads: int) -> Calibration:
         Measured(fit_curves(ops), op_seconds, byte_seconds),
         _peak_flops(precision, clock),
         psutil.virtual_memory().available,
-        max(allocator_overhead, 1.0),
+        max(peak_bytes / held, 1.0),
         described,
         f"{spec.name}, 2 layers, {width} channels, {among} tokens",
     )
@@ -132,28 +141,6 @@ def _step(model: Any, tokens: torch.Tensor, precision: str) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=precision.endswith("-mixed")):
         loss, _ = model.loss(tokens, tokens)
     loss.backward()
-
-
-def _held(ops: list[Op]) -> float:
-    """Bytes of tensors at the fullest moment."""
-    return max(op.activations + op.gradients for op in ops)
-
-
-def _peak_beyond(step: Callable[[], None]) -> float:
-    """Bytes that this process holds at the peak of a step, beyond those between steps."""
-    peak_memory.reset_peak("cpu")
-    before = peak_memory.peak("cpu")
-    step()
-    after = peak_memory.peak("cpu")
-    return 0.0 if before is None or after is None else after - before
-
-
-def _share_out(rest: list[tuple[float, float, float]]) -> tuple[float, float]:
-    """Seconds per operation, from the shortest step; per byte, from what is left of the longest."""
-    count, _, seconds = rest[0]
-    per_op = seconds / count
-    count, moved, seconds = rest[-1]
-    return per_op, max(0.0, seconds - count * per_op) / moved
 
 
 def _peak_flops(precision: str, clock: Clock) -> float:

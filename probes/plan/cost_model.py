@@ -59,7 +59,15 @@ class StepCost:
     @cached_property
     def moments(self) -> NDArray[numpy.float64]:
         """`[moment, 2]`: bytes of activations and of gradients alive, wherever they may be most."""
-        few, more = (_moments(self.ops[layers]) for layers in LAYERS)
+        # From the last block's forward pass on. Of the blocks below it only the lowest one's
+        # backward pass is asked for later: in between, memory goes straight from one to the other,
+        # block by block.
+        few, more = (
+            numpy.array(
+                [(op.activations, op.gradients) for op in self.ops[layers] if op.phase != EARLIER]
+            )
+            for layers in LAYERS
+        )
         falling = sum(op.phase == BELOW for op in self.ops[LAYERS[0]])
         rising = len(few) - falling
         more = numpy.concatenate([more[:rising], more[-falling:]])
@@ -78,7 +86,13 @@ class CostModel:
         """Raises `UserError` if the model cannot be built."""
         with FakeTensorMode():
             stack = Stack(self.spec, build)
-            states = stack.whole(_state_bytes) if self.recurrent else 0
+            states = 0
+            if self.recurrent:
+                states = stack.whole(
+                    lambda model: sum(
+                        tensor.nbytes for _, tensor in named_tensors(model.init_state(1))
+                    )
+                )
             forward = stack.whole(lambda model: model.flops(1, length))
             total = stack.whole(parameters)
             blocks = [parameters(block) for block in cast(Any, stack.last).blocks]
@@ -220,17 +234,3 @@ def _combine(traces: list[tuple[float, list[Op]]]) -> list[Op]:
         replace(op, count=row[0], **dict(zip(VALUES, row[1:], strict=True)))
         for op, row in zip(first, summed.tolist(), strict=True)
     ]
-
-
-def _moments(ops: list[Op]) -> NDArray[numpy.float64]:
-    """From the last block's forward pass on.
-
-    Of the blocks below it only the lowest one's backward pass is asked for later: in between,
-    memory goes straight from one to the other, block by block.
-    """
-    return numpy.array([(op.activations, op.gradients) for op in ops if op.phase != EARLIER])
-
-
-def _state_bytes(model: Any) -> int:
-    """Bytes of the state of one sequence."""
-    return sum(tensor.nbytes for _, tensor in named_tensors(model.init_state(1)))

@@ -59,10 +59,32 @@ def page(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) 
         "strategy that fits, with everything.",
         *tables.notes(planner, plans[-1]),
     ]
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "plan"}):
+        figure = Figure(figsize=(11, 4.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        # Times as the report has them, of either sweep: the batch is that of the plan.
+        points: dict[int, list[Measured]] = {}
+        for row in measured:
+            points.setdefault(row.context_length, []).append(row)
+        times = [
+            (length, seconds)
+            for length, rows in points.items()
+            if (seconds := derived_metrics.seconds(rows)) is not None
+        ]
+        _panel(left, planner, plans, times, lambda row: row.compute_s, units.seconds)
+        left.set_title("Forward and backward", loc="left", color=INK, fontweight="bold")
+        peaks = [(row.context_length, float(row.peak_bytes or 0)) for row in measured]
+        _panel(
+            right, planner, plans, peaks,
+            lambda row: row.memory.total - row.memory.optimizer, units.device_bytes,
+        )  # fmt: skip
+        right.set_title("Memory without optimizer", loc="left", color=INK, fontweight="bold")
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
     return render(
         "plan.html",
         title=title,
-        svg=_svg(planner, plans, measured),
+        svg=text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2],
         headings=HEADINGS,
         rows=[_cells(planner, plan) for plan in plans],
         notes=notes,
@@ -92,30 +114,6 @@ def _cells(planner: Planner, plan: Plan) -> list[str]:
         ]
     source = "extrapolated" if planner.extrapolated(plan) else "predicted"
     return [units.tokens(plan.length), *cells, source]
-
-
-def _svg(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) -> str:
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "plan"}):
-        figure = Figure(figsize=(11, 4.4), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        times = _times(measured)
-        _panel(left, planner, plans, times, lambda row: row.compute_s, units.seconds)
-        left.set_title("Forward and backward", loc="left", color=INK, fontweight="bold")
-        peaks = [(row.context_length, float(row.peak_bytes or 0)) for row in measured]
-        _panel(right, planner, plans, peaks, _without_optimizer, units.device_bytes)
-        right.set_title("Memory without optimizer", loc="left", color=INK, fontweight="bold")
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
-
-
-def _times(measured: Sequence[Measured]) -> list[tuple[int, float]]:
-    """Measured times as the report has them, of either sweep: the batch is that of the plan."""
-    points: dict[int, list[Measured]] = {}
-    for row in measured:
-        points.setdefault(row.context_length, []).append(row)
-    times = [(length, derived_metrics.seconds(rows)) for length, rows in points.items()]
-    return [(length, seconds) for length, seconds in times if seconds is not None]
 
 
 def _panel(
@@ -153,7 +151,3 @@ def _panel(
     axes.grid(True, color=GRID, linewidth=0.8)
     axes.tick_params(colors=MUTED, labelsize=8.5, length=0)
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
-
-
-def _without_optimizer(row: Row) -> float:
-    return row.memory.total - row.memory.optimizer

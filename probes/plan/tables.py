@@ -24,28 +24,16 @@ def print_plan(planner: Planner, plan: Plan, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(_memory(plan))
-    console.print(_time(planner, plan))
-    for line in notes(planner, plan):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _memory(plan: Plan) -> Table:
     parts = ("weights", "gathered", "optim.", "grads", "activ.", "total", "fits")
-    table = _table("memory of one device, GB", parts)
+    memory = _table("memory of one device, GB", parts)
+    headings = ["step", "sent, GB", "waits", "tokens/s", "MFU", "cost/step"]
+    headings += ["training", "cost"] if conf.tokens else []
+    time = _table("time and cost", headings)
     for row in plan.rows:
         held = row.memory
-        parts_held = [held.weights, held.gathered, held.optimizer, held.gradients, held.activations]
-        figures = [units.significant(held_bytes / 1e9) for held_bytes in (*parts_held, held.total)]
-        _add(table, row, [*figures, "yes" if row.fits else "no"])
-    return table
-
-
-def _time(planner: Planner, plan: Plan) -> Table:
-    headings = ["step", "sent, GB", "waits", "tokens/s", "MFU", "cost/step"]
-    headings += ["training", "cost"] if planner.conf.tokens else []
-    table = _table("time and cost", headings)
-    for row in plan.rows:
+        every = (held.weights, held.gathered, held.optimizer, held.gradients, held.activations)
+        sizes_gb = [units.significant(size / 1e9) for size in (*every, held.total)]
+        _add(memory, row, [*sizes_gb, "yes" if row.fits else "no"])
         figures = [
             units.seconds(row.step_s),
             units.significant(row.traffic_bytes / 1e9),
@@ -56,8 +44,11 @@ def _time(planner: Planner, plan: Plan) -> Table:
         ]
         if row.training_s is not None:
             figures += [duration(row.training_s), money(planner, row.cost)]
-        _add(table, row, figures)
-    return table
+        _add(time, row, figures)
+    console.print(memory)
+    console.print(time)
+    for line in notes(planner, plan):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(title: str, headings: Sequence[str]) -> Table:

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -84,7 +85,10 @@ def read() -> CounterReading:
     if sys.platform == "linux":
         waited, wakes = _run_queues()
     busy, steal = _cores_in_use()
-    pressure = _pressure()
+    pressure = None
+    with suppress(OSError, ValueError, IndexError):
+        some = PRESSURE.read_text().splitlines()[0]
+        pressure = int(some.rpartition("total=")[2]) / 1e6
     return CounterReading(
         time.perf_counter(), time.process_time(), involuntary, waited, wakes, busy, steal, pressure
     )
@@ -110,20 +114,17 @@ def judge(
     repeats: Sequence[tuple[CounterReading, CounterReading]], threads: int, cores: int
 ) -> list[bool]:
     """Judge which repeats were disturbed, each by the readings before and after it."""
-    return [
-        is_disturbed(after - before, _around(repeats, place), threads, cores)
-        for place, (before, after) in enumerate(repeats)
-    ]
-
-
-def _around(repeats: Sequence[tuple[CounterReading, CounterReading]], place: int) -> CounterReading:
-    """The repeat and as many neighbours, on either side in turn, as make up `WINDOW`."""
-    first = last = place
-    while repeats[last][1].wall - repeats[first][0].wall < WINDOW:
-        if first == 0 and last == len(repeats) - 1:
-            break
-        first, last = max(first - 1, 0), min(last + 1, len(repeats) - 1)
-    return repeats[last][1] - repeats[first][0]
+    judged = []
+    for place, (before, after) in enumerate(repeats):
+        # The repeat and as many neighbours, on either side in turn, as make up `WINDOW`.
+        first = last = place
+        while repeats[last][1].wall - repeats[first][0].wall < WINDOW:
+            if first == 0 and last == len(repeats) - 1:
+                break
+            first, last = max(first - 1, 0), min(last + 1, len(repeats) - 1)
+        around = repeats[last][1] - repeats[first][0]
+        judged.append(is_disturbed(after - before, around, threads, cores))
+    return judged
 
 
 def relative_half_width(seconds: Sequence[float]) -> float:
@@ -157,8 +158,10 @@ def free_cores(sample_seconds: float = 1.0) -> tuple[int, int]:
     after = _cores_in_use()[0]
     used = 0.0 if before is None or after is None else (after - before) / sample_seconds
     taken = int(used + 0.8)
-    quota = _quota()
-    most = physical if quota is None else max(1, min(physical, int(quota)))
+    most = physical
+    with suppress(OSError, ValueError):  # "max" is no number
+        quota, period = map(float, QUOTA.read_text().split())
+        most = max(1, min(physical, int(quota / period)))
     return max(1, min(most, physical - taken)), most
 
 
@@ -180,15 +183,6 @@ def _physical(cores: Sequence[int]) -> int:
             physical = psutil.cpu_count(logical=False) or logical
             return max(1, len(cores) * physical // logical)
     return len(siblings)
-
-
-def _quota() -> float | None:
-    """Cores' worth of time that the container may use, if it is limited."""
-    try:
-        most, period = QUOTA.read_text().split()
-        return None if most == "max" else float(most) / float(period)
-    except (OSError, ValueError):
-        return None
 
 
 def _cores_in_use() -> tuple[float | None, float | None]:
@@ -222,11 +216,3 @@ def _run_queues() -> tuple[float | None, int]:
     except (OSError, ValueError, IndexError):
         return None, 0
     return (waited / 1e9, wakes) if readable else (None, 0)
-
-
-def _pressure() -> float | None:
-    try:
-        some = PRESSURE.read_text().splitlines()[0]
-        return int(some.rpartition("total=")[2]) / 1e6
-    except (OSError, ValueError, IndexError):
-        return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -90,7 +91,7 @@ def _rapl(powercap: Path) -> Counter:
         return Counter(f"unavailable: no RAPL package under {powercap}")
     try:
         ranges = tuple(_joules(zone / "max_energy_range_uj") for zone in packages)
-        sources = tuple(_reader(zone / "energy_uj") for zone in packages)
+        sources = tuple(partial(_joules, zone / "energy_uj") for zone in packages)
         for source in sources:
             source()
     except (OSError, ValueError) as error:
@@ -98,10 +99,6 @@ def _rapl(powercap: Path) -> Counter:
         return Counter(f"unavailable: RAPL cannot be read ({reason})")
     plural = "s" if len(packages) > 1 else ""
     return Counter(f"RAPL, {len(packages)} package{plural}", sources, ranges, RAPL_SHORTEST)
-
-
-def _reader(path: Path) -> Callable[[], float]:
-    return lambda: _joules(path)
 
 
 def _joules(path: Path) -> float:

@@ -72,7 +72,9 @@ def mixing(model: Any, task: Task) -> tuple[Callable[..., Any], tuple[Any, ...]]
             "models.ops.intercept.mixer marks"
         )
     operator, operands = calls[0]
-    return operator, tuple(_leaf(x) if isinstance(x, Tensor) else x for x in operands)
+    return operator, tuple(
+        x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in operands
+    )
 
 
 def middle(model: Any, task: Task) -> tuple[Block, Stream]:
@@ -100,10 +102,6 @@ def _gathering(stream: Stream) -> Stream:
     if isinstance(stream, Tensor) and stream.ndim == 3 and stream.is_floating_point():
         return stream.detach().requires_grad_()
     return stream
-
-
-def _leaf(operand: Tensor) -> Tensor:
-    return operand.detach().requires_grad_(operand.requires_grad)
 
 
 def _tensors(tree: Any) -> list[Tensor]:
