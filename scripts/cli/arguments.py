@@ -74,7 +74,11 @@ def _list(text: str, override: Override | None, item: Field[Any], multirun: bool
     if text.startswith("[") and text.endswith("]"):
         if override is not None or not is_path:
             return text
-        return "[" + ",".join(map(_element, _parts(text[1:-1]))) + "]"
+        readable = [
+            _quote(part) if parsed(f"a={part}") is None and _is_plain(part) else part
+            for part in _parts(text[1:-1])
+        ]
+        return f"[{','.join(readable)}]"
     if override is None:
         return f"[{_quote(text)}]" if is_path and _is_plain(text) else text
     if override.is_sweep_override():
@@ -106,15 +110,17 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in re.findall(r"""(?:'[^']*'|"[^"]*"|[^,])+""", text)]
 
 
-def _element(text: str) -> str:
-    return _quote(text) if parsed(f"a={text}") is None and _is_plain(text) else text
-
-
 def _is_plain(text: str) -> bool:
-    """Whether it can only be meant as it stands."""
-    if not UNSAFE.search(text):
+    """Whether it can only be meant as it stands: files match it, as far as looking is quick."""
+    if not UNSAFE.search(text) or _exists(text):
         return True
-    return _exists(text) or _matches(_home(text) or text)
+    pattern = _home(text) or text
+    folder, deep, _ = pattern.partition("**")
+    if deep:  # anything below
+        return Path(folder).is_dir()
+    if sum(map(glob.has_magic, pattern.split("/"))) > WILDCARDS:
+        return False
+    return next(glob.iglob(pattern), None) is not None  # noqa: PTH207 (absolute)
 
 
 def _exists(text: str) -> bool:
@@ -122,16 +128,6 @@ def _exists(text: str) -> bool:
         return Path(_home(text) or text).exists()
     except (OSError, ValueError):  # too long a name, or none
         return False
-
-
-def _matches(pattern: str) -> bool:
-    """Whether files match it, as far as looking does not take long."""
-    folder, deep, _ = pattern.partition("**")
-    if deep:  # anything below
-        return Path(folder).is_dir()
-    if sum(map(glob.has_magic, pattern.split("/"))) > WILDCARDS:
-        return False
-    return next(glob.iglob(pattern), None) is not None  # noqa: PTH207 (absolute)
 
 
 def _quote(text: str) -> str:

@@ -88,19 +88,15 @@ def read(config_name: str, argv: list[str]) -> Line:
     line = parse(argv)
     split = (word.partition("=") for word in line.words)
     line.words = [schema.RENAMED.get(key, key) + equals + value for key, equals, value in split]
-    line.words = _without_nulls(config_name, line.words)
-    line.problems = line.problems or excess(config_name, line.words)
-    return line
-
-
-def _without_nulls(config_name: str, words: list[str]) -> list[str]:
-    """The words but for `GROUP=null` where that is the default, which Hydra takes from no line."""
+    # The words but for `GROUP=null` where that is the default, which Hydra takes from no line.
     nulls = re.findall(
         r"^\s+- (\w+): null", (FOLDER / f"{config_name}.yaml").read_text(), re.MULTILINE
     )
-    given = [word.partition("=")[0] for word in words]
+    given = [word.partition("=")[0] for word in line.words]
     idle = {f"{group}=null" for group in nulls if given.count(group) == 1}
-    return [word for word in words if word not in idle]
+    line.words = [word for word in line.words if word not in idle]
+    line.problems = line.problems or excess(config_name, line.words)
+    return line
 
 
 def examine(config_name: str, line: Line) -> Examined:
@@ -166,18 +162,16 @@ def light_problems(config_name: str, config: DictConfig) -> list[str]:
         typed = expanded(OmegaConf.to_object(config))
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         return [f"{error.full_key}: {str(error.msg).splitlines()[0]}"]
-    problems = [*_bound_problems(typed), *_group_value_problems(getattr(typed, "model", {}))]
-    return problems or combination_problems(config_name, typed)
-
-
-def _group_value_problems(model: dict[str, Any]) -> Iterator[str]:
-    """Values of the model group that no name could hold; its fields are checked later."""
+    problems = list(_bound_problems(typed))
+    # Values of the model group that no name could hold; its fields are checked later.
+    model: dict[str, Any] = getattr(typed, "model", {})
     for name, value in model.items():
         if isinstance(value, float) and not isfinite(value):
-            yield f"model.{name}={value}: must be a finite number"
+            problems.append(f"model.{name}={value}: must be a finite number")
     for name in ("name", "target"):
         if not isinstance(model.get(name, ""), str):
-            yield f"model.{name}={model[name]}: expected a name"
+            problems.append(f"model.{name}={model[name]}: expected a name")
+    return problems or combination_problems(config_name, typed)
 
 
 def is_elsewhere(line: Line) -> bool:
@@ -253,7 +247,11 @@ def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Ove
                 f"{word!r}: an interval has no values to run one after the other; write some, as "
                 f"in {name}=1e-4,1e-3, or a range(...) (intervals need a sweeper such as optuna)"
             )
-        elif override.is_sweep_override() and kinds.get(name) is list and _sweeps_scalars(override):
+        elif (
+            kinds.get(name) is list
+            and isinstance(sweep := override.value(), ChoiceSweep)
+            and not any(isinstance(item, list | dict) for item in sweep.list)
+        ):
             problems.append(f"{word!r}: several values of one list go in brackets: {name}=[{text}]")
         elif override.is_sweep_override() and not multirun:
             problems.append(f"{word!r} names several values: add -m to run them all")
@@ -267,14 +265,6 @@ def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Ove
     if problem := too_many_jobs(overrides):
         return [], [*problems, problem]
     return overrides, problems
-
-
-def _sweeps_scalars(override: Override) -> bool:
-    """Whether none of a sweep's values is a list."""
-    value = override.value()
-    return isinstance(value, ChoiceSweep) and not any(
-        isinstance(item, list | dict) for item in value.list
-    )
 
 
 def _unreadable(word: str, reason: str) -> str:
@@ -389,21 +379,16 @@ def _field_problems(model: dict[str, Any]) -> Iterator[str]:
     for name, value in model_spec(model, 1).config.items():
         if name not in expected_names:
             yield f"model.{name} is not a field of {model['target']}"
-        elif problem := misfit(trial, f"model.{name}", f"{value}"):
+            continue
+        most = schema.LAYERS if name == "n_layer" else schema.TOKENS
+        if problem := misfit(trial, f"model.{name}", f"{value}"):
             yield problem
-        else:
-            yield from _size_problems(f"model.{name}", value)
-
-
-def _size_problems(name: str, value: Any) -> Iterator[str]:
-    """A number of the model's that no machine can take."""
-    most = schema.LAYERS if name == "model.n_layer" else schema.TOKENS
-    if isinstance(value, float) and not isfinite(value):
-        yield f"{name}={value}: must be a finite number"
-    elif type(value) is int and value < 1:
-        yield f"{name}={value}: must be at least 1"
-    elif type(value) is int and value > most:
-        yield f"{name}={value}: must be at most {most}"
+        elif isinstance(value, float) and not isfinite(value):
+            yield f"model.{name}={value}: must be a finite number"
+        elif type(value) is int and value < 1:
+            yield f"model.{name}={value}: must be at least 1"
+        elif type(value) is int and value > most:
+            yield f"model.{name}={value}: must be at most {most}"
 
 
 def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -21,43 +20,30 @@ def collision_problems(
     """Why the jobs of a multirun cannot stand side by side; empty if they can."""
     if len(configs) < 2:
         return []
-    if config_name in TOGETHER:
-        return list(_apart(config_name, overrides))
-    if config_name == "train":
-        return list(_folders(overrides, configs))
-    return []
-
-
-def _apart(config_name: str, overrides: list[Override]) -> Iterator[str]:
-    for override in overrides:
-        name = override.key_or_group
-        if override.is_sweep_override() and name.split(".")[0] != "model":  # all read the same
-            yield (
-                f"{name}= cannot be swept: {config_name}.py measures all models in one sweep; "
-                "run it once for each value, with a group= of its own"
-            )
-
-
-def _folders(overrides: list[Override], configs: list[DictConfig]) -> Iterator[str]:
     swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
-    jobs: dict[str, int] = defaultdict(int)
-    for config in configs:
-        jobs[folder_of(expanded(OmegaConf.to_object(config)))] += 1
-    for folder, count in jobs.items():
-        if count == 1:
-            continue
-        named = [override for override in overrides if override.key_or_group == "name"]
-        if named:
-            yield (
-                f"name={named[0].value()} would name every run of {', '.join(swept)}; "
-                "for a folder around them use group="
-            )
-        else:
-            yield (
-                f"{count} jobs would have the folder {folder}: give them names that tell them "
-                f"apart, as in 'name=a-${{{swept[-1] if swept else 'seed'}}}'"
-            )
-        return
+    if config_name in TOGETHER:
+        return [
+            f"{name}= cannot be swept: {config_name}.py measures all models in one sweep; "
+            "run it once for each value, with a group= of its own"
+            for name in swept
+            if name.split(".")[0] != "model"  # all read the same
+        ]
+    if config_name != "train":
+        return []
+    jobs = Counter(folder_of(expanded(OmegaConf.to_object(config))) for config in configs)
+    shared = next((folder for folder, count in jobs.items() if count > 1), None)
+    if shared is None:
+        return []
+    named = [override for override in overrides if override.key_or_group == "name"]
+    if named:
+        return [
+            f"name={named[0].value()} would name every run of {', '.join(swept)}; "
+            "for a folder around them use group="
+        ]
+    return [
+        f"{jobs[shared]} jobs would have the folder {shared}: give them names that tell them "
+        f"apart, as in 'name=a-${{{swept[-1] if swept else 'seed'}}}'"
+    ]
 
 
 def folder_of(conf: Any) -> str:

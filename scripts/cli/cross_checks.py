@@ -36,12 +36,14 @@ Checker = Callable[[Any], Iterator[str]]
 
 def combination_problems(config_name: str, config: Any) -> list[str]:
     """Every impossible combination in a typed configuration that words alone decide."""
-    return list(CHECKS[config_name](config))
+    check = CHECKS.get(config_name)
+    return list(check(config)) if check else []
 
 
 def deep_combination_problems(config_name: str, config: Any) -> list[str]:
     """Impossible combinations that only the models and PyTorch decide."""
-    return list(DEEP_CHECKS[config_name](config))
+    check = DEEP_CHECKS.get(config_name)
+    return list(check(config)) if check else []
 
 
 def _train(config: TrainConf) -> Iterator[str]:
@@ -51,7 +53,14 @@ def _train(config: TrainConf) -> Iterator[str]:
     if data.corpus not in CORPORA:
         yield f"data.corpus={data.corpus!r}: no such corpus{nearest(data.corpus, list(CORPORA))}"
     yield from _size(config.model)
-    yield from _segments(config)
+    segment, length = config.training.segment, config.data.length
+    if segment > length:
+        yield f"training.segment={segment} is longer than data.length={length}: lower it, or use 0"
+    if config.training.bptt == "truncated":
+        if not segment:
+            yield "training.bptt=truncated cuts gradients between segments: set training.segment"
+        if config.trainer.precision == "16-mixed":
+            yield "training.bptt=truncated cannot scale gradients in time for 16-mixed: use bf16"
     if config.optim.final_lr > config.optim.lr:
         way_out = "for a rate of 0 set optim.final_lr=0 too" if not config.optim.lr else "lower it"
         yield (
@@ -67,18 +76,15 @@ def _train(config: TrainConf) -> Iterator[str]:
     if data.tokenizer not in ("bpe", "bytes", "chars") and not Path(data.tokenizer).is_file():
         yield f"data.tokenizer={data.tokenizer!r}: not bpe, bytes or chars, and no such file"
     if config.resume not in ("auto", "never"):
-        yield from _resume(config)
-
-
-def _resume(config: TrainConf) -> Iterator[str]:
-    """Whether there is such a checkpoint or run, or this run has already left it behind."""
-    try:
-        resume_target(config.resume, config.runs_dir)
-    except UserError as error:
-        name = config.name or default_name(config, config.model["name"], str(config.model["size"]))
-        folder = Path(config.runs_dir, *filter(None, [config.group]), name)
-        if not (folder / "start.json").is_file():
-            yield str(error)
+        try:
+            resume_target(config.resume, config.runs_dir)
+        except UserError as error:
+            run_name = config.name or default_name(
+                config, config.model["name"], str(config.model["size"])
+            )
+            folder = Path(config.runs_dir, *filter(None, [config.group]), run_name)
+            if not (folder / "start.json").is_file():
+                yield str(error)
 
 
 def _train_deep(config: TrainConf) -> Iterator[str]:
@@ -160,17 +166,6 @@ def _spans(config: TrainConf, world: int) -> Iterator[str]:
             f"data.length={config.data.length} cannot be shared by {world} processes: choose a "
             f"multiple, or leave out {key}"
         )
-
-
-def _segments(config: TrainConf) -> Iterator[str]:
-    segment, length = config.training.segment, config.data.length
-    if segment > length:
-        yield f"training.segment={segment} is longer than data.length={length}: lower it, or use 0"
-    if config.training.bptt == "truncated":
-        if not segment:
-            yield "training.bptt=truncated cuts gradients between segments: set training.segment"
-        if config.trainer.precision == "16-mixed":
-            yield "training.bptt=truncated cannot scale gradients in time for 16-mixed: use bf16"
 
 
 def _probe(config: ProbeConf) -> Iterator[str]:
@@ -314,10 +309,6 @@ def _device(accelerator: str) -> Iterator[str]:
         yield "accelerator='gpu': PyTorch sees no GPU here (scripts/doctor.py says more)"
 
 
-def _nothing(config: Any) -> Iterator[str]:
-    return iter(())
-
-
 def _busy(config: BusyConf) -> Iterator[str]:
     yield from _probe(config)
     if not config.beside:
@@ -339,7 +330,6 @@ CHECKS: dict[str, Checker] = {
     "plan": _plan,
     "report": _report,
     "generate": _generate,
-    "convert": _nothing,
     "torture": _torture,
     "demo": lambda config: _folder_name("group", config.group),
 }
@@ -349,9 +339,6 @@ DEEP_CHECKS: dict[str, Checker] = {
     "repeatability": _probe_deep,
     "busy": _probe_deep,
     "plan": _plan_deep,
-    "report": _nothing,
     "generate": lambda config: _device(config.accelerator),
     "convert": _convert_deep,
-    "torture": _nothing,
-    "demo": _nothing,
 }

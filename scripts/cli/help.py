@@ -22,10 +22,13 @@ def help_text(config_name: str) -> str:
     register()
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         defaults = OmegaConf.to_container(compose(config_name))
+    command = script_path(config_name)
+    if command.startswith("tests/"):  # a package that is not installed
+        command = f"-m {command.removesuffix('.py').replace('/', '.')}"
     lines = [
         (node.__doc__ or "").strip(),
         "",
-        f"usage: python {_run(config_name)} [key=value ...]",
+        f"usage: python {command} [key=value ...]",
         "       -m model=a,b runs every combination of comma-separated values",
         "       --cfg job prints the configuration and does nothing else",
         "",
@@ -68,19 +71,8 @@ def _rows(node: type, values: Any, prefix: str = "") -> Iterator[tuple[str, str 
             choices = item.metadata["choices"]
             doc = item.metadata["doc"] + (f": {' | '.join(choices)}" if choices else "")
             has_default = default not in ("???", None, "") and not isinstance(default, dict)
-            yield f"{prefix}{item.name}", f" [{_show(default)}]" if has_default else "", doc
+            text = str(default).lower() if isinstance(default, bool) else str(default)
+            yield f"{prefix}{item.name}", f" [{text}]" if has_default else "", doc
     for name, kind in groups:
         yield name, None, (kind.__doc__ or "").strip()
         yield from _rows(kind, values[name], f"{name}.")
-
-
-def _show(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _run(config_name: str) -> str:
-    """What follows `python` to run a script; tests are a package that is not installed."""
-    path = script_path(config_name)
-    if path.startswith("tests/"):
-        return f"-m {path.removesuffix('.py').replace('/', '.')}"
-    return path

@@ -23,7 +23,19 @@ def own_problems(config_name: str, overrides: Sequence[Override]) -> list[str]:
     if not overrides:
         return []
     groups = [override for override in overrides if override.key_or_group == LAUNCHER]
-    problems = [problem for override in groups for problem in _launcher_problem(override)]
+    launchers = GlobalHydra.instance().config_loader().get_group_options(LAUNCHER)
+    problems = []
+    for override in groups:
+        name = override.get_value_element_as_str()
+        if name in launchers:
+            continue
+        if name.startswith("submitit_"):
+            problems.append(
+                f"{LAUNCHER}={name} needs the package hydra-submitit-launcher: "
+                "pip install -e '.[scale]'"
+            )
+        else:
+            problems.append(f"{LAUNCHER}={name}: no such launcher{nearest(name, launchers)}")
     if problems:
         return problems
     words = [str(override.input_line) for override in groups]
@@ -44,20 +56,6 @@ def unmade(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     reason = lines[0].strip() if lines else type(error).__name__
     return f"Hydra makes no configuration of this line ({reason}): leave out or mend that word"
-
-
-def _launcher_problem(override: Override) -> list[str]:
-    """A launcher whose package is missing, or that there is not."""
-    launchers = GlobalHydra.instance().config_loader().get_group_options(LAUNCHER)
-    name = override.get_value_element_as_str()
-    if name in launchers:
-        return []
-    if name.startswith("submitit_"):
-        return [
-            f"{LAUNCHER}={name} needs the package hydra-submitit-launcher: "
-            "pip install -e '.[scale]'"
-        ]
-    return [f"{LAUNCHER}={name}: no such launcher{nearest(name, launchers)}"]
 
 
 def _problems(base: DictConfig, override: Override) -> Iterator[str]:

@@ -147,21 +147,17 @@ def job_problems(config_name: str, line: Line, examined: Examined) -> list[str]:
     return deep_problems(config_name, examined.configs, line)
 
 
-def places(conf: Any) -> Iterator[tuple[str, str]]:
+def places(conf: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every path in a job's configuration, or in those of several, after its key."""
     for job in conf if isinstance(conf, list) else [conf]:
-        yield from _places(job, "")
-
-
-def _places(conf: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    for item in fields(conf):
-        value = getattr(conf, item.name)
-        if is_dataclass(value):
-            yield from _places(value, f"{prefix}{item.name}.")
-        elif item.metadata.get("path"):
-            for path in value if isinstance(value, list) else [value]:
-                if isinstance(path, str):
-                    yield f"{prefix}{item.name}", path
+        for item in fields(job):
+            value = getattr(job, item.name)
+            if is_dataclass(value):
+                yield from places(value, f"{prefix}{item.name}.")
+            elif item.metadata.get("path"):
+                for path in value if isinstance(value, list) else [value]:
+                    if isinstance(path, str):
+                        yield f"{prefix}{item.name}", path
 
 
 def compose_jobs(config_name: str, line: Line, job: Any) -> None:
@@ -200,7 +196,10 @@ def compose_jobs(config_name: str, line: Line, job: Any) -> None:
         except OSError:  # of a place, which `scripts.cli.launch` explains
             raise
         except Exception as error:
-            if _is_of_a_job(error):
+            # What was raised within a job, here or where a launcher has sent it, is not Hydra's.
+            frames = traceback.extract_tb(error.__traceback__)
+            here = any(frame.filename == __file__ and frame.name == "begin" for frame in frames)
+            if here or any(frame.name == "launch" for frame in frames):
                 raise
             raise UserError(unmade(error)) from error
         finally:
@@ -216,13 +215,6 @@ def unreported() -> Iterator[None]:
         yield
     finally:
         utils.run_and_report = before
-
-
-def _is_of_a_job(error: Exception) -> bool:
-    """Whether it was raised within a job, here or where a launcher has sent it, not by Hydra."""
-    frames = traceback.extract_tb(error.__traceback__)
-    here = any(frame.filename == __file__ and frame.name == "begin" for frame in frames)
-    return here or any(frame.name == "launch" for frame in frames)
 
 
 @contextmanager

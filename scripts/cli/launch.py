@@ -44,9 +44,11 @@ def launch(config_name: str, task: str, together: bool = False) -> NoReturn:
         except UserError as error:
             print_error(error)
         except OSError as error:  # a path that may not even be looked at
-            if not isinstance(error.filename, str) or _is_ours(error.filename):
+            file = error.filename
+            # The loss of a file of this program is no mistake of the user's.
+            if not isinstance(file, str) or Path(file).absolute().is_relative_to(CONF):
                 raise
-            print_error(f"{error.filename} cannot be used ({error.strerror})")
+            print_error(f"{file} cannot be used ({error.strerror})")
         return REFUSED
 
     sys.exit(terminal.run(body))
@@ -63,8 +65,3 @@ def script(task: str) -> NoReturn:
         return 0
 
     sys.exit(terminal.run(body))
-
-
-def _is_ours(file: str) -> bool:
-    """Whether a file belongs to this program: then its loss is no mistake of the user's."""
-    return Path(file).absolute().is_relative_to(CONF)

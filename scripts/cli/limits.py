@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from math import isfinite, prod
 from typing import Any
 
@@ -67,21 +68,11 @@ def excess(config_name: str, words: Sequence[str]) -> list[str]:
     if (count := sum(word.count(",") for word in read)) > VALUES:
         return [f"{count:,} values: a command line may have {VALUES:,}; give files as a pattern"]
     for word in read:
-        if (depth := _depth(word)) > DEPTH:
+        steps = ((letter in "[{(") - (letter in ")}]") for letter in word)
+        if (depth := max(accumulate(steps, initial=0))) > DEPTH:
             return [f"{shown(word)}: {depth} brackets within one another, at most {DEPTH} can be"]
     paths = {name for name, metadata in by_name.items() if metadata["path"]}
     return list(_interpolations(read, paths))
-
-
-def _depth(word: str) -> int:
-    deepest = depth = 0
-    for letter in word:
-        if letter in "[{(":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif letter in ")}]":
-            depth -= 1
-    return deepest
 
 
 def _interpolations(words: Sequence[str], paths: set[str]) -> Iterator[str]:

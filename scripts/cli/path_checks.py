@@ -5,7 +5,7 @@ It only looks, with the messages of the code that uses them later; what takes lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +22,24 @@ def place_problems(confs: Iterable[Any]) -> list[str]:
     problems: list[str] = []
     for conf in confs:
         try:
-            problems += _problems(conf)
+            if isinstance(conf, TrainConf):
+                folder = Path(folder_of(conf))
+                if not (folder / "summary.json").exists():  # a finished run has nothing to write
+                    check_writable(folder, hint="choose another runs_dir")
+                    if conf.data.corpus == "text":
+                        problems += early_problems(conf.data)
+            elif isinstance(conf, ProbeConf):
+                check_writable(Path(conf.runs_dir, conf.group), hint="choose another runs_dir")
+            elif isinstance(conf, GenerateConf):
+                find_place("run", conf.run, conf.runs_dir)
+            elif isinstance(conf, ConvertConf):
+                find_place("source", conf.source, conf.runs_dir)
+            elif isinstance(conf, ReportConf):
+                problems += [
+                    f"{run}: no such folder; runs= takes run or group folders"
+                    for run in conf.runs
+                    if not Path(run).is_dir()
+                ]
         except UserError as error:
             problems.append(str(error))
     return list(dict.fromkeys(problems))
-
-
-def _problems(conf: Any) -> Iterator[str]:
-    """Raises `UserError` for a further one."""
-    if isinstance(conf, TrainConf):
-        folder = Path(folder_of(conf))
-        if not (folder / "summary.json").exists():  # a finished run has nothing to write
-            check_writable(folder, hint="choose another runs_dir")
-            if conf.data.corpus == "text":
-                yield from early_problems(conf.data)
-    elif isinstance(conf, ProbeConf):
-        check_writable(Path(conf.runs_dir, conf.group), hint="choose another runs_dir")
-    elif isinstance(conf, GenerateConf):
-        find_place("run", conf.run, conf.runs_dir)
-    elif isinstance(conf, ConvertConf):
-        find_place("source", conf.source, conf.runs_dir)
-    elif isinstance(conf, ReportConf):
-        for run in conf.runs:
-            if not Path(run).is_dir():
-                yield f"{run}: no such folder; runs= takes run or group folders"

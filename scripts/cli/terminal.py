@@ -20,7 +20,13 @@ def run(body: Callable[[], int]) -> int:
 
     Until `expect_interrupts` is called, Ctrl-C ends the process on the spot.
     """
-    _show_every_letter()
+    # Files are UTF-8 whatever the terminal is; there, escape what it cannot show.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if locale.getencoding().lower().replace("-", "") != "utf8":
+        with suppress(locale.Error):
+            locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     with _interrupts():
         try:
             status = body()
@@ -34,7 +40,15 @@ def run(body: Callable[[], int]) -> int:
                 raise
             status = 0
         finally:
-            _flush()
+            # Send what is left, or Python would complain about a closed pipe while it shuts down.
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except BrokenPipeError:
+                    with suppress(OSError, ValueError):
+                        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                except (OSError, ValueError, AttributeError):
+                    pass  # closed, or no stream at all
     return status
 
 
@@ -77,25 +91,3 @@ def _interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _show_every_letter() -> None:
-    """Escape what the terminal cannot show; files are UTF-8 whatever the terminal is."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    if locale.getencoding().lower().replace("-", "") != "utf8":
-        with suppress(locale.Error):
-            locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
-
-
-def _flush() -> None:
-    """Send what is left, or Python would complain about a closed pipe while it shuts down."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        except (OSError, ValueError, AttributeError):
-            pass  # closed, or no stream at all

@@ -64,13 +64,10 @@ def misfit(trial: DictConfig, name: str, text: str) -> str | None:
         expected = KINDS.get(kind[1] or kind[2]) if kind else None
         problem = expected or str(error).splitlines()[0]
         typed = value if isinstance(value, str) else text
-        return f"{name}={typed}: {problem}{_hint(trial, name)}"
+        # What the schema says to somebody who gave a key of the first level a wrong value.
+        config: Any = OmegaConf.get_type(trial)
+        schema_fields = fields(config) if is_dataclass(config) else ()
+        hints = {item.name: item.metadata.get("hint") for item in schema_fields}
+        hint = f"; {hints[name]}" if hints.get(name) else ""
+        return f"{name}={typed}: {problem}{hint}"
     return None
-
-
-def _hint(base: DictConfig, name: str) -> str:
-    """What the schema says to somebody who gave a key of the first level a wrong value."""
-    typed: Any = OmegaConf.get_type(base)
-    schema_fields = fields(typed) if is_dataclass(typed) else ()
-    hints = {item.name: item.metadata.get("hint") for item in schema_fields}
-    return f"; {hints[name]}" if hints.get(name) else ""
