@@ -26,7 +26,12 @@ def make_folder(folder: Path, fill: Callable[[Path], None], sound: Callable[[Pat
     nothing remains. Raises `OSError`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder.parent)
+    # Remove what a killed process left long ago, and nothing else: it may be anybody's folder.
+    for path in folder.parent.glob("*.tmp"):
+        if _ASIDE.fullmatch(path.name):
+            with suppress(FileNotFoundError):
+                if time.time() - path.lstat().st_mtime > _ABANDONED_AFTER:
+                    _remove(path)
     aside = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
     aside.mkdir()
     try:
@@ -57,19 +62,6 @@ def _put(aside: Path, folder: Path, sound: Callable[[Path], bool]) -> None:
             continue
         _remove(broken)
     raise OSError(errno.EBUSY, "other processes keep replacing it", str(folder))
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what a killed process left long ago, and nothing else: it may be anybody's folder."""
-    for path in parent.glob("*.tmp"):
-        if not _ASIDE.fullmatch(path.name):
-            continue
-        try:
-            abandoned = time.time() - path.lstat().st_mtime > _ABANDONED_AFTER
-        except FileNotFoundError:
-            continue
-        if abandoned:
-            _remove(path)
 
 
 def _remove(path: Path) -> None:

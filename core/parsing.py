@@ -154,20 +154,17 @@ def read_lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[Line]:
                     ended = rest.endswith(b"\n")
                 yield Line(number, None, f"longer than {longest:,} bytes", ended)
                 continue
-            value, problem = _row(content)
-            yield Line(number, value, problem, ended)
-
-
-def _row(content: bytes) -> tuple[dict[str, Any] | None, str]:
-    try:
-        value = parse_json(content.rstrip(b"\r\n").decode())
-    except UnicodeDecodeError:
-        return None, "not UTF-8"
-    except ValueError as error:
-        return None, str(error)
-    if not isinstance(value, dict):
-        return None, f"{_name(value)}, not an object"
-    return value, ""
+            try:
+                value = parse_json(content.rstrip(b"\r\n").decode())
+            except UnicodeDecodeError:
+                yield Line(number, None, "not UTF-8", ended)
+            except ValueError as error:
+                yield Line(number, None, str(error), ended)
+            else:
+                if isinstance(value, dict):
+                    yield Line(number, value, ended=ended)
+                else:
+                    yield Line(number, None, f"{_name(value)}, not an object", ended)
 
 
 def _object(path: Path, value: Any) -> dict[str, Any]:
@@ -228,7 +225,10 @@ def plain(tree: Any) -> Any:
             elif isinstance(value, list):
                 below += value
             elif isinstance(value, str):
-                _check_text(value)
+                try:
+                    value.encode()
+                except UnicodeEncodeError:  # halves of characters, which nothing can print or write
+                    raise ValueError("a text that is not Unicode") from None
             elif isinstance(value, int):
                 if abs(value) >= LARGEST:
                     raise ValueError("a number too large")
@@ -238,14 +238,6 @@ def plain(tree: Any) -> Any:
             return tree
         level = below
     raise ValueError(f"nested more than {DEEPEST} deep")
-
-
-def _check_text(text: str) -> None:
-    """JSON can hold halves of characters, which nothing can print or write."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("a text that is not Unicode") from None
 
 
 def _check_yaml(text: str) -> None:

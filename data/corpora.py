@@ -93,21 +93,22 @@ def split(documents: Sequence[Document], val_fraction: float) -> Split:
     if not kept:
         raise UserError("the corpus is empty: no file has any text in it")
     if len(kept) == 1:
-        train, val = _split_single(kept[0], val_fraction)
+        # Beginning and end of one document, parted between two characters.
+        name, content = kept[0].name, kept[0].content
+        cut = int(len(content) * (1 - val_fraction))
+        while cut > 0 and content[cut] & 0xC0 == 0x80:  # a UTF-8 continuation byte
+            cut -= 1
+        if cut == 0:
+            raise UserError(f"{name}: {len(content)} bytes are too short to split; add text")
+        train: tuple[Document, ...] = (Document(name, content[:cut]),)
+        val: tuple[Document, ...] = (Document(name, content[cut:]),)
     else:
         train, val = _split_documents(kept, val_fraction)
-    return Split(train, val, _fingerprint(train, val))
-
-
-def _split_single(document: Document, val_fraction: float) -> tuple[tuple[Document, ...], ...]:
-    """Beginning and end of one document, parted between two characters."""
-    content = document.content
-    cut = int(len(content) * (1 - val_fraction))
-    while cut > 0 and content[cut] & 0xC0 == 0x80:  # a UTF-8 continuation byte
-        cut -= 1
-    if cut == 0:
-        raise UserError(f"{document.name}: {len(content)} bytes are too short to split; add text")
-    return (Document(document.name, content[:cut]),), (Document(document.name, content[cut:]),)
+    total = hashlib.sha256()
+    for side, of_side in ((b"train", train), (b"val", val)):
+        for doc in of_side:
+            total.update(side + b"\0" + doc.name.encode() + b"\0" + doc.digest)
+    return Split(train, val, total.hexdigest()[:16])
 
 
 def _split_documents(
@@ -133,14 +134,6 @@ def _split_documents(
 
 def _order_key(document: Document) -> bytes:
     return hashlib.sha256(document.digest + document.name.encode()).digest()
-
-
-def _fingerprint(train: Sequence[Document], val: Sequence[Document]) -> str:
-    total = hashlib.sha256()
-    for side, documents in ((b"train", train), (b"val", val)):
-        for doc in documents:
-            total.update(side + b"\0" + doc.name.encode() + b"\0" + doc.digest)
-    return total.hexdigest()[:16]
 
 
 _NOT_LIBRARY = {  # installed packages, byte code, and folders of tests and demonstrations

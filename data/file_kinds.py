@@ -89,19 +89,17 @@ def _json(text: str) -> bool:
 def _parsed(text: str) -> object:
     """What JSON a text is, or None; of one too long to be held as objects, whether it begins so."""
     if len(text) > PARSED:
-        return [] if _begins_as_json(text[:HEAD]) else None
+        head = text[:HEAD]
+        place = 0
+        while token := _JSON_TOKEN.match(head, place):
+            place = token.end()
+        rest = head[place:].strip()
+        is_cut = rest[:1] == '"' or len(rest) < 6  # a string, a number or a word
+        return [] if is_cut else None
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-def _begins_as_json(head: str) -> bool:
-    place = 0
-    while token := _JSON_TOKEN.match(head, place):
-        place = token.end()
-    rest = head[place:].strip()
-    return rest[:1] == '"' or len(rest) < 6  # a string, number or word that is cut
 
 
 def _html(text: str) -> bool:
@@ -132,15 +130,18 @@ def _table(delimiter: str) -> Callable[[str], bool]:
         if len(rows) < RECORDS or len(rows[0]) < 2 or any(len(r) != len(rows[0]) for r in rows):
             return False
         # A name for every column; a sentence goes on after its comma with a space.
-        named = len({*rows[0]} - {""}) == len(rows[0]) and all(map(_balanced, rows[0]))
-        return named and not any(field.startswith(" ") for row in rows for field in row)
+        named = len({*rows[0]} - {""}) == len(rows[0])
+        # A bracket that is not closed was cut out of code at a comma.
+        balanced = all(
+            field.count(left) == field.count(right)
+            for field in rows[0]
+            for left, right in ("()", "[]", "{}")
+        )
+        return (
+            named and balanced and not any(field.startswith(" ") for row in rows for field in row)
+        )
 
     return holds
-
-
-def _balanced(field: str) -> bool:
-    """Whether every bracket is closed: one that is not was cut out of code at a comma."""
-    return all(field.count(left) == field.count(right) for left, right in ("()", "[]", "{}"))
 
 
 _JSON_TOKEN = re.compile(r'\s*(?:[][{},:]|"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*|true|false|null)')

@@ -17,6 +17,7 @@ import os
 import random
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,18 @@ def seal(folder: Path, fingerprint: str) -> None:
     """Write the digests and the manifest of a folder that has everything else."""
     for name in TOKENS:
         path = folder / name
-        _digests_of(path).write_bytes(_block_digests(path))
-    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
-    files = {name: _stamp(folder / name) if name in TOKENS else _whole(folder / name)
-             for name in names}  # fmt: skip
+        with path.open("rb") as file:
+            blocks = iter(partial(file.read, BLOCK), b"")
+            digests = [hashlib.sha256(block).digest()[:DIGEST] for block in blocks]
+        _digests_of(path).write_bytes(b"".join(digests))
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name in TOKENS:
+            files[path.name] = _stamp(path)
+        elif path.name != MANIFEST:
+            content = path.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            files[path.name] = {"bytes": len(content), "sha256": digest}
     _write(folder, fingerprint, files)
 
 
@@ -106,8 +115,13 @@ def open_sealed(folder: Path, fingerprint: str, names: Iterable[str], whole: boo
     try:
         files = _read(folder, fingerprint)
         small = [*names, *(_digests_of(folder / name).name for name in TOKENS)]
-        contents = {name: _read_whole(folder / name, files[name]) for name in small}
-        blocks = {}
+        contents, blocks = {}, {}
+        for name in small:
+            content = read_bytes(folder / name, min(files[name]["bytes"], _LARGEST))
+            digest = hashlib.sha256(content).hexdigest()
+            if files[name] != {"bytes": len(content), "sha256": digest}:
+                raise Unfit(f"{name} has changed")
+            contents[name] = content
         stamps = dict(files)
         for name in TOKENS:
             path = folder / name
@@ -146,13 +160,6 @@ def _own_digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _read_whole(path: Path, expected: dict[str, Any]) -> bytes:
-    content = read_bytes(path, min(expected["bytes"], _LARGEST))
-    if expected != {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}:
-        raise Unfit(f"{path.name} has changed")
-    return content
-
-
 def _check_tokens(blocks: Blocks, expected: dict[str, Any], whole: bool) -> dict[str, Any]:
     """The size and times of a file of tokens whose blocks fit, or some of them. Raises `Unfit`."""
     with regular(blocks.path) as file:
@@ -176,17 +183,6 @@ def _stamp(path: Path, descriptor: int | None = None) -> dict[str, Any]:
     """Size and times. The second time is the kernel's own, which no program can set back."""
     status = path.stat() if descriptor is None else os.fstat(descriptor)
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
-
-
-def _whole(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _block_digests(path: Path) -> bytes:
-    with path.open("rb") as file:
-        blocks = iter(lambda: file.read(BLOCK), b"")
-        return b"".join(hashlib.sha256(block).digest()[:DIGEST] for block in blocks)
 
 
 def _digests_of(path: Path) -> Path:

@@ -131,7 +131,17 @@ def prepare(conf: DataConf) -> Corpus:
         if file is not None:
             stack.enter_context(file)
         corpus = _prepared(conf, split, file) or _make(conf, split, file)
-    _check_length(conf, corpus.meta)
+    meta = corpus.meta
+    shortest = min(meta.train_tokens, meta.val_tokens)
+    if conf.length < 1:
+        raise UserError(f"data.length={conf.length}: must be at least 1")
+    if conf.length + 1 > shortest:
+        raise UserError(
+            f"data.length={conf.length} needs {conf.length + 1:,} tokens in a row, but there are "
+            f"{meta.train_tokens:,} for training and {meta.val_tokens:,} for validation: lower "
+            f"data.length to {shortest - 1:,} or less, give more text or change "
+            f"data.val_fraction={conf.val_fraction}"
+        )
     return corpus
 
 
@@ -165,30 +175,26 @@ def open_folder(folder: Path, fingerprint: str, split: Split, whole: bool = Fals
         meta = Meta(**json.loads(opened.contents[_META]))
         tokenizer = tokenizers.parse(opened.contents[_TOKENIZER].decode(), folder / _TOKENIZER)
         corpus = Corpus(folder, meta, tokenizer, opened.blocks)
-        problem = _contradiction(corpus, fingerprint, split)
+        # What `meta.json` says otherwise than the documents, the tokenizer and the files.
+        meta, dtype = corpus.meta, _dtype(corpus.tokenizer)
+        expected: dict[str, object] = {
+            "format": FORMAT,
+            "fingerprint": fingerprint,
+            "vocab_size": corpus.tokenizer.vocab_size,
+            "dtype": dtype,
+        }
+        for side, documents in (("train", split.train), ("val", split.val)):
+            size = (corpus.folder / f"{side}.bin").stat().st_size
+            expected[f"{side}_documents"] = len(documents)
+            expected[f"{side}_bytes"] = _size(documents)
+            expected[f"{side}_tokens"] = size / np.dtype(dtype).itemsize
+        wrong = [key for key, value in expected.items() if getattr(meta, key) != value]
+        problem = f"{_META}: {wrong[0]}={getattr(meta, wrong[0])!r}" if wrong else None
     except (OSError, ValueError, TypeError, RecursionError, UserError) as error:
         problem = f"{type(error).__name__}: {error}"
     if problem:
         raise Unfit(problem)
     return corpus
-
-
-def _contradiction(corpus: Corpus, fingerprint: str, split: Split) -> str | None:
-    """What `meta.json` says otherwise than the documents, the tokenizer and the files."""
-    meta, dtype = corpus.meta, _dtype(corpus.tokenizer)
-    expected: dict[str, object] = {
-        "format": FORMAT,
-        "fingerprint": fingerprint,
-        "vocab_size": corpus.tokenizer.vocab_size,
-        "dtype": dtype,
-    }
-    for side, documents in (("train", split.train), ("val", split.val)):
-        size = (corpus.folder / f"{side}.bin").stat().st_size
-        expected[f"{side}_documents"] = len(documents)
-        expected[f"{side}_bytes"] = _size(documents)
-        expected[f"{side}_tokens"] = size / np.dtype(dtype).itemsize
-    wrong = [key for key, value in expected.items() if getattr(meta, key) != value]
-    return f"{_META}: {wrong[0]}={getattr(meta, wrong[0])!r}" if wrong else None
 
 
 def _make(conf: DataConf, split: Split, file: Foreign | None) -> Corpus:
@@ -310,19 +316,6 @@ def _dtype(tokenizer: TextTokenizer) -> str:
 def _size(documents: Sequence[Document]) -> int:
     """Bytes of text."""
     return sum(len(doc.content) for doc in documents)
-
-
-def _check_length(conf: DataConf, meta: Meta) -> None:
-    shortest = min(meta.train_tokens, meta.val_tokens)
-    if conf.length < 1:
-        raise UserError(f"data.length={conf.length}: must be at least 1")
-    if conf.length + 1 > shortest:
-        raise UserError(
-            f"data.length={conf.length} needs {conf.length + 1:,} tokens in a row, but there are "
-            f"{meta.train_tokens:,} for training and {meta.val_tokens:,} for validation: lower "
-            f"data.length to {shortest - 1:,} or less, give more text or change "
-            f"data.val_fraction={conf.val_fraction}"
-        )
 
 
 def _say(line: str) -> None:

@@ -220,7 +220,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
 
 def byte_tokenizer() -> LibraryTokenizer:
     """Token ids are byte values; 256 ends a text."""
-    vocab = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
+    # Printable Latin-1 stands for itself; the other bytes take U+0100 onwards, in order (GPT-2).
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    spare = iter(sorted(symbol for symbol in alphabet if ord(symbol) > 255))
+    vocab = {chr(byte) if chr(byte) in alphabet else next(spare): byte for byte in range(256)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -246,19 +249,24 @@ def cut(
     the text stays whole.
     """
     start = 0
-    while len(text) - start > size and (end := _place(text, start + size, apart)):
+    while len(text) - start > size:
+        matches = islice(_BETWEEN_WORDS.finditer(text, start + size), _TRIES)
+        places = (match.start() for match in matches)
+        end = next(
+            (
+                place
+                for place in places
+                if apart is None
+                or apart(text[place - _AROUND : place], text[place : place + _AROUND])
+            ),
+            None,
+        )
+        if end is None:
+            break
         yield text[start:end]
         start = end
     if start < len(text):
         yield text[start:]
-
-
-def _place(text: str, start: int, apart: Callable[[str, str], bool] | None) -> int | None:
-    for match in islice(_BETWEEN_WORDS.finditer(text, start), _TRIES):
-        place = match.start()
-        if apart is None or apart(text[place - _AROUND : place], text[place : place + _AROUND]):
-            return place
-    return None
 
 
 def first_space_is_free(definition: dict[str, Any]) -> bool:
@@ -297,16 +305,6 @@ def _sample(pieces: list[str], limit: int) -> list[str]:
             break
         chosen.append(piece)
     return chosen or pieces[:1]
-
-
-def _byte_symbols() -> list[str]:
-    """The printable character that stands for each byte 0..255 in byte-level vocabularies.
-
-    Printable Latin-1 stands for itself; the other bytes take U+0100 onwards, in order (GPT-2).
-    """
-    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
-    spare = iter(sorted(symbol for symbol in alphabet if ord(symbol) > 255))
-    return [chr(byte) if chr(byte) in alphabet else next(spare) for byte in range(256)]
 
 
 def _loss(text: str, back: str) -> str:

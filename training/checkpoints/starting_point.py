@@ -195,19 +195,15 @@ def begin(start: Start, resume: str, folder: RunFolder) -> None:
     elif start.path is not None:
         for path in saved(folder):
             if step_of(path) > step_of(start.path):
-                _pass_over(path)
-
-
-def _pass_over(path: Path) -> None:
-    """Give a damaged checkpoint a name by which nobody takes it for the newest."""
-    number = 1
-    while os.path.lexists(aside := path.with_name(f"{path.name}.damaged-{number}")):
-        number += 1
-    manifest = manifest_path(path)
-    if os.path.lexists(manifest):
-        manifest.rename(aside.with_name(f"{manifest.name}.damaged-{number}"))
-    path.rename(aside)
-    log.warning("checkpoint %s is now %s", path, aside.name)
+                # Give a damaged checkpoint a name by which nobody takes it for the newest.
+                number = 1
+                while os.path.lexists(aside := path.with_name(f"{path.name}.damaged-{number}")):
+                    number += 1
+                manifest = manifest_path(path)
+                if os.path.lexists(manifest):
+                    manifest.rename(aside.with_name(f"{manifest.name}.damaged-{number}"))
+                path.rename(aside)
+                log.warning("checkpoint %s is now %s", path, aside.name)
 
 
 def _set_aside(folder: RunFolder, paths: list[Path]) -> None:

@@ -78,8 +78,12 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     _need(is_count(step) and step > 0, "global_step")
     ours: Any = content.get("crossover")
     _need(isinstance(ours, dict), "crossover")
-    for part in (content | {"crossover": None}, ours):
-        _check_values(part)
+    # What is compared, printed and written into other files must be no more than JSON can hold.
+    for key, value in [*(content | {"crossover": None}).items(), *ours.items()]:
+        try:
+            plain({key: None if key in TENSORS else value})
+        except ValueError as error:
+            raise Unfit(f"{shown(key)} is wrong ({error})") from None
     _check_own(ours, step)
     if {**content["crossover"]["identity"]["model"], "size": spec.size} != asdict(spec):
         return  # `check_checkpoint` reports whose checkpoint it is
@@ -103,8 +107,13 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     _check_schedule(content.get("lr_schedulers"), len(groups), step)
     _check_loops(content.get("loops"), step)
     callbacks = content.get("callbacks")
-    monitor: Any = callbacks.get("Monitor") if isinstance(callbacks, dict) else None
-    _check_times(monitor)
+    times: Any = callbacks.get("Monitor") if isinstance(callbacks, dict) else None
+    if isinstance(times, dict):
+        times = {"all_seconds": None, **times}  # older checkpoints hold no such sum
+    _need_keys(times, ("tokens", "seconds", "all_seconds"), "callbacks")
+    seconds, every = times["seconds"], times["all_seconds"]
+    _need(is_count(times["tokens"]) and is_number(seconds), "callbacks")
+    _need(every is None or is_number(every), "callbacks")
     for key in content["crossover"].get("scales", ()):
         scale = content.get(key)
         _need(isinstance(scale, dict) and all(map(is_number, scale.values())), shown(key))
@@ -126,15 +135,6 @@ def _need(holds: bool, place: str) -> None:
 
 def _need_keys(mapping: Any, keys: Any, place: str) -> None:
     _need(isinstance(mapping, dict) and mapping.keys() == {*keys}, place)
-
-
-def _check_values(part: dict[str, Any]) -> None:
-    """What is compared, printed and written into other files must be no more than JSON can hold."""
-    for key, value in part.items():
-        try:
-            plain({key: None if key in TENSORS else value})
-        except ValueError as error:
-            raise Unfit(f"{shown(key)} is wrong ({error})") from None
 
 
 def _check_own(ours: dict[str, Any], step: int) -> None:
@@ -178,15 +178,6 @@ def _check_own(ours: dict[str, Any], step: int) -> None:
     _need(isinstance(states, list) and bool(states), "random")
     for state in states:
         _check_random(state)
-
-
-def _check_times(times: Any) -> None:
-    if isinstance(times, dict):
-        times = {"all_seconds": None, **times}  # older checkpoints hold no such sum
-    _need_keys(times, ("tokens", "seconds", "all_seconds"), "callbacks")
-    seconds, every = times["seconds"], times["all_seconds"]
-    _need(is_count(times["tokens"]) and is_number(seconds), "callbacks")
-    _need(every is None or is_number(every), "callbacks")
 
 
 def _check_ledger(ledger: Any) -> None:
@@ -311,7 +302,18 @@ def _is_list(value: Any, length: int, fits: Callable[[Any], bool]) -> bool:
 def _check_loops(loops: Any, step: int) -> None:
     _need(isinstance(loops, dict) and isinstance(loops.get("fit_loop"), dict), "loops")
     fit = loops["fit_loop"]
-    _check_counts(fit, _fresh_loops(), "loops.fit_loop")
+    # What Lightning would save of a training that has not begun.
+    with quiet():
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            plugins=[LightningEnvironment()],
+        )
+    _check_counts(fit, trainer.fit_loop.state_dict(), "loops.fit_loop")
     made = fit["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]
     _need(made["completed"] == made["ready"] == step, "loops: their step")
 
@@ -329,18 +331,3 @@ def _check_counts(counts: Any, usual: Any, place: str) -> None:
         _need(isinstance(counts, bool), place)
     else:
         _need(is_count(counts), place)
-
-
-def _fresh_loops() -> dict[str, Any]:
-    """What Lightning would save of a training that has not begun."""
-    with quiet():
-        trainer = lightning.Trainer(
-            accelerator="cpu",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            plugins=[LightningEnvironment()],
-        )
-    return trainer.fit_loop.state_dict()

@@ -117,7 +117,13 @@ def spawn_ranks(world: int, follow: Callable[..., None], *args: Any) -> Iterator
         for process in others:
             process.join()
     except RuntimeError as error:  # a collective operation, if one of the others is gone
-        _explain(others, error)
+        # What is behind an error of communication, if another process is.
+        for rank, process in enumerate(others, start=1):
+            process.join(2)  # its end may be seen a little later than its silence
+            if process.exitcode == STOPPED:
+                raise Preempted from error
+            if process.exitcode not in (None, 0):
+                raise UserError(_ended(rank, process, len(others))) from error
         raise
     finally:
         left.set()
@@ -166,16 +172,6 @@ def _watch(others: list[Any], left: threading.Event) -> None:
             if process.exitcode != STOPPED:
                 print(f"error: {_ended(rank, process, len(others))}", file=sys.stderr, flush=True)
             os._exit(STOPPED if process.exitcode == STOPPED else 1)
-
-
-def _explain(others: list[Any], error: RuntimeError) -> None:
-    """Raise what is behind an error of communication, if another process is."""
-    for rank, process in enumerate(others, start=1):
-        process.join(2)  # its end may be seen a little later than its silence
-        if process.exitcode == STOPPED:
-            raise Preempted from error
-        if process.exitcode not in (None, 0):
-            raise UserError(_ended(rank, process, len(others))) from error
 
 
 def _ended(rank: int, process: Any, others: int) -> str:

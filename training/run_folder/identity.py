@@ -134,18 +134,13 @@ def differences(
     theirs: dict[str, Any], ours: dict[str, Any], keys: Iterable[str], there: str, here: str
 ) -> str:
     """The first few of `keys` in which two configurations differ, with both values."""
-    different = [
-        f"{shown(key)}={theirs.get(key)!r:.60} {there}, {ours.get(key)!r:.60} {here}"
-        for key in sorted(keys)
-        if not _same(theirs.get(key), ours.get(key))
-    ]
+    different = []
+    for key in sorted(keys):
+        then, now = theirs.get(key), ours.get(key)
+        if then != now or isinstance(then, bool) != isinstance(now, bool):  # 1 is not True here
+            different.append(f"{shown(key)}={then!r:.60} {there}, {now!r:.60} {here}")
     more = [f"and {len(different) - SHOWN} more"] if len(different) > SHOWN else []
     return "; ".join(different[:SHOWN] + more)
-
-
-def _same(first: Any, other: Any) -> bool:
-    """Equal, and not only as 1 and True are."""
-    return bool(first == other) and isinstance(first, bool) == isinstance(other, bool)
 
 
 def _left(parent: dict[str, Any] | None) -> Any:

@@ -12,7 +12,6 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from core.errors import UserError
 from core.parsing import read_object
@@ -69,20 +68,16 @@ def _acquire(folder: RunFolder) -> int:
                 os.close(file)
                 raise UserError(refusal(folder)) from None
             log.warning("%s: this file system has no locks (%s); take care", folder.path, error)
-        if _is_still(file, folder.lock):
+        try:
+            is_still_there = os.path.samestat(os.fstat(file), folder.lock.stat())
+        except FileNotFoundError:
+            is_still_there = False
+        if is_still_there:
             owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
             os.ftruncate(file, 0)
             os.write(file, json.dumps(owner).encode() + b"\n")
             return file
         os.close(file)  # its owner left and removed it between the two calls
-
-
-def _is_still(file: int, path: Path) -> bool:
-    """Whether `path` is the name of an open file."""
-    try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def refusal(folder: RunFolder) -> str:

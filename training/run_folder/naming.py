@@ -135,21 +135,16 @@ def _text(value: Any) -> tuple[str, bool]:
     """A value as part of a folder name, and whether nothing of it is lost."""
     if isinstance(value, bool):
         return "", True
-    if isinstance(value, int | float):
-        return _number(value), True
+    if isinstance(value, int):
+        return str(value), True
+    if isinstance(value, float):  # the shorter of `0.003` and `3e-3`, every digit kept
+        decimal = Decimal(repr(value)).normalize()
+        plain = format(decimal, "f")
+        mantissa, _, exponent = format(decimal, "e").replace("e+", "e").partition("e")
+        power = f"{mantissa}e{int(exponent)}"
+        return min(plain, power, key=len), True
     if isinstance(value, str) and re.fullmatch(r"\w+|(bf)?\d+-(mixed|true)", value, re.ASCII):
         return value.replace("-", "_"), True
     first = str(value[0]) if isinstance(value, list) and value else str(value)
     stem = re.sub(r"[^A-Za-z0-9]+", "_", Path(first).stem).strip("_")
     return stem[:20] or "x", False
-
-
-def _number(value: float) -> str:
-    """The shorter of `0.003` and `3e-3`, every digit kept."""
-    if isinstance(value, int):
-        return str(value)
-    decimal = Decimal(repr(value)).normalize()
-    plain = format(decimal, "f")
-    mantissa, _, exponent = format(decimal, "e").replace("e+", "e").partition("e")
-    power = f"{mantissa}e{int(exponent)}"
-    return power if len(power) < len(plain) else plain
