@@ -40,7 +40,7 @@ def _named(place: Path, key: str) -> str:
 
 def foresee(place: Path) -> None:
     """Raise the `OSError` that making and filling a folder would end in, as far as can be seen."""
-    path = next(ancestor for ancestor in (place, *place.parents) if os.path.lexists(ancestor))
+    path = next(ancestor for ancestor in (place, *place.parents) if _is_there(ancestor))
     if not path.is_dir():
         if path.is_symlink():
             raise OSError(errno.ENOENT, "a link that leads to no folder", str(path))
@@ -54,6 +54,14 @@ def foresee(place: Path) -> None:
     names = disk.f_ffree if is_root else disk.f_favail
     if (disk.f_blocks and not free) or (disk.f_files and not names):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextmanager

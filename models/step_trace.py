@@ -81,7 +81,13 @@ def trace(
     with FakeTensorMode(), kernels:
         model: Any = build(deep)
         if precision == "bf16-true":
-            _to_bfloat16(model)
+            # What `model.to` does, which tensors without memory refuse.
+            for module in model.modules():
+                for name, parameter in list(module.named_parameters(recurse=False)):
+                    setattr(module, name, torch.nn.Parameter(parameter.detach().bfloat16()))
+                for name, buffer in list(module.named_buffers(recurse=False)):
+                    if buffer.is_floating_point():
+                        setattr(module, name, buffer.bfloat16())
         model.gradient_checkpointing = checkpointing
         tokens = torch.zeros(batch, length, dtype=torch.long)
         return run(model, tokens, precision)
@@ -99,16 +105,6 @@ def kept_bytes(spec: ModelSpec, length: int, checkpointing: bool, precision: str
     if checkpointing:
         kept += kept_bytes(spec, length, False, precision) // layers
     return kept
-
-
-def _to_bfloat16(model: torch.nn.Module) -> None:
-    """What `model.to` does, which tensors without memory refuse."""
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(module, name, torch.nn.Parameter(parameter.detach().bfloat16()))
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            if buffer.is_floating_point():
-                setattr(module, name, buffer.bfloat16())
 
 
 def run(
@@ -240,7 +236,12 @@ def _arithmetic(
     namespace, _, name = str(func.name()).split(".")[0].partition("::")
     backward = " backward" if name.endswith("_backward") else ""
     if "scaled_dot_product" in name:
-        return "attention" + backward, _attention_flops(name, args)
+        # Two products of N per query-key pair forward and five backward, half of them if causal.
+        q, k = args[1:3] if backward else args[:2]
+        causal = next((argument for argument in args if isinstance(argument, bool)), False)
+        batch, heads, queries, size = q.shape
+        pairs = batch * heads * queries * k.shape[2] * (0.5 if causal else 1.0)
+        return "attention" + backward, 2 * pairs * size * (5 if backward else 2)
     if packet in flop_registry and (namespace != "aten" or "rnn_layer" in name):
         return "recurrence" + backward, float(flop_registry[packet](*args, **kwargs, out_val=out))
     if packet in flop_registry:
@@ -249,13 +250,3 @@ def _arithmetic(
         kind = "thin matmul" if min(sizes, default=0) < THIN else "matmul"
         return kind, float(flop_registry[packet](*args, **kwargs, out_val=out))
     return (name if namespace == "crossover" else "memory"), 0.0
-
-
-def _attention_flops(name: str, args: tuple[Any, ...]) -> float:
-    """Two products of N per query-key pair forward and five backward, half of them if causal."""
-    backward = name.endswith("_backward")
-    q, k = args[1:3] if backward else args[:2]
-    causal = next((argument for argument in args if isinstance(argument, bool)), False)
-    batch, heads, queries, size = q.shape
-    pairs = batch * heads * queries * k.shape[2] * (0.5 if causal else 1.0)
-    return 2 * pairs * size * (5 if backward else 2)

@@ -64,7 +64,12 @@ def read(path: Path) -> Weights:
     tensors, metadata = read_safetensors(path)
     if KEY not in metadata:
         return official.from_tensors(path, unwrapped(path, tensors))
-    spec, unread = _description(path, metadata[KEY])
+    try:
+        description: Any = parse_json(metadata[KEY])
+        spec = ModelSpec(**description["model"])
+        spec, unread = replace(spec, config={**spec.config}), [*description["unused"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: its metadata describes no model ({error!r:.200})") from None
     check_sizes(path, spec, tensors)
     unused = {name: tensors.pop(name) for name in unread if name in tensors}
     kept = checked(path, tensors, shapes_of(spec))
@@ -76,12 +81,3 @@ def write(weights: Weights, path: Path) -> None:
     description = {"model": vars(weights.spec), "unused": [*weights.unused]}
     tensors = {**weights.tensors, **weights.unused}
     write_safetensors(path, tensors, {KEY: json.dumps(description)})
-
-
-def _description(path: Path, text: str) -> tuple[ModelSpec, list[str]]:
-    try:
-        description: Any = parse_json(text)
-        spec = ModelSpec(**description["model"])
-        return replace(spec, config={**spec.config}), [*description["unused"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: its metadata describes no model ({error!r:.200})") from None

@@ -47,9 +47,15 @@ def read(folder: Path) -> Weights:
     check_sizes(folder, spec, tensors)
     if theirs.get("tie_word_embeddings") and family.embedding in tensors:
         tensors[family.head] = tensors[family.embedding]
-    tensors_read = checked(folder, tensors, _their_shapes(family, spec))
+    table, shapes = _table(family, spec), shapes_of(spec)
+    expected = {
+        part: torch.Size([rows, *shapes[name][1:]])
+        for name, parts in table.items()
+        for part, rows in parts.items()
+    }
+    tensors_read = checked(folder, tensors, expected)
     ours = {}
-    for name, parts in _table(family, spec).items():
+    for name, parts in table.items():
         pieces = [tensors_read[part] for part in parts]
         ours[name] = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
     return Weights(spec, ours)
@@ -91,15 +97,6 @@ def _table(family: Family, spec: ModelSpec) -> dict[str, dict[str, int]]:
     return {name: family.parts(config, name, shape[0]) for name, shape in shapes.items()}
 
 
-def _their_shapes(family: Family, spec: ModelSpec) -> dict[str, torch.Size]:
-    shapes = shapes_of(spec)
-    return {
-        part: torch.Size([rows, *shapes[name][1:]])
-        for name, parts in _table(family, spec).items()
-        for part, rows in parts.items()
-    }
-
-
 def _config(spec: ModelSpec) -> Any:
     return model_class(spec.target).Config(**spec.config)
 
@@ -110,7 +107,13 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         if (folder / name).is_file():
             files = [name]
         elif (index := folder / f"{name}.index.json").is_file():
-            files = _indexed(inside(index))
+            names = read_object(inside(index)).get("weight_map")
+            if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+                raise UserError(f"{index}: has no weight_map of file names")
+            files = sorted(set(names.values()))
+            for file in files:
+                if Path(file).name != file:
+                    raise UserError(f"{index}: {file!r} is not the name of a file beside it")
         else:
             continue
         tensors: dict[str, Tensor] = {}
@@ -121,14 +124,3 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
             tensors.update(part)
         return {key: value for key, value in tensors.items() if not key.endswith(_DERIVED)}
     raise UserError(f"{folder}: no {' and no '.join(FILES)} (or .index.json) in it")
-
-
-def _indexed(index: Path) -> list[str]:
-    names = read_object(index).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise UserError(f"{index}: has no weight_map of file names")
-    files = sorted(set(names.values()))
-    for name in files:
-        if Path(name).name != name:
-            raise UserError(f"{index}: {name!r} is not the name of a file beside it")
-    return files

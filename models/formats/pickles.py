@@ -107,7 +107,16 @@ def _globals(data: bytes) -> Iterator[str]:
 
 def _check(data: bytes, is_cut: bool) -> None:
     with _without_collecting():  # which would look at all containers again and again
-        _bound(data, is_cut)
+        stream, nodes = io.BytesIO(data), list[Node]()
+        opcodes = chain.from_iterable(pickletools.genops(stream) for _ in range(PICKLES))
+        try:
+            _walk(islice(opcodes, OPCODES), nodes)
+            if next(opcodes, None) is not None:
+                raise Unbounded(f"a pickle of more than {OPCODES:,} steps")
+        except (ValueError, LookupError, TypeError):  # the unpickler fails there too
+            if is_cut and stream.tell() == len(data):
+                raise Unbounded(f"a pickle of more than {HEAD:,} bytes") from None
+        _measure(nodes)
 
 
 @contextmanager
@@ -119,19 +128,6 @@ def _without_collecting() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
-
-
-def _bound(data: bytes, is_cut: bool) -> None:
-    stream, nodes = io.BytesIO(data), list[Node]()
-    opcodes = chain.from_iterable(pickletools.genops(stream) for _ in range(PICKLES))
-    try:
-        _walk(islice(opcodes, OPCODES), nodes)
-        if next(opcodes, None) is not None:
-            raise Unbounded(f"a pickle of more than {OPCODES:,} steps")
-    except (ValueError, LookupError, TypeError):  # the unpickler fails there too
-        if is_cut and stream.tell() == len(data):
-            raise Unbounded(f"a pickle of more than {HEAD:,} bytes") from None
-    _measure(nodes)
 
 
 def _walk(opcodes: Iterator[tuple[Any, Any, Any]], nodes: list[Node]) -> None:

@@ -6,7 +6,7 @@ is converted keeps its bits, its precision and even the tensors that our model h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -51,7 +51,15 @@ class Weights:
         """
 
         def cast(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: _cast(name, tensor, dtype) for name, tensor in tensors.items()}
+            changed = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+            for name, tensor in changed.items():
+                if not _finite(tensor):
+                    largest = float(tensors[name].float().abs().max())
+                    raise UserError(
+                        f"{name} holds {largest:.6g}, and {str(dtype).removeprefix('torch.')} ends "
+                        f"at {torch.finfo(dtype).max:.6g}: choose bfloat16 or float32"
+                    )
+            return changed
 
         return replace(self, tensors=cast(self.tensors), unused=cast(self.unused))
 
@@ -98,7 +106,23 @@ def checked(
     others. Raises `UserError` naming the file and each tensor that is missing, unknown, of another
     shape or type, or that holds a value that is not finite.
     """
-    problems = list(_misfits(tensors, expected))
+    problems = []
+    for name, shape in expected.items():
+        if name not in tensors:
+            problems.append(f"{name} {list(shape)} is missing")
+            continue
+        tensor = tensors[name]
+        # One that repeats its storage could ask for terabytes in a tiny file.
+        is_whole = tensor.layout == torch.strided and (
+            tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+        )
+        if tensor.dtype not in DTYPES.values():
+            problems.append(f"{name} is {tensor.dtype}; expected {', '.join(DTYPES)}")
+        elif not is_whole:
+            problems.append(f"{name} is not an ordinary dense tensor")
+        elif _essential(tensor.shape) != _essential(shape):
+            problems.append(f"{name} has shape {list(tensor.shape)}; expected {list(shape)}")
+    problems += [f"{name} is unknown to this model" for name in tensors if name not in expected]
     problems = problems or [
         f"{name} holds values that are not finite"
         for name, tensor in tensors.items()
@@ -116,44 +140,11 @@ def listed(problems: list[str]) -> str:
     return "; ".join(named) + (f"; and {more} more" if more > 0 else "")
 
 
-def _misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> Iterator[str]:
-    for name, shape in expected.items():
-        if name not in tensors:
-            yield f"{name} {list(shape)} is missing"
-            continue
-        tensor = tensors[name]
-        if tensor.dtype not in DTYPES.values():
-            yield f"{name} is {tensor.dtype}; expected {', '.join(DTYPES)}"
-        elif tensor.layout != torch.strided or _claims_too_much(tensor):
-            yield f"{name} is not an ordinary dense tensor"
-        elif _essential(tensor.shape) != _essential(shape):
-            yield f"{name} has shape {list(tensor.shape)}; expected {list(shape)}"
-    for name in tensors:
-        if name not in expected:
-            yield f"{name} is unknown to this model"
-
-
 def _finite(tensor: Tensor) -> bool:
     # A sum is finite only if every term is, and takes a thirtieth of the time of looking at each;
     # one that is not may have overflowed.
     return bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 
-def _claims_too_much(tensor: Tensor) -> bool:
-    """Whether it repeats its storage: a tiny file could otherwise ask for terabytes."""
-    return tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()
-
-
 def _essential(shape: torch.Size) -> list[int]:
     return [size for size in shape if size != 1]
-
-
-def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    changed = tensor.to(dtype)
-    if not _finite(changed):
-        largest = float(tensor.float().abs().max())
-        raise UserError(
-            f"{name} holds {largest:.6g}, and {str(dtype).removeprefix('torch.')} ends at "
-            f"{torch.finfo(dtype).max:.6g}: choose bfloat16 or float32"
-        )
-    return changed

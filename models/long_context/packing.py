@@ -68,7 +68,11 @@ def hidden_of_documents(
     pieces, places, ends = [], [], []
     for group, edge in [*_groups(carried, edge=True), *_groups(others, edge=False)]:
         index, real = _places(group, tokens.shape[1], tokens.device)
-        before = _before(trunk, group, state) if state is not None and edge else None
+        before = None
+        if state is not None and edge:  # each span continues its row's state, or a fresh one
+            joined = combine_states([state, trunk.init_state(1)], torch.cat)
+            rows = [-1 if span.fresh else span.row for span in group]
+            before = map_state(joined, lambda leaf, rows=rows: leaf[rows])
         piece, after = trunk.hidden(tokens.flatten()[index], before)
         pieces.append(piece[real])
         places.append(index[real])
@@ -118,14 +122,6 @@ def _places(group: Sequence[Span], width: int, device: torch.device) -> tuple[Te
     first, length = edges.to(device).split(1, dim=1)
     step = torch.arange(group[0].length, device=device)
     return first + torch.minimum(step, length - 1), step < length
-
-
-def _before(trunk: Any, group: Sequence[Span], state: State) -> State:
-    """The state before each span of a group: its row's, or a fresh one."""
-    fresh = trunk.init_state(1)
-    joined = combine_states([state, fresh], torch.cat)
-    rows = [-1 if span.fresh else span.row for span in group]
-    return map_state(joined, lambda leaf: leaf[rows])
 
 
 def _after(ends: Sequence[tuple[int, State, int]]) -> State:

@@ -18,8 +18,8 @@ and an approximation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,24 +67,19 @@ def segmented_objective(
         raise UserError(
             f"a segment of {segment} tokens does not fit in a sequence of {tokens.shape[1]}"
         )
-    segments = _cut(tokens, targets, starts, segment)
+    total = tokens.shape[1]
+    segments = []
+    for first in range(0, total, segment):
+        part = slice(first, min(first + segment, total))
+        here = None if starts is None else starts[:, part]
+        share = (part.stop - part.start) / total
+        segments.append(Segment(tokens[:, part], targets[:, part], here, share))
     if not torch.is_grad_enabled():
         return _forward(model, segments, l2wrap, None)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if truncated:
         return _Truncated.apply(model, segments, l2wrap, *parameters)
     return _Exact.apply(model, segments, l2wrap, *parameters)
-
-
-def _cut(tokens: Tensor, targets: Tensor, starts: Tensor | None, length: int) -> list[Segment]:
-    total = tokens.shape[1]
-    segments = []
-    for first in range(0, total, length):
-        part = slice(first, min(first + length, total))
-        here = None if starts is None else starts[:, part]
-        share = (part.stop - part.start) / total
-        segments.append(Segment(tokens[:, part], targets[:, part], here, share))
-    return segments
 
 
 def _forward(
@@ -128,7 +123,10 @@ class _Exact(torch.autograd.Function):
         ctx: Any, model: Any, segments: list[Segment], l2wrap: float, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.model, ctx.segments, ctx.l2wrap, ctx.parameters = model, segments, l2wrap, parameters
-        ctx.autocast = _autocast(segments[0].tokens.device.type)
+        device = segments[0].tokens.device.type
+        # Contexts that repeat the present automatic precision in the backward pass.
+        enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        ctx.autocast = partial(torch.autocast, device, dtype=dtype, enabled=enabled)
         count, state = len(segments), model.init_state(len(segments[0].tokens))
         ctx.before = map_state(state, lambda leaf: leaf.new_empty(count, *leaf.shape))
         objective, loss = _forward(model, segments, l2wrap, ctx.before)
@@ -217,13 +215,3 @@ def _at(kept: State, number: int) -> State:
 
 def _leaves(state: State) -> list[Tensor]:
     return [leaf for _, leaf in named_tensors(state)]
-
-
-def _autocast(device: str) -> Any:
-    """A factory of contexts that repeat the present automatic precision in a backward pass."""
-    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-
-    def repeat() -> AbstractContextManager[Any]:
-        return torch.autocast(device, dtype=dtype, enabled=enabled)
-
-    return repeat

@@ -177,17 +177,17 @@ def _attend(
 def _recur(split: Split, operator: Function, *arguments: Any) -> tuple[Tensor, Tensor]:
     """A recurrence over all spans: this span's outputs, and the state after the last span."""
     *inputs, state, backend = arguments
-    empty, summarise, carry = _SUMMARIES[operator.__name__]
-    mine = summarise(operator, inputs, backend)
+    spans = _SPANS[operator.__name__]
+    mine = spans.summarise(operator, inputs, backend)
     gathered = gather(torch.cat([part.flatten() for part in mine]), split)
-    running = empty(inputs) if state is None else state.float()
+    running = spans.empty(inputs) if state is None else state.float()
     begin = running
     for rank, row in enumerate(gathered.unbind()):
         if rank == split.rank:
             begin = running + _kept(gathered)
         pieces = row.split([part.numel() for part in mine])
         parts = [piece.view_as(part) for piece, part in zip(pieces, mine, strict=True)]
-        running = carry(running, *parts)
+        running = spans.carry(running, *parts)
     y, _ = operator(*inputs, begin, backend)
     return y, running
 
@@ -213,67 +213,73 @@ class _Gather(torch.autograd.Function):
         return total[ctx.split.rank], None
 
 
-def _summarise4(wkv4: Function, inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
-    w, u, k, v = inputs
-    return w * k.shape[1], wkv4(w, u, k, v, None, backend)[1]
+class _Wkv4:
+    """Spans of WKV-4: what stands before any token, what a span does, and the state after it."""
+
+    @staticmethod
+    def empty(inputs: Sequence[Tensor]) -> Tensor:
+        k = inputs[2]
+        return wkv4_initial_state(k.shape[0], k.shape[2], k.device)
+
+    @staticmethod
+    def summarise(wkv4: Function, inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
+        w, u, k, v = inputs
+        return w * k.shape[1], wkv4(w, u, k, v, None, backend)[1]
+
+    @staticmethod
+    def carry(state: Tensor, decay: Tensor, local: Tensor) -> Tensor:
+        """Two sums with exponents, the older one decayed; see `models.ops.wkv4.reference.combine`.
+
+        Exponents are scales and get no gradient; the decay does.
+        """
+        (a, b, p), (a_new, b_new, p_new) = state.unbind(1), local.unbind(1)
+        decayed, p_new = p.detach() + decay, p_new.detach()
+        top = torch.maximum(decayed, p_new).detach()
+        old, new = torch.exp(decayed - top), torch.exp(p_new - top)
+        return torch.stack((old * a + new * a_new, old * b + new * b_new, top), dim=1)
 
 
-def _carry4(state: Tensor, decay: Tensor, local: Tensor) -> Tensor:
-    """Two sums with exponents, the older one decayed; see `models.ops.wkv4.reference.combine`.
+class _Wkv6:
+    """Spans of WKV-5 and WKV-6."""
 
-    Exponents are scales and get no gradient; the decay does.
-    """
-    (a, b, p), (a_new, b_new, p_new) = state.unbind(1), local.unbind(1)
-    decayed, p_new = p.detach() + decay, p_new.detach()
-    top = torch.maximum(decayed, p_new).detach()
-    old, new = torch.exp(decayed - top), torch.exp(p_new - top)
-    return torch.stack((old * a + new * a_new, old * b + new * b_new, top), dim=1)
+    @staticmethod
+    def empty(inputs: Sequence[Tensor]) -> Tensor:
+        batch, _, heads, size = inputs[0].shape
+        return wkv6_initial_state(batch, heads, size, inputs[0].device)
 
+    @staticmethod
+    def summarise(wkv6: Function, inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
+        r, w, k, v, u = inputs
+        return w.expand(r.shape).sum(1), wkv6(r, w, k, v, u, None, backend)[1]
 
-def _summarise6(wkv6: Function, inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
-    r, w, k, v, u = inputs
-    return w.expand(r.shape).sum(1), wkv6(r, w, k, v, u, None, backend)[1]
-
-
-def _carry6(state: Tensor, decay: Tensor, local: Tensor) -> Tensor:
-    return torch.exp(decay)[..., None] * state + local
+    @staticmethod
+    def carry(state: Tensor, decay: Tensor, local: Tensor) -> Tensor:
+        return torch.exp(decay)[..., None] * state + local
 
 
-def _summarise7(wkv7: Function, inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
-    """What a span does to any state: the rows of a state are independent, so begin with I."""
-    r, w, k, v, a, b = inputs
-    batch, _, heads, size = r.shape
-    identity = torch.eye(size, device=r.device).expand(batch, heads, size, size).contiguous()
-    transfer = wkv7(r, w, k, torch.zeros_like(v), a, b, identity, backend)[1]
-    return transfer, wkv7(r, w, k, v, a, b, None, backend)[1]
+class _Wkv7:
+    """Spans of WKV-7."""
+
+    @staticmethod
+    def empty(inputs: Sequence[Tensor]) -> Tensor:
+        batch, _, heads, size = inputs[0].shape
+        return wkv7_initial_state(batch, heads, size, inputs[0].device)
+
+    @staticmethod
+    def summarise(wkv7: Function, inputs: Sequence[Tensor], backend: str) -> tuple[Tensor, ...]:
+        """What a span does to any state: the rows of a state are independent, so begin with I."""
+        r, w, k, v, a, b = inputs
+        batch, _, heads, size = r.shape
+        identity = torch.eye(size, device=r.device).expand(batch, heads, size, size).contiguous()
+        transfer = wkv7(r, w, k, torch.zeros_like(v), a, b, identity, backend)[1]
+        return transfer, wkv7(r, w, k, v, a, b, None, backend)[1]
+
+    @staticmethod
+    def carry(state: Tensor, transfer: Tensor, local: Tensor) -> Tensor:
+        return state @ transfer + local
 
 
-def _carry7(state: Tensor, transfer: Tensor, local: Tensor) -> Tensor:
-    return state @ transfer + local
-
-
-def _empty4(inputs: Sequence[Tensor]) -> Tensor:
-    k = inputs[2]
-    return wkv4_initial_state(k.shape[0], k.shape[2], k.device)
-
-
-def _empty6(inputs: Sequence[Tensor]) -> Tensor:
-    batch, _, heads, size = inputs[0].shape
-    return wkv6_initial_state(batch, heads, size, inputs[0].device)
-
-
-def _empty7(inputs: Sequence[Tensor]) -> Tensor:
-    batch, _, heads, size = inputs[0].shape
-    return wkv7_initial_state(batch, heads, size, inputs[0].device)
-
-
-# By operator: the state before any token, a span's summary, and the state after a span.
-_SUMMARIES: dict[str, tuple[Callable[..., Any], ...]] = {
-    "wkv4": (_empty4, _summarise4, _carry4),
-    "wkv5": (_empty6, _summarise6, _carry6),
-    "wkv6": (_empty6, _summarise6, _carry6),
-    "wkv7": (_empty7, _summarise7, _carry7),
-}
+_SPANS: dict[str, Any] = {"wkv4": _Wkv4, "wkv5": _Wkv6, "wkv6": _Wkv6, "wkv7": _Wkv7}
 
 # By interceptable function: what takes its place where a sequence is split.
 _RULES: dict[str, Callable[..., Any]] = {
@@ -281,5 +287,5 @@ _RULES: dict[str, Callable[..., Any]] = {
     "first_position": _position,
     "shifted": _shift,
     "attend": _attend,
-    **dict.fromkeys(_SUMMARIES, _recur),
+    **dict.fromkeys(_SPANS, _recur),
 }

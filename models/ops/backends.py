@@ -84,12 +84,11 @@ def build_for_cpu(operators: Iterable[str]) -> dict[str, str | None]:
 
 def report() -> dict[str, str]:
     """For each back end "ready", or why not. Builds what is not yet built."""
-    return {"reference": "ready"} | {name: _report(name) for name in ("cpu", "cuda")}
-
-
-def _report(name: str) -> str:
-    problems = [_problem(operator, name) for operator in BINDINGS if name in BINDINGS[operator]]
-    return next((problem for problem in problems if problem), "ready")
+    states = {"reference": "ready"}
+    for name in ("cpu", "cuda"):
+        problems = [_problem(operator, name) for operator in BINDINGS if name in BINDINGS[operator]]
+        states[name] = next(filter(None, problems), "ready")
+    return states
 
 
 @functools.cache

@@ -55,9 +55,11 @@ class CudaLibrary:
         files = [SOURCES / name for name in (self.source, *self.headers)]
         key = fingerprint(files, arch, OPTIONS, _core().__version__, _nvrtc_version())
         stem = self.source.removesuffix(".cu").replace("/", "-")
-        return cached(
-            f"{stem}-{arch}-{key}.cubin", lambda path: _write(path, self.compile_for(arch))
-        )
+
+        def compile_to(path: Path) -> None:
+            path.write_bytes(self.compile_for(arch))
+
+        return cached(f"{stem}-{arch}-{key}.cubin", compile_to)
 
     def launch(
         self,
@@ -84,7 +86,19 @@ class CudaLibrary:
             stream = core.Stream.from_handle(handle) if handle else core.LEGACY_DEFAULT_STREAM
             kernel = self._kernels(index)[name]
             if shared_bytes > STATIC_SHARED and (name, index, shared_bytes) not in self._allowed:
-                _allow(kernel, index, shared_bytes)
+                # cuda-core does not ask for that much dynamic shared memory by itself.
+                driver = importlib.import_module("cuda.bindings.driver")
+                attribute = (
+                    driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                )
+                _, handle = driver.cuDeviceGet(index)
+                (status,) = driver.cuKernelSetAttribute(
+                    attribute, shared_bytes, kernel.handle, handle
+                )
+                if status != driver.CUresult.CUDA_SUCCESS:
+                    raise BuildError(
+                        f"a block cannot have {shared_bytes} bytes of shared memory: {status.name}"
+                    )
                 self._allowed.add((name, index, shared_bytes))
             config = core.LaunchConfig(grid=grid, block=block, shmem_size=shared_bytes)
             core.launch(stream, config, kernel, *values)
@@ -100,22 +114,6 @@ class CudaLibrary:
             except Exception as error:  # a driver older than the compiler, for one
                 raise BuildError(f"{path} was built but cannot be loaded: {error}") from None
         return self._loaded[device]
-
-
-def _allow(kernel: Any, device: int, shared_bytes: int) -> None:
-    """Let `kernel` have that much dynamic shared memory, which cuda-core does not do by itself."""
-    driver = importlib.import_module("cuda.bindings.driver")
-    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    _, handle = driver.cuDeviceGet(device)
-    (status,) = driver.cuKernelSetAttribute(attribute, shared_bytes, kernel.handle, handle)
-    if status != driver.CUresult.CUDA_SUCCESS:
-        raise BuildError(
-            f"a block cannot have {shared_bytes} bytes of shared memory: {status.name}"
-        )
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 @functools.cache

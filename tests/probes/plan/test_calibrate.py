@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from models.step_trace import Op
 from probes.plan import calibrate
 from probes.plan.device_rates import Measured
 from tests.registered_models import spec_of
@@ -25,14 +26,14 @@ def test_a_slow_machine_is_measured_at_fewer_lengths(
     def fastest(model: Any, tokens: torch.Tensor, *_: Any) -> Any:
         watched.append(tokens.numel())
         now[0] += calibrate.FEWEST_STEPS * token_seconds * tokens.numel()
-        return [], 1.0, token_seconds
+        return [Op("matmul", 0, 1.0, 1.0, 1.0, 0.0, seconds=1.0)], 1.0, token_seconds
 
     monkeypatch.setattr(calibrate, "TOKENS", (8, 16, 32))
     monkeypatch.setattr(calibrate, "_fastest", fastest)
     monkeypatch.setattr(calibrate, "fit_curves", lambda ops: {})
-    monkeypatch.setattr(calibrate, "_share_out", lambda rest: (0.0, 0.0))
-    monkeypatch.setattr(calibrate, "_held", lambda ops: 1.0)
-    monkeypatch.setattr(calibrate, "_peak_beyond", lambda step: 2.0)
+    peaks = iter([1.0, 3.0])
+    memory = SimpleNamespace(reset_peak=lambda device: None, peak=lambda device: next(peaks))
+    monkeypatch.setattr(calibrate, "peak_memory", memory)
     monkeypatch.setattr(calibrate, "_peak_flops", lambda *_: 1.0)
     clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0])
     monkeypatch.setattr(calibrate, "time", clock)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,5 +135,5 @@ def test_free_cores(monkeypatch: pytest.MonkeyPatch, used: float, free: int) -> 
     monkeypatch.setattr(disturbance, "_cores_in_use", lambda: next(counted))
     monkeypatch.setattr(disturbance, "allowed", lambda: [0, 1, 2, 3])
     monkeypatch.setattr(disturbance, "_physical", len)
-    monkeypatch.setattr(disturbance, "_quota", lambda: None)
+    monkeypatch.setattr(disturbance, "QUOTA", Path("/no/such/file"))
     assert free_cores(0.01) == (free, 4)
