@@ -132,10 +132,10 @@ def process_errors(points: Sequence[Array], rng: np.random.Generator) -> Array:
     kept = unhit(points)
     # Standard deviation of one process, by point: a weighted mean of its own and the usual one;
     # where bursts cannot be identified, that of all its processes.
-    spare = np.array([max(0, len(some) - 1) for some in kept])
+    spares = np.array([max(0, len(some) - 1) for some in kept])
     variances = np.array([_less(some).var(ddof=1) if len(some) > 1 else 0.0 for some in kept])
-    usual = float(spare @ variances) / max(1, int(spare.sum()))
-    sizes = np.sqrt((PRIOR * usual + spare * variances) / (PRIOR + spare))
+    usual = float(spares @ variances) / max(1, int(spares.sum()))
+    sizes = np.sqrt((PRIOR * usual + spares * variances) / (PRIOR + spares))
     for place, (point, some) in enumerate(zip(points, kept, strict=True)):
         if not len(some):
             sizes[place] = np.sqrt(np.square(_less(point) - contrast(point)).mean())
