@@ -38,30 +38,24 @@ def make_folder(folder: Path, fill: Callable[[Path], None], sound: Callable[[Pat
         fill(aside)
         for path in (*aside.iterdir(), aside):
             sync(path)
-        _put(aside, folder, sound)
+        for _ in range(100):  # each turn but the last lost a race against another process
+            try:
+                aside.rename(folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+            else:
+                sync(folder.parent)
+                return
+            if sound(folder):
+                return
+            broken = aside.with_name(f"broken.{aside.name}")
+            with suppress(FileNotFoundError):  # another process took it away
+                folder.rename(broken)
+                _remove(broken)
+        raise OSError(errno.EBUSY, "other processes keep replacing it", str(folder))
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _put(aside: Path, folder: Path, sound: Callable[[Path], bool]) -> None:
-    for _ in range(100):  # each turn but the last lost a race against another process
-        try:
-            aside.rename(folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-        else:
-            sync(folder.parent)
-            return
-        if sound(folder):
-            return
-        broken = aside.with_name(f"broken.{aside.name}")
-        try:
-            folder.rename(broken)
-        except FileNotFoundError:  # another process took it away
-            continue
-        _remove(broken)
-    raise OSError(errno.EBUSY, "other processes keep replacing it", str(folder))
 
 
 def _remove(path: Path) -> None:

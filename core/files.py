@@ -151,24 +151,21 @@ def damage(path: Path) -> str | None:
     try:
         with regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-        return _differs(path, size, manifest_path(path))
+        manifest = manifest_path(path)
+        try:
+            recorded = read_object(manifest, most=MANIFEST)
+        except Missing:
+            return f"its manifest {manifest.name} is missing"
+        except Unreadable as error:
+            return f"its manifest {manifest.name} is unreadable: {error.reason}"
+        if not {"bytes", "sha256"} <= recorded.keys():
+            return f"its manifest {manifest.name} is unreadable: it names no bytes and no sha256"
+        if size != recorded["bytes"]:
+            return f"{size} bytes instead of {recorded['bytes']!s:.40}"
+        if sha256(path) != recorded["sha256"]:
+            return "its SHA-256 differs from its manifest"
     except Unreadable as error:
         return error.reason
-
-
-def _differs(path: Path, size: int, manifest: Path) -> str | None:
-    try:
-        manifest_content = read_object(manifest, most=MANIFEST)
-    except Missing:
-        return f"its manifest {manifest.name} is missing"
-    except Unreadable as error:
-        return f"its manifest {manifest.name} is unreadable: {error.reason}"
-    if not {"bytes", "sha256"} <= manifest_content.keys():
-        return f"its manifest {manifest.name} is unreadable: it names no bytes and no sha256"
-    if size != manifest_content["bytes"]:
-        return f"{size} bytes instead of {manifest_content['bytes']!s:.40}"
-    if sha256(path) != manifest_content["sha256"]:
-        return "its SHA-256 differs from its manifest"
     return None
 
 

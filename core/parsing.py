@@ -104,7 +104,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     text = read_text(path, MOST_YAML)
     try:
-        _check_yaml(text)
+        # Refuse anchors, a few lines of which expand to gigabytes, and what is nested too deeply.
+        depth = 0
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if getattr(event, "anchor", None) is not None:
+                raise yaml.MarkedYAMLError(None, None, "an anchor or alias", event.start_mark)
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > DEEPEST:
+                raise ValueError(f"nested more than {DEEPEST} deep")
         tree = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         return _object(path, plain(tree))
     except yaml.MarkedYAMLError as error:
@@ -238,22 +248,6 @@ def plain(tree: Any) -> Any:
             return tree
         level = below
     raise ValueError(f"nested more than {DEEPEST} deep")
-
-
-def _check_yaml(text: str) -> None:
-    """Refuse anchors, a few lines of which expand to gigabytes, and what is nested too deeply."""
-    import yaml  # here, because benchmarks of a GPU need nothing but torch
-
-    depth = 0
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if getattr(event, "anchor", None) is not None:
-            raise yaml.MarkedYAMLError(None, None, "an anchor or alias", event.start_mark)
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > DEEPEST:
-            raise ValueError(f"nested more than {DEEPEST} deep")
 
 
 def _kind(mode: int) -> str:

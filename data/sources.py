@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -122,8 +123,16 @@ class Sources:
         *above, last = [*parts, "*"] if parts[-1] == "**" else parts
         level = [Path(path.anchor)]
         for part in above:
-            level = _distinct(self._below(level, part))
-        files = [file.resolve() for file in self._below(level, last) if _is_file(file)]
+            # Each folder once: links can lead to one in exponentially many ways.
+            folders: dict[tuple[int, int], Path] = {}
+            for folder in self._below(level, part):
+                with suppress(OSError):
+                    status = folder.stat()
+                    if stat.S_ISDIR(status.st_mode):
+                        folders.setdefault((status.st_dev, status.st_ino), folder)
+            level = [*folders.values()]
+        # Path.is_file raises for too long a name.
+        files = [file.resolve() for file in self._below(level, last) if os.path.isfile(file)]  # noqa: PTH113
         if not files:
             why = "leads to what the kernel makes up while it is read, and"
             self.problems.append(
@@ -168,19 +177,6 @@ class Sources:
             return []
 
 
-def _distinct(paths: Iterator[Path]) -> list[Path]:
-    """Each folder once: links can lead to one in exponentially many ways."""
-    folders: dict[tuple[int, int], Path] = {}
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError:
-            continue
-        if stat.S_ISDIR(status.st_mode):
-            folders.setdefault((status.st_dev, status.st_ino), path)
-    return [*folders.values()]
-
-
 def kernel_devices() -> set[int]:
     """The device numbers of mounted file systems that have no files of their own."""
     devices = set()
@@ -212,10 +208,3 @@ def _has_hole(descriptor: int, size: int) -> bool:
         return False
     finally:
         os.lseek(descriptor, place, os.SEEK_SET)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # too long a name
-        return False

@@ -130,7 +130,16 @@ def prepare(conf: DataConf) -> Corpus:
         file = recipes.foreign(conf)
         if file is not None:
             stack.enter_context(file)
-        corpus = _prepared(conf, split, file) or _make(conf, split, file)
+        corpus = None
+        for recipe in recipes.possible(conf, file):
+            folder, fingerprint = _place(conf, split, recipe)
+            try:
+                corpus = open_folder(folder, fingerprint, split, whole=conf.verify)
+                break
+            except Unfit as problem:
+                if os.path.lexists(folder):
+                    _say(f"prepared corpus {folder} is damaged ({problem}): making it again")
+        corpus = corpus or _make(conf, split, file)
     meta = corpus.meta
     shortest = min(meta.train_tokens, meta.val_tokens)
     if conf.length < 1:
@@ -143,18 +152,6 @@ def prepare(conf: DataConf) -> Corpus:
             f"data.val_fraction={conf.val_fraction}"
         )
     return corpus
-
-
-def _prepared(conf: DataConf, split: Split, file: Foreign | None) -> Corpus | None:
-    """The corpus as it lies in the cache, if it does, whole and sound."""
-    for recipe in recipes.possible(conf, file):
-        folder, fingerprint = _place(conf, split, recipe)
-        try:
-            return open_folder(folder, fingerprint, split, whole=conf.verify)
-        except Unfit as problem:
-            if os.path.lexists(folder):
-                _say(f"prepared corpus {folder} is damaged ({problem}): making it again")
-    return None
 
 
 def _place(conf: DataConf, split: Split, recipe: str) -> tuple[Path, str]:

@@ -154,7 +154,22 @@ def parse(text: str, path: Path) -> TextTokenizer:
         content = json.loads(text)
         if isinstance(content, dict) and content.get("type") == rwkv_world_tokenizer.KIND:
             return rwkv_world_tokenizer.read_saved(path, content)
-        _check_ids(content)
+        # Ids that no model could have are refused before the library reads them.
+        model = content["model"]
+        entries = model["vocab"]
+        if len(entries) > MOST_IDS:
+            raise ValueError(f"{len(entries):,} entries, and {MOST_IDS:,} is the most there may be")
+        listed = [*entries.items()] if isinstance(entries, dict) else []
+        added = [(token["content"], token["id"]) for token in content.get("added_tokens") or ()]
+        for token, i in listed + added:
+            if not isinstance(i, int) or not 0 <= i < MOST_IDS:
+                raise ValueError(
+                    f"the id {i!r} of {token[:40]!r} is not from 0 to {MOST_IDS - 1:,}"
+                )
+        names = {i: token for token, i in listed}
+        for token, i in listed:
+            if names[i] != token:
+                raise ValueError(f"{token[:40]!r} and {names[i][:40]!r} both have the id {i}")
         return LibraryTokenizer(Tokenizer.from_str(text))
     except UserError:
         raise
@@ -163,23 +178,6 @@ def parse(text: str, path: Path) -> TextTokenizer:
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: not a valid tokenizer.json ({reason})") from None
-
-
-def _check_ids(definition: Any) -> None:
-    """Raise `ValueError` for ids that no model could have, before the library reads them."""
-    model = definition["model"]
-    entries = model["vocab"]
-    if len(entries) > MOST_IDS:
-        raise ValueError(f"{len(entries):,} entries, and {MOST_IDS:,} is the most there may be")
-    listed = [*entries.items()] if isinstance(entries, dict) else []
-    added = [(token["content"], token["id"]) for token in definition.get("added_tokens") or ()]
-    for token, i in listed + added:
-        if not isinstance(i, int) or not 0 <= i < MOST_IDS:
-            raise ValueError(f"the id {i!r} of {token[:40]!r} is not from 0 to {MOST_IDS - 1:,}")
-    names = {i: token for token, i in listed}
-    for token, i in listed:
-        if names[i] != token:
-            raise ValueError(f"{token[:40]!r} and {names[i][:40]!r} both have the id {i}")
 
 
 def check_fits(tokenizer: TextTokenizer, vocab_size: int, model: str) -> None:

@@ -259,20 +259,16 @@ _INNER: dict[str, dict[str, Any]] = {
 
 
 @cache
-def _fields() -> Fields:
-    return fields_of(get_type_hints(Row, include_extras=True))
-
-
-@cache
-def _inner_fields(name: str) -> Fields:
-    return fields_of(_INNER[name])
+def _fields(name: str = "") -> Fields:
+    """The check of a row, or of the entries of one of its fields."""
+    return fields_of(_INNER[name] if name else get_type_hints(Row, include_extras=True))
 
 
 def _out_of_step(row: Row) -> Iterator[str]:
     """Fields that are valid alone, and contradict others."""
     for name, inner in _INNER.items():
         values = {key: getattr(row, name).get(key) for key in inner}
-        yield from (f"{name}.{key}" for key in misfits(values, _inner_fields(name)))
+        yield from (f"{name}.{key}" for key in misfits(values, _fields(name)))
     if not row.seconds and (row.status == OK or row.token_seconds):
         yield "seconds"
     try:

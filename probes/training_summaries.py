@@ -75,15 +75,11 @@ def read_summary(path: Path) -> dict[str, Any]:
             path, f"not a training summary (values that make no sense: {some(sorted(odd))})"
         )
     if "recurrent" not in summary:  # written before models said what they are
-        summary |= said_by(_class_path(path), summary.get("config", {}))
+        try:
+            model = read_yaml(path.with_name("config.yaml")).get("model")
+        except Unreadable:
+            model = None
+        target = model.get("target") if isinstance(model, dict) else None
+        config = summary.get("config", {})
+        summary |= said_by(target if isinstance(target, str) else None, config)
     return summary
-
-
-def _class_path(summary: Path) -> str | None:
-    """The class path of a run, which its configuration holds."""
-    try:
-        model = read_yaml(summary.with_name("config.yaml")).get("model")
-    except Unreadable:
-        return None
-    target = model.get("target") if isinstance(model, dict) else None
-    return target if isinstance(target, str) else None

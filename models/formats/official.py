@@ -63,32 +63,24 @@ def write(weights: Weights, path: Path) -> None:
 
 def from_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Weights:
     """The model of official tensors, wherever they come from; see `read`."""
-    ours = _without_owner(path, tensors)
+    # A model that was an attribute of something else, as in a LightningModule, has the path to it
+    # in front of each name: `model.emb.weight`.
+    owners = [
+        name.removesuffix(EMBEDDING) for name in tensors if f".{name}".endswith(f".{EMBEDDING}")
+    ]
+    if len(owners) > 1:
+        several = listed([owner + EMBEDDING for owner in owners])
+        raise UserError(f"{path} holds several models ({several}): save the one meant")
+    owner = owners[0] if owners else ""
+    ours = {name.removeprefix(owner): tensor for name, tensor in tensors.items()}
+    if len(ours) < len(tensors):
+        raise UserError(f"{path} holds several models: some names differ only in {owner!r:.200}")
     name = version(path, ours)
     spec = spec_of(path, name, ours)
     unread = {key: ours.pop(key) for key in [*ours] if name == "rwkv7" and _UNREAD.fullmatch(key)}
     kept = checked(path, ours, shapes_of(spec))
     unused = checked(path, unread, {key: tensor.shape for key, tensor in unread.items()})
     return Weights(spec, kept, unused)
-
-
-def _without_owner(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names they have in the model itself.
-
-    A model that was an attribute of something else, as in a LightningModule, has the path to it in
-    front of each name: `model.emb.weight`. Raises `UserError` if there are several models.
-    """
-    owners = [
-        name.removesuffix(EMBEDDING) for name in tensors if f".{name}".endswith(f".{EMBEDDING}")
-    ]
-    if len(owners) > 1:
-        matched = listed([owner + EMBEDDING for owner in owners])
-        raise UserError(f"{path} holds several models ({matched}): save the one meant")
-    owner = owners[0] if owners else ""
-    unowned = {name.removeprefix(owner): tensor for name, tensor in tensors.items()}
-    if len(unowned) < len(tensors):
-        raise UserError(f"{path} holds several models: some names differ only in {owner!r:.200}")
-    return unowned
 
 
 def version(path: Path, tensors: Mapping[str, Tensor]) -> str:

@@ -11,7 +11,6 @@ import io
 import pickletools
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -106,9 +105,11 @@ def _globals(data: bytes) -> Iterator[str]:
 
 
 def _check(data: bytes, is_cut: bool) -> None:
-    with _without_collecting():  # which would look at all containers again and again
-        stream, nodes = io.BytesIO(data), list[Node]()
-        opcodes = chain.from_iterable(pickletools.genops(stream) for _ in range(PICKLES))
+    stream, nodes = io.BytesIO(data), list[Node]()
+    opcodes = chain.from_iterable(pickletools.genops(stream) for _ in range(PICKLES))
+    collects = gc.isenabled()
+    gc.disable()  # it would look at all containers again and again
+    try:
         try:
             _walk(islice(opcodes, OPCODES), nodes)
             if next(opcodes, None) is not None:
@@ -117,14 +118,6 @@ def _check(data: bytes, is_cut: bool) -> None:
             if is_cut and stream.tell() == len(data):
                 raise Unbounded(f"a pickle of more than {HEAD:,} bytes") from None
         _measure(nodes)
-
-
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
     finally:
         if collects:
             gc.enable()

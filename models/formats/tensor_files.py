@@ -34,8 +34,14 @@ def read_torch(path: Path) -> Any:
     _must_exist(path)
     try:
         zipped = is_archive(path)  # the older format cannot be mapped
-        if zipped and _unpacks_to_more(path):
-            raise UserError(f"{path} unpacks to more than it holds, as no file of torch.save does")
+        if zipped:
+            # Compressed, or with overlapping entries, a small file could fill the memory.
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > path.stat().st_size:
+                raise UserError(
+                    f"{path} unpacks to more than it holds, as no file of torch.save does"
+                )
         with warnings.catch_warnings(action="ignore"):  # of pickle protocols
             check_bounded(path)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -129,12 +135,6 @@ def write_safetensors(
 ) -> None:
     """Tensors and metadata. More than one entry of metadata comes in an order of chance."""
     save_file(_separate(tensors), path, {**metadata})
-
-
-def _unpacks_to_more(path: Path) -> bool:
-    """Whether an archive is compressed, or its entries overlap: a small file could fill memory."""
-    with zipfile.ZipFile(path) as archive:
-        return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

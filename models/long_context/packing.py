@@ -80,7 +80,13 @@ def hidden_of_documents(
             ends += [(span.row, after, place) for place, span in enumerate(group) if span.last]
     order = torch.cat(places).argsort()
     hidden = torch.cat(pieces)[order].unflatten(0, tokens.shape)
-    return hidden, None if state is None else _after(ends)
+    if state is None:
+        return hidden, None
+    last = [
+        map_state(after, lambda leaf, place=place: leaf[place])
+        for _, after, place in sorted(ends, key=lambda end: end[0])  # in the order of rows
+    ]
+    return hidden, combine_states(last, torch.stack)
 
 
 def _spans(starts: Tensor, continuing: bool) -> Iterator[Span]:
@@ -122,10 +128,3 @@ def _places(group: Sequence[Span], width: int, device: torch.device) -> tuple[Te
     first, length = edges.to(device).split(1, dim=1)
     step = torch.arange(group[0].length, device=device)
     return first + torch.minimum(step, length - 1), step < length
-
-
-def _after(ends: Sequence[tuple[int, State, int]]) -> State:
-    """The state after the last span of each row, in the order of rows."""
-    ordered = [(after, place) for _, after, place in sorted(ends, key=lambda end: end[0])]
-    parts = [map_state(after, lambda leaf, place=place: leaf[place]) for after, place in ordered]
-    return combine_states(parts, torch.stack)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from core.files import replacing
@@ -68,8 +69,10 @@ def shared_library(name: str, sources: list[str], headers: list[str]) -> Path:
     )
 
     def compile_to(path: Path) -> None:
-        if _compile(compiler, files, path, ["-fopenmp"]) is None and _loads(path):
-            return
+        if _compile(compiler, files, path, ["-fopenmp"]) is None:
+            with suppress(OSError):
+                ctypes.CDLL(str(path))
+                return
         # Where the compiler has no OpenMP, or not its library, the kernels run on one thread.
         if output := _compile(compiler, files, path, []):
             tail = "\n".join(output.splitlines()[-TAIL_LINES:])
@@ -101,15 +104,6 @@ def _compiler() -> tuple[str, str]:
             out = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
             return path, out.stdout
     raise BuildError(f"no C++ compiler found (looked for {', '.join(COMPILERS)})")
-
-
-def _loads(library: Path) -> bool:
-    """Whether everything that `library` needs is there."""
-    try:
-        ctypes.CDLL(str(library))
-    except OSError:
-        return False
-    return True
 
 
 def _run(command: list[str]) -> str | None:

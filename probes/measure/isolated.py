@@ -55,7 +55,12 @@ def preload(modules: Sequence[str]) -> None:
         if path is not None and Path(path).resolve().is_relative_to(ROOT):
             script = Path(path).resolve().relative_to(ROOT).with_suffix("")
             modules = [".".join(script.parts), *modules]
-        process_context([module for module in modules if _importable(module)])
+        importable = []
+        for module in modules:
+            with contextlib.suppress(Exception):  # an error would end the server and every child
+                importlib.import_module(module)
+                importable.append(module)
+        process_context(importable)
 
 
 def run(work: Callable[..., None], arguments: Sequence[Any], timeout_s: float) -> Outcome:
@@ -104,14 +109,6 @@ def _listen(receiver: Connection, facts: dict[str, Any], deadline: float) -> tup
             return message
         facts.update(message)
     return TIMEOUT, None
-
-
-def _importable(module: str) -> bool:
-    try:
-        importlib.import_module(module)
-    except Exception:  # a syntax error would end the server, and every child with it
-        return False
-    return True
 
 
 def _main(sender: Connection, work: Callable[..., None], arguments: Sequence[Any]) -> None:

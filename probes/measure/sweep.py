@@ -106,8 +106,17 @@ class _Sweep:
             if key not in finished and self.bench.answers(row)
         }
         self.rows = finished | disturbed
-        for notice in [*notices, *_reuse_notices(self.points, self.bench, finished, self.path)]:
+        for notice in notices:
             self.screen.say(notice)
+        if finished:
+            count = f"{len(finished)} of {len(self.points)}"
+            kept = f"{count} points are in {self.path} already and are kept"
+            commit = self.bench.versions["crossover"]
+            if other := sum(row.commit != commit for row in finished.values()):
+                kept += (
+                    f"; {other} of them were measured at another commit (a new group starts afresh)"
+                )
+            self.screen.say(kept)
         if disturbed:
             several = len(disturbed) > 1
             self.screen.say(
@@ -252,17 +261,3 @@ def describe(row: Row) -> str:
     peak = "" if row.peak_bytes is None else f" {row.peak_bytes / 2**20:.0f} MiB"
     batch = "" if row.max_batch is None else f" largest batch {row.max_batch:,}"
     return f"{where} {time}{peak}{batch}{' disturbed' if row.is_disturbed else ''}"
-
-
-def _reuse_notices(
-    points: Sequence[Point], bench: SweepRunner, finished: dict[str, Row], path: Path
-) -> list[str]:
-    """Say how much is not measured again, and whether it was measured with other code."""
-    reused = [finished[key] for point in points if (key := bench.row(point).key) in finished]
-    if not reused:
-        return []
-    notice = f"{len(reused)} of {len(points)} points are in {path} already and are kept"
-    other = sum(row.commit != bench.versions["crossover"] for row in reused)
-    if other:
-        notice += f"; {other} of them were measured at another commit (a new group starts afresh)"
-    return [notice]

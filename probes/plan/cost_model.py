@@ -106,7 +106,10 @@ class CostModel:
 
     def work(self, batch: int, length: int, checkpointing: bool) -> StepCost:
         """Forward and backward on `[batch, length]` tokens."""
-        lengths, batches = self._traced_lengths(length), _traced_batches(batch, length)
+        lengths, batches = self._traced_lengths(length), [batch]
+        if batch * length > DIRECT_TOKENS and batch > 1:
+            fewest = max(2, 2 * CHUNK_TOKENS // length)  # a single sequence saves some copies
+            batches = [fewest, 2 * fewest]
         weights = {
             (b, t): of_batch * of_length
             for (b, of_batch), (t, of_length) in product(
@@ -162,13 +165,6 @@ class CostModel:
 
 
 _TRACES: dict[tuple[object, ...], list[Op]] = {}
-
-
-def _traced_batches(batch: int, length: int) -> list[int]:
-    if batch * length <= DIRECT_TOKENS or batch == 1:
-        return [batch]
-    fewest = max(2, 2 * CHUNK_TOKENS // length)  # a single sequence saves some copies
-    return [fewest, 2 * fewest]
 
 
 def _weights(at: list[int], target: int) -> list[float]:

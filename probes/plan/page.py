@@ -81,12 +81,26 @@ def page(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) 
         right.set_title("Memory without optimizer", loc="left", color=INK, fontweight="bold")
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
+    rows = []
+    for plan in plans:  # the fastest strategy that fits, under `HEADINGS`
+        cells = ["nothing fits", "", "", "", "", ""]
+        if best := plan.best:
+            cells = [
+                best.strategy,
+                best.variant,
+                units.device_bytes(best.memory.total),
+                units.seconds(best.step_s),
+                units.significant(best.tokens_per_s),
+                tables.money(planner, best.cost_per_step),
+            ]
+        source = "extrapolated" if planner.extrapolated(plan) else "predicted"
+        rows.append([units.tokens(plan.length), *cells, source])
     return render(
         "plan.html",
         title=title,
         svg=text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2],
         headings=HEADINGS,
-        rows=[_cells(planner, plan) for plan in plans],
+        rows=rows,
         notes=notes,
         ink=INK,
         grid=GRID,
@@ -98,22 +112,6 @@ HEADINGS = (
     "context length", "strategy", "saving", "memory per device", "step", "tokens/s",
     "cost per step", "",
 )  # fmt: skip
-
-
-def _cells(planner: Planner, plan: Plan) -> list[str]:
-    """The fastest strategy that fits, under `HEADINGS`."""
-    cells = ["nothing fits", "", "", "", "", ""]
-    if best := plan.best:
-        cells = [
-            best.strategy,
-            best.variant,
-            units.device_bytes(best.memory.total),
-            units.seconds(best.step_s),
-            units.significant(best.tokens_per_s),
-            tables.money(planner, best.cost_per_step),
-        ]
-    source = "extrapolated" if planner.extrapolated(plan) else "predicted"
-    return [units.tokens(plan.length), *cells, source]
 
 
 def _panel(

@@ -33,7 +33,14 @@ def print_summary(analysis: Analysis, console: Console) -> None:
         marked = any(MARK in str(cell) for column in table.columns for cell in column.cells)
         if marked:
             say(f"{MARK} disturbed by other processes: decides nothing", console)
-        if _apart(analysis):
+        # Whether a ratio in the table is another number than the two beside it give.
+        keys = _keys(analysis, dataset.pairs[0]) if dataset.pairs else []
+        shown = _comparison(comparisons, BY_KEY[keys[0]], dataset.pairs[0]) if keys else None
+        if shown is not None and any(
+            abs(mine / other / shown.ratio(length) - 1) > TOLD_APART
+            for length in shown.intervals
+            for mine, other in [phrases.values(shown, length)]
+        ):
             say(f"ratio: {RATIO}", console)
     answer = narrative.headline(dataset, comparisons)
     if interval := narrative.answer_interval(comparisons):
@@ -47,20 +54,6 @@ def print_summary(analysis: Analysis, console: Console) -> None:
             say(f"{comparison.measure.key}: {phrases.verdict(comparison)}", console, indent="  ")
     if quiet := phrases.quiet(analysis.machine.get("quiet")):
         say(quiet, console)
-
-
-def _apart(analysis: Analysis) -> bool:
-    """Whether a ratio in the table is another number than the two beside it give."""
-    dataset, comparisons = analysis.dataset, analysis.comparisons
-    keys = _keys(analysis, dataset.pairs[0]) if dataset.pairs else []
-    if not keys:
-        return False
-    comparison = _comparison(comparisons, BY_KEY[keys[0]], dataset.pairs[0])
-    return comparison is not None and any(
-        abs(mine / other / comparison.ratio(length) - 1) > TOLD_APART
-        for length in comparison.intervals
-        for mine, other in [phrases.values(comparison, length)]
-    )
 
 
 def say(text: str, console: Console, style: str | None = None, indent: str = "") -> None:
@@ -95,7 +88,13 @@ def _table(analysis: Analysis) -> Table | None:
     for length in sorted({point.length for curve in curves for point in curve.points}):
         cells = [f"{length:,}"]
         for key, several in columns.items():
-            cells += [_cell(curve, length, BY_KEY[key]) for curve in several]
+            for curve in several:
+                cell = ""
+                if point := next((p for p in curve.points if p.length == length), None):
+                    cell = phrases.point_text(point, BY_KEY[key].unit)
+                    if point.status == DISTURBED:  # the word would not fit
+                        cell = f"{units.quantity(point.value, BY_KEY[key].unit)}{MARK}"
+                cells.append(cell)
             if key == keys[0] and dataset.pairs:
                 shared = comparison is not None and length in comparison.intervals
                 cells.append(f"{comparison.ratio(length):.2f}" if comparison and shared else "")
@@ -115,15 +114,6 @@ def _curve(analysis: Analysis, series: Series, key: str) -> Curve:
         (curve for curve in analysis.curves.get(key, []) if curve.series == series),
         Curve(series, ()),
     )
-
-
-def _cell(curve: Curve, length: int, measure: Measure) -> str:
-    point = next((point for point in curve.points if point.length == length), None)
-    if point is None:
-        return ""
-    if point.status == DISTURBED:  # the word would not fit
-        return f"{units.quantity(point.value, measure.unit)}{MARK}"
-    return phrases.point_text(point, measure.unit)
 
 
 def _comparison(

@@ -66,7 +66,13 @@ def write_report(
         figures.draw_all(report.analysis, aside)
         if report.analysis.scaling:
             scaling_figure.save(report.analysis.scaling, aside)
-        _write(aside / "index.html", _page(report))
+        if report.contents:
+            page = html.page(report.analysis, report.contents)
+        else:
+            study = report.analysis.scaling
+            assert study is not None, "`collect` refuses what has neither rows nor a study"
+            page = scaling_html.page(study, dataset.trainings, phrases.warnings(dataset))
+        _write(aside / "index.html", page)
     return report
 
 
@@ -81,16 +87,6 @@ def compose(analysis: Analysis, out: Path) -> Report:
     if said:
         summary["page"] = said.plain()
     return Report(analysis, said, summary, out)
-
-
-def _page(report: Report) -> str:
-    analysis, dataset = report.analysis, report.analysis.dataset
-    if report.contents:
-        return html.page(analysis, report.contents)
-    if analysis.scaling:
-        trainings = dataset.trainings
-        return scaling_html.page(analysis.scaling, trainings, phrases.warnings(dataset))
-    raise AssertionError("neither rows nor a scaling study")  # `collect` has refused it
 
 
 def _write(path: Path, text: str) -> None:

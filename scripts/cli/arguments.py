@@ -45,28 +45,30 @@ def quoted(config_name: str, words: list[str], multirun: bool = False) -> list[s
     or read a number. A list may be given as its only element.
     """
     by_name = {name: (kind, item) for name, kind, item in keys(schema.SCRIPTS[config_name])}
-    return [_quoted(word, *by_name[name], multirun) if (name := word.partition("=")[0]) in by_name
-            and "=" in word else word for word in words]  # fmt: skip
-
-
-def _quoted(word: str, kind: type, item: Field[Any], multirun: bool) -> str:
-    name, _, text = word.partition("=")
-    if item.metadata["verbatim"]:
-        return f"{name}={_quote(text)}"
-    override = parsed(word)
-    if kind is list:
-        return f"{name}={_list(text, override, item, multirun)}"
-    if not item.metadata["typed"]:
-        return word
-    if override is None:
-        return f"{name}={_quote(text)}" if _is_plain(text) else word
-    if override.is_sweep_override():
-        literally = not multirun and _exists(text)
-        return f"{name}={_quote(text)}" if literally else word
-    value = override.value()
-    if value is None or isinstance(value, str | list | dict) or not text:
-        return word
-    return f"{name}={_quote(text)}"  # a number, or true
+    written = []
+    for word in words:
+        name, equals, text = word.partition("=")
+        kind, item = by_name.get(name, (None, None))
+        if item is None or not equals:
+            written.append(word)
+            continue
+        override = None if item.metadata["verbatim"] else parsed(word)
+        if item.metadata["verbatim"]:
+            in_quotes = True
+        elif kind is list:
+            written.append(f"{name}={_list(text, override, item, multirun)}")
+            continue
+        elif not item.metadata["typed"]:
+            in_quotes = False
+        elif override is None:
+            in_quotes = _is_plain(text)
+        elif override.is_sweep_override():
+            in_quotes = not multirun and _exists(text)
+        else:  # a number, or true
+            value = override.value()
+            in_quotes = not (value is None or isinstance(value, str | list | dict) or not text)
+        written.append(f"{name}={_quote(text)}" if in_quotes else word)
+    return written
 
 
 def _list(text: str, override: Override | None, item: Field[Any], multirun: bool) -> str:

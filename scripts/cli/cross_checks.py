@@ -14,6 +14,7 @@ from conf.schema import (
     FAULTS,
     BusyConf,
     ConvertConf,
+    DemoConf,
     GenerateConf,
     PlanConf,
     ProbeConf,
@@ -34,18 +35,32 @@ NO_OFFLOAD = "trainer.offload=true: with fsdp on a CPU everything lies in its me
 Checker = Callable[[Any], Iterator[str]]
 
 
+CHECKS: dict[str, Checker] = {}
+DEEP_CHECKS: dict[str, Checker] = {}
+"""By script, what words alone decide, and what only the models and PyTorch do."""
+
+
+def check(*scripts: str, deep: bool = False) -> Callable[[Checker], Checker]:
+    """Have the function check the configurations of these scripts."""
+
+    def register(function: Checker) -> Checker:
+        (DEEP_CHECKS if deep else CHECKS).update(dict.fromkeys(scripts, function))
+        return function
+
+    return register
+
+
 def combination_problems(config_name: str, config: Any) -> list[str]:
     """Every impossible combination in a typed configuration that words alone decide."""
-    check = CHECKS.get(config_name)
-    return list(check(config)) if check else []
+    return list(CHECKS[config_name](config)) if config_name in CHECKS else []
 
 
 def deep_combination_problems(config_name: str, config: Any) -> list[str]:
     """Impossible combinations that only the models and PyTorch decide."""
-    check = DEEP_CHECKS.get(config_name)
-    return list(check(config)) if check else []
+    return list(DEEP_CHECKS[config_name](config)) if config_name in DEEP_CHECKS else []
 
 
+@check("train")
 def _train(config: TrainConf) -> Iterator[str]:
     data, trainer = config.data, config.trainer
     for key, name in (("name", config.name), ("group", config.group)):
@@ -87,6 +102,7 @@ def _train(config: TrainConf) -> Iterator[str]:
                 yield str(error)
 
 
+@check("train", deep=True)
 def _train_deep(config: TrainConf) -> Iterator[str]:
     data, trainer = config.data, config.trainer
     yield from _device(trainer.accelerator)
@@ -168,6 +184,7 @@ def _spans(config: TrainConf, world: int) -> Iterator[str]:
         )
 
 
+@check("probe", "repeatability")
 def _probe(config: ProbeConf) -> Iterator[str]:
     yield from _folder_name("group", config.group)
     yield from _size(config.model)
@@ -191,6 +208,7 @@ def _probe(config: ProbeConf) -> Iterator[str]:
         yield f"fixed_tokens={config.fixed_tokens} is below every context length in lengths"
 
 
+@check("probe", "repeatability", "busy", deep=True)
 def _probe_deep(config: ProbeConf) -> Iterator[str]:
     yield from _device(config.accelerator)
     beyond = {"decode": config.decode_steps, "max_batch": 3}  # tokens after the context
@@ -200,6 +218,7 @@ def _probe_deep(config: ProbeConf) -> Iterator[str]:
     )
 
 
+@check("plan")
 def _plan(config: PlanConf) -> Iterator[str]:
     yield from _size(config.model)
     if config.lengths and not config.out:
@@ -213,12 +232,14 @@ def _plan(config: PlanConf) -> Iterator[str]:
         )
 
 
+@check("plan", deep=True)
 def _plan_deep(config: PlanConf) -> Iterator[str]:
     length = max([config.data.length, *config.lengths])
     name = "data.length" if length == config.data.length else "the longest of lengths"
     yield from _buildable(config.model, config.data.vocab_size, length, name)
 
 
+@check("report")
 def _report(config: ReportConf) -> Iterator[str]:
     if not config.runs:
         yield "runs=[]: give at least one run or group folder"
@@ -231,11 +252,23 @@ def _report(config: ReportConf) -> Iterator[str]:
         yield f"slope_from={config.slope_from} must be below slope_to={config.slope_to}"
 
 
+@check("generate", deep=True)
+def _generate_deep(config: GenerateConf) -> Iterator[str]:
+    yield from _device(config.accelerator)
+
+
+@check("demo")
+def _demo(config: DemoConf) -> Iterator[str]:
+    yield from _folder_name("group", config.group)
+
+
+@check("generate")
 def _generate(config: GenerateConf) -> Iterator[str]:
     if config.tokenizer is not None and not Path(config.tokenizer).is_file():
         yield f"tokenizer={config.tokenizer!r}: no such file"
 
 
+@check("convert", deep=True)
 def _convert_deep(config: ConvertConf) -> Iterator[str]:
     from models.formats.save import check_target
 
@@ -309,6 +342,7 @@ def _device(accelerator: str) -> Iterator[str]:
         yield "accelerator='gpu': PyTorch sees no GPU here (scripts/doctor.py says more)"
 
 
+@check("busy")
 def _busy(config: BusyConf) -> Iterator[str]:
     yield from _probe(config)
     if not config.beside:
@@ -317,28 +351,7 @@ def _busy(config: BusyConf) -> Iterator[str]:
         yield f"beside={config.beside}: each number once"
 
 
+@check("torture")
 def _torture(config: TortureConf) -> Iterator[str]:
     if not config.faults:
         yield f"faults=[]: give at least one of {', '.join(FAULTS)}"
-
-
-CHECKS: dict[str, Checker] = {
-    "train": _train,
-    "probe": _probe,
-    "repeatability": _probe,
-    "busy": _busy,
-    "plan": _plan,
-    "report": _report,
-    "generate": _generate,
-    "torture": _torture,
-    "demo": lambda config: _folder_name("group", config.group),
-}
-DEEP_CHECKS: dict[str, Checker] = {
-    "train": _train_deep,
-    "probe": _probe_deep,
-    "repeatability": _probe_deep,
-    "busy": _probe_deep,
-    "plan": _plan_deep,
-    "generate": lambda config: _device(config.accelerator),
-    "convert": _convert_deep,
-}
