@@ -189,26 +189,7 @@ class Recorder(TorchDispatchMode):
         results: list[Tensor],
         seconds: float,
     ) -> Op:
-        # Kind of the operation and its floating-point operations, two per multiply-add.
-        packet = func._overloadpacket
-        namespace, _, name = str(func.name()).split(".")[0].partition("::")
-        backward = " backward" if name.endswith("_backward") else ""
-        if "scaled_dot_product" in name:
-            q, k = args[1:3] if backward else args[:2]
-            causal = next((argument for argument in args if isinstance(argument, bool)), False)
-            batch, heads, queries, size = q.shape
-            pairs = batch * heads * queries * k.shape[2] * (0.5 if causal else 1.0)
-            kind, flops = "attention" + backward, 2 * pairs * size * (5 if backward else 2)
-        elif packet in flop_registry:
-            flops = float(flop_registry[packet](*args, **kwargs, out_val=out))
-            if namespace != "aten" or "rnn_layer" in name:
-                kind = "recurrence" + backward
-            else:
-                shapes = [leaf.shape for leaf in args if isinstance(leaf, Tensor)]
-                sizes = [size for shape in shapes for size in shape[-2:] if size > 1]
-                kind = "thin matmul" if min(sizes, default=0) < THIN else "matmul"
-        else:
-            kind, flops = (name if namespace == "crossover" else "memory"), 0.0
+        kind, flops = _arithmetic(func, args, kwargs, out)
         once = {tensor.untyped_storage()._cdata: _bytes(tensor) for tensor in operands}
         moved = sum(once.values()) + sum(map(_bytes, results))
         return Op(
@@ -241,3 +222,27 @@ def _bytes(tensor: Tensor) -> int:
         size for size, step in zip(tensor.shape, tensor.stride(), strict=True) if step
     )
     return touched * tensor.element_size()
+
+
+def _arithmetic(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+) -> tuple[str, float]:
+    """Kind of an operation and its floating-point operations, two per multiply-add."""
+    packet = func._overloadpacket
+    namespace, _, name = str(func.name()).split(".")[0].partition("::")
+    backward = " backward" if name.endswith("_backward") else ""
+    if "scaled_dot_product" in name:
+        # Two products of N per query-key pair forward and five backward, half of them if causal.
+        q, k = args[1:3] if backward else args[:2]
+        causal = next((argument for argument in args if isinstance(argument, bool)), False)
+        batch, heads, queries, size = q.shape
+        pairs = batch * heads * queries * k.shape[2] * (0.5 if causal else 1.0)
+        return "attention" + backward, 2 * pairs * size * (5 if backward else 2)
+    if packet in flop_registry and (namespace != "aten" or "rnn_layer" in name):
+        return "recurrence" + backward, float(flop_registry[packet](*args, **kwargs, out_val=out))
+    if packet in flop_registry:
+        shapes = [leaf.shape for leaf in args if isinstance(leaf, Tensor)]
+        sizes = [size for shape in shapes for size in shape[-2:] if size > 1]
+        kind = "thin matmul" if min(sizes, default=0) < THIN else "matmul"
+        return kind, float(flop_registry[packet](*args, **kwargs, out_val=out))
+    return (name if namespace == "crossover" else "memory"), 0.0
