@@ -103,33 +103,22 @@ def split(documents: Sequence[Document], val_fraction: float) -> Split:
         train: tuple[Document, ...] = (Document(name, content[:cut]),)
         val: tuple[Document, ...] = (Document(name, content[cut:]),)
     else:
-        train, val = _split_documents(kept, val_fraction)
+        # Whole documents, drawn in an order nobody chose, until the validation share is full.
+        room = val_fraction * sum(len(doc.content) for doc in kept)
+        held_out: set[bytes] = set()
+        for doc in sorted(kept, key=_order_key):
+            if len(doc.content) <= room:
+                room -= len(doc.content)
+                held_out.add(doc.digest)
+        if not held_out:
+            held_out.add(min(kept, key=lambda doc: (len(doc.content), _order_key(doc))).digest)
+        train = tuple(doc for doc in kept if doc.digest not in held_out)
+        val = tuple(doc for doc in kept if doc.digest in held_out)
     total = hashlib.sha256()
     for side, of_side in ((b"train", train), (b"val", val)):
         for doc in of_side:
             total.update(side + b"\0" + doc.name.encode() + b"\0" + doc.digest)
     return Split(train, val, total.hexdigest()[:16])
-
-
-def _split_documents(
-    documents: list[Document], val_fraction: float
-) -> tuple[tuple[Document, ...], ...]:
-    """Whole documents, drawn in an order nobody chose, until the validation share is full.
-
-    One that would overfill the share is passed over; if none fits, the smallest validates. Both
-    sides keep the order of `documents`.
-    """
-    room = val_fraction * sum(len(doc.content) for doc in documents)
-    held_out: set[bytes] = set()
-    for doc in sorted(documents, key=_order_key):
-        if len(doc.content) <= room:
-            room -= len(doc.content)
-            held_out.add(doc.digest)
-    if not held_out:
-        held_out.add(min(documents, key=lambda doc: (len(doc.content), _order_key(doc))).digest)
-    train = tuple(doc for doc in documents if doc.digest not in held_out)
-    val = tuple(doc for doc in documents if doc.digest in held_out)
-    return train, val
 
 
 def _order_key(document: Document) -> bytes:

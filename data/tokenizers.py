@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +207,13 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    pieces = _sample([piece for text in texts for piece in cut(text)], TRAINING_SAMPLE)
+    pieces = [piece for text in texts for piece in cut(text)]
+    if sum(len(piece.encode()) for piece in pieces) > TRAINING_SAMPLE:
+        # Those of the smallest hashes that together stay within the limit.
+        by_hash = sorted(pieces, key=lambda piece: hashlib.sha256(piece.encode()).digest())
+        ends = accumulate(len(piece.encode()) for piece in by_hash)
+        within = [piece for piece, end in zip(by_hash, ends, strict=True) if end <= TRAINING_SAMPLE]
+        pieces = within or pieces[:1]
     words = tokenizer.pre_tokenizer
     short = pre_tokenizers.Split(Regex(f".{{1,{LONGEST_WORD}}}"), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, short])
@@ -290,19 +296,6 @@ def _has(part: Any, key: str, values: tuple[object, ...]) -> bool:
     inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
     here = isinstance(part, dict) and part.get(key) in values
     return here or any(_has(child, key, values) for child in inner)
-
-
-def _sample(pieces: list[str], limit: int) -> list[str]:
-    """All pieces, or those of the smallest hashes that together stay within `limit` bytes."""
-    if sum(len(piece.encode()) for piece in pieces) <= limit:
-        return pieces
-    chosen, room = [], limit
-    for piece in sorted(pieces, key=lambda piece: hashlib.sha256(piece.encode()).digest()):
-        room -= len(piece.encode())
-        if room < 0:
-            break
-        chosen.append(piece)
-    return chosen or pieces[:1]
 
 
 def _loss(text: str, back: str) -> str:

@@ -361,11 +361,6 @@ def _end(file: FileIO) -> tuple[int, bool]:
     return size, False
 
 
-def append_row(path: Path, row: Row) -> None:
-    """Add one row, as `append_rows` does."""
-    append_rows(path, [row])
-
-
 def append_rows(path: Path, rows: Sequence[Row]) -> None:
     """Add rows that belong together in one write, on disk when this returns.
 

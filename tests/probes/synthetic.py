@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from models.registry import nature
-from probes.rows import Row, append_row
+from probes.rows import Row, append_rows
 from tests.registered_models import FOREIGN, NAMES, spec_of
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
@@ -181,7 +181,7 @@ def write_run(folder: Path, rows: list[Row], *summaries: dict[str, Any]) -> Path
     """A group folder with its rows, and one sub-folder per training."""
     folder.mkdir(parents=True, exist_ok=True)
     for row in rows:
-        append_row(folder / "probes.jsonl", row)
+        append_rows(folder / "probes.jsonl", [row])
     for summary in summaries:
         (folder / summary["name"]).mkdir()
         (folder / summary["name"] / "summary.json").write_text(json.dumps(summary))

@@ -13,7 +13,6 @@ from models.registry import ModelSpec
 from probes.rows import (
     OK,
     Row,
-    append_row,
     append_rows,
     check_name_of,
     read_lines,
@@ -57,7 +56,7 @@ def test_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "group" / "probes.jsonl"
     rows = [make_row(), make_row(status="oom", error="no memory\nleft", seconds=[])]
     for row in rows:
-        append_row(path, row)
+        append_rows(path, [row])
     assert read_rows(path) == rows
     assert len(path.read_text().splitlines()) == 2
 
@@ -65,7 +64,7 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_a_full_disk_takes_no_part_of_a_row(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     path = tmp_path / "probes.jsonl"
-    append_row(path, make_row())
+    append_rows(path, [make_row()])
     before = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))
@@ -76,7 +75,7 @@ def test_a_full_disk_takes_no_part_of_a_row(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     with pytest.raises(UserError, match="cannot be written"):
-        append_row(path / "below" / "probes.jsonl", make_row())
+        append_rows(path / "below" / "probes.jsonl", [make_row()])
 
 
 def test_no_file_is_no_rows(tmp_path: Path) -> None:
@@ -88,13 +87,13 @@ def test_torn_line_is_ignored_then_healed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, torn: str
 ) -> None:
     path = tmp_path / "probes.jsonl"
-    append_row(path, make_row())
+    append_rows(path, [make_row()])
     with path.open("ab") as file:
         file.write(torn.encode()[:-1] if torn == "\N{BULLET}" else torn.encode())
     with caplog.at_level(logging.WARNING):
         assert read_rows(path) == [make_row()]
     assert "cut short" in caplog.text
-    append_row(path, make_row(seed=1))
+    append_rows(path, [make_row(seed=1)])
     assert read_rows(path) == [make_row(), make_row(seed=1)]
 
 
@@ -135,10 +134,10 @@ def test_a_damaged_line_is_named_and_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str, message: str
 ) -> None:
     path = tmp_path / "probes.jsonl"
-    append_row(path, make_row())
+    append_rows(path, [make_row()])
     with path.open("a") as file:
         file.write(line + "\n")
-    append_row(path, make_row(seed=1))
+    append_rows(path, [make_row(seed=1)])
     with caplog.at_level(logging.WARNING):
         found = read_lines(path)
     assert found.rows == {1: make_row(), 3: make_row(seed=1)}
@@ -152,7 +151,7 @@ def test_a_last_row_without_its_newline_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "probes.jsonl"
     path.write_text(make_row().to_json())
     assert read_lines(path).damaged == ()
-    append_row(path, make_row(seed=1))
+    append_rows(path, [make_row(seed=1)])
     assert read_rows(path) == [make_row(), make_row(seed=1)]
 
 

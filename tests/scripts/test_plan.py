@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from probes.rows import Row, append_row
+from probes.rows import Row, append_rows
 from tests.registered_models import spec_of
 from tests.scripts.commands import run_script
 
@@ -29,7 +29,7 @@ def measured_row(length: int) -> Row:
 
 
 def test_a_plan_with_its_files(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    append_row(tmp_path / "runs" / "probes.jsonl", measured_row(64))
+    append_rows(tmp_path / "runs" / "probes.jsonl", [measured_row(64)])
     done = run_script(
         capfd, "plan", *SMALL, "model=rwkv4", "devices=16", "tokens=1e9", "segment=32",
         "lengths=[32,64]", f"out={tmp_path / 'plan'}", f"runs=[{tmp_path / 'runs'}]",
@@ -81,7 +81,7 @@ def test_runs_without_this_model_are_refused(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     row = replace(measured_row(64), config={**asdict(measured_row(64))["config"], "n_layer": 9})
-    append_row(tmp_path / "probes.jsonl", row)
+    append_rows(tmp_path / "probes.jsonl", [row])
     done = run_script(
         capfd,
         "plan",

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conf.schema import PROBES
-from probes.rows import append_row, read_rows
+from probes.rows import append_rows, read_rows
 from tests.probes.synthetic import failed, make_rows, write_run
 from tests.registered_models import NAMES
 from tests.scripts.commands import ONCE, ROOT, run_script
@@ -339,7 +339,7 @@ def test_a_report_of_what_is_left(capfd: Capture, tmp_path: Path) -> None:
     assert "the child died of SIGSEGV" in page and "cut short" in page
 
     elsewhere = {**rows[0].device, "name": "Other CPU"}
-    append_row(tmp_path / "other" / "probes.jsonl", replace(rows[0], device=elsewhere))
+    append_rows(tmp_path / "other" / "probes.jsonl", [replace(rows[0], device=elsewhere)])
     both = f"runs=[{run},{tmp_path / 'other'}]"
     done = run_script(capfd, "report", both, "wandb.mode=disabled")
     assert done.status == 2 and "Traceback" not in done.err

@@ -12,7 +12,7 @@ import torch
 from conf.schema import TrainConf
 from core.launcher import detect_launcher, processes_of
 from core.units import size_bytes
-from models.meta import build_meta
+from models.meta import count_parameters
 from models.registry import ModelSpec
 from models.sketch import sketch
 from models.step_trace import kept_bytes
@@ -124,15 +124,6 @@ def weights_too_large(spec: ModelSpec, bytes_each: int, on_gpu: bool) -> str | N
     )
 
 
-def step_bytes(spec: ModelSpec, batch: int, length: int, recompute: bool, precision: str) -> int:
-    """About what a training step needs: weights, their gradients and moments, and activations."""
-    return _weight_bytes(spec) + batch * kept_bytes(spec, length, recompute, precision)
-
-
-def _weight_bytes(spec: ModelSpec) -> int:
-    return WEIGHT * sum(parameter.numel() for parameter in build_meta(spec).parameters())
-
-
 def remedies(conf: TrainConf, spec: ModelSpec, free: int) -> str:
     """Which smaller settings would fit into `free` bytes, in words; an estimate, and says so."""
     try:
@@ -145,7 +136,7 @@ def _remedies(conf: TrainConf, spec: ModelSpec, free: int) -> str:
     data, on = conf.data, conf.training.gradient_checkpointing
     batch = max(1, data.batch_size // conf.trainer.devices)
 
-    weights = _weight_bytes(spec)
+    weights = WEIGHT * count_parameters(spec)
 
     @cache  # a trace takes a second, and does not depend on the batch
     def kept(length: int, recompute: bool) -> int:

@@ -15,7 +15,7 @@ from probes.measure import sweep
 from probes.measure.points import Point, list_points
 from probes.measure.progress import Pace, Screen
 from probes.measure.runner import SweepRunner
-from probes.rows import Row, append_row, read_rows
+from probes.rows import Row, append_rows, read_rows
 from scripts.probe import ending
 from tests.probes.test_rows import make_row
 
@@ -114,7 +114,7 @@ def test_the_less_disturbed_of_two_measurements_stays(tmp_path: Path) -> None:
         bad = point.spec.name == "a" and point.length == 64
         row.seconds[:] = [7.0, 7.0]
         row.disturbed[:] = [bad, bad]
-        append_row(path, row)
+        append_rows(path, [row])
     rows = run(FakeBench({("a", 64): 99, ("b", 64): 99}), path)
     assert rows["a", 64].seconds == rows["b", 64].seconds == [7.0, 7.0]
     assert not rows["b", 64].is_disturbed and rows["a", 64].visit > 0

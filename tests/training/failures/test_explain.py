@@ -21,6 +21,8 @@ from core.errors import UserError
 from core.stop_signals import Preempted
 from data.batches import Batches
 from data.store import prepare
+from models.meta import count_parameters
+from models.step_trace import kept_bytes
 from tests.registered_models import spec_of
 from tests.training.runs import run, run_conf, write_corpus
 from tracking.jsonl import read_rows
@@ -185,7 +187,8 @@ def test_out_of_memory_names_what_would_fit(
     conf = run_conf(tmp_path / "runs", corpus, data__batch_size=64)
     at_step(6, lambda: torch.empty(1 << 60, dtype=torch.uint8))
     spec = spec_of("rwkv4")
-    half = oom_advice.step_bytes(spec, 32, 32, False, "32-true")
+    weights = oom_advice.WEIGHT * count_parameters(spec)
+    half = weights + 32 * kept_bytes(spec, 32, False, "32-true")
     monkeypatch.setattr(
         "training.failures.explain.room", lambda: int(1.1 * half / oom_advice.SPARE)
     )
