@@ -78,9 +78,15 @@ def run(work: Callable[..., None], arguments: Sequence[Any], timeout_s: float) -
     sender.close()  # the child now holds the only one, so its death ends the stream
     facts: dict[str, Any] = {}
     try:
-        status, error = _listen(receiver, facts, time.monotonic() + timeout_s)
-        if status == TIMEOUT:
-            error = f"stopped after {timeout_s:g} s"
+        # Collect facts until the child reports how it ended; if it dies, the pipe ends with it.
+        deadline = time.monotonic() + timeout_s
+        status, error = TIMEOUT, f"stopped after {timeout_s:g} s"
+        while receiver.poll(max(0.0, deadline - time.monotonic())):
+            message = receiver.recv()
+            if isinstance(message, tuple):
+                status, error = message
+                break
+            facts.update(message)
     except (EOFError, OSError):
         process.join()
         code, status = process.exitcode or 0, ERROR
@@ -98,17 +104,6 @@ def run(work: Callable[..., None], arguments: Sequence[Any], timeout_s: float) -
         process.join()
         receiver.close()
     return Outcome(status, error, facts)
-
-
-def _listen(receiver: Connection, facts: dict[str, Any], deadline: float) -> tuple[str, str | None]:
-    """Collect facts until the child reports how it ended, or until the deadline. Raises `EOFError`
-    or `OSError` if it dies without a report."""
-    while receiver.poll(max(0.0, deadline - time.monotonic())):
-        message = receiver.recv()
-        if isinstance(message, tuple):
-            return message
-        facts.update(message)
-    return TIMEOUT, None
 
 
 def _main(sender: Connection, work: Callable[..., None], arguments: Sequence[Any]) -> None:

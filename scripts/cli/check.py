@@ -191,7 +191,16 @@ def deep_problems(
     for config in configs:
         if len(problems) >= MOST_OF_BAD:
             break
-        of_job = _model_problems(config.model) if "model" in config else []
+        of_job = []
+        if "model" in config:
+            # The model group against the config dataclass of its class; each is asked once.
+            model: Any = OmegaConf.to_container(config.model, resolve=True)
+            if (key := repr(model)) not in _MODELS:
+                try:
+                    _MODELS[key] = list(_field_problems(model))
+                except UserError as error:
+                    _MODELS[key] = [str(error)]
+            of_job = _MODELS[key]
         if not of_job:
             typed = expanded(OmegaConf.to_object(config))
             of_job = deep_combination_problems(config_name, typed)
@@ -352,18 +361,6 @@ def _jobs(base: DictConfig, keys: list[Override]) -> Iterator[tuple[list[str], D
         for name, word in zip(names, words, strict=True):
             OmegaConf.update(config, name, parser.parse_override(word).value(), merge=True)
         yield words, config
-
-
-def _model_problems(model: DictConfig) -> list[str]:
-    """The model group against the config dataclass of its class; the same group is asked once."""
-    plain: dict[str, Any] = OmegaConf.to_container(model, resolve=True)  # type: ignore[assignment]
-    key = repr(plain)
-    if key not in _MODELS:
-        try:
-            _MODELS[key] = list(_field_problems(plain))
-        except UserError as error:
-            _MODELS[key] = [str(error)]
-    return _MODELS[key]
 
 
 _MODELS: dict[str, list[str]] = {}
