@@ -45,23 +45,7 @@ def list_points(specs: Sequence[ModelSpec], conf: ProbeConf) -> list[Point]:
 
     Raises `UserError` on a choice that does not exist, or if nothing is left to measure.
     """
-    if not specs:
-        raise UserError("no model to measure: name at least one with model=")
-    for key, chosen, choices in (("probes", conf.probes, PROBES), ("sweeps", conf.sweeps, SWEEPS)):
-        if unknown := sorted(set(chosen) - set(choices)):
-            raise UserError(f"{key}={unknown}: choose from {', '.join(choices)}")
-        if len(set(chosen)) < len(chosen):
-            raise UserError(f"{key}={list(chosen)}: one is named twice")
-    if len(set(conf.lengths)) < len(conf.lengths) or any(n < 1 for n in conf.lengths):
-        raise UserError(f"lengths={list(conf.lengths)}: positive numbers, each once")
-    if len(conf.processes) not in (1, len(conf.lengths)) or min(conf.processes) < 1:
-        raise UserError(
-            f"processes={list(conf.processes)}: one positive number, or one for each of "
-            f"lengths={list(conf.lengths)}"
-        )
-    for key in ("repeats", "decode_steps", "fixed_tokens"):
-        if getattr(conf, key) < 1:
-            raise UserError(f"{key}={getattr(conf, key)}: must be at least 1")
+    _check(specs, conf)
     rounds = [
         (probe, sweep, length)
         for probe in conf.probes
@@ -110,3 +94,23 @@ def left_out(conf: ProbeConf) -> list[str]:
         verb = "are" if len(single) > 1 else "is"
         notices.append(f"{', '.join(single)} {verb} left out: measured in the batch_1 sweep only")
     return notices
+
+
+def _check(specs: Sequence[ModelSpec], conf: ProbeConf) -> None:
+    if not specs:
+        raise UserError("no model to measure: name at least one with model=")
+    for key, chosen, choices in (("probes", conf.probes, PROBES), ("sweeps", conf.sweeps, SWEEPS)):
+        if unknown := sorted(set(chosen) - set(choices)):
+            raise UserError(f"{key}={unknown}: choose from {', '.join(choices)}")
+        if len(set(chosen)) < len(chosen):
+            raise UserError(f"{key}={list(chosen)}: one is named twice")
+    if len(set(conf.lengths)) < len(conf.lengths) or any(n < 1 for n in conf.lengths):
+        raise UserError(f"lengths={list(conf.lengths)}: positive numbers, each once")
+    if len(conf.processes) not in (1, len(conf.lengths)) or min(conf.processes) < 1:
+        raise UserError(
+            f"processes={list(conf.processes)}: one positive number, or one for each of "
+            f"lengths={list(conf.lengths)}"
+        )
+    for key in ("repeats", "decode_steps", "fixed_tokens"):
+        if getattr(conf, key) < 1:
+            raise UserError(f"{key}={getattr(conf, key)}: must be at least 1")

@@ -59,6 +59,40 @@ def page(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) 
         "strategy that fits, with everything.",
         *tables.notes(planner, plans[-1]),
     ]
+    rows = []
+    for plan in plans:  # the fastest strategy that fits, under `HEADINGS`
+        cells = ["nothing fits", "", "", "", "", ""]
+        if best := plan.best:
+            cells = [
+                best.strategy,
+                best.variant,
+                units.device_bytes(best.memory.total),
+                units.seconds(best.step_s),
+                units.significant(best.tokens_per_s),
+                tables.money(planner, best.cost_per_step),
+            ]
+        source = "extrapolated" if planner.extrapolated(plan) else "predicted"
+        rows.append([units.tokens(plan.length), *cells, source])
+    return render(
+        "plan.html",
+        title=title,
+        svg=_svg(planner, plans, measured),
+        headings=HEADINGS,
+        rows=rows,
+        notes=notes,
+        ink=INK,
+        grid=GRID,
+        muted=MUTED,
+    )
+
+
+HEADINGS = (
+    "context length", "strategy", "saving", "memory per device", "step", "tokens/s",
+    "cost per step", "",
+)  # fmt: skip
+
+
+def _svg(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) -> str:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "plan"}):
         figure = Figure(figsize=(11, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -81,37 +115,7 @@ def page(planner: Planner, plans: Sequence[Plan], measured: Sequence[Measured]) 
         right.set_title("Memory without optimizer", loc="left", color=INK, fontweight="bold")
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
-    rows = []
-    for plan in plans:  # the fastest strategy that fits, under `HEADINGS`
-        cells = ["nothing fits", "", "", "", "", ""]
-        if best := plan.best:
-            cells = [
-                best.strategy,
-                best.variant,
-                units.device_bytes(best.memory.total),
-                units.seconds(best.step_s),
-                units.significant(best.tokens_per_s),
-                tables.money(planner, best.cost_per_step),
-            ]
-        source = "extrapolated" if planner.extrapolated(plan) else "predicted"
-        rows.append([units.tokens(plan.length), *cells, source])
-    return render(
-        "plan.html",
-        title=title,
-        svg=text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2],
-        headings=HEADINGS,
-        rows=rows,
-        notes=notes,
-        ink=INK,
-        grid=GRID,
-        muted=MUTED,
-    )
-
-
-HEADINGS = (
-    "context length", "strategy", "saving", "memory per device", "step", "tokens/s",
-    "cost per step", "",
-)  # fmt: skip
+    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
 
 
 def _panel(
