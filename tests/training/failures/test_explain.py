@@ -135,8 +135,10 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [*((kind, 0) for kind in CHANGES), ("disappeared", 1), ("changed, cut short", 1)],
+)
 def test_a_store_that_changes_stops_the_run(
     tmp_path: Path, corpus: Path, at_step: Any, kind: str, workers: int
 ) -> None:
