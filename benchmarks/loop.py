@@ -36,8 +36,9 @@ from training.distributed.local_processes import RankInfo
 from training.loop.datamodule import Tokens
 from training.loop.module import LanguageModel
 from training.loop.monitor import Monitor
-from training.loop.optim import build_optimizer, build_schedule
+from training.loop.optim import build_optimizer
 from training.loop.quiet_lightning import quiet
+from training.loop.schedules import build_schedule
 from training.loop.trainer import build_trainer
 from training.run import Run
 from training.run_folder.folder import RunFolder

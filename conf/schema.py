@@ -44,6 +44,9 @@ PROCESSES = 1024  # of one machine
 DEVICES = 2**20
 TIMES = 10**6
 AMOUNT = 1e21  # of operations, bytes or tokens
+EVERYTHING = "everything"
+TAKES = ("weights", "weights,optimizer", EVERYTHING)
+OPTIMIZERS = ("adamw", "muon")
 PROBES = (
     "train", "prefill", "ttft", "decode", "generate", "layer", "operator",
     "max_batch", "max_batch_train",
@@ -126,8 +129,22 @@ class DataConf:
 
 @dataclass
 class OptimConf:
-    """AdamW with linear warm-up and cosine decay."""
+    """The optimizer and its schedule: linear warm-up, then one of several decays."""
 
+    name: str = key(
+        "adamw",
+        "optimizer; muon: Muon for the matrices of the blocks, AdamW for everything else",
+        choices=OPTIMIZERS,
+    )
+    schedule: str = key(
+        "cosine",
+        "learning rate after the warm-up; wsd: constant, then a decay over the last decay_steps",
+        choices=("cosine", "linear", "constant", "wsd"),
+        aliases={"warmup_stable_decay": "wsd", "trapezoidal": "wsd", "none": "constant"},
+    )
+    decay_steps: int = key(
+        0, "last optimizer steps of schedule=wsd, over which the rate falls", low=0, high=STEPS
+    )
     lr: float = key(1e-3, "peak learning rate", low=0, high=1e6)
     final_lr: float = key(1e-4, "learning rate of the last step", low=0, high=1e6)
     lr_width: int = key(
@@ -265,6 +282,20 @@ class TrainConf:
         "auto",
         "auto: newest checkpoint; never: start again; or the path of a checkpoint, or a run",
         path=True,
+    )
+    init_from: str | None = key(
+        None,
+        "run, RUN@STEP, checkpoint, or file or folder of weights to start from",
+        path=True,
+    )
+    take: str = key(
+        "auto",
+        "what to take over; auto: everything of a run or its checkpoint, the weights of a file",
+        choices=("auto", *TAKES),
+        verbatim=True,
+    )
+    resize_vocab: bool = key(
+        False, "add or cut rows of embedding and head where from= has another vocabulary"
     )
     model: Any = MISSING
     data: DataConf = field(default_factory=DataConf)
@@ -581,6 +612,11 @@ RENAMED = {
     "checkpoint.every": "checkpoint.every_n_train_steps",
 }
 """Keys that older versions called otherwise: their runs resume, and the old words are taken."""
+SPELLED = {"from": "init_from"}
+"""Words of a command line for keys that Python could not call so."""
+ADDED = ("optim.name", "optim.schedule", "optim.decay_steps", "init_from", "take", "resize_vocab")
+"""Keys of a training that runs of older versions have not recorded. The default of such a key is
+what was done before it existed."""
 PLACES = {"busy": "benchmarks", "repeatability": "benchmarks", "torture": "tests/faults"}
 """Folders of the scripts that are not in `scripts/`."""
 

@@ -32,7 +32,16 @@ from tracking.lightning_loggers import JsonlLogger, TrackingLogger
 from tracking.wandb_run import TRAIN_AXES, Tracker
 from training.checkpoints.callback import Checkpointer
 from training.checkpoints.find import read, read_whole, saved
-from training.checkpoints.starting_point import Begun, Start, begin, choose, goes_on, is_finished
+from training.checkpoints.initial_weights import initial_weights, resume_of
+from training.checkpoints.starting_point import (
+    Begun,
+    Start,
+    begin,
+    check_not_decayed,
+    choose,
+    goes_on,
+    is_finished,
+)
 from training.distributed.local_processes import (
     ExternalEnvironment,
     RankInfo,
@@ -48,8 +57,8 @@ from training.loop.module import LanguageModel
 from training.loop.monitor import Monitor, peak_memory
 from training.loop.nan_guard import NanGuard
 from training.loop.objective import SequenceMode
-from training.loop.optim import only_rises
 from training.loop.quiet_lightning import quiet
+from training.loop.schedules import only_rises
 from training.loop.trainer import build_trainer
 from training.run_folder.digest import digest
 from training.run_folder.folder import RunFolder
@@ -79,6 +88,7 @@ def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any]
     size in `spec` is replaced by the corpus's own. Raises `UserError` for anything the user can
     mend, `Preempted` when asked to stop; whatever had been saved before stays.
     """
+    conf = replace(conf, resume=resume_of(conf, folder))
     place = detect_launcher()
     if place is None:
         devices, strategy = conf.trainer.devices, conf.trainer.strategy
@@ -197,8 +207,11 @@ class Run:
             return read_whole(path, self.spec, None if branch else precision_of(conf.trainer))
 
         start, step = choose(conf.resume, folder, conf.runs_dir, restorable), 0
+        if start.path is None and conf.init_from:
+            self._take_over()
         if start.path is not None and start.content is not None:
-            step = check_checkpoint(start.path, start.content, self.identity)
+            tokenizer = self.corpus.tokenizer.fingerprint if conf.init_from else None
+            step = check_checkpoint(start.path, start.content, self.identity, tokenizer)
             if start.parent is None:
                 begun = Begun.read(folder)
                 parent = asdict(begun.parent) if begun and begun.parent else None
@@ -211,6 +224,7 @@ class Run:
                 )  # while a run killed between its last save and its summary may go on
             if start.parent is not None:
                 start = replace(start, parent=replace(start.parent, step=step))
+                check_not_decayed(start.path, start.content, conf)
         begin(start, conf.resume, folder)
         write_text(folder.config, yaml.safe_dump(describe(conf, self.spec), sort_keys=False))
         with replacing(folder.tokenizer) as aside:
@@ -230,6 +244,20 @@ class Run:
                 conf.trainer.max_steps,
             )
         return start, metrics
+
+    def _take_over(self) -> None:
+        """Choose and check the weights that this training begins with, and write down which."""
+        begun = Begun.read(self.folder)
+        initial = initial_weights(
+            self.conf, self.spec, self.corpus, begun.parent if begun else None
+        )
+        Begun(self.conf.resume, initial.parent).write(self.folder)
+        log.warning(
+            "%s: begins with the %s of %s",
+            self.folder.path,
+            initial.parent.take.replace(",", " and "),
+            initial.parent.path,
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -263,14 +291,22 @@ class Run:
         # FLOPs of the forward passes of one optimizer step, over all ranks.
         per_pass = build_meta(self.spec).flops(conf.data.batch_size, conf.data.length)
         flops = int(conf.trainer.accumulate_grad_batches * per_pass)
-        saver = Checkpointer(
-            folder, conf, self.identity, self.decided_by, signals, self.rank, start.content
-        )
-        ledger = Ledger.of(conf, start.content, start.path, flops)
         begun = Begun.read(folder)
-        ledger.parent = asdict(begun.parent) if begun and begun.parent else None
+        parent = begun.parent if begun else None
+        ledger, content = (
+            Ledger.of(conf, self.corpus.fingerprint, start.content, start.path, flops),
+            start.content,
+        )
         lightning.seed_everything(conf.seed, verbose=False)
         model: Any = build(self.spec)
+        if content is None and parent is not None:
+            initial = initial_weights(conf, self.spec, self.corpus, parent)
+            initial.put(model)
+            ledger, content = initial.ledger(ledger), initial.with_optimizer()
+        ledger.parent = asdict(parent) if parent else None
+        saver = Checkpointer(
+            folder, conf, self.identity, self.decided_by, signals, self.rank, content
+        )
         model.gradient_checkpointing = conf.training.gradient_checkpointing
         index = Batches(self.corpus, conf.data, conf.seed).index
         guard = NanGuard(conf.training.on_nan, index, saver.last_good)

@@ -36,6 +36,7 @@ from scripts.cli.hydra_flags import Line, hydra_problem, parse
 from scripts.cli.hydra_keys import own_problems, unmade
 from scripts.cli.limits import excess, shown, text_problem, too_many_jobs
 from scripts.cli.model_spec import model_spec, nearest
+from scripts.cli.source_model import with_source_model
 from scripts.cli.values import has, misfit, names
 
 SYNONYMS = {
@@ -87,7 +88,8 @@ def read(config_name: str, argv: list[str]) -> Line:
     """The line, sorted, with what is wrong before anything of it is understood."""
     line = parse(argv)
     split = (word.partition("=") for word in line.words)
-    line.words = [schema.RENAMED.get(key, key) + equals + value for key, equals, value in split]
+    present = schema.RENAMED | schema.SPELLED
+    line.words = [present.get(key, key) + equals + value for key, equals, value in split]
     # The words but for `GROUP=null` where that is the default, which Hydra takes from no line.
     nulls = re.findall(
         r"^\s+- (\w+): null", (FOLDER / f"{config_name}.yaml").read_text(), re.MULTILINE
@@ -95,6 +97,9 @@ def read(config_name: str, argv: list[str]) -> Line:
     given = [word.partition("=")[0] for word in line.words]
     idle = {f"{group}=null" for group in nulls if given.count(group) == 1}
     line.words = [word for word in line.words if word not in idle]
+    if config_name == "train" and any(word.startswith("init_from=") for word in line.words):
+        line.words, problems = with_source_model(line.words)
+        line.problems = line.problems or problems
     line.problems = line.problems or excess(config_name, line.words)
     return line
 

@@ -76,11 +76,7 @@ def _train(config: TrainConf) -> Iterator[str]:
             yield "training.bptt=truncated cuts gradients between segments: set training.segment"
         if config.trainer.precision == "16-mixed":
             yield "training.bptt=truncated cannot scale gradients in time for 16-mixed: use bf16"
-    if config.optim.final_lr > config.optim.lr:
-        way_out = "for a rate of 0 set optim.final_lr=0 too" if not config.optim.lr else "lower it"
-        yield (
-            f"optim.final_lr={config.optim.final_lr} is above optim.lr={config.optim.lr}: {way_out}"
-        )
+    yield from _optim(config)
     yield from _processes(config)
     if trainer.precision == "16-mixed" and trainer.accelerator == "cpu":
         yield NO_HALF
@@ -100,6 +96,29 @@ def _train(config: TrainConf) -> Iterator[str]:
             folder = Path(config.runs_dir, *filter(None, [config.group]), run_name)
             if not (folder / "start.json").is_file():
                 yield str(error)
+
+
+def _optim(config: TrainConf) -> Iterator[str]:
+    """Whether the optimizer runs with this strategy, and the schedule fits into the training."""
+    optim, trainer = config.optim, config.trainer
+    if optim.final_lr > optim.lr:
+        way_out = "for a rate of 0 set optim.final_lr=0 too" if not optim.lr else "lower it"
+        yield f"optim.final_lr={optim.final_lr} is above optim.lr={optim.lr}: {way_out}"
+    if optim.decay_steps and optim.schedule != "wsd":
+        yield (
+            f"optim.decay_steps={optim.decay_steps} changes nothing with "
+            f"optim.schedule={optim.schedule}: only optim.schedule=wsd has a decay of its own"
+        )
+    elif optim.decay_steps > max(trainer.max_steps - optim.warmup_steps, 0):
+        yield (
+            f"optim.decay_steps={optim.decay_steps} does not fit between the end of the warm-up "
+            f"(optim.warmup_steps={optim.warmup_steps}) and trainer.max_steps={trainer.max_steps}"
+        )
+    if optim.name == "muon" and trainer.strategy not in ("auto", "ddp"):
+        yield (
+            f"optim.name=muon needs whole matrices, which trainer.strategy={trainer.strategy} "
+            "splits: use ddp, or optim.name=adamw"
+        )
 
 
 @check("train", deep=True)

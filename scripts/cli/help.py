@@ -11,9 +11,10 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from conf.schema import FOLDER, SCRIPTS, register, script_path
+from conf.schema import FOLDER, SCRIPTS, SPELLED, register, script_path
 
 WIDTH = 120
+SPELLING = {key: word for word, key in SPELLED.items()}
 
 
 def help_text(config_name: str) -> str:
@@ -72,7 +73,8 @@ def _rows(node: type, values: Any, prefix: str = "") -> Iterator[tuple[str, str 
             doc = item.metadata["doc"] + (f": {' | '.join(choices)}" if choices else "")
             has_default = default not in ("???", None, "") and not isinstance(default, dict)
             text = str(default).lower() if isinstance(default, bool) else str(default)
-            yield f"{prefix}{item.name}", f" [{text}]" if has_default else "", doc
+            name = SPELLING.get(item.name, item.name)
+            yield f"{prefix}{name}", f" [{text}]" if has_default else "", doc
     for name, kind in groups:
         yield name, None, (kind.__doc__ or "").strip()
         yield from _rows(kind, values[name], f"{name}.")

@@ -24,16 +24,18 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "trainer__precision": ("32-true", "bf16-mixed"),
     "training__gradient_checkpointing": (False, True),
     "trainer__devices": (1, 2),
+    "optim__name": ("adamw", "muon"),
 }
 EVERY = list(itertools.product(*FACTORS.values()))
 PAIRS = [  # of values of any two factors, each in at least one row
-    ("rwkv4", 1, 0, "32-true", False, 2),
-    ("rwkv4", 1, 2, "bf16-mixed", True, 1),
-    ("rwkv4", 4, 0, "bf16-mixed", True, 1),
-    ("rwkv7", 1, 0, "bf16-mixed", False, 1),
-    ("rwkv7", 4, 2, "32-true", True, 2),
-    ("transformer", 1, 0, "32-true", True, 1),
-    ("transformer", 4, 2, "bf16-mixed", False, 2),
+    ("rwkv4", 1, 0, "32-true", False, 2, "adamw"),
+    ("rwkv4", 1, 2, "bf16-mixed", True, 1, "adamw"),
+    ("rwkv4", 4, 0, "bf16-mixed", True, 1, "adamw"),
+    ("rwkv7", 1, 0, "bf16-mixed", False, 1, "adamw"),
+    ("rwkv7", 4, 2, "32-true", True, 2, "muon"),
+    ("transformer", 1, 0, "32-true", True, 1, "adamw"),
+    ("transformer", 4, 2, "bf16-mixed", False, 2, "muon"),
+    ("rwkv4", 1, 0, "32-true", False, 1, "muon"),
 ]
 STOPS: tuple[Stop, ...] = ((3, SIGKILL), (5, SIGTERM))
 MEASURED = (  # and what the file of the checkpoint holds of them

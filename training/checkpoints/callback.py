@@ -56,7 +56,7 @@ class Checkpointer(lightning.Callback):
         self._start = start
         self.member = member
         self.resumes = start is not None
-        self._step = self._saved_step = -1 if start is None else start["global_step"]
+        self._step = self._saved_step = (start or {}).get("global_step") or -1
         best = (start or {}).get("crossover", {}).get("best")
         # The best of a branch is one of its own: that of its parent lies elsewhere.
         is_here = best is not None and path_of(folder, best["step"]).is_file()
@@ -68,13 +68,13 @@ class Checkpointer(lightning.Callback):
         """Time for which saving has held up the loop."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        if self._start is not None:
+        if self._start is not None and "crossover" in self._start:
             set_random_state(self._start["crossover"]["random"], self.member.rank)
             if self.member.rank == 0:
                 warn_of_other_bits(
                     self._start["crossover"].get("machine"), pl_module.device, self.member.world
                 )
-            self._start = None
+        self._start = None
         self._last_save = time.monotonic()
         self._signals.patient = True
 

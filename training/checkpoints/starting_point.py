@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from conf.schema import EVERYTHING, TrainConf
 from core.errors import UserError
 from core.files import damage, manifest_path, recorded_digest, write_text
 from core.parsing import Missing, Unreadable, read_object
@@ -36,6 +37,8 @@ class Parent:
     path: str
     step: int
     sha256: str
+    take: str = EVERYTHING
+    """What was taken over, among `conf.schema.TAKES`; less than everything begins at step 0."""
 
     @classmethod
     def of(cls, path: Path) -> Parent:
@@ -159,7 +162,7 @@ def choose(resume: str, folder: RunFolder, runs_dir: str, read: Read) -> Start:
     if resume == "auto" or _is_own(folder, resume, runs_dir):
         if (start := newest_here()).path is not None:
             return start
-        if begun is None or begun.parent is None:
+        if begun is None or begun.parent is None or begun.parent.take != EVERYTHING:
             return start
         resume = begun.parent.path  # a branch that has not saved anything yet
     elif begun is not None and begun.parent is not None and begun.is_by(resume, runs_dir):
@@ -175,6 +178,23 @@ def choose(resume: str, folder: RunFolder, runs_dir: str, read: Read) -> Start:
     if path is None:
         raise UserError(f"resume={resume}: {target} has no checkpoint yet: train it first")
     return Start(path, contents[path], Parent.of(path))
+
+
+def check_not_decayed(path: Path, content: dict[str, Any], conf: TrainConf) -> None:
+    """Raise `UserError` if a branch would raise the rate again after a decay of `schedule=wsd`.
+
+    What such a branch reaches is neither the trunk's next part nor a point of its curve.
+    """
+    ours = content["crossover"]
+    before = ours.get("run", {})
+    last, decay = ours["ledger"]["max_steps"], before.get("optim.decay_steps", 0)
+    if before.get("optim.schedule") != "wsd" or conf.optim.schedule != "wsd" or not decay:
+        return
+    if last is not None and content["global_step"] > (first := last - decay):
+        raise UserError(
+            f"{path}: its schedule has begun to decay at step {first}. Start from a checkpoint of "
+            f"step {first} or before, with take=weights, or with another optim.schedule"
+        )
 
 
 def begin(start: Start, resume: str, folder: RunFolder) -> None:

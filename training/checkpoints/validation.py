@@ -18,11 +18,12 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import Tensor
 
+from conf.schema import EVERYTHING, OPTIMIZERS, TAKES
 from core.errors import shown
 from core.parsing import plain
 from models.meta import build_meta
 from models.registry import ModelSpec
-from training.loop.optim import SETTINGS, AdamW
+from training.loop.optim import LIKE_ADAMW, SETTINGS, AdamW, optimizer_groups
 from training.loop.quiet_lightning import quiet
 from training.run_folder.ledger import Ledger
 
@@ -100,8 +101,11 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     kept = WEIGHTS.get(precision, torch.float32) if precision else None
     _check_weights(content.get("state_dict"), model, kept)
     weights = {name: content["state_dict"][f"model.{name}"] for name, _ in model.named_parameters()}
+    name = content["crossover"].get("run", {}).get("optim.name", "adamw")
+    _need(name in OPTIMIZERS, "crossover.run, optim.name")
     groups = [
-        [weights[name] for name in group.names] for group in model.param_groups() if group.names
+        (group.muon, [weights[name] for name in group.names])
+        for group in optimizer_groups(model, name)
     ]
     _check_optimizer(content, groups, step, step == skipped)
     _check_schedule(content.get("lr_schedulers"), len(groups), step)
@@ -198,7 +202,10 @@ def _check_ledger(ledger: Any) -> None:
 
 def check_parent(parent: Any, place: str) -> None:
     """Raise `Unfit` unless this describes the checkpoint that a branch has left."""
-    _need_keys(parent, ("path", "step", "sha256"), place)
+    if isinstance(parent, dict):
+        parent = {"take": EVERYTHING, **parent}  # older versions took nothing less
+    _need_keys(parent, ("path", "step", "sha256", "take"), place)
+    _need(parent["take"] in TAKES, place)
     _need(isinstance(parent["path"], str) and "\0" not in parent["path"], place)
     _need(isinstance(parent["sha256"], str), place)
     _need(is_count(parent["step"]), place)
@@ -240,9 +247,10 @@ def _check_tensor(tensor: Any, shape: Any, place: str) -> None:
 
 
 def _check_optimizer(
-    content: dict[str, Any], groups: list[list[Tensor]], step: int, may_be_empty: bool
+    content: dict[str, Any], groups: list[tuple[bool, list[Tensor]]], step: int, may_be_empty: bool
 ) -> None:
-    """`groups` are the weights of each, whose shapes and types their moments have."""
+    """`groups` are the weights of each, whose shapes and types their moments have, and whether
+    Muon has it."""
     states: Any = content.get("optimizer_states")
     _need(isinstance(states, list) and len(states) == 1, "optimizer_states")
     _need_keys(states[0], ("state", "param_groups"), "optimizer_states")
@@ -251,16 +259,20 @@ def _check_optimizer(
         isinstance(saved_groups, list) and len(saved_groups) == len(groups),
         "optimizer_states.param_groups",
     )
-    usual = AdamW([torch.zeros(1)], fused=True).param_groups[0]
+    defaults: dict[bool, dict[str, Any]] = {
+        False: AdamW([torch.zeros(1)], fused=True).param_groups[0],
+        True: torch.optim.Muon([torch.zeros(1, 1)], adjust_lr_fn=LIKE_ADAMW).param_groups[0],
+    }
     first = 0
-    for group, weights in zip(saved_groups, groups, strict=True):
-        held = isinstance(group, dict) and {*usual, *SETTINGS} <= group.keys()
+    for group, (muon, weights) in zip(saved_groups, groups, strict=True):
+        usual = defaults[muon]
+        settings = {key for key in SETTINGS if key in {*usual, "initial_lr"}}
+        held = isinstance(group, dict) and {*usual, *settings} <= group.keys()
         _need(held, "optimizer_states.param_groups")  # DeepSpeed may add to them
-        alike = {*usual} - {*SETTINGS, "lr", "params"}
-        same = all(group[key] is usual[key] for key in alike)
-        same = same and all(is_number(group[key]) for key in {*SETTINGS, "lr"} - {"betas"})
-        same = same and isinstance(group["betas"], (tuple, list)) and len(group["betas"]) == 2
-        same = same and all(map(is_number, group["betas"]))
+        alike = {*usual} - {*settings, "lr", "params"}
+        same = all(_is_equal(group[key], usual[key]) for key in alike)
+        same = same and all(is_number(group[key]) for key in {*settings, "lr"} - {"betas"})
+        same = same and ("betas" not in settings or _is_list(group["betas"], 2, is_number))
         same = same and _is_list(group["params"], len(weights), is_count)
         same = same and group["params"] == [*range(first, first + len(weights))]
         _need(same, "optimizer_states.param_groups")
@@ -268,15 +280,18 @@ def _check_optimizer(
     _need(isinstance(state, dict) and {*state} <= {*range(first)}, "optimizer_states.state")
     _need(len(state) == content["crossover"].get("moments", len(state)), "optimizer_states.state")
     _need(bool(state) or may_be_empty, "optimizer_states.state")
-    for index, weight in enumerate(weight for weights in groups for weight in weights):
+    parts = [(muon, weight) for muon, weights in groups for weight in weights]
+    for index, (muon, weight) in enumerate(parts):
         if index not in state:  # it has had no gradient yet
             continue
         place = f"optimizer_states, moments {index}"
-        _need_keys(state[index], ("step", "exp_avg", "exp_avg_sq"), place)
-        _check_tensor(state[index]["step"], torch.Size(), place)
-        _need(state[index]["step"].dtype == torch.float32, place)
-        _need(0 < float(state[index]["step"]) <= step, place)
-        for key in ("exp_avg", "exp_avg_sq"):
+        moments = ("momentum_buffer",) if muon else ("exp_avg", "exp_avg_sq")
+        _need_keys(state[index], moments if muon else ("step", *moments), place)
+        if not muon:
+            _check_tensor(state[index]["step"], torch.Size(), place)
+            _need(state[index]["step"].dtype == torch.float32, place)
+            _need(0 < float(state[index]["step"]) <= step, place)
+        for key in moments:
             _check_tensor(state[index][key], weight.shape, place)
             _need(state[index][key].dtype == weight.dtype, f"{place}: their type")
 
@@ -296,24 +311,20 @@ def _check_schedule(schedules: Any, groups: int, step: int) -> None:
 
 
 def _is_list(value: Any, length: int, fits: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and len(value) == length and all(map(fits, value))
+    return isinstance(value, (list, tuple)) and len(value) == length and all(map(fits, value))
+
+
+def _is_equal(value: Any, usual: Any) -> bool:
+    """Equal and of the same type, in whichever kind of sequence."""
+    if isinstance(usual, tuple):
+        return isinstance(value, (list, tuple)) and tuple(value) == usual
+    return type(value) is type(usual) and bool(value == usual)
 
 
 def _check_loops(loops: Any, step: int) -> None:
     _need(isinstance(loops, dict) and isinstance(loops.get("fit_loop"), dict), "loops")
     fit = loops["fit_loop"]
-    # What Lightning would save of a training that has not begun.
-    with quiet():
-        trainer = lightning.Trainer(
-            accelerator="cpu",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            plugins=[LightningEnvironment()],
-        )
-    _check_counts(fit, trainer.fit_loop.state_dict(), "loops.fit_loop")
+    _check_counts(fit, fresh_loops(), "loops.fit_loop")
     made = fit["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]
     _need(made["completed"] == made["ready"] == step, "loops: their step")
 
@@ -331,3 +342,18 @@ def _check_counts(counts: Any, usual: Any, place: str) -> None:
         _need(isinstance(counts, bool), place)
     else:
         _need(is_count(counts), place)
+
+
+def fresh_loops() -> dict[str, Any]:
+    """What Lightning would save of a training that has not begun."""
+    with quiet():
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            plugins=[LightningEnvironment()],
+        )
+    return trainer.fit_loop.state_dict()

@@ -14,14 +14,8 @@ from conf.schema import OptimConf
 from models.contract import Model
 from training.loop.nan_guard import NanGuard
 from training.loop.objective import WHOLE, SequenceMode
-from training.loop.optim import (
-    build_optimizer,
-    build_schedule,
-    clip_gradients,
-    configured,
-    only_rises,
-    set_configured,
-)
+from training.loop.optim import build_optimizer, clip_gradients, configured, set_configured
+from training.loop.schedules import build_schedule, describe_end
 from training.run_folder.ledger import Ledger
 
 log = logging.getLogger("crossover")
@@ -124,11 +118,8 @@ class LanguageModel(lightning.LightningModule):
             return
         verb = "goes on at" if before == now else "rises" if now > before else "falls"
         rate = f"{now:.4g}" if before == now else f"from {before:.4g} to {now:.4g}"
-        if only_rises(self.max_steps, self.optim):
-            shape = f"it only rises until the last step, {self.max_steps}"
-        else:
-            shape = f"the cosine now ends at step {self.max_steps}"
-        change = f"after step {step} the learning rate {verb} {rate}: {shape}"
+        end = describe_end(self.max_steps, self.optim)
+        change = f"after step {step} the learning rate {verb} {rate}: {end}"
         ledger.schedule_changes.append(change)
         if self.trainer.is_global_zero:
             log.warning("%s", change)

@@ -1,9 +1,10 @@
-"""AdamW over the groups a model names, with linear warm-up and cosine decay."""
+"""AdamW, or Muon beside it, over the groups a model names."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,31 +47,97 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     return norm
 
 
-def build_optimizer(model: nn.Module, conf: OptimConf) -> AdamW:
-    """One optimizer group per `ParamGroup` of the model (a `models.contract.Model`).
+LIKE_ADAMW = "match_rms_adamw"
+"""Muon's updates are as large as AdamW's, so that one rate serves both (Liu et al. 2025)."""
 
-    Raises `ValueError` unless every parameter is named exactly once.
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that one optimizer updates alike."""
+
+    names: tuple[str, ...]
+    lr_scale: float
+    decay: bool
+    muon: bool
+
+
+def optimizer_groups(model: nn.Module, name: str) -> list[Group]:
+    """The groups of the optimizer called `name`, in its order: those of Muon come first.
+
+    Muon takes the matrices inside the blocks. Embedding and head, whose rows are looked up or
+    compared one by one, and everything that is no matrix stay with AdamW (Jordan et al. 2024).
+    Raises `ValueError` unless the model's `param_groups` name every parameter exactly once.
     """
-    peak = peak_rate(conf, model.config.n_embd)  # type: ignore[union-attr, arg-type]
     parameters = dict(model.named_parameters())
     groups = model.param_groups()  # type: ignore[operator]
     named = [name for group in groups for name in group.names]
     if sorted(named) != sorted(parameters):
         raise ValueError(f"param_groups of {type(model).__name__} must name each parameter once")
-    return AdamW(
-        [
+
+    def is_muon(parameter: str) -> bool:
+        ends = parameter.startswith(("emb.", "head."))
+        return name == "muon" and parameters[parameter].ndim == 2 and not ends
+
+    return [
+        Group(names, group.lr_scale, group.decay, muon)
+        for muon in (True, False)
+        for group in groups
+        if (names := tuple(each for each in group.names if is_muon(each) == muon))
+    ]
+
+
+def build_optimizer(model: nn.Module, conf: OptimConf) -> torch.optim.Optimizer:
+    """The optimizer of a configuration, with one of its groups per `Group`."""
+    peak = peak_rate(conf, model.config.n_embd)  # type: ignore[union-attr, arg-type]
+    parameters = dict(model.named_parameters())
+
+    def settings(muon: bool) -> list[dict[str, Any]]:
+        return [
             {
                 "params": [parameters[name] for name in group.names],
                 "lr": peak * group.lr_scale,
                 "weight_decay": conf.weight_decay if group.decay else 0.0,
             }
-            for group in groups
-            if group.names
-        ],
-        betas=(conf.beta1, conf.beta2),
-        eps=conf.eps,
-        fused=True,
-    )
+            for group in optimizer_groups(model, conf.name)
+            if group.muon == muon
+        ]
+
+    adamw = AdamW(settings(False), betas=(conf.beta1, conf.beta2), eps=conf.eps, fused=True)
+    if not (matrices := settings(True)):
+        return adamw
+    return Both(torch.optim.Muon(matrices, adjust_lr_fn=LIKE_ADAMW), adamw)
+
+
+class Both(torch.optim.Optimizer):
+    """Two optimizers as one: groups and states of the first, then those of the second."""
+
+    def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
+        self._parts = (first, second)
+        super().__init__([*first.param_groups, *second.param_groups], {})
+        self._share()
+
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            part.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def _share(self) -> None:
+        """Let the parts work on this optimizer's groups and states, not on their own."""
+        first, second = self._parts
+        count = len(first.param_groups)
+        first.param_groups, second.param_groups = (
+            self.param_groups[:count],
+            self.param_groups[count:],
+        )
+        first.state = second.state = self.state
 
 
 def peak_rate(conf: OptimConf, width: int) -> float:
@@ -78,36 +145,15 @@ def peak_rate(conf: OptimConf, width: int) -> float:
     return conf.lr * math.sqrt(conf.lr_width / width) if conf.lr_width else conf.lr
 
 
-def lr_factor(step: int, max_steps: int, conf: OptimConf) -> float:
-    """Multiplier of the peak rate at a step counted from 0.
-
-    Linear from 1/warmup to 1 over `warmup_steps`, then half a cosine down to `final_lr / lr`,
-    reached at the last step. A single step after the warm-up has the peak rate; a run that ends
-    before its warm-up does never reaches it. With a peak rate of 0 the multiplier says nothing.
-    """
-    if step < conf.warmup_steps:
-        return (step + 1) / conf.warmup_steps
-    progress = (step - conf.warmup_steps) / max(max_steps - 1 - conf.warmup_steps, 1)
-    floor = conf.final_lr / conf.lr if conf.lr else 0.0
-    return floor + (1 - floor) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
-
-
-def only_rises(max_steps: int, conf: OptimConf) -> bool:
-    """Whether the last step still belongs to the warm-up, so that no cosine follows."""
-    return conf.warmup_steps >= max_steps
-
-
-def build_schedule(optimizer: torch.optim.Optimizer, max_steps: int, conf: OptimConf) -> LambdaLR:
-    """`lr_factor` as a scheduler stepped once per optimizer step."""
-    return LambdaLR(optimizer, lambda step: lr_factor(step, max_steps, conf))
-
-
 SETTINGS = ("weight_decay", "betas", "eps", "initial_lr")
+"""What the configuration decides of a group; Muon's have no betas."""
 
 
 def configured(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """The settings of each group as the configuration has them, once a schedule has been built."""
-    return [{key: group[key] for key in SETTINGS} for group in optimizer.param_groups]
+    return [
+        {key: group[key] for key in SETTINGS if key in group} for group in optimizer.param_groups
+    ]
 
 
 def set_configured(schedule: LambdaLR, settings: list[dict[str, Any]]) -> tuple[float, float]:

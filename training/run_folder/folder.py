@@ -174,12 +174,29 @@ def _seal(summary: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
+STEP = re.compile(r"(?P<run>.+)@(?P<step>\d+)")  # RUN@STEP
+
+
+def at_step(key: str, word: str, run: Path, step: int) -> Path:
+    """The checkpoint of a run at an optimizer step; lists those that exist in a `UserError`."""
+    paths = run_checkpoints.saved(run)
+    for path in paths:
+        if run_checkpoints.step_of(path) == step:
+            return path
+    steps = ", ".join(str(run_checkpoints.step_of(path)) for path in paths) or "none"
+    raise UserError(f"{key}={word!r}: {run} has no checkpoint of step {step}; there are: {steps}")
+
+
 def resume_target(resume: str, runs_dir: str) -> Path:
     """What `resume=` names: a checkpoint file, or a run's folder.
 
     A run may be named by its folder, or by NAME or GROUP/NAME below `runs_dir`. Raises `UserError`
-    for anything else, and for a group, whose runs it lists.
+    for anything else, and for a group, whose runs it lists. RUN@STEP is the checkpoint of a step.
     """
+    if match := STEP.fullmatch(resume):
+        run = resume_target(match["run"], runs_dir)
+        if run.is_dir():
+            return at_step("resume", resume, run, int(match["step"]))
     candidates = (Path(resume), Path(runs_dir, resume))
     for path in candidates:
         if path.is_file():
@@ -207,8 +224,12 @@ def resume_target(resume: str, runs_dir: str) -> Path:
 def find_place(key: str, name: str, runs_dir: str) -> Path:
     """The folder of a run called `name` below `runs_dir`, or the file or directory of that path.
 
-    Raises `UserError`, naming the configuration's `key`, if there is none.
+    RUN@STEP is the run's checkpoint of that optimizer step. Raises `UserError`, naming the
+    configuration's `key`, if there is none.
     """
+    if (match := STEP.fullmatch(name)) and not Path(name).exists():
+        run = find_place(key, match["run"], runs_dir)
+        return at_step(key, name, run, int(match["step"]))
     for path in (Path(runs_dir, name), Path(name)):
         if (path / "checkpoints").is_dir():
             return path

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from conf.schema import RENAMED, TrainConf
+from conf.schema import ADDED, EVERYTHING, RENAMED, TrainConf
 from core.errors import UserError, shown
 from core.parsing import Missing, Unreadable, current_names, read_yaml
 from models.registry import ModelSpec
@@ -63,10 +63,20 @@ def deciding(described: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def today(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration, by dotted key, as this version would have recorded it.
+
+    Keys have their present names. One that did not exist yet has its default, which is always what
+    was done before there was a choice; so a new key does not make an old run another one.
+    """
+    usual = {key: value for key, value in flatten(asdict(TrainConf())).items() if key in ADDED}
+    return usual | current_names(recorded, RENAMED)
+
+
 def check_same_run(folder: RunFolder, described: dict[str, Any]) -> None:
     """Raise `UserError` if the folder belongs to a run with another configuration."""
     try:
-        before = current_names(flatten(read_yaml(folder.config)), RENAMED)
+        before = today(flatten(read_yaml(folder.config)))
     except Missing:
         return
     except Unreadable as error:
@@ -84,15 +94,19 @@ def check_same_run(folder: RunFolder, described: dict[str, Any]) -> None:
         )
 
 
-def check_checkpoint(path: Path, content: dict[str, Any], identity: dict[str, Any]) -> int:
+def check_checkpoint(
+    path: Path, content: dict[str, Any], identity: dict[str, Any], tokenizer: str | None = None
+) -> int:
     """The optimizer step of a checkpoint that this run may continue from.
 
+    With `tokenizer`, a fingerprint, another corpus is allowed if it has that one in common.
     Raises `UserError` if it belongs to another model or corpus.
     """
     recorded = content["crossover"]["identity"]
     theirs, ours = flatten(recorded["model"], "model."), flatten(identity["model"], "model.")
     parts = [differences(theirs, ours, {*theirs, *ours} - {"model.size"}, "there", "here")]
-    if recorded["data"] != identity["data"]:
+    theirs_is_ours = content["crossover"].get("run", {}).get(TOKENIZER) == tokenizer
+    if recorded["data"] != identity["data"] and (tokenizer is None or not theirs_is_ours):
         parts.append("another corpus or tokenizer")
     if different := "; ".join(filter(None, parts)):
         raise UserError(f"checkpoint {path} belongs to another run: {different}")
@@ -115,11 +129,12 @@ def check_continues(
             path,
         )
         return
-    before = current_names(recorded["run"], RENAMED)
+    before = today(recorded["run"])
     different = differences(before, ours, {*before, *ours}, "there", "here")
     theirs = recorded["ledger"]["parent"]
     # One from before the branch is of the run that the branch has left.
-    is_before = parent is not None and content["global_step"] <= parent["step"]
+    is_branch = parent is not None and parent.get("take", EVERYTHING) == EVERYTHING
+    is_before = is_branch and content["global_step"] <= parent["step"]  # type: ignore[index]
     if not different and _left(theirs) != _left(parent) and not is_before:
         different = f"{_begun(theirs)} there, {_begun(parent)} here"
     if different:

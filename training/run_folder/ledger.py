@@ -31,12 +31,18 @@ class Ledger:
 
     @classmethod
     def of(
-        cls, conf: TrainConf, content: dict[str, Any] | None, path: Path | None, flops: int
+        cls,
+        conf: TrainConf,
+        data: str,
+        content: dict[str, Any] | None,
+        path: Path | None,
+        flops: int,
     ) -> Ledger:
         """At the start of `conf`, from the checkpoint `content` read from `path`, if there is one.
 
-        `flops` is those of the forward passes of one optimizer step as `conf` has it; it is used
-        for steps of checkpoints that hold no sums, if they were made alike.
+        `data` is the fingerprint of the corpus. `flops` are those of the forward passes of one
+        optimizer step as `conf` has it; they are used for steps of checkpoints that hold no sums,
+        if they were made alike.
         """
         ours = order_of(conf)
         if content is None or path is None:
@@ -50,7 +56,7 @@ class Ledger:
             if theirs is not None:
                 ledger.tokens = steps * tokens_of(theirs)
                 ledger.forward_flops = steps * flops if theirs == ours else None
-        if ledger.order != ours:
+        if ledger.order != ours or content["crossover"]["identity"]["data"] != data:
             ledger.order = None
         return ledger
 

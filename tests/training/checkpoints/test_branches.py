@@ -14,7 +14,7 @@ from tests.training.runs import run, run_conf, write_corpus
 from tracking.jsonl import read_rows
 from training.checkpoints.find import newest, read, saved, step_of
 from training.loop.module import LanguageModel
-from training.loop.optim import lr_factor
+from training.loop.schedules import lr_factor
 from training.run_folder.folder import RunFolder, resume_target
 from training.run_folder.numerics import machine, warn_of_other_bits
 

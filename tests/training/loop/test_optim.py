@@ -1,37 +1,21 @@
-"""The optimizer and its schedule of learning rates."""
+"""The optimizer: which parameter gets which rate, decay and rule."""
 
 from __future__ import annotations
 
-import itertools
-import math
+import copy
 from typing import Any
 
 import pytest
+import torch
 
 from conf.schema import OptimConf
 from models.contract import ParamGroup
 from models.registry import build
 from tests.registered_models import spec_of
-from training.loop.optim import build_optimizer, build_schedule, lr_factor
+from training.loop.optim import LIKE_ADAMW, build_optimizer, optimizer_groups
+from training.loop.schedules import build_schedule
 
 CONF = OptimConf(lr=1e-3, final_lr=1e-4, warmup_steps=10)
-
-
-def test_schedule_has_its_corners() -> None:
-    factors = [lr_factor(step, 110, CONF) for step in range(110)]
-    assert factors[0] == pytest.approx(0.1)
-    assert factors[9] == pytest.approx(1.0)
-    assert factors[10] == pytest.approx(1.0)
-    assert factors[-1] == pytest.approx(0.1)
-    halfway = 10 + 99 / 2
-    assert (factors[math.floor(halfway)] + factors[math.ceil(halfway)]) / 2 == pytest.approx(0.55)
-    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
-
-
-def test_schedule_survives_tiny_runs() -> None:
-    for steps in (1, 2, 10, 11, 12):
-        assert all(0 < lr_factor(step, steps, CONF) <= 1 for step in range(steps + 3))
-    assert lr_factor(0, 5, OptimConf(warmup_steps=0)) == 1.0
 
 
 def test_groups_get_their_rates_and_decay() -> None:
@@ -67,3 +51,57 @@ def test_one_rule_for_the_rates_of_all_widths() -> None:
     assert rate(256, lr_width=256) == 1e-3
     assert rate(64, lr_width=256) == pytest.approx(2e-3)
     assert rate(1024, lr_width=256) == pytest.approx(0.5e-3)
+
+
+def test_muon_takes_the_matrices_of_the_blocks() -> None:
+    model: Any = build(spec_of("rwkv7"))
+    groups = optimizer_groups(model, "muon")
+    parameters = dict(model.named_parameters())
+    muon = {name for group in groups if group.muon for name in group.names}
+    assert muon == {
+        name for name, each in parameters.items() if each.ndim == 2 and name.startswith("blocks.")
+    }
+    assert sorted(name for group in groups for name in group.names) == sorted(parameters)
+    optimizer = build_optimizer(model, OptimConf(name="muon", lr=1e-3))
+    held = [each for group in optimizer.param_groups for each in group["params"]]
+    assert {*map(id, held)} == {*map(id, parameters.values())}
+
+
+def test_muon_is_torchs_own_beside_adamw_and_survives_a_reload() -> None:
+    """Two optimizers that know nothing of each other make the same steps, also after a reload."""
+    conf = OptimConf(name="muon", lr=1e-2, weight_decay=0.1)
+    model: Any = build(spec_of("transformer"))
+    twin: Any = copy.deepcopy(model)
+    optimizer = build_optimizer(model, conf)
+    named = dict(twin.named_parameters())
+    groups = optimizer_groups(twin, "muon")
+
+    def of(muon: bool) -> list[dict[str, Any]]:
+        return [
+            {
+                "params": [named[name] for name in group.names],
+                "lr": 1e-2 * group.lr_scale,
+                "weight_decay": 0.1 * group.decay,
+            }
+            for group in groups
+            if group.muon == muon
+        ]
+
+    apart = [
+        torch.optim.Muon(of(True), adjust_lr_fn=LIKE_ADAMW),
+        torch.optim.AdamW(of(False), betas=(conf.beta1, conf.beta2), eps=conf.eps, fused=True),
+    ]
+    for step in range(4):
+        if step == 2:  # as a resumed run does
+            state = copy.deepcopy(optimizer.state_dict())
+            optimizer = build_optimizer(model, conf)
+            optimizer.load_state_dict(state)
+        torch.manual_seed(step)
+        for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
+            parameter.grad = torch.randn_like(parameter)
+            other.grad = parameter.grad.clone()
+        optimizer.step()
+        for each in apart:
+            each.step()
+    for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(parameter, other)

@@ -1,0 +1,207 @@
+"""Weights that a new training starts from: `from=` with `take=weights` or `weights,optimizer`.
+
+`take=everything` continues a run of ours as a branch; `training.checkpoints.starting_point` does
+that. Here a training begins at its own step 0, with its own schedule and order of batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from conf.schema import EVERYTHING, TrainConf
+from core.errors import UserError, shown
+from core.files import recorded_digest, sha256
+from data import foreign
+from data.store import Corpus
+from models.formats.load import read as read_weights
+from models.formats.run_checkpoints import PATTERN
+from models.formats.weights import Weights
+from models.meta import build_meta
+from models.registry import ModelSpec, model_class
+from training.checkpoints.find import read as read_checkpoint
+from training.checkpoints.find import step_of
+from training.checkpoints.starting_point import Begun, Parent
+from training.checkpoints.validation import Unfit, check_whole, fresh_loops
+from training.checkpoints.weights_source import Source, check_tokenizer, find_source
+from training.run_folder.folder import RunFolder
+from training.run_folder.ledger import Ledger
+
+ROWS = ("emb.weight", "head.weight")
+"""Tensors with one row per token of the vocabulary."""
+
+
+@dataclass(frozen=True)
+class Initial:
+    """What a training takes over before its first step."""
+
+    weights: Weights
+    parent: Parent
+    content: dict[str, Any] | None = None
+    """Of the checkpoint of a run of ours."""
+
+    def put(self, model: nn.Module) -> None:
+        """Give the model these weights; rows of tokens that they lack keep their initial values."""
+        tensors = {}
+        for name, initial in model.state_dict().items():
+            given = self.weights.tensors[name]
+            if name in ROWS and given.shape != initial.shape:
+                rows = min(len(given), len(initial))
+                given = torch.cat([given[:rows].to(initial), initial[rows:]])
+            tensors[name] = given.to(initial)
+        model.load_state_dict(tensors)
+
+    def ledger(self, ledger: Ledger) -> Ledger:
+        """The sums of a training that begins, with what the run before it has read and computed."""
+        before = (self.content or {}).get("crossover", {}).get("ledger")
+        if before is None:
+            return ledger
+        return replace(
+            ledger, tokens=before["tokens"], forward_flops=before["forward_flops"], order=None
+        )
+
+    def with_optimizer(self) -> dict[str, Any] | None:
+        """What to restore before the first step: the checkpoint as one that has not begun.
+
+        None where only the weights are taken.
+        """
+        if self.parent.take != "weights,optimizer" or self.content is None:
+            return None
+        content, ours = self.content, self.content["crossover"]
+        kept = ("state_dict", "optimizer_states", "pytorch-lightning_version", *ours["scales"])
+        return {
+            **{key: content[key] for key in kept},
+            "epoch": 0,
+            "global_step": 0,
+            "loops": {**content["loops"], "fit_loop": fresh_loops()},
+            "lr_schedulers": [],  # that of the new training begins
+            "callbacks": {},
+        }
+
+
+def taken(conf: TrainConf, source: Source) -> str:
+    """What `take=` means for a source: everything of a run of ours, the weights of anything else.
+
+    Raises `UserError` if more is asked for than a file of weights holds.
+    """
+    is_ours = PATTERN.fullmatch(source.weights.name) is not None
+    if conf.take == "auto":
+        return EVERYTHING if is_ours else "weights"
+    if conf.take != "weights" and not is_ours:
+        raise UserError(
+            f"take={conf.take}: {source.weights} holds weights and nothing else; use take=weights"
+        )
+    return conf.take
+
+
+def resume_of(conf: TrainConf, folder: RunFolder) -> str:
+    """What `resume=` amounts to: everything that `from=` names is continued as a branch.
+
+    Raises `UserError` if there is no such thing, or both keys name one.
+    """
+    if not conf.init_from:
+        return conf.resume
+    if conf.resume not in ("auto", "never", conf.init_from):
+        raise UserError(f"from={conf.init_from} and resume={conf.resume}: give one of them")
+    begun = Begun.read(folder) if conf.resume != "never" else None
+    if begun is not None and begun.parent is not None:
+        take = begun.parent.take  # its source may be gone
+    else:
+        take = taken(conf, find_source("from", conf.init_from, conf.runs_dir))
+    return conf.init_from if take == EVERYTHING else conf.resume
+
+
+def initial_weights(
+    conf: TrainConf, spec: ModelSpec, corpus: Corpus, begun: Parent | None
+) -> Initial:
+    """Read and check what `from=` names; `begun` is what an earlier start of this run has taken.
+
+    Raises `UserError` if it is of another model, tokenizer or vocabulary, or changed meanwhile.
+    """
+    if begun is not None:
+        source = find_source("from", begun.path, conf.runs_dir)
+    else:
+        source = find_source("from", str(conf.init_from), conf.runs_dir)
+    parent = Parent(
+        str(source.weights), step_of(source.weights), _digest(source.weights), taken(conf, source)
+    )
+    if begun is not None and begun.sha256 != parent.sha256:
+        raise UserError(
+            f"{source.weights} is not what this run began with: it has changed since. Bring it "
+            "back, or resume=never starts again from what it is now"
+        )
+    weights = read_weights(source.weights)
+    _check_tokenizer(source, corpus)
+    _check_fits(source.weights, weights, spec, conf.resize_vocab)
+    content = None
+    if PATTERN.fullmatch(source.weights.name):
+        content = read_checkpoint(source.weights)
+        if parent.take == "weights,optimizer":
+            _check_optimizer(source.weights, content, spec, conf)
+    return Initial(weights, parent, content)
+
+
+def _check_tokenizer(source: Source, corpus: Corpus) -> None:
+    """Raise `UserError` if the tokenizer beside the weights is not the corpus's."""
+    check_tokenizer(source, corpus.tokenizer)
+    if source.tokenizer is None:
+        return
+    theirs = foreign.load(source.tokenizer)
+    if theirs.fingerprint != corpus.tokenizer.fingerprint:
+        raise UserError(
+            f"{source.weights} was trained with another tokenizer than the corpus is prepared "
+            f"with: use data.tokenizer={source.tokenizer}"
+        )
+
+
+def _check_fits(path: Path, weights: Weights, spec: ModelSpec, resize: bool) -> None:
+    """Raise `UserError` unless the model that `spec` builds can hold the weights."""
+    rows, needed = weights.spec.config["vocab_size"], spec.config["vocab_size"]
+    different = []
+    if weights.spec.target != spec.target:
+        different = [f"{weights.spec.target} there, {spec.target} here"]
+    else:
+        theirs, ours = (vars(build_meta(each).config) for each in (weights.spec, spec))
+        different = [
+            f"{shown(key)}={theirs[key]!r:.60} there, {ours[key]!r:.60} here"
+            for key in sorted({*ours} - {"vocab_size", *model_class(spec.target).options})
+            if theirs[key] != ours[key] and None not in (theirs[key], ours[key])
+        ]
+    if different:
+        raise UserError(f"from={path} is another model: {'; '.join(different)}")
+    if rows != needed and not resize:
+        raise UserError(
+            f"from={path} has a vocabulary of {rows}, and the tokenizer of the corpus one of "
+            f"{needed}: give the tokenizer it was trained with as data.tokenizer=PATH, or "
+            "resize_vocab=true adds or cuts rows at the end of embedding and head"
+        )
+
+
+def _check_optimizer(path: Path, content: dict[str, Any], spec: ModelSpec, conf: TrainConf) -> None:
+    """Raise `UserError` unless the state of its optimizer can be restored."""
+    recorded = content["crossover"].get("run", {}).get("optim.name", "adamw")
+    if recorded != conf.optim.name:
+        raise UserError(
+            f"take=weights,optimizer: {path} has the state of {shown(recorded)}, and optim.name="
+            f"{conf.optim.name}: take=weights begins a new one"
+        )
+    try:
+        check_whole(content, spec, None)
+    except Unfit as error:
+        raise UserError(f"{path}: {error}: its optimizer cannot be restored") from None
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and digests of the files in a folder."""
+    if path.is_file():
+        return recorded_digest(path) or sha256(path)
+    total = hashlib.sha256()
+    for each in sorted(path.iterdir()):
+        if each.is_file():
+            total.update(f"{each.name} {sha256(each)}\n".encode())
+    return total.hexdigest()
