@@ -225,6 +225,23 @@ class TrainingConf:
         low=1,
         high=STEPS,
     )
+    patience: int = key(
+        0,
+        "end after this many validations in a row without a lower loss; 0: never",
+        low=0,
+        high=STEPS,
+    )
+    target_loss: float = key(
+        0.0,
+        "end once the validation loss, nats per token, is not above this; 0: never",
+        low=0,
+        high=1e3,
+    )
+    prune: str = key(
+        "never",
+        "median: end where the validation loss is above the median of 3 or more runs of the group",
+        choices=("never", "median"),
+    )
     on_nan: str = key(
         "stop",
         "at a NaN or infinite loss or gradient, stop the run or skip the step",
@@ -296,6 +313,11 @@ class TrainConf:
     )
     resize_vocab: bool = key(
         False, "add or cut rows of embedding and head where from= has another vocabulary"
+    )
+    objective: str = key(
+        "val/loss",
+        "figure that a sweeper minimises: that of the validation at the end",
+        choices=("val/loss", "val/bits_per_byte"),
     )
     model: Any = MISSING
     data: DataConf = field(default_factory=DataConf)
@@ -614,7 +636,10 @@ RENAMED = {
 """Keys that older versions called otherwise: their runs resume, and the old words are taken."""
 SPELLED = {"from": "init_from"}
 """Words of a command line for keys that Python could not call so."""
-ADDED = ("optim.name", "optim.schedule", "optim.decay_steps", "init_from", "take", "resize_vocab")
+ADDED = (
+    "optim.name", "optim.schedule", "optim.decay_steps", "init_from", "take", "resize_vocab",
+    "training.patience", "training.target_loss", "training.prune",
+)  # fmt: skip
 """Keys of a training that runs of older versions have not recorded. The default of such a key is
 what was done before it existed."""
 PLACES = {"busy": "benchmarks", "repeatability": "benchmarks", "torture": "tests/faults"}

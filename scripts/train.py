@@ -15,18 +15,22 @@ from training.run import train
 from training.run_folder.folder import RunFolder
 from training.run_folder.naming import default_name
 
+OBJECTIVES = {"val/loss": "val_loss", "val/bits_per_byte": "val_bits_per_byte"}
+"""What `objective=` names, in a summary."""
 
-def main(conf: TrainConf) -> None:
-    """One run; prints where it lies and how good it is."""
+
+def main(conf: TrainConf) -> float | None:
+    """One run; prints where it lies and how good it is, and returns its `objective`."""
     summary = run(conf)
     if summary is None:  # rank 0 says it
-        return
+        return None
     folder = RunFolder.of(conf.runs_dir, conf.group, str(conf.name))
     print(
         f"{folder.path}: {summary['parameters']:,} parameters, step {summary['steps']}, "
         f"validation loss {summary['val_loss']:.4f} nats/token, "
         f"{summary['val_bits_per_byte']:.4f} bits/byte"
     )
+    return float(summary[OBJECTIVES[conf.objective]])
 
 
 def run(conf: TrainConf) -> dict[str, Any] | None:

@@ -52,6 +52,7 @@ from training.distributed.rendezvous import Leader, follow_rank_zero
 from training.distributed.strategies import SHARDED, precision_of
 from training.failures.explain import explained, let_go
 from training.loop.datamodule import Tokens
+from training.loop.early_end import EarlyEnd
 from training.loop.evaluate import final_validation
 from training.loop.module import LanguageModel
 from training.loop.monitor import Monitor, peak_memory
@@ -117,6 +118,8 @@ class Fitted(NamedTuple):
     monitor: Monitor
     guard: NanGuard
     saver: Checkpointer
+    reason: str | None
+    """Why it ended before its last step."""
 
 
 @dataclass
@@ -149,8 +152,12 @@ class Run:
                 if finished is not None and is_finished(
                     folder, conf.trainer.max_steps, conf.resume, conf.runs_dir
                 ):
+                    early = finished.get("ended_early")
                     log.warning(
-                        "%s is finished (%d steps): nothing to do", folder.path, finished["steps"]
+                        "%s is finished (%d steps%s): nothing to do",
+                        folder.path,
+                        finished["steps"],
+                        f"; {early}" if early else "",
                     )
                     return finished
                 check_writable(folder.path, hint="choose another runs_dir")
@@ -186,6 +193,8 @@ class Run:
                 self.rank = rank
                 fitted = self.fit(start, signals, [metrics, TrackingLogger(tracker)])
             summary = self.summarise(fitted)
+            if fitted.reason:
+                log.warning("%s: ended early: %s", self.folder.path, fitted.reason)
             tracker.summary(summary)
             newest, upload = saved(self.folder)[-1:], self.conf.wandb.log_checkpoint
             tracker.artifact(f"checkpoint-{self.folder.name}", "model", newest, upload)
@@ -317,12 +326,13 @@ class Run:
             self.corpus, conf.data, conf.seed, conf.training.val_windows, whole=split
         )
         monitor = Monitor(conf, self.corpus.meta.val_tokens_per_byte, ledger, flops)
+        early = EarlyEnd.of(conf, folder.path)
         with quiet():
             trainer = build_trainer(
                 conf,
                 self.rank,
                 loggers,
-                [guard, monitor, saver],
+                [guard, monitor, *filter(None, [early]), saver],
                 [saver.io, ExternalEnvironment(self.rank)],
             )
             try:
@@ -333,12 +343,12 @@ class Run:
                     trainer.fit(module, datamodule, ckpt_path="start" if saver.resumes else None)
             finally:
                 saver.close()
-        return Fitted(trainer, module, monitor, guard, saver)
+        return Fitted(trainer, module, monitor, guard, saver, early.reason if early else None)
 
     def summarise(self, fitted: Fitted) -> dict[str, Any]:
         """Validate on every validation token, and write what is worth remembering of the run."""
         conf, corpus, spec = self.conf, self.corpus, self.spec
-        trainer, module, monitor, guard, _ = fitted
+        trainer, module, monitor, guard, _, reason = fitted
         content = read(saved(self.folder)[-1])
         model: Any = module.model
         if conf.trainer.strategy in SHARDED:  # this rank trained only a share of the model
@@ -365,6 +375,7 @@ class Run:
                 **asdict(nature(spec.target, spec.config)),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "steps": steps,
+                "ended_early": reason,
                 "skipped_steps": guard.skipped,
                 "parent": ledger.parent,
                 "schedule_changes": ledger.schedule_changes,

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from conf import schema
 from core.errors import UserError, escaped
 from core.writable import explain, reason
-from scripts.cli import terminal
+from scripts.cli import study, terminal
 from scripts.cli.arguments import expanded, quoted
 from scripts.cli.check import (
     MOST_JOBS,
@@ -41,7 +41,7 @@ from scripts.cli.task import load_task
 
 MOST_SHOWN, LONGEST_SHOWN = 30, 1200  # problems of one line, and characters of each
 MOST_PLACES = 20  # jobs whose places are looked at before any starts
-SUBMITIT = "submitit"  # part of the names of the launchers that run jobs elsewhere
+HERE = "basic"  # the launcher that runs jobs in this process
 
 SCRATCH = Path(".cache", "multirun")
 
@@ -68,6 +68,8 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
     if line.asks("--hydra-help"):
         compose_jobs(config_name, line, lambda config: None)
         return 0
+    if study.is_study(line):
+        return run_study(config_name, task, line)
     examined = examine(config_name, line)
     if line.asks("--info"):
         if not examined.line_problems:
@@ -83,9 +85,9 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
     unchecked = len(examined.configs) >= MOST_JOBS
     jobs: list[Any] = []
 
-    def attempt(conf: Any, words: str) -> None:
+    def attempt(conf: Any, words: str) -> Any:
         try:
-            function(conf)
+            return function(conf)
         except UserError as error:
             print_error(error)
             failures[words] = error
@@ -95,11 +97,14 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
             if isinstance(error, OSError) and (problem := explain(error, places(conf))):
                 print_error(problem)
                 failures[words] = UserError(problem)
-                return
+                return None
             traceback.print_exc()
             failures[words] = error
+        return None
 
-    def hydra_job(config: DictConfig) -> None:
+    def hydra_job(config: DictConfig) -> Any:
+        """Run the job, and give a sweeper its value."""
+        value = None
         setup_logging()  # Hydra's launcher may have brought this to another process
         conf = expanded(OmegaConf.to_object(config))
         jobs.append(conf)
@@ -109,10 +114,11 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
             if print_problems(late):
                 failures[words] = UserError(one_line(late[0]))
             else:
-                attempt(conf, words)
-        if SUBMITIT in HydraConfig.get().runtime.choices["hydra/launcher"]:
+                value = attempt(conf, words)
+        if HydraConfig.get().runtime.choices["hydra/launcher"] != HERE:
             for error in failures.values():  # its process has to fail for Hydra to hear of it
                 raise error
+        return value
 
     try:
         if line.multirun or any(word.startswith("hydra") for word in line.words):
@@ -133,6 +139,28 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
         return 0
     refused = all(isinstance(error, UserError) for error in failures.values())
     return REFUSED if refused else CRASHED
+
+
+def run_study(config_name: str, task: str, line: Line) -> int:
+    """Search with Optuna, as `scripts.cli.study` says; the exit status."""
+    if config_name != "train":
+        return print_problems(
+            [f"hydra/sweeper=optuna: {config_name}.py has no objective to search"]
+        )
+    search, trials, first = study.begin(line)
+    if problems := job_problems(config_name, first, examine(config_name, first)):
+        return print_problems(problems)
+    function = load_task(task)
+    terminal.expect_interrupts()
+
+    def conf_of(words: list[str]) -> Any:
+        examined = examine(config_name, Line(words))
+        if problems := job_problems(config_name, Line(words), examined):
+            raise UserError("; ".join(map(one_line, problems)))
+        return expanded(OmegaConf.to_object(examined.configs[0]))
+
+    failed = study.run(search, trials, conf_of, function, print_error)
+    return REFUSED if failed else 0
 
 
 def job_problems(config_name: str, line: Line, examined: Examined) -> list[str]:
@@ -166,10 +194,8 @@ def compose_jobs(config_name: str, line: Line, job: Any) -> None:
     Raises `UserError` for whatever Hydra itself raises, and what a job raises as it is.
     """
 
-    def begin(
-        config: DictConfig,
-    ) -> None:  # its frame marks a job's exceptions, which are not Hydra's
-        job(config)
+    def begin(config: DictConfig) -> Any:
+        return job(config)  # the frame marks a job's exceptions, which are not Hydra's
 
     before = sys.argv
     words = quoted(config_name, line.words, line.multirun)

@@ -111,7 +111,7 @@ class Start:
 def is_finished(folder: RunFolder, max_steps: int, resume: str, runs_dir: str) -> bool:
     """Whether there is nothing to do for this `resume`: a new branch of a finished run is work."""
     summary = folder.summary()
-    if summary is None or summary["steps"] < max_steps:
+    if summary is None or (summary["steps"] < max_steps and not summary.get("ended_early")):
         return False
     if resume in ("auto", "never") or _is_own(folder, resume, runs_dir):
         return True

@@ -118,6 +118,8 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     seconds, every = times["seconds"], times["all_seconds"]
     _need(is_count(times["tokens"]) and is_number(seconds), "callbacks")
     _need(every is None or is_number(every), "callbacks")
+    if isinstance(callbacks, dict) and "EarlyEnd" in callbacks:
+        _check_early_end(callbacks["EarlyEnd"])
     for key in content["crossover"].get("scales", ()):
         scale = content.get(key)
         _need(isinstance(scale, dict) and all(map(is_number, scale.values())), shown(key))
@@ -182,6 +184,13 @@ def _check_own(ours: dict[str, Any], step: int) -> None:
     _need(isinstance(states, list) and bool(states), "random")
     for state in states:
         _check_random(state)
+
+
+def _check_early_end(state: Any) -> None:
+    _need_keys(state, ("best", "waited", "reason"), "callbacks")
+    _need(state["best"] is None or is_number(state["best"]), "callbacks")
+    _need(is_count(state["waited"]), "callbacks")
+    _need(state["reason"] is None or isinstance(state["reason"], str), "callbacks")
 
 
 def _check_ledger(ledger: Any) -> None:

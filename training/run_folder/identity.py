@@ -42,6 +42,7 @@ CHANGEABLE = (
     "data.verify",
     "data.markup",
     "data.paths",  # the corpus's fingerprint decides
+    "objective",
     "resume",
     "runs_dir",
     "model.config.vocab_size",  # decided by the corpus
