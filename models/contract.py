@@ -29,6 +29,10 @@ from torch import Tensor
 # can be detached, moved, saved and counted without knowing the model it came from.
 State = dict[str, Any]
 
+TRAINING_FACTOR = 3
+"""Operations of a training pass, as a multiple of `Model.flops`: the backward pass costs two
+forward passes, one product for the inputs and one for the weights."""
+
 
 @dataclass(frozen=True)
 class ParamGroup:

@@ -47,7 +47,6 @@ from probes.field_types import (
 
 logger = logging.getLogger("crossover")
 
-TRAINING_FACTOR = 3  # backward costs two forwards: one product for inputs, one for weights
 OK = "ok"
 OOM = "oom"
 TIMEOUT = "timeout"

@@ -18,10 +18,11 @@ import numpy as np
 
 from core.errors import UserError
 from core.interval import Interval
+from models.contract import TRAINING_FACTOR
 from probes.analysis.bootstrap import Array
 from probes.analysis.estimators import LEVELS, interval_of
 from probes.analysis.scaling_laws import Coefficients, Law, Trial, fit
-from probes.rows import TRAINING_FACTOR, label
+from probes.rows import label
 
 FEWEST = 3  # amounts of compute that make a study of a model's trainings
 BEYOND = 10.0  # how far past the measured compute a curve is extrapolated

@@ -15,6 +15,7 @@ import torch
 
 from core import environment
 from core.errors import UserError
+from models.contract import TRAINING_FACTOR
 from models.layers.trunk import Trunk
 from models.registry import build
 from probes.measure.counters import energy, peak_memory
@@ -22,7 +23,6 @@ from probes.measure.isolated import Report
 from probes.measure.tasks import decode as single
 from probes.measure.tasks import forward, layer, max_batch
 from probes.measure.tasks.timing import DTYPES, TRAINING, Task, autocast
-from probes.rows import TRAINING_FACTOR
 
 Probe = Callable[[Any, Task, energy.Counter], dict[str, Any]]
 

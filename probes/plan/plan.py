@@ -8,6 +8,7 @@ from functools import cached_property
 
 from conf.schema import MachineConf, PlanConf
 from core.errors import UserError
+from models.contract import TRAINING_FACTOR
 from models.registry import ModelSpec
 from probes.plan.calibrate import Calibration, calibrate
 from probes.plan.cost_model import LAYERS, CostModel, ModelSizes, StepCost
@@ -24,7 +25,6 @@ from probes.plan.strategies import (
     optimizer_bytes,
     traffic,
 )
-from probes.rows import TRAINING_FACTOR
 
 # What predictions were compared with measurements on (docs/planner.md); the rest is extrapolated.
 CHECKED_PARAMETERS = 6e6

@@ -107,7 +107,7 @@ def outcome(folder: RunFolder) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     assert summary is not None
     rows = read_rows(folder.metrics)
     for row in rows:
-        for name in ("time", "train/tokens_per_second", "train/peak_memory_bytes"):
+        for name in ("time", "train/seconds", "train/tokens_per_second", "train/peak_memory_bytes"):
             row.pop(name, None)
     return {key: summary[key] for key in summary if key not in MEASURED}, rows
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from conf.schema import TrainConf
 from core.units import bits_per_byte, size_bytes
+from models.contract import TRAINING_FACTOR
 from tracking.progress import time_left
 from tracking.throughput import Throughput
 from training.loop.module import LanguageModel
@@ -34,7 +35,9 @@ class Monitor(lightning.Callback):
     """Logs every `trainer.log_every_n_steps` optimizer steps and after each validation.
 
     `tokens_per_byte` of the corpus turns nats per token into bits per byte, which can be compared
-    between tokenizers. Each optimizer step is entered in `ledger`, before others save it.
+    between tokenizers. Every row carries the tokens, operations and seconds of the training so far,
+    so that any of them can be the axis of a curve. Each optimizer step is entered in `ledger`,
+    before others save it.
     """
 
     def __init__(
@@ -94,8 +97,6 @@ class Monitor(lightning.Callback):
             "train/grad_norm": float(module.grad_norm),
             "train/peak_memory_bytes": peak_memory(module.device),
         }
-        if self.ledger.tokens is not None:
-            row["train/tokens"] = self.ledger.tokens
         if skipped := sum(guard.skipped for guard in NanGuard.among(trainer)):
             row["train/skipped_steps"] = skipped
         if (rate := self.throughput.tokens_per_second_now) is not None:
@@ -111,6 +112,16 @@ class Monitor(lightning.Callback):
             {"val/loss": loss, "val/bits_per_byte": bits_per_byte(loss, self._tokens_per_byte)},
         )
         self._interrupted = True
+
+    def _spent(self) -> dict[str, float]:
+        """What the training has cost so far, as far as it is known: the axes of every row."""
+        flops, spent = self.ledger.forward_flops, self.throughput.all_seconds
+        known = {
+            "train/tokens": self.ledger.tokens,
+            "train/flops": None if flops is None else TRAINING_FACTOR * flops,
+            "train/seconds": spent,
+        }
+        return {key: value for key, value in known.items() if value is not None}
 
     def state_dict(self) -> dict[str, Any]:
         return self.throughput.state()
@@ -132,6 +143,7 @@ class Monitor(lightning.Callback):
     def _log(
         self, trainer: lightning.Trainer, row: dict[str, float], running: float | None = None
     ) -> None:
+        row = {**row, **self._spent()}
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
         if self._line is not None and trainer.is_global_zero:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from conf.schema import OptimConf
 from core.errors import UserError
+from models.registry import build
+from tests.registered_models import spec_of
 from tests.training.runs import run, run_conf, write_corpus
 from tracking.jsonl import read_rows
 from training.checkpoints.find import newest, read, saved, step_of
@@ -119,7 +122,15 @@ def test_a_branch_trains_with_the_command_lines_settings_and_counts_what_it_read
         data__batch_size=2, optim__warmup_steps=0, optim__eps=1e-6, **changes,
     )  # fmt: skip
     summary, folder = run(conf)
-    rows = [row for row in read_rows(folder.metrics) if "train/loss" in row]
+    every = read_rows(folder.metrics)
+    model: Any = build(spec_of("rwkv4", vocab_size=257))
+    per_token = 3 * model.flops(1, 32) // 32
+    for row in every:  # of validations too: any of these can be the axis of any curve
+        assert row["train/flops"] == row["train/tokens"] * per_token
+    spent = [row["train/seconds"] for row in every]
+    assert spent == sorted(spent) and spent[0] > 0
+    rows = [row for row in every if "train/loss" in row]
+    assert len(rows) < len(every)
     rates = [5e-4 * lr_factor(step, 6, conf.optim) for step in (4, 5)]
     assert [row["train/tokens"] for row in rows] == [576, 640]
     assert [row["train/lr"] for row in rows] == pytest.approx(rates)
