@@ -25,6 +25,7 @@ from conf.schema import FOLDER
 from core.errors import UserError
 from models.registry import model_class
 from scripts.cli import arguments as words_of
+from scripts.cli import study
 from scripts.cli.arguments import expanded, quoted
 from scripts.cli.collisions import collision_problems
 from scripts.cli.cross_checks import (
@@ -80,6 +81,11 @@ def problems_of(config_name: str, argv: list[str]) -> list[str]:
     line = read(config_name, argv)
     if line.problems:
         return line.problems
+    if study.is_study(line):
+        try:
+            _, _, line = study.begin(line)
+        except UserError as error:
+            return [str(error)]
     examined = examine(config_name, line)
     return examined.problems or deep_problems(config_name, examined.configs, line)
 

@@ -43,7 +43,7 @@ class Initial:
     weights: Weights
     parent: Parent
     content: dict[str, Any] | None = None
-    """Of the checkpoint of a run of ours."""
+    """The whole checkpoint, where the weights are those of a run of ours."""
 
     def put(self, model: nn.Module) -> None:
         """Give the model these weights; rows of tokens that they lack keep their initial values."""

@@ -131,7 +131,8 @@ def check_continues(
         )
         return
     before = today(recorded["run"])
-    different = differences(before, ours, {*before, *ours}, "there", "here")
+    keys = {*ours, *current_names(recorded["run"], RENAMED)}
+    different = differences(before, ours, keys, "there", "here")
     theirs = recorded["ledger"]["parent"]
     # One from before the branch is of the run that the branch has left.
     is_branch = parent is not None and parent.get("take", EVERYTHING) == EVERYTHING
