@@ -232,8 +232,8 @@ class Run:
                     f"Raise trainer.max_steps above {step}"
                 )  # while a run killed between its last save and its summary may go on
             if start.parent is not None:
-                start = replace(start, parent=replace(start.parent, step=step))
                 check_not_decayed(start.path, start.content, conf)
+                start = replace(start, parent=replace(start.parent, step=step))
         begin(start, conf.resume, folder)
         write_text(folder.config, yaml.safe_dump(describe(conf, self.spec), sort_keys=False))
         with replacing(folder.tokenizer) as aside:

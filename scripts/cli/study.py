@@ -205,7 +205,8 @@ def distribution(override: Override) -> Any:
     """What Optuna draws a key from. Raises `UserError` for a sweep that it cannot draw from."""
     import optuna.distributions as of
 
-    value, word = override.value(), override.input_line
+    value: Any = override.value()
+    word = override.input_line
     try:
         if isinstance(value, IntervalSweep):
             low, high, log = value.start, value.end, "log" in value.tags
@@ -213,7 +214,8 @@ def distribution(override: Override) -> Any:
                 return of.IntDistribution(low, high, log=log)
             return of.FloatDistribution(float(low), float(high), log=log)
         if isinstance(value, RangeSweep):
-            start, stop, step = value.start, value.stop, value.step
+            parts: Any = (value.start, value.stop, value.step)
+            start, stop, step = parts
             if all(isinstance(each, int) for each in (start, stop, step)):
                 last = start + (stop - start - 1) // step * step  # Hydra leaves out the stop
                 return of.IntDistribution(start, last, step=step)

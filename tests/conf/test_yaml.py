@@ -64,7 +64,7 @@ def test_every_script_has_a_yaml_and_help(script: str) -> None:
     assert max(len(line) for line in text.splitlines()) <= 120
     for name, default in defaults_of(text).items():
         value: Any = OmegaConf.to_container(config)
-        for part in name.split("."):
+        for part in schema.SPELLED.get(name, name).split("."):
             value = value[part]
         if value in (None, "", "???") or isinstance(value, dict):
             assert not default, name
