@@ -209,7 +209,9 @@ def distribution(override: Override) -> Any:
     word = override.input_line
     try:
         if isinstance(value, IntervalSweep):
-            low, high, log = value.start, value.end, "log" in value.tags
+            log = "log" in value.tags
+            bounds: Any = (value.start, value.end)
+            low, high = bounds
             if isinstance(low, int) and isinstance(high, int):
                 return of.IntDistribution(low, high, log=log)
             return of.FloatDistribution(float(low), float(high), log=log)
