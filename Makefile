@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow torture busy lint bench clean
+.PHONY: help install demo check types quick test test-slow coverage torture busy lint bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,25 @@ demo: $(VENV)/installed ## train two models, measure them, write runs/demo/repor
 
 test: $(VENV)/installed-dev lint ## lint, types and the whole test-suite (without the slow ones)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --durations=15
+
+# Tests that take milliseconds each; of these folders, some files train, fork or draw hundreds of samples.
+QUICK := tests/core tests/data tests/models/layers tests/probes/analysis tests/test_house.py tests/test_prose.py
+NOT_QUICK := tests/core/test_stop_signals.py tests/data/test_store.py tests/data/test_rwkv_world_tokenizer.py \
+	tests/probes/analysis/test_comparability.py tests/probes/analysis/test_estimators.py \
+	tests/probes/analysis/test_scaling_laws.py tests/probes/analysis/test_scaling_study.py
+
+check: $(VENV)/installed-dev ## lint, types and the quick tests, side by side; about a minute
+	@$(MAKE) --no-print-directory --jobs 2 types quick
+
+types: $(VENV)/installed-dev
+	$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+
+quick: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not slow' $(QUICK) $(addprefix --ignore=,$(NOT_QUICK))
+
+coverage: $(VENV)/installed-dev ## the test-suite, and which lines of each file it runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --cov --cov-report=term:skip-covered
 
 test-slow: $(VENV)/installed-dev ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -146,6 +146,13 @@ def _other(
             follow(member, *args)
     except UserError as error:
         sys.exit(f"error: process {member.rank}: {error}")
+    except Exception:
+        parent = multiprocessing.parent_process()
+        assert parent is not None, "process 0 has started this one"
+        parent.join(1)
+        if not parent.is_alive():  # it was killed: that it is silent is no fault of this one
+            os._exit(STOPPED)
+        raise
 
 
 @contextmanager
