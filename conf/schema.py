@@ -636,6 +636,7 @@ RENAMED = {
 """Keys that older versions called otherwise: their runs resume, and the old words are taken."""
 SPELLED = {"from": "init_from"}
 """Words of a command line for keys that Python could not call so."""
+SPELLING = {key: word for word, key in SPELLED.items()}
 ADDED = (
     "optim.name", "optim.schedule", "optim.decay_steps", "init_from", "take", "resize_vocab",
     "training.patience", "training.target_loss", "training.prune",

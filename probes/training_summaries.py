@@ -49,6 +49,7 @@ KNOWN: dict[str, Any] = {
     "config": dict[Name, Plain],
     "options": dict[Name, Scalar],
     "backends": dict[Name, Name],
+    "ended_early": str | None,
     "recurrent": bool | None,
     "title": Name,
 }

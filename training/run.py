@@ -37,7 +37,7 @@ from training.checkpoints.starting_point import (
     Begun,
     Start,
     begin,
-    check_not_decayed,
+    check_branch,
     choose,
     goes_on,
     is_finished,
@@ -232,7 +232,7 @@ class Run:
                     f"Raise trainer.max_steps above {step}"
                 )  # while a run killed between its last save and its summary may go on
             if start.parent is not None:
-                check_not_decayed(start.path, start.content, conf)
+                check_branch(start.path, start.content, conf)
                 start = replace(start, parent=replace(start.parent, step=step))
         begin(start, conf.resume, folder)
         write_text(folder.config, yaml.safe_dump(describe(conf, self.spec), sort_keys=False))

@@ -120,11 +120,13 @@ def family_of(training: dict[str, Any]) -> str:
 def swept(trainings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Trainings of models that were trained with several amounts of compute.
 
-    Those of before the summary knew its compute do not count.
+    Those of before the summary knew its compute do not count, nor those that were pruned: what
+    those end with says how they were chosen, not what their compute gives.
     """
     by_family: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in trainings:
-        if run.get("forward_flops"):
+        is_pruned = str(run.get("ended_early") or "").startswith("pruned")
+        if run.get("forward_flops") and not is_pruned:
             by_family[family_of(run)].append(run)
     several = [
         runs for runs in by_family.values() if len({run["forward_flops"] for run in runs}) >= FEWEST

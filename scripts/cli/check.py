@@ -83,7 +83,7 @@ def problems_of(config_name: str, argv: list[str]) -> list[str]:
         return line.problems
     if study.is_study(line):
         try:
-            _, _, line = study.begin(line)
+            line = study.begin(line)[2][0]
         except UserError as error:
             return [str(error)]
     examined = examine(config_name, line)

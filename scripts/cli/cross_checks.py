@@ -77,6 +77,12 @@ def _train(config: TrainConf) -> Iterator[str]:
         if config.trainer.precision == "16-mixed":
             yield "training.bptt=truncated cannot scale gradients in time for 16-mixed: use bf16"
     yield from _optim(config)
+    if config.take != "auto" and not config.init_from:
+        yield f"take={config.take} says how much of from= is taken over: give from= too"
+    if config.resize_vocab and not config.init_from:
+        yield "resize_vocab=true is about the weights of from=: give from= too"
+    if config.training.prune != "never" and not config.group:
+        yield "training.prune=median compares the runs of a group: give group= too"
     yield from _processes(config)
     if trainer.precision == "16-mixed" and trainer.accelerator == "cpu":
         yield NO_HALF

@@ -11,10 +11,9 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from conf.schema import FOLDER, SCRIPTS, SPELLED, register, script_path
+from conf.schema import FOLDER, SCRIPTS, SPELLING, register, script_path
 
 WIDTH = 120
-SPELLING = {key: word for word, key in SPELLED.items()}
 
 
 def help_text(config_name: str) -> str:

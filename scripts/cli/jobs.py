@@ -147,9 +147,10 @@ def run_study(config_name: str, task: str, line: Line) -> int:
         return print_problems(
             [f"hydra/sweeper=optuna: {config_name}.py has no objective to search"]
         )
-    search, trials, first = study.begin(line)
-    if problems := job_problems(config_name, first, examine(config_name, first)):
-        return print_problems(problems)
+    search, trials, lines = study.begin(line)
+    for possible in lines:
+        if problems := job_problems(config_name, possible, examine(config_name, possible)):
+            return print_problems(problems)
     function = load_task(task)
     terminal.expect_interrupts()
 

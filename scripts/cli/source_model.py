@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from conf.schema import FOLDER, TrainConf
 from core.errors import UserError
+from core.parsing import Missing, Unreadable, read_yaml
 from scripts.cli.arguments import parsed
 
 KEYS = ("init_from", "runs_dir")
+Model = tuple[str, str, dict[str, Any]]
+"""Class, size and sizes."""
 
 
 def with_source_model(words: list[str]) -> tuple[list[str], list[str]]:
@@ -32,13 +36,16 @@ def with_source_model(words: list[str]) -> tuple[list[str], list[str]]:
     try:
         specs = [_spec(str(value), runs_dir) for value in values]
     except UserError as error:
-        return words, [str(error)]
+        begun = _begun(words, runs_dir)  # a run goes on where its source has gone
+        if begun is None:
+            return words, [str(error)]
+        specs = [begun]
     if any(spec != specs[0] for spec in specs):
         return words, [f"from={given['init_from']}: these are different models: train them apart"]
     return _merged(words, given["init_from"], *specs[0])
 
 
-def _spec(source: str, runs_dir: str) -> tuple[str, str, dict[str, Any]]:
+def _spec(source: str, runs_dir: str) -> Model:
     """Class, size and sizes of the model in a file."""
     from models.formats.load import read
     from models.meta import build_meta
@@ -48,6 +55,20 @@ def _spec(source: str, runs_dir: str) -> tuple[str, str, dict[str, Any]]:
     config = {**vars(build_meta(weights.spec).config)}
     del config["vocab_size"]
     return weights.spec.target, weights.spec.size, config
+
+
+def _begun(words: list[str], runs_dir: str) -> Model | None:
+    """The model of the run that these words name, if it has been begun."""
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    place = Path(runs_dir, given.get("group", ""), given.get("name", ""))
+    if "name" not in given:
+        return None
+    try:
+        model = read_yaml(place / "config.yaml")["model"]
+        config = {key: value for key, value in model["config"].items() if key != "vocab_size"}
+        return str(model["target"]), str(model["size"]), config
+    except (Missing, Unreadable, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _merged(

@@ -11,21 +11,29 @@ What a sampler proposes follows from the seed, the number of the trial and the f
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import random
+import re
+import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
 
 from conf.schema import TrainConf
-from core.errors import UserError
+from core.errors import UserError, shown
 from core.files import write_text
 from core.parsing import Missing, Unreadable, read_object
 from scripts.cli.arguments import parsed
 from scripts.cli.hydra_flags import Line
+from training.run_folder.folder import RunFolder
+from training.run_folder.lock import owned
 
 SWEEPER = "hydra/sweeper"
 SAMPLERS = ("tpe", "random")
@@ -36,6 +44,9 @@ OPTIONS: dict[str, str] = {
 }
 """Words that a study takes beside the keys of the run, with their defaults."""
 DIGITS = 4  # of a proposed number
+MOST_VALUES = 1000  # of one key
+ORDER = {"complete": 0, "pruned": 1, "failed": 2, "running": 3}
+"""States of a trial, as the table has them."""
 
 
 @dataclass
@@ -45,7 +56,7 @@ class Trial:
     number: int
     words: list[str]
     state: str = "running"
-    """running | complete | pruned | failed"""
+    """One of `ORDER`."""
     value: float | None = None
     reason: str | None = None
 
@@ -66,30 +77,79 @@ class Study:
         """Raises `UserError` if what lies there is no study."""
         try:
             content = read_object(path)
-            trials = [Trial(**trial) for trial in content.pop("trials")]
-            return cls(**content, trials=trials)
+            if content.keys() != {item.name for item in fields(cls)}:
+                raise ValueError(f"its keys are {shown([*content], 100)}")
+            trials = content.pop("trials")
+            if not isinstance(trials, list) or not isinstance(content["space"], dict):
+                raise ValueError("its space or its trials are of another kind")
+            study = cls(**content)
+            spaces = study.distributions()
+            for number, trial in enumerate(trials):
+                study.trials.append(_trial(trial, number, spaces))
+            return study
         except Missing:
             return None
-        except (Unreadable, TypeError, KeyError, ValueError) as error:
+        except (Unreadable, UserError, TypeError, ValueError) as error:
+            reason = error.reason if isinstance(error, Unreadable) else str(error)
             raise UserError(
-                f"{path} is no study ({error!s:.200}): move it away to begin the search again"
+                f"{path} is no study ({shown(reason, 200)}): move it away to begin the search again"
             ) from None
+
+    def distributions(self) -> dict[str, Any]:
+        """What each key is drawn from."""
+        spaces = {}
+        for key, text in self.space.items():
+            override = parsed(f"{key}={text}")
+            if override is None or not override.is_sweep_override():
+                raise ValueError(f"{shown(key)}={shown(text)} names no values")
+            spaces[key] = distribution(override)
+        return spaces
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    def words(self, trial: Trial) -> list[str]:
+        """The words of the run of a trial."""
+        return [*self.fixed, *trial.words, f"name=trial-{trial.number}"]
 
     def is_same(self, other: Study) -> bool:
         """Whether both search the same; only the number of trials may differ."""
         return {**asdict(self), "trials": []} == {**asdict(other), "trials": []}
 
 
+def _trial(content: Any, number: int, spaces: dict[str, Any]) -> Trial:
+    """A recorded trial. Raises `ValueError` unless it is one of this search."""
+    if not isinstance(content, dict) or content.keys() != {item.name for item in fields(Trial)}:
+        raise ValueError(f"trial {number} is none")
+    trial = Trial(**content)
+    is_finite = type(trial.value) is float and math.isfinite(trial.value)
+    fits = (
+        type(trial.number) is int
+        and trial.number == number
+        and trial.state in ORDER
+        and (is_finite if trial.state in ("complete", "pruned") else trial.value is None)
+        and (trial.reason is None or isinstance(trial.reason, str))
+        and isinstance(trial.words, list)
+        and all(isinstance(word, str) for word in trial.words)
+        and [word.partition("=")[0] for word in trial.words] == [*spaces]
+    )
+    if not fits:
+        raise ValueError(f"trial {number} is wrong")
+    for word, space in zip(trial.words, spaces.values(), strict=True):
+        if not space._contains(space.to_internal_repr(_value(space, word.partition("=")[2]))):
+            raise ValueError(f"trial {number}: {shown(word, 80)} is outside of the search")
+    return trial
+
+
 def is_study(line: Line) -> bool:
     return f"{SWEEPER}=optuna" in line.words
 
 
-def begin(line: Line) -> tuple[Study, int, Line]:
-    """The study that a line asks for, its number of trials, and the line of a first trial.
+def begin(line: Line) -> tuple[Study, int, list[Line]]:
+    """The study that a line asks for, its number of trials, and lines that its trials may have.
+
+    There is one line for each value of a list, so that a wrong one is found before any trial.
 
     Raises `UserError` if optuna is missing, an option is wrong, or nothing is searched.
     """
@@ -101,6 +161,8 @@ def begin(line: Line) -> tuple[Study, int, Line]:
         ) from None
     if not line.multirun:
         raise UserError(f"{SWEEPER}=optuna runs several trials: add -m")
+    if printed := line.asks("--cfg") or line.asks("--info"):
+        raise UserError(f"{printed}: a study has no configuration to print; leave one of them out")
     options, space, fixed = dict(OPTIONS), {}, []
     for word in line.words:
         key, _, text = word.partition("=")
@@ -111,14 +173,19 @@ def begin(line: Line) -> tuple[Study, int, Line]:
             if key not in OPTIONS:
                 raise UserError(f"{word!r}: a study takes {', '.join(OPTIONS)}")
             options[key] = text
-        elif override is not None and override.is_sweep_override():
+        elif override is None:
+            raise UserError(
+                f"{word!r} cannot be read: write key=value, key=a,b or key=interval(LOW,HIGH)"
+            )
+        elif override.is_sweep_override():
             distribution(override)  # raises for what cannot be searched
             space[key] = text
         else:
             fixed.append(word)
     if not space:
         raise UserError("nothing to search: give a key several values, or interval(LOW,HIGH)")
-    if not any(word.startswith("group=") for word in fixed):
+    groups = [word.partition("=")[2] for word in fixed if word.startswith("group=")]
+    if not groups or groups[-1] in ("", "null"):
         raise UserError("a study needs group=NAME: runs/NAME holds its runs and study.json")
     if any(word.startswith("name=") for word in fixed):
         raise UserError(
@@ -128,8 +195,16 @@ def begin(line: Line) -> tuple[Study, int, Line]:
         raise UserError(f"hydra/sweeper/sampler={sampler}: choose one of {', '.join(SAMPLERS)}")
     trials, seed = (_count(key, options[key]) for key in list(OPTIONS)[1:])
     study = Study(space, fixed, sampler, seed)
-    first = [f"{key}={_first(key, text)}" for key, text in space.items()]
-    return study, trials, Line([*fixed, *first])
+    first = {key: _first(key, text) for key, text in space.items()}
+    possible = [first] + [
+        {**first, key: choice}
+        for key, drawn in study.distributions().items()
+        for choice in getattr(drawn, "choices", ())[1:]
+    ]
+    lines = [
+        Line([*fixed, *(f"{key}={value}" for key, value in words.items())]) for words in possible
+    ]
+    return study, trials, lines
 
 
 def run(
@@ -143,39 +218,56 @@ def run(
 
     `conf_of` makes a run's configuration of words, and raises `UserError` where they make none.
     """
-    path = _path(conf_of([*study.fixed, *(f"{k}={_first(k, v)}" for k, v in study.space.items())]))
-    before = Study.read(path)
-    if before is not None:
-        if not study.is_same(before):
+    first = [f"{key}={_first(key, text)}" for key, text in study.space.items()]
+    conf = conf_of([*study.fixed, *first])
+    path = Path(conf.runs_dir, str(conf.group), "study.json")
+    with owned(RunFolder(path.parent)):
+        before = Study.read(path)
+        if before is not None and not study.is_same(before):
             raise UserError(
                 f"{path} is of another search (other words, sampler or seed): choose another "
                 "group, or move it away"
             )
-        study = before
-    for number in range(trials):
-        if number == len(study.trials):
-            study.trials.append(Trial(number, propose(study, number)))
-        trial = study.trials[number]
-        if trial.state in ("complete", "pruned"):
-            continue
-        trial.state, trial.value, trial.reason = "running", None, None
-        study.write(path)
-        try:
-            value = train(conf_of([*study.fixed, *trial.words, f"name=trial-{number}"]))
-            finite = isinstance(value, float) and math.isfinite(value)
-            trial.state, trial.value = ("complete", value) if finite else ("failed", None)
-            trial.reason = None if finite else f"its objective is {value}"
-        except UserError as error:
-            trial.state, trial.reason = "failed", str(error)
-            show(f"trial-{number}: {error}")
-        summary = path.parent / f"trial-{number}" / "summary.json"
-        if trial.state == "complete" and (early := _ended_early(summary)):
-            trial.state, trial.reason = (
-                ("pruned", early) if "pruned" in early else ("complete", early)
-            )
-        study.write(path)
-    print(table(study, trials, path))
+        study = before or study
+        for number in range(trials):
+            if number == len(study.trials):
+                study.trials.append(Trial(number, propose(study, number)))
+            trial = study.trials[number]
+            if trial.state in ("complete", "pruned"):
+                continue
+            trial.state, trial.value, trial.reason = "running", None, None
+            study.write(path)
+            begin_trial = functools.partial(conf_of, study.words(trial))
+            _attempt(trial, begin_trial, train, path, show)
+            study.write(path)
+        print(table(study, trials, path))
     return sum(trial.state == "failed" for trial in study.trials[:trials])
+
+
+def _attempt(
+    trial: Trial,
+    conf: Callable[[], TrainConf],
+    train: Callable[[TrainConf], Any],
+    path: Path,
+    show: Callable[[str], None],
+) -> None:
+    """Train, and enter how that ended; what goes wrong ends this trial alone."""
+    try:
+        value = train(conf())
+    except Exception as error:
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        trial.state, trial.reason = "failed", what
+        show(f"trial-{trial.number}: {what}")
+        return
+    if not isinstance(value, float) or not math.isfinite(value):
+        trial.state, trial.reason = "failed", f"its objective is {value}"
+        return
+    trial.value = value
+    trial.reason = _ended_early(path.parent / f"trial-{trial.number}" / "summary.json")
+    is_pruned = trial.reason is not None and trial.reason.startswith("pruned")
+    trial.state = "pruned" if is_pruned else "complete"
 
 
 def propose(study: Study, number: int) -> list[str]:
@@ -183,8 +275,8 @@ def propose(study: Study, number: int) -> list[str]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    spaces = {key: distribution(_override(key, text)) for key, text in study.space.items()}
-    seed = study.seed * 1_000_003 + number
+    spaces = study.distributions()
+    seed = random.Random(f"{study.seed} {number}").getrandbits(32)
     sampler: Any = {
         "tpe": lambda: optuna.samplers.TPESampler(seed=seed),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
@@ -192,8 +284,11 @@ def propose(study: Study, number: int) -> list[str]:
     search = optuna.create_study(sampler=sampler)
     for trial in study.trials:
         if trial.value is not None:
-            texts = dict(word.split("=", 1) for word in trial.words)
-            params = {key: _value(spaces[key], texts[key]) for key in spaces}
+            texts = (word.partition("=")[2] for word in trial.words)
+            params = {
+                key: _value(space, text)
+                for (key, space), text in zip(spaces.items(), texts, strict=True)
+            }
             search.add_trial(
                 optuna.trial.create_trial(params=params, distributions=spaces, value=trial.value)
             )
@@ -218,20 +313,23 @@ def distribution(override: Override) -> Any:
         if isinstance(value, RangeSweep):
             parts: Any = (value.start, value.stop, value.step)
             start, stop, step = parts
-            if all(isinstance(each, int) for each in (start, stop, step)):
+            if all(isinstance(each, int) for each in parts) and step > 0 and stop > start:
                 last = start + (stop - start - 1) // step * step  # Hydra leaves out the stop
                 return of.IntDistribution(start, last, step=step)
-            return of.FloatDistribution(float(start), float(stop), step=float(step))
-        return of.CategoricalDistribution([str(each) for each in override.sweep_iterator()])
-    except ValueError as error:
+        values = [str(each) for each in islice(override.sweep_iterator(), MOST_VALUES + 1)]
+        if not values or len(values) > MOST_VALUES:
+            raise ValueError(
+                f"it has {'no values' if not values else f'over {MOST_VALUES} values'}"
+            )
+        return of.CategoricalDistribution(values)
+    except (ValueError, ArithmeticError, HydraException) as error:
         raise UserError(f"{word!r} cannot be searched: {error}") from None
 
 
 def table(study: Study, trials: int, path: Path) -> str:
     """Every trial, the best first."""
-    order = {"complete": 0, "pruned": 1, "failed": 2, "running": 3}
     ranked = sorted(
-        study.trials[:trials], key=lambda trial: (order[trial.state], trial.value or 0.0)
+        study.trials[:trials], key=lambda trial: (ORDER[trial.state], trial.value or 0.0)
     )
     lines = [f"{path}: {len(ranked)} trials, the best first"]
     for trial in ranked:
@@ -242,15 +340,11 @@ def table(study: Study, trials: int, path: Path) -> str:
     return "\n".join(lines)
 
 
-def _override(key: str, text: str) -> Override:
-    override = parsed(f"{key}={text}")
-    assert override is not None, "it was parsed before"
-    return override
-
-
 def _first(key: str, text: str) -> str:
     """A value that the key can have, to check the line with."""
-    space = distribution(_override(key, text))
+    override = parsed(f"{key}={text}")
+    assert override is not None, "it was parsed before"
+    space = distribution(override)
     return str(space.choices[0]) if hasattr(space, "choices") else _text(space.low, space)
 
 
@@ -269,13 +363,10 @@ def _value(space: Any, text: str) -> Any:
 
 
 def _count(key: str, text: str) -> int:
-    if not text.isdecimal() or not (key.endswith("seed") or int(text)):
-        raise UserError(f"{key}={text}: expected a whole number")
+    least = 0 if key.endswith("seed") else 1
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) < least:
+        raise UserError(f"{key}={text[:40]}: expected a whole number from {least} to 999999999")
     return int(text)
-
-
-def _path(conf: TrainConf) -> Path:
-    return Path(conf.runs_dir, str(conf.group), "study.json")
 
 
 def _ended_early(summary: Path) -> str | None:

@@ -16,7 +16,7 @@ from conf import schema
 from models import sketch
 from models.registry import model_class
 from scripts.cli.check import configuration_problems
-from scripts.cli.help import SPELLING, help_text
+from scripts.cli.help import help_text
 from tests.registered_models import FOLDER, NAMES, spec_of
 
 CONF = Path(schema.__file__).parent
@@ -60,7 +60,7 @@ def test_every_script_has_a_yaml_and_help(script: str) -> None:
     assert set(config) == {item.name for item in fields(schema.SCRIPTS[script])}
     text = help_text(script)
     for name in config:
-        assert SPELLING.get(str(name), str(name)) in text
+        assert schema.SPELLING.get(str(name), str(name)) in text
     assert max(len(line) for line in text.splitlines()) <= 120
     for name, default in defaults_of(text).items():
         value: Any = OmegaConf.to_container(config)

@@ -124,6 +124,11 @@ def initial_weights(
     Raises `UserError` if it is of another model, tokenizer or vocabulary, or changed meanwhile.
     """
     if begun is not None:
+        if not Path(begun.path).exists():
+            raise UserError(
+                f"{begun.path}, with which this run began, is gone, and nothing is saved yet: "
+                "bring it back, or resume=never begins with what from= names now"
+            )
         source = find_source("from", begun.path, conf.runs_dir)
     else:
         source = find_source("from", str(conf.init_from), conf.runs_dir)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import EVERYTHING, TrainConf
-from core.errors import UserError
+from core.errors import UserError, shown
 from core.files import damage, manifest_path, recorded_digest, write_text
 from core.parsing import Missing, Unreadable, read_object
 from training.checkpoints.find import newest, saved, step_of
@@ -180,13 +180,19 @@ def choose(resume: str, folder: RunFolder, runs_dir: str, read: Read) -> Start:
     return Start(path, contents[path], Parent.of(path))
 
 
-def check_not_decayed(path: Path, content: dict[str, Any], conf: TrainConf) -> None:
-    """Raise `UserError` if a branch would raise the rate again after a decay of `schedule=wsd`.
+def check_branch(path: Path, content: dict[str, Any], conf: TrainConf) -> None:
+    """Raise `UserError` if a branch has another optimizer, or would raise the rate again after a
+    decay of `schedule=wsd`.
 
-    What such a branch reaches is neither the trunk's next part nor a point of its curve.
+    What the latter reaches is neither the trunk's next part nor a point of its curve.
     """
     ours = content["crossover"]
     before = ours.get("run", {})
+    if (name := before.get("optim.name", "adamw")) != conf.optim.name:
+        raise UserError(
+            f"{path} has the state of optim.name={shown(name, 40)}, and optim.name="
+            f"{conf.optim.name}: from={path} take=weights begins a new optimizer"
+        )
     last, decay = ours["ledger"]["max_steps"], before.get("optim.decay_steps", 0)
     if before.get("optim.schedule") != "wsd" or conf.optim.schedule != "wsd" or not decay:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class EarlyEnd(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         loss, step = pl_module.val_loss, trainer.global_step
-        is_lower = self._best is None or loss < self._best
+        is_lower = math.isfinite(loss) and (self._best is None or loss < self._best)
         self._waited = 0 if is_lower else self._waited + 1
         self._best = loss if is_lower else self._best
         reason = self._reason(loss, step) if trainer.is_global_zero else None
@@ -86,6 +87,8 @@ def losses_at(step: int, group: Path, folder: Path) -> list[float]:
             rows = read_rows(path)
         except (OSError, UserError):
             continue  # another run's damaged record is no reason to stop this one
-        at_step = [row["val/loss"] for row in rows if row["step"] == step and "val/loss" in row]
-        found += at_step[-1:]
+        at_step = [row.get("val/loss") for row in rows if row["step"] == step]
+        # A loss that is not finite is recorded as null: that run is no measure for others.
+        finite = [loss for loss in at_step if loss is not None and math.isfinite(loss)]
+        found += finite[-1:]
     return found

@@ -179,6 +179,8 @@ STEP = re.compile(r"(?P<run>.+)@(?P<step>\d+)")  # RUN@STEP
 
 def at_step(key: str, word: str, run: Path, step: int) -> Path:
     """The checkpoint of a run at an optimizer step; lists those that exist in a `UserError`."""
+    if not (run / "checkpoints").is_dir():
+        raise UserError(f"{key}={word!r}: {run} is no run, so it has no steps")
     paths = run_checkpoints.saved(run)
     for path in paths:
         if run_checkpoints.step_of(path) == step:
@@ -193,11 +195,10 @@ def resume_target(resume: str, runs_dir: str) -> Path:
     A run may be named by its folder, or by NAME or GROUP/NAME below `runs_dir`. Raises `UserError`
     for anything else, and for a group, whose runs it lists. RUN@STEP is the checkpoint of a step.
     """
-    if match := STEP.fullmatch(resume):
-        run = resume_target(match["run"], runs_dir)
-        if run.is_dir():
-            return at_step("resume", resume, run, int(match["step"]))
     candidates = (Path(resume), Path(runs_dir, resume))
+    if (match := STEP.fullmatch(resume)) and not any(map(os.path.lexists, candidates)):
+        run = resume_target(match["run"], runs_dir)
+        return at_step("resume", resume, run, int(match["step"]))
     for path in candidates:
         if path.is_file():
             if path.stat().st_dev in kernel_devices():
@@ -227,12 +228,15 @@ def find_place(key: str, name: str, runs_dir: str) -> Path:
     RUN@STEP is the run's checkpoint of that optimizer step. Raises `UserError`, naming the
     configuration's `key`, if there is none.
     """
-    if (match := STEP.fullmatch(name)) and not Path(name).exists():
+    candidates = (Path(runs_dir, name), Path(name))
+    if (match := STEP.fullmatch(name)) and not any(map(os.path.lexists, candidates)):
         run = find_place(key, match["run"], runs_dir)
         return at_step(key, name, run, int(match["step"]))
-    for path in (Path(runs_dir, name), Path(name)):
+    for path in candidates:
         if (path / "checkpoints").is_dir():
             return path
+        if path.is_file() and path.stat().st_dev in kernel_devices():
+            raise UserError(f"{key}={name!r} is made up by the kernel while it is read")
     if runs := _runs_of(Path(runs_dir, name)) or _runs_of(Path(name)):
         raise UserError(f"{key}={name!r} is a group of runs: choose {', '.join(runs)}")
     for run in sorted(Path(runs_dir).glob(f"*/{glob.escape(name)}/checkpoints")):

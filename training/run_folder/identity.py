@@ -110,7 +110,10 @@ def check_checkpoint(
     if recorded["data"] != identity["data"] and (tokenizer is None or not theirs_is_ours):
         parts.append("another corpus or tokenizer")
     if different := "; ".join(filter(None, parts)):
-        raise UserError(f"checkpoint {path} belongs to another run: {different}")
+        hint = ""
+        if recorded["data"] != identity["data"]:
+            hint = f". Give the data words of its run, as in {path.parent.parent / 'config.yaml'}"
+        raise UserError(f"checkpoint {path} belongs to another run: {different}{hint}")
     return int(content["global_step"])
 
 

@@ -53,6 +53,14 @@ def test_trainings_of_one_compute_are_no_study() -> None:
     assert study(old) is None
 
 
+def test_pruned_trainings_are_not_points_of_a_curve() -> None:
+    trainings = grid("rwkv7", 1.0)
+    assert swept(trainings) == trainings
+    trainings[0]["ended_early"] = "pruned: validation loss 5.5 at step 4 is above 5.1"
+    trainings[1]["ended_early"] = "validation loss 3.3 at step 9 reached the target"
+    assert swept(trainings) == trainings[1:]
+
+
 def test_the_curve_is_the_best_division_of_the_compute() -> None:
     found = studied(1.0, noise=0.0).families[0]
     assert found.law is not None and not found.law.by_compute

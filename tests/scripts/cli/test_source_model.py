@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from conf.schema import register
 from models.formats.crossover import write
@@ -81,3 +82,29 @@ def test_no_such_source(tmp_path: Path) -> None:
     (problem,) = problems_of("train", ["from=nowhere", f"runs_dir={tmp_path}"])
     assert problem.startswith("from='nowhere': no such run")
     assert with_source_model(["init_from=null", "name=a"]) == (["init_from=null", "name=a"], [])
+
+
+def test_a_run_that_has_begun_says_what_it_is_where_its_source_has_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "g/branch"
+    folder.mkdir(parents=True)
+    model = {"target": "models.rwkv7.RWKV7", "size": "nano", "config": {"n_layer": 4}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": model}))
+    words = ["init_from=gone", f"runs_dir={tmp_path}", "group=g", "name=branch"]
+    merged, problems = with_source_model(words)
+    assert not problems
+    assert merged == [*words, "model=rwkv7", "model.size=nano"]
+    (folder / "config.yaml").write_text("model: 3")
+    assert with_source_model(words)[1]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("take=weights", "give from= too"),
+        ("resize_vocab=true", "give from= too"),
+        ("training.prune=median", "give group= too"),
+    ],
+)
+def test_a_word_that_would_change_nothing_is_refused(word: str, message: str) -> None:
+    (problem,) = problems_of("train", [word])
+    assert message in problem

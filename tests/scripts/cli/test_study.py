@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,7 @@ from scripts.cli import study
 from scripts.cli.arguments import parsed
 from scripts.cli.hydra_flags import Line
 from scripts.cli.study import Study, distribution, propose
-from tests.scripts.commands import run_script
+from tests.scripts.commands import ROOT, run_script
 
 WORDS = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "group=g", "trainer.max_steps=3"]
 SPACE = ["optim.lr=tag(log,interval(1e-4,1e-1))", "model=rwkv4,rwkv7"]
@@ -26,7 +28,7 @@ class Killed(BaseException):
     pass
 
 
-def begin(*words: str) -> tuple[Study, int, Line]:
+def begin(*words: str) -> tuple[Study, int, list[Line]]:
     return study.begin(Line([*WORDS, *words], ["--multirun"]))
 
 
@@ -58,11 +60,13 @@ def run(place: Path, *, trials: int = 6, **fate: int) -> list[str]:
 
 
 def test_words_and_space_are_told_apart() -> None:
-    search, trials, first = begin(*SPACE)
+    search, trials, lines = begin(*SPACE)
     assert trials == 6
     assert search.space == {"optim.lr": "tag(log,interval(1e-4,1e-1))", "model": "rwkv4,rwkv7"}
     assert search.fixed == ["group=g", "trainer.max_steps=3"]
-    assert first.words == [*search.fixed, "optim.lr=0.0001", "model=rwkv4"]
+    assert [line.words for line in lines] == [
+        [*search.fixed, "optim.lr=0.0001", f"model={model}"] for model in ("rwkv4", "rwkv7")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +78,8 @@ def test_words_and_space_are_told_apart() -> None:
         ("int(interval(2,9))", of.IntDistribution(2, 9)),
         ("range(2,9,3)", of.IntDistribution(2, 8, step=3)),
         ("a,b,c", of.CategoricalDistribution(["a", "b", "c"])),
+        ("range(0.1,0.3,0.1)", of.CategoricalDistribution(["0.1", "0.2"])),
+        ("range(3,1,-1)", of.CategoricalDistribution(["3", "2"])),
         ("choice(1,2)", of.CategoricalDistribution(["1", "2"])),
     ],
 )
@@ -105,6 +111,89 @@ def test_a_failed_trial_is_told_and_tried_again(tmp_path: Path) -> None:
     assert run(tmp_path) == ["trial-1"]
     trials = json.loads((tmp_path / "g/study.json").read_text())["trials"]
     assert [trial["state"] for trial in trials] == ["complete"] * 6
+
+
+def test_a_crashed_trial_does_not_end_the_study(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    search, _, _ = begin(*SPACE)
+    conf_of, train, begun = trained(tmp_path)
+
+    def crash(conf: Any) -> float:
+        value: float = train(conf)
+        if len(begun) == 2:
+            raise ZeroDivisionError("a bug")
+        return value
+
+    assert study.run(search, 3, conf_of, crash, lambda text: None) == 1
+    assert "a bug" in capfd.readouterr().err
+    trials = json.loads((tmp_path / "g/study.json").read_text())["trials"]
+    assert [trial["state"] for trial in trials] == ["complete", "failed", "complete"]
+    assert trials[1]["reason"] == "ZeroDivisionError: a bug"
+
+
+def test_a_large_seed_is_a_seed() -> None:
+    search, _, _ = begin(*SPACE, "hydra.sweeper.seed=999999999")
+    assert propose(search, 7)
+
+
+def test_two_processes_do_not_run_one_study(tmp_path: Path) -> None:
+    """A lock of the kernel's: another process has it, this one is refused."""
+    run(tmp_path, trials=1)
+    code = (
+        "import sys, pathlib\n"
+        "from training.run_folder.folder import RunFolder\n"
+        "from training.run_folder.lock import owned\n"
+        "with owned(RunFolder(pathlib.Path(sys.argv[1]))):\n"
+        "    print('mine', flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "g")]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "mine\n"
+        with pytest.raises(UserError, match="is being worked on by"):
+            run(tmp_path, trials=2)
+        other.communicate("")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value": "abc"}, {"value": None}, {"value": True}, {"value": [1]}, {"words": None},
+        {"words": "abc"}, {"words": ["optim.lr=5", "model=rwkv4"]}, {"words": ["optim.lr=0.01"]},
+        {"words": ["optim.lr=x", "model=rwkv4"]}, {"words": ["optim.lr=0.01", "model=gpt"]},
+        {"words": ["optim.lr=0.01", "runs_dir=/elsewhere"]}, {"state": "done"}, {"number": 1},
+        {"reason": 3}, {"more": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_trial_that_is_none_of_the_search_is_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    run(tmp_path, trials=1)
+    path = tmp_path / "g/study.json"
+    content = json.loads(path.read_text())
+    content["trials"][0] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"is no study .* move it away"):
+        run(tmp_path, trials=2)
+
+
+def test_a_study_has_no_configuration_to_print(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["-m", "hydra/sweeper=optuna", "group=g", "seed=1,2", "--cfg", "job"]
+    done = run_script(capfd, "train", *words)
+    assert done.status == 2 and "no configuration to print" in done.err
+
+
+def test_every_value_is_checked_before_the_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["-m", "hydra/sweeper=optuna", "group=g", "optim.schedule=cosine,lienar"]
+    done = run_script(capfd, "train", *words)
+    assert done.status == 2 and "did you mean 'linear'?" in done.err
+    assert not Path("runs").exists()
 
 
 def test_proposals_follow_from_seed_number_and_finished_trials(tmp_path: Path) -> None:
@@ -143,6 +232,11 @@ def test_another_search_in_the_same_group_is_refused(tmp_path: Path) -> None:
         (["optim.lr=1e-3,2e-3", "hydra.sweeper.n_jobs=2"], "a study takes"),
         (["optim.lr=1e-3,2e-3", "hydra/sweeper/sampler=grid"], "choose one of tpe, random"),
         (["optim.lr=tag(log,interval(0,1))"], "cannot be searched"),
+        (["optim.lr=interval(1)"], "cannot be read"),
+        (["seed=range(1,5,0)"], "cannot be searched"),
+        (["model=glob(rwkv4*)"], "cannot be searched"),
+        (["seed=1,2", "hydra.sweeper.seed=" + "9" * 4400], "expected a whole number"),
+        (["seed=1,2", "group=null"], "needs group="),
     ],
 )
 def test_a_bad_line_is_refused(words: list[str], match: str) -> None:

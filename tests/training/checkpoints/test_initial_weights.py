@@ -24,7 +24,7 @@ from training.checkpoints.find import read, saved
 from training.checkpoints.initial_weights import Initial
 from training.checkpoints.starting_point import Begun, Parent
 from training.loop.module import LanguageModel
-from training.run_folder.folder import RunFolder
+from training.run_folder.folder import RunFolder, find_place, resume_target
 
 TOKENS = 4 * 32  # of an optimizer step
 
@@ -140,6 +140,31 @@ def test_an_interrupted_start_begins_with_the_same_weights(
         run(conf)
 
 
+def test_a_run_may_be_called_as_a_step_of_another(
+    tmp_path: Path, corpus: Path, parent: RunFolder
+) -> None:
+    shutil.copytree(parent.path, tmp_path / "b@3")
+    assert find_place("from", "b@3", str(tmp_path)) == tmp_path / "b@3"
+    assert resume_target("b@3", str(tmp_path)) == tmp_path / "b@3"
+    step = tmp_path / "b@3/checkpoints/step-00000002.ckpt"
+    assert find_place("from", "b@3@2", str(tmp_path)) == step
+    assert resume_target("b@3@2", str(tmp_path)) == step
+
+
+def test_a_source_that_is_gone_before_the_first_save_is_named(
+    tmp_path: Path, corpus: Path, parent: RunFolder
+) -> None:
+    source = tmp_path / "weights.safetensors"
+    write(read_weights(parent.path), source)
+    conf = run_conf(tmp_path, corpus, init_from=str(source), trainer__max_steps=2)
+    _, folder = run(conf)
+    for path in (folder.summary_path, *folder.checkpoints.iterdir()):
+        path.unlink()
+    source.unlink()
+    with pytest.raises(UserError, match="is gone, and nothing is saved yet"):
+        run(conf)
+
+
 def test_a_finished_training_is_finished_though_its_source_is_gone(
     tmp_path: Path, corpus: Path, parent: RunFolder
 ) -> None:
@@ -198,6 +223,10 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, corpus: Path, parent: RunF
     refused("give one of them", init_from=str(parent.path), resume=str(saved(parent)[0]))
     optimizer = {"take": "weights,optimizer", "optim__name": "muon"}
     refused("state of 'adamw'|state of adamw", init_from=str(parent.path), **optimizer)
+    refused("take=weights begins a new", init_from=str(parent.path), optim__name="muon")
+    refused("take=weights begins a new", resume=str(parent.path), optim__name="muon")
+    refused("made up by the kernel", init_from="/proc/kmsg")
+    refused("is no run, so it has no steps", init_from=f"{file}@3")
     file.write_bytes(file.read_bytes()[:-100])
     refused("weights.safetensors", init_from=str(file))
 

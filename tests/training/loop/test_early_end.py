@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from conf.schema import TrainingConf
 from core.errors import UserError
 from tests.training.runs import run, run_conf, write_corpus
 from tracking.jsonl import read_rows
@@ -63,6 +66,8 @@ def test_the_median_of_the_group_prunes(tmp_path: Path, corpus: Path) -> None:
     beside("a", 1.0)
     beside("b", 1.0)
     (tmp_path / "g/damaged/metrics.jsonl").mkdir(parents=True)
+    (tmp_path / "g/diverged").mkdir()
+    (tmp_path / "g/diverged/metrics.jsonl").write_text('{"step": 2, "val/loss": null}')
     conf = early(tmp_path, corpus, group="g", training__prune="median", trainer__max_steps=4)
     assert run(conf)[0]["ended_early"] is None  # two others are too few
     conf.name = "second"  # beside a, b and the first
@@ -87,3 +92,19 @@ def test_another_patience_is_another_run(tmp_path: Path, corpus: Path) -> None:
     run(early(tmp_path, corpus, training__target_loss=100.0))
     with pytest.raises(UserError, match=r"training\.target_loss"):
         run(early(tmp_path, corpus, training__target_loss=50.0))
+
+
+def test_a_loss_that_is_not_finite_is_no_lowest_one() -> None:
+    end = EarlyEnd(TrainingConf(patience=2), Path(), None)
+    reasons = []
+    for loss in (math.nan, 5.0, 4.0, math.inf, 4.5):
+        module: Any = SimpleNamespace(val_loss=loss)
+        trainer: Any = SimpleNamespace(
+            global_step=1,
+            is_global_zero=True,
+            strategy=SimpleNamespace(broadcast=lambda value: value),
+        )
+        end.on_validation_end(trainer, module)
+        reasons.append(end.reason)
+    assert reasons[:4] == [None] * 4
+    assert reasons[4] == "no lower validation loss in 2 validations, at step 1"
