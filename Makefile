@@ -35,7 +35,8 @@ test: $(VENV)/installed-dev lint ## lint, types and the whole test-suite (withou
 QUICK := tests/core tests/data tests/models/layers tests/probes/analysis tests/test_house.py tests/test_prose.py
 NOT_QUICK := tests/core/test_stop_signals.py tests/data/test_store.py tests/data/test_rwkv_world_tokenizer.py \
 	tests/probes/analysis/test_comparability.py tests/probes/analysis/test_estimators.py \
-	tests/probes/analysis/test_scaling_laws.py tests/probes/analysis/test_scaling_study.py
+	tests/probes/analysis/test_ratios.py tests/probes/analysis/test_scaling_laws.py \
+	tests/probes/analysis/test_scaling_study.py tests/probes/analysis/test_shape_fit.py
 
 check: $(VENV)/installed-dev ## lint, types and the quick tests, side by side; about a minute
 	@$(MAKE) --no-print-directory --jobs 2 types quick
