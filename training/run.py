@@ -32,7 +32,7 @@ from tracking.lightning_loggers import JsonlLogger, TrackingLogger
 from tracking.wandb_run import TRAIN_AXES, Tracker
 from training.checkpoints.callback import Checkpointer
 from training.checkpoints.find import read, read_whole, saved
-from training.checkpoints.initial_weights import initial_weights, resume_of
+from training.checkpoints.initial_weights import Initial, initial_weights, resume_of
 from training.checkpoints.starting_point import (
     Begun,
     Start,
@@ -133,6 +133,8 @@ class Run:
     spec: ModelSpec
     folder: RunFolder
     rank: RankInfo = field(default_factory=RankInfo)
+    initial: Initial | None = field(default=None, init=False)
+    """What rank 0 has read of `from=`, until the model has it."""
 
     @functools.cached_property
     def corpus(self) -> Corpus:
@@ -261,6 +263,7 @@ class Run:
             self.conf, self.spec, self.corpus, begun.parent if begun else None
         )
         Begun(self.conf.resume, initial.parent).write(self.folder)
+        self.initial = initial
         log.warning(
             "%s: begins with the %s of %s",
             self.folder.path,
@@ -309,9 +312,11 @@ class Run:
         lightning.seed_everything(conf.seed, verbose=False)
         model: Any = build(self.spec)
         if content is None and parent is not None:
-            initial = initial_weights(conf, self.spec, self.corpus, parent)
+            initial = self.initial or initial_weights(conf, self.spec, self.corpus, parent)
+            self.initial = None  # a large file is not kept beside the model
             initial.put(model)
             ledger, content = initial.ledger(ledger), initial.with_optimizer()
+            del initial
         ledger.parent = asdict(parent) if parent else None
         saver = Checkpointer(
             folder, conf, self.identity, self.decided_by, signals, self.rank, content

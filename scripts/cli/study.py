@@ -105,6 +105,13 @@ class Study:
             spaces[key] = distribution(override)
         return spaces
 
+    def first(self) -> dict[str, str]:
+        """A value that each key can have, to check a line with."""
+        return {
+            key: drawn.choices[0] if hasattr(drawn, "choices") else _text(drawn.low, drawn)
+            for key, drawn in self.distributions().items()
+        }
+
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(asdict(self), indent=2) + "\n")
@@ -178,7 +185,6 @@ def begin(line: Line) -> tuple[Study, int, list[Line]]:
                 f"{word!r} cannot be read: write key=value, key=a,b or key=interval(LOW,HIGH)"
             )
         elif override.is_sweep_override():
-            distribution(override)  # raises for what cannot be searched
             space[key] = text
         else:
             fixed.append(word)
@@ -195,7 +201,7 @@ def begin(line: Line) -> tuple[Study, int, list[Line]]:
         raise UserError(f"hydra/sweeper/sampler={sampler}: choose one of {', '.join(SAMPLERS)}")
     trials, seed = (_count(key, options[key]) for key in list(OPTIONS)[1:])
     study = Study(space, fixed, sampler, seed)
-    first = {key: _first(key, text) for key, text in space.items()}
+    first = study.first()
     possible = [first] + [
         {**first, key: choice}
         for key, drawn in study.distributions().items()
@@ -218,8 +224,7 @@ def run(
 
     `conf_of` makes a run's configuration of words, and raises `UserError` where they make none.
     """
-    first = [f"{key}={_first(key, text)}" for key, text in study.space.items()]
-    conf = conf_of([*study.fixed, *first])
+    conf = conf_of([*study.fixed, *(f"{key}={value}" for key, value in study.first().items())])
     path = Path(conf.runs_dir, str(conf.group), "study.json")
     with owned(RunFolder(path.parent)):
         before = Study.read(path)
@@ -338,14 +343,6 @@ def table(study: Study, trials: int, path: Path) -> str:
         words = " ".join(trial.words)
         lines.append(f"  trial-{trial.number:<4} {trial.state:<9}{value:>9}  {words}{reason}")
     return "\n".join(lines)
-
-
-def _first(key: str, text: str) -> str:
-    """A value that the key can have, to check the line with."""
-    override = parsed(f"{key}={text}")
-    assert override is not None, "it was parsed before"
-    space = distribution(override)
-    return str(space.choices[0]) if hasattr(space, "choices") else _text(space.low, space)
 
 
 def _text(value: Any, space: Any) -> str:

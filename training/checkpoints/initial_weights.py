@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from conf.schema import EVERYTHING, TrainConf
-from core.errors import UserError, shown
+from core.errors import UserError
 from core.files import recorded_digest, sha256
 from data import foreign
 from data.store import Corpus
@@ -26,10 +26,11 @@ from models.meta import build_meta
 from models.registry import ModelSpec, model_class
 from training.checkpoints.find import read as read_checkpoint
 from training.checkpoints.find import step_of
-from training.checkpoints.starting_point import Begun, Parent
+from training.checkpoints.starting_point import Begun, Parent, check_optimizer
 from training.checkpoints.validation import Unfit, check_whole, fresh_loops
 from training.checkpoints.weights_source import Source, check_tokenizer, find_source
 from training.run_folder.folder import RunFolder
+from training.run_folder.identity import differences
 from training.run_folder.ledger import Ledger
 
 ROWS = ("emb.weight", "head.weight")
@@ -167,18 +168,15 @@ def _check_tokenizer(source: Source, corpus: Corpus) -> None:
 def _check_fits(path: Path, weights: Weights, spec: ModelSpec, resize: bool) -> None:
     """Raise `UserError` unless the model that `spec` builds can hold the weights."""
     rows, needed = weights.spec.config["vocab_size"], spec.config["vocab_size"]
-    different = []
     if weights.spec.target != spec.target:
-        different = [f"{weights.spec.target} there, {spec.target} here"]
+        different = f"{weights.spec.target} there, {spec.target} here"
     else:
         theirs, ours = (vars(build_meta(each).config) for each in (weights.spec, spec))
-        different = [
-            f"{shown(key)}={theirs[key]!r:.60} there, {ours[key]!r:.60} here"
-            for key in sorted({*ours} - {"vocab_size", *model_class(spec.target).options})
-            if theirs[key] != ours[key] and None not in (theirs[key], ours[key])
-        ]
+        given = {key for key in ours if None not in (theirs[key], ours[key])}
+        keys = given - {"vocab_size", *model_class(spec.target).options}
+        different = differences(theirs, ours, keys, "there", "here")
     if different:
-        raise UserError(f"from={path} is another model: {'; '.join(different)}")
+        raise UserError(f"from={path} is another model: {different}")
     if rows != needed and not resize:
         raise UserError(
             f"from={path} has a vocabulary of {rows}, and the tokenizer of the corpus one of "
@@ -189,12 +187,7 @@ def _check_fits(path: Path, weights: Weights, spec: ModelSpec, resize: bool) -> 
 
 def _check_optimizer(path: Path, content: dict[str, Any], spec: ModelSpec, conf: TrainConf) -> None:
     """Raise `UserError` unless the state of its optimizer can be restored."""
-    recorded = content["crossover"].get("run", {}).get("optim.name", "adamw")
-    if recorded != conf.optim.name:
-        raise UserError(
-            f"take=weights,optimizer: {path} has the state of {shown(recorded)}, and optim.name="
-            f"{conf.optim.name}: take=weights begins a new one"
-        )
+    check_optimizer(path, content, conf)
     try:
         check_whole(content, spec, None)
     except Unfit as error:

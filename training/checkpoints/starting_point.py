@@ -180,19 +180,25 @@ def choose(resume: str, folder: RunFolder, runs_dir: str, read: Read) -> Start:
     return Start(path, contents[path], Parent.of(path))
 
 
+def check_optimizer(path: Path, content: dict[str, Any], conf: TrainConf) -> None:
+    """Raise `UserError` if the checkpoint has the state of another kind of optimizer."""
+    recorded = content["crossover"].get("run", {}).get("optim.name", "adamw")
+    if recorded != conf.optim.name:
+        raise UserError(
+            f"{path} has the state of {shown(recorded, 40)}, and optim.name={conf.optim.name}: "
+            f"from={path} take=weights begins a new optimizer"
+        )
+
+
 def check_branch(path: Path, content: dict[str, Any], conf: TrainConf) -> None:
     """Raise `UserError` if a branch has another optimizer, or would raise the rate again after a
     decay of `schedule=wsd`.
 
     What the latter reaches is neither the trunk's next part nor a point of its curve.
     """
+    check_optimizer(path, content, conf)
     ours = content["crossover"]
     before = ours.get("run", {})
-    if (name := before.get("optim.name", "adamw")) != conf.optim.name:
-        raise UserError(
-            f"{path} has the state of optim.name={shown(name, 40)}, and optim.name="
-            f"{conf.optim.name}: from={path} take=weights begins a new optimizer"
-        )
     last, decay = ours["ledger"]["max_steps"], before.get("optim.decay_steps", 0)
     if before.get("optim.schedule") != "wsd" or conf.optim.schedule != "wsd" or not decay:
         return

@@ -13,25 +13,13 @@ from conf.schema import OptimConf
 from core.errors import UserError
 from models.registry import build
 from tests.registered_models import spec_of
-from tests.training.runs import run, run_conf, write_corpus
+from tests.training.runs import run, run_conf
 from tracking.jsonl import read_rows
 from training.checkpoints.find import newest, read, saved, step_of
 from training.loop.module import LanguageModel
 from training.loop.schedules import lr_factor
 from training.run_folder.folder import RunFolder, resume_target
 from training.run_folder.numerics import machine, warn_of_other_bits
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> RunFolder:
-    """Four steps of 4 x 32 tokens, saved at 2 and 4."""
-    folder = tmp_path_factory.mktemp("parent")
-    return run(run_conf(folder, corpus, checkpoint__every_n_train_steps=2, trainer__max_steps=4))[1]
 
 
 class Killed(BaseException):

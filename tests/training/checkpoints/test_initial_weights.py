@@ -19,7 +19,7 @@ from models.formats.crossover import write
 from models.formats.load import read as read_weights
 from models.registry import build
 from tests.registered_models import spec_of
-from tests.training.runs import run, run_conf, write_corpus
+from tests.training.runs import run, run_conf
 from training.checkpoints.find import read, saved
 from training.checkpoints.initial_weights import Initial
 from training.checkpoints.starting_point import Begun, Parent
@@ -29,16 +29,10 @@ from training.run_folder.folder import RunFolder, find_place, resume_target
 TOKENS = 4 * 32  # of an optimizer step
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> RunFolder:
-    """Four steps, saved at 2 and 4."""
-    folder = tmp_path_factory.mktemp("parent")
-    return run(run_conf(folder, corpus, checkpoint__every_n_train_steps=2, trainer__max_steps=4))[1]
+def forget(folder: RunFolder) -> None:
+    """As if the run had been killed before its first save."""
+    for path in (folder.summary_path, *folder.checkpoints.iterdir()):
+        path.unlink()
 
 
 def first_step(
@@ -122,8 +116,7 @@ def test_an_interrupted_start_begins_with_the_same_weights(
     shutil.copytree(parent.path, source)
     conf = run_conf(tmp_path, corpus, init_from=str(source), take="weights", trainer__max_steps=2)
     first, folder = run(conf)
-    for path in (folder.summary_path, *folder.checkpoints.iterdir()):
-        path.unlink()
+    forget(folder)
     for suffix in (".ckpt", ".json"):
         shutil.copy(
             source / f"checkpoints/step-00000002{suffix}",
@@ -134,8 +127,7 @@ def test_an_interrupted_start_begins_with_the_same_weights(
     begun = Begun.read(folder)
     assert begun is not None and begun.parent is not None
     Begun("auto", replace(begun.parent, sha256="0" * 64)).write(folder)
-    for path in (folder.summary_path, *folder.checkpoints.iterdir()):
-        path.unlink()
+    forget(folder)
     with pytest.raises(UserError, match="changed since"):
         run(conf)
 
@@ -158,8 +150,7 @@ def test_a_source_that_is_gone_before_the_first_save_is_named(
     write(read_weights(parent.path), source)
     conf = run_conf(tmp_path, corpus, init_from=str(source), trainer__max_steps=2)
     _, folder = run(conf)
-    for path in (folder.summary_path, *folder.checkpoints.iterdir()):
-        path.unlink()
+    forget(folder)
     source.unlink()
     with pytest.raises(UserError, match="is gone, and nothing is saved yet"):
         run(conf)
