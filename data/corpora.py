@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from glob import has_magic
+from itertools import product
 from pathlib import Path
 
 from conf.schema import DataConf
@@ -161,7 +162,7 @@ def text(conf: DataConf) -> list[Document]:
     sources = Sources()
     paths = sorted({path for pattern in conf.paths for path in sources.expand(pattern)})
     contents = {path: _read(path, sources, conf.markup) for path in paths}
-    _refuse("data.paths", sources.problems)
+    _refuse_paths(conf, sources)
     base = os.path.commonpath([path.parent for path in paths])
     return [Document(path.relative_to(base).as_posix(), contents[path]) for path in paths]
 
@@ -175,12 +176,30 @@ def early_problems(conf: DataConf) -> list[str]:
             if (size := path.stat().st_size) <= room:
                 room -= size
                 _read(path, sources, conf.markup)
-        _refuse("data.paths", sources.problems)
+        _refuse_paths(conf, sources)
     except UserError as error:
         return [str(error)]
     except OSError:  # it vanished: reported where the texts are read
         pass
     return []
+
+
+def _refuse_paths(conf: DataConf, sources: Sources) -> None:
+    """One message for all that is wrong with `data.paths`. Raises `UserError`."""
+    if sources.problems and (whole := _divided(conf.paths)):
+        quoted = whole.replace("'", "\\'")
+        sources.problems.insert(0, f"a comma ends a path: write data.paths=['{quoted}']")
+    _refuse("data.paths", sources.problems)
+
+
+def _divided(paths: Sequence[str]) -> str:
+    """The file whose name has commas and became several `paths`; empty if there is none."""
+    for first, parts in product(range(len(paths)), range(2, 5)):
+        for comma in (", ", ","):
+            whole = comma.join(paths[first : first + parts])
+            if os.path.isfile(os.path.expanduser(whole)):  # noqa: PTH111, PTH113
+                return whole
+    return ""
 
 
 def _refuse(key: str, problems: list[str]) -> None:

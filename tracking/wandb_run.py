@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 import logging
 import netrc
+import os
 import re
 import secrets
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +30,7 @@ log = logging.getLogger("crossover")
 
 TRAIN_AXES = {"train/*": "trainer/global_step", "val/*": "trainer/global_step"}
 PROBE_AXES = {"probe/*": "context_length"}
+CACHES = ("HOME", "XDG_CACHE_HOME")  # by which wandb's process finds a place for its log
 START_SECONDS = 30.0  # to reach the server, before recording offline
 DEAD = (ConnectionResetError, BrokenPipeError)  # what talking to a dead process raises
 ID = re.compile(r"[\w-]{1,128}", re.ASCII)
@@ -38,6 +41,9 @@ FINISH_SECONDS = 600.0  # for uploads at the end; what is left stays on disk for
 
 def load_wandb() -> Any:
     """The library, imported where it is used: a broken installation must not stop training."""
+    if not any(os.environ.get(name) for name in CACHES):
+        # Its process would print its log, and put a cache into the working folder.
+        os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir(), f"crossover-{os.getuid()}"))
     return importlib.import_module("wandb")
 
 

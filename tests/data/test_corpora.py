@@ -167,6 +167,17 @@ def test_all_bad_files_are_reported_together(tmp_path: Path) -> None:
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["a=b, é.txt", "one,two,three.txt", "it's 1, 2.txt"])
+def test_a_comma_that_ends_a_path_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("text")
+    parts = [part.strip() for part in str(tmp_path / name).split(",")]
+    with pytest.raises(UserError) as error:
+        corpora.text(text_conf(*parts))
+    quoted = name.replace("'", "\\'")
+    assert f"a comma ends a path: write data.paths=['{tmp_path}/{quoted}']" in str(error.value)
+    assert corpora.text(text_conf(tmp_path / name))
+
+
 def test_text_without_paths_is_refused() -> None:
     with pytest.raises(UserError, match=r"needs data\.paths"):
         corpora.load(text_conf())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from tracking.jsonl import read_rows
 from tracking.wandb_run import Tracker, wandb_mode
 from training.loop.module import LanguageModel
 from training.run_folder.folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
 
 
 def tracker(folder: Path, name: str = "one", mode: str = "offline", **changes: Any) -> Tracker:
@@ -91,6 +95,20 @@ def test_disabled_leaves_no_trace(tmp_path: Path) -> None:
     _, folder = run(run_conf(tmp_path, corpus, trainer__max_steps=1))
     assert not (folder.path / "wandb").exists()
     assert read_rows(folder.metrics)
+
+
+def test_without_a_home_wandb_keeps_quiet(tmp_path: Path) -> None:
+    code = (
+        "from tracking.wandb_run import load_wandb; wandb = load_wandb();"
+        "run = wandb.init(mode='offline', dir='.', settings=wandb.Settings(silent=True));"
+        "run.log({'a': 1}); run.finish()"
+    )
+    known = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    without = {key: known[key] for key in known if key not in ("HOME", "XDG_CACHE_HOME")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=without, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not (tmp_path / ".wandb_cache").exists()
 
 
 def test_auto_is_offline_without_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
