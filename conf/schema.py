@@ -529,6 +529,16 @@ class ReportConf:
 
 
 @dataclass
+class RunsConf:
+    """List all runs and which began from which; what became of each."""
+
+    view: str = key(
+        "tree", "arrangement of the list; the word `tree` alone means it too", choices=("tree",)
+    )
+    runs_dir: str = key("runs", "folder of the runs' folders", path=True)
+
+
+@dataclass
 class GenerateConf:
     """Continue a prompt with a trained run or with others' weights, token by token."""
 
@@ -622,6 +632,7 @@ SCRIPTS: dict[str, type] = {
     "busy": BusyConf,
     "plan": PlanConf,
     "report": ReportConf,
+    "runs": RunsConf,
     "generate": GenerateConf,
     "convert": ConvertConf,
     "torture": TortureConf,
@@ -636,6 +647,8 @@ RENAMED = {
 """Keys that older versions called otherwise: their runs resume, and the old words are taken."""
 SPELLED = {"from": "init_from"}
 """Words of a command line for keys that Python could not call so."""
+VERBS = {"runs": {"tree": "view=tree"}}
+"""Words without a value, by script, and what they stand for."""
 SPELLING = {key: word for word, key in SPELLED.items()}
 ADDED = (
     "optim.name", "optim.schedule", "optim.decay_steps", "init_from", "take", "resize_vocab",

@@ -50,6 +50,7 @@ KNOWN: dict[str, Any] = {
     "options": dict[Name, Scalar],
     "backends": dict[Name, Name],
     "ended_early": str | None,
+    "pruned": bool | None,
     "recurrent": bool | None,
     "title": Name,
 }
@@ -59,6 +60,15 @@ KNOWN: dict[str, Any] = {
 @cache
 def _fields() -> Fields:
     return fields_of(NEEDED | KNOWN)
+
+
+def was_pruned(summary: dict[str, Any]) -> bool:
+    """Whether a training ended because it was worse than its group; older summaries say it in the
+    first word of the reason."""
+    pruned = summary.get("pruned")
+    if pruned is None:
+        return str(summary.get("ended_early") or "").startswith("pruned")
+    return bool(pruned)
 
 
 def read_summary(path: Path) -> dict[str, Any]:

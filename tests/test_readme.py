@@ -27,6 +27,7 @@ SHORT = {
     "generate": ["tokens=5"],
     "convert": [],
     "doctor": [],
+    "runs": [],
     "plan": ["model.size=tiny", "data.vocab_size=512", "data.length=64", "segment=32"],
 }  # fmt: skip
 
@@ -56,7 +57,7 @@ def test_the_commands_run_in_order(capfd: pytest.CaptureFixture[str], tmp_path: 
                 "runs/", ""
             )
             arguments = [word.replace(key, inside) for word in arguments]
-        if script in ("train", "probe", "generate", "convert"):
+        if script in ("train", "probe", "generate", "convert", "runs"):
             arguments.append(f"runs_dir={tmp_path}")
         arguments = [word.replace("out=runs/", f"out={tmp_path}/") for word in arguments]
         if script == "train":

@@ -34,7 +34,6 @@ from training.checkpoints.callback import Checkpointer
 from training.checkpoints.find import read, read_whole, saved
 from training.checkpoints.initial_weights import Initial, initial_weights, resume_of
 from training.checkpoints.starting_point import (
-    Begun,
     Start,
     begin,
     check_branch,
@@ -61,6 +60,7 @@ from training.loop.objective import SequenceMode
 from training.loop.quiet_lightning import quiet
 from training.loop.schedules import only_rises
 from training.loop.trainer import build_trainer
+from training.run_folder.begun import Begun
 from training.run_folder.digest import digest
 from training.run_folder.folder import RunFolder
 from training.run_folder.identity import (
@@ -70,7 +70,9 @@ from training.run_folder.identity import (
     check_same_run,
     deciding,
     describe,
+    effective,
     flatten,
+    today,
 )
 from training.run_folder.ledger import Ledger
 from training.run_folder.lock import owned
@@ -118,8 +120,8 @@ class Fitted(NamedTuple):
     monitor: Monitor
     guard: NanGuard
     saver: Checkpointer
-    reason: str | None
-    """Why it ended before its last step."""
+    early: EarlyEnd | None
+    """What may have ended it before its last step."""
 
 
 @dataclass
@@ -195,8 +197,8 @@ class Run:
                 self.rank = rank
                 fitted = self.fit(start, signals, [metrics, TrackingLogger(tracker)])
             summary = self.summarise(fitted)
-            if fitted.reason:
-                log.warning("%s: ended early: %s", self.folder.path, fitted.reason)
+            if summary["ended_early"]:
+                log.warning("%s: ended early: %s", self.folder.path, summary["ended_early"])
             tracker.summary(summary)
             newest, upload = saved(self.folder)[-1:], self.conf.wandb.log_checkpoint
             tracker.artifact(f"checkpoint-{self.folder.name}", "model", newest, upload)
@@ -285,6 +287,8 @@ class Run:
     def tracker(self) -> Tracker:
         """The wandb run of this folder, continued if it exists."""
         conf, folder = self.conf, self.folder
+        begun = Begun.read(folder)
+        parent = {"parent": asdict(begun.parent)} if begun and begun.parent else {}
         return Tracker(
             conf.wandb,
             folder.name,
@@ -293,7 +297,7 @@ class Run:
             identity=folder.path / "wandb" / f"{folder.name}.id",
             records=folder.path.parent if conf.group else folder.path,
             # Dotted keys, as in a wandb sweep, whose `model=NAME` would replace a nested `model`.
-            config=flatten(describe(conf, self.spec)),
+            config=flatten(describe(conf, self.spec) | parent),
             axes=TRAIN_AXES,
         )
 
@@ -318,6 +322,11 @@ class Run:
             ledger, content = initial.ledger(ledger), initial.with_optimizer()
             del initial
         ledger.parent = asdict(parent) if parent else None
+        ledger.continue_with(
+            effective(describe(conf, self.spec), self.corpus.fingerprint),
+            start.content["global_step"] if start.content else 0,
+            today(start.content["crossover"].get("run", {})) if start.content else None,
+        )
         saver = Checkpointer(
             folder, conf, self.identity, self.decided_by, signals, self.rank, content
         )
@@ -348,12 +357,12 @@ class Run:
                     trainer.fit(module, datamodule, ckpt_path="start" if saver.resumes else None)
             finally:
                 saver.close()
-        return Fitted(trainer, module, monitor, guard, saver, early.reason if early else None)
+        return Fitted(trainer, module, monitor, guard, saver, early)
 
     def summarise(self, fitted: Fitted) -> dict[str, Any]:
         """Validate on every validation token, and write what is worth remembering of the run."""
         conf, corpus, spec = self.conf, self.corpus, self.spec
-        trainer, module, monitor, guard, _, reason = fitted
+        trainer, module, monitor, guard, _, early = fitted
         content = read(saved(self.folder)[-1])
         model: Any = module.model
         if conf.trainer.strategy in SHARDED:  # this rank trained only a share of the model
@@ -380,10 +389,12 @@ class Run:
                 **asdict(nature(spec.target, spec.config)),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "steps": steps,
-                "ended_early": reason,
+                "ended_early": early.reason if early else None,
+                "pruned": early is not None and early.pruned,
                 "skipped_steps": guard.skipped,
                 "parent": ledger.parent,
                 "schedule_changes": ledger.schedule_changes,
+                "changes": ledger.changes,
                 "tokens": ledger.tokens,
                 "forward_flops": ledger.forward_flops,
                 "val_loss": loss,

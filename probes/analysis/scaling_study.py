@@ -23,6 +23,7 @@ from probes.analysis.bootstrap import Array
 from probes.analysis.estimators import LEVELS, interval_of
 from probes.analysis.scaling_laws import Coefficients, Law, Trial, fit
 from probes.rows import label
+from probes.training_summaries import was_pruned
 
 FEWEST = 3  # amounts of compute that make a study of a model's trainings
 BEYOND = 10.0  # how far past the measured compute a curve is extrapolated
@@ -125,8 +126,7 @@ def swept(trainings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     by_family: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in trainings:
-        is_pruned = str(run.get("ended_early") or "").startswith("pruned")
-        if run.get("forward_flops") and not is_pruned:
+        if run.get("forward_flops") and not was_pruned(run):
             by_family[family_of(run)].append(run)
     several = [
         runs for runs in by_family.values() if len({run["forward_flops"] for run in runs}) >= FEWEST

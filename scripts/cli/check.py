@@ -93,7 +93,8 @@ def problems_of(config_name: str, argv: list[str]) -> list[str]:
 def read(config_name: str, argv: list[str]) -> Line:
     """The line, sorted, with what is wrong before anything of it is understood."""
     line = parse(argv)
-    split = (word.partition("=") for word in line.words)
+    verbs = schema.VERBS.get(config_name, {})
+    split = (verbs.get(word, word).partition("=") for word in line.words)
     present = schema.RENAMED | schema.SPELLED
     line.words = [present.get(key, key) + equals + value for key, equals, value in split]
     # The words but for `GROUP=null` where that is the default, which Hydra takes from no line.

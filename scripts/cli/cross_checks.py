@@ -328,6 +328,8 @@ def _buildable(model: dict[str, Any], vocab: int, length: int, name: str) -> Ite
 
 def memory_problems(config: Any) -> list[str]:
     """What cannot fit into this machine; of a configuration that is sound otherwise."""
+    if not isinstance(config, TrainConf | ProbeConf):
+        return []
     from training.failures import oom_advice
 
     on_gpu = getattr(config, "accelerator", "") != "cpu" and _on_gpu()
@@ -337,7 +339,7 @@ def memory_problems(config: Any) -> list[str]:
         least = config.data.vocab_size if config.data.tokenizer == "bpe" else 1
         on_gpu = config.trainer.accelerator != "cpu" and _on_gpu()
         problem = oom_advice.too_large(config, model_spec(config.model, least), on_gpu)
-    elif isinstance(config, ProbeConf):
+    else:
         width = 4 if config.precision == "float32" else 2
         spec = model_spec(config.model, config.vocab_size)
         problem = oom_advice.weights_too_large(spec, width, on_gpu)

@@ -270,9 +270,12 @@ def _attempt(
         trial.state, trial.reason = "failed", f"its objective is {value}"
         return
     trial.value = value
-    trial.reason = _ended_early(path.parent / f"trial-{trial.number}" / "summary.json")
-    is_pruned = trial.reason is not None and trial.reason.startswith("pruned")
-    trial.state = "pruned" if is_pruned else "complete"
+    from probes.training_summaries import was_pruned
+
+    summary = _summary(path.parent / f"trial-{trial.number}" / "summary.json")
+    reason = summary.get("ended_early")
+    trial.reason = reason if isinstance(reason, str) else None
+    trial.state = "pruned" if was_pruned(summary) else "complete"
 
 
 def propose(study: Study, number: int) -> list[str]:
@@ -366,9 +369,8 @@ def _count(key: str, text: str) -> int:
     return int(text)
 
 
-def _ended_early(summary: Path) -> str | None:
+def _summary(path: Path) -> dict[str, Any]:
     try:
-        reason = read_object(summary).get("ended_early")
-    except (Missing, Unreadable):
-        return None
-    return reason if isinstance(reason, str) else None
+        return read_object(path)
+    except Unreadable:
+        return {}

@@ -55,6 +55,20 @@ def test_a_training_is_recorded_whole(tmp_path: Path) -> None:
     assert len({row["trainer/global_step"] for row in rows}) == 8
 
 
+def test_a_branch_is_recorded_with_its_parent_and_what_it_changes(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path)
+    _, parent = run(run_conf(tmp_path / "a", corpus, trainer__max_steps=1))
+    changes: dict[str, Any] = {"trainer__max_steps": 2, "optim__lr": 5e-4}
+    conf = run_conf(tmp_path, corpus, init_from=str(parent.path), wandb__mode="offline", **changes)
+    summary, folder = run(conf)
+    record = recorded(folder.path)["run"]
+    assert record.config["parent.step"] == 1 and record.config["parent.take"] == "everything"
+    assert record.config["parent.path"] == summary["parent"]["path"]
+    assert record.summary["parent"] == summary["parent"]
+    changed = {"optim.lr": [1e-3, 5e-4], "trainer.max_steps": [1, 2]}
+    assert record.summary["changes"] == [{"step": 1, "changed": changed}] == summary["changes"]
+
+
 @pytest.mark.parametrize("upload", [False, True])
 def test_a_checkpoint_is_uploaded_only_when_asked(tmp_path: Path, upload: bool) -> None:
     corpus = write_corpus(tmp_path)

@@ -26,9 +26,10 @@ from models.meta import build_meta
 from models.registry import ModelSpec, model_class
 from training.checkpoints.find import read as read_checkpoint
 from training.checkpoints.find import step_of
-from training.checkpoints.starting_point import Begun, Parent, check_optimizer
+from training.checkpoints.starting_point import check_optimizer
 from training.checkpoints.validation import Unfit, check_whole, fresh_loops
 from training.checkpoints.weights_source import Source, check_tokenizer, find_source
+from training.run_folder.begun import Begun, Parent
 from training.run_folder.folder import RunFolder
 from training.run_folder.identity import differences
 from training.run_folder.ledger import Ledger

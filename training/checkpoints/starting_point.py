@@ -1,97 +1,30 @@
 """Where a start of a run begins: at its own newest checkpoint, at another one, or from nothing.
 
-`start.json` in the run folder says how what lies there was begun, when that was not by plain
-`resume=auto`: with which `resume`, and from which checkpoint. The same command later finds itself
-there, and so continues where it was interrupted.
+`start.json` in the run folder (`training.run_folder.begun`) says how what lies there was begun. The
+same command later finds itself there, and so continues where it was interrupted.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from conf.schema import EVERYTHING, TrainConf
 from core.errors import UserError, shown
-from core.files import damage, manifest_path, recorded_digest, write_text
-from core.parsing import Missing, Unreadable, read_object
+from core.files import damage, manifest_path, recorded_digest
 from training.checkpoints.find import newest, saved, step_of
-from training.checkpoints.validation import Unfit, check_parent
+from training.run_folder.begun import Begun, Parent
 from training.run_folder.folder import RunFolder, resume_target
 
 log = logging.getLogger("crossover")
 
 Read = Callable[[Path, bool], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Parent:
-    """The checkpoint that a branch leaves, as it was then."""
-
-    path: str
-    step: int
-    sha256: str
-    take: str = EVERYTHING
-    """What was taken over, among `conf.schema.TAKES`; less than everything begins at step 0."""
-
-    @classmethod
-    def of(cls, path: Path) -> Parent:
-        """The starting point that an undamaged checkpoint gives."""
-        return cls(str(path), step_of(path), recorded_digest(path) or "")
-
-
-@dataclass(frozen=True)
-class Begun:
-    """What `start.json` holds: the `resume` of the command line, and the branch's parent."""
-
-    resume: str
-    parent: Parent | None = None
-
-    @classmethod
-    def read(cls, folder: RunFolder) -> Begun | None:
-        """None if the run was begun from nothing, or before this was written down.
-
-        Raises `UserError` if what is written there makes no sense.
-        """
-        try:
-            record = read_object(folder.start)
-            resume, parent = record.get("resume"), record.get("parent")
-            if not isinstance(resume, str) or "\0" in resume:
-                raise Unfit("resume is missing or wrong")
-            if parent is not None:
-                check_parent(parent, "parent")
-            return cls(resume, Parent(**parent) if parent else None)
-        except Missing:
-            return None
-        except (Unreadable, Unfit) as error:
-            reason = error.reason if isinstance(error, Unreadable) else error
-            raise UserError(
-                f"{folder.start} is damaged ({reason}): it says from which checkpoint this run was "
-                "begun. Move it away, and resume=CHECKPOINT begins that branch again; a run that "
-                "is no branch goes on without it"
-            ) from None
-
-    def write(self, folder: RunFolder) -> None:
-        write_text(folder.start, json.dumps(asdict(self), indent=2) + "\n")
-
-    def is_by(self, resume: str, runs_dir: str) -> bool:
-        """Whether a command with this `resume` has begun it: the same branch of the same file."""
-        if self.parent is None:
-            return resume == self.resume
-        same_file = os.path.realpath(resume) == os.path.realpath(self.parent.path)
-        if resume != self.resume and not same_file:
-            return False
-        try:
-            target = resume_target(resume, runs_dir)
-        except UserError:  # the parent may have gone on, and deleted it
-            return True
-        return not target.is_file() or recorded_digest(target) in (None, self.parent.sha256)
 
 
 @dataclass(frozen=True)

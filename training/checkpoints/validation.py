@@ -18,13 +18,14 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import Tensor
 
-from conf.schema import EVERYTHING, OPTIMIZERS, TAKES
+from conf.schema import OPTIMIZERS
 from core.errors import shown
 from core.parsing import plain
 from models.meta import build_meta
 from models.registry import ModelSpec
 from training.loop.optim import LIKE_ADAMW, SETTINGS, AdamW, optimizer_groups
 from training.loop.quiet_lightning import quiet
+from training.run_folder.begun import is_parent
 from training.run_folder.ledger import Ledger
 
 FORMAT = 1
@@ -187,13 +188,18 @@ def _check_own(ours: dict[str, Any], step: int) -> None:
 
 
 def _check_early_end(state: Any) -> None:
-    _need_keys(state, ("best", "waited", "reason"), "callbacks")
+    if isinstance(state, dict):
+        state = {"pruned": False, **state}  # older checkpoints do not say
+    _need_keys(state, ("best", "waited", "reason", "pruned"), "callbacks")
+    _need(isinstance(state["pruned"], bool), "callbacks")
     _need(state["best"] is None or is_number(state["best"]), "callbacks")
     _need(is_count(state["waited"]), "callbacks")
     _need(state["reason"] is None or isinstance(state["reason"], str), "callbacks")
 
 
 def _check_ledger(ledger: Any) -> None:
+    if isinstance(ledger, dict):
+        ledger = {"settings": {}, "changes": [], **ledger}  # older checkpoints have none
     _need_keys(ledger, (field.name for field in fields(Ledger)), "ledger")
     for key in ("tokens", "forward_flops", "max_steps"):
         value = ledger[key]
@@ -201,23 +207,18 @@ def _check_ledger(ledger: Any) -> None:
     if ledger["order"] is not None:
         _need_keys(ledger["order"], ORDER, "ledger.order")
         _need(all(map(is_count, ledger["order"].values())), "ledger.order")
-    if ledger["parent"] is not None:
-        check_parent(ledger["parent"], "ledger.parent")
+    _need(ledger["parent"] is None or is_parent(ledger["parent"]), "ledger.parent")
     changes = ledger["schedule_changes"]
     _need(
         isinstance(changes, list) and all(isinstance(change, str) for change in changes), "ledger"
     )
-
-
-def check_parent(parent: Any, place: str) -> None:
-    """Raise `Unfit` unless this describes the checkpoint that a branch has left."""
-    if isinstance(parent, dict):
-        parent = {"take": EVERYTHING, **parent}  # older versions took nothing less
-    _need_keys(parent, ("path", "step", "sha256", "take"), place)
-    _need(parent["take"] in TAKES, place)
-    _need(isinstance(parent["path"], str) and "\0" not in parent["path"], place)
-    _need(isinstance(parent["sha256"], str), place)
-    _need(is_count(parent["step"]), place)
+    _need(isinstance(ledger["settings"], dict), "ledger.settings")
+    _need(isinstance(ledger["changes"], list), "ledger.changes")
+    for entry in ledger["changes"]:
+        _need_keys(entry, ("step", "changed"), "ledger.changes")
+        _need(is_count(entry["step"]) and isinstance(entry["changed"], dict), "ledger.changes")
+        pairs = entry["changed"].values()
+        _need(all(isinstance(pair, list) and len(pair) == 2 for pair in pairs), "ledger.changes")
 
 
 def _check_random(state: Any) -> None:

@@ -31,6 +31,8 @@ class EarlyEnd(lightning.Callback):
         self._waited = 0
         """Validations since the lowest loss."""
         self.reason: str | None = None
+        self.pruned = False
+        """Whether it ends because it was worse than its group."""
 
     @classmethod
     def of(cls, conf: TrainConf, folder: Path) -> EarlyEnd | None:
@@ -45,32 +47,38 @@ class EarlyEnd(lightning.Callback):
         is_lower = math.isfinite(loss) and (self._best is None or loss < self._best)
         self._waited = 0 if is_lower else self._waited + 1
         self._best = loss if is_lower else self._best
-        reason = self._reason(loss, step) if trainer.is_global_zero else None
-        self.reason = trainer.strategy.broadcast(reason)
+        found = self._reason(loss, step) if trainer.is_global_zero else (None, False)
+        self.reason, self.pruned = trainer.strategy.broadcast(found)
         if self.reason is not None:
             trainer.should_stop = True
 
-    def _reason(self, loss: float, step: int) -> str | None:
+    def _reason(self, loss: float, step: int) -> tuple[str | None, bool]:
+        """Why to end, and whether that is the rule of `training.prune`."""
         conf = self._conf
         if conf.target_loss and loss <= conf.target_loss:
-            return f"validation loss {loss:.4f} at step {step} reached the target"
+            return f"validation loss {loss:.4f} at step {step} reached the target", False
         if conf.patience and self._waited >= conf.patience:
-            return f"no lower validation loss in {self._waited} validations, at step {step}"
+            return f"no lower validation loss in {self._waited} validations, at step {step}", False
         if conf.prune == "median" and self._group is not None:
             others = losses_at(step, self._group, self._folder)
             if len(others) >= FEWEST and loss > (median := statistics.median(others)):
-                return (
+                reason = (
                     f"pruned: validation loss {loss:.4f} at step {step} is above {median:.4f}, the "
                     f"median of {len(others)} other runs of the group"
                 )
-        return None
+                return reason, True
+        return None, False
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "waited": self._waited, "reason": self.reason}
+        return {"best": self._best, "waited": self._waited} | {
+            "reason": self.reason,
+            "pruned": self.pruned,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._best, self._waited = state_dict["best"], state_dict["waited"]
         self.reason = state_dict["reason"]
+        self.pruned = state_dict.get("pruned", False)  # older versions said it in the reason alone
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if self.reason is not None:  # stopped, saved, and killed before its summary

@@ -116,13 +116,19 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None. One that cannot be read, was changed or is of
         another run's checkpoint causes a warning, and will be written again."""
+        content, problem = self.read_summary()
+        if problem:
+            log.warning("%s: it will be written again", problem)
+        return content
+
+    def read_summary(self) -> tuple[dict[str, Any] | None, str]:
+        """The summary, None without a sound one; and what is wrong with one that is none."""
         try:
             content = read_object(self.summary_path)
         except Missing:
-            return None
+            return None, ""
         except Unreadable as error:
-            log.warning("%s: it will be written again", error)
-            return None
+            return None, str(error)
         steps = content.get("steps")
         if type(steps) is not int or steps < 1:
             problem = "steps is missing or wrong"
@@ -131,9 +137,8 @@ class RunFolder:
         elif self._is_of_another(steps, content.get("checkpoint_sha256")):
             problem = "it is not of the checkpoint that lies here"
         else:
-            return content
-        log.warning("%s: %s: it will be written again", self.summary_path, problem)
-        return None
+            return content, ""
+        return None, f"{self.summary_path}: {problem}"
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Write it, with the digest of the newest checkpoint and its own; what was written."""

@@ -64,6 +64,24 @@ def deciding(described: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+# What changes neither the weights nor the figures of a training.
+WITHOUT_EFFECT = (
+    "trainer.log_every_n_steps", "trainer.enable_progress_bar", "checkpoint.", "wandb.",
+    "data.workers", "data.cache_dir", "data.verify", "data.markup", "data.paths", "objective",
+    "resume", "runs_dir", "init_from", "take", "resize_vocab", "model.",
+)  # fmt: skip
+
+
+def effective(described: dict[str, Any], corpus: str) -> dict[str, Any]:
+    """What of a configuration has an effect on a training, by dotted key; of its data, the
+    `corpus`, which is a fingerprint."""
+    return {
+        key: value
+        for key, value in flatten(described).items()
+        if key not in NAMES and not key.startswith(WITHOUT_EFFECT)
+    } | {"corpus": corpus}
+
+
 def today(recorded: dict[str, Any]) -> dict[str, Any]:
     """A recorded configuration, by dotted key, as this version would have recorded it.
 

@@ -24,10 +24,15 @@ class Ledger:
     order: dict[str, Any] | None = None
     """What the order of all batches so far follows from; None if they follow from no single one."""
     parent: dict[str, Any] | None = None
-    """`path`, `step` and `sha256` of the checkpoint that this branch has left."""
+    """The `path`, `step`, `sha256` and `take` of the checkpoint that this branch has left."""
     max_steps: int | None = None
     schedule_changes: list[str] = field(default_factory=list)
     """What happened to the learning rate where a start continued with another schedule."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the steps since the last start are made with, by dotted key."""
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    """Where a start continued with other settings: `step`, the last one made with the old ones, and
+    `changed`, each key's old and new value."""
 
     @classmethod
     def of(
@@ -59,6 +64,21 @@ class Ledger:
         if ledger.order != ours or content["crossover"]["identity"]["data"] != data:
             ledger.order = None
         return ledger
+
+    def continue_with(
+        self, settings: dict[str, Any], step: int, recorded: dict[str, Any] | None = None
+    ) -> None:
+        """A start goes on after `step` with `settings`; the ones before are in the ledger or, of an
+        older version, `recorded`."""
+        before = self.settings or recorded or {}
+        changed = {
+            key: [before[key], value]
+            for key, value in settings.items()
+            if key in before and before[key] != value
+        }
+        if changed and step:
+            self.changes = [*self.changes, {"step": step, "changed": changed}]
+        self.settings = settings
 
     def add(self, tokens: int, forward_flops: int) -> None:
         """One optimizer step has been made."""

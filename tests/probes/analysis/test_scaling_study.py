@@ -59,6 +59,9 @@ def test_pruned_trainings_are_not_points_of_a_curve() -> None:
     trainings[0]["ended_early"] = "pruned: validation loss 5.5 at step 4 is above 5.1"
     trainings[1]["ended_early"] = "validation loss 3.3 at step 9 reached the target"
     assert swept(trainings) == trainings[1:]
+    trainings[2] |= {"ended_early": "in other words", "pruned": True}
+    trainings[0]["pruned"] = False
+    assert swept(trainings) == [trainings[0], trainings[1], *trainings[3:]]
 
 
 def test_the_curve_is_the_best_division_of_the_compute() -> None:

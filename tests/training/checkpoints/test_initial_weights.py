@@ -22,8 +22,8 @@ from tests.registered_models import spec_of
 from tests.training.runs import run, run_conf
 from training.checkpoints.find import read, saved
 from training.checkpoints.initial_weights import Initial
-from training.checkpoints.starting_point import Begun, Parent
 from training.loop.module import LanguageModel
+from training.run_folder.begun import Begun, Parent
 from training.run_folder.folder import RunFolder, find_place, resume_target
 
 TOKENS = 4 * 32  # of an optimizer step

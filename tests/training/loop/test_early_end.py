@@ -74,7 +74,7 @@ def test_the_median_of_the_group_prunes(tmp_path: Path, corpus: Path) -> None:
     beside("c", 1.0)
     summary, _ = run(conf)
     assert summary["steps"] == 2
-    assert summary["ended_early"].startswith("pruned: validation loss ")
+    assert summary["ended_early"].startswith("pruned: validation loss ") and summary["pruned"]
     assert summary["ended_early"].endswith("median of 4 other runs of the group")
     own = tmp_path / "g/second"
     at_2 = losses_at(2, tmp_path / "g", own)
