@@ -251,13 +251,18 @@ class TrainingConf:
 
 @dataclass
 class CheckpointConf:
-    """When to save; the end is always saved, and the last two are kept."""
+    """When to save, and what to keep; the end is always saved, and the newest is always kept."""
 
     every_n_train_steps: int = key(
         100, "optimizer steps between saves; 0: never by steps", low=0, high=STEPS
     )
     every_minutes: float = key(0.0, "minutes between saves; 0: never by time", low=0, high=1e6)
-    best: bool = key(True, "save at each new lowest validation loss too, and keep that checkpoint")
+    best: bool = key(True, "save at each new lowest validation loss too; false: no best is kept")
+    keep: str = key(
+        "last:2,best:1",
+        "checkpoints that stay: any of last:N, best:N, every:STEPS, with commas between",
+        verbatim=True,
+    )
 
 
 @dataclass

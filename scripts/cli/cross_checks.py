@@ -27,6 +27,7 @@ from core.launcher import detect_launcher, processes_of
 from data.corpora import CORPORA
 from models.registry import model_class
 from scripts.cli.model_spec import model_spec, nearest
+from training.checkpoints.keep import Keep
 from training.run_folder.folder import check_name, resume_target
 from training.run_folder.naming import default_name
 
@@ -77,6 +78,7 @@ def _train(config: TrainConf) -> Iterator[str]:
         if config.trainer.precision == "16-mixed":
             yield "training.bptt=truncated cannot scale gradients in time for 16-mixed: use bf16"
     yield from _optim(config)
+    yield from _keep(config)
     if config.take != "auto" and not config.init_from:
         yield f"take={config.take} says how much of from= is taken over: give from= too"
     if config.resize_vocab and not config.init_from:
@@ -102,6 +104,16 @@ def _train(config: TrainConf) -> Iterator[str]:
             folder = Path(config.runs_dir, *filter(None, [config.group]), run_name)
             if not (folder / "start.json").is_file():
                 yield str(error)
+
+
+def _keep(config: TrainConf) -> Iterator[str]:
+    try:
+        keep = Keep.parse(config.checkpoint.keep)
+    except UserError as error:
+        yield str(error)
+        return
+    if keep.best > 1 and not config.checkpoint.best:
+        yield f"checkpoint.keep=best:{keep.best}: with checkpoint.best=false no best is kept"
 
 
 def _optim(config: TrainConf) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Saves a run, keeps the newest and the best checkpoint, and stops it when it is asked to."""
+"""Saves a run, keeps the checkpoints that are to stay, and stops it when it is asked to."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from core.files import manifest_path, write_text
 from core.stop_signals import Preempted, Signals
 from tracking.lightning_loggers import JsonlLogger
 from training.checkpoints.async_io import BackgroundIO
-from training.checkpoints.find import path_of, saved
+from training.checkpoints.find import path_of, saved, step_of
+from training.checkpoints.keep import Keep
 from training.checkpoints.rng import random_state, set_random_state
 from training.checkpoints.validation import FORMAT
 from training.distributed.local_processes import RankInfo
 from training.run_folder.folder import RunFolder
 from training.run_folder.numerics import machine, warn_of_other_bits
-
-KEEP = 2
 
 # What the processes agree on after a step: the greatest request of any of them.
 GO_ON, SAVE, STOP, REQUEUE = range(4)
@@ -30,7 +29,7 @@ GO_ON, SAVE, STOP, REQUEUE = range(4)
 
 class Checkpointer(lightning.Callback):
     """Saves by steps, by minutes, at the end, at a new lowest validation loss, and when asked to
-    stop; keeps the last two and the best.
+    stop; keeps what `checkpoint.keep` says.
 
     A step that ends in a validation is saved after it, so that whoever continues there neither
     repeats the validation nor leaves it out. With each checkpoint travel the state of every
@@ -50,6 +49,7 @@ class Checkpointer(lightning.Callback):
     ) -> None:
         """`start` is the content of the checkpoint to continue from."""
         self.folder, self._conf = folder, conf.checkpoint
+        self._keep = Keep.parse(conf.checkpoint.keep)
         self._identity, self._decided_by = identity, decided_by
         self._val_every = conf.trainer.val_check_interval
         self._signals = signals
@@ -57,10 +57,11 @@ class Checkpointer(lightning.Callback):
         self.member = member
         self.resumes = start is not None
         self._step = self._saved_step = (start or {}).get("global_step") or -1
-        best = (start or {}).get("crossover", {}).get("best")
-        # The best of a branch is one of its own: that of its parent lies elsewhere.
-        is_here = best is not None and path_of(folder, best["step"]).is_file()
-        self._best: dict[str, Any] | None = best if is_here else None
+        ours = (start or {}).get("crossover", {})
+        before = ours.get("lowest", [each for each in [ours.get("best")] if each])
+        # The best of a branch are its own: those of its parent lie elsewhere.
+        self._lowest = [each for each in before if path_of(folder, each["step"]).is_file()]
+        """Steps and losses of the best checkpoints so far, the best first."""
         self._asked = GO_ON
         self._last_save = time.monotonic()
         self.io = BackgroundIO(start, self._tidy)
@@ -89,10 +90,11 @@ class Checkpointer(lightning.Callback):
             self._act(trainer)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        loss = pl_module.val_loss
-        if self._conf.best and loss < (self._best or {"val_loss": math.inf})["val_loss"]:
-            self._best = {"step": trainer.global_step, "val_loss": loss}
+        loss, step = pl_module.val_loss, trainer.global_step
+        if self._conf.best and loss < (self._lowest[0]["val_loss"] if self._lowest else math.inf):
             self._asked = max(self._asked, SAVE)
+        if self._conf.best and self._asked >= SAVE and math.isfinite(loss):
+            self._enter(step, loss)
         self._act(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
@@ -107,7 +109,8 @@ class Checkpointer(lightning.Callback):
             "identity": self._identity,
             "run": self._decided_by,
             "random": self.member.gather(random_state()),
-            "best": self._best,
+            "best": self._lowest[0] if self._lowest else None,
+            "lowest": [*self._lowest],
             "ledger": pl_module.ledger.as_dict(),
             "rows": next(
                 (logger.written() for logger in trainer.loggers if isinstance(logger, JsonlLogger)),
@@ -134,8 +137,9 @@ class Checkpointer(lightning.Callback):
         minutes = (time.monotonic() - self._last_save) / 60
         every = self._conf.every_n_train_steps
         by_step = every and step % every == 0
+        by_rule = self._keep.every and step % self._keep.every == 0
         by_time = self._conf.every_minutes and minutes >= self._conf.every_minutes
-        return SAVE if by_step or by_time else GO_ON
+        return SAVE if by_step or by_rule or by_time else GO_ON
 
     def _act(self, trainer: lightning.Trainer) -> None:
         asked, self._asked = self._asked, GO_ON
@@ -160,17 +164,22 @@ class Checkpointer(lightning.Callback):
         self.io.wait()
         self.seconds += time.monotonic() - start
 
+    def _enter(self, step: int, loss: float) -> None:
+        """The checkpoint of this step will be one of the best, if few are better."""
+        entered = [*self._lowest, {"step": step, "val_loss": loss}]
+        most = max(self._keep.best, 1)  # one tells which loss is a new lowest
+        self._lowest = sorted(entered, key=lambda each: (each["val_loss"], each["step"]))[:most]
+
     def _tidy(self, checkpoint: dict[str, Any]) -> None:
-        """Name the best so far; delete what is neither that nor one of the last two."""
-        paths = saved(self.folder)
-        kept = paths[-KEEP:]
-        best = checkpoint["crossover"]["best"]
-        if best is not None:
-            path = path_of(self.folder, best["step"])
-            write_text(self.folder.best, json.dumps({"file": path.name, **best}) + "\n")
-            kept.append(path)
-        for path in paths:
-            if path not in kept and not path.is_dir():
+        """Name the best so far; delete what is not to stay."""
+        ours = checkpoint["crossover"]
+        if (best := ours["best"]) is not None:
+            name = path_of(self.folder, best["step"]).name
+            write_text(self.folder.best, json.dumps({"file": name, **best}) + "\n")
+        paths = {step_of(path): path for path in saved(self.folder)}
+        stay = self._keep.stay(paths, [each["step"] for each in ours["lowest"]])
+        for step, path in paths.items():
+            if step not in stay and not path.is_dir():
                 # The manifest goes last: a checkpoint without one is passed over.
                 path.unlink(missing_ok=True)
                 manifest_path(path).unlink(missing_ok=True)

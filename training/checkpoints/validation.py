@@ -175,10 +175,12 @@ def _check_own(ours: dict[str, Any], step: int) -> None:
         rows = ours["rows"]
         _need(is_count(rows["count"]) and isinstance(rows["sha256"], str), "crossover.rows")
     best = ours.get("best")
-    if best is not None:
-        _need_keys(best, ("step", "val_loss"), "best")
-        _need(is_count(best["step"]) and best["step"] <= step, "best")
-        _need(type(best["val_loss"]) in (int, float), "best")
+    lowest = ours.get("lowest", [])  # older checkpoints have none
+    _need(isinstance(lowest, list), "lowest")
+    for each in [*lowest, *([] if best is None else [best])]:
+        _need_keys(each, ("step", "val_loss"), "best")
+        _need(is_count(each["step"]) and each["step"] <= step, "best")
+        _need(type(each["val_loss"]) in (int, float), "best")
     if "ledger" in ours:
         _check_ledger(ours["ledger"])
     states: Any = ours.get("random")

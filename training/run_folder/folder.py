@@ -2,7 +2,7 @@
 
 runs/[GROUP/]NAME/
     config.yaml      what was asked for
-    checkpoints/     step-00000100.ckpt and its manifest: the last two, and the one in best.json
+    checkpoints/     step-00000100.ckpt with its manifest, as many as are kept; best.json
     metrics.jsonl    every number that was logged
     summary.json     written when the run has finished
     start.json       how it was begun, if by resume=never or from another checkpoint
