@@ -145,6 +145,9 @@ class OptimConf:
     decay_steps: int = key(
         0, "last optimizer steps of schedule=wsd, over which the rate falls", low=0, high=STEPS
     )
+    decay_share: float = key(
+        0.0, "decay_steps as a share of trainer.max_steps; 0: as decay_steps says", low=0, high=1
+    )
     lr: float = key(1e-3, "peak learning rate", low=0, high=1e6)
     final_lr: float = key(1e-4, "learning rate of the last step", low=0, high=1e6)
     lr_width: int = key(
@@ -166,6 +169,11 @@ class OptimConf:
         low=0,
         high=1e6,
     )
+
+
+def decay_steps(max_steps: int, optim: OptimConf) -> int:
+    """How many steps the decay of `schedule=wsd` has: as given, or the nearest to a share."""
+    return optim.decay_steps or round(optim.decay_share * max_steps)
 
 
 @dataclass
@@ -315,6 +323,12 @@ class TrainConf:
         "what to take over; auto: everything of a run or its checkpoint, the weights of a file",
         choices=("auto", *TAKES),
         verbatim=True,
+    )
+    trunk: str | None = key(
+        None,
+        "run of the same group whose steps up to the decay of schedule=wsd this one shares; it is "
+        "trained so far first",
+        typed=True,
     )
     resize_vocab: bool = key(
         False, "add or cut rows of embedding and head where from= has another vocabulary"
@@ -657,6 +671,7 @@ VERBS = {"runs": {"tree": "view=tree"}}
 SPELLING = {key: word for word, key in SPELLED.items()}
 ADDED = (
     "optim.name", "optim.schedule", "optim.decay_steps", "init_from", "take", "resize_vocab",
+    "optim.decay_share", "trunk",
     "training.patience", "training.target_loss", "training.prune",
 )  # fmt: skip
 """Keys of a training that runs of older versions have not recorded. The default of such a key is

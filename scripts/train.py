@@ -14,6 +14,7 @@ from scripts.cli.model_spec import model_spec
 from training.run import train
 from training.run_folder.folder import RunFolder
 from training.run_folder.naming import default_name
+from training.trunk import after_trunk
 
 OBJECTIVES = {"val/loss": "val_loss", "val/bits_per_byte": "val_bits_per_byte"}
 """What `objective=` names, in a summary."""
@@ -40,4 +41,6 @@ def run(conf: TrainConf) -> dict[str, Any] | None:
     """
     spec = model_spec(conf.model, conf.data.vocab_size)
     conf.name = conf.name or default_name(conf, spec.name, spec.size)
-    return train(conf, spec, RunFolder.of(conf.runs_dir, conf.group, conf.name))
+    if conf.trunk:
+        conf = after_trunk(conf, spec)
+    return train(conf, spec, RunFolder.of(conf.runs_dir, conf.group, str(conf.name)))

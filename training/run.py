@@ -58,7 +58,7 @@ from training.loop.monitor import Monitor, peak_memory
 from training.loop.nan_guard import NanGuard
 from training.loop.objective import SequenceMode
 from training.loop.quiet_lightning import quiet
-from training.loop.schedules import only_rises
+from training.loop.schedules import lr_factor, only_rises
 from training.loop.trainer import build_trainer
 from training.run_folder.begun import Begun
 from training.run_folder.digest import digest
@@ -321,7 +321,7 @@ class Run:
             initial.put(model)
             ledger, content = initial.ledger(ledger), initial.with_optimizer()
             del initial
-        ledger.parent = asdict(parent) if parent else None
+        ledger.leave(asdict(parent) if parent else None)
         ledger.continue_with(
             effective(describe(conf, self.spec), self.corpus.fingerprint),
             start.content["global_step"] if start.content else 0,
@@ -397,6 +397,8 @@ class Run:
                 "changes": ledger.changes,
                 "tokens": ledger.tokens,
                 "forward_flops": ledger.forward_flops,
+                "own_forward_flops": ledger.own_flops,
+                "last_rate": lr_factor(steps - 1, conf.trainer.max_steps, conf.optim),
                 "val_loss": loss,
                 "val_bits_per_byte": bits_per_byte(loss, corpus.meta.val_tokens_per_byte),
                 "unigram_entropy": corpus.meta.unigram_entropy,

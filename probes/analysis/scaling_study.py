@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,11 +108,28 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Spending:
+    """Training compute of a whole study whose trainings share steps, operations."""
+
+    lineages: float
+    """Sum over its points of all that led to each: what they would cost one by one."""
+    computed: float
+    """What was really computed for them, shared steps once."""
+
+    @property
+    def saving(self) -> float:
+        """How many times less that is."""
+        return self.lineages / self.computed
+
+
+@dataclass(frozen=True)
 class Study:
     """Everything the report shows of a scaling study."""
 
     families: tuple[Family, ...]
     comparisons: tuple[Comparison, ...]
+    spending: Spending | None = None
+    """Where its trainings share steps."""
 
 
 def family_of(training: dict[str, Any]) -> str:
@@ -122,11 +140,15 @@ def swept(trainings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Trainings of models that were trained with several amounts of compute.
 
     Those of before the summary knew its compute do not count, nor those that were pruned: what
-    those end with says how they were chosen, not what their compute gives.
+    those end with says how they were chosen, not what their compute gives. Nor does a trunk: a
+    training that others here have left, and whose rate was still at its peak in the last step.
     """
+    trainings = list(trainings)
+    left = {parent_of(run) for run in trainings}
     by_family: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in trainings:
-        if run.get("forward_flops") and not was_pruned(run):
+        is_trunk = run.get("last_rate") == 1 and run.get("name") in left
+        if run.get("forward_flops") and not was_pruned(run) and not is_trunk:
             by_family[family_of(run)].append(run)
     several = [
         runs for runs in by_family.values() if len({run["forward_flops"] for run in runs}) >= FEWEST
@@ -134,8 +156,47 @@ def swept(trainings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [run for runs in several for run in runs]
 
 
+def parent_of(run: dict[str, Any]) -> str | None:
+    """The name of the run whose checkpoint a training has begun with."""
+    path = (run.get("parent") or {}).get("path")
+    return Path(path).parent.parent.name if isinstance(path, str) else None
+
+
+def spending(trainings: Iterable[dict[str, Any]]) -> Spending | None:
+    """What the points of the study of these summaries cost; None if they share nothing.
+
+    Each training counts with what it has computed itself, and so does every one that it comes from.
+    Of one whose summary is not here, the longest part that a training has taken over counts. None
+    also where a summary, of an older version, does not say what is its own.
+    """
+    trainings = list(trainings)
+    points, by_name = swept(trainings), {str(run.get("name")): run for run in trainings}
+    todo, counted, absent = [*points], set[int](), dict[str, int]()
+    computed = 0
+    while todo:
+        run = todo.pop()
+        if id(run) in counted:
+            continue
+        counted.add(id(run))
+        parent, whole = parent_of(run), run.get("forward_flops") or 0
+        own = run.get("own_forward_flops", None if parent else whole)
+        if own is None:
+            return None
+        computed += own
+        if parent in by_name and by_name[parent] is not run:
+            todo.append(by_name[parent])
+        elif parent is not None:
+            absent[parent] = max(absent.get(parent, 0), whole - own)
+    computed += sum(absent.values())
+    lineages = sum(run["forward_flops"] for run in points)
+    if not 0 < computed < lineages:
+        return None
+    return Spending(float(TRAINING_FACTOR * lineages), float(TRAINING_FACTOR * computed))
+
+
 def study(trainings: Iterable[dict[str, Any]], seed: int = 0) -> Study | None:
     """The study of these summaries; None if none has `FEWEST` amounts of compute for a model."""
+    trainings = list(trainings)
     by_family: dict[str, list[Trial]] = defaultdict(list)
     of_family: dict[str, dict[str, Any]] = {}
     for run in swept(trainings):
@@ -170,7 +231,7 @@ def study(trainings: Iterable[dict[str, Any]], seed: int = 0) -> Study | None:
             low, high = max(mine.span[0], other.span[0]), min(mine.span[1], other.span[1])
             if low < high:
                 comparisons.append(compare(mine, other, low, high))
-    return Study(tuple(families), tuple(comparisons))
+    return Study(tuple(families), tuple(comparisons), spending(trainings))
 
 
 def compare(mine: Family, other: Family, low: float, high: float) -> Comparison:

@@ -17,7 +17,9 @@ SHOWN = (2, 6, 7)
 def plain(study: Study) -> dict[str, Any]:
     """`families` by label: their trainings, law, Akaike weights, coefficients, mean slope and
     scatter (null without a law). `comparisons`: losses' differences at three amounts of compute,
-    and the compute that the recurrent one needs for the other's loss, relative to the other's."""
+    and the compute that the recurrent one needs for the other's loss, relative to the other's.
+    `spending`, null where no steps are shared: the sum of the trainings' compute, what of it was
+    computed, and their ratio."""
     families = {}
     for family in study.families:
         law, slope = family.law, family.exponent(*family.span)
@@ -41,7 +43,9 @@ def plain(study: Study) -> dict[str, Any]:
         }
         for comparison in study.comparisons
     ]
-    return {"families": families, "comparisons": comparisons}
+    spent = study.spending
+    spending = spent and asdict(spent) | {"saving": spent.saving}
+    return {"families": families, "comparisons": comparisons, "spending": spending}
 
 
 def terminal(study: Study) -> list[Table]:

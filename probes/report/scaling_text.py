@@ -6,7 +6,7 @@ from core.interval import Interval
 from core.units import capital, listing, significant
 from probes.analysis.dataset import Series
 from probes.analysis.estimators import interval_of
-from probes.analysis.scaling_study import Comparison, Family, Study
+from probes.analysis.scaling_study import Comparison, Family, Spending, Study
 from probes.report.phrases import INTERVAL, name, spoken
 
 UNIT = "nats per token"
@@ -43,6 +43,8 @@ def paragraphs(study: Study) -> list[str]:
     """What was asked and found (what the recurrent one loses first), and what it does not say."""
     texts = [ABOUT, *(comparison(pair) for pair in study.comparisons)]
     texts += [text for family in study.families if (text := growth(family))]
+    if study.spending:
+        texts.append(shared(study.spending))
     if any(family.law for family in study.families):
         texts.append(BEYOND)
     return texts
@@ -111,6 +113,16 @@ def growth(family: Family) -> str:
     return (
         f"Ten times the compute lowers the loss of {spoken(series(family))} by {shares[0]:.1f} % "
         f"({INTERVAL}{shares[1]:.1f} to {shares[2]:.1f} %), on average over what was measured."
+    )
+
+
+def shared(spending: Spending) -> str:
+    """What the study cost, where its trainings share steps."""
+    return (
+        "These trainings share steps: each is a branch of a longer one, and its compute is that of "
+        f"all steps that led to it. Together that is {flops(spending.lineages)} operations; "
+        f"{flops(spending.computed)} were computed, shared steps once, which is "
+        f"{significant(spending.saving, 2)} times less than training each from its beginning."
     )
 
 

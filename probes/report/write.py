@@ -108,3 +108,5 @@ def print_table(report: Report, console: Console) -> None:
             console.print(table)
     if analysis.scaling:
         terminal.say(scaling_text.headline(analysis.scaling), console, style="bold")
+        if analysis.scaling.spending:
+            terminal.say(scaling_text.shared(analysis.scaling.spending), console)

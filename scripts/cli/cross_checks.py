@@ -21,6 +21,7 @@ from conf.schema import (
     ReportConf,
     TortureConf,
     TrainConf,
+    decay_steps,
 )
 from core.errors import UserError
 from core.launcher import detect_launcher, processes_of
@@ -79,6 +80,7 @@ def _train(config: TrainConf) -> Iterator[str]:
             yield "training.bptt=truncated cannot scale gradients in time for 16-mixed: use bf16"
     yield from _optim(config)
     yield from _keep(config)
+    yield from _trunk(config)
     if config.take != "auto" and not config.init_from:
         yield f"take={config.take} says how much of from= is taken over: give from= too"
     if config.resize_vocab and not config.init_from:
@@ -122,14 +124,19 @@ def _optim(config: TrainConf) -> Iterator[str]:
     if optim.final_lr > optim.lr:
         way_out = "for a rate of 0 set optim.final_lr=0 too" if not optim.lr else "lower it"
         yield f"optim.final_lr={optim.final_lr} is above optim.lr={optim.lr}: {way_out}"
-    if optim.decay_steps and optim.schedule != "wsd":
+    given = f"optim.decay_steps={optim.decay_steps}"
+    if optim.decay_share:
+        if optim.decay_steps:
+            yield f"{given} and optim.decay_share={optim.decay_share}: give one of them"
+        given = f"optim.decay_share={optim.decay_share}"
+    if (optim.decay_steps or optim.decay_share) and optim.schedule != "wsd":
         yield (
-            f"optim.decay_steps={optim.decay_steps} changes nothing with "
+            f"{given} changes nothing with "
             f"optim.schedule={optim.schedule}: only optim.schedule=wsd has a decay of its own"
         )
-    elif optim.decay_steps > max(trainer.max_steps - optim.warmup_steps, 0):
+    elif decay_steps(trainer.max_steps, optim) > max(trainer.max_steps - optim.warmup_steps, 0):
         yield (
-            f"optim.decay_steps={optim.decay_steps} does not fit between the end of the warm-up "
+            f"{given} does not fit between the end of the warm-up "
             f"(optim.warmup_steps={optim.warmup_steps}) and trainer.max_steps={trainer.max_steps}"
         )
     if optim.name == "muon" and trainer.strategy not in ("auto", "ddp"):
@@ -137,6 +144,27 @@ def _optim(config: TrainConf) -> Iterator[str]:
             f"optim.name=muon needs whole matrices, which trainer.strategy={trainer.strategy} "
             "splits: use ddp, or optim.name=adamw"
         )
+
+
+def _trunk(config: TrainConf) -> Iterator[str]:
+    """Whether there are steps to share with the run that `trunk=` names."""
+    if config.trunk is None:
+        return
+    key, decay = f"trunk={config.trunk}", decay_steps(config.trainer.max_steps, config.optim)
+    yield from _folder_name("trunk", config.trunk)
+    if config.trunk == config.name:
+        yield f"{key} is the name of this run: the trunk needs another one"
+    if config.init_from:
+        yield f"{key} and from={config.init_from}: this run begins with its trunk; give one of them"
+    if config.resume not in ("auto", "never"):
+        yield f"{key} and resume={config.resume}: this run begins with its trunk; give one of them"
+    if config.optim.schedule != "wsd" or not 0 < decay < config.trainer.max_steps:
+        yield (
+            f"{key} shares the steps before the decay: give optim.schedule=wsd and "
+            "optim.decay_steps or optim.decay_share, of a part of trainer.max_steps"
+        )
+    if detect_launcher():
+        yield f"{key} trains two runs, one after the other: not under a launcher; use from= there"
 
 
 @check("train", deep=True)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from conf.schema import EVERYTHING, TrainConf
+from conf.schema import EVERYTHING, OptimConf, TrainConf, decay_steps
 from core.errors import UserError, shown
 from core.files import damage, manifest_path, recorded_digest
 from training.checkpoints.find import newest, saved, step_of
@@ -132,10 +132,12 @@ def check_branch(path: Path, content: dict[str, Any], conf: TrainConf) -> None:
     check_optimizer(path, content, conf)
     ours = content["crossover"]
     before = ours.get("run", {})
-    last, decay = ours["ledger"]["max_steps"], before.get("optim.decay_steps", 0)
-    if before.get("optim.schedule") != "wsd" or conf.optim.schedule != "wsd" or not decay:
+    last = ours["ledger"]["max_steps"]
+    if before.get("optim.schedule") != "wsd" or conf.optim.schedule != "wsd" or last is None:
         return
-    if last is not None and content["global_step"] > (first := last - decay):
+    keys = ("decay_steps", "decay_share")
+    decay = decay_steps(last, OptimConf(**{key: before.get(f"optim.{key}", 0) for key in keys}))
+    if decay and content["global_step"] > (first := last - decay):
         raise UserError(
             f"{path}: its schedule has begun to decay at step {first}. Start from a checkpoint of "
             f"step {first} or before, with take=weights, or with another optim.schedule"

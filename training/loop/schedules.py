@@ -7,7 +7,7 @@ import math
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from conf.schema import OptimConf
+from conf.schema import OptimConf, decay_steps
 
 
 def lr_factor(step: int, max_steps: int, conf: OptimConf) -> float:
@@ -24,27 +24,27 @@ def lr_factor(step: int, max_steps: int, conf: OptimConf) -> float:
     floor = conf.final_lr / conf.lr if conf.lr else 0.0
     progress = (step - conf.warmup_steps) / max(max_steps - 1 - conf.warmup_steps, 1)
     if conf.schedule == "wsd":
-        progress = (step - decay_start(max_steps, conf) + 1) / max(conf.decay_steps, 1)
+        progress = (step - decay_start(max_steps, conf) + 1) / max(decay_steps(max_steps, conf), 1)
     progress = min(max(progress, 0.0), 1.0)
     left = {
         "cosine": (1 + math.cos(math.pi * progress)) / 2,
         "linear": 1 - progress,
         "constant": 1.0,
-        "wsd": 1 - math.sqrt(progress) if conf.decay_steps else 1.0,
+        "wsd": 1 - math.sqrt(progress) if decay_steps(max_steps, conf) else 1.0,
     }[conf.schedule]
     return floor + (1 - floor) * left
 
 
 def decay_start(max_steps: int, conf: OptimConf) -> int:
-    """The first step of the decay of `schedule=wsd`."""
-    return max_steps - conf.decay_steps
+    """The first step of the decay of `schedule=wsd`, counted from 0."""
+    return max_steps - decay_steps(max_steps, conf)
 
 
 def describe_end(max_steps: int, conf: OptimConf) -> str:
     """How the rate goes on, as the end of a sentence."""
     if only_rises(max_steps, conf):
         return f"it only rises until the last step, {max_steps}"
-    if conf.schedule == "constant" or (conf.schedule == "wsd" and not conf.decay_steps):
+    if conf.schedule == "constant" or (conf.schedule == "wsd" and not decay_steps(max_steps, conf)):
         return f"it stays constant until the last step, {max_steps}"
     if conf.schedule == "wsd":
         return f"it falls from step {decay_start(max_steps, conf)} to the last step, {max_steps}"

@@ -26,6 +26,8 @@ class Ledger:
     parent: dict[str, Any] | None = None
     """The `path`, `step`, `sha256` and `take` of the checkpoint that this branch has left."""
     max_steps: int | None = None
+    inherited_flops: int | None = 0
+    """Those of `forward_flops` that the runs before this one have spent."""
     schedule_changes: list[str] = field(default_factory=list)
     """What happened to the learning rate where a start continued with another schedule."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -54,7 +56,8 @@ class Ledger:
             return cls(order=ours)
         recorded = content["crossover"].get("ledger")
         if recorded is not None:
-            ledger = cls(**recorded)
+            before = 0 if recorded["parent"] is None else None  # of older versions
+            ledger = cls(**{"inherited_flops": before, **recorded})
         else:
             theirs, steps = _configured(path), int(content["global_step"])
             ledger = cls(None, None, theirs)
@@ -79,6 +82,23 @@ class Ledger:
         if changed and step:
             self.changes = [*self.changes, {"step": step, "changed": changed}]
         self.settings = settings
+
+    @property
+    def own_flops(self) -> int | None:
+        """Operations of the forward passes that this run has made itself."""
+        if self.forward_flops is None or self.inherited_flops is None:
+            return None
+        return self.forward_flops - self.inherited_flops
+
+    def leave(self, parent: dict[str, Any] | None) -> None:
+        """Count from here on for the run that begins at `parent`, or goes on after it."""
+
+        def place(of: dict[str, Any] | None) -> Any:
+            return of and (of["step"], of["sha256"])
+
+        if place(parent) != place(self.parent):
+            self.inherited_flops = self.forward_flops
+        self.parent = parent
 
     def add(self, tokens: int, forward_flops: int) -> None:
         """One optimizer step has been made."""

@@ -1,0 +1,51 @@
+"""Trainings that share their steps before the decay: `trunk=NAME`, with `schedule=wsd`.
+
+The steps of `schedule=wsd` before its decay do not depend on where it ends. Trainings of several
+budgets therefore need them only once: the trunk, a run of its own, goes as far as the longest one,
+and each of them is a branch of it that holds only its decay (Hu et al. 2024, arXiv 2404.06395,
+section 4.1; Hägele et al. 2024, arXiv 2405.18392). A branch ends in the bits that a training from
+scratch would have ended in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from conf.schema import TrainConf
+from core.errors import UserError
+from models.registry import ModelSpec
+from training.checkpoints.find import saved, step_of
+from training.loop.schedules import decay_start
+from training.run import train
+from training.run_folder.folder import RunFolder
+
+
+def after_trunk(conf: TrainConf, spec: ModelSpec) -> TrainConf:
+    """Train the run `conf.trunk` to where the decay of `conf` begins; `conf` as its branch.
+
+    A training that has left its trunk already needs it no more, and does without. Raises as
+    `training.run.train` does, and `UserError` if the trunk has gone further and kept no checkpoint
+    of that step.
+    """
+    start = decay_start(conf.trainer.max_steps, conf.optim)
+    folder = RunFolder.of(conf.runs_dir, conf.group, str(conf.name))
+    if not saved(folder) and folder.summary() is None:
+        trunk = replace(
+            conf,
+            name=conf.trunk,
+            trunk=None,
+            resume="auto",
+            optim=replace(conf.optim, decay_steps=0, decay_share=0.0),
+            trainer=replace(conf.trainer, max_steps=start),
+            training=replace(conf.training, patience=0, target_loss=0.0, prune="never"),
+        )
+        shared = RunFolder.of(conf.runs_dir, conf.group, str(conf.trunk))
+        train(trunk, spec, shared)
+        if start not in (steps := [step_of(path) for path in saved(shared)]):
+            raise UserError(
+                f"trunk={conf.trunk}: {shared.path} has gone past step {start}, where the decay to "
+                f"trainer.max_steps={conf.trainer.max_steps} would begin, and keeps its steps "
+                f"{', '.join(map(str, steps))}: give budgets in growing order, or another trunk="
+            )
+    place = "/".join(filter(None, [conf.group, conf.trunk]))
+    return replace(conf, init_from=f"{place}@{start}")
