@@ -676,6 +676,13 @@ ADDED = (
 )  # fmt: skip
 """Keys of a training that runs of older versions have not recorded. The default of such a key is
 what was done before it existed."""
+HOUSEKEEPING = (
+    "name", "group", "runs_dir", "resume", "wandb", "checkpoint", "objective",
+    "data.cache_dir", "data.verify", "data.workers", "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+)  # fmt: skip
+"""Keys and groups of keys of a training that say where things go, how often they are saved or how
+they are shown; they change nothing that is learned."""
 PLACES = {"busy": "benchmarks", "repeatability": "benchmarks", "torture": "tests/faults"}
 """Folders of the scripts that are not in `scripts/`."""
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from conf.schema import ReportConf, WandbConf
 from probes.analysis.costs import Price
-from probes.report import figures, scaling_figure
+from probes.report import figures, scaling_figure, trainings_files
 from probes.report.rows_csv import COLUMNS, flat
 from probes.report.write import Report, print_table, write_report
 from tracking.wandb_run import Tracker
@@ -50,8 +50,6 @@ def track(conf: WandbConf, folder: Path, report: Report) -> None:
     """Tables of all rows and of what `crossover.json` holds, the page, and every file as one
     artifact."""
     group = folder.resolve().name
-    crossovers = crossover_rows(report.summary)
-    quiet = report.summary["machine"].get("quiet") or {}
     with Tracker(
         conf,
         "report",
@@ -59,21 +57,43 @@ def track(conf: WandbConf, folder: Path, report: Report) -> None:
         job_type="report",
         identity=folder / "wandb" / "report.id",
         records=folder,
-        config={"models": list(report.summary["models"])},
+        config={"models": report.models},
     ) as tracker:
-        tracker.table("report/rows", COLUMNS, map(flat, report.analysis.dataset.rows))
-        tracker.table("report/crossovers", CROSSOVER_COLUMNS, crossovers)
-        tracker.table("report/ratios", RATIO_COLUMNS, ratio_rows(report.summary))
-        tracker.table("report/curves", CURVE_COLUMNS, curve_rows(report.summary))
-        tracker.table("report/slopes", SLOPE_COLUMNS, slope_rows(report.summary))
+        if report.trainings:
+            tracker.table(
+                "report/trainings",
+                trainings_files.COLUMNS,
+                trainings_files.rows_of(report.trainings),
+            )
+        else:
+            track_probes(tracker, report)
         tracker.page("report/page", report.out / "index.html")
-        files = ("index.html", "crossover.json", "rows.csv", *figures.FILES, scaling_figure.FILE)
+        files = (
+            "index.html",
+            "crossover.json",
+            "rows.csv",
+            "trainings.json",
+            "trainings.csv",
+            *figures.FILES,
+            scaling_figure.FILE,
+        )
         present = [report.out / name for name in files if (report.out / name).is_file()]
         tracker.artifact(f"report-{group}", "report", present)
-        tracker.summary(
-            {f"crossover/{row[0]}": row[5] for row in crossovers}
-            | {f"measurements/{name}": count for name, count in quiet.items()}
-        )
+
+
+def track_probes(tracker: Tracker, report: Report) -> None:
+    """Tables of the rows and of what was concluded from them."""
+    crossovers = crossover_rows(report.summary)
+    quiet = report.summary["machine"].get("quiet") or {}
+    tracker.table("report/rows", COLUMNS, map(flat, report.analysis.dataset.rows))
+    tracker.table("report/crossovers", CROSSOVER_COLUMNS, crossovers)
+    tracker.table("report/ratios", RATIO_COLUMNS, ratio_rows(report.summary))
+    tracker.table("report/curves", CURVE_COLUMNS, curve_rows(report.summary))
+    tracker.table("report/slopes", SLOPE_COLUMNS, slope_rows(report.summary))
+    tracker.summary(
+        {f"crossover/{row[0]}": row[5] for row in crossovers}
+        | {f"measurements/{name}": count for name, count in quiet.items()}
+    )
 
 
 def crossover_rows(summary: dict[str, Any]) -> list[list[Any]]:

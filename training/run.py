@@ -28,6 +28,7 @@ from data.store import Corpus, prepare
 from models.long_context.sequence_parallel import sequence_parallel
 from models.meta import build_meta
 from models.registry import ModelSpec, build, nature
+from tracking.configuration import flatten, today
 from tracking.lightning_loggers import JsonlLogger, TrackingLogger
 from tracking.wandb_run import TRAIN_AXES, Tracker
 from training.checkpoints.callback import Checkpointer
@@ -71,8 +72,6 @@ from training.run_folder.identity import (
     deciding,
     describe,
     effective,
-    flatten,
-    today,
 )
 from training.run_folder.ledger import Ledger
 from training.run_folder.lock import owned

@@ -15,6 +15,7 @@ from core.parsing import Missing, Unreadable
 from probes.analysis.comparability import Placed, admitted, differences
 from probes.analysis.scaling_study import swept
 from probes.rows import TOLD, Row, read_lines
+from probes.training_runs import TrainingRun, runs_in
 from probes.training_summaries import read_summary
 
 logger = logging.getLogger("crossover")
@@ -80,6 +81,8 @@ class Dataset:
     """What differs between rows compared all the same (`probes.analysis.comparability`)."""
     damaged: tuple[str, ...] = ()
     """Lines and files that could not be read and were left out, one message for each."""
+    runs: tuple[TrainingRun, ...] = ()
+    """Where nothing was probed: all trainings and their folders, unfinished ones too."""
 
     @property
     def pairs(self) -> list[tuple[Series, Series]]:
@@ -117,8 +120,9 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Dataset:
     """Read `probes.jsonl` and `summary.json` of every folder, and of its sub-folders the latter.
 
     Damaged lines and summaries are left out and named. Raises `UserError` for a folder that is
-    missing, when no folder holds a probe row or a scaling study, when there is too much to compare,
-    and, unless `allow_mixed`, when the rows or trainings must not be compared.
+    missing, when no folder holds a probe row or a training, when there is too much to compare, and,
+    unless `allow_mixed`, when the rows or the trainings of a scaling study must not be compared.
+    Other trainings alone are never refused: what reports them says what does not compare.
     """
     rows: list[Placed] = []
     damaged: list[str] = []
@@ -143,13 +147,16 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Dataset:
                 logger.warning(damaged[-1])
                 continue
             trainings[path.resolve()] = summary
-    if not rows and not swept(trainings.values()):
+    runs = {} if rows else {run.path.resolve(): run for each in folders for run in runs_in(each)}
+    if not rows and not runs:
         names = ", ".join(str(folder) for folder in folders) or "nothing"
         why = f" ({left_out(damaged)})" if damaged else ""
         raise UserError(
-            f"no probe rows in {names}{why}: run scripts/probe.py and give its group folder"
+            f"no probe rows in {names}{why}, and no trainings: run scripts/probe.py or "
+            "scripts/train.py and give the folder of the run or group"
         )
-    mixed = differences(rows, trainings)
+    compared = rows or swept(trainings.values())
+    mixed = differences(rows, trainings) if compared else []
     mixture = list(dict.fromkeys([*admitted(rows), *mixed]))
     if mixed and not allow_mixed:
         raise UserError(
@@ -162,6 +169,7 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Dataset:
         tuple(series_of([entry.row for entry in rows])),
         tuple(mixture),
         tuple(damaged),
+        tuple(runs.values()),
     )
     if len(dataset.all_series) > MOST_ARMS or len(dataset.pairs) > MOST_PAIRS:
         raise UserError(

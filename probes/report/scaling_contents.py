@@ -49,9 +49,9 @@ def contents(study: Study, trainings: Sequence[dict[str, Any]]) -> Contents:
         for family in study.families
     ]
     trials = [
-        Line(f"{scaling_text.title(family)} {size}", tuple(numbers), len(numbers))
+        Line(f"{scaling_text.title(family)} {size}", (*numbers, run), len(numbers))
         for family in study.families
-        for size, *numbers in scaling_text.trial_cells(family)
+        for size, *numbers, run in scaling_text.trial_cells(family)
     ]
     headings = tuple(heading for heading in scaling_text.TRIAL_HEADINGS if heading != "size")
     count = f"{len(trainings)} training{'' if len(trainings) == 1 else 's'}"

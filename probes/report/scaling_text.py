@@ -148,6 +148,7 @@ LAW_HEADINGS = (
 )  # fmt: skip
 TRIAL_HEADINGS = (
     "model", "size", "#parameters", "#tokens", "#compute, operations", f"#loss, {UNIT}",
+    "run",
 )  # fmt: skip
 
 
@@ -173,6 +174,7 @@ def trial_cells(family: Family) -> list[list[str]]:
             f"{trial.tokens:,.0f}",
             flops(trial.flops),
             f"{trial.loss:.3f}",
+            trial.name,
         ]
         for trial in family.trials
     ]

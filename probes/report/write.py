@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from core.files import filling
 from core.writable import check_writable, writing
 from probes.analysis.analysis import Analysis, analyse
 from probes.analysis.costs import Price
-from probes.analysis.dataset import collect
+from probes.analysis.dataset import Dataset, collect
+from probes.analysis.training_grid import Grid, grid
 from probes.report import (
     figures,
     html,
@@ -25,6 +26,10 @@ from probes.report import (
     scaling_json,
     scaling_text,
     terminal,
+    trainings_contents,
+    trainings_files,
+    trainings_html,
+    trainings_text,
 )  # fmt: skip
 from probes.report.contents import Contents, contents
 from probes.report.rows_csv import csv_text
@@ -41,6 +46,15 @@ class Report:
     summary: dict[str, Any]
     """The content of `crossover.json`."""
     out: Path
+    trainings: Grid | None = None
+    """The trainings, where nothing else was given."""
+
+    @property
+    def models(self) -> list[str]:
+        """Labels of what it is about."""
+        if self.trainings:
+            return list(dict.fromkeys(arm.label for arm in self.trainings.arms))
+        return list(self.summary["models"])
 
 
 def write_report(
@@ -59,6 +73,9 @@ def write_report(
     dataset = collect(runs, allow_mixed)
     check_writable(out, "out")
     report = compose(analyse(dataset, (slope_from, slope_to), price), out)
+    if report.trainings:
+        _write_trainings(report.trainings, dataset, out, price)
+        return report
     # The page comes last: when it is new, everything it stands beside is new too.
     with writing(out, "out"), filling(out, last="index.html") as aside:
         _write(aside / "crossover.json", json.dumps(report.summary, indent=2) + "\n")
@@ -76,6 +93,16 @@ def write_report(
     return report
 
 
+def _write_trainings(found: Grid, dataset: Dataset, out: Path, price: Price | None) -> None:
+    """The page of trainings alone, with its record beside it."""
+    said = trainings_contents.contents(found, price)
+    said = replace(said, warnings=(*phrases.warnings(dataset), *said.warnings))
+    with writing(out, "out"), filling(out, last="index.html") as aside:
+        _write(aside / "trainings.json", trainings_files.json_text(found, said))
+        _write(aside / "trainings.csv", trainings_files.csv_text(found))
+        _write(aside / "index.html", trainings_html.page(found, said))
+
+
 def compose(analysis: Analysis, out: Path) -> Report:
     """The texts of an analysis; nothing is written."""
     dataset, scaling = analysis.dataset, analysis.scaling
@@ -86,7 +113,8 @@ def compose(analysis: Analysis, out: Path) -> Report:
     said = contents(analysis) if dataset.rows else None
     if said:
         summary["page"] = said.plain()
-    return Report(analysis, said, summary, out)
+    is_alone = not dataset.rows and not scaling
+    return Report(analysis, said, summary, out, grid(dataset.runs) if is_alone else None)
 
 
 def _write(path: Path, text: str) -> None:
@@ -106,6 +134,12 @@ def print_table(report: Report, console: Console) -> None:
     elif analysis.scaling:
         for table in scaling_json.terminal(analysis.scaling):
             console.print(table)
+    if report.trainings:
+        for text in (
+            trainings_text.headline(report.trainings),
+            *trainings_text.paragraphs(report.trainings),
+        ):
+            terminal.say(text, console)
     if analysis.scaling:
         terminal.say(scaling_text.headline(analysis.scaling), console, style="bold")
         if analysis.scaling.spending:

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from conf.schema import ADDED, EVERYTHING, RENAMED, TrainConf
+from conf.schema import EVERYTHING, RENAMED, TrainConf
 from core.errors import UserError, shown
 from core.parsing import Missing, Unreadable, current_names, read_yaml
 from models.registry import ModelSpec
+from tracking.configuration import flatten, today
 from training.run_folder.folder import RunFolder
 
 log = logging.getLogger("crossover")
@@ -80,16 +81,6 @@ def effective(described: dict[str, Any], corpus: str) -> dict[str, Any]:
         for key, value in flatten(described).items()
         if key not in NAMES and not key.startswith(WITHOUT_EFFECT)
     } | {"corpus": corpus}
-
-
-def today(recorded: dict[str, Any]) -> dict[str, Any]:
-    """A recorded configuration, by dotted key, as this version would have recorded it.
-
-    Keys have their present names. One that did not exist yet has its default, which is always what
-    was done before there was a choice; so a new key does not make an old run another one.
-    """
-    usual = {key: value for key, value in flatten(asdict(TrainConf())).items() if key in ADDED}
-    return usual | current_names(recorded, RENAMED)
 
 
 def check_same_run(folder: RunFolder, described: dict[str, Any]) -> None:
@@ -187,14 +178,3 @@ def _left(parent: dict[str, Any] | None) -> Any:
 
 def _begun(parent: dict[str, Any] | None) -> str:
     return f"a branch of {shown(parent['path'], PATH)}" if parent else "begun from nothing"
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one dict with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -25,12 +25,7 @@ from conf.schema import NOT_FIELDS, TrainConf
 LONGEST = 100
 CORPUS = "stdlib"  # that of conf/train.yaml, where the schema has none
 TOKENIZERS = ("bpe", "bytes", "chars")  # any other is the path of a file
-PLACES = (
-    "name", "group", "runs_dir", "resume", "seed", "model", "wandb", "checkpoint",
-    "objective",
-    "data.cache_dir", "data.verify", "data.workers", "trainer.enable_progress_bar",
-    "trainer.log_every_n_steps",
-)  # fmt: skip
+PLACES = ("seed", "model", *schema.HOUSEKEEPING)
 SHORT = {
     "data.corpus": "",
     "data.length": "l",

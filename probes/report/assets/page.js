@@ -9,7 +9,12 @@ window.onerror = (message) => {
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const ARMS = new Map(DATA.arms.map((arm) => [arm.label, arm]));
-const view = { hidden: new Set(), scale: "log" };
+// Where there are several axes, a switch says over which of them the curves are drawn.
+const AXES = DATA.axes || [];
+const MOST_LETTERS = 26; // of a name inside a chart
+const called = (label) => { const { name } = ARMS.get(label); return name.length > MOST_LETTERS ? name.slice(0, MOST_LETTERS - 1) + "…" : name; };
+const view = { hidden: new Set(), scale: DATA.scale || "log", axis: AXES.length ? AXES[0].key : "" };
+const MOST_DOTS = 40, MOST_NAMES = 12; // beyond which a curve has no dots, a chart no names
 
 // ---- numbers, as in words.py
 
@@ -25,10 +30,17 @@ function unitOf(value, unit) {
   return steps.find(([, size], place) => value < 999.5 * size || place === steps.length - 1);
 }
 function quantity(value, unit, digits = 3) {
+  if (!unit) return plain(value);
   const [name, size] = unitOf(value, unit);
   return significant(value / size, digits) + " " + name;
 }
 const short = (value, unit) => quantity(value, unit).replace(/(\.\d*?)0+ /, "$1 ").replace(". ", " ");
+// A number without a unit: `0.0028`, `4.85`, `1.2e12`.
+function plain(value) {
+  const size = Math.abs(value);
+  return size && (size >= 1e7 || size < 1e-4) ? value.toExponential(2).replace("e+", "e").replace(/\.?0+e/, "e")
+    : Number(value.toPrecision(4)).toLocaleString("en-US", { maximumFractionDigits: 7 });
+}
 const whole = (value) => Math.round(value).toLocaleString("en-US");
 const escape = (text) => String(text).replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 
@@ -38,6 +50,12 @@ function linearTicks(top, count) {
   const rough = top / count, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].find((factor) => factor * power >= rough) * power;
   return Array.from({ length: Math.floor(top / step + 1e-9) + 1 }, (_, place) => place * step);
+}
+function within(low, high, count) {
+  const step = linearTicks((high - low) || Math.abs(high) || 1, count)[1] || 1;
+  const ticks = [];
+  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + 1e-9 * step; at++) ticks.push(Number((at * step).toPrecision(12)));
+  return ticks;
 }
 function powers(low, high, base, every) {
   const ticks = [];
@@ -54,9 +72,9 @@ function logTicks(low, high, unit, count) {
   }
   const decades = powers(low, high, 10, 1);
   if (decades.length > 3) return decades;
-  const within = (digits) => powers(low / 10, high, 10, 1).flatMap((p) => digits.map((d) => d * p)).filter((tick) => tick >= low && tick <= high);
-  const few = within([1, 2, 5]);
-  return few.length > 2 ? few : within([1, 1.5, 2, 3, 4, 5, 6, 8]);
+  const steps = (digits) => powers(low / 10, high, 10, 1).flatMap((p) => digits.map((d) => d * p)).filter((tick) => tick >= low && tick <= high);
+  const few = steps([1, 2, 5]);
+  return few.length > 2 ? few : steps([1, 1.5, 2, 3, 4, 5, 6, 8]);
 }
 function scale(low, high, from, to, log) {
   const f = log ? Math.log : (x) => x;
@@ -71,27 +89,45 @@ function thin(ticks, at, gap) {
 
 // ---- one chart
 
+// What a chart's horizontal axis shows: context lengths, a searched key, or what the switch says.
+function across(chart) {
+  if (chart.key) return { label: chart.key, unit: "", labels: chart.labels, log: false, wide: !chart.labels.length };
+  const axis = AXES.find((one) => one.key === view.axis);
+  return axis ? { ...axis, labels: [], log: true } : { label: "context length, tokens", unit: "tokens", labels: [], lengths: true, log: true };
+}
+// The chart over the chosen axis; points that have no place on it are left out.
+function placed(chart) {
+  const key = chart.key ? "key" : view.axis;
+  if (!key) return chart;
+  const on = (one) => ({ ...one, points: one.points.filter((p) => key in p.at).map((p) => ({ ...p, length: p.at[key] })) });
+  return { ...chart, series: chart.series.map(on) };
+}
 function shown(chart) { return chart.series.filter((one) => !view.hidden.has(one.arm)); }
 const good = (one) => one.points.filter((point) => point.status === "ok");
 // Disturbed by other work: shown hollow, and no part of the curve.
 const valued = (one) => one.points.filter((point) => point.value !== null);
 
 function layout(chart, width) {
-  const series = shown(chart), log = view.scale === "log";
+  const series = shown(chart), log = view.scale === "log", axis = across(chart);
   const lengths = [...new Set(chart.series.flatMap((one) => one.points.map((p) => p.length)))].sort((a, b) => a - b);
+  // A key that was searched over a wide range was searched by factors.
+  const logX = lengths[0] > 0 && (axis.wide ? lengths[lengths.length - 1] >= 8 * lengths[0] : log && axis.log), first = lengths[0], farthest = lengths[lengths.length - 1];
   const values = series.flatMap((one) => valued(one).flatMap((p) => p.status === "ok" ? [...p.middle_half, p.value] : [p.value]));
   const height = Math.round(Math.max(290, Math.min(440, width * 0.56)));
-  const longest = Math.max(4, ...series.map((one) => ARMS.get(one.arm).name.length));
+  const longest = series.length > MOST_NAMES ? 0 : Math.max(4, ...series.map((one) => called(one.arm).length));
   const box = { left: 62, right: width - 16 - Math.min(150, longest * 7.6), top: 52, bottom: height - 46 };
   const peak = Math.max(...values), least = Math.min(...values);
   const room = Math.max(peak / least, 1.6) ** 0.08;
-  const [lo, hi] = log ? [least / room, peak * room] : [0, peak * 1.06];
-  const x = scale(log ? lengths[0] : 0, lengths[lengths.length - 1], box.left + 6, box.right - 6, log);
+  const slack = 0.06 * (peak - least || Math.abs(peak) || 1);
+  const [lo, hi] = log ? [least / room, peak * room] : chart.unit ? [0, peak * 1.06] : [least - slack, peak + slack];
+  const start = axis.labels.length ? 0.5 : axis.lengths && !logX ? 0 : first;
+  const x = scale(start, axis.labels.length ? axis.labels.length + 0.5 : farthest, box.left + 6, box.right - 6, logX);
   const y = scale(lo, hi, box.bottom, box.top, log);
   const size = chart.unit === "s" ? unitOf(peak, "s")[1] : unitOf(peak, "B")[1];
-  const yTicks = log ? logTicks(lo, hi, chart.unit, 6) : linearTicks(hi / size, 5).map((tick) => tick * size);
-  const xTicks = thin(log ? lengths : linearTicks(lengths[lengths.length - 1], 5), x, 46);
-  return { series, lengths, width, height, box, x, y, xTicks, yTicks: thin(yTicks, y, 24), empty: !values.length };
+  const yTicks = !chart.unit ? within(lo, hi, 5) : log ? logTicks(lo, hi, chart.unit, 6) : linearTicks(hi / size, 5).map((tick) => tick * size);
+  const few = axis.lengths ? log : lengths.length <= 12 && chart.key;
+  const xTicks = thin(few ? lengths : axis.lengths ? linearTicks(farthest, 5) : logX ? logTicks(first, farthest, "", 6) : within(first, farthest, 5), x, 46);
+  return { series, lengths, axis, width, height, box, x, y, xTicks, yTicks: thin(yTicks, y, 24), empty: !values.length };
 }
 
 function axes(chart, at) {
@@ -99,10 +135,10 @@ function axes(chart, at) {
   const rows = yTicks.map((tick) => `<line class="grid" x1="${box.left}" x2="${box.right}" y1="${y(tick)}" y2="${y(tick)}"/>` +
     `<text x="${box.left - 9}" y="${y(tick) + 4}" text-anchor="end">${tick ? short(tick, chart.unit) : 0}</text>`);
   const columns = xTicks.map((tick) => `<line class="grid" x1="${x(tick)}" x2="${x(tick)}" y1="${box.bottom}" y2="${box.bottom + 5}"/>` +
-    `<text x="${x(tick)}" y="${box.bottom + 20}" text-anchor="middle">${whole(tick)}</text>`);
+    `<text x="${x(tick)}" y="${box.bottom + 20}" text-anchor="middle">${escape(at.axis.labels[tick - 1] || (at.axis.lengths ? whole(tick) : plain(tick)))}</text>`);
   const middle = (box.left + box.right) / 2;
   return rows.join("") + columns.join("") +
-    `<text x="${middle}" y="${at.height - 6}" text-anchor="middle">context length, tokens</text>` +
+    `<text x="${middle}" y="${at.height - 6}" text-anchor="middle">${escape(at.axis.label)}</text>` +
     `<text x="0" y="13">${escape(chart.axis)}</text>`;
 }
 
@@ -118,7 +154,8 @@ function drawSeries(one, at) {
   const floor = (value) => Math.min(box.bottom, y(value));
   const band = points.map((p) => `${x(p.length)},${y(p.middle_half[1])}`)
     .concat([...points].reverse().map((p) => `${x(p.length)},${floor(p.middle_half[0])}`));
-  const dots = valued(one).map((p) => marker(one.arm, x(p.length), y(p.value), 4.2, p.status));
+  const drawn = valued(one);
+  const dots = (drawn.length > MOST_DOTS ? drawn.slice(-1) : drawn).map((p) => marker(one.arm, x(p.length), y(p.value), 4.2, p.status));
   const failed = one.points.filter((p) => p.value === null).map((p) => {
     const px = x(p.length), py = box.top - 4 + 13 * failureRow(one, p, at);
     const tried = !p.status.startsWith("predicted");
@@ -136,14 +173,14 @@ function failureRow(one, point, at) {
 }
 
 function names(at) {
-  const ends = at.series.filter((one) => good(one).length).map((one) => {
+  const ends = (at.series.length > MOST_NAMES ? [] : at.series).filter((one) => good(one).length).map((one) => {
     const last = good(one).at(-1);
     return { arm: ARMS.get(one.arm), x: at.x(last.length), y: at.y(last.value) };
   }).sort((a, b) => a.y - b.y);
   // Pushed down until none touches, then up again where the last would leave the chart.
   ends.forEach((end, place) => { if (place) end.y = Math.max(end.y, ends[place - 1].y + 16); });
   ends.reduceRight((limit, end) => { end.y = Math.min(end.y, limit); return end.y - 16; }, at.box.bottom);
-  return ends.map((end) => `<text class="name" style="--c:var(--${end.arm.colour})" x="${end.x + 10}" y="${end.y + 4}">${escape(end.arm.name)}</text>`).join("");
+  return ends.map((end) => `<text class="name" style="--c:var(--${end.arm.colour})" x="${end.x + 10}" y="${end.y + 4}">${escape(called(end.arm.label))}</text>`).join("");
 }
 
 function crossings(chart, at) {
@@ -183,8 +220,8 @@ function hatched(left, right, top, bottom) {
   return `<path class="hatch" d="${lines.join("")}"/><rect class="open" x="${left}" width="${right - left}" y="${top}" height="${bottom - top}"/>`;
 }
 
-function draw(figure, chart) {
-  const plot = figure.querySelector(".plot");
+function draw(figure, unplaced) {
+  const plot = figure.querySelector(".plot"), chart = placed(unplaced);
   const at = layout(chart, plot.clientWidth || 640);
   const body = at.empty ? `<text x="20" y="60">No finished point to draw for the models shown.</text>`
     : axes(chart, at) + undecided(chart, at) + crossings(chart, at) + at.series.map((one) => drawSeries(one, at)).join("") + names(at);
@@ -200,7 +237,7 @@ function tip(figure, chart, place) {
   if (place === null || at.empty) { box.hidden = true; if (hover) hover.innerHTML = ""; figure.place = null; return; }
   figure.place = place;
   const length = at.lengths[place], px = at.x(length);
-  let marks = `<line class="guide" x1="${px}" x2="${px}" y1="${at.box.top}" y2="${at.box.bottom}"/>`, text = `<b>${whole(length)} tokens</b>`;
+  let marks = `<line class="guide" x1="${px}" x2="${px}" y1="${at.box.top}" y2="${at.box.bottom}"/>`, text = `<b>${at.axis.lengths ? whole(length) + " tokens" : escape(at.axis.labels[length - 1] || (plain(length) + " " + at.axis.unit).trim())}</b>`;
   const small = (line) => line ? `<small>${escape(line).replace(/(\d) (?=[µm]?s|min|[KMG]?i?B)/g, "$1\u00a0")}</small>` : "";
   for (const one of at.series) {
     const point = one.points.find((p) => p.length === length), arm = ARMS.get(one.arm);
@@ -251,13 +288,15 @@ for (const button of document.querySelectorAll("[data-arm]"))
     button.setAttribute("aria-pressed", String(!hide));
     drawAll();
   });
-const scales = [...document.querySelectorAll("[data-scale]")];
-for (const button of scales)
-  button.addEventListener("click", () => {
-    view.scale = button.dataset.scale;
-    scales.forEach((one) => one.setAttribute("aria-pressed", String(one === button)));
-    drawAll();
-  });
+for (const what of ["scale", "axis"]) {
+  const buttons = [...document.querySelectorAll(`[data-${what}]`)];
+  for (const button of buttons)
+    button.addEventListener("click", () => {
+      view[what] = button.dataset[what];
+      buttons.forEach((one) => one.setAttribute("aria-pressed", String(one === button)));
+      drawAll();
+    });
+}
 
 const cell = (value) => value === null ? "" : /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
 document.getElementById("copy").addEventListener("click", async () => {
@@ -267,7 +306,7 @@ document.getElementById("copy").addEventListener("click", async () => {
     await navigator.clipboard.writeText(text);
     done.textContent = `Copied ${DATA.rows.length} rows.`;
   } catch {
-    done.textContent = "The browser refused; use rows.csv beside this page.";
+    done.textContent = "The browser refused; use the CSV file beside this page.";
   }
 });
 

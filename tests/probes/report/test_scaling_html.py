@@ -113,8 +113,14 @@ def test_unlike_trainings_are_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_to_report_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no probe rows"):
-        collect([write_run(tmp_path / "run", [], *RUNS[:2])])
+    with pytest.raises(UserError, match=r"no probe rows in .*, and no trainings"):
+        collect([write_run(tmp_path / "run", [])])
+
+
+def test_every_training_is_named(alone: Report) -> None:
+    table = json.loads((alone.out / "crossover.json").read_text())["scaling"]["page"]["trials"]
+    assert table["headings"][-1] == "run"
+    assert {line[-1] for line in table["rows"]} == {run["name"] for run in RUNS}
 
 
 def test_quality_is_that_of_the_longest_training(tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""A training's recorded configuration as dotted keys, as wandb's records and reports show it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from conf.schema import ADDED, RENAMED, TrainConf
+from core.parsing import current_names
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def today(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration, by dotted key, as this version would have recorded it.
+
+    Keys have their present names. One that did not exist yet has its default, which is always what
+    was done before there was a choice; so a new key does not make an old run another one.
+    """
+    usual = {key: value for key, value in flatten(asdict(TrainConf())).items() if key in ADDED}
+    return usual | current_names(recorded, RENAMED)
