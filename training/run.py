@@ -39,6 +39,7 @@ from training.checkpoints.starting_point import (
     begin,
     check_branch,
     choose,
+    count_batches,
     goes_on,
     is_finished,
 )
@@ -312,6 +313,8 @@ class Run:
             Ledger.of(conf, self.corpus.fingerprint, start.content, start.path, flops),
             start.content,
         )
+        if content is not None:
+            count_batches(content, conf.trainer.accumulate_grad_batches)
         lightning.seed_everything(conf.seed, verbose=False)
         model: Any = build(self.spec)
         if content is None and parent is not None:

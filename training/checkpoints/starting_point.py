@@ -144,6 +144,18 @@ def check_branch(path: Path, content: dict[str, Any], conf: TrainConf) -> None:
         )
 
 
+def count_batches(content: dict[str, Any], accumulate: int) -> None:
+    """Make a checkpoint count micro-batches as if each of its steps had had `accumulate` of them.
+
+    By their number Lightning knows when a step is complete and a validation is due, which a branch
+    with another `trainer.accumulate_grad_batches` would otherwise do at other steps.
+    """
+    progress = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for part in (progress["total"], progress["current"]):
+        more = content["global_step"] * accumulate - part["ready"]
+        part.update({key: count + more for key, count in part.items()})
+
+
 def begin(start: Start, resume: str, folder: RunFolder) -> None:
     """Make the folder one of this start: what another branch has written goes aside."""
     if start.all_damaged:
