@@ -1,7 +1,8 @@
 """The GPT-2 style Transformer: learned positions, LayerNorm, GELU.
 
 Radford et al. 2019, in the bias-free form most small trainings use today; `bias=true` gives the
-original. The head is not tied to the embedding, because the trunk is the same for everybody.
+original, with `activation=gelu_tanh`. The head is not tied to the embedding, because the trunk is
+the same for everybody.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from models.layers.attention_block import (
 )
 from models.layers.trunk import Stream, linear_flops
 
+APPROXIMATIONS = {"gelu": "none", "gelu_tanh": "tanh"}
+"""Torch's word for how each activation computes the error function."""
+
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -36,9 +40,13 @@ class GPTConfig:
     n_positions: int = 1024  # learned positions: the longest context it can read
     bias: bool = False  # in every linear layer and norm
     attention: str = "auto"  # auto | flash | efficient | cudnn | math
+    activation: str | None = None  # gelu | gelu_tanh, its approximation by tanh; default gelu
 
     def __post_init__(self) -> None:
         check_config(self)
+        if self.activation not in (None, *APPROXIMATIONS):
+            names = ", ".join(APPROXIMATIONS)
+            raise UserError(f"model.activation={self.activation!r} is not one of {names}")
 
 
 def layer_norm(config: GPTConfig) -> nn.LayerNorm:
@@ -52,19 +60,21 @@ class FeedForward(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         width = config.n_ffn or 4 * config.n_embd
+        self.activation = config.activation or "gelu"
         self.up = nn.Linear(config.n_embd, width, bias=config.bias)
         self.down = nn.Linear(width, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x `[B, T, C]` to `[B, T, C]`."""
-        return self.down(F.gelu(self.up(x)))  # through [B, T, F]
+        hidden = F.gelu(self.up(x), approximate=APPROXIMATIONS[self.activation])  # [B, T, F]
+        return self.down(hidden)
 
     def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         return sum(linear_flops(layer, batch * length) for layer in (self.up, self.down))
 
     def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
         (y,) = p.norm(x, norm)
-        hidden = p.linear(y, self.up, "hidden", "gelu")
+        hidden = p.linear(y, self.up, "hidden", self.activation)
         p.linear(hidden, self.down, x, sink="add")
 
 

@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.errors import UserError
 from models.contract import State
 from models.decoding.program import Program
 from models.layers.attention_block import (
     Attention,
     AttentionBlock,
     AttentionTrunk,
+    Rotation,
     check_config,
     rope_table,
 )
@@ -42,9 +44,45 @@ class TransformerConfig:
     norm_eps: float = 1e-5
     attention: str = "auto"  # auto | flash | efficient | cudnn | math
     window: int | None = None  # [W], tokens seen, itself included; default all
+    head_size: int | None = None  # [N]; default C / H
+    qkv_bias: bool | None = None  # of queries, keys and values; default none
+    output_bias: bool | None = None  # of what attention adds to the stream; default none
+    ffn_bias: bool | None = None  # in the feed-forward layer; default none
+    rope_factor: float | None = None  # how much slower slow rotations are (Llama 3.1); default 1
+    rope_low: float | None = None  # slow: fewer turns within rope_length tokens; default 1
+    rope_high: float | None = None  # fast, and left alone: more turns than that; default 4
+    rope_length: int | None = None  # tokens; default 8192
 
     def __post_init__(self) -> None:
         check_config(self)
+        turn = self.rotation
+        if min(turn.factor, turn.length) <= 0 or not 0 < turn.low < turn.high:
+            raise UserError(
+                f"model.rope_factor={turn.factor} and model.rope_length={turn.length} must be "
+                f"positive, and model.rope_low={turn.low} positive and below model.rope_high="
+                f"{turn.high}"
+            )
+        if self.width_of_head % 2 or self.width_of_head < 1:
+            raise UserError(
+                f"heads of {self.width_of_head} channels cannot be rotated in pairs: choose "
+                "model.n_embd, model.n_head or model.head_size so that they are even"
+            )
+
+    @property
+    def width_of_head(self) -> int:
+        """N."""
+        return self.head_size or self.n_embd // self.n_head
+
+    @property
+    def rotation(self) -> Rotation:
+        """How positions enter."""
+        return Rotation(
+            self.rope_base,
+            1.0 if self.rope_factor is None else self.rope_factor,
+            1.0 if self.rope_low is None else self.rope_low,
+            4.0 if self.rope_high is None else self.rope_high,
+            8192 if self.rope_length is None else self.rope_length,
+        )
 
 
 @fused(cpu.rms_norm, x="... C", weight="C")
@@ -78,8 +116,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         width = config.n_ffn or 3 * config.n_embd
-        self.gate_up = nn.Linear(config.n_embd, 2 * width, bias=False)
-        self.down = nn.Linear(width, config.n_embd, bias=False)
+        self.gate_up = nn.Linear(config.n_embd, 2 * width, bias=bool(config.ffn_bias))
+        self.down = nn.Linear(width, config.n_embd, bias=bool(config.ffn_bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """x `[B, T, C]` to `[B, T, C]`."""
@@ -92,7 +130,7 @@ class FeedForward(nn.Module):
         (y,) = p.norm(x, norm)
         hidden = p.buffer("hidden", self.down.in_features)
         n = [self.gate_up.in_features, self.down.in_features]
-        p.emit("swiglu", n, [y, self.gate_up.weight, hidden])
+        p.emit("swiglu", n, [y, self.gate_up.weight, hidden, self.gate_up.bias])
         p.linear(hidden, self.down, x, sink="add")
 
 
@@ -106,14 +144,22 @@ class Transformer(AttentionTrunk):
     def build_block(self, layer: int) -> AttentionBlock:
         c = self.config
         sizes = (c.n_embd, c.n_head, c.n_kv_head)
-        att = Attention(*sizes, c.attention, window=c.window, rope_base=c.rope_base)
+        att = Attention(
+            *sizes,
+            c.attention,
+            bool(c.qkv_bias),
+            c.window,
+            c.rotation,
+            c.head_size,
+            bool(c.output_bias),
+        )
         return AttentionBlock(c, att, FeedForward(c), RMSNorm)
 
     def build_norm(self) -> RMSNorm:
         return RMSNorm(self.config)
 
     def embed(self, tokens: Tensor, state: State | None) -> Stream:
-        length, head_size = tokens.shape[1], self.config.n_embd // self.config.n_head
+        length, config = tokens.shape[1], self.config
         past = self.first_position(state, length)
         x = self.emb(tokens)  # [B, T, C]
-        return x, (past, rope_table(past, length, head_size, self.config.rope_base, x))
+        return x, (past, rope_table(past, length, config.width_of_head, config.rotation, x))

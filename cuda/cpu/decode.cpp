@@ -19,7 +19,7 @@ struct Instruction {
 };
 
 enum Code { EMBED, COPY, NORM, LINEAR, LOW_RANK, SWIGLU, WKV4, WKV6, WKV7, MIX6, ATTEND };
-enum Activation { NONE, TANH, SIGMOID, SQUARED_RELU, GELU };
+enum Activation { NONE, TANH, SIGMOID, SQUARED_RELU, GELU, GELU_TANH };
 enum Sink { SET, ADD, ADD_GATED };
 
 inline float reduce(vec x) {
@@ -40,6 +40,8 @@ inline float activate(Index kind, float x) {
       return x > 0 ? x * x : 0;
     case GELU:
       return 0.5f * x * (1 + std::erf(x * 0.70710678f));
+    case GELU_TANH:
+      return 0.5f * x * (1 + std::tanh(0.79788456f * (x + 0.044715f * x * x * x)));
     default:
       return x;
   }
@@ -216,10 +218,10 @@ struct Machine {
     }
   }
 
-  // out = silu(W_0 x) * (W_1 x), W = (W_0, W_1). n: in, out. p: x, W, out.
+  // out = silu(W_0 x + b_0) * (W_1 x + b_1), W = (W_0, W_1). n: in, out. p: x, W, out, b.
   void swiglu(const Instruction& i) const {
     Index in = i.n[0], outs = i.n[1], from, to;
-    const E* W = at(i, 1);
+    const E *W = at(i, 1), *bias = at(i, 3);
     constexpr int R = 4;
     team.share(outs, R, from, to);
     for (Index o = from; o < to; o += R)
@@ -235,8 +237,13 @@ struct Machine {
             dots<1>(W + (o + k) * in, in, x, gate + k);
             dots<1>(W + (outs + o + k) * in, in, x, up + k);
           }
-        for (int k = 0; k < count; k++)
+        for (int k = 0; k < count; k++) {
+          if (bias) {
+            gate[k] += to_float(bias[o + k]);
+            up[k] += to_float(bias[outs + o + k]);
+          }
           work(i, 2)[b * outs + o + k] = gate[k] / (1 + std::exp(-gate[k])) * up[k];
+        }
       }
   }
 
@@ -393,16 +400,19 @@ struct Machine {
 
   // Attention over a cache [B, G, capacity, N] after writing this token into it. Once full, the
   // cache is a ring that holds the last `capacity` tokens (models/layers/attention_block.py grows all others).
-  // n: H, G, N, rotary. f: base of the angles. p: qkv, keys, values, (past, capacity), out.
+  // n: H, G, N, rotary. f: base of the angles. p: qkv, keys, values, (past, capacity), out, and angles
+  // per token [N / 2] if they do not follow from the base.
   void attend(const Instruction& i) const {
     Index H = i.n[0], G = i.n[1], N = i.n[2], width = (H + 2 * G) * N;
     Index past = at<Index>(i, 3)[0], capacity = at<Index>(i, 3)[1];
     Index slot = past % capacity, seen = std::min(past + 1, capacity);
+    const float* given = work(i, 5);
     std::vector<float> scores(seen), turned(N + LANES);
     auto turn = [&](const float* x, float* out) {
       if (!i.n[3]) return void(std::copy(x, x + N, out));
       for (Index j = 0; j < N / 2; j++) {
-        float angle = float(past) * std::pow(float(i.f[0]), -float(j) / float(N / 2));
+        float angle =
+            float(past) * (given ? given[j] : std::pow(float(i.f[0]), -float(j) / float(N / 2)));
         float cosine = std::cos(angle), sine = std::sin(angle);
         out[j] = x[j] * cosine - x[j + N / 2] * sine;
         out[j + N / 2] = x[j + N / 2] * cosine + x[j] * sine;

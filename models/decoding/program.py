@@ -27,7 +27,7 @@ CODES = (
     "embed", "copy", "norm", "linear", "low_rank", "swiglu",
     "wkv4", "wkv6", "wkv7", "mix6", "attend",
 )  # fmt: skip
-ACTIVATIONS = ("none", "tanh", "sigmoid", "squared_relu", "gelu")
+ACTIVATIONS = ("none", "tanh", "sigmoid", "squared_relu", "gelu", "gelu_tanh")
 SINKS = ("set", "add", "add_gated")
 MOST_ROWS = 16
 """Sequences decoded together; above it torch's matrix products are the better choice."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.errors import UserError
+from core.errors import UserError, shown
 from core.files import inside
 from core.parsing import read_object
 from models.formats.families import FAMILIES, Family
@@ -23,78 +23,87 @@ from models.formats.weights import Weights, check_sizes, checked, common_dtype, 
 from models.registry import ModelSpec, model_class
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # or the same with .index.json, in several
-_DERIVED = ".rotary_emb.inv_freq"  # of old Llama files: a table computed from the configuration
 
 
 def read(folder: Path) -> Weights:
     """The model in a Hugging Face directory.
 
-    Raises `UserError` for another family, for an option that our model does not have, and for
-    tensors that are missing, unknown, misshapen or not finite.
+    Raises `UserError` for another family, for an option that our model does not have, for quantised
+    weights, and for tensors that are missing, unknown, misshapen or not finite.
     """
     path = inside(folder / "config.json")
     theirs = read_object(path)
-    family = next(
-        (candidate for candidate in FAMILIES if candidate.kind == theirs.get("model_type")), None
-    )
-    if family is None:
-        kinds = ", ".join(candidate.kind for candidate in FAMILIES)
-        raise UserError(f"{path}: model_type={theirs.get('model_type')!r}; supported: {kinds}")
-    config = family.ours(path, theirs)
+    kind = theirs.get("model_type")
+    candidates = [family for family in FAMILIES if kind in family.kinds]
+    if not candidates:
+        kinds = ", ".join(dict.fromkeys(kind for family in FAMILIES for kind in family.kinds))
+        raise UserError(f"{path}: model_type={shown(repr(kind))}; supported: {kinds}")
+    if quantised := theirs.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise UserError(
+            f"{path}: the weights are quantised ({shown(method)}): give the directory that they "
+            "were made from, or save them again in float32, bfloat16 or float16"
+        )
+    tensors = _tensors(folder)
+    family = next((one for one in candidates if _fits(one, tensors)), candidates[-1])
+    tensors = family.read_as(_named(family, theirs, tensors))
+    config = family.ours(path, theirs, {name: tensor.shape for name, tensor in tensors.items()})
     shape = f"L{config['n_layer']}-D{config['n_embd']}"
     spec = ModelSpec(family.target.split(".")[1], shape, family.target, config)
-    tensors = _tensors(folder)
     check_sizes(folder, spec, tensors)
-    if theirs.get("tie_word_embeddings") and family.embedding in tensors:
-        tensors[family.head] = tensors[family.embedding]
-    table, shapes = _table(family, spec), shapes_of(spec)
-    expected = {
-        part: torch.Size([rows, *shapes[name][1:]])
-        for name, parts in table.items()
-        for part, rows in parts.items()
-    }
-    tensors_read = checked(folder, tensors, expected)
-    ours = {}
-    for name, parts in table.items():
-        pieces = [tensors_read[part] for part in parts]
-        ours[name] = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
-    return Weights(spec, ours)
+    shapes = shapes_of(spec, path)
+    meta = {name: torch.empty(size, device="meta") for name, size in shapes.items()}
+    expected = family.to_theirs(_config(spec), meta)
+    read = checked(folder, tensors, {name: tensor.shape for name, tensor in expected.items()})
+    try:
+        ours = family.to_ours(_config(spec), read, shapes)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+    return Weights(spec, {name: tensor.reshape(shapes[name]) for name, tensor in ours.items()})
 
 
-def write(weights: Weights, folder: Path) -> None:
+def write(weights: Weights, folder: Path, end_of_text: int | None = None) -> None:
     """`config.json` and `model.safetensors` into an existing folder.
 
-    Raises `UserError` for a model of no family.
+    `end_of_text` is the id of the token that ends a text. Raises `UserError` for a model of no
+    family, or with options that its family does not have.
     """
     spec = weights.spec
     family = next((candidate for candidate in FAMILIES if candidate.target == spec.target), None)
     if family is None:
-        names = ", ".join(candidate.target.split(".")[1] for candidate in FAMILIES)
+        names = ", ".join(dict.fromkeys(one.target.split(".")[1] for one in FAMILIES))
         raise UserError(
             f"format=hf is for {names}, and this is a {spec.name}: use format=safetensors"
         )
-    tensors: dict[str, Tensor] = {}
-    for name, parts in _table(family, spec).items():
-        pieces = weights.tensors[name].split([*parts.values()])
-        tensors.update(zip(parts, pieces, strict=True))
-    dtype = common_dtype(weights.tensors)
+    dtype, config = common_dtype(weights.tensors), _config(spec)
+    described = family.theirs(config, dtype)
+    tensors = family.to_theirs(config, weights.tensors)
     theirs = {
-        "architectures": [family.architecture],
-        "model_type": family.kind,
+        **described,
         "torch_dtype": str(dtype).removeprefix("torch."),
         "tie_word_embeddings": False,
         "vocab_size": spec.config["vocab_size"],
-        **family.theirs(_config(spec), dtype),
+        **dict.fromkeys(("bos_token_id", "eos_token_id"), end_of_text),
     }
     (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
     write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
 
 
-def _table(family: Family, spec: ModelSpec) -> dict[str, dict[str, int]]:
-    """The name of each of our tensors, to the names and numbers of rows of their parts of it."""
-    shapes = shapes_of(spec)
-    config = _config(spec)
-    return {name: family.parts(config, name, shape[0]) for name, shape in shapes.items()}
+def _fits(family: Family, tensors: dict[str, Tensor]) -> bool:
+    return any(name.startswith(family.base) for name in tensors)
+
+
+def _named(family: Family, theirs: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a whole model: of one saved without its head, or with one matrix for both."""
+    kept = {name: one for name, one in tensors.items() if not family.derived.fullmatch(name)}
+    if family.embedding.removeprefix(family.base) in kept:  # saved as the model below the head
+        kept = {name if name == family.head else family.base + name: t for name, t in kept.items()}
+    tied = theirs.get("tie_word_embeddings")
+    if family.tied if tied is None else tied:
+        for name, other in ((family.head, family.embedding), (family.embedding, family.head)):
+            if other in kept and (name == family.head or name not in kept):
+                kept[name] = kept[other]
+    return kept
 
 
 def _config(spec: ModelSpec) -> Any:
@@ -122,5 +131,5 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
             safe = path.suffix == ".safetensors"
             part = unwrapped(path, read_safetensors(path)[0]) if safe else read_pth(path)
             tensors.update(part)
-        return {key: value for key, value in tensors.items() if not key.endswith(_DERIVED)}
+        return tensors
     raise UserError(f"{folder}: no {' and no '.join(FILES)} (or .index.json) in it")

@@ -4,9 +4,10 @@
 |---|---|
 | run | its folder: the newest undamaged checkpoint in it |
 | checkpoint of a run | `.ckpt`, with its manifest beside it |
-| official RWKV weights (v4, v5.2, v6, v7) | any other file of `torch.save`, usually `.pth` |
+| official RWKV weights (4, 5.1, 5.2, 6, 7) | any other file of `torch.save`, usually `.pth` |
+| checkpoint of nanoGPT | such a file with `model_args`, usually `ckpt.pt` |
 | one self-describing file, or official names | `.safetensors` |
-| Hugging Face directory (RWKV-4, Llama) | a folder with `config.json` |
+| Hugging Face directory | a folder with `config.json`; the layouts are `families.FAMILIES` |
 
 Official weights may lie inside a training checkpoint of another program (`state_dict`, `model`,
 `module`), under the names that torch's and DeepSpeed's wrappers give them.
@@ -21,7 +22,8 @@ import torch
 
 from core.errors import UserError
 from models.contract import Model
-from models.formats import crossover, hugging_face, official, run_checkpoints
+from models.formats import crossover, hugging_face, nanogpt, official, run_checkpoints
+from models.formats.tensor_files import named_tensors, read_torch
 from models.formats.weights import Weights
 
 
@@ -55,4 +57,7 @@ def read(path: str | Path) -> Weights:
         return crossover.read_checkpoint(path)
     if path.suffix == ".safetensors":
         return crossover.read(path)
-    return official.read(path)
+    content = read_torch(path)
+    if nanogpt.is_one(content):
+        return nanogpt.read(path, content)
+    return official.from_tensors(path, named_tensors(path, content))

@@ -1,4 +1,4 @@
-"""Official RWKV weights (v4, v5.2, v6, v7): flat names and tensors, no configuration.
+"""Official RWKV weights (4, 5.1, 5.2, 6, 7): flat names and tensors, no configuration.
 
 The names are those of our models, so that nothing is renamed. Every size is read from the shapes:
 released models follow no one formula for them. What the file holds must then be exactly what the
@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from core.errors import UserError, shown
-from models.formats.tensor_files import read_pth, write_pth
+from models.formats.tensor_files import write_pth
 from models.formats.weights import Weights, checked, listed, shapes_of
 from models.registry import ModelSpec
 
@@ -42,15 +42,6 @@ EMBEDDING = "emb.weight"  # which every version has
 _UNREAD = re.compile(r"blocks\.0\.att\.v[012]")
 
 
-def read(path: Path) -> Weights:
-    """The model of an official `.pth`.
-
-    Raises `UserError` naming the file and what is wrong in it: another version or variant, a
-    tensor missing, unknown, misshapen or not finite, or no RWKV at all.
-    """
-    return from_tensors(path, read_pth(path))
-
-
 def write(weights: Weights, path: Path) -> None:
     """An official `.pth`. Raises `UserError` if the model is not an RWKV."""
     if weights.spec.target not in TARGETS.values():
@@ -62,7 +53,11 @@ def write(weights: Weights, path: Path) -> None:
 
 
 def from_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Weights:
-    """The model of official tensors, wherever they come from; see `read`."""
+    """The model of official tensors, wherever they come from.
+
+    Raises `UserError` naming the file and what is wrong in it: another version or variant, a
+    tensor missing, unknown, misshapen or not finite, or no RWKV at all.
+    """
     # A model that was an attribute of something else, as in a LightningModule, has the path to it
     # in front of each name: `model.emb.weight`.
     owners = [
@@ -76,6 +71,8 @@ def from_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Weights:
     if len(ours) < len(tensors):
         raise UserError(f"{path} holds several models: some names differ only in {owner!r:.200}")
     name = version(path, ours)
+    if name == "rwkv5":
+        ours = _per_channel(ours)
     spec = spec_of(path, name, ours)
     unread = {key: ours.pop(key) for key in [*ours] if name == "rwkv7" and _UNREAD.fullmatch(key)}
     kept = checked(path, ours, shapes_of(spec))
@@ -99,19 +96,41 @@ def version(path: Path, tensors: Mapping[str, Tensor]) -> str:
         return "rwkv6"
     if has("time_decay") and has("ln_x.weight"):
         if not has("gate.weight"):
-            raise UserError(f"{path}: RWKV-5.0, and of RWKV-5 only 5.2 is supported")
-        if tensors["blocks.0.att.time_decay"].numel() < tensors["blocks.0.att.ln_x.weight"].numel():
-            raise UserError(f"{path}: RWKV-5.1, and of RWKV-5 only 5.2 is supported")
+            raise UserError(
+                f"{path}: RWKV-5.0, which has no gate: of RWKV-5, 5.1 and 5.2 are supported"
+            )
         return "rwkv5"
     if has("time_decay") and has("time_first"):
         return "rwkv4"
     hint = ""
-    if any(name.startswith(("rwkv.", "model.")) for name in tensors):
+    if any(name.startswith(("rwkv.", "model.", "transformer.")) for name in tensors):
         hint = "; it looks like Hugging Face's: give its folder, with config.json"
     raise UserError(
-        f"{path}: not an official RWKV file of version 4, 5.2, 6 or 7 "
+        f"{path}: not an official RWKV file of version 4, 5.1, 5.2, 6 or 7 "
         f"(its tensors are {listed([*tensors]) or 'none'}){hint}"
     )
+
+
+def _per_channel(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """RWKV-5.1 as the 5.2 that computes the same.
+
+    It has one decay and one bonus per head, `[H]`, and not one per channel, `[H, N]`; the bonus may
+    be stored as its logarithm, under another name.
+    """
+    newest = dict(tensors)
+    for name, tensor in tensors.items():
+        stem, _, last = name.rpartition(".")
+        width = tensors.get(f"{stem}.ln_x.weight")
+        if last not in ("time_decay", "time_faaaa", "time_first") or width is None:
+            continue
+        bonus = f"{stem}.time_faaaa"
+        if last == "time_first" and bonus not in tensors:
+            name, tensor = bonus, newest.pop(name).float().exp()
+        heads = tensor.numel()
+        if heads and heads < width.numel() and not width.numel() % heads:
+            tensor = tensor.reshape(heads, 1).repeat(1, width.numel() // heads)
+        newest[name] = tensor
+    return newest
 
 
 def spec_of(path: Path, name: str, tensors: Mapping[str, Tensor]) -> ModelSpec:

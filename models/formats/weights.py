@@ -82,18 +82,20 @@ def check_sizes(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> N
             raise UserError(f"{path}: {name}={size} is more than its {len(tensors)} tensors hold")
 
 
-def shapes_of(spec: ModelSpec) -> dict[str, torch.Size]:
+def shapes_of(spec: ModelSpec, path: Path | None = None) -> dict[str, torch.Size]:
     """Names and shapes of the parameters of the model that `spec` builds.
 
-    Raises `UserError` if it builds none: a description read from a file may be anything.
+    Raises `UserError`, naming the `path` of its description, if it builds none: a description read
+    from a file may be anything.
     """
     try:
         model = build_meta(spec)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{path}: {error}" if path else str(error)) from None
     except Exception as error:
         reason = f"{shown(spec.config, 200)} ({shown(error, 200)})"
-        raise UserError(f"no {spec.target} can be built from {reason}") from None
+        where = f"{path}: " if path else ""
+        raise UserError(f"{where}no {spec.target} can be built from {reason}") from None
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 

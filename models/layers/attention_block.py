@@ -7,7 +7,9 @@ copies; it doubles when it is full. With a window of W tokens it stops at W and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +26,34 @@ from models.ops.elementwise import rotate
 Rope = tuple[Tensor, Tensor]
 """cos and sin `[T, N/2]` of rotary positions."""
 
+
+@dataclass(frozen=True)
+class Rotation:
+    """How fast queries and keys turn with their position (Su et al. 2021, eq. 34).
+
+    With a `factor` other than 1 as Llama 3.1 scales it (Grattafiori et al. 2024, arXiv 2407.21783):
+    pairs of channels that turn less than `low` times within `length` tokens turn `factor` times
+    slower, those that turn more than `high` times stay, and those between are blended.
+    """
+
+    base: float
+    factor: float = 1.0
+    low: float = 1.0
+    high: float = 4.0
+    length: int = 8192  # tokens
+
+    def frequencies(self, head_size: int, device: torch.device | str) -> Tensor:
+        """Angles per token, `[N/2]`, fp32."""
+        half = head_size // 2
+        exponent = torch.arange(half, device=device, dtype=torch.float32) / half
+        angle = self.base**-exponent
+        if self.factor == 1:
+            return angle
+        turns = angle * (self.length / (2 * math.pi))
+        kept = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
+        return angle * (kept + (1 - kept) / self.factor)
+
+
 Positions = tuple[int, Rope | None]
 """Tokens before this call, those of other ranks included, and the table for this call's."""
 
@@ -34,8 +64,9 @@ class Attention(Mixer):
     """Multi-head causal self-attention, with rotary positions where a table is given.
 
     Vaswani et al. 2017 (arXiv 1706.03762) section 3.2; grouped-query heads of Ainslie et al. 2023
-    (arXiv 2305.13245). With a `window` W a token sees itself and the W - 1 before it. With
-    `rope_base`, queries and keys are rotated by the table among the positions.
+    (arXiv 2305.13245). With a `window` W a token sees itself and the W - 1 before it. With a
+    `rotation`, queries and keys are rotated by the table among the positions. Heads are C / H wide
+    unless `head_size` says otherwise; `output_bias` is by default `bias`.
     """
 
     def __init__(
@@ -46,22 +77,25 @@ class Attention(Mixer):
         kernel: str,
         bias: bool = False,
         window: int | None = None,
-        rope_base: float | None = None,
+        rotation: Rotation | None = None,
+        head_size: int | None = None,
+        output_bias: bool | None = None,
     ) -> None:
         super().__init__()
         self.n_head, self.n_kv_head = n_head, n_kv_head or n_head
-        self.head_size = n_embd // n_head
-        self.kernel, self.window, self.rope_base = kernel, window, rope_base
+        self.head_size = head_size or n_embd // n_head
+        self.kernel, self.window, self.rotation = kernel, window, rotation
         heads = n_head + 2 * self.n_kv_head
         self.qkv = nn.Linear(n_embd, heads * self.head_size, bias=bias)
-        self.output = nn.Linear(n_embd, n_embd, bias=bias)
+        output_bias = bias if output_bias is None else output_bias
+        self.output = nn.Linear(n_head * self.head_size, n_embd, bias=output_bias)
 
     def forward(
         self, x: Tensor, state: State | None, positions: Positions
     ) -> tuple[Tensor, State | None, Positions]:
         """x `[B, T, C]` to `[B, T, C]`; positions are the tokens before x, and its rotations."""
         past, rope = positions
-        batch, length, width = x.shape
+        batch, length, _ = x.shape
         heads = self.qkv(x).view(batch, length, -1, self.head_size)  # [B, T, H + 2 G, N]
         qk, v = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
         if rope is not None:
@@ -73,7 +107,7 @@ class Attention(Mixer):
             k = write_cache(state["k"], k, past, self.window)  # [B, G, S, N]
             v = write_cache(state["v"], v, past, self.window)
         y = attend(q, k, v, self.kernel, self.window)  # [B, H, T, N]
-        y = self.output(y.transpose(1, 2).reshape(batch, length, width))  # [B, T, C]
+        y = self.output(y.transpose(1, 2).flatten(2))  # [B, T, H N] to [B, T, C]
         return y, state, positions
 
     def init_state(self, batch: int, capacity: int | None) -> State:
@@ -94,9 +128,11 @@ class Attention(Mixer):
         (y,) = p.norm(x, norm)
         qkv = p.linear(y, self.qkv, "qkv")
         out = p.buffer("heads", self.n_head * self.head_size)
-        n = [self.n_head, self.n_kv_head, self.head_size, self.rope_base is not None]
+        turn = self.rotation
+        n = [self.n_head, self.n_kv_head, self.head_size, turn is not None]
         caches = p.leaf("k"), p.leaf("v")
-        p.emit("attend", n, [qkv, *caches, p.position, out], self.rope_base or 0.0)
+        scaled = turn.frequencies(self.head_size, "cpu") if turn and turn.factor != 1 else None
+        p.emit("attend", n, [qkv, *caches, p.position, out, scaled], turn.base if turn else 0.0)
         p.linear(out, self.output, x, sink="add")
 
     def kernel_in_use(self) -> str:
@@ -202,10 +238,11 @@ class AttentionTrunk(Trunk):
 
 def check_config(config: Any) -> None:
     """Raise `UserError` if sizes do not divide, the window is empty, or the kernel is unknown."""
+    own_size = getattr(config, "head_size", None)
     width, heads = config.n_embd, config.n_head
     groups = getattr(config, "n_kv_head", None) or heads
     window = getattr(config, "window", None)
-    if width % heads:
+    if own_size is None and width % heads:
         raise UserError(f"model.n_embd={width} must be a multiple of model.n_head={heads}")
     if heads % groups:
         raise UserError(f"model.n_head={heads} must be a multiple of model.n_kv_head={groups}")
@@ -216,12 +253,10 @@ def check_config(config: Any) -> None:
         raise UserError(f"model.window={window} must be at least 1: it counts the token itself")
 
 
-def rope_table(past: int, length: int, head_size: int, base: float, like: Tensor) -> Rope:
-    """cos and sin `[T, N/2]`, fp32, of positions past .. past + T - 1 (Su et al. 2021, eq. 34)."""
-    half = head_size // 2
-    exponent = torch.arange(half, device=like.device, dtype=torch.float32) / half
+def rope_table(past: int, length: int, head_size: int, turn: Rotation, like: Tensor) -> Rope:
+    """cos and sin `[T, N/2]`, fp32, of positions past .. past + T - 1."""
     position = torch.arange(past, past + length, device=like.device, dtype=torch.float32)
-    angle = torch.outer(position, base**-exponent)
+    angle = torch.outer(position, turn.frequencies(head_size, like.device))
     return angle.cos(), angle.sin()
 
 

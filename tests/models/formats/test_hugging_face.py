@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from torch import Tensor
+from safetensors.torch import load_file, save_file
 
 import models
 from core.errors import UserError
@@ -18,44 +17,7 @@ from models.formats.load import read
 from models.formats.save import save
 from models.formats.weights import Weights
 from tests.registered_models import shaken, some_tokens, spec_of
-
-Change = Callable[[dict[str, Any]], object]
-
-
-def rwkv(**changes: Any) -> Any:
-    config = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "rescale_every": 0}
-    return transformers.RwkvForCausalLM(transformers.RwkvConfig(**{**config, **changes}))
-
-
-def llama(**changes: Any) -> Any:
-    config = {
-        "vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6,
-        "num_key_value_heads": 2, "intermediate_size": 80, "rms_norm_eps": 1e-4,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
-    }  # fmt: skip
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**config, **changes}))
-
-
-MAKERS: dict[str, Callable[..., Any]] = {"rwkv": rwkv, "llama": llama}
-
-
-def theirs(kind: str, **changes: Any) -> Any:
-    """A model of `transformers` in which every weight matters."""
-    torch.manual_seed(0)
-    model = MAKERS[kind](**changes).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            scale = parameter.shape[-1] ** -0.5 if parameter.ndim == 2 else 0.2
-            parameter.add_(torch.randn_like(parameter) * scale)
-            if "time_mix" in name:
-                parameter.uniform_(0, 1)
-    return model
-
-
-def logits_of(model: Any, tokens: Tensor) -> Tensor:
-    with torch.no_grad():
-        out = model(tokens)
-    return out[0] if isinstance(out, tuple) else out.logits
+from tests.transformers_models import LLAMA3, MAKERS, logits_of, theirs
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -77,7 +39,16 @@ def test_logits_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "by_hand"),
-    [("rwkv4", {"n_ffn": 96}), ("transformer", {"n_kv_head": 1, "rope_base": 700.0})],
+    [
+        ("rwkv4", {"n_ffn": 96}),
+        ("transformer", {"n_kv_head": 1, "rope_base": 700.0}),
+        ("transformer", {"qkv_bias": True, "output_bias": True, "ffn_bias": True, "head_size": 6}),
+        ("transformer", {"rope_factor": 4.0, "rope_length": 8, "rope_low": 0.5}),
+        ("transformer", {"window": 7}),
+        ("transformer", {"window": 7, "qkv_bias": True}),
+        ("gpt", {}),
+        ("gpt", {"bias": True, "activation": "gelu_tanh", "n_positions": 30}),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_transformers_reads_what_we_write(
@@ -94,9 +65,10 @@ def test_transformers_reads_what_we_write(
     torch.testing.assert_close(logits_of(official, tokens), expected, rtol=0, atol=2e-5)
     after = read(tmp_path / "hf").tensors
     assert all(torch.equal(after[key], value) for key, value in before.tensors.items())
+    assert after.keys() == before.tensors.keys()
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("kind", ["rwkv", "llama3", "gpt2"])
 def test_sharded_and_pickled_directories_are_the_same_model(tmp_path: Path, kind: str) -> None:
     model = theirs(kind)
     model.save_pretrained(tmp_path / "one")
@@ -113,9 +85,13 @@ def test_sharded_and_pickled_directories_are_the_same_model(tmp_path: Path, kind
         read(tmp_path / "many")
 
 
-def test_tied_embeddings_become_a_head_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_tied_embeddings_become_a_head_of_its_own(tmp_path: Path, kept: str) -> None:
     model = theirs("llama", tie_word_embeddings=True)
     model.save_pretrained(tmp_path / "tied")
+    tensors = load_file(tmp_path / "tied/model.safetensors")
+    tensors[kept] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, tmp_path / "tied/model.safetensors")
     loaded: Any = models.load(tmp_path / "tied")
     assert torch.equal(loaded.head.weight, loaded.emb.weight)
     tokens = some_tokens(1, 9)
@@ -132,9 +108,20 @@ def test_tied_embeddings_become_a_head_of_its_own(tmp_path: Path) -> None:
 REFUSED = [
     ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_type='linear', and"),
     ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_type='yarn', and"),
-    ("llama", {"attention_bias": True}, "attention_bias=True, and only False is supported"),
-    ("llama", {"mlp_bias": True, "hidden_act": "gelu"}, "hidden_act='gelu'.*mlp_bias=True"),
-    ("llama", {"head_dim": 16}, "head_dim=16, and only 8"),
+    ("llama", {"attention_bias": 1.5}, r"attention_bias=1\.5, and only False or True is"),
+    ("llama", {"mlp_bias": "x", "hidden_act": "gelu"}, "hidden_act='gelu'.*mlp_bias='x'"),
+    ("llama", {"head_dim": 16}, r"q_proj\.weight has shape \[48, 48\]; expected \[96, 48\]"),
+    ("llama", {"attention_bias": True}, r"q_proj\.bias \[48\] is missing"),
+    ("llama", {"quantization_config": {"quant_method": "gptq"}}, r"quantised \(gptq\): give the"),
+    ("llama3", {"rope_parameters": {**LLAMA3, "factor": "x"}}, "factor='x'; expected a positive"),
+    ("llama3", {"rope_parameters": {**LLAMA3, "low_freq_factor": 5.0}}, r"rope_low=5\.0 positive"),
+    ("llama3", {"rope_parameters": {"rope_type": "llama3"}}, "factor=None; expected a positive"),
+    ("mistral", {"sliding_window": 0}, "sliding_window=0; expected a positive whole number"),
+    ("qwen2", {"layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+     "layers that differ are not supported"),
+    ("gpt2", {"activation_function": "relu"}, "activation_function='relu', and only 'gelu_new' or"),
+    ("gpt2", {"n_layer": 10**6}, "n_layer=1000000 is more than its"),
+    ("gpt2", {"bias": False}, r"bias=false and .* is not zero"),
     ("llama", {"num_hidden_layers": "three"}, "num_hidden_layers='three'; expected a positive"),
     ("llama", {"rms_norm_eps": -1}, "rms_norm_eps=-1; expected a positive number"),
     ("llama", {"hidden_size": None}, "hidden_size=None; expected a positive"),
@@ -143,7 +130,7 @@ REFUSED = [
     ("rwkv", {"attention_hidden_size": 64}, "attention_hidden_size=64, and only 48"),
     ("rwkv", {"vocab_size": 98}, r"rwkv\.embeddings\.weight has shape \[97, 48\]; expected \[98,"),
     ("rwkv", {"num_hidden_layers": 2}, r"rwkv\.blocks\.2\.\S+ is unknown"),
-    ("rwkv", {"model_type": "mistral"}, "model_type='mistral'; supported: rwkv, llama"),
+    ("rwkv", {"model_type": "t5"}, "model_type='t5'; supported: rwkv, rwkv5, rwkv6, rwkv7"),
 ]  # fmt: skip
 
 
@@ -180,8 +167,20 @@ def test_a_lone_file_of_a_directory_leads_to_it(tmp_path: Path) -> None:
         models.load(tmp_path / "model.safetensors")
 
 
-def test_only_two_families_are_written(tmp_path: Path) -> None:
-    weights = Weights(spec_of("gpt"), shaken("gpt").state_dict())
-    with pytest.raises(UserError, match="format=hf is for rwkv4, transformer, and this is a gpt"):
+def test_a_model_saved_without_its_head_has_the_names_below_it(tmp_path: Path) -> None:
+    model = theirs("gpt2")
+    model.transformer.save_pretrained(tmp_path)
+    tokens = some_tokens(1, 9)
+    got = logits_of(models.load(tmp_path), tokens)
+    torch.testing.assert_close(got, logits_of(model, tokens), rtol=0, atol=2e-5)
+
+
+def test_what_no_layout_holds_is_not_written(tmp_path: Path) -> None:
+    weights = Weights(spec_of("lstm"), shaken("lstm").state_dict())
+    with pytest.raises(UserError, match=r"format=hf is for rwkv4, rwkv5, .*, and this is a lstm"):
+        save(weights, tmp_path / "hf", "hf")
+    odd = {"window": 7, "ffn_bias": True}
+    weights = Weights(spec_of("transformer", **odd), shaken("transformer", **odd).state_dict())
+    with pytest.raises(UserError, match="no layout of Hugging Face has"):
         save(weights, tmp_path / "hf", "hf")
     assert not list(tmp_path.iterdir())

@@ -40,6 +40,14 @@ def same_bits(a: Named, b: Named) -> None:
         assert torch.equal(a[name], b[name]), name
 
 
+def per_head(bonus: str) -> Named:
+    """RWKV-5.1: a decay and a bonus for each head; `time_first` is the bonus's logarithm."""
+    weights = official_weights("rwkv5")
+    for name in [name for name in weights if "time_decay" in name or "time_faaaa" in name]:
+        weights[name.replace("time_faaaa", bonus)] = weights.pop(name)[:, 0].clone()
+    return weights
+
+
 def trained(version: str) -> Any:
     """A fresh model after a few steps on a short text, read again and again."""
     torch.manual_seed(0)
@@ -66,6 +74,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, A
         path = folder / f"{version}-trained.pth"
         save(Weights(spec_of(version), trained(version).state_dict()), path, "official")
         questions[f"{version} trained"] = Question(str(path), version, TOKENS[:5], [], greedy=24)
+    for name in ("time_faaaa", "time_first"):
+        path = pth(folder / f"{name}.pth", per_head(name))
+        questions[name] = Question(str(path), "rwkv5", TOKENS, SPLITS[-1:])
     found = ask(list(questions.values()))
     return {
         name: (Path(question.pth), answer)
@@ -89,6 +100,15 @@ def test_logits_are_those_of_the_official_runtime(
                 rest = rest[:, length:]
             torch.testing.assert_close(torch.cat(rows), official, rtol=0, atol=5e-5)
     assert answer.logits[0].abs().max() > 1, "a comparison of nothing"
+
+
+@pytest.mark.parametrize("bonus", ["time_faaaa", "time_first"])
+def test_rwkv_5_1_is_a_5_2_with_equal_channels(
+    answers: dict[str, tuple[Path, Answer]], bonus: str
+) -> None:
+    path, answer = answers[bonus]
+    logits = models.load(path)(torch.tensor([TOKENS]))[0][0].detach()
+    torch.testing.assert_close(logits, answer.logits[0], rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -193,7 +213,6 @@ def adding(name: str, *shape: int) -> Callable[[Named], Named]:
 
 REFUSED: list[tuple[str, Callable[[Named], Any], str]] = [
     ("rwkv5", without("gate"), "RWKV-5.0"),
-    ("rwkv5", lambda w: {n: t[:, :1] if "decay" in n else t for n, t in w.items()}, "RWKV-5.1"),
     ("rwkv6", without("gate"), "x060a, b or c"),
     ("rwkv6", adding("blocks.1.att.time_state", 2, 64, 64), r"tuned initial state.*blocks\.1"),
     ("rwkv7", adding("blocks.0.ffn.s_emb.weight", VOCAB, 8), "DeepEmbed"),

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from core.errors import UserError
 from models.contract import clone_state, named_tensors
 from models.decoding.program import is_possible
-from models.layers.attention_block import Attention, rope_table
+from models.layers.attention_block import Attention, Rotation, rope_table
 from models.ops.elementwise import rotate
 from models.registry import build
 from probes.measure.tasks.timing import state_bytes
@@ -63,8 +63,8 @@ def test_rotation_depends_on_distance_only() -> None:
     x, y = torch.randn(2, 1, 1, 1, 8).double()
     dots = []
     for shift in (0, 5, 117):
-        q = rotate(x, *rope_table(3 + shift, 1, 8, 10_000.0, x))
-        k = rotate(y, *rope_table(1 + shift, 1, 8, 10_000.0, y))
+        q = rotate(x, *rope_table(3 + shift, 1, 8, Rotation(10_000.0), x))
+        k = rotate(y, *rope_table(1 + shift, 1, 8, Rotation(10_000.0), y))
         dots.append((q * k).sum())
     torch.testing.assert_close(dots[0], dots[1], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(dots[0], dots[2], rtol=1e-5, atol=1e-5)
