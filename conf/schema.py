@@ -587,6 +587,52 @@ class GenerateConf:
 
 
 @dataclass
+class EvaluateConf:
+    """Measure the loss of weights on texts, and their answers to the harness's tasks."""
+
+    run: str = key(
+        MISSING, "run name (GROUP/NAME in a sweep), folder, or file of weights", path=True
+    )
+    tokenizer: str | None = key(
+        None, "path of the tokenizer; default: the one that lies with the run", path=True
+    )
+    data: DataConf | None = key(
+        None, "corpus whose texts are read, in the words of a training: data=text data.paths=..."
+    )
+    part: str = key(
+        "all",
+        "documents of the corpus to read; val: those that a training with these words holds out",
+        choices=("all", "train", "val"),
+    )
+    context: int = key(
+        0,
+        "most tokens of context; 0: all for a recurrent model, for others those of its training",
+        low=0,
+        high=TOKENS,
+    )
+    tasks: list[str] = key([], "tasks of EleutherAI's lm-evaluation-harness, by its names")
+    tasks_file: str | None = key(
+        None, "file of JSON lines: the examples of the one task, in place of its own", path=True
+    )
+    include_path: str | None = key(
+        None, "folder with further tasks for the harness, which may run code in it", path=True
+    )
+    fewshot: int | None = key(
+        None, "solved examples before each question; default: the task's", low=0, high=1000
+    )
+    limit: int = key(0, "most examples per task; 0: all", low=0, high=TIMES)
+    out: str | None = key(None, "folder for evaluation.json; default: that of the run", path=True)
+    runs_dir: str = key("runs", "folder of the runs' folders", path=True)
+    accelerator: str = key("auto", "device to run on", choices=("auto", "cpu", "gpu"))
+    dtype: str = key(
+        "auto",
+        "precision of weights and arithmetic; auto: the file's",
+        choices=DTYPES,
+        aliases=SHORT,
+    )
+
+
+@dataclass
 class ConvertConf:
     """Write weights in a format that other tools read."""
 
@@ -653,6 +699,7 @@ SCRIPTS: dict[str, type] = {
     "report": ReportConf,
     "runs": RunsConf,
     "generate": GenerateConf,
+    "evaluate": EvaluateConf,
     "convert": ConvertConf,
     "torture": TortureConf,
     "demo": DemoConf,

@@ -8,18 +8,13 @@ if __name__ == "__main__":  # before the imports that take long: a wrong word is
     launch("generate", "scripts.generate:main")
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
 from conf.schema import GenerateConf
-from core.errors import UserError
-from data import foreign, tokenizers
 from data.text import StreamDecoder
-from models import load
 from models.decoding.generate import generate
-from models.formats.weights import DTYPES
-from training.checkpoints.weights_source import check_tokenizer, find_source
+from training.checkpoints.open_model import open_model
 
 
 def main(conf: GenerateConf) -> None:
@@ -37,20 +32,9 @@ def main(conf: GenerateConf) -> None:
 
 def continuation(conf: GenerateConf) -> Iterator[str]:
     """Text after the prompt, piece by piece. Raises `UserError`."""
-    source = find_source("run", conf.run, conf.runs_dir)
-    path = Path(conf.tokenizer) if conf.tokenizer else source.tokenizer
-    if path is None:
-        raise UserError(
-            f"run={conf.run!r} comes without a tokenizer: add tokenizer=PATH, a tokenizer.json or "
-            "the vocabulary of RWKV World (rwkv_vocab_v20230424.txt)"
-        )
-    tokenizer = foreign.load(path, [conf.prompt])
-    if not conf.tokenizer:
-        check_tokenizer(source, tokenizer)
-    on_gpu = conf.accelerator != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    model = load(source.weights, device, DTYPES.get(conf.dtype))
-    tokenizers.check_fits(tokenizer, model.config.vocab_size, str(source.weights))
+    opened = open_model(conf, [conf.prompt])
+    model, tokenizer = opened.model, opened.tokenizer
+    device = next(model.parameters()).device  # type: ignore[attr-defined]
     prompt = tokenizer.encode(conf.prompt) or [tokenizer.end_of_text or 0]
     generator = torch.Generator(device).manual_seed(conf.seed)
     decoder = StreamDecoder(tokenizer, after=prompt)

@@ -25,6 +25,7 @@ SHORT = {
               "repeats=2", "decode_steps=2", "wandb.mode=disabled", *ONCE],
     "report": ["slope_from=16", "slope_to=64", "wandb.mode=disabled"],
     "generate": ["tokens=5"],
+    "evaluate": ["data.val_fraction=0.002"],
     "convert": [],
     "doctor": [],
     "runs": [],
@@ -57,7 +58,7 @@ def test_the_commands_run_in_order(capfd: pytest.CaptureFixture[str], tmp_path: 
                 "runs/", ""
             )
             arguments = [word.replace(key, inside) for word in arguments]
-        if script in ("train", "probe", "generate", "convert", "runs"):
+        if script in ("train", "probe", "generate", "evaluate", "convert", "runs"):
             arguments.append(f"runs_dir={tmp_path}")
         arguments = [word.replace("out=runs/", f"out={tmp_path}/") for word in arguments]
         if script == "train":

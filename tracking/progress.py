@@ -30,9 +30,10 @@ class Windows:
         total: int,
         clock: Callable[[], float] = time.monotonic,
         console: Console | None = None,
+        unit: str = "windows",
     ) -> None:
-        """`total` windows are going to be read."""
-        self._title, self._total, self._clock = title, total, clock
+        """`total` windows, or others of a `unit`, are going to be read."""
+        self._title, self._total, self._clock, self._unit = title, total, clock, unit
         self._console = console or Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -58,7 +59,7 @@ class Windows:
         left = passed / done * (self._total - done)
         if done == self._total or passed + left < LONG:
             return
-        line = f"{self._title}, {done:,} of {self._total:,} windows{time_left(left)}"
+        line = f"{self._title}, {done:,} of {self._total:,} {self._unit}{time_left(left)}"
         if self._console.is_terminal:
             if passed >= SETTLED:
                 self._progress.update(self._bar, description=line, completed=done)

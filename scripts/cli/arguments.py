@@ -28,13 +28,13 @@ def keys(node: type, prefix: str = "") -> Iterator[tuple[str, type, Field[Any]]]
     hints = typing.get_type_hints(node)
     for item in fields(node):
         hint = hints[item.name]
+        if isinstance(hint, types.UnionType):
+            hint = next(
+                argument for argument in typing.get_args(hint) if argument is not type(None)
+            )
         if is_dataclass(hint):
             yield from keys(typing.cast(type, hint), f"{prefix}{item.name}.")
         elif item.metadata:
-            if isinstance(hint, types.UnionType):
-                hint = next(
-                    argument for argument in typing.get_args(hint) if argument is not type(None)
-                )
             yield f"{prefix}{item.name}", typing.get_origin(hint) or hint, item
 
 

@@ -14,7 +14,9 @@ from conf.schema import (
     FAULTS,
     BusyConf,
     ConvertConf,
+    DataConf,
     DemoConf,
+    EvaluateConf,
     GenerateConf,
     PlanConf,
     ProbeConf,
@@ -67,8 +69,7 @@ def _train(config: TrainConf) -> Iterator[str]:
     data, trainer = config.data, config.trainer
     for key, name in (("name", config.name), ("group", config.group)):
         yield from _folder_name(key, name)
-    if data.corpus not in CORPORA:
-        yield f"data.corpus={data.corpus!r}: no such corpus{nearest(data.corpus, list(CORPORA))}"
+    yield from _corpus(data)
     yield from _size(config.model)
     segment, length = config.training.segment, config.data.length
     if segment > length:
@@ -90,10 +91,6 @@ def _train(config: TrainConf) -> Iterator[str]:
     yield from _processes(config)
     if trainer.precision == "16-mixed" and trainer.accelerator == "cpu":
         yield NO_HALF
-    if data.corpus == "text" and not data.paths:
-        yield "data=text needs data.paths, e.g. data.paths='[book.txt]'"
-    if data.corpus == "stdlib" and data.paths:
-        yield f"data.paths={data.paths} is not read by data=stdlib; did you mean data=text?"
     if data.tokenizer not in ("bpe", "bytes", "chars") and not Path(data.tokenizer).is_file():
         yield f"data.tokenizer={data.tokenizer!r}: not bpe, bytes or chars, and no such file"
     if config.resume not in ("auto", "never"):
@@ -116,6 +113,16 @@ def _keep(config: TrainConf) -> Iterator[str]:
         return
     if keep.best > 1 and not config.checkpoint.best:
         yield f"checkpoint.keep=best:{keep.best}: with checkpoint.best=false no best is kept"
+
+
+def _corpus(data: DataConf) -> Iterator[str]:
+    """Whether there is such a corpus, and it is named as it is read."""
+    if data.corpus not in CORPORA:
+        yield f"data.corpus={data.corpus!r}: no such corpus{nearest(data.corpus, list(CORPORA))}"
+    if data.corpus == "text" and not data.paths:
+        yield "data=text needs data.paths, e.g. data.paths='[book.txt]'"
+    if data.corpus == "stdlib" and data.paths:
+        yield f"data.paths={data.paths} is not read by data=stdlib; did you mean data=text?"
 
 
 def _optim(config: TrainConf) -> Iterator[str]:
@@ -317,8 +324,8 @@ def _report(config: ReportConf) -> Iterator[str]:
         yield f"slope_from={config.slope_from} must be below slope_to={config.slope_to}"
 
 
-@check("generate", deep=True)
-def _generate_deep(config: GenerateConf) -> Iterator[str]:
+@check("generate", "evaluate", deep=True)
+def _generate_deep(config: GenerateConf | EvaluateConf) -> Iterator[str]:
     yield from _device(config.accelerator)
 
 
@@ -331,6 +338,35 @@ def _demo(config: DemoConf) -> Iterator[str]:
 def _generate(config: GenerateConf) -> Iterator[str]:
     if config.tokenizer is not None and not Path(config.tokenizer).is_file():
         yield f"tokenizer={config.tokenizer!r}: no such file"
+
+
+@check("evaluate")
+def _evaluate(config: EvaluateConf) -> Iterator[str]:
+    if config.tokenizer is not None and not Path(config.tokenizer).is_file():
+        yield f"tokenizer={config.tokenizer!r}: no such file"
+    if config.data is None and not config.tasks:
+        yield "nothing to evaluate on: give data=text data.paths='[book.txt]', tasks=NAME, or both"
+    if config.data is not None:
+        yield from _corpus(config.data)
+        for key in ("tokenizer", "vocab_size", "length", "batch_size", "packing", "workers"):
+            if (value := getattr(config.data, key)) != getattr(DataConf, key):
+                way_out = {"length": "the context is context=", "tokenizer": "give tokenizer=PATH"}
+                why = way_out.get(key, "leave it out")
+                yield f"data.{key}={value} changes nothing about an evaluation: {why}"
+    elif config.part != "all":
+        yield f"part={config.part} is about the documents of a corpus: give data= too"
+    for key in ("tasks_file", "include_path", "fewshot", "limit"):
+        if getattr(config, key) not in (None, 0) and not config.tasks:
+            yield f"{key}={getattr(config, key)} is about tasks: give tasks= too"
+    if config.tasks and find_spec("lm_eval") is None:
+        yield "tasks= needs EleutherAI's lm-evaluation-harness: pip install -e '.[eval]'"
+    if config.tasks_file is not None:
+        if len(config.tasks) > 1:
+            yield "tasks_file= is read by one task: give one in tasks="
+        if not Path(config.tasks_file).is_file():
+            yield f"tasks_file={config.tasks_file!r}: no such file"
+    if config.include_path is not None and not Path(config.include_path).is_dir():
+        yield f"include_path={config.include_path!r}: no such folder"
 
 
 @check("convert", deep=True)

@@ -9,7 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from conf.schema import ConvertConf, GenerateConf, ProbeConf, ReportConf, TrainConf
+from conf.schema import (
+    ConvertConf,
+    EvaluateConf,
+    GenerateConf,
+    ProbeConf,
+    ReportConf,
+    TrainConf,
+)
 from core.errors import UserError
 from core.writable import check_writable
 from data.corpora import early_problems
@@ -30,7 +37,7 @@ def place_problems(confs: Iterable[Any]) -> list[str]:
                         problems += early_problems(conf.data)
             elif isinstance(conf, ProbeConf):
                 check_writable(Path(conf.runs_dir, conf.group), hint="choose another runs_dir")
-            elif isinstance(conf, GenerateConf):
+            elif isinstance(conf, GenerateConf | EvaluateConf):
                 find_place("run", conf.run, conf.runs_dir)
             elif isinstance(conf, ConvertConf):
                 find_place("source", conf.source, conf.runs_dir)

@@ -1,0 +1,81 @@
+"""`scripts/evaluate.py` on a run, on files, and with words that are wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+
+from scripts.cli import cross_checks
+from tests.scripts.commands import run_script
+
+Capture = pytest.CaptureFixture[str]
+TEXT = "".join(f"{word} fish swims in the {word} sea.\n" for word in ("red", "blue", "old") * 40)
+
+
+def test_a_run_and_its_weights_as_a_file(capfd: Capture, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXT)
+    (tmp_path / "b.txt").write_text(TEXT[::-1])
+    text = ("data=text", f"data.paths=[{tmp_path}/a.txt,{tmp_path}/b.txt]", "data.val_fraction=0.5")
+    here = f"runs_dir={tmp_path}"
+    words = (
+        "model=transformer", "model.size=tiny", "name=first", f"data.cache_dir={tmp_path}/cache",
+        "data.tokenizer=bytes", "data.length=32", "data.batch_size=2", "trainer.max_steps=2",
+        "training.val_windows=1", "wandb.mode=disabled", "trainer.enable_progress_bar=false",
+    )  # fmt: skip
+    assert run_script(capfd, "train", *words, *text, here).status == 0
+    done = run_script(capfd, "evaluate", "run=first", *text, here, "part=val")
+    assert done.status == 0, done.err
+    assert "1 documents" in done.out and "at most 32 tokens of context" in done.out
+    found = json.loads((tmp_path / "first" / "evaluation.json").read_text())
+    assert found["text"]["bytes"] == found["text"]["tokens"] == len(TEXT)
+    assert found["text"]["context"] == 32  # that of its training
+    assert f"loss {found['text']['loss']:.4f}" in done.out
+    (tmp_path / "first" / "evaluation.json").unlink()
+
+    target, out = f"{tmp_path}/first.safetensors", tmp_path / "here"
+    convert = ("source=first", f"target={target}", "format=safetensors")
+    assert run_script(capfd, "convert", *convert, here).status == 0
+    file = (f"run={target}", f"tokenizer={tmp_path}/first/tokenizer.json", here)
+    both = run_script(capfd, "evaluate", *file, *text, "context=32", f"out={out}")
+    assert both.status == 0, both.err
+    all_of_it = json.loads((out / "evaluation.json").read_text())["text"]
+    assert all_of_it["documents"] == 2 and all_of_it["tokens"] == 2 * len(TEXT)
+    shown = run_script(capfd, "evaluate", *file, *text, "part=val", "context=32")
+    assert f"loss {found['text']['loss']:.4f}" in shown.out and "out=FOLDER" in shown.out
+    assert not list(tmp_path.rglob("evaluation.json"))[1:]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "nothing to evaluate on"),
+        (("data=text",), "data=text needs data.paths"),
+        (("part=val", "tasks=x"), "part=val is about the documents"),
+        (("limit=3", "data=stdlib"), "limit=3 is about tasks"),
+        (("data=stdlib", "data.length=64"), "the context is context="),
+        (("tasks=[a,b]", "tasks_file=none.jsonl"), "is read by one task"),
+        (("tasks=a", "tasks_file=none.jsonl"), "no such file"),
+        (("tasks=a", "include_path=none"), "no such folder"),
+        (("data=stdlib", "run=nothing"), "no such run"),
+    ],
+)
+def test_wrong_words_are_refused(
+    capfd: Capture, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    run = () if any(word.startswith("run=") for word in words) else (f"run={tmp_path}",)
+    done = run_script(capfd, "evaluate", *run, *words)
+    assert done.status == 2 and message in done.err, done.err
+
+
+def test_without_the_harness_one_message(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> ModuleSpec | None:
+        return None if name == "lm_eval" else importlib.util.find_spec(name)
+
+    monkeypatch.setattr(cross_checks, "find_spec", find)
+    done = run_script(capfd, "evaluate", "run=.", "tasks=lambada_openai")
+    assert done.status == 2 and done.err.count("error:") == 1
+    assert "pip install -e '.[eval]'" in done.err
