@@ -250,6 +250,25 @@ class TrainingConf:
         "median: end where the validation loss is above the median of 3 or more runs of the group",
         choices=("never", "median"),
     )
+    also: list[str] = key(
+        [],
+        "further figures of each row: joules of the device's counter, mfu (share of peak_flops)",
+        choices=("joules", "mfu"),
+    )
+    peak_flops: float = key(
+        0.0,
+        "highest rate of all devices together, FLOP/s; 0: measured for also=[mfu]",
+        low=0,
+        high=AMOUNT,
+    )
+    price_per_hour: float | None = key(
+        None,
+        "price of the machine; each row then has the cost of the training steps so far",
+        low=0,
+        high=1e9,
+        hint="its unit goes into training.currency=",
+    )
+    currency: str | None = key(None, "currency of the price", choices=CURRENCIES)
     on_nan: str = key(
         "stop",
         "at a NaN or infinite loss or gradient, stop the run or skip the step",
@@ -287,6 +306,11 @@ class WandbConf:
     project: str = key("crossover", "project in which the runs appear")
     entity: str | None = key(None, "user or team; default: the one of the login")
     tags: list[str] = key([], "labels by which runs can be filtered")
+    over: str = key(
+        "step",
+        "x axis that charts of a training have at first; all are in every row",
+        choices=("step", "tokens", "flops", "seconds", "joules", "cost"),
+    )
     log_checkpoint: bool = key(
         False, "upload the last checkpoint; false: record only its place and checksum"
     )
@@ -720,13 +744,19 @@ ADDED = (
     "optim.name", "optim.schedule", "optim.decay_steps", "init_from", "take", "resize_vocab",
     "optim.decay_share", "trunk",
     "training.patience", "training.target_loss", "training.prune",
+    "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",
+    "wandb.over",
 )  # fmt: skip
 """Keys of a training that runs of older versions have not recorded. The default of such a key is
 what was done before it existed."""
+COUNTED = (
+    "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",
+)  # fmt: skip
+"""Keys that only say which figures the rows of a training have."""
 HOUSEKEEPING = (
     "name", "group", "runs_dir", "resume", "wandb", "checkpoint", "objective",
     "data.cache_dir", "data.verify", "data.workers", "trainer.enable_progress_bar",
-    "trainer.log_every_n_steps",
+    "trainer.log_every_n_steps", *COUNTED,
 )  # fmt: skip
 """Keys and groups of keys of a training that say where things go, how often they are saved or how
 they are shown; they change nothing that is learned."""

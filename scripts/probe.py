@@ -66,6 +66,7 @@ def track(conf: ProbeConf, identity: Path, rows: list[Row]) -> None:
         identity=identity,
         records=identity.parents[1],
         config={
+            "setting": f"probe {name} {rows[0].size}",  # by which a workspace groups runs
             "precision": conf.precision,
             **{f"model.{key}": value for key, value in rows[0].config.items()},
             **{f"device.{key}": value for key, value in rows[0].device.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from scripts.probe import curves
 from tests.official_weights import official_weights
-from tests.probes.synthetic import make_row
+from tests.probes.synthetic import make_row, make_rows
 from tests.scripts.commands import ROOT
 
 NOTEBOOK = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())
@@ -58,6 +60,12 @@ def test_rows_become_a_table(folder: Path) -> None:
     path.write_text("".join(f"{row.to_json()}\n" for row in rows))
     table = run(folder, example("read_rows.py"), str(path))
     assert "rwkv4" in table and "250.0" in table
+
+
+def test_the_workspace_draws_what_probes_record() -> None:
+    names = runpy.run_path(str(ROOT / "examples" / "wandb_workspace.py"))
+    recorded = curves(make_rows(("gpt",))).values()
+    assert all(set(names["PROBES"]) <= figures.keys() for figures in recorded)
 
 
 def test_the_notebook_runs(folder: Path) -> None:

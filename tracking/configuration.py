@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict
 from typing import Any
 
-from conf.schema import ADDED, RENAMED, TrainConf
+from conf.schema import ADDED, HOUSEKEEPING, RENAMED, TrainConf
 from core.parsing import current_names
 
 
@@ -28,3 +30,17 @@ def today(recorded: dict[str, Any]) -> dict[str, Any]:
     """
     usual = {key: value for key, value in flatten(asdict(TrainConf())).items() if key in ADDED}
     return usual | current_names(recorded, RENAMED)
+
+
+def setting_of(described: dict[str, Any]) -> str:
+    """`rwkv4 5m 1c9a06de`: equal for trainings that differ in nothing but the seed.
+
+    `described` is a configuration by dotted key, model included.
+    """
+    kept = {
+        key: value
+        for key, value in described.items()
+        if key != "seed" and not any(f"{key}.".startswith(f"{one}.") for one in HOUSEKEEPING)
+    }
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+    return f"{described['model.name']} {described['model.size']} {digest[:8]}"

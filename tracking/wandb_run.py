@@ -28,7 +28,7 @@ from core.parsing import Missing, Unreadable, read_text
 
 log = logging.getLogger("crossover")
 
-TRAIN_AXES = {"train/*": "trainer/global_step", "val/*": "trainer/global_step"}
+STEP = "trainer/global_step"
 PROBE_AXES = {"probe/*": "context_length"}
 CACHES = ("HOME", "XDG_CACHE_HOME")  # by which wandb's process finds a place for its log
 START_SECONDS = 30.0  # to reach the server, before recording offline
@@ -37,6 +37,12 @@ ID = re.compile(r"[\w-]{1,128}", re.ASCII)
 RECENT = 1000  # rows
 REVIVALS = 3  # of wandb's process, per run
 FINISH_SECONDS = 600.0  # for uploads at the end; what is left stays on disk for `wandb sync`
+
+
+def train_axes(over: str = "step") -> dict[str, str]:
+    """The x axis that charts of a training have at first: one of `wandb.over`."""
+    axis = STEP if over == "step" else f"train/{over}"
+    return {"train/*": axis, "val/*": axis}
 
 
 def load_wandb() -> Any:

@@ -28,9 +28,9 @@ from data.store import Corpus, prepare
 from models.long_context.sequence_parallel import sequence_parallel
 from models.meta import build_meta
 from models.registry import ModelSpec, build, nature
-from tracking.configuration import flatten, today
+from tracking.configuration import flatten, setting_of, today
 from tracking.lightning_loggers import JsonlLogger, TrackingLogger
-from tracking.wandb_run import TRAIN_AXES, Tracker
+from tracking.wandb_run import Tracker, train_axes
 from training.checkpoints.callback import Checkpointer
 from training.checkpoints.find import read, read_whole, saved
 from training.checkpoints.initial_weights import Initial, initial_weights, resume_of
@@ -289,6 +289,7 @@ class Run:
         conf, folder = self.conf, self.folder
         begun = Begun.read(folder)
         parent = {"parent": asdict(begun.parent)} if begun and begun.parent else {}
+        described = flatten(describe(conf, self.spec))
         return Tracker(
             conf.wandb,
             folder.name,
@@ -297,8 +298,8 @@ class Run:
             identity=folder.path / "wandb" / f"{folder.name}.id",
             records=folder.path.parent if conf.group else folder.path,
             # Dotted keys, as in a wandb sweep, whose `model=NAME` would replace a nested `model`.
-            config=flatten(describe(conf, self.spec) | parent),
-            axes=TRAIN_AXES,
+            config=described | {"setting": setting_of(described)} | flatten(parent),
+            axes=train_axes(conf.wandb.over),
         )
 
     def fit(self, start: Start, signals: Signals, loggers: Sequence[Logger] = ()) -> Fitted:

@@ -7,18 +7,18 @@ docs/probes.md.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from core import environment
+from core import energy, environment
 from core.errors import UserError
+from core.peak_rate import highest_rate
 from models.contract import TRAINING_FACTOR
 from models.layers.trunk import Trunk
 from models.registry import build
-from probes.measure.counters import energy, peak_memory
+from probes.measure.counters import peak_memory
 from probes.measure.isolated import Report
 from probes.measure.tasks import decode as single
 from probes.measure.tasks import forward, layer, max_batch
@@ -37,9 +37,6 @@ TASKS: dict[str, Probe] = {
     "max_batch": max_batch.decode,
     "max_batch_train": forward.train,
 }
-PRODUCT = {"cpu": 1024, "cuda": 8192}
-"""Rows and columns of the matrices whose product gives the highest rate of the device."""
-PRODUCTS = 5
 
 
 def calibrate(report: Report, device: str, threads: int, precision: str) -> None:
@@ -60,21 +57,7 @@ def calibrate(report: Report, device: str, threads: int, precision: str) -> None
         }
     )
     peak_memory.keep_blocks(device)
-    report({"peak_flops": highest_rate(device, precision)})
-
-
-def highest_rate(device: str, precision: str) -> float:
-    """Operations per second of the fastest of a few matrix products."""
-    size = PRODUCT[device]
-    a = torch.rand(size, size, device=device).to(DTYPES[precision])
-    best = 0.0
-    for index in range(PRODUCTS + 1):
-        start = time.perf_counter()
-        b = a @ a
-        b[0, 0].item()  # waits for the device
-        if index:
-            best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
+    report({"peak_flops": highest_rate(device, DTYPES[precision])})
 
 
 def measure(report: Report, task: Task) -> None:

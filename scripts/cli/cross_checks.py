@@ -86,6 +86,19 @@ def _train(config: TrainConf) -> Iterator[str]:
         yield f"take={config.take} says how much of from= is taken over: give from= too"
     if config.resize_vocab and not config.init_from:
         yield "resize_vocab=true is about the weights of from=: give from= too"
+    if config.training.price_per_hour is not None and config.training.currency is None:
+        yield (
+            f"training.price_per_hour={config.training.price_per_hour:g} has no unit: add "
+            "training.currency=EUR, USD or another of its values"
+        )
+    needed = {"joules": "training.also=[joules]", "cost": "training.price_per_hour"}
+    counts = {
+        "joules": "joules" in config.training.also,
+        "cost": config.training.price_per_hour is not None,
+    }
+    if not counts.get(config.wandb.over, True):
+        over = config.wandb.over
+        yield f"wandb.over={over}: the rows have no {over} without {needed[over]}"
     if config.training.prune != "never" and not config.group:
         yield "training.prune=median compares the runs of a group: give group= too"
     yield from _processes(config)

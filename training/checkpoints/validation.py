@@ -114,9 +114,11 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     callbacks = content.get("callbacks")
     times: Any = callbacks.get("Monitor") if isinstance(callbacks, dict) else None
     if isinstance(times, dict):
-        times = {"all_seconds": None, **times}  # older checkpoints hold no such sum
-    _need_keys(times, ("tokens", "seconds", "all_seconds"), "callbacks")
-    seconds, every = times["seconds"], times["all_seconds"]
+        # Older checkpoints hold no such sums; joules are counted only if asked for.
+        times = {"all_seconds": None, "joules": None, **times}
+    _need_keys(times, ("tokens", "seconds", "all_seconds", "joules"), "callbacks")
+    seconds, every, joules = times["seconds"], times["all_seconds"], times["joules"]
+    _need(joules is None or is_number(joules), "callbacks")
     _need(is_count(times["tokens"]) and is_number(seconds), "callbacks")
     _need(every is None or is_number(every), "callbacks")
     if isinstance(callbacks, dict) and "EarlyEnd" in callbacks:

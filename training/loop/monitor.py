@@ -18,6 +18,7 @@ from core.units import bits_per_byte, size_bytes
 from models.contract import TRAINING_FACTOR
 from tracking.progress import time_left
 from tracking.throughput import Throughput
+from training.loop.expenses import Expenses
 from training.loop.module import LanguageModel
 from training.loop.nan_guard import NanGuard
 from training.run_folder.ledger import Ledger
@@ -53,6 +54,7 @@ class Monitor(lightning.Callback):
         )
         self._tokens_per_byte = tokens_per_byte
         self.ledger, self._flops_per_step = ledger or Ledger(), flops_per_step
+        self._expenses = Expenses.of(conf, flops_per_step, self._tokens_per_step)
         self._line = Line(str(conf.name)) if conf.trainer.enable_progress_bar else None
         self._since_line: list[Any] = []
         """Losses of the optimizer steps since the last line, still on the device."""
@@ -64,6 +66,8 @@ class Monitor(lightning.Callback):
         self._last_step = trainer.global_step
         if self._line is not None and trainer.is_global_zero:
             self._line.start(trainer.global_step, int(trainer.max_steps))
+        if self._expenses is not None and trainer.is_global_zero:
+            self._expenses.start(pl_module.device, trainer.world_size)
         self.throughput.start()
 
     def on_train_batch_start(self, *args: Any) -> None:
@@ -101,6 +105,8 @@ class Monitor(lightning.Callback):
             row["train/skipped_steps"] = skipped
         if (rate := self.throughput.tokens_per_second_now) is not None:
             row["train/tokens_per_second"] = rate
+            if self._expenses is not None:
+                row |= self._expenses.use(rate)
         self._log(trainer, row, running)
         # For callbacks that monitor it; the loggers have their row.
         pl_module.log("train/loss", loss, logger=False)
@@ -121,13 +127,19 @@ class Monitor(lightning.Callback):
             "train/flops": None if flops is None else TRAINING_FACTOR * flops,
             "train/seconds": spent,
         }
-        return {key: value for key, value in known.items() if value is not None}
+        figures = {key: value for key, value in known.items() if value is not None}
+        return figures if self._expenses is None else figures | self._expenses.spent(spent)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.throughput.state()
+        state = self.throughput.state()
+        if self._expenses is not None:
+            state["joules"] = self._expenses.state()
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.throughput.restore(state_dict)
+        if self._expenses is not None:
+            self._expenses.restore(state_dict.get("joules"))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.close()

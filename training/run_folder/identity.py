@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from conf.schema import EVERYTHING, RENAMED, TrainConf
+from conf.schema import COUNTED, EVERYTHING, RENAMED, TrainConf
 from core.errors import UserError, shown
 from core.parsing import Missing, Unreadable, current_names, read_yaml
 from models.registry import ModelSpec
@@ -46,6 +46,7 @@ CHANGEABLE = (
     "objective",
     "resume",
     "runs_dir",
+    *COUNTED,
     "model.config.vocab_size",  # decided by the corpus
 )
 
@@ -70,6 +71,7 @@ WITHOUT_EFFECT = (
     "trainer.log_every_n_steps", "trainer.enable_progress_bar", "checkpoint.", "wandb.",
     "data.workers", "data.cache_dir", "data.verify", "data.markup", "data.paths", "objective",
     "resume", "runs_dir", "init_from", "take", "resize_vocab", "model.",
+    *COUNTED,
 )  # fmt: skip
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from core import energy
 from models.contract import State, clone_state
-from probes.measure.counters import energy, peak_memory
+from probes.measure.counters import peak_memory
 from probes.measure.tasks.timing import (
     Task,
     for_inference,

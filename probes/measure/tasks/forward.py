@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from probes.measure.counters import energy
+from core import energy
 from probes.measure.tasks.timing import Task, autocast, for_inference, repeat, state_bytes, tokens
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core import energy
 from core.errors import UserError
 from models.layers.trunk import Block, Stream, Trunk
 from models.ops import intercept
-from probes.measure.counters import energy
 from probes.measure.tasks.timing import Task, autocast, repeat, tokens
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from core import energy
 from models.contract import State
-from probes.measure.counters import energy, peak_memory
+from probes.measure.counters import peak_memory
 from probes.measure.tasks.timing import Task, for_inference, repeat, state_bytes, tokens
 
 CHUNK = 1024  # tokens read at once, so that reading the context is not what fills the memory

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core import energy
 from models.contract import State, named_tensors
 from models.registry import ModelSpec
-from probes.measure.counters import disturbance, energy, peak_memory
+from probes.measure.counters import disturbance, peak_memory
 from probes.measure.counters.disturbance import CounterReading
 from probes.rows import enough
 

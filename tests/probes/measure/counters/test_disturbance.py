@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from probes.measure.counters import disturbance, energy
+from core import energy
+from probes.measure.counters import disturbance
 from probes.measure.counters.disturbance import (
     CounterReading,
     free_cores,

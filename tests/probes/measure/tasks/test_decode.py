@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from core import energy
 from models.registry import ModelSpec
-from probes.measure.counters import energy
 from probes.measure.tasks import decode
 from tests.probes.measure.child_tasks import TASK, built, run
 from tests.probes.specs import rwkv4, transformer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from probes.measure.counters import energy
+from core import energy
 
 
 def zone(folder: Path, name: str, kind: str, joules: float, size: float = 1000.0) -> Path:
