@@ -33,7 +33,12 @@ from tracking.lightning_loggers import JsonlLogger, TrackingLogger
 from tracking.wandb_run import Tracker, train_axes
 from training.checkpoints.callback import Checkpointer
 from training.checkpoints.find import read, read_whole, saved
-from training.checkpoints.initial_weights import Initial, initial_weights, resume_of
+from training.checkpoints.initial_weights import (
+    Initial,
+    check_early,
+    initial_weights,
+    resume_of,
+)
 from training.checkpoints.starting_point import (
     Start,
     begin,
@@ -177,6 +182,7 @@ class Run:
             )
             if stop.requeue:
                 requeue()
+                stop.requeue = False  # whoever stops with it need not
             raise
         except BaseException as error:
             let_go(error)  # which could not empty this frame: it must not hold what was trained
@@ -212,6 +218,8 @@ class Run:
         """
         conf, folder = self.conf, self.folder
         folder.sweep()
+        if conf.init_from and not saved(folder) and Begun.read(folder) is None:
+            check_early(conf)
         vocab_size = self.corpus.vocab_size
         self.spec = replace(self.spec, config={**self.spec.config, "vocab_size": vocab_size})
         folder.check()
@@ -318,11 +326,13 @@ class Run:
             count_batches(content, conf.trainer.accumulate_grad_batches)
         lightning.seed_everything(conf.seed, verbose=False)
         model: Any = build(self.spec)
+        before: float | None = 0.0  # seconds of the steps of another training
         if content is None and parent is not None:
             initial = self.initial or initial_weights(conf, self.spec, self.corpus, parent)
             self.initial = None  # a large file is not kept beside the model
             initial.put(model)
             ledger, content = initial.ledger(ledger), initial.with_optimizer()
+            before = initial.seconds()
             del initial
         ledger.leave(asdict(parent) if parent else None)
         ledger.continue_with(
@@ -343,6 +353,7 @@ class Run:
             self.corpus, conf.data, conf.seed, conf.training.val_windows, whole=split
         )
         monitor = Monitor(conf, self.corpus.meta.val_tokens_per_byte, ledger, flops)
+        monitor.throughput.all_seconds = before
         early = EarlyEnd.of(conf, folder.path)
         with quiet():
             trainer = build_trainer(

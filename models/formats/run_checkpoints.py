@@ -38,11 +38,17 @@ def saved(run: Path) -> list[Path]:
         raise UserError(f"{folder} is no folder that can be read ({error.strerror})") from None
 
 
-def newest(run: Path, problem_of: Callable[[Path], str | None] = damage) -> Path | None:
+ELSEWHERE = "bring back a sound one, or name another run or file"
+"""The way out where the damaged run is only read."""
+
+
+def newest(
+    run: Path, problem_of: Callable[[Path], str | None] = damage, way_out: str = ELSEWHERE
+) -> Path | None:
     """The newest undamaged checkpoint; says so when it has to pass over a damaged one.
 
-    `problem_of` says why one cannot be used. Raises `UserError` if there are checkpoints but none
-    can be trusted.
+    `problem_of` says why one cannot be used. Raises `UserError`, with the `way_out`, if there are
+    checkpoints but none can be trusted.
     """
     candidates, problems = saved(run), []
     for path in reversed(candidates):
@@ -54,7 +60,6 @@ def newest(run: Path, problem_of: Callable[[Path], str | None] = damage) -> Path
             log.warning("checkpoint %s is damaged (%s); trying the one before it", path, problem)
     if candidates:
         raise UserError(
-            f"{run / FOLDER}: every checkpoint is damaged (the oldest: {problems[-1]}); "
-            "resume=never starts again and keeps the old folder aside"
+            f"{run / FOLDER}: every checkpoint is damaged (the oldest: {problems[-1]}); {way_out}"
         )
     return None

@@ -29,7 +29,8 @@ def with_source_model(words: list[str]) -> tuple[list[str], list[str]]:
     override = parsed(f"init_from={given['init_from']}")
     values: list[Any] = [given["init_from"]]
     if override is not None and override.is_choice_sweep():
-        values = [str(value) for value in override.sweep_iterator()]
+        # Without `null`, of a run that begins from nothing, with the model of the others.
+        values = [str(value) for value in override.sweep_iterator() if value not in (None, "null")]
     elif override is not None and isinstance(override.value(), str):
         values = [override.value()]
     runs_dir = given.get("runs_dir", TrainConf.runs_dir).strip("\"'")

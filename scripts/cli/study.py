@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import math
 import random
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
@@ -30,6 +32,7 @@ from conf.schema import TrainConf
 from core.errors import UserError, shown
 from core.files import write_text
 from core.parsing import Missing, Unreadable, read_object
+from core.stop_signals import STOPPED, Preempted, Signals, requeue
 from scripts.cli.arguments import parsed
 from scripts.cli.hydra_flags import Line
 from training.run_folder.folder import RunFolder
@@ -226,7 +229,8 @@ def run(
     """
     conf = conf_of([*study.fixed, *(f"{key}={value}" for key, value in study.first().items())])
     path = Path(conf.runs_dir, str(conf.group), "study.json")
-    with owned(RunFolder(path.parent)):
+    # A signal between two trials ends as one within a trial does.
+    with _stopping(path), owned(RunFolder(path.parent)):
         before = Study.read(path)
         if before is not None and not study.is_same(before):
             raise UserError(
@@ -247,6 +251,21 @@ def run(
             study.write(path)
         print(table(study, trials, path))
     return sum(trial.state == "failed" for trial in study.trials[:trials])
+
+
+@contextmanager
+def _stopping(path: Path) -> Iterator[None]:
+    """Say on being stopped that the same command goes on, and leave with that status."""
+    try:
+        with Signals():
+            yield
+    except Preempted as stop:
+        logging.getLogger("crossover").warning(
+            "%s: stopped (exit status %d); the same command goes on", path, STOPPED
+        )
+        if stop.requeue:
+            requeue()
+        raise
 
 
 def _attempt(

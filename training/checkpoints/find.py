@@ -32,9 +32,13 @@ def saved(folder: RunFolder) -> list[Path]:
     return run_checkpoints.saved(folder.path)
 
 
-def newest(folder: RunFolder, problem_of: Callable[[Path], str | None] = damage) -> Path | None:
+def newest(
+    folder: RunFolder,
+    problem_of: Callable[[Path], str | None] = damage,
+    way_out: str = run_checkpoints.ELSEWHERE,
+) -> Path | None:
     """The newest undamaged checkpoint; see `models.formats.run_checkpoints.newest`."""
-    return run_checkpoints.newest(folder.path, problem_of)
+    return run_checkpoints.newest(folder.path, problem_of, way_out)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from conf.schema import EVERYTHING, TrainConf
-from core.errors import UserError
+from core.errors import UserError, shown
 from core.files import recorded_digest, sha256
+from core.parsing import Unreadable, read_yaml
 from data import foreign
 from data.store import Corpus
 from models.formats.load import read as read_weights
@@ -30,7 +31,7 @@ from training.checkpoints.starting_point import check_optimizer
 from training.checkpoints.validation import Unfit, check_whole, fresh_loops
 from training.checkpoints.weights_source import Source, check_tokenizer, find_source
 from training.run_folder.begun import Begun, Parent
-from training.run_folder.folder import RunFolder
+from training.run_folder.folder import RunFolder, find_place
 from training.run_folder.identity import differences
 from training.run_folder.ledger import Ledger
 
@@ -66,6 +67,12 @@ class Initial:
         return replace(
             ledger, tokens=before["tokens"], forward_flops=before["forward_flops"], order=None
         )
+
+    def seconds(self) -> float | None:
+        """Time of all steps of the run before; 0 without one, None where it did not count."""
+        if self.content is None:
+            return 0.0
+        return self.content.get("callbacks", {}).get("Monitor", {}).get("all_seconds")
 
     def with_optimizer(self) -> dict[str, Any] | None:
         """What to restore before the first step: the checkpoint as one that has not begun.
@@ -116,6 +123,34 @@ def resume_of(conf: TrainConf, folder: RunFolder) -> str:
     else:
         take = taken(conf, find_source("from", conf.init_from, conf.runs_dir))
     return conf.init_from if take == EVERYTHING else conf.resume
+
+
+def check_early(conf: TrainConf) -> None:
+    """Raise `UserError` if `from=` names a run whose tokenizer the corpus of `conf` cannot have, as
+    far as their configurations say so: before the corpus is prepared, which may take minutes."""
+    place = find_place("from", str(conf.init_from), conf.runs_dir)
+    run = RunFolder(place.parent.parent if PATTERN.fullmatch(place.name) else place)
+    try:
+        theirs = read_yaml(run.config)["data"]
+        before = {key: theirs[key] for key in ("tokenizer", "corpus", "vocab_size")}
+    except (Unreadable, KeyError, TypeError):
+        return  # other files say what they are when they are read
+    now = {key: getattr(conf.data, key) for key in before}
+    decides = {"bytes": 1, "chars": 2, "bpe": 3}  # how many of the words above
+    if not {now["tokenizer"], before["tokenizer"]} <= decides.keys():
+        return  # a file, which is compared when it is read
+    keys = [*before][: decides[now["tokenizer"]]]
+    different = differences(before, now, keys, "there", "here")
+    if different:
+        words = {"data": theirs["corpus"]} | {
+            f"data.{key}": theirs.get(key) for key in ("paths", "tokenizer", "vocab_size")
+        }
+        given = " ".join(f"{key}={value}" for key, value in words.items() if value)
+        raise UserError(
+            f"from={conf.init_from} has another tokenizer than this corpus would get "
+            f"({different}). Give the data words of its run ({shown(given, 400)}), or another "
+            f"corpus with data.tokenizer={run.tokenizer}"
+        )
 
 
 def initial_weights(

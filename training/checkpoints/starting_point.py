@@ -24,6 +24,8 @@ from training.run_folder.folder import RunFolder, resume_target
 
 log = logging.getLogger("crossover")
 
+START_AGAIN = "resume=never starts again and keeps the old folder aside"
+
 Read = Callable[[Path, bool], dict[str, Any]]
 
 
@@ -79,7 +81,7 @@ def choose(resume: str, folder: RunFolder, runs_dir: str, read: Read) -> Start:
         return None
 
     def newest_here() -> Start:
-        path = newest(folder, partial(problem_of, branch=False))
+        path = newest(folder, partial(problem_of, branch=False), START_AGAIN)
         if path is None:
             return Start(None)
         # A branch of its own checkpoints that has not saved anything yet begins again.
@@ -138,9 +140,12 @@ def check_branch(path: Path, content: dict[str, Any], conf: TrainConf) -> None:
     keys = ("decay_steps", "decay_share")
     decay = decay_steps(last, OptimConf(**{key: before.get(f"optim.{key}", 0) for key in keys}))
     if decay and content["global_step"] > (first := last - decay):
+        steps = map(step_of, saved(RunFolder(path.parent.parent)))
+        there = [str(step) for step in steps if step <= first]
         raise UserError(
             f"{path}: its schedule has begun to decay at step {first}. Start from a checkpoint of "
-            f"step {first} or before, with take=weights, or with another optim.schedule"
+            f"step {first} or before (there are: {', '.join(there) or 'none'}), with take=weights, "
+            "or with another optim.schedule"
         )
 
 

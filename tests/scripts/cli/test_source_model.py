@@ -76,6 +76,8 @@ def test_several_sources_must_be_of_one_model(files: dict[str, str]) -> None:
     assert "different models" in problem
     words, problems = with_source_model([f"init_from={files['rwkv7']},{files['rwkv7']}"])
     assert not problems and "model=rwkv7" in words
+    words, problems = with_source_model([f"init_from=null,{files['rwkv7']}"])
+    assert not problems and "model=rwkv7" in words
 
 
 def test_no_such_source(tmp_path: Path) -> None:

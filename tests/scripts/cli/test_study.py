@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import optuna.distributions as of
 import pytest
 
 from core.errors import UserError
+from core.stop_signals import STOPPED, Preempted
 from scripts.cli import study
 from scripts.cli.arguments import parsed
 from scripts.cli.hydra_flags import Line
@@ -130,6 +133,28 @@ def test_a_crashed_trial_does_not_end_the_study(
     trials = json.loads((tmp_path / "g/study.json").read_text())["trials"]
     assert [trial["state"] for trial in trials] == ["complete", "failed", "complete"]
     assert trials[1]["reason"] == "ZeroDivisionError: a bug"
+
+
+def test_a_signal_between_two_trials_ends_as_one_within_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    search, _, _ = begin(*SPACE)
+    conf_of, train, begun = trained(tmp_path)
+
+    def propose(*args: Any) -> list[str]:
+        if len(begun) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return inner(*args)
+
+    inner = study.propose
+    with monkeypatch.context() as patched:
+        patched.setattr(study, "propose", propose)
+        with pytest.raises(Preempted) as stopped:
+            study.run(search, 4, conf_of, train, lambda text: None)
+    assert stopped.value.code == STOPPED and "the same command goes on" in caplog.text
+    assert not (tmp_path / "g/lock").exists()
+    assert study.run(begin(*SPACE)[0], 4, conf_of, train, lambda text: None) == 0
+    assert len(begun) == 4
 
 
 def test_a_large_seed_is_a_seed() -> None:

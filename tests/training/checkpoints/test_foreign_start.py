@@ -1,4 +1,4 @@
-"""Trainings that begin with others' files: the logits of their own runtimes, and exact sums after."""
+"""Trainings that begin with others' files: their own runtimes' logits, and exact sums after."""
 
 from __future__ import annotations
 

@@ -72,6 +72,7 @@ def test_a_training_begins_with_what_was_taken(
         assert float(moments["step"]) == 2
     assert optimizer["param_groups"][0]["lr"] == pytest.approx(1e-4 / 20)  # of its own warm-up
     assert summary["steps"] == 8
+    assert summary["train_seconds"] > content["callbacks"]["Monitor"]["all_seconds"] > 0
     assert summary["tokens"] == (2 + 8) * TOKENS  # sums over the lineage
     assert summary["parent"] == {
         "path": str(saved(parent)[0]),
@@ -104,8 +105,23 @@ def test_everything_on_another_corpus_of_the_same_tokenizer(
     assert summary["order_hash"] is None
     conf = run_conf(tmp_path / "chars", tmp_path / "other.txt", init_from=str(parent.path))
     conf.data.tokenizer = "chars"
-    with pytest.raises(UserError, match="another corpus or tokenizer"):
+    conf.data.cache_dir = str(tmp_path / "fresh")
+    with pytest.raises(UserError, match=r"tokenizer='bytes' there, 'chars' here.*tokenizer=bytes"):
         run(conf)
+    assert not (tmp_path / "fresh").exists()  # nothing was prepared for it
+
+
+def test_a_damaged_source_is_told_with_its_own_way_out(
+    tmp_path: Path, corpus: Path, parent: RunFolder
+) -> None:
+    shutil.copytree(parent.path, tmp_path / "source")
+    for path in saved(RunFolder(tmp_path / "source")):
+        path.write_bytes(b"x")
+    for take in ("everything", "weights"):
+        conf = run_conf(tmp_path, corpus, init_from=str(tmp_path / "source"), take=take)
+        with pytest.raises(UserError, match="bring back a sound one") as told:
+            run(conf)
+        assert "resume=never" not in str(told.value)
 
 
 def test_an_interrupted_start_begins_with_the_same_weights(
@@ -227,7 +243,7 @@ def test_a_schedule_that_has_decayed_is_not_begun_again(tmp_path: Path, corpus: 
     wsd |= {"checkpoint__every_n_train_steps": 2, "optim__decay_steps": 3}
     _, trunk = run(run_conf(tmp_path, corpus, trainer__max_steps=6, **wsd))
     conf = run_conf(tmp_path / "b", corpus, init_from=f"{trunk.path}@4", **wsd)
-    with pytest.raises(UserError, match="has begun to decay at step 3"):
+    with pytest.raises(UserError, match=r"has begun to decay at step 3\..*\(there are: none\)"):
         run(conf)
     conf.take = "weights"
     assert run(conf)[0]["steps"] == 8
