@@ -667,6 +667,11 @@ class ConvertConf:
         "official: RWKV's .pth; hf: Hugging Face directory; safetensors: one file",
         choices=("official", "hf", "safetensors"),
     )
+    tokenizer: str | None = key(
+        None,
+        "path of the tokenizer to put into the target; default: the one beside the source",
+        path=True,
+    )
     dtype: str = key(
         "auto",
         "precision of the written weights; auto: the source's",

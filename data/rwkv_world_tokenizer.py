@@ -24,6 +24,7 @@ from core.errors import UserError
 from data.text import END_OF_TEXT
 
 KIND = "RWKV World"  # what our own file says it is
+VOCABULARY = "rwkv_vocab_v20230424.txt"  # the name by which others find the official one
 WINDOW = 1 << 16  # bytes matched at once: bounds the memory of the list of matches
 LONGEST_LINE = 1 << 12  # characters; the longest of the official one has 140
 MOST_LINES = 1 << 20
@@ -37,7 +38,7 @@ class WorldTokenizer:
 
     def __init__(self, tokens: Sequence[bytes]) -> None:
         """`tokens[i]` has id i + 1; all are different, and every single byte is among them."""
-        self._tokens = tokens
+        self.tokens = tokens
         self._longest = max(map(len, tokens))
         self._window = max(WINDOW, 2 * self._longest)
         self._matcher = BytesAhoCorasick(
@@ -48,12 +49,18 @@ class WorldTokenizer:
         self.vocab_size = -(-(len(tokens) + 1) // ROUND) * ROUND
 
     def save(self, path: str | Path) -> None:
-        text = json.dumps({"type": KIND, "tokens": [t.decode("latin-1") for t in self._tokens]})
+        text = json.dumps({"type": KIND, "tokens": [t.decode("latin-1") for t in self.tokens]})
         Path(path).write_text(text, encoding="utf-8")
+
+    def vocabulary(self) -> str:
+        """The vocabulary in RWKV's text format."""
+        return "".join(
+            f"{i} {_literal(token)} {len(token)}\n" for i, token in enumerate(self.tokens, start=1)
+        )
 
     @property
     def fingerprint(self) -> str:
-        lines = b"".join(b"%d %b\n" % (len(token), token) for token in self._tokens)
+        lines = b"".join(b"%d %b\n" % (len(token), token) for token in self.tokens)
         return hashlib.sha256(lines).hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
@@ -96,7 +103,7 @@ class WorldTokenizer:
     def _bytes_of(self, token: int) -> bytes:
         if token == self.end_of_text:
             return END_OF_TEXT.encode()
-        return self._tokens[token - 1] if token <= len(self._tokens) else b"\xff"
+        return self.tokens[token - 1] if token <= len(self.tokens) else b"\xff"
 
     def _apart(self, two: str) -> bool:
         """Whether no token contains this pair of characters, so that one must end between them."""
@@ -106,7 +113,15 @@ class WorldTokenizer:
     @cached_property
     def _neighbours(self) -> set[tuple[int, int]]:
         """Every pair of bytes that are neighbours in some token."""
-        return {pair for token in self._tokens for pair in pairwise(token)}
+        return {pair for token in self.tokens for pair in pairwise(token)}
+
+
+def _literal(token: bytes) -> str:
+    """The Python literal of a token: of a str where it is UTF-8."""
+    try:
+        return repr(token.decode())
+    except UnicodeDecodeError:
+        return repr(token)
 
 
 def read_vocabulary(path: Path, text: str) -> WorldTokenizer:

@@ -73,12 +73,17 @@ class LibraryTokenizer:
         plain = not self._first_space_is_free and _has(separator, "use_regex", (True,))
         return plain or self._by_character
 
+    @property
+    def definition(self) -> str:
+        """The content of its `tokenizer.json`."""
+        return self._tokenizer.to_str()
+
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(self._tokenizer.to_str(), encoding="utf-8")
+        Path(path).write_text(self.definition, encoding="utf-8")
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()[:16]
+        return hashlib.sha256(self.definition.encode()).hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
         return self.encode_many([text])[0]
@@ -224,15 +229,22 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
 
 def byte_tokenizer() -> LibraryTokenizer:
     """Token ids are byte values; 256 ends a text."""
-    # Printable Latin-1 stands for itself; the other bytes take U+0100 onwards, in order (GPT-2).
-    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
-    spare = iter(sorted(symbol for symbol in alphabet if ord(symbol) > 255))
-    vocab = {chr(byte) if chr(byte) in alphabet else next(spare): byte for byte in range(256)}
+    vocab = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([END_OF_TEXT])
     return LibraryTokenizer(tokenizer)
+
+
+def byte_symbols() -> list[str]:
+    """The character that stands for each byte in a byte-level tokenizer.
+
+    Printable Latin-1 stands for itself; the other bytes take U+0100 onwards, in order (GPT-2).
+    """
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    spare = iter(sorted(symbol for symbol in alphabet if ord(symbol) > 255))
+    return [chr(byte) if chr(byte) in alphabet else next(spare) for byte in range(256)]
 
 
 def char_tokenizer(characters: Iterable[str]) -> LibraryTokenizer:

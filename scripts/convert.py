@@ -10,23 +10,41 @@ if __name__ == "__main__":  # before the imports that take long: a wrong word is
 from pathlib import Path
 
 from conf.schema import ConvertConf
+from core.errors import UserError
 from data import foreign
+from data.companions import hugging_face_files
+from data.tokenizers import check_fits
 from models.formats.load import read
-from models.formats.save import save
-from models.formats.weights import DTYPES, common_dtype
-from training.checkpoints.weights_source import check_tokenizer, find_source
+from models.formats.save import TOKENIZED, Beside, save
+from models.formats.weights import DTYPES, Weights, common_dtype
+from training.checkpoints.weights_source import Source, check_tokenizer, find_source
 
 
 def main(conf: ConvertConf) -> None:
     """Read the source, write the target, say what it is."""
     target = Path(conf.target)
+    if conf.tokenizer and conf.format not in TOKENIZED:
+        raise UserError(
+            f"tokenizer={conf.tokenizer}: format={conf.format} holds no tokenizer: leave it out"
+        )
     source = find_source("source", conf.source, conf.runs_dir)
-    if conf.format == "hf" and source.tokenizer is not None:  # it is copied there
-        check_tokenizer(source, foreign.load(source.tokenizer, []))
     weights = read(source.weights)
     if conf.dtype in DTYPES:
         weights = weights.to(DTYPES[conf.dtype])
-    save(weights, target, conf.format, conf.overwrite, source.tokenizer)
+    beside = tokenizer_of(conf, source, weights) if conf.format in TOKENIZED else None
+    save(weights, target, conf.format, conf.overwrite, beside)
     count = sum(tensor.numel() for tensor in weights.tensors.values())
     dtype = str(common_dtype(weights.tensors)).removeprefix("torch.")
     print(f"{target}: {weights.spec.name}, {count:,} parameters, {dtype}, format {conf.format}")
+
+
+def tokenizer_of(conf: ConvertConf, source: Source, weights: Weights) -> Beside:
+    """What is written of the tokenizer. Raises `UserError` if it is not that of the weights."""
+    path = Path(conf.tokenizer) if conf.tokenizer else source.tokenizer
+    if path is None:
+        return Beside()
+    tokenizer = foreign.load(path, [])
+    if not conf.tokenizer:
+        check_tokenizer(source, tokenizer)
+    check_fits(tokenizer, weights.spec.config["vocab_size"], str(source.weights))
+    return Beside(hugging_face_files(tokenizer), tokenizer.end_of_text)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -14,11 +14,31 @@ from core.writable import foresee, reason
 from models.formats import crossover, hugging_face, official
 from models.formats.weights import Weights
 
-WRITERS: dict[str, Callable[[Weights, Path], None]] = {
-    "official": official.write,
-    "hf": hugging_face.write,
-    "safetensors": crossover.write,
+
+@dataclass(frozen=True)
+class Beside:
+    """What is written of the tokenizer, in formats that have a place for it."""
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    """The content of files in a directory, by name."""
+    end_of_text: int | None = None
+    """The id of the token that ends a text."""
+
+
+def _write_directory(weights: Weights, folder: Path, beside: Beside) -> None:
+    folder.mkdir()
+    for name, text in beside.files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    hugging_face.write(weights, folder, beside.end_of_text)
+
+
+WRITERS: dict[str, Callable[[Weights, Path, Beside], None]] = {
+    "official": lambda weights, path, _: official.write(weights, path),
+    "hf": _write_directory,
+    "safetensors": lambda weights, path, _: crossover.write(weights, path),
 }
+TOKENIZED = ("hf",)
+"""Formats that hold the tokenizer too."""
 SUFFIXES = {"official": ".pth", "safetensors": ".safetensors"}  # by which `read` knows them
 
 
@@ -46,21 +66,17 @@ def save(
     target: Path,
     format: str,
     overwrite: bool = False,
-    tokenizer: Path | None = None,
+    beside: Beside | None = None,
 ) -> None:
     """Write `weights` to `target`: a file, or for `hf` a directory. All of it or nothing.
 
-    A `tokenizer` is copied into the directory. Raises `UserError` as `check_target`, and if the
-    format cannot hold this model or the target cannot be written.
+    Formats of `TOKENIZED` take what is `beside` the weights. Raises `UserError` as `check_target`,
+    and if the format cannot hold this model or the target cannot be written.
     """
     check_target(target, format, overwrite)
     try:
         with replacing(target) as aside:
-            if format == "hf":
-                aside.mkdir()
-                if tokenizer is not None:
-                    shutil.copyfile(tokenizer, aside / "tokenizer.json")
-            WRITERS[format](weights, aside)
+            WRITERS[format](weights, aside, beside or Beside())
     except UserError:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:  # what each library makes of ENOSPC

@@ -62,12 +62,28 @@ def test_a_transformer_and_its_tokenizer_in_hugging_faces_hands(
     folder = tmp_path / "hf"
     done = convert(capfd, runs, "source=transformer", f"target={folder}", "format=hf")
     assert done.status == 0, done.err
-    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     ids = tokenizer("alpha (", return_tensors="pt")["input_ids"]
     assert ids[0].tolist() == tokenizers.load(folder / "tokenizer.json").encode("alpha (")
     out = model.generate(ids, max_new_tokens=12, do_sample=False, use_cache=True)
     assert tokenizer.decode(out[0]) == expected.removesuffix("\n")
+    assert tokenizer.eos_token_id == model.config.eos_token_id == 0  # lm-eval begins texts with it
+
+
+def test_a_tokenizer_can_be_put_beside_weights(capfd: Capture, tmp_path: Path, runs: Path) -> None:
+    torch.save(official_weights("rwkv4"), tmp_path / "a.pth")
+    words = [f"source={tmp_path / 'a.pth'}", f"target={tmp_path / 'hf'}"]
+    tokenizers.byte_tokenizer().save(tmp_path / "bytes.json")
+    given = f"tokenizer={tmp_path / 'bytes.json'}"
+    done = convert(capfd, runs, *words, given, "format=hf")
+    assert done.status == 2 and "has 257 ids and" in done.err and not (tmp_path / "hf").exists()
+    tokenizers.char_tokenizer("abc").save(tmp_path / "bytes.json")
+    assert convert(capfd, runs, *words, given, "format=hf").status == 0
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf").encode("cab") == [2, 0, 1]
+    words[1] = f"target={tmp_path / 'b.pth'}"
+    done = convert(capfd, runs, *words, given, "format=official")
+    assert done.status == 2 and "holds no tokenizer" in done.err
 
 
 def test_official_weights_in_bfloat16_pass_through_every_format(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.files import inside
+from data.rwkv_world_tokenizer import VOCABULARY
 from data.text import TextTokenizer
 from models.formats.crossover import KEY, part
 from models.formats.run_checkpoints import PATTERN
@@ -36,7 +37,9 @@ def find_source(key: str, name: str, runs_dir: str) -> Source:
             raise UserError(f"{folder.path} has no checkpoint yet: train it first")
         return Source(checkpoint, _if_file(folder.tokenizer))
     if path.is_dir():
-        return Source(path, _if_file(path / "tokenizer.json"))
+        # RWKV's own vocabulary, which says more than what others make of it.
+        vocabulary = _if_file(path / VOCABULARY)
+        return Source(path, vocabulary or _if_file(path / "tokenizer.json"))
     if path.suffix == ".ckpt":
         return Source(path, _if_file(RunFolder(path.parent.parent).tokenizer))
     return Source(path, None)
