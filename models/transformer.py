@@ -52,6 +52,7 @@ class TransformerConfig:
     rope_low: float | None = None  # slow: fewer turns within rope_length tokens; default 1
     rope_high: float | None = None  # fast, and left alone: more turns than that; default 4
     rope_length: int | None = None  # tokens; default 8192
+    qk_norm: bool | None = None  # norm of every query and key; default none
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -101,13 +102,13 @@ def swiglu(x: Tensor) -> Tensor:
 class RMSNorm(nn.Module):
     """x / rms(x) * weight (Zhang and Sennrich 2019, arXiv 1910.07467)."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, size: int | None = None) -> None:
         super().__init__()
         self.eps = config.norm_eps
-        self.weight = nn.Parameter(torch.ones(config.n_embd))
+        self.weight = nn.Parameter(torch.ones(size or config.n_embd))
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)  # [B, T, C]
+        return rms_norm(x, self.weight, self.eps)  # [B, T, C], or of heads [B, T, H, N]
 
 
 class FeedForward(nn.Module):
@@ -139,7 +140,7 @@ class Transformer(AttentionTrunk):
 
     Config = TransformerConfig
     title = "the Transformer"
-    options = ("attention", "window")
+    options = ("attention", "window", "qk_norm")
 
     def build_block(self, layer: int) -> AttentionBlock:
         c = self.config
@@ -152,6 +153,7 @@ class Transformer(AttentionTrunk):
             c.rotation,
             c.head_size,
             bool(c.output_bias),
+            (lambda size: RMSNorm(c, size)) if c.qk_norm else None,
         )
         return AttentionBlock(c, att, FeedForward(c), RMSNorm)
 

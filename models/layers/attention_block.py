@@ -66,7 +66,9 @@ class Attention(Mixer):
     Vaswani et al. 2017 (arXiv 1706.03762) section 3.2; grouped-query heads of Ainslie et al. 2023
     (arXiv 2305.13245). With a `window` W a token sees itself and the W - 1 before it. With a
     `rotation`, queries and keys are rotated by the table among the positions. Heads are C / H wide
-    unless `head_size` says otherwise; `output_bias` is by default `bias`.
+    unless `head_size` says otherwise; `output_bias` is by default `bias`. With a `head_norm`, every
+    query and key is normed before it is rotated, with weights `[N]` that the heads share (Henry et
+    al. 2020, arXiv 2010.04245, with the root mean square as Qwen3 and OLMo 2 have it).
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Attention(Mixer):
         rotation: Rotation | None = None,
         head_size: int | None = None,
         output_bias: bool | None = None,
+        head_norm: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.n_head, self.n_kv_head = n_head, n_kv_head or n_head
@@ -89,6 +92,9 @@ class Attention(Mixer):
         self.qkv = nn.Linear(n_embd, heads * self.head_size, bias=bias)
         output_bias = bias if output_bias is None else output_bias
         self.output = nn.Linear(n_head * self.head_size, n_embd, bias=output_bias)
+        self.normed = head_norm is not None
+        if head_norm is not None:
+            self.q_norm, self.k_norm = head_norm(self.head_size), head_norm(self.head_size)
 
     def forward(
         self, x: Tensor, state: State | None, positions: Positions
@@ -98,6 +104,9 @@ class Attention(Mixer):
         batch, length, _ = x.shape
         heads = self.qkv(x).view(batch, length, -1, self.head_size)  # [B, T, H + 2 G, N]
         qk, v = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
+        if self.normed:
+            q, k = qk.split((self.n_head, self.n_kv_head), dim=2)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2)
         if rope is not None:
             qk = rotate(qk, *rope)  # queries and keys at once: fewer passes over memory
         q, k = qk.split((self.n_head, self.n_kv_head), dim=2)  # [B, T, H, N], [B, T, G, N]
@@ -196,7 +205,8 @@ class AttentionTrunk(Trunk):
 
     @property
     def can_step(self) -> bool:
-        return self.config.attention in ("auto", "flash")
+        is_normed = bool(getattr(self.config, "qk_norm", None))  # which no instruction does
+        return self.config.attention in ("auto", "flash") and not is_normed
 
     def reserve_cache(self, program: Program, state: State) -> State:
         past = self.past(state)

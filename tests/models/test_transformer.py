@@ -1,13 +1,16 @@
 """The Transformer's fused formulas against others in fp64."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from core.errors import UserError
-from models.transformer import rms_norm, swiglu
+from models.formats.families import llama
+from models.registry import nature
+from models.transformer import Transformer, rms_norm, swiglu
 from tests.models.ops.elementwise.compare import compare, dtypes, rounding, shapes
 
 OPS = torch.ops.crossover
@@ -56,3 +59,44 @@ def test_opcheck() -> None:
 def test_bad_input(call: Callable[..., object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call(torch.randn(2, 9, 18))
+
+
+# ---- the norm of queries and keys ----------------------------------------------------------------
+
+
+def normed(**changes: Any) -> Any:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 31, "n_layer": 2, "n_embd": 32, "n_head": 4, "n_kv_head": 2}
+    return Transformer(Transformer.Config(**sizes, qk_norm=True, **changes)).eval()
+
+
+def test_normed_queries_and_keys_have_no_length() -> None:
+    """Scaling the matrices that make them changes nothing, as it does without the norm."""
+    model, tokens = normed(norm_eps=1e-12), torch.randint(31, (2, 9))
+    before = model(tokens)[0]
+    with torch.no_grad():
+        for block in model.blocks:
+            block.att.qkv.weight[: 6 * 8] *= 3  # queries of four heads, keys of two
+    torch.testing.assert_close(model(tokens)[0], before, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        model.blocks[0].att.q_norm.weight *= 3
+    assert (model(tokens)[0] - before).abs().max() > 1e-4
+
+
+def test_normed_token_by_token() -> None:
+    model, tokens = normed(), torch.randint(31, (2, 9))
+    whole = model(tokens)[0]
+    state, parts = model.init_state(2, 4), []
+    for token in tokens.split(1, dim=1):
+        logits, state = model(token, state)
+        parts.append(logits)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
+    assert not model.can_step
+
+
+def test_without_it_nothing_is_there() -> None:
+    names = [name for name, _ in Transformer(Transformer.Config(31, 1, 32, 4)).named_parameters()]
+    assert not any("q_norm" in name for name in names)
+    assert nature("models.transformer.Transformer", {"qk_norm": True}).options == {"qk_norm": True}
+    with pytest.raises(UserError, match=r"model\.qk_norm"):
+        llama._kind(normed().config)

@@ -159,6 +159,8 @@ def _parts(config: Any, name: str) -> dict[str, int]:
 
 def _kind(config: Any) -> str:
     """Which of the kinds has these biases and this window. Raises `UserError` if none does."""
+    if config.qk_norm:
+        raise UserError("format=hf: no layout here has model.qk_norm: use format=safetensors")
     biases = tuple(map(bool, (config.qkv_bias, config.output_bias, config.ffn_bias)))
     if biases == (True, False, False):
         return "qwen2"
