@@ -169,6 +169,12 @@ class OptimConf:
         low=0,
         high=1e6,
     )
+    z_loss: float = key(
+        0.0,
+        "weight of (log Z)^2, Z the softmax's normaliser; minimised, not reported; usual: 1e-4",
+        low=0,
+        high=1e6,
+    )
 
 
 def decay_steps(max_steps: int, optim: OptimConf) -> int:
@@ -747,7 +753,7 @@ VERBS = {"runs": {"tree": "view=tree"}}
 SPELLING = {key: word for word, key in SPELLED.items()}
 ADDED = (
     "optim.name", "optim.schedule", "optim.decay_steps", "init_from", "take", "resize_vocab",
-    "optim.decay_share", "trunk",
+    "optim.decay_share", "optim.z_loss", "trunk",
     "training.patience", "training.target_loss", "training.prune",
     "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",
     "wandb.over",

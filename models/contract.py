@@ -107,10 +107,12 @@ class Model(Protocol):
         state: State | None = None,
         l2wrap: float = 0.0,
         starts: Tensor | None = None,
+        z_loss: float = 0.0,
     ) -> tuple[Tensor, Tensor, State | None]:
         """What to minimise, the loss to report (without gradient), and the state.
 
-        They differ by `l2wrap` / 2 times the mean of (largest logit)^2 over positions.
+        They differ by `l2wrap` / 2 times the mean of (largest logit)^2 over positions, and by
+        `z_loss` times that of (log Z)^2, Z the normaliser of the softmax.
         """
         ...
 

@@ -13,14 +13,16 @@ CHUNK_TOKENS = 512
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, l2wrap: float = 0.0
+    hidden: Tensor, weight: Tensor, targets: Tensor, l2wrap: float = 0.0, z_loss: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Mean of -log softmax(hidden @ weight^T)[target] over all positions, and what to minimise.
 
     hidden `[..., C]`, weight `[V, C]`, targets `[...]` int64. Returns two fp32 scalars: the
     objective, and the cross entropy in nats per token, which is for reporting and has no gradient.
     They differ by `l2wrap` / 2 times the mean over positions of (largest logit)^2, the term the
-    official RWKV trainers add (with 1e-4) to keep logits from drifting.
+    official RWKV trainers add (with 1e-4) to keep logits from drifting, and by `z_loss` times that
+    of (log Z)^2, Z the normaliser of the softmax (Chowdhery et al. 2022, arXiv 2204.02311,
+    section 5: 1e-4).
 
     Logits are formed for at most `CHUNK_TOKENS` positions at a time and reduced in fp32. When a
     gradient is needed it is computed in the same pass (one extra product per chunk, the logits are
@@ -29,13 +31,13 @@ def linear_cross_entropy(
     hidden = hidden.reshape(-1, hidden.shape[-1])
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-    return _LinearCrossEntropy.apply(hidden, weight, targets.reshape(-1), l2wrap)
+    return _LinearCrossEntropy.apply(hidden, weight, targets.reshape(-1), l2wrap, z_loss)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, l2wrap: float
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, l2wrap: float, z_loss: float
     ) -> tuple[Tensor, Tensor]:
         count = hidden.shape[0]
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
@@ -57,10 +59,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if l2wrap:
                 largest, where = logits.max(-1, keepdim=True)
                 penalty += l2wrap / 2 * largest.square().sum()
+            if z_loss:
+                penalty += z_loss * log_norm.square().sum()
             if grad_hidden is None and grad_weight is None:
                 continue
             # d loss / d logits = (softmax - one hot) / count
             grad_logits = logits.sub_(log_norm).exp_().div_(count)
+            if z_loss:  # d (log Z)^2 / d logits = 2 log Z softmax
+                grad_logits.mul_(1 + 2 * z_loss * log_norm)
             grad_logits.scatter_add_(-1, target, grad_logits.new_full(target.shape, -1 / count))
             if l2wrap:
                 grad_logits.scatter_add_(-1, where, largest * (l2wrap / count))
@@ -81,10 +87,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, grad: Tensor, _: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         if grad_hidden is not None:
             grad_hidden = grad_hidden * grad.to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * grad).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None
+        return grad_hidden, grad_weight, None, None, None

@@ -218,9 +218,10 @@ class Trunk(nn.Module, ABC):
         state: State | None = None,
         l2wrap: float = 0.0,
         starts: Tensor | None = None,
+        z_loss: float = 0.0,
     ) -> tuple[Tensor, Tensor, State | None]:
         hidden, state = self.hidden(tokens, state, starts)
-        return *linear_cross_entropy(hidden, self.head.weight, targets, l2wrap), state
+        return *linear_cross_entropy(hidden, self.head.weight, targets, l2wrap, z_loss), state
 
     def init_state(self, batch: int, capacity: int | None = None) -> State:
         return {

@@ -28,6 +28,9 @@ from torch import Tensor
 from core.errors import UserError
 from models.contract import State, detach_state, map_state, named_tensors
 
+Penalties = dict[str, float]
+"""Weights of what `models.contract.Model.objective` adds to the loss, by the name there."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -48,6 +51,7 @@ def segmented_objective(
     l2wrap: float = 0.0,
     starts: Tensor | None = None,
     truncated: bool = False,
+    z_loss: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """`model.objective` of sequences read `segment` tokens at a time (the last may be shorter).
 
@@ -74,16 +78,17 @@ def segmented_objective(
         here = None if starts is None else starts[:, part]
         share = (part.stop - part.start) / total
         segments.append(Segment(tokens[:, part], targets[:, part], here, share))
+    penalties = {"l2wrap": l2wrap, "z_loss": z_loss}
     if not torch.is_grad_enabled():
-        return _forward(model, segments, l2wrap, None)
+        return _forward(model, segments, penalties, None)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if truncated:
-        return _Truncated.apply(model, segments, l2wrap, *parameters)
-    return _Exact.apply(model, segments, l2wrap, *parameters)
+        return _Truncated.apply(model, segments, penalties, *parameters)
+    return _Exact.apply(model, segments, penalties, *parameters)
 
 
 def _forward(
-    model: Any, segments: Sequence[Segment], l2wrap: float, kept: State | None = None
+    model: Any, segments: Sequence[Segment], penalties: Penalties, kept: State | None = None
 ) -> tuple[Tensor, Tensor]:
     """Both means, without a graph; the state before every segment goes into `kept`."""
     objective = loss = torch.zeros((), device=segments[0].tokens.device)
@@ -93,7 +98,7 @@ def _forward(
             if kept is not None:
                 _copy(_leaves(_at(kept, number)), _leaves(state))
                 state = _at(kept, number)
-            part, part_loss, state = _objective(model, piece, state, l2wrap)
+            part, part_loss, state = _objective(model, piece, state, penalties)
             objective, loss = (
                 objective + piece.share * part,
                 loss + piece.share * part_loss,
@@ -102,9 +107,9 @@ def _forward(
 
 
 def _objective(
-    model: Any, piece: Segment, state: State, l2wrap: float
+    model: Any, piece: Segment, state: State, penalties: Penalties
 ) -> tuple[Tensor, Tensor, State]:
-    return model.objective(piece.tokens, piece.targets, state, l2wrap=l2wrap, starts=piece.starts)
+    return model.objective(piece.tokens, piece.targets, state, starts=piece.starts, **penalties)
 
 
 class _Exact(torch.autograd.Function):
@@ -120,16 +125,17 @@ class _Exact(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, model: Any, segments: list[Segment], l2wrap: float, *parameters: Tensor
+        ctx: Any, model: Any, segments: list[Segment], penalties: Penalties, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
-        ctx.model, ctx.segments, ctx.l2wrap, ctx.parameters = model, segments, l2wrap, parameters
+        ctx.model, ctx.segments, ctx.parameters = model, segments, parameters
+        ctx.penalties = penalties
         device = segments[0].tokens.device.type
         # Contexts that repeat the present automatic precision in the backward pass.
         enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
         ctx.autocast = partial(torch.autocast, device, dtype=dtype, enabled=enabled)
         count, state = len(segments), model.init_state(len(segments[0].tokens))
         ctx.before = map_state(state, lambda leaf: leaf.new_empty(count, *leaf.shape))
-        objective, loss = _forward(model, segments, l2wrap, ctx.before)
+        objective, loss = _forward(model, segments, penalties, ctx.before)
         ctx.mark_non_differentiable(loss)
         return objective, loss
 
@@ -152,7 +158,7 @@ def _pull_back(
     piece = ctx.segments[number]
     state = map_state(_at(ctx.before, number), lambda leaf: leaf.detach().requires_grad_())
     with torch.enable_grad(), ctx.autocast():
-        objective, _, after = _objective(ctx.model, piece, state, ctx.l2wrap)
+        objective, _, after = _objective(ctx.model, piece, state, ctx.penalties)
     ends, begins = _leaves(after), _leaves(state)
     pulled = [
         grad * piece.share,
@@ -169,7 +175,7 @@ class _Truncated(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, model: Any, segments: list[Segment], l2wrap: float, *parameters: Tensor
+        ctx: Any, model: Any, segments: list[Segment], penalties: Penalties, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.sums = [torch.zeros_like(parameter) for parameter in parameters]
         objective = loss = torch.zeros((), device=segments[0].tokens.device)
@@ -177,7 +183,7 @@ class _Truncated(torch.autograd.Function):
         kept = map_state(state, lambda leaf: leaf[None].clone())
         for piece in segments:
             with torch.enable_grad():
-                part, part_loss, state = _objective(model, piece, _at(kept, 0), l2wrap)
+                part, part_loss, state = _objective(model, piece, _at(kept, 0), penalties)
                 gradients = torch.autograd.grad(piece.share * part, parameters, allow_unused=True)
             _add(ctx.sums, gradients)
             _copy(_leaves(_at(kept, 0)), _leaves(detach_state(state)))

@@ -51,8 +51,8 @@ class LanguageModel(lightning.LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         tokens, targets = batch[:, :-1], batch[:, 1:]
-        mode = self.sequence_mode
-        objective, loss = mode.objective(self.model, tokens, targets, self.optim.l2wrap)
+        mode, optim = self.sequence_mode, self.optim
+        objective, loss = mode.objective(self.model, tokens, targets, optim.l2wrap, optim.z_loss)
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self.losses = []
         self.losses.append(loss.detach())

@@ -41,7 +41,12 @@ class SequenceMode:
         return cls(conf.training.segment, conf.training.bptt == "truncated", separator)
 
     def objective(
-        self, model: Model, tokens: Tensor, targets: Tensor, l2wrap: float = 0.0
+        self,
+        model: Model,
+        tokens: Tensor,
+        targets: Tensor,
+        l2wrap: float = 0.0,
+        z_loss: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """What to minimise and the loss to report, as `Model.objective` has them.
 
@@ -55,9 +60,11 @@ class SequenceMode:
         starts = None if self.separator is None else tokens == self.separator
         if 0 < segment < tokens.shape[1]:
             return segmented_objective(
-                model, tokens, targets, segment, l2wrap, starts, self.truncated
+                model, tokens, targets, segment, l2wrap, starts, self.truncated, z_loss
             )
-        objective, loss, _ = model.objective(tokens, targets, l2wrap=l2wrap, starts=starts)
+        objective, loss, _ = model.objective(
+            tokens, targets, l2wrap=l2wrap, starts=starts, z_loss=z_loss
+        )
         return objective, loss
 
     def _own(self, split: Split, tokens: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def test_segments_train_as_whole_sequences_do(
     tmp_path: Path, corpus: Path, changes: dict[str, Any]
 ) -> None:
     """Also the gradient norm, which clipping reads, and the loss on all validation tokens."""
-    changes |= {"trainer__gradient_clip_val": 0.5, "optim__l2wrap": 1e-3}
+    changes |= {"trainer__gradient_clip_val": 0.5, "optim__l2wrap": 1e-3, "optim__z_loss": 1e-3}
     whole, whole_folder = run(run_conf(tmp_path / "whole", corpus, **changes), "rwkv7")
     changes |= {"training__segment": 12}
     parts, parts_folder = run(run_conf(tmp_path / "parts", corpus, **changes), "rwkv7")
