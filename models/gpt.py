@@ -1,8 +1,8 @@
 """The GPT-2 style Transformer: learned positions, LayerNorm, GELU.
 
 Radford et al. 2019, in the bias-free form most small trainings use today; `bias=true` gives the
-original, with `activation=gelu_tanh`. The head is not tied to the embedding, because the trunk is
-the same for everybody.
+original, with `activation=gelu_tanh`. The head is not tied to the embedding unless `tie_embeddings`
+says so, because the trunk is the same for everybody.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from models.layers.attention_block import (
     AttentionBlock,
     AttentionTrunk,
     check_config,
+    dropout,
 )
 from models.layers.trunk import Stream, linear_flops
 
@@ -41,6 +42,8 @@ class GPTConfig:
     bias: bool = False  # in every linear layer and norm
     attention: str = "auto"  # auto | flash | efficient | cudnn | math
     activation: str | None = None  # gelu | gelu_tanh, its approximation by tanh; default gelu
+    dropout: float | None = None  # share of what enters the residual stream; default 0
+    tie_embeddings: bool | None = None  # the head's weight is the embedding's; default false
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -82,7 +85,7 @@ class GPT(AttentionTrunk):
     """Embedding plus learned positions, L blocks, LayerNorm, head."""
 
     Config = GPTConfig
-    options = ("attention",)
+    options = ("attention", "dropout", "tie_embeddings")
     length_field = "n_positions"
 
     def __init__(self, config: GPTConfig) -> None:
@@ -103,7 +106,7 @@ class GPT(AttentionTrunk):
         end = past + tokens.shape[1]
         self.check_positions(end)
         x = self.emb(tokens) + self.pos_emb.weight[past:end]  # [B, T, C] + [T, C]
-        return x, (past, None)
+        return dropout(x, self), (past, None)
 
     def check_positions(self, end: int) -> None:
         """Raise `UserError` if `end` tokens have no learned positions."""

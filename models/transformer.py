@@ -23,6 +23,7 @@ from models.layers.attention_block import (
     AttentionTrunk,
     Rotation,
     check_config,
+    dropout,
     rope_table,
 )
 from models.layers.trunk import Stream, linear_flops
@@ -53,6 +54,8 @@ class TransformerConfig:
     rope_high: float | None = None  # fast, and left alone: more turns than that; default 4
     rope_length: int | None = None  # tokens; default 8192
     qk_norm: bool | None = None  # norm of every query and key; default none
+    dropout: float | None = None  # share of what enters the residual stream; default 0
+    tie_embeddings: bool | None = None  # the head's weight is the embedding's; default false
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -140,7 +143,7 @@ class Transformer(AttentionTrunk):
 
     Config = TransformerConfig
     title = "the Transformer"
-    options = ("attention", "window", "qk_norm")
+    options = ("attention", "window", "qk_norm", "dropout", "tie_embeddings")
 
     def build_block(self, layer: int) -> AttentionBlock:
         c = self.config
@@ -163,5 +166,5 @@ class Transformer(AttentionTrunk):
     def embed(self, tokens: Tensor, state: State | None) -> Stream:
         length, config = tokens.shape[1], self.config
         past = self.first_position(state, length)
-        x = self.emb(tokens)  # [B, T, C]
+        x = dropout(self.emb(tokens), self)  # [B, T, C]
         return x, (past, rope_table(past, length, config.width_of_head, config.rotation, x))

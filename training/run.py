@@ -326,6 +326,8 @@ class Run:
             count_batches(content, conf.trainer.accumulate_grad_batches)
         lightning.seed_everything(conf.seed, verbose=False)
         model: Any = build(self.spec)
+        if self.spec.config.get("dropout"):  # ranks read other rows, and drop other parts of them
+            torch.manual_seed(conf.seed + self.rank.rank)
         before: float | None = 0.0  # seconds of the steps of another training
         if content is None and parent is not None:
             initial = self.initial or initial_weights(conf, self.spec, self.corpus, parent)

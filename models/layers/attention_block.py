@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UserError
@@ -165,7 +166,7 @@ class Attention(Mixer):
 
 
 class AttentionBlock(Block):
-    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+    """x + attention(norm(x)), then x + feed-forward(norm(x)), with dropout on what is added."""
 
     def __init__(
         self, config: Any, att: Attention, ffn: Any, norm: Callable[[Any], nn.Module]
@@ -175,12 +176,13 @@ class AttentionBlock(Block):
         self.att = att
         self.ln2 = norm(config)
         self.ffn = ffn
+        self.dropout = config.dropout
 
     def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
         x, positions = stream  # [B, T, C], and what attention knows of its places
         mixed, state, positions = self.att(self.ln1(x), state, positions)
-        x = x + mixed
-        x = x + self.ffn(self.ln2(x))
+        x = x + dropout(mixed, self)
+        x = x + dropout(self.ffn(self.ln2(x)), self)
         return (x, positions), state
 
     def init_state(self, batch: int, capacity: int | None) -> State:
@@ -201,6 +203,7 @@ class AttentionTrunk(Trunk):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
+        self.dropout = config.dropout
         init_normal(self, config.n_layer, residual=("att.output.weight", "ffn.down.weight"))
 
     @property
@@ -246,12 +249,26 @@ class AttentionTrunk(Trunk):
         return {"attention": attention.kernel_in_use()}
 
 
+def dropout(x: Tensor, module: Any) -> Tensor:
+    """x `[B, T, C]` with a share `module.dropout` of it zero and the rest scaled up.
+
+    Only in training mode and where a gradient is wanted: a validation never drops anything
+    (Srivastava et al. 2014; on the residual stream as Radford et al. 2019).
+    """
+    if not module.dropout or not module.training or not torch.is_grad_enabled():
+        return x
+    return F.dropout(x, module.dropout)
+
+
 def check_config(config: Any) -> None:
-    """Raise `UserError` if sizes do not divide, the window is empty, or the kernel is unknown."""
+    """Raise `UserError` if sizes do not divide, the window is empty, the kernel is unknown, or all
+    would be dropped."""
     own_size = getattr(config, "head_size", None)
     width, heads = config.n_embd, config.n_head
     groups = getattr(config, "n_kv_head", None) or heads
     window = getattr(config, "window", None)
+    if not 0 <= (config.dropout or 0) < 1:
+        raise UserError(f"model.dropout={config.dropout} must be at least 0 and below 1")
     if own_size is None and width % heads:
         raise UserError(f"model.n_embd={width} must be a multiple of model.n_head={heads}")
     if heads % groups:

@@ -103,6 +103,13 @@ class Trunk(nn.Module, ABC):
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.gradient_checkpointing = False
         self.register_load_state_dict_post_hook(invalidate)
+        if getattr(config, "tie_embeddings", None):
+            self.tie()
+            self.register_load_state_dict_post_hook(Trunk.tie)
+
+    def tie(self, *_: Any) -> None:
+        """Let the head read the embedding's weight `[V, C]`: one parameter under both names."""
+        self.head.weight = self.emb.weight
 
     @abstractmethod
     def build_block(self, layer: int) -> Block:

@@ -240,6 +240,11 @@ def _processes(config: TrainConf) -> Iterator[str]:
                 f"{key}: deepspeed_3 gathers the weights of a block each time it is called, and "
                 "here that is not equally often in every process; use fsdp or deepspeed_2"
             )
+    if zero and config.model.get("tie_embeddings"):
+        yield (
+            f"model.tie_embeddings=true: trainer.strategy={trainer.strategy} would share out the "
+            "tied weight twice; use fsdp or ddp"
+        )
     if trainer.strategy == "fsdp" and trainer.precision == "16-mixed":
         yield "trainer.precision='16-mixed' scales losses, which fsdp does not; use 'bf16-mixed'"
     if trainer.offload and trainer.strategy in ("auto", "ddp"):

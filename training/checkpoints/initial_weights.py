@@ -213,6 +213,12 @@ def _check_fits(path: Path, weights: Weights, spec: ModelSpec, resize: bool) -> 
         different = differences(theirs, ours, keys, "there", "here")
     if different:
         raise UserError(f"from={path} is another model: {different}")
+    tied = bool(spec.config.get("tie_embeddings"))
+    if tied and not torch.equal(*(weights.tensors[name] for name in ROWS)):
+        raise UserError(
+            f"from={path} has a head of its own, which model.tie_embeddings=true would lose: leave "
+            "that key out"
+        )
     if rows != needed and not resize:
         raise UserError(
             f"from={path} has a vocabulary of {rows}, and the tokenizer of the corpus one of "

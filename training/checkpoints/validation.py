@@ -253,6 +253,11 @@ def _check_weights(weights: Any, model: Any, kept: torch.dtype | None) -> None:
         if tensor.is_floating_point() and kept is not None:
             same = weights[name].dtype == kept
         _need(same, f"state_dict, {name}: its type")
+    if getattr(model.config, "tie_embeddings", None):
+        head = weights["model.head.weight"]
+        _need(
+            torch.equal(weights["model.emb.weight"], head), "state_dict, head.weight (it is tied)"
+        )
 
 
 def _check_tensor(tensor: Any, shape: Any, place: str) -> None:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from core.errors import UserError
 from models.contract import clone_state, named_tensors
 from models.decoding.program import is_possible
-from models.layers.attention_block import Attention, Rotation, rope_table
+from models.layers.attention_block import Attention, Rotation, dropout, rope_table
 from models.ops.elementwise import rotate
 from models.registry import build
 from probes.measure.tasks.timing import state_bytes
@@ -216,3 +216,54 @@ def test_cost_beyond_the_window_is_that_of_a_recurrent_model() -> None:
 def test_an_empty_window_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.window=0 must be at least 1"):
         build(spec_of("transformer", window=0))
+
+
+@pytest.mark.parametrize("name", ["transformer", "gpt"])
+def test_a_tied_head_reads_the_embedding(name: str) -> None:
+    """One parameter, whose gradient is the sum of both places', also after loading."""
+    plain, tied = shaken(name), shaken(name, tie_embeddings=True)
+    count = [sum(each.numel() for each in model.parameters()) for model in (plain, tied)]
+    assert count[0] - count[1] == plain.head.weight.numel()
+    assert tied.head.weight is tied.emb.weight
+    plain.load_state_dict(tied.state_dict())  # it has both names
+    tokens, targets = some_tokens(2, 20), some_tokens(2, 20, seed=2)
+    losses = [model.loss(tokens, targets)[0] for model in (plain, tied)]
+    assert torch.equal(*losses)
+    for loss in losses:
+        loss.backward()
+    both = plain.emb.weight.grad + plain.head.weight.grad
+    torch.testing.assert_close(tied.emb.weight.grad, both)
+    copies = {key: value.clone() for key, value in tied.state_dict().items()}
+    tied.load_state_dict(copies, assign=True)
+    assert tied.head.weight is tied.emb.weight
+    names = [one for group in tied.param_groups() for one in group.names]
+    assert sorted(names) == sorted(key for key, _ in tied.named_parameters())
+    assert "head.weight" not in names
+
+
+@pytest.mark.parametrize("name", ["transformer", "gpt"])
+def test_dropout_is_for_gradients_only(name: str) -> None:
+    plain, model = shaken(name), shaken(name, dropout=0.2)
+    tokens = some_tokens(2, 30)
+    before = torch.get_rng_state()
+    whole = plain(tokens)[0]  # nothing is drawn where nothing is dropped
+    with torch.no_grad():
+        assert torch.equal(model(tokens)[0], whole)
+    assert torch.equal(model.eval()(tokens)[0], whole)
+    assert torch.equal(torch.get_rng_state(), before)
+    first = model.train()(tokens)[0]
+    torch.set_rng_state(before)
+    model.gradient_checkpointing = True
+    again = model(tokens)[0]
+    assert torch.equal(first, again) and not torch.allclose(first, whole)
+    with pytest.raises(UserError, match=r"model.dropout=1.0 must be at least 0 and below 1"):
+        shaken(name, dropout=1.0)
+
+
+def test_what_is_kept_is_scaled_up() -> None:
+    module: Any = torch.nn.Module()
+    module.dropout = 0.25
+    torch.manual_seed(0)
+    x = dropout(torch.ones(10_000, requires_grad=True), module)
+    assert set(x.tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert x.mean().item() == pytest.approx(1, abs=0.02)
