@@ -363,6 +363,9 @@ class TrainConf:
     resize_vocab: bool = key(
         False, "add or cut rows of embedding and head where from= has another vocabulary"
     )
+    searched: str | None = key(
+        None, "record in conf/searches/ of the search that chose the settings, by its name"
+    )
     objective: str = key(
         "val/loss",
         "figure that a sweeper minimises: that of the validation at the end",
@@ -756,14 +759,15 @@ ADDED = (
     "optim.decay_share", "optim.z_loss", "trunk",
     "training.patience", "training.target_loss", "training.prune",
     "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",
-    "wandb.over",
+    "wandb.over", "searched",
 )  # fmt: skip
 """Keys of a training that runs of older versions have not recorded. The default of such a key is
 what was done before it existed."""
 COUNTED = (
+    "searched",
     "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",
 )  # fmt: skip
-"""Keys that only say which figures the rows of a training have."""
+"""Keys that only decide what the rows and records of a training say."""
 HOUSEKEEPING = (
     "name", "group", "runs_dir", "resume", "wandb", "checkpoint", "objective",
     "data.cache_dir", "data.verify", "data.workers", "trainer.enable_progress_bar",

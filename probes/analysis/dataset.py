@@ -82,7 +82,7 @@ class Dataset:
     damaged: tuple[str, ...] = ()
     """Lines and files that could not be read and were left out, one message for each."""
     runs: tuple[TrainingRun, ...] = ()
-    """Where nothing was probed: all trainings and their folders, unfinished ones too."""
+    """All trainings with their folders, unfinished ones too."""
 
     @property
     def pairs(self) -> list[tuple[Series, Series]]:
@@ -147,7 +147,7 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Dataset:
                 logger.warning(damaged[-1])
                 continue
             trainings[path.resolve()] = summary
-    runs = {} if rows else {run.path.resolve(): run for each in folders for run in runs_in(each)}
+    runs = {run.path.resolve(): run for each in folders for run in runs_in(each)}
     if not rows and not runs:
         names = ", ".join(str(folder) for folder in folders) or "nothing"
         why = f" ({left_out(damaged)})" if damaged else ""

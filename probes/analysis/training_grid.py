@@ -162,19 +162,17 @@ def grid(runs: Sequence[TrainingRun]) -> Grid:
     corpora = {run.path: _corpus(run, runs) for run in runs}
     named = tuple(dict.fromkeys(corpora[run.path] for run in runs))
     measure = LOSS if len({*named} - {UNKNOWN}) < 2 else BITS
-    decisive = {run.path: _decisive(run, corpora[run.path]) for run in runs}
+    configs = {run.path: decisive(run) for run in runs}
     arms: dict[tuple[str, str, str], list[TrainingRun]] = defaultdict(list)
     for run in runs:
         arms[run.label, run.size, corpora[run.path]].append(run)
-    keys = _searched(
-        decisive.values(), [[decisive[run.path] for run in of] for of in arms.values()]
-    )
+    keys = _searched(configs.values(), [[configs[run.path] for run in of] for of in arms.values()])
     sizes = len({size for _, size, _ in arms}) > 1
     made = []
     for (label, size, corpus), members in arms.items():
         parts = [label, size if sizes else "", _short(corpus) if len(named) > 1 else ""]
         name = " ".join(filter(None, parts))
-        settings = _settings(name, members, decisive, keys, measure[0])
+        settings = _settings(name, members, configs, keys, measure[0])
         longest = max((one.tokens for one in settings), default=0.0)
         ranked = [one for one in settings if one.mean is not None and one.tokens == longest]
         first = members[0]
@@ -182,7 +180,7 @@ def grid(runs: Sequence[TrainingRun]) -> Grid:
             Arm(
                 name, label, size, first.title, first.recurrent, corpus,
                 _text_of(members) or corpus, settings,
-                search_of([_with(run, decisive[run.path]) for run in members], keys),
+                search_of(members, [configs[run.path] for run in members], keys),
                 tuple(sorted(ranked, key=lambda one: (one.mean or 0.0, one.name))),
             )
         )  # fmt: skip
@@ -197,12 +195,7 @@ def compute(run: TrainingRun) -> float | None:
     return None if flops is None else TRAINING_FACTOR * flops
 
 
-def _with(run: TrainingRun, config: dict[str, Any]) -> TrainingRun:
-    """The run with the keys as a command line has them."""
-    return TrainingRun(run.path, run.summary, {**config, "seed": run.seed})
-
-
-def _decisive(run: TrainingRun, corpus: str) -> dict[str, Any]:
+def decisive(run: TrainingRun) -> dict[str, Any]:
     """What a training follows from, besides seed, model and corpus, by its key's command word."""
     if not run.config:  # nothing is known: it is like no other
         return {"run": str(run.path)}
@@ -229,17 +222,17 @@ def _searched(
 def _settings(
     arm: str,
     members: Sequence[TrainingRun],
-    decisive: dict[Any, dict[str, Any]],
+    configs: dict[Any, dict[str, Any]],
     keys: Sequence[str],
     field: str,
 ) -> tuple[Setting, ...]:
     by_values: dict[str, list[TrainingRun]] = defaultdict(list)
     for run in members:
-        by_values[json.dumps(decisive[run.path], sort_keys=True, default=str)].append(run)
-    varied = varying(decisive[run.path] for run in members)
+        by_values[json.dumps(configs[run.path], sort_keys=True, default=str)].append(run)
+    varied = varying(configs[run.path] for run in members)
     settings = []
     for runs in by_values.values():
-        values = decisive[runs[0].path]
+        values = configs[runs[0].path]
         words = [
             f"{key.rpartition('.')[2]} {shown(values.get(key))}" for key in keys if key in varied
         ]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from probes.analysis.search_record import SearchRecord, record_of
 from probes.training_runs import TrainingRun
 
 SHOWN = 8  # values of a key that a description lists
@@ -26,6 +27,8 @@ class Search:
     seeds: tuple[int | None, ...]
     study: str
     """What Optuna searched, as JSON; empty for a grid."""
+    record: SearchRecord | None = None
+    """The search elsewhere that chose the one setting."""
 
     @property
     def is_none(self) -> bool:
@@ -40,12 +43,16 @@ class Search:
             "runs": self.runs,
             "seeds": list(self.seeds),
             "study": json.loads(self.study) if self.study else None,
+            "record": self.record and self.record.name,
         }
 
 
-def search_of(runs: Sequence[TrainingRun], keys: Sequence[str]) -> Search:
-    """What was tried in these runs of one model; `keys` are those searched for any model."""
-    settings = [{key: run.config.get(key) for key in keys} for run in runs]
+def search_of(
+    runs: Sequence[TrainingRun], configs: Sequence[dict[str, Any]], keys: Sequence[str]
+) -> Search:
+    """What was tried in these runs of one model, whose keys have the values in `configs`; `keys`
+    are those searched for any model."""
+    settings = [{key: config.get(key) for key in keys} for config in configs]
     tried = {
         key: tuple(
             json.loads(text) for text in sorted({_text(one[key]) for one in settings}, key=_order)
@@ -60,17 +67,35 @@ def search_of(runs: Sequence[TrainingRun], keys: Sequence[str]) -> Search:
         len(runs),
         tuple(sorted({run.seed for run in runs}, key=lambda seed: (seed is None, seed or 0))),
         "" if not studies else sorted(studies)[0] if len(studies) == 1 else _text(sorted(studies)),
+        record_of(runs) if settings.count(settings[0]) == len(settings) else None,
     )
 
 
 def same(first: Search, second: Search) -> bool:
     """Whether both were searched alike: the same grid, or as many trials of the same space, each
-    with the same seeds."""
+    with the same seeds; or one setting of each, which one and the same recorded search chose."""
     if first.seeds != second.seeds:
         return False
+    if first.record is not None and first.record == second.record:
+        return _but(first) == _but(second)
     if first.study and first.study == second.study:
         return (first.trials, first.runs) == (second.trials, second.runs)
     return not (first.study or second.study) and first.assignments == second.assignments
+
+
+def _but(search: Search) -> dict[str, tuple[Any, ...]]:
+    """The one setting, without the key that the recorded search chose."""
+    assert search.record is not None
+    return {key: values for key, values in search.tried.items() if key != search.record.key}
+
+
+def chosen(record: SearchRecord) -> str:
+    """`5 settings of optim.lr (0.00035, ...), seed 0, of 160 steps`: what a record tried."""
+    count, seeds = len(record.values), ", ".join(map(str, record.seeds))
+    return (
+        f"{count} settings of {record.key} {_values(record.values)}, "
+        f"seed{'' if len(record.seeds) == 1 else 's'} {seeds}, with {record.steps} steps"
+    )
 
 
 def describe(search: Search) -> str:
@@ -82,7 +107,8 @@ def describe(search: Search) -> str:
     seeds = [str(seed) for seed in search.seeds if seed is not None]
     with_seeds = f", seed{'' if len(seeds) == 1 else 's'} {', '.join(seeds)}" if seeds else ""
     trainings = f"{search.runs} training{'' if search.runs == 1 else 's'}"
-    return f"{trainings} of {many}{by}{f' of {over}' if over else ''}{with_seeds}"
+    said = f"{trainings} of {many}{by}{f' of {over}' if over else ''}{with_seeds}"
+    return f"{said}, chosen among {chosen(search.record)}" if search.record else said
 
 
 def varying(runs: Iterable[dict[str, Any]]) -> list[str]:

@@ -51,7 +51,9 @@ def page(analysis: Analysis, contents: Contents) -> str:
     colours = {arm["label"]: arm["colour"] for arm in data["arms"]}
     study: dict[str, Any] = {"scaling": None}
     if analysis.scaling:
-        study = scaling_html.section(analysis.scaling, analysis.dataset.trainings)
+        study = scaling_html.section(
+            analysis.scaling, analysis.dataset.trainings, analysis.dataset.runs
+        )
     return render(
         "page.html",
         title=contents.title,

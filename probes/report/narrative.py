@@ -15,7 +15,7 @@ from probes.analysis.crossovers import Comparison, Curve
 from probes.analysis.dataset import Dataset, Series
 from probes.analysis.facts import cut_every
 from probes.analysis.ratios import ABOVE, BELOW, EQUAL
-from probes.report import phrases
+from probes.report import phrases, tuning_text
 
 SHAPES = "a + bT, a + bT log T and a + bT + cT²"
 
@@ -330,6 +330,11 @@ def _quality(dataset: Dataset, pair: tuple[Series, Series]) -> tuple[str, bool]:
     )
     alike = ours == theirs and not any(None in facts for facts in ours)
     start = "After training on the same tokens" if alike else "After unlike trainings"
+    tuned, is_equal = tuning_text.of_pair(dataset.runs, [mine, other])
+    notes = (f" {tuned}" if tuned else "") + notes
+    if not is_equal:
+        text = f"{start} {first} and {second} are not compared in how well they predict: {numbers}."
+        return text + notes, False
     if shown[0] == shown[1]:
         text = f"{start} both predict new text equally well: {numbers}."
         return text + notes, False

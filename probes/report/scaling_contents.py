@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from core import units
 from probes.analysis.scaling_study import Study
-from probes.report import scaling_text
+from probes.report import scaling_text, tuning_text
 from probes.report.markup import Line, Table, plain
+from probes.training_runs import TrainingRun
 
 FIGURE = (
     "Every mark is a training, larger ones of larger models; the bands are 95 % intervals of the "
@@ -41,9 +42,20 @@ class Contents:
         return page
 
 
-def contents(study: Study, trainings: Sequence[dict[str, Any]]) -> Contents:
-    """Put a study into words; `trainings` are all that were given."""
-    headline = scaling_text.headline(study)
+def contents(
+    study: Study, trainings: Sequence[dict[str, Any]], runs: Sequence[TrainingRun] = ()
+) -> Contents:
+    """Put a study into words; `trainings` are all that were given, `runs` their folders.
+
+    Where the models were not searched alike, that stands in place of every comparison.
+    """
+    tuned, is_equal = tuning_text.of_families(runs, [family.label for family in study.families])
+    if not is_equal:
+        study = replace(study, comparisons=())
+    headline = tuned if not is_equal else scaling_text.headline(study)
+    paragraphs = scaling_text.paragraphs(study)
+    if tuned and is_equal:
+        paragraphs.append(tuned)
     laws = [
         Line(scaling_text.title(family), tuple(scaling_text.law_cells(family)), 2)
         for family in study.families
@@ -63,7 +75,7 @@ def contents(study: Study, trainings: Sequence[dict[str, Any]]) -> Contents:
             units.unique(run.get("precision") for run in trainings),
             f"data {units.unique(str(run.get('data_fingerprint'))[:12] for run in trainings)}",
         ),
-        paragraphs=tuple(scaling_text.paragraphs(study)),
+        paragraphs=tuple(paragraphs),
         alt=f"Validation loss against training compute. {headline}",
         figure=FIGURE,
         laws=Table(LAWS, scaling_text.LAW_HEADINGS, tuple(laws)),

@@ -5,7 +5,15 @@ from __future__ import annotations
 from core.units import capital, listing
 from probes.analysis import tuning
 from probes.analysis.dataset import Series
-from probes.analysis.training_grid import BITS, Arm, Grid, Pair, Setting, Verdict, verdict
+from probes.analysis.training_grid import (
+    BITS,
+    Arm,
+    Grid,
+    Pair,
+    Setting,
+    Verdict,
+    verdict,
+)
 from probes.report import phrases
 
 MOST_PAIRS = 12  # that are put into words
@@ -126,7 +134,9 @@ def pair_verdict(pair: Pair, unit: str) -> str:
             f"{capital(first)} and {second} are not compared, because {reasons}. Their lowest "
             f"losses are {losses}."
         )
-    if lower.search.is_none:
+    if lower.search.record is not None:
+        how = f"The same search chose the settings of both, {tuning.chosen(lower.search.record)}"
+    elif lower.search.is_none:
         how = "Neither was searched: each was trained with one setting, the same for both"
     else:
         how = f"Both had the same search, {tuning.describe(lower.search)}"

@@ -88,7 +88,9 @@ def write_report(
         else:
             study = report.analysis.scaling
             assert study is not None, "`collect` refuses what has neither rows nor a study"
-            page = scaling_html.page(study, dataset.trainings, phrases.warnings(dataset))
+            page = scaling_html.page(
+                study, dataset.trainings, phrases.warnings(dataset), dataset.runs
+            )
         _write(aside / "index.html", page)
     return report
 
@@ -108,7 +110,7 @@ def compose(analysis: Analysis, out: Path) -> Report:
     dataset, scaling = analysis.dataset, analysis.scaling
     summary = summarise(analysis)
     if scaling:
-        study_page = scaling_contents.contents(scaling, dataset.trainings)
+        study_page = scaling_contents.contents(scaling, dataset.trainings, dataset.runs)
         summary["scaling"] = scaling_json.plain(scaling) | {"page": study_page.plain()}
     said = contents(analysis) if dataset.rows else None
     if said:
@@ -141,6 +143,6 @@ def print_table(report: Report, console: Console) -> None:
         ):
             terminal.say(text, console)
     if analysis.scaling:
-        terminal.say(scaling_text.headline(analysis.scaling), console, style="bold")
+        terminal.say(report.summary["scaling"]["page"]["headline"], console, style="bold")
         if analysis.scaling.spending:
             terminal.say(scaling_text.shared(analysis.scaling.spending), console)
