@@ -6,46 +6,90 @@ Imports little, because a process for a foreign tokenizer starts with it.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from data.text import TextTokenizer
 
 IDS = "I"  # typecode of the arrays of ids: 32 bits
 GROUP = 1 << 20  # characters encoded in one call, in parallel
+WINDOW = 1 << 22  # characters of a document that are cut into pieces together
+AROUND = 1 << 10  # characters after a place that may decide whether words end there
+
+Encoded = tuple["array[int]", int]
+"""Token ids, and the bytes of text that they encode."""
 
 
-def encoded(
-    texts: Iterable[str], tokenizer: TextTokenizer, size: int = GROUP
-) -> Iterator[tuple[array[int], int]]:
-    """The ids of all documents in order, in parts, each with the bytes of text that it encodes.
+class Encodes(Protocol):
+    """Documents that arrive in parts become ids: what came in so far, in order."""
+
+    def push(self, text: str, begins: bool, ends: bool) -> Iterator[Encoded]:
+        """Take the next part of a document, its first if it `begins`, and its last if it `ends`."""
+        ...
+
+    def flush(self) -> Iterator[Encoded]:
+        """Encode what can be: all but the end of a document that has not ended."""
+        ...
+
+
+class Pieces:
+    """A document that arrives in parts, cut as if it were whole."""
+
+    def __init__(self, cut: Callable[[str], Iterator[str]]) -> None:
+        self._cut = cut
+        self._text = ""
+        self._wanted = WINDOW  # characters after which cutting is tried
+
+    def push(self, text: str, ends: bool) -> Iterator[str]:
+        """The pieces that are certain once `text` has come; all of them if the document `ends`."""
+        self._text += text
+        if not ends and len(self._text) < self._wanted:
+            return
+        start = 0
+        for piece in self._cut(self._text):
+            end = start + len(piece)
+            if not ends and end > len(self._text) - AROUND:
+                break  # what comes next decides where this piece ends
+            yield piece
+            start = end
+        self._text = self._text[start:]
+        self._wanted = max(WINDOW, 2 * len(self._text))  # or a text of one word is cut too often
+
+
+class Encoder:
+    """Encode documents with a tokenizer of this process; see `Encodes`.
 
     An end-of-text token comes before each document, so that even the first word of the first one is
-    predicted from something and every byte of text counts in the validation loss.
+    predicted from something and every byte of text counts in the validation loss. The ids are those
+    of the whole documents, wherever their parts end.
     """
-    separator = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
-    for group in _groups(texts, tokenizer, size):
+
+    def __init__(self, tokenizer: TextTokenizer, size: int = GROUP) -> None:
+        """`size` characters are encoded in one call."""
+        self._tokenizer, self._size = tokenizer, size
+        end = tokenizer.end_of_text
+        self._separator = [] if end is None else [end]
+        self._pieces = Pieces(tokenizer.cut)
+        self._first = False  # whether the next piece begins a document
+        self._group: list[tuple[str, bool]] = []
+        self._held = 0  # characters of the group
+
+    def push(self, text: str, begins: bool, ends: bool) -> Iterator[Encoded]:
+        if begins:
+            self._first = True
+        for piece in self._pieces.push(text, ends):
+            self._group.append((piece, self._first))
+            self._first = False
+            self._held += len(piece)
+            if self._held >= self._size:
+                yield from self.flush()
+
+    def flush(self) -> Iterator[Encoded]:
+        if not self._group:
+            return
+        group, self._group, self._held = self._group, [], 0
         ids = array(IDS)
-        many = tokenizer.encode_many([piece for piece, _ in group])
+        many = self._tokenizer.encode_many([piece for piece, _ in group])
         for (_, first), tokens in zip(group, many, strict=True):
-            ids.extend(separator + tokens if first else tokens)
+            ids.extend(self._separator + tokens if first else tokens)
         yield ids, sum(len(piece.encode()) for piece, _ in group)
-
-
-def _groups(
-    texts: Iterable[str], tokenizer: TextTokenizer, size: int
-) -> Iterator[list[tuple[str, bool]]]:
-    """Pieces of the documents in order, about `size` characters at a time, to encode in parallel.
-
-    Each piece comes with whether it begins a document.
-    """
-    group: list[tuple[str, bool]] = []
-    held = 0
-    for text in texts:
-        for i, piece in enumerate(tokenizer.cut(text)):
-            group.append((piece, i == 0))
-            held += len(piece)
-            if held >= size:
-                yield group
-                group, held = [], 0
-    if group:
-        yield group

@@ -55,14 +55,19 @@ def binary(content: bytes) -> str:
     return next(kinds, "binary, compressed or in another encoding")
 
 
-def markup(name: str, text: str) -> str | None:
-    """What the file called `name` is, if it holds records or markup; None for plain text."""
+def markup(name: str, text: str, whole: bool = True) -> str | None:
+    """What the file called `name` is, if it holds records or markup; None for plain text.
+
+    Without `whole`, `text` is its beginning and its end.
+    """
     if not text.strip():
         return None
     text = text.removeprefix("\ufeff")
     for kind, holds in _KINDS.items():
         if holds(text):
             return kind
+    if not whole and _begins_json(text):
+        return "JSON"
     return _SUFFIXES.get(Path(name).suffix.lower())
 
 
@@ -89,17 +94,22 @@ def _json(text: str) -> bool:
 def _parsed(text: str) -> object:
     """What JSON a text is, or None; of one too long to be held as objects, whether it begins so."""
     if len(text) > PARSED:
-        head = text[:HEAD]
-        place = 0
-        while token := _JSON_TOKEN.match(head, place):
-            place = token.end()
-        rest = head[place:].strip()
-        is_cut = rest[:1] == '"' or len(rest) < 6  # a string, a number or a word
-        return [] if is_cut else None
+        return [] if _begins_json(text) else None
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _begins_json(text: str) -> bool:
+    """Whether the head of a text, which may be cut anywhere, is an array or an object."""
+    head, place = text[:HEAD], 0
+    if head.lstrip()[:1] not in ("{", "["):
+        return False
+    while token := _JSON_TOKEN.match(head, place):
+        place = token.end()
+    rest = head[place:].strip()
+    return rest[:1] == '"' or len(rest) < 6  # a string, a number or a word is cut
 
 
 def _html(text: str) -> bool:

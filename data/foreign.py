@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import psutil
 
 from core.errors import UserError
 from core.parsing import read_bytes
-from data.encoding import GROUP, IDS
+from data.encoding import GROUP, IDS, Encoded, Encodes
 from data.guest import HEADER, NUMBER, send
 from data.text import TextTokenizer
 from data.tokenizers import parse
@@ -35,12 +35,15 @@ STARVED = 60.0  # seconds, instead, where another process has the processor
 SLOWER = 20  # times the average that some text may take
 MEMORY = 1 << 30  # bytes beyond those that grow with file and text
 PER_BYTE_OF_FILE, PER_BYTE_OF_TEXT = 40, 256  # bytes of memory
-REQUEST = 1 << 20  # bytes of documents asked for together
+REQUEST = 1 << 20  # bytes of text sent together
 
 PROBES = [  # what catastrophic patterns fail on, beside texts of the corpus
     *(run * 2000 for run in ("a", " ", "\n", "7", "!", "aB", "a ", "é", "漢")),
     "The 3 quick brown foxes' jump: over\n\tthe lazy_dog (again) -- e\u0301 🎉 \u2581x\r\n" * 20,
 ]
+Passage = tuple[str, bool, bool]
+"""A part of a document, whether it begins it, and whether it ends it."""
+
 _ROOT = str(Path(__file__).resolve().parents[1])
 _GLANCE = 0.05  # seconds between looks at the processor time of the other process
 
@@ -54,6 +57,7 @@ class Foreign:
         self.content = read_bytes(self.path, LARGEST)
         self._process: subprocess.Popen[bytes] | None = None
         self._spent, self._bytes = 0.0, 0  # processor time for so much text
+        self._encoders = 0
 
     def __enter__(self) -> Foreign:
         return self
@@ -77,7 +81,7 @@ class Foreign:
         apart = self._start(max(largest, 0, *map(_size, texts)))
         for text in (*PROBES, *texts):
             try:
-                for _ in self._encode([text]):
+                for _ in self.encode(0, [(text, True, True)]):
                     pass
             except _Refused:  # it has no token for some of these: the message will name a text
                 pass
@@ -87,18 +91,10 @@ class Foreign:
         """This tokenizer in this process, after `try_on`."""
         return parse(self.content.decode(), self.path)
 
-    def encoded(self, texts: Iterable[str]) -> Iterator[tuple[array[int], int]]:
-        """Encode documents in another process; see `data.encoding.encoded`."""
-        held: list[str] = []
-        size = 0
-        for text in texts:
-            held.append(text)
-            size += _size(text)
-            if size >= REQUEST:
-                yield from self._encode(held)
-                held, size = [], 0
-        if held:
-            yield from self._encode(held)
+    def encoder(self) -> Encodes:
+        """Encode a sequence of documents in the other process, after `try_on`."""
+        self._encoders += 1
+        return _Encoder(self, self._encoders)
 
     def _start(self, largest: int) -> bool:
         memory = MEMORY + PER_BYTE_OF_FILE * len(self.content)
@@ -128,21 +124,25 @@ class Foreign:
                 return bool(json.loads(answer)["apart"])
         raise self._ended("to be read")
 
-    def _encode(self, texts: list[str]) -> Iterator[tuple[array[int], int]]:
-        content = json.dumps(texts, ensure_ascii=False).encode(errors="surrogatepass")
-        total = sum(map(_size, texts))
+    def encode(self, number: int, parts: Sequence[Passage], held: int = 0) -> Iterator[Encoded]:
+        """Send parts of the documents of sequence `number`, before which it holds `held` bytes."""
+        content = json.dumps([number, parts], ensure_ascii=False).encode(errors="surrogatepass")
+        sizes = [_size(text) for text, _, _ in parts]
+        total = sum(sizes)
         rate = self._bytes / self._spent if self._spent > 0.1 else 1 << 20
         # At once, if it cannot be cut; so much more than usual, and it will not end.
-        seconds = SECONDS + SLOWER * min(total, max(map(len, texts)) + GROUP) / max(rate, 1.0)
-        before = self._processor_time()
-        what = f"for {total:,} bytes of text such as {texts[0][:20]!r}"
+        seconds = SECONDS + SLOWER * min(held + total, held + max(sizes) + GROUP) / max(rate, 1.0)
+        before, done = self._processor_time(), 0
+        what = f"for {total:,} bytes of text such as {parts[0][0][:20]!r}"
         for kind, answer in self._ask(b"E", content, seconds, what):
             if kind == b"T":
                 ids = array(IDS)
                 ids.frombytes(memoryview(answer)[NUMBER.size :])
-                yield ids, NUMBER.unpack_from(answer)[0]
+                size = NUMBER.unpack_from(answer)[0]
+                done += size
+                yield ids, size
         self._spent += self._processor_time() - before
-        self._bytes += total
+        self._bytes += done
 
     def _ask(
         self, kind: bytes, content: bytes, seconds: float, what: str
@@ -204,6 +204,32 @@ class Foreign:
         )
 
 
+class _Encoder:
+    """One sequence of documents for the other process; see `data.encoding.Encodes`."""
+
+    def __init__(self, file: Foreign, number: int) -> None:
+        self._file, self._number = file, number
+        self._parts: list[Passage] = []
+        self._waiting = 0  # bytes of them
+        self._sent = 0  # bytes that the other process may hold
+
+    def push(self, text: str, begins: bool, ends: bool) -> Iterator[Encoded]:
+        self._parts.append((text, begins, ends))
+        self._waiting += _size(text)
+        if self._waiting >= REQUEST:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Encoded]:
+        if not self._parts:
+            return
+        parts, held = self._parts, self._sent
+        self._sent += self._waiting
+        self._parts, self._waiting = [], 0
+        for ids, size in self._file.encode(self._number, parts, held):
+            self._sent -= size
+            yield ids, size
+
+
 def _size(text: str) -> int:
     return len(text.encode(errors="surrogatepass"))
 
@@ -220,6 +246,6 @@ def load(path: str | Path, texts: Sequence[str] = ()) -> TextTokenizer:
     with Foreign(path) as foreign:
         foreign.try_on([text[: 1 << 12] for text in texts], max(map(_size, texts), default=0))
         for text in texts:
-            for _ in foreign.encoded([text]):
+            for _ in foreign.encode(0, [(text, True, True)]):
                 pass
         return foreign.tokenizer()

@@ -1,9 +1,11 @@
 """The process in which a foreign tokenizer runs, and which dies of what it must not do.
 
 A frame is a letter, the length of what follows in 8 bytes, and that. Requests: `L` a tokenizer's
-name, a newline and its file; `E` a JSON list of texts. Answers: `I` a JSON object; `T` 8 bytes of
-how many bytes of text were encoded, and their ids of 32 bits; `D` done; `X` a message for the user;
-`P` that of a failure inside the library. See `data.foreign` for the other side.
+name, a newline and its file; `E` a JSON list of the number of a sequence of documents and parts of
+them, each a text, whether it begins and whether it ends a document. Answers: `I` a JSON object; `T`
+8 bytes of how many bytes of text were encoded, and their ids of 32 bits; `D` done; `X` a message
+for the user; `P` that of a failure inside the library. After `X` and `P` what was held of documents
+is forgotten. See `data.foreign` for the other side.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ import os
 import resource
 import struct
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from core.errors import UserError
 from core.processes import die_with_parent
-from data.encoding import encoded
+from data.encoding import Encoded, Encoder
 from data.text import TextTokenizer
 from data.tokenizers import LibraryTokenizer, parse
 
@@ -35,6 +38,7 @@ def serve(memory: int, size: int) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     tokenizer: TextTokenizer | None = None
+    encoders: dict[int, Encoder] = {}
     while len(header := source.read(HEADER.size)) == HEADER.size:
         kind, length = HEADER.unpack(header)
         content = source.read(length)
@@ -45,16 +49,25 @@ def serve(memory: int, size: int) -> None:
                 send(answers, b"I", json.dumps({"apart": apart}).encode())
             else:
                 assert tokenizer is not None
-                texts = json.loads(content.decode(errors="surrogatepass"))
-                for ids, count in encoded(texts, tokenizer, size):
-                    send(answers, b"T", NUMBER.pack(count) + ids.tobytes())
+                number, parts = json.loads(content.decode(errors="surrogatepass"))
+                encoder = encoders.setdefault(number, Encoder(tokenizer, size))
+                for part in parts:
+                    _answer(answers, encoder.push(*part))
+                _answer(answers, encoder.flush())
                 send(answers, b"D", b"")
         except UserError as error:
+            encoders.clear()
             send(answers, b"X", str(error).encode(errors="replace"))
         except MemoryError:
             os.abort()  # as the library itself does
         except BaseException as error:  # a panic of Rust's is no Exception
+            encoders.clear()
             send(answers, b"P", " ".join(str(error).split())[:200].encode(errors="replace"))
+
+
+def _answer(answers: BinaryIO, encoded: Iterable[Encoded]) -> None:
+    for ids, count in encoded:
+        send(answers, b"T", NUMBER.pack(count) + ids.tobytes())
 
 
 def send(target: BinaryIO, kind: bytes, content: bytes) -> None:

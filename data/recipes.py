@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
 
 from conf.schema import DataConf
 from core.errors import UserError
 from core.parsing import Missing, Unreadable
 from data import tokenizers
-from data.corpora import Document
+from data.documents import Split
+from data.encoding import Pieces
 from data.foreign import Foreign
 from data.text import TextTokenizer
 
@@ -45,27 +45,31 @@ def possible(conf: DataConf, file: Foreign | None) -> list[str]:
     return [key, key + _APART]
 
 
-def chosen(conf: DataConf, file: Foreign | None, documents: Sequence[Document]) -> str:
+def chosen(conf: DataConf, file: Foreign | None, split: Split) -> str:
     """The one that it is, once a file has been tried on the first documents. Raises `UserError`."""
     recipes = possible(conf, file)
     if file is None:
         return recipes[0]
-    samples = [doc.content[:SAMPLE].decode(errors="ignore") for doc in documents[:8]]
-    largest = max((len(doc.content) for doc in documents), default=0)
-    return recipes[file.try_on(samples, largest)]
+    samples = [part[:SAMPLE].decode(errors="ignore") for part in split.beginnings(8)]
+    return recipes[file.try_on(samples, split.largest)]
 
 
-def build(
-    conf: DataConf, file: Foreign | None, train: Iterable[str], val: Iterable[str]
-) -> TextTokenizer:
-    """The tokenizer `conf` asks for, trained on `train` where it is trained.
+def build(conf: DataConf, file: Foreign | None, split: Split) -> TextTokenizer:
+    """The tokenizer `conf` asks for, trained on the training documents where it is trained.
 
-    `val` only adds to the alphabet of `chars`, as in nanoGPT.
+    Those held out only add to the alphabet of `chars`, as in nanoGPT.
     """
     if file is not None:
         return file.tokenizer()
     if conf.tokenizer == "bpe":
-        return tokenizers.train_bpe(train, conf.vocab_size)
+        cutter = Pieces(tokenizers.cut)
+        training = (
+            piece for text, ends in split.texts("train") for piece in cutter.push(text, ends)
+        )
+        return tokenizers.train_bpe(training, conf.vocab_size)
     if conf.tokenizer == "bytes":
         return tokenizers.byte_tokenizer()
-    return tokenizers.char_tokenizer(set().union(*train, *val))
+    alphabet: set[str] = set()
+    for part in split.parts():
+        alphabet.update(part.content.decode())
+    return tokenizers.char_tokenizer(alphabet)

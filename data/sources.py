@@ -1,5 +1,7 @@
 """The files that somebody names as texts: found and read without ever waiting for one of them.
 
+A file is read in parts, so it may be larger than the memory.
+
 What can be pointed at is not always a file: pipes and devices block, files of the kernel's own file
 systems are made up while they are read (some wait, some never end), links go round in circles.
 """
@@ -11,14 +13,18 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import psutil
+from typing import BinaryIO
 
 from core.parsing import Unreadable, regular
+from data import file_kinds
+from data.text import END_OF_TEXT
 
-HEAD = 1 << 16  # bytes that distinguish text from the rest, before a file is read whole
+HEAD = 1 << 16  # bytes that distinguish text from the rest
+SMALL = 16 << 20  # bytes of a file that is judged by all that it holds
+PART = 4 << 20  # bytes read at once
+LARGEST = 256 << 20  # bytes of a file that is read whole
 
 KERNEL = {  # types of file systems without files of their own
     *("autofs", "bpf", "binfmt_misc", "cgroup", "cgroup2", "configfs", "debugfs", "devpts"),
@@ -34,7 +40,6 @@ class Sources:
         self.problems: list[str] = []
         self._kernel = kernel_devices()
         self._in_kernel = False  # whether a glob has led there
-        self._room = psutil.virtual_memory().available  # bytes that texts may still take
 
     def expand(self, pattern: str) -> list[Path]:
         """The absolute paths of the files that `pattern` names: a file, or a glob."""
@@ -53,29 +58,46 @@ class Sources:
         return []
 
     def read(self, path: Path) -> bytes:
-        """What the file holds; only its head, and a zero, if it is not text."""
+        """What a small file holds; only its head, and a zero, if it is not text."""
+        with self._told(path), regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > LARGEST:
+                self.problems.append(f"{path} has {size:,} bytes, more than is read at once")
+                return b""
+            head = file.read(HEAD) or b""
+            if b"\0" in head or _has_hole(file.fileno(), size):
+                return head + b"\0"
+            return head + (file.read(size - len(head)) or b"" if size > len(head) else b"")
+        return b""
+
+    def parts(self, path: Path, markup: bool) -> Iterator[bytes]:
+        """The text in a file, in parts that end between characters.
+
+        It ends early with a problem if that is not plain text, or records and markup without
+        `markup`.
+        """
+        with self._told(path), regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            problem = _not_text(path, file, size, markup)
+            file.seek(0)
+            for part in _whole_characters(file, size):
+                if not problem and not is_text(part):
+                    problem = _binary(path, part)
+                if problem:
+                    self.problems.append(problem)
+                    return
+                yield part
+
+    @contextmanager
+    def _told(self, path: Path) -> Iterator[None]:
+        """What cannot be read becomes one of the problems."""
         try:
-            with regular(path) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size > self._room:
-                    self.problems.append(
-                        f"{path} has {size:,} bytes and {max(0, self._room):,} of memory are left "
-                        "for texts: give less"
-                    )
-                    return b""
-                head = file.read(HEAD) or b""
-                if b"\0" in head or _has_hole(file.fileno(), size):
-                    return head + b"\0"
-                self._room -= size
-                return head + (file.read(size - len(head)) or b"" if size > len(head) else b"")
+            yield
         except Unreadable as error:
             reason = error.reason
             if not reason.startswith("cannot"):
                 reason = f"cannot be read ({reason})"
             self.problems.append(f"{path} {reason}")
-        except MemoryError:
-            self.problems.append(f"{path} does not fit into memory")
-        return b""
 
     def _named(self, path: Path) -> list[Path]:
         """The one path that is there, whatever it is."""
@@ -197,6 +219,67 @@ def shown(name: str | Path) -> str:
     """A name as it can be printed: in quotes, not too long, other bytes than UTF-8 escaped."""
     text = repr(str(name))
     return text if len(text) <= 200 else f"{text[:100]}...{text[-60:]}"
+
+
+def is_text(content: bytes) -> bool:
+    """Valid UTF-8 without a NUL byte, which no text has and most binary formats do."""
+    if b"\0" in content:
+        return False
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _not_text(path: Path, file: BinaryIO, size: int, markup: bool) -> str:
+    """Why a file is no plain text, judged by all of a small one and the ends of a large one."""
+    whole = size <= SMALL
+    head = file.read(SMALL if whole else HEAD) or b""
+    if b"\0" in head or _has_hole(file.fileno(), size):
+        return _binary(path, head)
+    if markup:
+        return ""
+    tail = b""
+    if not whole:
+        file.seek(size - HEAD)
+        tail = file.read(HEAD) or b""
+    text = (head + tail).decode(errors="ignore")
+    if kind := file_kinds.markup(path.name, text, whole):
+        return (
+            f"{path} is {kind} and not plain text: take its texts out, one file per document "
+            "(data.markup=true trains on the markup too)"
+        )
+    if file_kinds.separated(text):
+        return (
+            f"{path} has {END_OF_TEXT} between its documents: give one file per document "
+            "(data.markup=true trains on it as the text it is)"
+        )
+    return ""
+
+
+def _binary(path: Path, content: bytes) -> str:
+    return f"{path} is not UTF-8 text ({file_kinds.binary(content)})"
+
+
+def _whole_characters(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """The first `size` bytes of a file in parts, none of which ends within a character."""
+    rest = b""
+    while size > 0 and (block := file.read(min(PART, size))):
+        size -= len(block)
+        block = rest + block
+        end = len(block)
+        for back in range(1, min(4, end) + 1):
+            byte = block[-back]
+            if byte & 0xC0 != 0x80:  # the first byte of a character of so many bytes:
+                needed = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+                end -= back if needed > back else 0
+                break
+        rest = block[end:]
+        if end:
+            yield block[:end]
+    if rest:
+        yield rest
 
 
 def _has_hole(descriptor: int, size: int) -> bool:

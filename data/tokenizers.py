@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import heappop, heappush
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
@@ -212,19 +213,34 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> LibraryTokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    pieces = [piece for text in texts for piece in cut(text)]
-    if sum(len(piece.encode()) for piece in pieces) > TRAINING_SAMPLE:
-        # Those of the smallest hashes that together stay within the limit.
-        by_hash = sorted(pieces, key=lambda piece: hashlib.sha256(piece.encode()).digest())
-        ends = accumulate(len(piece.encode()) for piece in by_hash)
-        within = [piece for piece, end in zip(by_hash, ends, strict=True) if end <= TRAINING_SAMPLE]
-        pieces = within or pieces[:1]
+    pieces = _sample(piece for text in texts for piece in cut(text))
     words = tokenizer.pre_tokenizer
     short = pre_tokenizers.Split(Regex(f".{{1,{LONGEST_WORD}}}"), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, short])
     interruptible(lambda: tokenizer.train_from_iterator(pieces, trainer))
     tokenizer.pre_tokenizer = words
     return LibraryTokenizer(tokenizer)
+
+
+def _sample(pieces: Iterable[str]) -> list[str]:
+    """All pieces, or of more than `TRAINING_SAMPLE` bytes those with the smallest hashes."""
+    kept: list[tuple[int, int, str]] = []  # a heap, the largest hash first
+    first, held, total = "", 0, 0
+    for number, piece in enumerate(pieces):
+        content = piece.encode()
+        first = first or piece
+        heappush(kept, (-int.from_bytes(hashlib.sha256(content).digest()), number, piece))
+        held += len(content)
+        total += len(content)
+        while held - (largest := len(kept[0][2].encode())) >= TRAINING_SAMPLE:
+            heappop(kept)
+            held -= largest
+    if total <= TRAINING_SAMPLE:
+        return [piece for _, _, piece in sorted(kept, key=lambda entry: entry[1])]
+    by_hash = [piece for _, _, piece in sorted(kept, key=lambda entry: (-entry[0], entry[1]))]
+    ends = accumulate(len(piece.encode()) for piece in by_hash)
+    within = [piece for piece, end in zip(by_hash, ends, strict=True) if end <= TRAINING_SAMPLE]
+    return within or [first]
 
 
 def byte_tokenizer() -> LibraryTokenizer:

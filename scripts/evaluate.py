@@ -69,9 +69,14 @@ def read_documents(conf: DataConf, part: str) -> list[bytes]:
     Raises `UserError` for a corpus that cannot be read.
     """
     if part == "all":
-        contents = [document.content for document in corpora.CORPORA[conf.corpus](conf)]
+        contents = [b"".join(document.parts()) for document in corpora.CORPORA[conf.corpus](conf)]
         return [content for content in contents if content]
-    return [document.content for document in getattr(corpora.load(conf), part)]
+    documents: list[list[bytes]] = []
+    for piece in corpora.load(conf).parts(side=part):
+        if piece.begins:
+            documents.append([])
+        documents[-1].append(piece.content)
+    return [b"".join(pieces) for pieces in documents]
 
 
 def context_of(opened: Opened, asked: int) -> int | None:

@@ -6,103 +6,28 @@ import gzip
 import json
 import pickle
 import sysconfig
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from conf.schema import DataConf
 from core.errors import UserError
-from data import corpora
+from data import corpora, file_kinds
 from data.corpora import Document
 from data.text import END_OF_TEXT
 
 
 def documents(*contents: str) -> list[Document]:
-    return [Document(f"{i}.txt", content.encode()) for i, content in enumerate(contents)]
+    return [Document.of(f"{i}.txt", content.encode()) for i, content in enumerate(contents)]
 
 
-def many(count: int = 200) -> list[Document]:
-    return documents(*(f"document {i} " * (1 + i % 7) for i in range(count)))
+def read(conf: DataConf) -> dict[str, bytes]:
+    """Name and content of each document."""
+    return {doc.name: b"".join(doc.parts()) for doc in corpora.text(conf)}
 
 
 def text_conf(*paths: Path | str, **settings: object) -> DataConf:
     return DataConf(corpus="text", paths=[str(path) for path in paths], **settings)
-
-
-def test_one_file_is_cut_where_nanogpt_cuts_it() -> None:
-    content = "abcdefghij" * 100 + "xyz"
-    parts = corpora.split(documents(content), val_fraction=0.1)
-    assert parts.train[0].content.decode() == content[: int(len(content) * 0.9)]
-    assert parts.val[0].content.decode() == content[int(len(content) * 0.9) :]
-
-
-@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.3, 0.5, 0.77])
-def test_one_file_is_cut_between_characters(fraction: float) -> None:
-    content = "é漢🎉a" * 25
-    parts = corpora.split(documents(content), fraction)
-    train, val = parts.train[0].content.decode(), parts.val[0].content.decode()
-    assert train + val == content
-    assert abs(len(val.encode()) - fraction * len(content.encode())) < 5
-
-
-def test_several_files_are_split_whole_and_disjoint() -> None:
-    docs = many()
-    parts = corpora.split(docs, val_fraction=0.1)
-    assert sorted([*parts.train, *parts.val], key=docs.index) == docs
-    assert not {d.content for d in parts.train} & {d.content for d in parts.val}
-    share = sum(len(d.content) for d in parts.val) / sum(len(d.content) for d in docs)
-    assert 0.09 < share <= 0.1
-
-
-def test_validation_files_are_drawn_from_everywhere() -> None:
-    docs = many()
-    places = [docs.index(doc) for doc in corpora.split(docs, 0.1).val]
-    assert min(places) < 50 and max(places) > 150
-
-
-def test_split_depends_on_the_documents_alone() -> None:
-    first, again = corpora.split(many(), 0.1), corpora.split(many(), 0.1)
-    assert first == again
-
-
-def test_identical_files_are_kept_once() -> None:
-    docs = documents("same text", "other text", "same text", "", "third text")
-    parts = corpora.split(docs, 0.4)
-    assert sorted(d.name for d in (*parts.train, *parts.val)) == ["0.txt", "1.txt", "4.txt"]
-
-
-def test_a_share_smaller_than_every_file_takes_the_smallest() -> None:
-    parts = corpora.split(documents("a" * 100, "b" * 30, "c" * 200), 0.02)
-    assert [d.name for d in parts.val] == ["1.txt"]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda docs: [Document("new name", docs[0].content), *docs[1:]],
-        lambda docs: [Document(docs[0].name, b"new content"), *docs[1:]],
-        lambda docs: docs[1:],
-        lambda docs: docs[::-1],
-    ],
-    ids=["name", "content", "fewer", "order"],
-)
-def test_fingerprint_sees_every_change(change: Callable[[Any], Any]) -> None:
-    docs = many()
-    assert corpora.split(docs, 0.1).fingerprint != corpora.split(change(docs), 0.1).fingerprint
-
-
-def test_fingerprint_sees_the_split() -> None:
-    assert corpora.split(many(), 0.1).fingerprint != corpora.split(many(), 0.3).fingerprint
-    single = documents("some text " * 50)
-    assert corpora.split(single, 0.1).fingerprint != corpora.split(single, 0.3).fingerprint
-
-
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 2.0])
-def test_impossible_fraction_is_refused(fraction: float) -> None:
-    with pytest.raises(UserError, match="val_fraction"):
-        corpora.split(many(), fraction)
 
 
 def test_unknown_corpus_names_the_known_ones() -> None:
@@ -113,7 +38,7 @@ def test_unknown_corpus_names_the_known_ones() -> None:
 def test_registering_a_function_adds_a_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpora, "CORPORA", dict(corpora.CORPORA))
     corpora.register("poems")(lambda conf: documents("roses are red", "violets are blue"))
-    assert len(corpora.load(DataConf(corpus="poems")).train) == 1
+    assert corpora.load(DataConf(corpus="poems")).side("train").documents == 1
 
 
 def test_text_reads_files_and_globs_once(tmp_path: Path) -> None:
@@ -121,7 +46,7 @@ def test_text_reads_files_and_globs_once(tmp_path: Path) -> None:
     for name in ("a.txt", "b[1].txt", "deep/c.txt", "deep/er/d.txt", "deep/e.md"):
         (tmp_path / name).write_text(f"text of {name}")
     conf = text_conf(tmp_path / "b[1].txt", tmp_path / "**/*.txt", tmp_path / "a.txt")
-    names = [doc.name for doc in corpora.text(conf)]
+    names = [*read(conf)]
     assert names == ["a.txt", "b[1].txt", "deep/c.txt", "deep/er/d.txt"]
 
 
@@ -172,10 +97,17 @@ def test_a_comma_that_ends_a_path_is_told(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("text")
     parts = [part.strip() for part in str(tmp_path / name).split(",")]
     with pytest.raises(UserError) as error:
-        corpora.text(text_conf(*parts))
+        read(text_conf(*parts))
     quoted = name.replace("'", "\\'")
     assert f"a comma ends a path: write data.paths=['{tmp_path}/{quoted}']" in str(error.value)
-    assert corpora.text(text_conf(tmp_path / name))
+    assert read(text_conf(tmp_path / name))
+
+
+def test_a_file_that_cannot_be_used_is_not_told_of_commas(tmp_path: Path) -> None:
+    (tmp_path / "a, b").write_bytes(b"\0")
+    with pytest.raises(UserError) as error:
+        read(text_conf(tmp_path / "a, b", tmp_path / "gone"))
+    assert "comma" not in str(error.value)
 
 
 def test_text_without_paths_is_refused() -> None:
@@ -184,13 +116,13 @@ def test_text_without_paths_is_refused() -> None:
 
 
 def test_stdlib_is_this_pythons_source_without_tests() -> None:
-    docs = {doc.name: doc for doc in corpora.stdlib(DataConf(corpus="stdlib"))}
+    docs = {doc.name: b"".join(doc.parts()) for doc in corpora.stdlib(DataConf(corpus="stdlib"))}
     root = Path(sysconfig.get_path("stdlib"))
-    assert docs["json/decoder.py"].content == (root / "json/decoder.py").read_bytes()
+    assert docs["json/decoder.py"] == (root / "json/decoder.py").read_bytes()
     folders = {folder for name in docs for folder in name.split("/")[:-1]}
     assert {"asyncio", "email"} <= folders
     assert not folders & {"test", "tests", "idlelib", "site-packages", "__pycache__"}
-    assert sum(len(doc.content) for doc in docs.values()) > 5_000_000
+    assert sum(map(len, docs.values())) > 5_000_000
 
 
 RECORD = {"text": 'She said: "no, {not} [that]", and left.', "id": 3}
@@ -241,11 +173,11 @@ def test_records_and_markup_are_refused_with_the_way_out(
 ) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError) as caught:
-        corpora.text(text_conf(tmp_path / name))
+        read(text_conf(tmp_path / name))
     assert f"{name} is {kind} and not plain text" in str(caught.value)
     assert "data.markup=true" in str(caught.value)
-    taken = corpora.text(text_conf(tmp_path / name, markup=True))
-    assert taken == [Document(name, content.encode())]
+    taken = read(text_conf(tmp_path / name, markup=True))
+    assert taken == {name: content.encode()}
 
 
 @pytest.mark.parametrize(
@@ -265,15 +197,15 @@ def test_records_and_markup_are_refused_with_the_way_out(
 def test_json_too_long_to_be_parsed_is_told_by_its_beginning(
     monkeypatch: pytest.MonkeyPatch, content: str, is_json: bool
 ) -> None:
-    monkeypatch.setattr(corpora.file_kinds, "PARSED", 5000)
-    assert (corpora.file_kinds.markup("a.txt", content) is not None) == is_json
+    monkeypatch.setattr(file_kinds, "PARSED", 5000)
+    assert (file_kinds.markup("a.txt", content) is not None) == is_json
 
 
 @pytest.mark.parametrize("content", PLAIN)
 def test_prose_and_source_code_are_plain_text(tmp_path: Path, content: str) -> None:
     for name in ("a.txt", "a.py", "a"):
         (tmp_path / name).write_text(content)
-        assert corpora.text(text_conf(tmp_path / name))[0].content == content.encode()
+        assert read(text_conf(tmp_path / name)) == {name: content.encode()}
 
 
 @pytest.mark.parametrize("between", [END_OF_TEXT, f"\n{END_OF_TEXT}\n"])
@@ -285,8 +217,8 @@ def test_several_documents_in_one_file_are_refused(
         return  # no different from a text that speaks of it
     (tmp_path / "a.txt").write_text(between.join(["Once upon a time."] * count))
     with pytest.raises(UserError, match=r"a\.txt has <\|endoftext\|> between its documents"):
-        corpora.text(text_conf(tmp_path / "a.txt"))
-    assert corpora.text(text_conf(tmp_path / "a.txt", markup=True))
+        read(text_conf(tmp_path / "a.txt"))
+    assert read(text_conf(tmp_path / "a.txt", markup=True))
 
 
 @pytest.mark.parametrize(
@@ -302,4 +234,4 @@ def test_several_documents_in_one_file_are_refused(
 def test_what_is_not_text_is_named(tmp_path: Path, content: bytes, kind: str) -> None:
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(UserError, match=rf"a\.txt is not UTF-8 text \(.*{kind}"):
-        corpora.text(text_conf(tmp_path / "a.txt", markup=True))
+        read(text_conf(tmp_path / "a.txt", markup=True))

@@ -14,11 +14,14 @@ import pytest
 from conf.schema import DataConf
 from core.errors import UserError
 from data import foreign, recipes, tokenizers
-from data.encoding import encoded
+from data.documents import Document, split
+from data.encoding import Encoded, Encoder, Encodes
 from data.foreign import Foreign
 from data.text import TextTokenizer
 from tests.data.test_tokenizers import AWKWARD, ENGLISH, sentencepiece
 from tests.faults.tokenizers import definition, split_at
+
+LITTLE = split([Document.of("a", b"ab" * 50), Document.of("c", b"c")], 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,12 @@ def spiece(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Foreign, 
         yield file, file.try_on([ENGLISH, AWKWARD])
 
 
+def encode(encoder: Encodes, texts: list[str]) -> Iterator[Encoded]:
+    for text in texts:
+        yield from encoder.push(text, True, True)
+    yield from encoder.flush()
+
+
 def all_ids(parts: Any) -> list[int]:
     return [*chain.from_iterable(ids for ids, _ in parts)]
 
@@ -37,8 +46,8 @@ def all_ids(parts: Any) -> list[int]:
 def test_the_other_process_gives_the_ids_of_this_one(spiece: tuple[Foreign, bool]) -> None:
     file, _ = spiece
     texts = [ENGLISH * 30, "漢字 é " * 99, "", " a", ENGLISH[:70]]
-    parts = list(file.encoded(texts))
-    assert all_ids(parts) == all_ids(encoded(texts, file.tokenizer()))
+    parts = list(encode(file.encoder(), texts))
+    assert all_ids(parts) == all_ids(encode(Encoder(file.tokenizer()), texts))
     assert sum(size for _, size in parts) == sum(len(text.encode()) for text in texts)
 
 
@@ -47,8 +56,9 @@ def test_a_text_without_tokens_is_refused_and_the_next_is_not(
 ) -> None:
     file, _ = spiece
     with pytest.raises(UserError, match="not valid Unicode"):
-        list(file.encoded(["\udcff"]))
-    assert all_ids(file.encoded(["The dog"])) == all_ids(encoded(["The dog"], file.tokenizer()))
+        list(encode(file.encoder(), ["\udcff"]))
+    expected = all_ids(encode(Encoder(file.tokenizer()), ["The dog"]))
+    assert all_ids(encode(file.encoder(), ["The dog"])) == expected
 
 
 def conf(tokenizer: str, **settings: int) -> DataConf:
@@ -57,8 +67,8 @@ def conf(tokenizer: str, **settings: int) -> DataConf:
 
 def test_recipe_and_build_follow_the_configuration() -> None:
     confs = [conf("bpe"), conf("bpe", vocab_size=512), conf("bytes"), conf("chars")]
-    assert len({recipes.chosen(c, recipes.foreign(c), []) for c in confs}) == len(confs)
-    built: list[TextTokenizer] = [recipes.build(c, None, ["ab" * 50], ["c"]) for c in confs]
+    assert len({recipes.chosen(c, recipes.foreign(c), LITTLE) for c in confs}) == len(confs)
+    built: list[TextTokenizer] = [recipes.build(c, None, LITTLE) for c in confs]
     assert built[3].encode("abc") == [0, 1, 2]
     assert built[2].fingerprint == tokenizers.byte_tokenizer().fingerprint
     with pytest.raises(UserError, match="'bpee': neither bpe, bytes, chars nor a file"):
@@ -81,10 +91,10 @@ def test_a_file_is_known_by_its_content_and_by_how_it_must_be_cut(
     recipe = recipes.foreign(conf(str(path)))
     assert recipe is not None
     with recipe:
-        assert recipes.chosen(conf(str(path)), recipe, []) == recipes.possible(conf(""), recipe)[0]
-        assert recipes.build(conf(str(path)), recipe, [], []).fingerprint == (
-            tokenizers.byte_tokenizer().fingerprint
-        )
+        known = recipes.possible(conf(""), recipe)[0]
+        assert recipes.chosen(conf(str(path)), recipe, LITTLE) == known
+        built = recipes.build(conf(str(path)), recipe, LITTLE)
+        assert built.fingerprint == tokenizers.byte_tokenizer().fingerprint
 
 
 def refusal(tmp_path: Path, content: dict[str, Any]) -> str:

@@ -126,8 +126,8 @@ def test_a_corpus_of_world_tokens(ours: WorldTokenizer, tmp_path: Path) -> None:
     corpus = prepare(conf)
     assert (corpus.vocab_size, corpus.meta.dtype) == (65536, "uint16")
     assert corpus.tokenizer.fingerprint == ours.fingerprint
-    documents = load_corpus(conf).train
-    expected = [i for document in documents for i in (0, *ours.encode(document.content.decode()))]
+    texts = [text for text, _ in load_corpus(conf).texts("train")]
+    expected = [i for text in texts for i in (0, *ours.encode(text))]
     assert corpus.train.tolist() == expected
 
 

@@ -20,9 +20,10 @@ from conf.schema import DataConf
 from core.errors import UserError
 from data import corpora, manifest, store, tokenizers
 from data.batches import Batches
-from data.corpora import Document
+from data.documents import Document
 from data.manifest import BLOCK, MANIFEST, SAMPLES, TOKENS, Unfit, _stamp, _write, seal
-from data.store import Corpus, prepare, unigram_entropy
+from data.preparation import unigram_entropy
+from data.store import Corpus, prepare
 
 POEM = "".join(f"Row {i}, row {i * i}, row your boat ü\n" for i in range(300))
 
@@ -65,12 +66,13 @@ def test_tokens_are_the_documents(conf: DataConf, kind: str) -> None:
     corpus, split = prepare(conf), corpora.load(conf)
     end = corpus.tokenizer.end_of_text
     separator = "" if end is None else corpus.tokenizer.decode([end])
-    for tokens, documents in ((corpus.train, split.train), (corpus.val, split.val)):
+    for side, tokens in (("train", corpus.train), ("val", corpus.val)):
         assert isinstance(tokens, np.memmap) and tokens.dtype == np.uint16
-        text = "".join(separator + doc.content.decode() for doc in documents)
+        parts = (part for part in split.parts() if part.side == side)
+        text = "".join(separator * part.begins + part.content.decode() for part in parts)
         assert corpus.tokenizer.decode(tokens.tolist()) == text
         if end is not None:
-            assert (tokens == end).sum() == len(documents)
+            assert (tokens == end).sum() == split.side(side).documents
             assert tokens[0] == end
 
 
@@ -78,9 +80,8 @@ def test_meta_counts(conf: DataConf) -> None:
     corpus, split = prepare(conf), corpora.load(conf)
     meta = corpus.meta
     assert (meta.train_tokens, meta.val_tokens) == (len(corpus.train), len(corpus.val))
-    assert meta.train_bytes == sum(len(doc.content) for doc in split.train)
-    assert meta.val_bytes == sum(len(doc.content) for doc in split.val)
-    assert (meta.train_documents, meta.val_documents) == (len(split.train), len(split.val))
+    assert (meta.train_documents, meta.train_bytes) == split.side("train")
+    assert (meta.val_documents, meta.val_bytes) == split.side("val")
     assert meta.val_tokens_per_byte == meta.val_tokens / meta.val_bytes
     assert meta.unigram_entropy == unigram_entropy(corpus.val)
     assert corpus.vocab_size == meta.vocab_size == 300
@@ -90,7 +91,7 @@ def test_meta_counts(conf: DataConf) -> None:
 
 def test_compressor_figures_are_those_of_the_compressors(conf: DataConf) -> None:
     meta = prepare(conf).meta
-    held_out = b"".join(doc.content for doc in corpora.load(conf).val)
+    held_out = b"".join(part.content for part in corpora.load(conf).parts(side="val"))
     for bits_per_byte, compressed in (
         (meta.gzip_bits_per_byte, gzip.compress(held_out, compresslevel=9)),
         (meta.xz_bits_per_byte, lzma.compress(held_out, format=lzma.FORMAT_XZ, preset=9)),
@@ -364,21 +365,6 @@ def test_a_sample_or_all_of_the_tokens_is_hashed_on_opening(
     store.open_folder(corpus.folder, corpus.fingerprint, split, whole=True)
 
 
-def test_interrupted_preparation_leaves_nothing(
-    conf: DataConf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object, **__: object) -> bytes:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store.lzma, "compress", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(conf)
-    assert names(Path(conf.cache_dir)) == []
-    prepare(conf)
-    assert len(names(Path(conf.cache_dir))) == 1
-
-
 def test_text_the_tokenizer_cannot_represent(conf: DataConf, tmp_path: Path) -> None:
     tokenizers.char_tokenizer(set(POEM + "part") - {"ü"}).save(tmp_path / "ascii.json")
     with pytest.raises(UserError, match=r"'ü' \(U\+00FC\)"):
@@ -433,7 +419,7 @@ def test_real_source_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """Forty files of the standard library, end to end."""
 
     def some(conf: DataConf) -> list[Document]:
-        return corpora.stdlib(conf)[:40]
+        return [*corpora.stdlib(conf)][:40]
 
     monkeypatch.setattr(corpora, "CORPORA", {"stdlib": some})
     corpus: Corpus = prepare(

@@ -60,7 +60,7 @@ def test_a_store_that_is_believed_is_noticed(
 
 
 def test_silence_is_noticed(lab: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_say", lambda line: None)
+    monkeypatch.setattr(store, "say", lambda line: None)
     assert "without one sentence" in (verdict(lab, tmp_path, monkeypatch, "deleted") or "")
 
 

@@ -1,0 +1,254 @@
+"""Documents that are read in parts, as often as needed, and their split in two.
+
+A corpus of any size is surveyed once, which leaves 50 bytes and a name for each document in
+memory, and then read again to be tokenized. What is read then is compared with the survey.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from core.errors import UserError
+
+SIDES = ("train", "val")
+_LEFT_OUT = len(SIDES)
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text. `name` is relative, so that a corpus is the same corpus wherever it lies."""
+
+    name: str
+    parts: Callable[[], Iterable[bytes]]
+    """UTF-8, in parts that end between characters; each call reads it anew."""
+
+    @classmethod
+    def of(cls, name: str, content: bytes) -> Document:
+        """A document that is in memory."""
+        return cls(name, lambda: (content,))
+
+
+class Part(NamedTuple):
+    """A piece of one document, on one side of the split."""
+
+    side: str
+    content: bytes
+    begins: bool
+    """Whether it is the first piece of its document on this side."""
+    ends: bool
+
+
+class Side(NamedTuple):
+    """How much text there is to train on, or to validate with."""
+
+    documents: int
+    bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Which documents to train on, and which are held out. No content occurs in both."""
+
+    documents: Iterable[Document] = field(repr=False)
+    """All of them, in order; iterated as often as needed."""
+    fingerprint: str
+    """16 hex digits over every name and content, and which side each is on."""
+    sizes: np.ndarray = field(repr=False)
+    """Bytes of each document, `[N]`."""
+    sides: np.ndarray = field(repr=False)
+    """Number in `SIDES` of each document, `[N]`; `len(SIDES)` for one that is left out."""
+    digests: np.ndarray = field(repr=False)
+    """SHA-256 of each document, `[N, 32]`."""
+    cut: int | None = None
+    """The byte at which a single document is cut: its end is held out."""
+
+    def side(self, name: str) -> Side:
+        """The size of a side."""
+        spans = [size for _, here, size in self._lengths() if here == name]
+        return Side(len(spans), sum(spans))
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest document."""
+        return max((size for _, _, size in self._lengths()), default=0)
+
+    def parts(self, done: dict[str, int] | None = None, side: str | None = None) -> Iterator[Part]:
+        """The text of both sides, or of one, in the order of the documents.
+
+        Of each side the first `done` bytes are left out, which must end between characters. Raises
+        `UserError` if a document is no longer what it was when the split was made.
+        """
+        left = dict.fromkeys(SIDES, 0) | (done or {})
+        number = -1
+        for number, document in enumerate(self.documents):
+            if number >= len(self.sizes):
+                raise _changed(document.name)
+            wanted = []
+            for first, here, size in self._spans(number):
+                skipped = min(size, left[here])
+                left[here] -= skipped
+                if skipped < size and side in (None, here):
+                    wanted.append((first, first + skipped, first + size, here))
+            if wanted:
+                yield from self._read(number, document, wanted)
+        if number + 1 != len(self.sizes):
+            raise _changed("a document")
+
+    def texts(self, side: str) -> Iterator[tuple[str, bool]]:
+        """The parts of one side as text, with whether each ends its document."""
+        for part in self.parts(side=side):
+            yield part.content.decode(), part.ends
+
+    def beginnings(self, count: int) -> list[bytes]:
+        """The first part of each of the first `count` documents."""
+        kept = (doc for doc, side in zip(self.documents, self.sides, strict=False)
+                if side != _LEFT_OUT)  # fmt: skip
+        return [next(iter(document.parts()), b"") for document in islice(kept, count)]
+
+    def _read(
+        self, number: int, document: Document, wanted: list[tuple[int, int, int, str]]
+    ) -> Iterator[Part]:
+        """Each of `wanted` is where a document begins, where to read from and to, and the side."""
+        digest, place = hashlib.sha256(), 0
+        for content in document.parts():
+            digest.update(content)
+            end = place + len(content)
+            for begin, first, last, side in wanted:
+                low, high = max(first, place), min(last, end)
+                if low < high:
+                    piece = content[low - place : high - place]
+                    yield Part(side, piece, low == begin, high == last)
+            place = end
+        if place != self.sizes[number] or digest.digest() != self.digests[number].tobytes():
+            raise _changed(document.name)
+
+    def _lengths(self) -> Iterator[tuple[int, str, int]]:
+        for number in np.flatnonzero(self.sides != _LEFT_OUT).tolist():
+            yield from self._spans(number)
+
+    def _spans(self, number: int) -> list[tuple[int, str, int]]:
+        """First byte, side and size of what a document adds."""
+        size = int(self.sizes[number])
+        if self.sides[number] == _LEFT_OUT:
+            return []
+        if self.cut is not None:
+            return [(0, "train", self.cut), (self.cut, "val", size - self.cut)]
+        return [(0, SIDES[self.sides[number]], size)]
+
+
+def split(documents: Iterable[Document], val_fraction: float) -> Split:
+    """Read every document once, and hold out `val_fraction` of the bytes.
+
+    Empty documents and exact copies of an earlier one are left out first. Several documents are
+    split whole, a single one is cut in two: its end validates, as in nanoGPT's character-level
+    Tiny Shakespeare (`val_fraction=0.1`). Raises `UserError` if there is too little text.
+    """
+    if not 0 < val_fraction < 1:
+        raise UserError(f"data.val_fraction={val_fraction}: must lie between 0 and 1")
+    names, sizes, digests = _Names(), array("q"), bytearray()
+    for document in documents:
+        digest, size = hashlib.sha256(), 0
+        for part in document.parts():
+            digest.update(part)
+            size += len(part)
+        names.append(document.name)
+        sizes.append(size)
+        digests += digest.digest()
+    size_of = np.frombuffer(sizes, dtype=np.int64).copy()
+    digest_of = np.frombuffer(bytes(digests), dtype=np.uint8).reshape(-1, 32)
+    sides = np.full(len(size_of), _LEFT_OUT, dtype=np.uint8)
+    kept = _distinct(digest_of, size_of)
+    if not len(kept):
+        raise UserError("the corpus is empty: no file has any text in it")
+    if len(kept) == 1:
+        return _cut(documents, val_fraction, size_of, digest_of, sides, int(kept[0]))
+    # Whole documents, drawn in an order nobody chose, until the validation share is full.
+    keys = [
+        hashlib.sha256(digest_of[i].tobytes() + names[i].encode()).digest() for i in kept.tolist()
+    ]
+    room = val_fraction * int(size_of[kept].sum())
+    sides[kept] = SIDES.index("train")
+    held_out = []
+    for place in sorted(range(len(kept)), key=keys.__getitem__):
+        size = int(size_of[kept[place]])
+        if size <= room:
+            room -= size
+            held_out.append(kept[place])
+    if not held_out:
+        smallest = min(range(len(kept)), key=lambda i: (int(size_of[kept[i]]), keys[i]))
+        held_out = [kept[smallest]]
+    sides[held_out] = SIDES.index("val")
+    entries = (
+        (side, names[i], digest_of[i].tobytes())
+        for number, side in enumerate(SIDES)
+        for i in np.flatnonzero(sides == number).tolist()
+    )
+    return Split(documents, _fingerprint(entries), size_of, sides, digest_of)
+
+
+def _distinct(digests: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The documents that have text and are no copy of an earlier one, in order."""
+    with_text = np.flatnonzero(sizes)
+    _, first = np.unique(digests[with_text].view("S32").ravel(), return_index=True)
+    return with_text[np.sort(first)]
+
+
+def _cut(
+    documents: Iterable[Document],
+    val_fraction: float,
+    sizes: np.ndarray,
+    digests: np.ndarray,
+    sides: np.ndarray,
+    number: int,
+) -> Split:
+    """Beginning and end of one document, parted between two characters."""
+    document = next(document for i, document in enumerate(documents) if i == number)
+    cut, place = int(int(sizes[number]) * (1 - val_fraction)), 0
+    halves = {side: hashlib.sha256() for side in SIDES}
+    for part in document.parts():
+        while place < cut < place + len(part) and part[cut - place] & 0xC0 == 0x80:
+            cut -= 1  # a UTF-8 continuation byte
+        at = min(max(cut - place, 0), len(part))
+        halves["train"].update(part[:at])
+        halves["val"].update(part[at:])
+        place += len(part)
+    if cut == 0:
+        raise UserError(f"{document.name}: {place} bytes are too short to split; add text")
+    sides[number] = SIDES.index("train")
+    entries = ((side, document.name, half.digest()) for side, half in halves.items())
+    return Split(documents, _fingerprint(entries), sizes, sides, digests, cut)
+
+
+def _fingerprint(entries: Iterable[tuple[str, str, bytes]]) -> str:
+    total = hashlib.sha256()
+    for side, name, digest in entries:
+        total.update(side.encode() + b"\0" + name.encode() + b"\0" + digest)
+    return total.hexdigest()[:16]
+
+
+def _changed(name: str) -> UserError:
+    return UserError(
+        f"{name} changed while the corpus was being prepared: run the same command again once "
+        "nothing writes there any more"
+    )
+
+
+class _Names:
+    """Many short texts, without an object for each."""
+
+    def __init__(self) -> None:
+        self._content, self._ends = bytearray(), array("q", [0])
+
+    def append(self, name: str) -> None:
+        self._content += name.encode()
+        self._ends.append(len(self._content))
+
+    def __getitem__(self, number: int) -> str:
+        return self._content[self._ends[number] : self._ends[number + 1]].decode()

@@ -1,0 +1,201 @@
+"""Preparing a corpus: stopped anywhere and continued, in shards, to the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conf.schema import DataConf
+from core.errors import UserError
+from data import encoding, preparation, tokenizers
+from data.documents import SIDES
+from data.manifest import MANIFEST
+from data.preparation import PROGRESS
+from data.store import Corpus, prepare
+
+TEXT = "".join(f"Row {i}, row {i * i}, row your boat ü\n" for i in range(900))
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConf:
+    """Documents of several shards each, and others of which a shard has several."""
+    monkeypatch.setattr(preparation, "SHARD", 4000)
+    monkeypatch.setattr(encoding, "WINDOW", 2000)
+    in_pieces = tokenizers.LibraryTokenizer.cut
+    monkeypatch.setattr(
+        tokenizers.LibraryTokenizer, "cut", lambda self, text: in_pieces(self, text, 700)
+    )
+    monkeypatch.setattr("data.sources.PART", 1500)
+    (tmp_path / "texts").mkdir()
+    for i, size in enumerate((12_000, 300, 900, 2, 5000, 400, 9000)):
+        (tmp_path / "texts" / f"{i}.txt").write_text(f"part {i}\n{TEXT[i * 500 : i * 500 + size]}")
+    return DataConf(
+        corpus="text",
+        paths=[str(tmp_path / "texts" / "*.txt")],
+        vocab_size=300,
+        length=8,
+        val_fraction=0.2,
+        cache_dir=str(tmp_path / "cache"),
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What is in every file but the manifest, which holds times."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != MANIFEST}
+
+
+def interrupted(conf: DataConf, monkeypatch: pytest.MonkeyPatch, saves: int) -> Path:
+    """Prepare until so many shards are saved; the folder that this leaves."""
+    add = preparation._Done.add
+
+    def stop(self: preparation._Done, folder: Path, shard: dict[str, object]) -> None:
+        if len(self.shards) == saves:
+            raise KeyboardInterrupt
+        add(self, folder, shard)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation._Done, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(conf)
+    return next(Path(conf.cache_dir).glob("*.partial"), Path(conf.cache_dir))
+
+
+def whole(conf: DataConf) -> dict[str, bytes]:
+    corpus = prepare(conf)
+    found = contents(corpus.folder)
+    shutil.rmtree(corpus.folder)
+    return found
+
+
+def encoded_bytes(conf: DataConf, monkeypatch: pytest.MonkeyPatch) -> tuple[Corpus, int]:
+    """Prepare; the bytes of text that were encoded for it."""
+    sizes: list[int] = []
+    encode = tokenizers.LibraryTokenizer.encode_many
+
+    def counted(self: tokenizers.LibraryTokenizer, texts: list[str]) -> list[list[int]]:
+        sizes.append(sum(len(text.encode()) for text in texts))
+        return encode(self, texts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizers.LibraryTokenizer, "encode_many", counted)
+        return prepare(conf), sum(sizes)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "bytes"])
+def test_stopped_anywhere_it_ends_in_the_same_bytes(
+    conf: DataConf, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    conf.tokenizer = kind
+    sound = whole(conf)
+    total = sum(path.stat().st_size for path in Path(conf.paths[0]).parent.iterdir())
+    for saves in (1, 2, 4):
+        partial = interrupted(conf, monkeypatch, saves)
+        shards = json.loads((partial / PROGRESS).read_text())["shards"]
+        assert len(shards) == saves
+        done = sum(shards[-1][side]["text"] for side in SIDES)
+        corpus, encoded = encoded_bytes(conf, monkeypatch)
+        assert encoded == total - done
+        assert contents(corpus.folder) == sound
+        shutil.rmtree(corpus.folder)
+    assert list(Path(conf.cache_dir).iterdir()) == []
+
+
+def test_before_the_first_shard_nothing_is_left(
+    conf: DataConf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert interrupted(conf, monkeypatch, saves=0) == Path(conf.cache_dir)
+    assert list(Path(conf.cache_dir).iterdir()) == []
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 3)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[5] ^= 1
+    path.write_bytes(content)
+
+
+def lengthen(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("harm", [cut, flip, lengthen, pipe, link, Path.unlink])
+def test_what_was_left_is_not_believed(
+    conf: DataConf, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], object]
+) -> None:
+    conf.tokenizer = "bytes"
+    sound = whole(conf)
+    for name in ("train.bin", "val.bin", "tokenizer.json", PROGRESS):
+        harm(interrupted(conf, monkeypatch, saves=2) / name)
+        folder = prepare(conf).folder
+        assert contents(folder) == sound, name
+        shutil.rmtree(folder)
+
+
+def test_what_was_left_of_another_corpus_is_not_used(
+    conf: DataConf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = whole(conf)
+    changes = {"val_fraction": 0.4, "cache_dir": f"{conf.cache_dir}2"}
+    other = interrupted(DataConf(**{**vars(conf), **changes}), monkeypatch, saves=2)
+    partial = interrupted(conf, monkeypatch, saves=1)
+    shutil.rmtree(partial)
+    other.rename(partial)
+    assert contents(prepare(conf).folder) == sound
+
+
+def test_a_text_that_cannot_be_encoded_leaves_nothing(conf: DataConf, tmp_path: Path) -> None:
+    tokenizers.char_tokenizer(set(TEXT + "part") - {"ü"}).save(tmp_path / "ascii.json")
+    conf.tokenizer = str(tmp_path / "ascii.json")
+    with pytest.raises(UserError, match=r"'ü'"):
+        prepare(conf)
+    assert list(Path(conf.cache_dir).iterdir()) == []
+
+
+def test_progress_is_said_where_there_is_no_terminal(
+    conf: DataConf, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(preparation, "_SPOKEN", 0.0)
+    interrupted(conf, monkeypatch, saves=3)
+    capfd.readouterr()
+    prepare(conf)
+    said = capfd.readouterr().err
+    assert "going on with the preparation of text at " in said
+    assert "preparing text: 53%" in said and " left\n" in said
+
+
+def test_a_sample_of_a_large_text_is_that_of_the_smallest_hashes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The formula written out, on all pieces at once."""
+    monkeypatch.setattr(tokenizers, "TRAINING_SAMPLE", 1000)
+    pieces = [f"{i} " * (1 + i % 40) for i in range(300)]
+    by_hash = sorted(pieces, key=lambda piece: hashlib.sha256(piece.encode()).digest())
+    expected, held = [], 0
+    for piece in by_hash:
+        held += len(piece.encode())
+        if held > 1000:
+            break
+        expected.append(piece)
+    assert tokenizers._sample(iter(pieces)) == expected
+    assert tokenizers._sample(iter(pieces[:5])) == pieces[:5]
+    assert tokenizers._sample(["a" * 2000, "b" * 3000]) == ["a" * 2000]
