@@ -6,7 +6,7 @@ Imports little, because a process for a foreign tokenizer starts with it.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from data.text import TextTokenizer
@@ -93,3 +93,11 @@ class Encoder:
         for (_, first), tokens in zip(group, many, strict=True):
             ids.extend(self._separator + tokens if first else tokens)
         yield ids, sum(len(piece.encode()) for piece, _ in group)
+
+
+def encoded(texts: Iterable[str], tokenizer: TextTokenizer) -> Iterator[Encoded]:
+    """The ids of whole documents, in order; see `Encoder`."""
+    encoder = Encoder(tokenizer)
+    for text in texts:
+        yield from encoder.push(text, begins=True, ends=True)
+    yield from encoder.flush()
