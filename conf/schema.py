@@ -169,6 +169,12 @@ class OptimConf:
         low=0,
         high=1e6,
     )
+    ema: float = key(
+        0.0,
+        "share kept per step of an average of the weights, validated beside them; 0: no average",
+        low=0,
+        high=0.999999,
+    )
     z_loss: float = key(
         0.0,
         "weight of (log Z)^2, Z the softmax's normaliser; minimised, not reported; usual: 1e-4",
@@ -597,6 +603,11 @@ class GenerateConf:
     run: str = key(
         MISSING, "run name (GROUP/NAME in a sweep), folder, or file of weights", path=True
     )
+    weights: str = key(
+        "raw",
+        "weights of a run to use; ema: their average, of a run with optim.ema",
+        choices=("raw", "ema"),
+    )
     tokenizer: str | None = key(
         None, "path of the tokenizer; default: the one that lies with the run", path=True
     )
@@ -625,6 +636,11 @@ class EvaluateConf:
 
     run: str = key(
         MISSING, "run name (GROUP/NAME in a sweep), folder, or file of weights", path=True
+    )
+    weights: str = key(
+        "raw",
+        "weights of a run to use; ema: their average, of a run with optim.ema",
+        choices=("raw", "ema"),
     )
     tokenizer: str | None = key(
         None, "path of the tokenizer; default: the one that lies with the run", path=True
@@ -670,6 +686,11 @@ class ConvertConf:
     """Write weights in a format that other tools read."""
 
     source: str = key(MISSING, "run name, folder, or file of weights", verbatim=True, path=True)
+    weights: str = key(
+        "raw",
+        "weights of a run to write; ema: their average, of a run with optim.ema",
+        choices=("raw", "ema"),
+    )
     target: str = key(MISSING, "file or, for hf, directory to write", verbatim=True, path=True)
     format: str = key(
         MISSING,
@@ -756,7 +777,7 @@ VERBS = {"runs": {"tree": "view=tree"}}
 SPELLING = {key: word for word, key in SPELLED.items()}
 ADDED = (
     "optim.name", "optim.schedule", "optim.decay_steps", "init_from", "take", "resize_vocab",
-    "optim.decay_share", "optim.z_loss", "trunk",
+    "optim.decay_share", "optim.z_loss", "optim.ema", "trunk",
     "training.patience", "training.target_loss", "training.prune",
     "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",
     "wandb.over", "searched",

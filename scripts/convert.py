@@ -28,7 +28,7 @@ def main(conf: ConvertConf) -> None:
             f"tokenizer={conf.tokenizer}: format={conf.format} holds no tokenizer: leave it out"
         )
     source = find_source("source", conf.source, conf.runs_dir)
-    weights = read(source.weights)
+    weights = read(source.weights, conf.weights)
     if conf.dtype in DTYPES:
         weights = weights.to(DTYPES[conf.dtype])
     beside = tokenizer_of(conf, source, weights) if conf.format in TOKENIZED else None

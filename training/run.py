@@ -59,6 +59,7 @@ from training.distributed.strategies import SHARDED, precision_of
 from training.failures.explain import explained, let_go
 from training.loop.datamodule import Tokens
 from training.loop.early_end import EarlyEnd
+from training.loop.ema import WeightAverage
 from training.loop.evaluate import final_validation
 from training.loop.module import LanguageModel
 from training.loop.monitor import Monitor, peak_memory
@@ -127,6 +128,7 @@ class Fitted(NamedTuple):
     saver: Checkpointer
     early: EarlyEnd | None
     """What may have ended it before its last step."""
+    average: WeightAverage | None
 
 
 @dataclass
@@ -357,12 +359,13 @@ class Run:
         monitor = Monitor(conf, self.corpus.meta.val_tokens_per_byte, ledger, flops)
         monitor.throughput.all_seconds = before
         early = EarlyEnd.of(conf, folder.path)
+        average = WeightAverage.of(conf.optim, model)
         with quiet():
             trainer = build_trainer(
                 conf,
                 self.rank,
                 loggers,
-                [guard, monitor, *filter(None, [early]), saver],
+                [guard, *filter(None, [average]), monitor, *filter(None, [early]), saver],
                 [saver.io, ExternalEnvironment(self.rank)],
             )
             try:
@@ -373,12 +376,12 @@ class Run:
                     trainer.fit(module, datamodule, ckpt_path="start" if saver.resumes else None)
             finally:
                 saver.close()
-        return Fitted(trainer, module, monitor, guard, saver, early)
+        return Fitted(trainer, module, monitor, guard, saver, early, average)
 
     def summarise(self, fitted: Fitted) -> dict[str, Any]:
         """Validate on every validation token, and write what is worth remembering of the run."""
         conf, corpus, spec = self.conf, self.corpus, self.spec
-        trainer, module, monitor, guard, _, early = fitted
+        trainer, module, monitor, guard, _, early, average = fitted
         content = read(saved(self.folder)[-1])
         model: Any = module.model
         if conf.trainer.strategy in SHARDED:  # this rank trained only a share of the model
@@ -390,6 +393,9 @@ class Run:
             model.load_state_dict(weights)
             model = module.model = model.to(module.device)
         loss = final_validation(conf, corpus, model, module.sequence_mode)
+        averaged = None
+        if average is not None:
+            averaged = final_validation(conf, corpus, average.model, module.sequence_mode)
         steps, ledger = trainer.global_step, monitor.ledger
         order_hash = None
         if ledger.order is not None:
@@ -416,6 +422,7 @@ class Run:
                 "own_forward_flops": ledger.own_flops,
                 "last_rate": lr_factor(steps - 1, conf.trainer.max_steps, conf.optim),
                 "val_loss": loss,
+                "val_ema_loss": averaged,
                 "val_bits_per_byte": bits_per_byte(loss, corpus.meta.val_tokens_per_byte),
                 "unigram_entropy": corpus.meta.unigram_entropy,
                 "gzip_bits_per_byte": corpus.meta.gzip_bits_per_byte,

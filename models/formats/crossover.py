@@ -24,10 +24,15 @@ from models.registry import ModelSpec
 KEY = "crossover"  # of the metadata in a .safetensors file, and of our part of a checkpoint
 
 
-def read_checkpoint(path: Path) -> Weights:
+RAW, AVERAGE = "raw", "ema"
+STATE = {RAW: "state_dict", AVERAGE: "ema"}
+"""Where a checkpoint of a run has its weights, and their averages where it has any."""
+
+
+def read_checkpoint(path: Path, of: str = RAW) -> Weights:
     """The weights of a checkpoint: a run's, or another Lightning program's of an official RWKV.
 
-    Raises `UserError` if it is damaged or neither.
+    `of` is one of `STATE`. Raises `UserError` if it is damaged or neither, or has no averages.
     """
     problem = damage(path)
     if problem and (not path.is_file() or manifest_path(path).exists()):
@@ -35,11 +40,13 @@ def read_checkpoint(path: Path) -> Weights:
     content = read_torch(path)
     if problem and isinstance(content, dict) and KEY in content:  # one of ours, unproven
         raise UserError(f"checkpoint {path}: {problem}")
+    if of != RAW and (problem or not isinstance(content, dict) or STATE[of] not in content):
+        raise UserError(f"weights={of}: {path} has no averages: it was trained without optim.ema")
     if problem:
         return official.from_tensors(path, named_tensors(path, content))
     try:
         spec = ModelSpec(**plain(part(content, KEY, "identity", "model")))
-        tensors = {name.removeprefix("model."): t for name, t in content["state_dict"].items()}
+        tensors = {name.removeprefix("model."): t for name, t in content[STATE[of]].items()}
         check_sizes(path, spec, tensors)
     except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise UserError(f"{path} is not a Crossover checkpoint ({error!r:.200})") from None

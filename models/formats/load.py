@@ -23,6 +23,7 @@ import torch
 from core.errors import UserError
 from models.contract import Model
 from models.formats import crossover, hugging_face, nanogpt, official, run_checkpoints
+from models.formats.crossover import RAW
 from models.formats.tensor_files import named_tensors, read_torch
 from models.formats.weights import Weights
 
@@ -31,21 +32,29 @@ def load(
     path: str | Path,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    part: str = RAW,
 ) -> Model:
-    """The model at `path`, in eval mode; `dtype` is by default the file's.
+    """The model at `path`, in eval mode; `dtype` is by default the file's, `part` as for `read`.
 
     Raises `UserError` if there is none, it is damaged, or of a kind that is not supported.
     """
-    return read(path).model(device, dtype)
+    return read(path, part).model(device, dtype)
 
 
-def read(path: str | Path) -> Weights:
-    """What is in the file or directory at `path`, as it is there. Raises as `load`."""
+def read(path: str | Path, part: str = RAW) -> Weights:
+    """What is in the file or directory at `path`, as it is there. Raises as `load`.
+
+    Of a run's checkpoint `part` may be `ema`, the averages that it holds beside its weights.
+    """
     path = Path(path)
     if (path / run_checkpoints.FOLDER).is_dir():
         if (checkpoint := run_checkpoints.newest(path)) is None:
             raise UserError(f"{path} has no checkpoint yet: train it first")
         path = checkpoint
+    if path.suffix == ".ckpt" and not path.is_dir():
+        return crossover.read_checkpoint(path, part)
+    if part != RAW:
+        raise UserError(f"weights={part}: {path} is no run, and has no averages of its weights")
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(
@@ -53,8 +62,6 @@ def read(path: str | Path) -> Weights:
                 "Hugging Face model"
             )
         return hugging_face.read(path)
-    if path.suffix == ".ckpt":
-        return crossover.read_checkpoint(path)
     if path.suffix == ".safetensors":
         return crossover.read(path)
     content = read_torch(path)

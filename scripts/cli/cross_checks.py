@@ -159,6 +159,11 @@ def _optim(config: TrainConf) -> Iterator[str]:
             f"{given} does not fit between the end of the warm-up "
             f"(optim.warmup_steps={optim.warmup_steps}) and trainer.max_steps={trainer.max_steps}"
         )
+    if optim.ema and (trainer.strategy not in ("auto", "ddp") or trainer.precision == "bf16-true"):
+        yield (
+            f"optim.ema={optim.ema} averages whole weights in fp32: not with trainer.strategy="
+            f"{trainer.strategy} and trainer.precision={trainer.precision}; use ddp and bf16-mixed"
+        )
     if optim.name == "muon" and trainer.strategy not in ("auto", "ddp"):
         yield (
             f"optim.name=muon needs whole matrices, which trainer.strategy={trainer.strategy} "

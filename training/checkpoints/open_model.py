@@ -48,7 +48,7 @@ class Opened:
 
 
 def open_model(conf: Any, texts: Sequence[str] = ()) -> Opened:
-    """What `conf.run` names, with the keys `tokenizer`, `runs_dir`, `accelerator` and `dtype`.
+    """What `conf.run` names, with `weights`, `tokenizer`, `runs_dir`, `accelerator` and `dtype`.
 
     A tokenizer of unknown origin is tried on `texts`. Raises `UserError` if anything is missing or
     does not fit together.
@@ -64,6 +64,7 @@ def open_model(conf: Any, texts: Sequence[str] = ()) -> Opened:
     if not conf.tokenizer:
         check_tokenizer(source, tokenizer)
     on_gpu = conf.accelerator != "cpu" and torch.cuda.is_available()
-    model = load(source.weights, torch.device("cuda" if on_gpu else "cpu"), DTYPES.get(conf.dtype))
+    device = torch.device("cuda" if on_gpu else "cpu")
+    model = load(source.weights, device, DTYPES.get(conf.dtype), conf.weights)
     tokenizers.check_fits(tokenizer, model.config.vocab_size, str(source.weights))
     return Opened(model, tokenizer, source)

@@ -23,6 +23,7 @@ from core.errors import shown
 from core.parsing import plain
 from models.meta import build_meta
 from models.registry import ModelSpec
+from training.loop import ema
 from training.loop.optim import LIKE_ADAMW, SETTINGS, AdamW, optimizer_groups
 from training.loop.quiet_lightning import quiet
 from training.run_folder.begun import is_parent
@@ -34,7 +35,7 @@ SINCE_FORMAT_1 = ("run", "ledger", "machine", "moments", "scales", "rows")
 DEEPEST = 20  # dicts and lists in each other; ours are 7 deep
 WEIGHTS = {"bf16-true": torch.bfloat16}  # what training in a precision keeps; all others: fp32
 ORDER = ("seed", "length", "batch_size", "accumulate")
-TENSORS = ("state_dict", "optimizer_states", "random")
+TENSORS = ("state_dict", "optimizer_states", "random", ema.KEY)
 """Parts of a checkpoint, and of ours in it, that hold tensors; all others hold what JSON can."""
 
 
@@ -101,6 +102,8 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     model = build_meta(spec)
     kept = WEIGHTS.get(precision, torch.float32) if precision else None
     _check_weights(content.get("state_dict"), model, kept)
+    if ema.KEY in content or ours.get("run", {}).get("optim.ema"):
+        _check_weights(content.get(ema.KEY), model, torch.float32, ema.KEY)
     weights = {name: content["state_dict"][f"model.{name}"] for name, _ in model.named_parameters()}
     name = content["crossover"].get("run", {}).get("optim.name", "adamw")
     _need(name in OPTIMIZERS, "crossover.run, optim.name")
@@ -242,22 +245,22 @@ def _check_random(state: Any) -> None:
         raise Unfit("random is missing or wrong") from None
 
 
-def _check_weights(weights: Any, model: Any, kept: torch.dtype | None) -> None:
-    _need(isinstance(weights, dict), "state_dict")
+def _check_weights(
+    weights: Any, model: Any, kept: torch.dtype | None, part: str = "state_dict"
+) -> None:
+    _need(isinstance(weights, dict), part)
     expected = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if odd := sorted(map(str, weights.keys() ^ expected.keys())):
-        raise Unfit(f"state_dict has not the tensors of this model ({shown(odd[0], 80)})")
+        raise Unfit(f"{part} has not the tensors of this model ({shown(odd[0], 80)})")
     for name, tensor in expected.items():
-        _check_tensor(weights[name], tensor.shape, f"state_dict, {name}")
+        _check_tensor(weights[name], tensor.shape, f"{part}, {name}")
         same = weights[name].is_floating_point() == tensor.is_floating_point()
         if tensor.is_floating_point() and kept is not None:
             same = weights[name].dtype == kept
-        _need(same, f"state_dict, {name}: its type")
+        _need(same, f"{part}, {name}: its type")
     if getattr(model.config, "tie_embeddings", None):
         head = weights["model.head.weight"]
-        _need(
-            torch.equal(weights["model.emb.weight"], head), "state_dict, head.weight (it is tied)"
-        )
+        _need(torch.equal(weights["model.emb.weight"], head), f"{part}, head.weight (it is tied)")
 
 
 def _check_tensor(tensor: Any, shape: Any, place: str) -> None:

@@ -46,6 +46,8 @@ class LanguageModel(lightning.LightningModule):
         """Learning rate of the first group in the last optimizer step."""
         self.val_loss = math.nan
         """Mean of the last validation over all ranks, nats per token."""
+        self.val_ema_loss: float | None = None
+        """That of the averaged weights, where there are any (`training.loop.ema`)."""
         self._val_sum = torch.zeros(2)
         """Summed validation loss and its number of tokens."""
 

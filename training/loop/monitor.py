@@ -112,11 +112,11 @@ class Monitor(lightning.Callback):
         pl_module.log("train/loss", loss, logger=False)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        loss = pl_module.val_loss
-        self._log(
-            trainer,
-            {"val/loss": loss, "val/bits_per_byte": bits_per_byte(loss, self._tokens_per_byte)},
-        )
+        loss, averaged = pl_module.val_loss, pl_module.val_ema_loss
+        row = {"val/loss": loss, "val/bits_per_byte": bits_per_byte(loss, self._tokens_per_byte)}
+        if averaged is not None:
+            row["val/ema_loss"] = averaged
+        self._log(trainer, row)
         self._interrupted = True
 
     def _spent(self) -> dict[str, float]:

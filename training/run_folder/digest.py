@@ -20,6 +20,8 @@ def digest(content: dict[str, Any]) -> str:
     """
     total = hashlib.sha256()
     _add(total, {part: content[part] for part in PARTS})
+    if "ema" in content:
+        _add(total, content["ema"])
     _add(total, {part: content["crossover"][part] for part in ("identity", "random")})
     return total.hexdigest()
 
