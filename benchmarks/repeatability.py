@@ -28,7 +28,7 @@ from probes.analysis.crossovers import Comparison, comparisons
 from probes.analysis.dataset import collect
 from probes.analysis.ratios import ABOVE, BELOW
 from probes.measure.sweep import run_sweep
-from scripts.cli.model_spec import model_spec
+from scripts.cli.probed_models import probed_models
 from training.run_folder.folder import check_name
 
 Span = tuple[float, float]
@@ -68,7 +68,7 @@ def models_and_folder(confs: Sequence[ProbeConf]) -> tuple[list[ModelSpec], Path
     """The models that a multirun names, and the folder of its group, where sweeps can be kept."""
     folder = Path(confs[0].runs_dir, check_name("group", confs[0].group))
     check_writable(folder, hint="choose another runs_dir")
-    return [model_spec(conf.model, conf.vocab_size) for conf in confs], folder
+    return probed_models(confs), folder
 
 
 def sweep(specs: Sequence[ModelSpec], conf: ProbeConf, folder: Path) -> dict[str, Comparison]:

@@ -398,8 +398,14 @@ class ProbeConf:
         0, "number that decides weights, tokens and the order of points", low=0, high=2**32 - 1
     )
     model: Any = MISSING
+    run: str | None = key(
+        None, "trained weights to measure instead: run name, folder, or file of weights", path=True
+    )
     vocab_size: int = key(
-        3072, "number of tokens of the measured models' vocabulary", low=2, high=VOCABULARY
+        3072,
+        "number of tokens of the measured models' vocabulary; with run=: that of the file",
+        low=2,
+        high=VOCABULARY,
     )
     lengths: list[int] = key(
         [256, 512, 1024, 2048, 4096, 8192], "context lengths, tokens", low=1, high=TOKENS

@@ -44,6 +44,7 @@ from probes.field_types import (
     one_of,
     some,
 )
+from probes.trained import Trained
 
 logger = logging.getLogger("crossover")
 
@@ -61,18 +62,20 @@ MOST_DAMAGED = 1000  # lines of a file that still is one of rows
 TOLD = 5  # of them, one by one
 
 
-def label(model: str, options: dict[str, Any]) -> str:
-    """The model with the options set by hand: `gpt`, `gpt math`, `transformer window 256`."""
+def label(model: str, options: dict[str, Any], weights: dict[str, str] | None = None) -> str:
+    """The model with the options set by hand: `gpt`, `gpt math`, `transformer window 256`; and with
+    what weights from a file are called: `rwkv7 first@400`."""
     words = (
         value if isinstance(value, str) else f"{name} {value}" for name, value in options.items()
     )
-    return " ".join([model, *words])
+    return " ".join([model, *words, *filter(None, [(weights or {}).get("source")])])
 
 
 def label_of(spec: ModelSpec) -> str:
     """The label of a model that is about to be measured."""
+    weights = spec.weights if isinstance(spec, Trained) else {}
     try:
-        return label(spec.name, nature(spec.target, spec.config).options)
+        return label(spec.name, nature(spec.target, spec.config).options, weights)
     except UserError:  # it cannot be built; whoever builds it says so
         return spec.name
 
@@ -164,11 +167,13 @@ class Row:
     """Its name inside a sentence: `RWKV-7`, `the Transformer`."""
     options: dict[Name, Scalar] = field(default_factory=dict)
     """Config fields that change how it computes at its size, where set by hand."""
+    weights: dict[Name, Text] = field(default_factory=dict)
+    """`source`, `path` and `sha256` of weights that come from a file; empty: drawn from `seed`."""
 
     @property
     def label(self) -> str:
         """The model with its options."""
-        return label(self.model, self.options)
+        return label(self.model, self.options, self.weights)
 
     @property
     def is_disturbed(self) -> bool:
@@ -188,6 +193,7 @@ class Row:
     def key(self) -> str:
         """Equal for two measurements of the same point on the same kind of machine."""
         where = [self.device.get(name) for name in ("kind", "name", "threads")]
+        weights = [self.weights.get("sha256")] if self.weights else []
         return json.dumps(
             [
                 self.model,
@@ -201,6 +207,7 @@ class Row:
                 self.seed,
                 self.process,
                 where,
+                *weights,
             ],
             sort_keys=True,
         )

@@ -1,4 +1,4 @@
-"""Measure models: `python scripts/probe.py -m model=rwkv4,transformer`."""
+"""Measure models: `python scripts/probe.py -m model=rwkv4,transformer`, or `-m run=first,a.pth`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from probes.analysis.crossovers import rows_at
 from probes.measure.sweep import run_sweep
 from probes.report.rows_csv import COLUMNS, flat
 from probes.rows import Row
-from scripts.cli.model_spec import model_spec
+from scripts.cli.probed_models import probed_models
 from tracking.wandb_run import PROBE_AXES, Tracker
 from training.run_folder.folder import check_name
 
@@ -28,7 +28,7 @@ from training.run_folder.folder import check_name
 def main(confs: list[ProbeConf]) -> None:
     """One interleaved sweep over every model of the command line, so that drift cancels."""
     conf = confs[0]
-    specs = [model_spec(each.model, each.vocab_size) for each in confs]
+    specs = probed_models(confs)
     folder = Path(conf.runs_dir, check_name("group", conf.group))
     check_writable(folder, hint="choose another runs_dir")
     measured: list[Row] = []
@@ -70,6 +70,7 @@ def track(conf: ProbeConf, identity: Path, rows: list[Row]) -> None:
             "precision": conf.precision,
             **{f"model.{key}": value for key, value in rows[0].config.items()},
             **{f"device.{key}": value for key, value in rows[0].device.items()},
+            **{f"weights.{key}": value for key, value in rows[0].weights.items()},
         },
         axes=PROBE_AXES,
     ) as tracker:
@@ -80,7 +81,8 @@ def track(conf: ProbeConf, identity: Path, rows: list[Row]) -> None:
 
 def identity(row: Row) -> str:
     """Name of the wandb run a row belongs to: one for each configuration of a model."""
-    facts = json.dumps([row.target, row.config, row.precision, row.device], sort_keys=True)
+    told = [row.target, row.config, row.precision, row.device]
+    facts = json.dumps(told + ([row.weights] if row.weights else []), sort_keys=True)
     digest = hashlib.sha256(facts.encode()).hexdigest()[:8]
     return f"probe-{row.model}-{row.size}-{digest}"
 

@@ -102,10 +102,14 @@ class Dataset:
         """
         kernels = set(series.backends())  # an option of an operator's name chooses its kernel
         wanted = (series.model, series.size, _learning(series.rows[0].options, kernels))
+        source = series.rows[0].weights.get(
+            "source"
+        )  # RUN@STEP, or a file that nothing is known of
         matching = []
         for run in self.trainings:
             options = _learning(run.get("options", {}), kernels | set(run.get("backends", {})))
-            if (run.get("model"), run.get("size"), options) == wanted:
+            own = source is None or run.get("name") == source.rpartition("@")[0]
+            if own and (run.get("model"), run.get("size"), options) == wanted:
                 matching.append(run)
         longest = max((run.get("tokens", 0) for run in matching), default=0)
         return [run for run in matching if run.get("tokens", 0) == longest]

@@ -24,6 +24,7 @@ from probes.measure.points import Point
 from probes.measure.tasks.timing import Task
 from probes.measure.worker import calibrate, measure
 from probes.rows import OK, Row, said_by
+from probes.trained import Trained
 
 GIB = 1 << 30
 CALIBRATE_SECONDS = 300.0  # importing torch from a cold disk can take a while
@@ -126,6 +127,7 @@ class SweepRunner:
             "batch": point.batch,
             "process": point.process,
             **said_by(point.spec.target, point.spec.config),
+            "weights": point.spec.weights if isinstance(point.spec, Trained) else {},
             "status": "",
             "seconds": [],
             "peak_method": self.facts["peak_method"],

@@ -21,6 +21,7 @@ from probes.measure.progress import Pace, Screen, are_disturbed, clock, in_words
 from probes.measure.runner import SweepRunner
 from probes.measure.tasks.timing import DTYPES
 from probes.rows import OK, Row, append_rows, check_name_of, read_rows
+from probes.trained import Trained
 
 VISITS = 3
 """Times that a disturbed point is measured again at most, within one call."""
@@ -56,7 +57,10 @@ def run_sweep(
     earlier = read_rows(path)
     if not conf.unmatched:
         check_sizes(specs, earlier, path)
-    isolated.preload(["probes.measure.worker", *{spec.target.rpartition(".")[0] for spec in specs}])
+    modules = ["probes.measure.worker", *{spec.target.rpartition(".")[0] for spec in specs}]
+    if any(isinstance(spec, Trained) for spec in specs):
+        modules.append("models.formats.load")  # before the baseline of memory is taken
+    isolated.preload(modules)
     bench = SweepRunner(conf, kind, earlier)
     with Screen() as screen:
         sweep = _Sweep(bench, points, path, on_row, screen)

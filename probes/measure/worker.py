@@ -23,6 +23,7 @@ from probes.measure.isolated import Report
 from probes.measure.tasks import decode as single
 from probes.measure.tasks import forward, layer, max_batch
 from probes.measure.tasks.timing import DTYPES, TRAINING, Task, autocast
+from probes.trained import Trained, fill
 
 Probe = Callable[[Any, Task, energy.Counter], dict[str, Any]]
 
@@ -75,6 +76,8 @@ def measure(report: Report, task: Task) -> None:
             f"{task.spec.name} has a vocabulary of {model.config.vocab_size}, the sweep one of "
             f"{task.vocab_size}: models must read the same tokens"
         )
+    if isinstance(task.spec, Trained):
+        fill(model, task.spec)
     model.to(task.device)
     report({"parameters": sum(parameter.numel() for parameter in model.parameters())})
     report({"flops": flops(model, task), "flops_dense": flops(model, task, dense=True)})

@@ -20,7 +20,8 @@ _PLAIN = (
 )  # fmt: skip
 _PACKED = (
     "seconds", "token_seconds", "memory", "tried", "device", "backends", "versions", "config",
-    "options", "disturbed", "cpu_seconds", "involuntary", "waited", "others", "pressure", "steal",
+    "options", "weights", "disturbed", "cpu_seconds", "involuntary", "waited", "others", "pressure",
+    "steal",
 )  # fmt: skip
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 COLUMNS = (*_PLAIN, "is_disturbed", "seconds_lower_quartile", *_PACKED)

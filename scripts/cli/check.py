@@ -37,6 +37,7 @@ from scripts.cli.hydra_flags import Line, hydra_problem, parse
 from scripts.cli.hydra_keys import own_problems, unmade
 from scripts.cli.limits import excess, shown, text_problem, too_many_jobs
 from scripts.cli.model_spec import model_spec, nearest
+from scripts.cli.probed_models import word_problems
 from scripts.cli.source_model import with_source_model
 from scripts.cli.values import has, misfit, names
 
@@ -107,6 +108,8 @@ def read(config_name: str, argv: list[str]) -> Line:
     if config_name == "train" and any(word.startswith("init_from=") for word in line.words):
         line.words, problems = with_source_model(line.words)
         line.problems = line.problems or problems
+    if issubclass(schema.SCRIPTS[config_name], schema.ProbeConf):
+        line.problems = line.problems or word_problems(line.words)
     line.problems = line.problems or excess(config_name, line.words)
     return line
 

@@ -26,7 +26,7 @@ def collision_problems(
             f"{name}= cannot be swept: {config_name}.py measures all models in one sweep; "
             "run it once for each value, with a group= of its own"
             for name in swept
-            if name.split(".")[0] != "model"  # all read the same
+            if name.split(".")[0] not in ("model", "run")  # all read the same
         ]
     if config_name != "train":
         return []
