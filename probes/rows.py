@@ -66,7 +66,8 @@ def label(model: str, options: dict[str, Any], weights: dict[str, str] | None = 
     """The model with the options set by hand: `gpt`, `gpt math`, `transformer window 256`; and with
     what weights from a file are called: `rwkv7 first@400`."""
     words = (
-        value if isinstance(value, str) else f"{name} {value}" for name, value in options.items()
+        value if isinstance(value, str) else name if value is True else f"{name} {value}"
+        for name, value in options.items()
     )
     return " ".join([model, *words, *filter(None, [(weights or {}).get("source")])])
 

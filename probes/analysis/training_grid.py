@@ -168,6 +168,10 @@ def grid(runs: Sequence[TrainingRun]) -> Grid:
         arms[run.label, run.size, corpora[run.path]].append(run)
     keys = _searched(configs.values(), [[configs[run.path] for run in of] for of in arms.values()])
     sizes = len({size for _, size, _ in arms}) > 1
+    texts = {
+        corpus: _text_of([run for run in runs if corpora[run.path] == corpus]) or corpus
+        for corpus in named
+    }
     made = []
     for (label, size, corpus), members in arms.items():
         parts = [label, size if sizes else "", _short(corpus) if len(named) > 1 else ""]
@@ -179,14 +183,14 @@ def grid(runs: Sequence[TrainingRun]) -> Grid:
         made.append(
             Arm(
                 name, label, size, first.title, first.recurrent, corpus,
-                _text_of(members) or corpus, settings,
+                texts[corpus], settings,
                 search_of(members, [configs[run.path] for run in members], keys),
                 tuple(sorted(ranked, key=lambda one: (one.mean or 0.0, one.name))),
             )
         )  # fmt: skip
     made.sort(key=lambda arm: (not arm.recurrent, arm.name))
-    texts = {arm.text for arm in made if arm.best is not None}
-    return Grid(tuple(runs), tuple(made), _pairs(made), tuple(keys), measure, named, len(texts))
+    validated = {arm.text for arm in made if arm.best is not None}
+    return Grid(tuple(runs), tuple(made), _pairs(made), tuple(keys), measure, named, len(validated))
 
 
 def compute(run: TrainingRun) -> float | None:
@@ -233,9 +237,8 @@ def _settings(
     settings = []
     for runs in by_values.values():
         values = configs[runs[0].path]
-        words = [
-            f"{key.rpartition('.')[2]} {shown(values.get(key))}" for key in keys if key in varied
-        ]
+        named = keys if len(keys) <= MOST_KEYS else [key for key in keys if key in varied]
+        words = [f"{key.rpartition('.')[2]} {shown(values.get(key))}" for key in named]
         many = len(words) > MOST_KEYS or "run" in varied
         name = " ".join([arm, *([runs[0].name] if many and len(by_values) > 1 else words)])
         counted = {

@@ -102,7 +102,9 @@ def describe(search: Search) -> str:
     """`5 trainings of 5 settings of optim.lr (0.00035, 0.0007, ...), seed 0`."""
     varied = {key: values for key, values in search.tried.items() if len(values) > 1}
     over = "; ".join(f"{key} {_values(values)}" for key, values in varied.items())
-    many = "one setting" if search.is_none else f"{search.trials} settings"
+    fixed = [f"{key} {shown(values[0])}" for key, values in search.tried.items()]
+    one = f"one setting ({', '.join(fixed)})" if 0 < len(fixed) <= SHOWN else "one setting"
+    many = one if search.is_none else f"{search.trials} settings"
     by = " chosen by Optuna" if search.study else ""
     seeds = [str(seed) for seed in search.seeds if seed is not None]
     with_seeds = f", seed{'' if len(seeds) == 1 else 's'} {', '.join(seeds)}" if seeds else ""

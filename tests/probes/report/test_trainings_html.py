@@ -183,7 +183,8 @@ def test_a_search_that_differs_is_no_comparison(tmp_path: Path) -> None:
     assert "RWKV-4: 3 trainings of 3 settings of optim.lr (0.0007, 0.0014, 0.0028), seed 0" in says(
         report
     )
-    assert "the Transformer: 1 training of one setting, seed 0" in says(report)
+    one = "the Transformer: 1 training of one setting (optim.lr 0.0007), seed 0"
+    assert one in says(report)
 
 
 def test_what_was_given_up_is_drawn_and_never_the_best(tmp_path: Path) -> None:
@@ -191,6 +192,7 @@ def test_what_was_given_up_is_drawn_and_never_the_best(tmp_path: Path) -> None:
     write_training(runs, "rwkv4", 4.9, optim__lr=1e-3)
     write_training(runs, "rwkv4", 4.0, optim__lr=2e-3, summary={"ended_early": "pruned: above 3.9"})
     write_training(runs, "rwkv4", None, optim__lr=3e-3)
+    write_training(runs, "transformer", None, optim__lr=3e-3)
     write_training(runs, "rwkv4", 3.0, optim__lr=4e-3, summary={"tokens": 51_200})
     cut = write_training(runs, "rwkv4", 3.5, optim__lr=5e-3, summary=None)
     (cut / "metrics.jsonl").write_text(
@@ -200,6 +202,9 @@ def test_what_was_given_up_is_drawn_and_never_the_best(tmp_path: Path) -> None:
     found, page = record(report), record(report)["page"]
     assert page["headline"] == "Validation loss at the end, in nats per token: RWKV-4 4.900."
     assert found["arms"][0]["ranked"] == ["rwkv4 lr 0.001"]
+    # One corpus, one chart of each kind: that of an unfinished training is known by its keys.
+    titles = ["Validation loss while training", "Training loss"]
+    assert [chart["title"] for chart in page["charts"]] == titles
     assert page["best"]["rows"][0][1:5] == ["5", "5", "4.900", "RWKV-4 lr 0.001"]
     ends = {line[0]: line[-1] for line in page["trainings"]["rows"]}
     assert ends["rwkv4-lr0.002-s0"] == "ended early: pruned: above 3.9"
@@ -207,7 +212,7 @@ def test_what_was_given_up_is_drawn_and_never_the_best(tmp_path: Path) -> None:
     assert ends["rwkv4-lr0.001-s0"] == "finished, best setting"
     assert ends["rwkv4-lr0.005-s0"] == "unfinished, last row at step 1"
     assert "1 training that ended early" in says(report)
-    assert "2 trainings without a summary" in says(report)
+    assert "3 trainings without a summary" in says(report)
     assert "1 training on fewer tokens" in says(report)
     assert "Damaged rows of metrics were left out" in says(report)
     assert {"rwkv4-lr0.002-s0 (ended early)", "rwkv4-lr0.003-s0 (unfinished)"} <= set(

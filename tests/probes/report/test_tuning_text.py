@@ -64,7 +64,10 @@ def test_a_page_of_trainings_names_it_too(tmp_path: Path) -> None:
 def test_other_rates_than_the_search_found_are_no_comparison(tmp_path: Path) -> None:
     text = quality(train(tmp_path / "demo", (1e-3, 7e-4)))
     assert "RWKV-4 and the Transformer are not compared in how well they predict" in text
-    assert "They were not searched alike (RWKV-4: 1 training of one setting, seed 0; " in text
+    assert (
+        "They were not searched alike (RWKV-4: 1 training of one setting (optim.lr 0.001), seed 0; "
+        in text
+    )
 
 
 def test_one_rate_for_both_is_no_search(tmp_path: Path) -> None:
