@@ -281,6 +281,15 @@ class TrainingConf:
         hint="its unit goes into training.currency=",
     )
     currency: str | None = key(None, "currency of the price", choices=CURRENCIES)
+    profile: str = key(
+        "",
+        "first and last optimizer step to profile, as in 20:25: a trace for Perfetto and a summary",
+    )
+    sample_every: int = key(
+        0, "optimizer steps between texts that the model writes; 0: none", low=0, high=STEPS
+    )
+    sample_prompt: str = key("", "text that they continue", verbatim=True)
+    sample_tokens: int = key(100, "number of tokens of such a text", low=1, high=TOKENS)
     on_nan: str = key(
         "stop",
         "at a NaN or infinite loss or gradient, stop the run or skip the step",
@@ -371,6 +380,14 @@ class TrainConf:
     )
     searched: str | None = key(
         None, "record in conf/searches/ of the search that chose the settings, by its name"
+    )
+    callbacks: list[Any] = key(
+        [],
+        "callbacks by Lightning's names, or path/to/file.py:Class; {name: ..., arguments} for more",
+        typed=True,
+    )
+    loggers: list[Any] = key(
+        [], "further loggers, named likewise: TensorBoardLogger, CSVLogger", typed=True
     )
     objective: str = key(
         "val/loss",
@@ -786,7 +803,8 @@ ADDED = (
     "optim.decay_share", "optim.z_loss", "optim.ema", "trunk",
     "training.patience", "training.target_loss", "training.prune",
     "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",
-    "wandb.over", "searched",
+    "wandb.over", "searched", "training.profile", "training.sample_every",
+    "training.sample_prompt", "training.sample_tokens", "callbacks", "loggers",
 )  # fmt: skip
 """Keys of a training that runs of older versions have not recorded. The default of such a key is
 what was done before it existed."""

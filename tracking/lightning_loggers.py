@@ -47,6 +47,10 @@ class TrackingLogger(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self._tracker.log_metrics(metrics, step)
 
+    def log_text(self, key: str, columns: list[str], data: list[list[Any]]) -> None:
+        """Texts as the rows of a table."""
+        self._tracker.table(key, columns, data)
+
 
 class JsonlLogger(Logger):
     """A Lightning logger that appends to `metrics.jsonl`."""
@@ -97,12 +101,19 @@ class JsonlLogger(Logger):
         """
         damaged, dropped = [], 0
         self._rows, self._digest = 0, hashlib.sha256()
+        # A callback may have logged more for this very step after it was saved.
+        most = math.inf if expected is None else expected["count"]
         try:
             with atomic(self._path) as file:
                 for line in read_lines(self._path):
                     if (problem := problem_of(line)) and line.ended:
                         damaged.append(f"line {line.number}: {problem}")
-                    elif not problem and line.value and line.value["step"] <= step:
+                    elif (
+                        not problem
+                        and line.value
+                        and line.value["step"] <= step
+                        and self._rows < most
+                    ):
                         row = json.dumps(line.value).encode() + b"\n"
                         file.write(row)
                         self._count(row)

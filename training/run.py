@@ -65,7 +65,10 @@ from training.loop.module import LanguageModel
 from training.loop.monitor import Monitor, peak_memory
 from training.loop.nan_guard import NanGuard
 from training.loop.objective import SequenceMode
+from training.loop.plugins import build_callbacks, build_loggers
+from training.loop.profile import ProfileSteps
 from training.loop.quiet_lightning import quiet
+from training.loop.samples import Sampler
 from training.loop.schedules import lr_factor, only_rises
 from training.loop.trainer import build_trainer
 from training.run_folder.begun import Begun
@@ -199,11 +202,14 @@ class Run:
         return goes_on(self.folder)
 
     def _resume_fit_summarise(self, signals: Signals, gather: Gather) -> dict[str, Any]:
+        conf, folder = self.conf, self.folder
         start, metrics = self.resume()
         with self.tracker() as tracker:
             with gather(_fit_as_other_rank, self.conf, self.spec, self.folder, start.path) as rank:
                 self.rank = rank
-                fitted = self.fit(start, signals, [metrics, TrackingLogger(tracker)])
+                step = start.content["global_step"] if start.content else 0
+                others = build_loggers(conf.loggers, folder.path, folder.metrics, step)
+                fitted = self.fit(start, signals, [metrics, TrackingLogger(tracker), *others])
             summary = self.summarise(fitted)
             if summary["ended_early"]:
                 log.warning("%s: ended early: %s", self.folder.path, summary["ended_early"])
@@ -360,13 +366,22 @@ class Run:
         monitor.throughput.all_seconds = before
         early = EarlyEnd.of(conf, folder.path)
         average = WeightAverage.of(conf.optim, model)
+        asked: list[lightning.Callback] = [] if early is None else [early]
+        if conf.training.sample_every:
+            path = folder.path / "samples.jsonl"
+            asked.append(Sampler(conf, self.corpus.tokenizer, path, monitor.pause))
+        asked += build_callbacks(conf.callbacks, self.rank.rank)
+        profile = None
+        if conf.training.profile:
+            profile = ProfileSteps(conf.training.profile, folder.path)
         with quiet():
             trainer = build_trainer(
                 conf,
                 self.rank,
                 loggers,
-                [guard, *filter(None, [average]), monitor, *filter(None, [early]), saver],
+                [guard, *filter(None, [average]), monitor, *asked, saver, *filter(None, [profile])],
                 [saver.io, ExternalEnvironment(self.rank)],
+                profile.profiler if profile else None,
             )
             try:
                 # With `split` all ranks share every sequence. Their exchanges have a group of their
@@ -382,6 +397,8 @@ class Run:
         """Validate on every validation token, and write what is worth remembering of the run."""
         conf, corpus, spec = self.conf, self.corpus, self.spec
         trainer, module, monitor, guard, _, early, average = fitted
+        is_short = trainer.global_step < conf.trainer.max_steps
+        stopped = f"a callback stopped it at step {trainer.global_step}" if is_short else None
         content = read(saved(self.folder)[-1])
         model: Any = module.model
         if conf.trainer.strategy in SHARDED:  # this rank trained only a share of the model
@@ -411,7 +428,7 @@ class Run:
                 **asdict(nature(spec.target, spec.config)),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "steps": steps,
-                "ended_early": early.reason if early else None,
+                "ended_early": (early.reason if early else None) or stopped,
                 "pruned": early is not None and early.pruned,
                 "skipped_steps": guard.skipped,
                 "parent": ledger.parent,

@@ -31,10 +31,13 @@ from data.corpora import CORPORA
 from models.registry import model_class
 from scripts.cli.model_spec import model_spec, nearest
 from training.checkpoints.keep import Keep
+from training.loop import plugins
 from training.run_folder.folder import check_name, resume_target
 from training.run_folder.naming import default_name
 
 NO_HALF = "trainer.precision='16-mixed' needs a GPU; on a CPU use 'bf16-mixed'"
+SPLIT = ("fsdp", "deepspeed_3")
+"""Strategies with which no process has all weights."""
 NO_OFFLOAD = "trainer.offload=true: with fsdp on a CPU everything lies in its memory already"
 Checker = Callable[[Any], Iterator[str]]
 
@@ -99,6 +102,7 @@ def _train(config: TrainConf) -> Iterator[str]:
     if not counts.get(config.wandb.over, True):
         over = config.wandb.over
         yield f"wandb.over={over}: the rows have no {over} without {needed[over]}"
+    yield from _inside(config)
     if config.training.prune != "never" and not config.group:
         yield "training.prune=median compares the runs of a group: give group= too"
     yield from _processes(config)
@@ -116,6 +120,26 @@ def _train(config: TrainConf) -> Iterator[str]:
             folder = Path(config.runs_dir, *filter(None, [config.group]), run_name)
             if not (folder / "start.json").is_file():
                 yield str(error)
+
+
+def _inside(config: TrainConf) -> Iterator[str]:
+    """Whether what looks into a run, profile, samples, callbacks and loggers, can."""
+    training, trainer = config.training, config.trainer
+    if training.profile:
+        try:
+            first, last = plugins.window(training.profile)
+            if last > trainer.max_steps:
+                yield (
+                    f"training.profile={first}:{last}: the training ends at trainer.max_steps="
+                    f"{trainer.max_steps}"
+                )
+        except ValueError as error:
+            yield f"training.profile={error}"
+    if training.sample_every and (trainer.strategy in SPLIT or trainer.sequence_parallel):
+        split = "trainer.sequence_parallel" if trainer.sequence_parallel else trainer.strategy
+        yield f"training.sample_every needs a process with the whole model: not with {split}"
+    yield from plugins.problems("callbacks", config.callbacks)
+    yield from plugins.problems("loggers", config.loggers)
 
 
 def _keep(config: TrainConf) -> Iterator[str]:
@@ -195,6 +219,11 @@ def _trunk(config: TrainConf) -> Iterator[str]:
 @check("train", deep=True)
 def _train_deep(config: TrainConf) -> Iterator[str]:
     data, trainer = config.data, config.trainer
+    for key in ("callbacks", "loggers"):
+        try:
+            plugins.check(key, getattr(config, key))
+        except UserError as error:
+            yield str(error)
     yield from _device(trainer.accelerator)
     yield from _buildable(config.model, data.vocab_size, data.length, "data.length")
     if config.training.segment and not model_class(config.model["target"]).recurrent:

@@ -52,7 +52,9 @@ def misfit(trial: DictConfig, name: str, text: str) -> str | None:
         return f"{name}={text}: an integer must fit into 64 bits"
     if isinstance(old, bool) and not isinstance(value, bool):  # OmegaConf takes 7 for true
         return f"{name}={text}: {KINDS['bool']}"
-    if isinstance(value, list) and any(isinstance(element, (list, dict)) for element in value):
+    is_mixed = OmegaConf.is_list(old) and old._metadata.element_type is Any
+    nested = (list,) if is_mixed else (list, dict)  # of names, and mappings with arguments
+    if isinstance(value, list) and any(isinstance(element, nested) for element in value):
         return f"{name}={text}: expected a list of single values"
     if OmegaConf.is_dict(old) and not isinstance(value, dict):
         such = "".join(f", such as {name}.{key}" for key in itertools.islice(old, 1))

@@ -76,6 +76,10 @@ class Monitor(lightning.Callback):
             self._interrupted = False
 
     def on_save_checkpoint(self, *args: Any) -> None:
+        self.pause()
+
+    def pause(self) -> None:
+        """What has just been done is no training time."""
         self._interrupted = True
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.profilers import Profiler
 
 from conf.schema import TrainConf
 from training.distributed.local_processes import RankInfo
@@ -20,6 +21,7 @@ def build_trainer(
     loggers: Sequence[Logger],
     callbacks: list[lightning.Callback],
     plugins: list[Any],
+    profiler: Profiler | None = None,
 ) -> lightning.Trainer:
     """Lightning's Trainer with our own checkpoints, progress and endless single epoch."""
     accumulate = conf.trainer.accumulate_grad_batches
@@ -38,9 +40,11 @@ def build_trainer(
         limit_val_batches=1.0 if val_every else 0,
         check_val_every_n_epoch=None if val_every else 1,
         num_sanity_val_steps=0,
+        log_every_n_steps=conf.trainer.log_every_n_steps,  # of callbacks that log by themselves
         logger=loggers,
         callbacks=callbacks,
         plugins=plugins,
+        profiler=profiler,
         use_distributed_sampler=False,
         # Else Lightning would add a checkpoint callback of its own.
         enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),

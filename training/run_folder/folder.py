@@ -4,6 +4,7 @@ runs/[GROUP/]NAME/
     config.yaml      what was asked for
     checkpoints/     step-00000100.ckpt with its manifest, as many as are kept; best.json
     metrics.jsonl    every number that was logged
+    samples.jsonl    texts that the model wrote, with training.sample_every
     summary.json     written when the run has finished
     start.json       how it was begun, if by resume=never or from another checkpoint
     wandb/           the Weights & Biases id, and the records (with a group: in runs/GROUP/wandb/)

@@ -104,6 +104,10 @@ ELSEWHERE = {
     "trainer.offload": "needs a GPU",
     "trainer.enable_progress_bar": "shows: tests/training/loop/test_monitor.py",
     "training.prune": "needs a group: tests/training/loop/test_early_end.py",
+    "training.profile": "changes no bits: tests/training/loop/test_profile.py",
+    "training.sample_every": "changes no bits: tests/training/loop/test_samples.py",
+    "training.sample_prompt": "changes no bits: tests/training/loop/test_samples.py",
+    "training.sample_tokens": "changes no bits: tests/training/loop/test_samples.py",
     "training.on_nan": "needs a NaN: tests/training/loop/test_nan_guard.py",
 }
 """Keys that take no effect on a branch of one process on a CPU, or one that other tests show."""

@@ -1,0 +1,56 @@
+"""Texts written while training: what they are, and that they change nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models import load
+from models.decoding.generate import generate
+from tests.training.runs import run, run_conf, write_corpus
+from training.checkpoints.find import path_of, saved
+
+WRITES = {
+    "training__sample_every": 2,
+    "training__sample_prompt": "alpha ",
+    "training__sample_tokens": 12,
+    "checkpoint__keep": "last:4",
+    "checkpoint__every_n_train_steps": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def texts(path: Path) -> list[tuple[int, str]]:
+    rows: list[Any] = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(row["prompt"] == "alpha " for row in rows)
+    return [(row["step"], row["text"]) for row in rows]
+
+
+def test_samples_change_no_bits_and_resume(tmp_path: Path, corpus: Path) -> None:
+    plain, _ = run(run_conf(tmp_path / "plain", corpus))
+    summary, folder = run(run_conf(tmp_path / "writes", corpus, **WRITES))
+    assert summary["digest"] == plain["digest"]
+    assert summary["val_loss"] == plain["val_loss"]
+    written = texts(folder.path / "samples.jsonl")
+    assert [step for step, _ in written] == [2, 4, 6, 8]
+
+    # What was written is what the weights of that step write.
+    model = load(path_of(folder, 4), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(4)
+    tokens = generate(model, torch.tensor([*b"alpha "]), 12, 0.8, 50, generator)
+    assert bytes(token for token in tokens if token < 256).decode(errors="replace") == written[1][1]
+
+    # As if killed between steps 7 and 8.
+    folder.summary_path.unlink()
+    saved(folder)[-1].unlink()
+    again, _ = run(run_conf(tmp_path / "writes", corpus, **WRITES))
+    assert again["digest"] == plain["digest"]
+    assert texts(folder.path / "samples.jsonl") == written

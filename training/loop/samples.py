@@ -1,0 +1,95 @@
+"""Texts that a model writes while it trains, to see what it has learned."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from conf.schema import TrainConf
+from core.errors import UserError
+from core.files import write_text
+from core.parsing import Missing, read_lines
+from data.text import StreamDecoder, TextTokenizer
+from models.decoding.generate import generate
+
+log = logging.getLogger("crossover")
+
+TEMPERATURE, TOP_K = 0.8, 50  # those of scripts/generate.py
+
+
+class Sampler(lightning.Callback):
+    """Every `training.sample_every` optimizer steps, rank 0 continues `training.sample_prompt`.
+
+    Each text is a line of samples.jsonl, and goes to loggers that take texts. Its random numbers
+    are those of a generator of its own, from the run's seed and the step: training goes on with the
+    same bits as without, and a run that resumes writes the same texts.
+    """
+
+    def __init__(
+        self,
+        conf: TrainConf,
+        tokenizer: TextTokenizer,
+        path: Path,
+        pause: Callable[[], object],
+    ) -> None:
+        """`pause` stops the clock of the training. Raises `UserError` for a prompt that the
+        tokenizer cannot represent."""
+        self._conf, self._seed = conf.training, conf.seed
+        self._tokenizer, self._path, self._pause = tokenizer, path, pause
+        self._prompt = tokenizer.encode(conf.training.sample_prompt) or [tokenizer.end_of_text or 0]
+        self._last_step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Forget texts of later steps: they are written again."""
+        self._last_step = trainer.global_step
+        if not trainer.is_global_zero:
+            return
+        try:
+            rows = [line.value for line in read_lines(self._path) if line.value]
+        except Missing:
+            return
+        kept = [row for row in rows if row.get("step", 0) <= trainer.global_step]
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
+        step = trainer.global_step
+        if step == self._last_step:  # a micro-batch of an unfinished optimizer step
+            return
+        self._last_step = step
+        if step % self._conf.sample_every or not trainer.is_global_zero:
+            return
+        try:
+            text = self._text(pl_module.model, step)
+        except UserError as error:  # numbers that are not finite: what follows is the guard's
+            log.warning("no sample at step %d: %s", step, error)
+            return
+        finally:
+            self._pause()
+        row = {"step": step, "time": round(time.time(), 3), "text": text}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**row, "prompt": self._conf.sample_prompt}) + "\n")
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_text"):
+                whole = self._conf.sample_prompt + text
+                logger.log_text("samples", columns=["step", "text"], data=[[step, whole]])
+
+    def _text(self, model: Any, step: int) -> str:
+        device = next(model.parameters()).device
+        generator = torch.Generator(device).manual_seed((self._seed << 32) + step)
+        decoder = StreamDecoder(self._tokenizer, after=self._prompt)
+        prompt = torch.tensor(self._prompt, device=device)
+        model.eval()
+        try:
+            tokens = generate(
+                model, prompt, self._conf.sample_tokens, TEMPERATURE, TOP_K, generator
+            )
+            return "".join(map(decoder.push, tokens)) + decoder.flush()
+        finally:
+            model.train()
