@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from conf.schema import DataConf, OptimConf, TrainerConf, TrainingConf
+from conf.schema import COUNTED, DataConf, OptimConf, TrainerConf, TrainingConf
 from tests.training.runs import run, run_conf
 from tracking.jsonl import read_rows
 from training.checkpoints.find import read, saved
@@ -61,6 +61,7 @@ class Case(NamedTuple):
 CASES = [
     Case("optim.schedule", "constant", {*TRAINED, "rates"}),
     Case("optim.decay_steps", 2, {*TRAINED, "rates"}, {"optim.schedule": "wsd"}),
+    Case("optim.decay_share", 0.5, {*TRAINED, "rates"}, {"optim.schedule": "wsd"}),
     Case("optim.lr", 5e-4, {*TRAINED, "rates"}),
     Case("optim.final_lr", 5e-4, {*TRAINED, "rates"}),
     Case("optim.lr_width", 16, {*TRAINED, "rates"}),
@@ -103,6 +104,7 @@ ELSEWHERE = {
     "trainer.sequence_parallel": "several processes: tests/training/distributed/test_strategies.py",
     "trainer.offload": "needs a GPU",
     "trainer.enable_progress_bar": "shows: tests/training/loop/test_monitor.py",
+    **dict.fromkeys(COUNTED, "what rows say: tests/training/loop/test_expenses.py"),
     "training.prune": "needs a group: tests/training/loop/test_early_end.py",
     "training.profile": "changes no bits: tests/training/loop/test_profile.py",
     "training.sample_every": "changes no bits: tests/training/loop/test_samples.py",
