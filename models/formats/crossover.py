@@ -7,6 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
+
 from core.errors import UserError
 from core.files import damage, manifest_path
 from core.parsing import parse_json, plain
@@ -51,6 +54,30 @@ def read_checkpoint(path: Path, of: str = RAW) -> Weights:
     except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise UserError(f"{path} is not a Crossover checkpoint ({error!r:.200})") from None
     return Weights(spec, checked(path, tensors, shapes_of(spec)))
+
+
+def spec_of(path: Path) -> ModelSpec | None:
+    """What a file of ours says it holds, without its tensors being read: only their shapes are
+    compared with it. None if it is none of ours, or says nothing sound."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                spec = ModelSpec(**parse_json((file.metadata() or {})[KEY])["model"])
+                sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        else:
+            content = read_torch(path)
+            spec = ModelSpec(**plain(part(content, KEY, "identity", "model")))
+            sizes = {name: tensor.shape for name, tensor in content["state_dict"].items()}
+        tensors = {
+            name.removeprefix("model."): torch.empty(size, device="meta")
+            for name, size in sizes.items()
+        }
+        check_sizes(path, spec, tensors)
+        if any(tensors[name].shape != shape for name, shape in shapes_of(spec, path).items()):
+            return None
+    except Exception:  # a parser of arbitrary bytes may fail in any way; `read` says what is wrong
+        return None
+    return spec
 
 
 def part(content: Any, *keys: str) -> Any:

@@ -26,6 +26,7 @@ from models.formats import crossover, hugging_face, nanogpt, official, run_check
 from models.formats.crossover import RAW
 from models.formats.tensor_files import named_tensors, read_torch
 from models.formats.weights import Weights
+from models.registry import ModelSpec
 
 
 def load(
@@ -39,6 +40,16 @@ def load(
     Raises `UserError` if there is none, it is damaged, or of a kind that is not supported.
     """
     return read(path, part).model(device, dtype)
+
+
+def spec_of(path: Path) -> ModelSpec:
+    """The model at `path`, which a file of ours says without its tensors being read. Other formats
+    are read whole, because their tensors say it. Raises as `load`."""
+    file = path
+    if (path / run_checkpoints.FOLDER).is_dir() and (saved := run_checkpoints.saved(path)):
+        file = saved[-1]
+    spec = crossover.spec_of(file) if file.suffix in (".ckpt", ".safetensors") else None
+    return spec or read(path).spec
 
 
 def read(path: str | Path, part: str = RAW) -> Weights:

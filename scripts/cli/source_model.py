@@ -11,6 +11,7 @@ from conf.schema import FOLDER, TrainConf
 from core.errors import UserError
 from core.parsing import Missing, Unreadable, read_yaml
 from scripts.cli.arguments import parsed
+from training.run_folder.folder import find_place
 
 KEYS = ("init_from", "runs_dir")
 Model = tuple[str, str, dict[str, Any]]
@@ -48,14 +49,13 @@ def with_source_model(words: list[str]) -> tuple[list[str], list[str]]:
 
 def _spec(source: str, runs_dir: str) -> Model:
     """Class, size and sizes of the model in a file."""
-    from models.formats.load import read
+    from models.formats.load import spec_of
     from models.meta import build_meta
-    from training.checkpoints.weights_source import find_source
 
-    weights = read(find_source("from", source, runs_dir).weights)
-    config = {**vars(build_meta(weights.spec).config)}
+    spec = spec_of(find_place("from", source, runs_dir))
+    config = {**vars(build_meta(spec).config)}
     del config["vocab_size"]
-    return weights.spec.target, weights.spec.size, config
+    return spec.target, spec.size, config
 
 
 def _begun(words: list[str], runs_dir: str) -> Model | None:

@@ -80,6 +80,18 @@ def test_several_sources_must_be_of_one_model(files: dict[str, str]) -> None:
     assert not problems and "model=rwkv7" in words
 
 
+def test_the_model_of_a_file_of_ours_is_known_without_its_tensors(
+    files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = model_of(f"from={files['rwkv7']}")
+
+    def read(*args: Any) -> None:
+        raise AssertionError("read whole")
+
+    monkeypatch.setattr("models.formats.load.read", read)
+    assert model_of(f"from={files['rwkv7']}") == expected
+
+
 def test_no_such_source(tmp_path: Path) -> None:
     (problem,) = problems_of("train", ["from=nowhere", f"runs_dir={tmp_path}"])
     assert problem.startswith("from='nowhere': no such run")
