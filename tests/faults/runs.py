@@ -37,7 +37,6 @@ from tests.faults.trainings import (
 )
 from tests.faults.trial import Trial, fault, run
 from tests.faults.weights import Payload, shared_lists
-from training.checkpoints import callback
 
 KEPT = (14, 15, 18)  # steps of the checkpoints in a run that was stopped
 LAST = (14, 21, 24)  # in one that has finished
@@ -561,7 +560,7 @@ def other_file(field: Field, name: str, file: str) -> Spoil:
 
 def keep_all(conf: Any) -> None:
     """Train, and keep every checkpoint."""
-    callback.KEEP = 99
+    conf.checkpoint.keep = "last:99"
     train(conf, None)
 
 
