@@ -72,6 +72,7 @@ CASES = [
     Case("optim.weight_decay", 0.5, {*TRAINED, "weight decay"}),
     Case("optim.l2wrap", 0.1, TRAINED),
     Case("optim.z_loss", 0.1, TRAINED),
+    Case("optim.ema", 0.9, {"averages"}),
     Case("data.paths", [OTHER], DATA),
     Case("data.val_fraction", 0.3, DATA),
     Case("data.length", 16, {*DATA, "tokens"}),
@@ -205,7 +206,8 @@ def observed(summary: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
         "betas": group["betas"],
         "eps": group["eps"],
         "weight decay": group["weight_decay"],
-        "weights": digest(content),
+        "weights": digest({key: value for key, value in content.items() if key != "ema"}),
+        "averages": "ema" in content,
     }
 
 
