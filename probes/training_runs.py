@@ -100,8 +100,9 @@ class TrainingRun:
     def figure(self, key: str) -> float | None:
         """A finite number of the summary."""
         value = (self.summary or {}).get(key)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return value if is_number and math.isfinite(value) else None
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return None
+        return value if math.isfinite(value) else None
 
     @cached_property
     def _metrics(self) -> tuple[tuple[dict[str, Any], ...], str]:

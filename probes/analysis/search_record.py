@@ -45,9 +45,15 @@ def search_record(name: str) -> SearchRecord | None:
         content = read_object(FOLDER / "searches" / f"{name}.json")
     except Unreadable:
         return None
-    lists = {key: tuple(content.pop(key)) for key in ("seeds", "values")}
-    losses = {label: tuple(numbers) for label, numbers in content.pop("losses").items()}
-    return SearchRecord(name, **content, **lists, losses=losses)
+    texts = {key: str(content[key]) for key in ("command", "commit", "date", "size", "key")}
+    return SearchRecord(
+        name=name,
+        **texts,
+        steps=int(content["steps"]),
+        seeds=tuple(content["seeds"]),
+        values=tuple(content["values"]),
+        losses={label: tuple(numbers) for label, numbers in content["losses"].items()},
+    )
 
 
 def record_of(runs: Sequence[TrainingRun]) -> SearchRecord | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import comb
 from statistics import fmean
@@ -208,7 +208,8 @@ def decisive(run: TrainingRun) -> dict[str, Any]:
         is_house = any(key == one or key.startswith(f"{one}.") for one in HOUSEKEEPING)
         if is_house or key in ("seed", *CORPUS_KEYS, "model.config.vocab_size"):
             continue
-        if key.startswith("model.") and not key.startswith("model.config."):
+        is_model = key == "model" or key.startswith("model.")
+        if is_model and not key.startswith("model.config."):
             continue
         kept[key.replace("model.config.", "model.")] = value
     return kept
@@ -218,9 +219,14 @@ def _searched(
     every: Iterable[dict[str, Any]], of_arms: Sequence[Sequence[dict[str, Any]]]
 ) -> list[str]:
     """Keys that differ between settings: those of a model within an arm, others anywhere."""
-    anywhere = [key for key in varying(every) if not key.startswith("model.") and key != "run"]
-    within = [key for arm in of_arms for key in varying(arm) if key.startswith("model.")]
+    anywhere = [key for key in varying(_known(every)) if not key.startswith("model.")]
+    within = [key for arm in of_arms for key in varying(_known(arm)) if key.startswith("model.")]
     return [*anywhere, *dict.fromkeys(within)]
+
+
+def _known(configs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without those of trainings of which no configuration is known."""
+    return [config for config in configs if "run" not in config]
 
 
 def _settings(
@@ -233,13 +239,13 @@ def _settings(
     by_values: dict[str, list[TrainingRun]] = defaultdict(list)
     for run in members:
         by_values[json.dumps(configs[run.path], sort_keys=True, default=str)].append(run)
-    varied = varying(configs[run.path] for run in members)
+    varied = varying(_known(configs[run.path] for run in members))
     settings = []
     for runs in by_values.values():
         values = configs[runs[0].path]
         named = keys if len(keys) <= MOST_KEYS else [key for key in keys if key in varied]
         words = [f"{key.rpartition('.')[2]} {shown(values.get(key))}" for key in named]
-        many = len(words) > MOST_KEYS or "run" in varied
+        many = len(words) > MOST_KEYS or "run" in values
         name = " ".join([arm, *([runs[0].name] if many and len(by_values) > 1 else words)])
         counted = {
             (run.seed, run.path if run.seed is None else None): run
@@ -250,18 +256,14 @@ def _settings(
         losses = tuple(run.figure(field) or 0.0 for run in chosen)
         known = {key: values.get(key) for key in keys}
         settings.append(Setting(name, known, tuple(runs), chosen, losses))
-    # Names made of the last parts of keys may meet: then the run's name tells them apart.
-    settings.sort(key=lambda one: (one.name, one.runs[0].name))
+    # Names made of the last parts of keys, or of runs, may meet: then a number tells them apart.
+    settings.sort(key=lambda one: (one.name, str(one.runs[0].path)))
     unique = []
     for _, group in groupby(settings, key=lambda one: one.name):
         alike = list(group)
         unique += [
-            Setting(
-                f"{one.name} ({one.runs[0].name})", one.values, one.runs, one.counted, one.losses
-            )
-            if len(alike) > 1
-            else one
-            for one in alike
+            replace(one, name=f"{one.name} #{number}") if len(alike) > 1 else one
+            for number, one in enumerate(alike, 1)
         ]
     return tuple(unique)
 

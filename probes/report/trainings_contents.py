@@ -88,6 +88,8 @@ class Contents:
     paragraphs: tuple[str, ...]
     names: dict[str, str]
     """What stands on the chip of each curve, by its id."""
+    colours: dict[str, str]
+    """By the same ids, the arm or setting whose colour a curve has."""
     axes: dict[str, str]
     """Axes that the data have, and their labels."""
     bands: str
@@ -131,10 +133,13 @@ def contents(grid: Grid, price: Price | None) -> Contents:
         chart for key in grid.keys for text in texts if (chart := _key_chart(grid, key, text))
     ]
     names: dict[str, str] = {}
+    colours: dict[str, str] = {}
     for _, _, found, _ in drawn:
         names |= {_id(arm, curve): _name(arm, curve) for arm, curve in found}
-    names |= {arm.name: name(arm) for arm in grid.arms if any(
-        curve.arm == arm.name for chart in charts for curve in chart.curves)}  # fmt: skip
+        colours |= {_id(arm, curve): curve.setting.name for arm, curve in found}
+    by_arm = {curve.arm for chart in charts if chart.key for curve in chart.curves}
+    names |= {arm.name: name(arm) for arm in grid.arms if arm.name in by_arm}
+    colours |= {arm: arm for arm in by_arm}
     models = list(dict.fromkeys(name(arm) for arm in grid.arms))
     summaries = [run.summary or {} for run in grid.runs]
     rate = f"{price.text(price.per_hour)} an hour" if price else ""
@@ -153,6 +158,7 @@ def contents(grid: Grid, price: Price | None) -> Contents:
         warnings=tuple(trainings_text.warnings(grid)),
         paragraphs=tuple(trainings_text.paragraphs(grid)),
         names=names,
+        colours=colours,
         axes=labels,
         bands=BANDS if drawn else "No row of metrics with a loss was found, so there is no curve.",
         charts=tuple(charts),

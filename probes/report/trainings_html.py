@@ -18,7 +18,7 @@ def page(grid: Grid, contents: Contents) -> str:
     colours = shades(grid)
     arms = []
     for key, name in contents.names.items():
-        shade, recurrent = colours[key.partition(" · ")[0]]
+        shade, recurrent = colours[contents.colours[key]]
         arms.append({"label": key, "name": name, "recurrent": recurrent, "colour": shade})
     axes = [
         {"key": key, "label": label, "unit": AXES[key][1]} for key, label in contents.axes.items()

@@ -269,6 +269,20 @@ def test_one_training_and_summaries_alone(tmp_path: Path) -> None:
     assert page["bands"].startswith("No row of metrics")
 
 
+def test_trainings_of_one_name_and_odd_ones(tmp_path: Path) -> None:
+    odd = {"name": "a · b"}
+    for place in ("a", "b"):
+        folder = write_training(tmp_path / place, "rwkv4", 4.8, summary=odd)
+        (folder / "config.yaml").write_text("- 1\n" if place == "a" else "seed: [1]\nmodel: 3\n")
+    report = write(tmp_path / "out", tmp_path / "a", tmp_path / "b")
+    settings = record(report)["arms"][0]["settings"]
+    assert len({one["name"] for one in settings}) == 2
+    assert all(one["runs"] == ["a · b"] for one in settings)
+    assert record(report)["keys"] == []  # of a configuration that is not known nothing differs
+    shown = Shown((report.out / "index.html").read_text())
+    assert len(shown.data["arms"]) == len({arm["label"] for arm in shown.data["arms"]}) == 2
+
+
 # ---- in a browser --------------------------------------------------------------------------------
 
 
