@@ -717,8 +717,8 @@ class ConvertConf:
     target: str = key(MISSING, "file or, for hf, directory to write", verbatim=True, path=True)
     format: str = key(
         MISSING,
-        "official: RWKV's .pth; hf: Hugging Face directory; safetensors: one file",
-        choices=("official", "hf", "safetensors"),
+        "official: RWKV's .pth; hf: Hugging Face directory; safetensors: one file; gguf: llama.cpp",
+        choices=("official", "hf", "safetensors", "gguf"),
     )
     tokenizer: str | None = key(
         None,

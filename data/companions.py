@@ -23,6 +23,10 @@ from data.tokenizers import LibraryTokenizer, byte_symbols
 LONGEST = 200
 """Bytes of a token in the regular expression, which is nested as deep."""
 _CONFIG = "tokenizer_config.json"
+TURN = b"\n\n"
+"""What ends a turn of a conversation in RWKV World's texts."""
+NORMAL, CONTROL = 1, 3
+"""Kinds of tokens in GGUF."""
 _Trie = dict[str, Any]  # of further tries; "" ends a token
 
 
@@ -89,3 +93,45 @@ def _longest_match(node: Mapping[str, Any]) -> str:
     if len(ways) == 1 and "" not in node:
         return ways[0]
     return f"(?:{'|'.join(ways)})" + ("?" if "" in node else "")
+
+
+def llama_cpp_vocabulary(tokenizer: TextTokenizer) -> dict[str, Any]:
+    """The fields of `models.formats.gguf_file.Vocabulary`.
+
+    Raises `UserError` for a tokenizer that llama.cpp has no implementation of: it takes RWKV
+    World's vocabulary, and byte-level BPE that cuts a text as GPT-2 does.
+    """
+    if isinstance(tokenizer, WorldTokenizer):
+        names = [repr(token)[2:-1].encode() for token in tokenizer.tokens]
+        special = dict.fromkeys(("bos", "eos"), 0)
+        if TURN in tokenizer.tokens:
+            special["eot"] = tokenizer.tokens.index(TURN) + 1
+        kinds = [CONTROL, *(NORMAL for _ in names)]
+        return {"model": "rwkv", "tokens": [b"<s>", *names], "kinds": kinds, "special": special}
+    definition = json.loads(tokenizer.definition) if isinstance(tokenizer, LibraryTokenizer) else {}
+    model, separator = definition.get("model") or {}, definition.get("pre_tokenizer") or {}
+    byte_level = separator.get("type") == "ByteLevel" and not separator.get("add_prefix_space")
+    cuts_alike = separator.get("use_regex", True) or not model.get("merges")
+    if (
+        model.get("type") != "BPE"
+        or definition.get("normalizer")
+        or not (byte_level and cuts_alike)
+    ):
+        raise UserError(
+            "format=gguf holds RWKV World's vocabulary or a byte-level BPE as GPT-2's, and this "
+            "tokenizer is neither: convert a source without tokenizer, and keep it beside the file"
+        )
+    added = {token["id"]: token["content"] for token in definition["added_tokens"]}
+    ids = {i: token for token, i in model["vocab"].items()} | added
+    tokens = [ids.get(i, f"[PAD{i}]") for i in range(tokenizer.vocab_size)]
+    end = tokenizer.end_of_text
+    return {
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": [token.encode() for token in tokens],
+        "kinds": [CONTROL if i in added else NORMAL for i in range(len(tokens))],
+        "merges": [
+            merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]
+        ],
+        "special": {} if end is None else dict.fromkeys(("bos", "eos"), end),
+    }

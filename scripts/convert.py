@@ -12,8 +12,9 @@ from pathlib import Path
 from conf.schema import ConvertConf
 from core.errors import UserError
 from data import foreign
-from data.companions import hugging_face_files
+from data.companions import hugging_face_files, llama_cpp_vocabulary
 from data.tokenizers import check_fits
+from models.formats.gguf_file import Vocabulary
 from models.formats.load import read
 from models.formats.save import TOKENIZED, Beside, save
 from models.formats.weights import DTYPES, Weights, common_dtype
@@ -47,4 +48,6 @@ def tokenizer_of(conf: ConvertConf, source: Source, weights: Weights) -> Beside:
     if not conf.tokenizer:
         check_tokenizer(source, tokenizer)
     check_fits(tokenizer, weights.spec.config["vocab_size"], str(source.weights))
+    if conf.format == "gguf":
+        return Beside(vocabulary=Vocabulary(**llama_cpp_vocabulary(tokenizer)))
     return Beside(hugging_face_files(tokenizer), tokenizer.end_of_text)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from core.errors import UserError
 from core.files import replacing
 from core.writable import foresee, reason
-from models.formats import crossover, hugging_face, official
+from models.formats import crossover, gguf_file, hugging_face, official
 from models.formats.weights import Weights
 
 
@@ -23,6 +23,8 @@ class Beside:
     """The content of files in a directory, by name."""
     end_of_text: int | None = None
     """The id of the token that ends a text."""
+    vocabulary: gguf_file.Vocabulary | None = None
+    """The tokenizer for a GGUF file."""
 
 
 def _write_directory(weights: Weights, folder: Path, beside: Beside) -> None:
@@ -36,10 +38,12 @@ WRITERS: dict[str, Callable[[Weights, Path, Beside], None]] = {
     "official": lambda weights, path, _: official.write(weights, path),
     "hf": _write_directory,
     "safetensors": lambda weights, path, _: crossover.write(weights, path),
+    "gguf": lambda weights, path, beside: gguf_file.write(weights, path, beside.vocabulary),
 }
-TOKENIZED = ("hf",)
+TOKENIZED = ("hf", "gguf")
 """Formats that hold the tokenizer too."""
-SUFFIXES = {"official": ".pth", "safetensors": ".safetensors"}  # by which `read` knows them
+SUFFIXES = {"official": ".pth", "safetensors": ".safetensors", "gguf": ".gguf"}
+"""By which readers know them."""
 
 
 def check_target(target: Path, format: str, overwrite: bool) -> None:

@@ -88,7 +88,7 @@ IMPOSSIBLE: tuple[Line, ...] = (
     ("generate", "run=x", "tokenizer=nothing.json"),
     ("convert",),
     ("convert", "source=a", "target=a.pth", "format=safetensors"),
-    ("convert", "source=a", "target=a.pth", "format=gguf"),
+    ("convert", "source=a", "target=a.pth", "format=ggml"),
 )
 
 

@@ -13,7 +13,7 @@ import torch
 from core.errors import UserError
 from models.contract import Model
 from models.formats.load import load, read
-from models.formats.save import WRITERS, save
+from models.formats.save import save
 from models.formats.tensor_files import write_safetensors
 from models.formats.weights import Weights
 from tests.registered_models import NAMES, shaken, some_tokens, spec_of
@@ -38,7 +38,7 @@ def test_every_model_lives_in_one_safetensors_file(tmp_path: Path, name: str) ->
     torch.testing.assert_close(loaded(tokens)[0], expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("format", WRITERS)
+@pytest.mark.parametrize("format", TARGETS)
 def test_an_existing_target_stays_unless_it_may_be_replaced(tmp_path: Path, format: str) -> None:
     target = tmp_path / TARGETS[format]
     save(weights_of(), target, format)
@@ -53,7 +53,7 @@ def test_an_existing_target_stays_unless_it_may_be_replaced(tmp_path: Path, form
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
-@pytest.mark.parametrize("format", WRITERS)
+@pytest.mark.parametrize("format", TARGETS)
 def test_a_failure_leaves_the_old_target_and_nothing_else(tmp_path: Path, format: str) -> None:
     target = tmp_path / TARGETS[format]
     save(weights_of(), target, format)
