@@ -116,6 +116,18 @@ class DataConf:
     val_fraction: float = key(
         0.02, "fraction of the corpus held out for validation", low=0.0001, high=0.9
     )
+    batch_warmup: int = key(
+        0,
+        "first optimizer steps, over which batches grow from an eighth of batch_size; 0: none",
+        low=0,
+        high=STEPS,
+    )
+    length_warmup: int = key(
+        0,
+        "first optimizer steps, over which sequences grow from an eighth of length; 0: none",
+        low=0,
+        high=STEPS,
+    )
     workers: int = key(
         0, "number of loader processes; the order of batches stays the same", low=0, high=PROCESSES
     )
@@ -800,6 +812,7 @@ VERBS = {"runs": {"tree": "view=tree"}}
 SPELLING = {key: word for word, key in SPELLED.items()}
 ADDED = (
     "optim.name", "optim.schedule", "optim.decay_steps", "init_from", "take", "resize_vocab",
+    "data.batch_warmup", "data.length_warmup",
     "optim.decay_share", "optim.z_loss", "optim.ema", "trunk",
     "training.patience", "training.target_loss", "training.prune",
     "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from conf.schema import DataConf
 from core.errors import UserError
+from data.growth import Growth
 from data.store import Corpus
 
 _ROUNDS = 6  # of the Feistel network; 4 already look random (Luby and Rackoff 1988)
@@ -42,6 +43,8 @@ class BatchIndex:
     fingerprint: str
     """Fingerprint of the corpus."""
     seed: int
+    growth: Growth | None = None
+    """How many of its rows and tokens a batch really has, where they grow."""
 
     def __post_init__(self) -> None:
         if self.tokens < self.length + 1:
@@ -63,6 +66,8 @@ class BatchIndex:
     def order_hash(self, steps: int) -> str:
         """16 hex digits over the first `steps` batches: equal for equal tokens in equal order."""
         total = hashlib.sha256(f"{self.fingerprint} {self.length} {self.batch_size}".encode())
+        if self.growth is not None:
+            total.update(repr(self.growth).encode())
         rows = steps * self.batch_size
         for first in range(0, rows, 1 << 16):
             part = self._starts(np.arange(first, min(rows, first + (1 << 16))))
@@ -122,17 +127,26 @@ class Batches(Dataset[Tensor]):
     """
 
     def __init__(
-        self, corpus: Corpus, conf: DataConf, seed: int, rank: int = 0, world: int = 1
+        self,
+        corpus: Corpus,
+        conf: DataConf,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
     ) -> None:
         if conf.batch_size < 1 or conf.batch_size % world:
             raise UserError(
                 f"data.batch_size={conf.batch_size} cannot be shared by {world} processes evenly: "
                 f"choose a positive multiple of {world}"
             )
-        meta = corpus.meta
+        meta, growth = corpus.meta, Growth.of(conf, accumulate)
+        if growth is not None:
+            growth.check_shared(world)
         self.index = BatchIndex(
-            meta.train_tokens, conf.length, conf.batch_size, corpus.fingerprint, seed
+            meta.train_tokens, conf.length, conf.batch_size, corpus.fingerprint, seed, growth
         )
+        self._rank, self._world = rank, world
         rows = conf.batch_size // world
         self._share = slice(rank * rows, (rank + 1) * rows)
         self._watch = corpus.watch
@@ -142,8 +156,12 @@ class Batches(Dataset[Tensor]):
         self._tokens: np.memmap | None = None
 
     def __getitem__(self, step: int) -> Tensor:
-        starts = self.index.starts(step)[self._share]
-        window = np.arange(self.index.length + 1)
+        share, length = self._share, self.index.length
+        if self.index.growth is not None:
+            rows, length = self.index.growth.shape_of(step)
+            share = slice(self._rank * rows // self._world, (self._rank + 1) * rows // self._world)
+        starts = self.index.starts(step)[share]
+        window = np.arange(length + 1)
         self._watch.check()  # before reading, or a file cut short would end the process
         if self._tokens is None:  # each worker opens the file itself
             self._tokens = np.memmap(self._path, dtype=self._dtype, mode="r")
@@ -165,15 +183,16 @@ def train_loader(
     start_step: int,
     rank: int = 0,
     world: int = 1,
+    accumulate: int = 1,
 ) -> DataLoader:
     """The batches of steps `start_step`, `start_step + 1`, ..., without end: `[B / world, T + 1]`.
 
-    A step here is one forward and backward pass: with gradient accumulation, several make an
-    optimizer step. The sampler already knows the rank, so Lightning must not replace it
+    A step here is one forward and backward pass: with gradient accumulation, `accumulate` of them
+    make an optimizer step. The sampler already knows the rank, so Lightning must not replace it
     (`use_distributed_sampler=False`).
     """
     return DataLoader(
-        Batches(corpus, conf, seed, rank, world),
+        Batches(corpus, conf, seed, rank, world, accumulate),
         sampler=count(start_step),
         batch_size=None,
         num_workers=conf.workers,

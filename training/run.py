@@ -322,8 +322,8 @@ class Run:
         """Train this rank's share, from where `start` stands to the last step."""
         conf, folder = self.conf, self.folder
         # FLOPs of the forward passes of one optimizer step, over all ranks.
-        per_pass = build_meta(self.spec).flops(conf.data.batch_size, conf.data.length)
-        flops = int(conf.trainer.accumulate_grad_batches * per_pass)
+        meta, accumulate = build_meta(self.spec), conf.trainer.accumulate_grad_batches
+        flops = int(accumulate * meta.flops(conf.data.batch_size, conf.data.length))
         begun = Begun.read(folder)
         parent = begun.parent if begun else None
         ledger, content = (
@@ -331,7 +331,7 @@ class Run:
             start.content,
         )
         if content is not None:
-            count_batches(content, conf.trainer.accumulate_grad_batches)
+            count_batches(content, accumulate)
         lightning.seed_everything(conf.seed, verbose=False)
         model: Any = build(self.spec)
         if self.spec.config.get("dropout"):  # ranks read other rows, and drop other parts of them
@@ -354,7 +354,7 @@ class Run:
             folder, conf, self.identity, self.decided_by, signals, self.rank, content
         )
         model.gradient_checkpointing = conf.training.gradient_checkpointing
-        index = Batches(self.corpus, conf.data, conf.seed).index
+        index = Batches(self.corpus, conf.data, conf.seed, accumulate=accumulate).index
         guard = NanGuard(conf.training.on_nan, index, saver.last_good)
         mode = SequenceMode.of(conf, self.corpus.tokenizer)
         module = LanguageModel(model, conf.optim, conf.trainer.max_steps, mode, ledger)
@@ -363,6 +363,8 @@ class Run:
             self.corpus, conf.data, conf.seed, conf.training.val_windows, whole=split
         )
         monitor = Monitor(conf, self.corpus.meta.val_tokens_per_byte, ledger, flops)
+        if index.growth is not None:
+            monitor.grow(index.growth, meta.flops)
         monitor.throughput.all_seconds = before
         early = EarlyEnd.of(conf, folder.path)
         average = WeightAverage.of(conf.optim, model)
@@ -416,8 +418,9 @@ class Run:
         steps, ledger = trainer.global_step, monitor.ledger
         order_hash = None
         if ledger.order is not None:
-            index = Batches(corpus, conf.data, conf.seed).index
-            order_hash = index.order_hash(steps * conf.trainer.accumulate_grad_batches)
+            accumulate = conf.trainer.accumulate_grad_batches
+            index = Batches(corpus, conf.data, conf.seed, accumulate=accumulate).index
+            order_hash = index.order_hash(steps * accumulate)
         return self.folder.write_summary(
             {
                 "name": conf.name,

@@ -28,6 +28,7 @@ from conf.schema import (
 from core.errors import UserError
 from core.launcher import detect_launcher, processes_of
 from data.corpora import CORPORA
+from data.growth import Growth
 from models.registry import model_class
 from scripts.cli.model_spec import model_spec, nearest
 from training.checkpoints.keep import Keep
@@ -251,6 +252,11 @@ def _processes(config: TrainConf) -> Iterator[str]:
     except UserError as error:
         yield str(error)
         return
+    if (growth := Growth.of(config.data, 1)) and not trainer.sequence_parallel:
+        try:
+            growth.check_shared(world)
+        except UserError as error:
+            yield str(error)
     if trainer.sequence_parallel:
         yield from _spans(config, world)
     elif batch_size % world:
@@ -294,6 +300,8 @@ def _spans(config: TrainConf, world: int) -> Iterator[str]:
         yield f"{key} needs several processes: trainer.devices=2, or torchrun"
     if config.trainer.strategy not in ("auto", "ddp"):
         yield f"{key}: not with trainer.strategy={config.trainer.strategy!r}, choose ddp"
+    if config.data.length_warmup:
+        yield f"{key}: not with data.length_warmup, whose sequences cannot always be shared equally"
     if config.data.packing == "documents":
         yield f"{key}: data.packing=documents cannot be split, choose none"
     if 0 < segment < config.data.length and (config.data.length % segment or segment % world):

@@ -35,6 +35,7 @@ SINCE_FORMAT_1 = ("run", "ledger", "machine", "moments", "scales", "rows")
 DEEPEST = 20  # dicts and lists in each other; ours are 7 deep
 WEIGHTS = {"bf16-true": torch.bfloat16}  # what training in a precision keeps; all others: fp32
 ORDER = ("seed", "length", "batch_size", "accumulate")
+GROWING = ("batch_warmup", "length_warmup")  # may be there too
 TENSORS = ("state_dict", "optimizer_states", "random", ema.KEY)
 """Parts of a checkpoint, and of ours in it, that hold tensors; all others hold what JSON can."""
 
@@ -213,7 +214,8 @@ def _check_ledger(ledger: Any) -> None:
         value = ledger[key]
         _need(value is None or (type(value) is int and value >= 0), f"ledger.{key}")
     if ledger["order"] is not None:
-        _need_keys(ledger["order"], ORDER, "ledger.order")
+        _need(isinstance(ledger["order"], dict), "ledger.order")
+        _need_keys(dict.fromkeys(GROWING) | ledger["order"], (*ORDER, *GROWING), "ledger.order")
         _need(all(map(is_count, ledger["order"].values())), "ledger.order")
     _need(ledger["parent"] is None or is_parent(ledger["parent"]), "ledger.parent")
     changes = ledger["schedule_changes"]

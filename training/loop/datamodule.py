@@ -40,7 +40,8 @@ class Tokens(lightning.LightningDataModule):
         # Lightning restores global_step before it asks for the loader.
         start = self.trainer.global_step * self.trainer.accumulate_grad_batches
         rank, world = self._share()
-        return train_loader(self._corpus, self._conf, self._seed, start, rank=rank, world=world)
+        accumulate = self.trainer.accumulate_grad_batches
+        return train_loader(self._corpus, self._conf, self._seed, start, rank, world, accumulate)
 
     def val_dataloader(self) -> DataLoader:
         windows = ValidationWindows(self._corpus, self._conf, self._val_windows, *self._share())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import resource
 import sys
 import time
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from conf.schema import TrainConf
 from core.units import bits_per_byte, size_bytes
+from data.growth import Growth
 from models.contract import TRAINING_FACTOR
 from tracking.progress import time_left
 from tracking.throughput import Throughput
@@ -58,9 +60,20 @@ class Monitor(lightning.Callback):
         self._line = Line(str(conf.name)) if conf.trainer.enable_progress_bar else None
         self._since_line: list[Any] = []
         """Losses of the optimizer steps since the last line, still on the device."""
+        self._cost_of: Callable[[int], tuple[int, int]] | None = None
+        """Tokens and operations of a step counted from 0, where steps differ."""
         self._last_step = 0
         self._interrupted = False
         self.throughput = Throughput()
+
+    def grow(self, growth: Growth, flops: Callable[[int, int], int]) -> None:
+        """Count batches as large as they are; `flops` are those of so many rows and tokens."""
+
+        def cost_of(step: int) -> tuple[int, int]:
+            rows, length = growth.shape(step)
+            return growth.accumulate * rows * length, growth.accumulate * flops(rows, length)
+
+        self._cost_of = functools.cache(cost_of)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._last_step = trainer.global_step
@@ -90,8 +103,11 @@ class Monitor(lightning.Callback):
         module: LanguageModel = pl_module
         mean = torch.as_tensor(sum(module.losses)) / len(module.losses)
         self._since_line.append(mean)
-        self.throughput.step(self._tokens_per_step)
-        self.ledger.add(self._tokens_per_step, self._flops_per_step)
+        tokens, flops = self._tokens_per_step, self._flops_per_step
+        if self._cost_of is not None:
+            tokens, flops = self._cost_of(step - 1)
+        self.throughput.step(tokens)
+        self.ledger.add(tokens, flops)
         if step % self._log_every and step != trainer.max_steps:
             return
         # One small batch says little: people are shown the mean since the last line.
@@ -109,7 +125,8 @@ class Monitor(lightning.Callback):
             row["train/skipped_steps"] = skipped
         if (rate := self.throughput.tokens_per_second_now) is not None:
             row["train/tokens_per_second"] = rate
-            if self._expenses is not None:
+            # Operations per token are those of whole sequences.
+            if self._expenses is not None and tokens == self._tokens_per_step:
                 row |= self._expenses.use(rate)
         self._log(trainer, row, running)
         # For callbacks that monitor it; the loggers have their row.

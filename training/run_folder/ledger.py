@@ -113,11 +113,13 @@ class Ledger:
 
 def order_of(conf: TrainConf) -> dict[str, Any]:
     """What decides which tokens a step reads, besides the corpus."""
+    growing = {key: getattr(conf.data, key) for key in ("batch_warmup", "length_warmup")}
     return {
         "seed": conf.seed,
         "length": conf.data.length,
         "batch_size": conf.data.batch_size,
         "accumulate": conf.trainer.accumulate_grad_batches,
+        **{key: steps for key, steps in growing.items() if steps},
     }
 
 
