@@ -112,7 +112,7 @@ class JsonlLogger(Logger):
                         not problem
                         and line.value
                         and line.value["step"] <= step
-                        and self._rows < most
+                        and (line.value["step"] < step or self._rows < most)
                     ):
                         row = json.dumps(line.value).encode() + b"\n"
                         file.write(row)

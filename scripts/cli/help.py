@@ -39,7 +39,8 @@ def help_text(config_name: str) -> str:
         lines.append("choices (files in conf/)")
         for group in groups:
             names = ", ".join(path.stem for path in sorted(group.glob("*.yaml")))
-            lines.append(f"  {group.name}={names}")
+            choices = f"  {group.name}={names}"
+            lines += textwrap.wrap(choices, WIDTH, subsequent_indent=" " * (len(group.name) + 3))
         lines.append("")
     rows = list(_rows(node, defaults))
     width = max(len(name) for name, _, _ in rows)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from conf.schema import OptimConf
 
 KEY = "ema"
-"""Of a checkpoint: the averages under the names of `state_dict`."""
+"""Key of a checkpoint: the averages under the names of `state_dict`."""
 
 
 def kept_share(decay: float, step: int) -> float:
