@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probes.analysis.scaling_study import Study, study, swept
+from probes.analysis.scaling_study import Study, spending, study, swept
 from probes.report import scaling_text
 from tests.probes.trainings import BUDGETS, SIZES, grid, loss, training
 
@@ -133,3 +133,18 @@ def test_where_the_rwkv_loses_comes_first() -> None:
     assert found is not None
     text = scaling_text.comparison(found.comparisons[0])
     assert 0 <= text.find("worse") < text.find("better")
+
+
+def test_a_study_that_shares_no_steps_says_nothing_of_it() -> None:
+    runs = grid("rwkv7", 1.0)
+    assert spending(runs) is None
+    branch = {"path": "runs/a/trunk/checkpoints/step-00000009.ckpt", "step": 9}
+    shared = [{**one, "parent": branch, "own_forward_flops": one["forward_flops"] // 4}
+              for one in runs]  # fmt: skip
+    spent = spending(shared)  # of the trunk only the longest part that was taken over is known
+    assert spent is not None
+    whole, most = sum(one["forward_flops"] for one in runs), shared[-1]["forward_flops"]
+    assert spent.computed == pytest.approx(3 * (whole / 4 + 3 * most / 4))
+    assert f"{spent.saving:.1f} times less" in scaling_text.shared(spent)
+    del shared[0]["own_forward_flops"]
+    assert spending(shared) is None
