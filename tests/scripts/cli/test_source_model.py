@@ -16,6 +16,10 @@ from scripts.cli.check import examine, problems_of, read
 from scripts.cli.source_model import with_source_model
 from tests.registered_models import spec_of
 
+OPTIONS: dict[str, Any] = {
+    "window": 8, "rope_base": 5e5, "rope_factor": 8.0, "head_size": 16, "qkv_bias": True,
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
@@ -23,7 +27,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("weights")
     specs = {
         "rwkv7": spec_of("rwkv7"),
-        "transformer": spec_of("transformer", window=8, rope_base=5e5),
+        "transformer": spec_of("transformer", **OPTIONS),
     }
     paths = {}
     for name, spec in specs.items():
@@ -50,7 +54,7 @@ def model_of(*words: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["rwkv7", "transformer"])
 def test_the_composed_model_is_that_of_the_file(files: dict[str, str], name: str) -> None:
-    spec: Any = spec_of(name, **({"window": 8, "rope_base": 5e5} if name == "transformer" else {}))
+    spec: Any = spec_of(name, **(OPTIONS if name == "transformer" else {}))
     composed = model_of(f"from={files[name]}")
     assert composed.pop("name") == name
     for field, value in spec.config.items():
