@@ -603,7 +603,9 @@ class PlanConf:
 class ReportConf:
     """Turn probe rows and finished trainings into one page, figures and tables."""
 
-    runs: list[str] = key(MISSING, "run or group folders", path=True)
+    runs: list[str] = key(
+        MISSING, "folders of runs or groups, or their names below runs/", path=True
+    )
     out: str | None = key(
         None, "folder to write; default: report/ inside the first of them", path=True
     )

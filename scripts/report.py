@@ -17,6 +17,7 @@ from probes.analysis.costs import Price
 from probes.report import figures, scaling_figure, trainings_files
 from probes.report.rows_csv import COLUMNS, flat
 from probes.report.write import Report, print_table, write_report
+from scripts.cli.path_checks import group_place
 from tracking.wandb_run import Tracker
 
 CROSSOVER_COLUMNS = (
@@ -35,7 +36,7 @@ SLOPE_COLUMNS = ("model", "measure", "value", "low", "high", "from", "to", "line
 
 def main(conf: ReportConf) -> None:
     """Write the report, print its table, and add it to the sweep's wandb group."""
-    runs = [Path(run) for run in conf.runs]
+    runs = [group_place(run) for run in conf.runs]
     out = Path(conf.out) if conf.out else runs[0] / "report"
     price = None
     if conf.price_per_hour is not None:

@@ -45,8 +45,14 @@ def place_problems(confs: Iterable[Any]) -> list[str]:
                 problems += [
                     f"{run}: no such folder; runs= takes run or group folders"
                     for run in conf.runs
-                    if not Path(run).is_dir()
+                    if not group_place(run).is_dir()
                 ]
         except UserError as error:
             problems.append(str(error))
     return list(dict.fromkeys(problems))
+
+
+def group_place(word: str) -> Path:
+    """What `runs=` of a report names: the folder of that path, or else that below `runs/`."""
+    path, named = Path(word), Path(TrainConf().runs_dir, word)
+    return named if not path.exists() and named.is_dir() else path

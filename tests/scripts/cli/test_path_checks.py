@@ -9,7 +9,7 @@ import pytest
 
 from conf.schema import DataConf, GenerateConf, ProbeConf, ReportConf, TrainConf
 from core.errors import UserError
-from scripts.cli.path_checks import place_problems
+from scripts.cli.path_checks import group_place, place_problems
 from tests.scripts.commands import run_script
 from training.run_folder.folder import resume_target
 
@@ -42,6 +42,15 @@ def test_folders_are_looked_for(tmp_path: Path) -> None:
     for conf, folder in ((training("/dev/null"), "a"), (probe, "probe")):
         (problem,) = place_problems([conf])
         assert problem.startswith(f"/dev/null/{folder} cannot be written (Not a directory")
+
+
+def test_a_report_takes_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "second").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert place_problems([ReportConf(runs=["first", "second", "runs/first"])]) == []
+    assert [str(group_place(word)) for word in ("first", "second")] == ["runs/first", "second"]
+    assert len(place_problems([ReportConf(runs=["third"])])) == 1
 
 
 def test_a_finished_run_has_nothing_to_look_for(tmp_path: Path) -> None:
