@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -28,6 +29,7 @@ from scripts.cli import arguments as words_of
 from scripts.cli import study
 from scripts.cli.arguments import expanded, quoted
 from scripts.cli.collisions import collision_problems
+from scripts.cli.config_folder import folder_problems, folders, search_words
 from scripts.cli.cross_checks import (
     combination_problems,
     deep_combination_problems,
@@ -104,6 +106,9 @@ def read(config_name: str, argv: list[str]) -> Line:
     )
     given = [word.partition("=")[0] for word in line.words]
     idle = {f"{group}=null" for group in nulls if given.count(group) == 1}
+    # `+GROUP=NAME`, as Hydra's users write where a group has no default.
+    added = {f"+{group}" for group in nulls}
+    line.words = [word[1:] if word.partition("=")[0] in added else word for word in line.words]
     line.words = [word for word in line.words if word not in idle]
     if config_name == "train" and any(word.startswith("init_from=") for word in line.words):
         line.words, problems = with_source_model(line.words)
@@ -111,6 +116,8 @@ def read(config_name: str, argv: list[str]) -> Line:
     if issubclass(schema.SCRIPTS[config_name], schema.ProbeConf):
         line.problems = line.problems or word_problems(line.words)
     line.problems = line.problems or excess(config_name, line.words)
+    if line.config_dir is not None:
+        line.problems = line.problems or folder_problems(line.config_dir)
     return line
 
 
@@ -118,7 +125,7 @@ def examine(config_name: str, line: Line) -> Examined:
     """Check everything about a line that takes less than a second."""
     words = quoted(config_name, line.words, line.multirun)
     if line.multirun:
-        words = [*_recipe_sweep(words), *words]
+        words = [*_recipe_sweep(words, line.config_dir), *words]
     examined = Examined([], [], [], [])
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         overrides, problems = _parse(config_name, words, line.multirun)
@@ -126,7 +133,7 @@ def examine(config_name: str, line: Line) -> Examined:
         keys = [override for override in overrides if not _is_group(override)]
         choices = [_values(override) for override in groups]
         for override, values in zip(groups, choices, strict=True):
-            problems += _group_problems(config_name, override, values)
+            problems += _group_problems(config_name, override, values, line.config_dir)
         if problems:  # without its groups the rest of the line is judged on the default ones
             choices, groups = [], []
         bases: dict[tuple[str, ...], tuple[DictConfig, list[Override]]] = {}
@@ -137,7 +144,8 @@ def examine(config_name: str, line: Line) -> Examined:
             ]
             if combination not in bases:
                 try:
-                    base = compose(config_name, overrides=selected)
+                    search = search_words(line.config_dir)
+                    base = compose(config_name, overrides=[*search, *selected])
                 except Exception as error:
                     problems.append(unmade(error))
                     break
@@ -232,6 +240,7 @@ def show(config_name: str, line: Line, examined: Examined) -> int:
         if kind != "job":
             with initialize_config_dir(str(FOLDER), version_base="1.3"):
                 plain = [word for word in job_words.split(" ") if word] if line.multirun else words
+                plain = [*search_words(line.config_dir), *plain]
                 config = compose(config_name, overrides=plain, return_hydra_config=True)
                 if kind == "hydra":
                     config = OmegaConf.masked_copy(config, ["hydra"])
@@ -312,14 +321,15 @@ def _unreadable(word: str, reason: str) -> str:
     )
 
 
-def _recipe_sweep(words: list[str]) -> list[str]:
+def _recipe_sweep(words: list[str], config_dir: Path | None) -> list[str]:
     """What an experiment sweeps by itself (`hydra.sweeper.params`), as words of a command line.
 
     Keys that the line gives are the line's, as in Hydra.
     """
     given = dict(word.split("=", 1) for word in words if "=" in word)
-    path = FOLDER / "experiment" / f"{given.get('experiment')}.yaml"
-    recipe = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    name = f"experiment/{given.get('experiment')}.yaml"
+    paths = [folder / name for folder in folders(config_dir) if (folder / name).is_file()]
+    recipe = OmegaConf.load(paths[0]) if paths else OmegaConf.create()
     params = OmegaConf.select(recipe, "hydra.sweeper.params") or {}
     return [f"{name}={values}" for name, values in params.items() if name not in given]
 
@@ -335,9 +345,15 @@ def _values(override: Override) -> list[str]:
     return [override.get_value_element_as_str()]
 
 
-def _group_problems(config_name: str, override: Override, values: list[str]) -> Iterator[str]:
+def _group_problems(
+    config_name: str, override: Override, values: list[str], config_dir: Path | None
+) -> Iterator[str]:
     group = override.key_or_group
-    members = [path.stem for path in sorted((FOLDER / group).glob("*.yaml"))]
+    members = [
+        path.stem
+        for folder in folders(config_dir)
+        for path in sorted((folder / group).glob("*.yaml"))
+    ]
     text = (FOLDER / f"{config_name}.yaml").read_text()
     if not re.search(rf"^\s+- {group}:", text, re.MULTILINE):
         yield f"{group}= has no meaning for {config_name}.py"

@@ -9,8 +9,10 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from scripts.cli.arguments import expanded
-from training.run_folder.naming import default_name
+from training.run_folder.naming import PLACES, default_name
 
+PLACING = ("name", "group", "runs_dir", "resume")
+"""Keys that say which run it is, or where it lies."""
 TOGETHER = ("probe", "repeatability", "busy", "torture", "demo")  # their jobs are one sweep
 
 
@@ -35,6 +37,11 @@ def collision_problems(
     if shared is None:
         return []
     named = [override for override in overrides if override.key_or_group == "name"]
+    if not named and (idle := [key for key in swept if is_idle(key)]):
+        return [
+            f"{idle[0]}= decides nothing about what a run ends in, so its runs would be the same: "
+            "give it one value"
+        ]
     if named:
         return [
             f"name={named[0].value()} would name every run of {', '.join(swept)}; "
@@ -44,6 +51,12 @@ def collision_problems(
         f"{jobs[shared]} jobs would have the folder {shared}: give them names that tell them "
         f"apart, as in 'name=a-${{{swept[-1] if swept else 'seed'}}}'"
     ]
+
+
+def is_idle(key: str) -> bool:
+    """Whether runs that differ in nothing but this key end in the same bits."""
+    places = (place for place in PLACES if place not in (*PLACING, "seed", "model"))
+    return any(key == place or key.startswith(f"{place}.") for place in places)
 
 
 def folder_of(conf: Any) -> str:

@@ -34,6 +34,11 @@ def help_text(config_name: str) -> str:
         "",
     ]
     text = (FOLDER / f"{config_name}.yaml").read_text()
+    if "- " in text:
+        lines[-1:] = [
+            "       --config-dir FOLDER adds choices of yours, as FOLDER/experiment/mine.yaml",
+            "",
+        ]
     groups = [path for path in sorted(FOLDER.iterdir()) if f"- {path.name}:" in text]
     if groups:
         lines.append("choices (files in conf/)")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
+SHELLS = ("bash", "zsh", "fish")
 # Flags, their other name, and the values of those that take one (the first is the default).
 FLAGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "--multirun": ("-m", ()),
@@ -13,7 +15,12 @@ FLAGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "--resolve": ("", ()),
     "--cfg": ("-c", ("job", "hydra", "all")),
     "--info": ("-i", ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),
+    "--shell-completion": (
+        "-sc",
+        tuple(f"{what}={shell}" for what in ("install", "uninstall", "query") for shell in SHELLS),
+    ),
 }
+CONFIG_DIR = ("--config-dir", "-cd")
 HYDRA = re.compile(r"hydra(/launcher=\w+|\.(verbose|launcher\.[a-z]\w*|sweeper\.max_\w+)=[^{$]*)")
 
 
@@ -24,6 +31,8 @@ class Line:
     words: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     """In their long form; `--cfg=job`."""
+    config_dir: Path | None = None
+    """A folder with further choices."""
     problems: list[str] = field(default_factory=list)
 
     def asks(self, flag: str) -> str:
@@ -47,6 +56,13 @@ def parse(argv: list[str]) -> Line:
             line.words.append(word)
             continue
         given, _, value = word.partition("=")
+        if given in CONFIG_DIR:
+            value = value or (rest.pop(0) if rest else "")
+            if not value or line.config_dir is not None:
+                line.problems.append(f"{given} takes one folder: {given} my_conf")
+                continue
+            line.config_dir = Path(value).expanduser()
+            continue
         name = next((long for long, (short, _) in FLAGS.items() if given in (long, short)), None)
         values = FLAGS[name][1] if name else ()
         if name is None or ("=" in word and not values):
@@ -55,7 +71,8 @@ def parse(argv: list[str]) -> Line:
             )
             continue
         if values and "=" not in word:
-            value = rest.pop(0) if rest and rest[0] in values else values[0]
+            has_value = bool(rest) and (rest[0] in values or name == "--shell-completion")
+            value = rest.pop(0) if has_value else values[0]
         if values and value not in values:
             line.problems.append(f"{word!r}: write {name} with one of {', '.join(values)}")
             continue
@@ -71,4 +88,9 @@ def hydra_problem(word: str) -> list[str]:
     """What is wrong with an override of a key of Hydra's."""
     if HYDRA.fullmatch(word):
         return []
+    if word.startswith("hydra/sweeper="):
+        return [
+            f"{word!r}: no such sweeper is installed here; hydra/sweeper=optuna searches "
+            "(pip install -e '.[sweeps]'), and without the word a grid is run"
+        ]
     return [f"{word!r}: of Hydra's own keys only its launcher's can be set"]

@@ -32,6 +32,7 @@ from scripts.cli.check import (
     read,
     show,
 )
+from scripts.cli.config_folder import search_words
 from scripts.cli.console import CRASHED, REFUSED, print_error, setup_logging
 from scripts.cli.help import help_text
 from scripts.cli.hydra_flags import Line
@@ -60,6 +61,8 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
     setup_logging()
     schema.register()
     line = read(config_name, argv)
+    if line.asks("--shell-completion") and not line.problems:
+        return complete(config_name, line.asks("--shell-completion").partition("=")[2])
     if line.asks("--help"):
         print(help_text(config_name))
         return 0
@@ -141,6 +144,20 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
     return REFUSED if refused else CRASHED
 
 
+def complete(config_name: str, what: str) -> int:
+    """Hydra's own completion of words in a shell, as `install=bash`; the exit status."""
+    before = sys.argv
+    sys.argv = [before[0], "--shell-completion", what]
+    try:
+        with unreported():
+            hydra.main(version_base="1.3", config_path=str(schema.FOLDER), config_name=config_name)(
+                lambda config: None
+            )()
+    finally:
+        sys.argv = before
+    return 0
+
+
 def run_study(config_name: str, task: str, line: Line) -> int:
     """Search with Optuna, as `scripts.cli.study` says; the exit status."""
     if config_name != "train":
@@ -155,8 +172,9 @@ def run_study(config_name: str, task: str, line: Line) -> int:
     terminal.expect_interrupts()
 
     def conf_of(words: list[str]) -> Any:
-        examined = examine(config_name, Line(words))
-        if problems := job_problems(config_name, Line(words), examined):
+        trial = Line(words, config_dir=line.config_dir)
+        examined = examine(config_name, trial)
+        if problems := job_problems(config_name, trial, examined):
             raise UserError("; ".join(map(one_line, problems)))
         return expanded(OmegaConf.to_object(examined.configs[0]))
 
@@ -210,6 +228,7 @@ def compose_jobs(config_name: str, line: Line, job: Any) -> None:
             before[0],
             *line.flags,
             *words,
+            *search_words(line.config_dir),
             *PLAIN_HYDRA,
             *batches,
             f"hydra.sweep.dir='{place}'",

@@ -34,6 +34,7 @@ from core.files import write_text
 from core.parsing import Missing, Unreadable, read_object
 from core.stop_signals import STOPPED, Preempted, Signals, requeue
 from scripts.cli.arguments import parsed
+from scripts.cli.collisions import PLACING, is_idle
 from scripts.cli.hydra_flags import Line
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import owned
@@ -188,6 +189,10 @@ def begin(line: Line) -> tuple[Study, int, list[Line]]:
                 f"{word!r} cannot be read: write key=value, key=a,b or key=interval(LOW,HIGH)"
             )
         elif override.is_sweep_override():
+            if is_idle(key) or key in PLACING:
+                raise UserError(
+                    f"{word!r}: {key} decides nothing about what a trial ends in: give it one value"
+                )
             space[key] = text
         else:
             fixed.append(word)
@@ -211,7 +216,11 @@ def begin(line: Line) -> tuple[Study, int, list[Line]]:
         for choice in getattr(drawn, "choices", ())[1:]
     ]
     lines = [
-        Line([*fixed, *(f"{key}={value}" for key, value in words.items())]) for words in possible
+        Line(
+            [*fixed, *(f"{key}={value}" for key, value in words.items())],
+            config_dir=line.config_dir,
+        )
+        for words in possible
     ]
     return study, trials, lines
 

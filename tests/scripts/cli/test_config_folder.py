@@ -1,0 +1,104 @@
+"""`--config-dir`: choices of a user's, and what of them is refused; completion in a shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scripts.cli.check import problems_of
+from scripts.cli.config_folder import folder_problems
+from tests.scripts.commands import ROOT, run_script
+
+Capture = pytest.CaptureFixture[str]
+MINE = """# @package _global_
+defaults:
+  - override /model: wide
+hydra: {sweeper: {params: {optim.lr: "1e-3,2e-3"}}}
+name: mine-${optim.lr}
+data: {length: 64}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An experiment and a model of its own."""
+    place = tmp_path / "it's mine"
+    for group in ("experiment", "model"):
+        (place / group).mkdir(parents=True)
+    (place / "experiment" / "mine.yaml").write_text(MINE)
+    ours = (ROOT / "conf" / "model" / "rwkv4.yaml").read_text()
+    (place / "model" / "wide.yaml").write_text(ours.replace("name: rwkv4", "name: wide"))
+    return place
+
+
+def test_an_experiment_and_a_model_of_the_users(capfd: Capture, folder: Path) -> None:
+    for words in (["+experiment=mine", "--config-dir", str(folder)],
+                  [f"--config-dir={folder}", "experiment=mine"]):  # fmt: skip
+        done = run_script(capfd, "train", *words, "--cfg", "job")
+        assert done.status == 0, done.err
+        assert "name: wide" in done.out and "length: 64" in done.out
+    sweep = run_script(capfd, "train", "-cd", str(folder), "-m", "+experiment=mine", "--cfg", "job")
+    assert "optim.lr=0.001\n" in sweep.out and "optim.lr=0.002\n" in sweep.out
+    assert problems_of("train", ["+experiment=demo"]) == []
+    (problem,) = problems_of("train", ["-cd", str(folder), "+experiment=mime"])
+    assert "did you mean 'mine'" in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hydra: {callbacks: {x: 1}}", "only hydra.sweeper.params"),
+        ("defaults: [{override hydra/launcher: mine}]", "for the command line"),
+        ("# @package hydra.callbacks.x\na: 1", "only _global_"),
+        ("optim: {_target_: os.system}", "could name code"),
+        ("model: {target: os.system}", "only classes inside models/"),
+        ("callbacks: [{name: evil.py:Class}]", "on the command line alone"),
+        ("name: ${oc.env:HOME}", "is no key"),
+        ("a: !!python/object/apply:os.system [x]", "no YAML"),
+        ("a: [", "no YAML"),
+        ("- a", "no keys with values"),
+    ],
+)
+def test_what_could_reach_code_or_the_environment_is_refused(
+    folder: Path, text: str, message: str
+) -> None:
+    assert folder_problems(folder) == []
+    path = folder / "experiment" / "other.yaml"
+    path.write_text(text)
+    problems = problems_of("train", ["--config-dir", str(folder), "experiment=mine"])
+    assert problems and all(problem.startswith(str(path)) for problem in problems)
+    assert any(message in problem for problem in problems)
+
+
+def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
+    for words in (["--config-dir", f"{tmp_path}/none"], ["--config-dir"], ["-cd", str(tmp_path)]):
+        (problem,) = problems_of("train", words)
+        assert "--config-dir" in problem
+
+
+def test_a_shell_completes_keys_and_choices(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = run_script(capfd, "train", "-sc", "install=bash")
+    assert installed.status == 0 and "hydra_bash_completion()" in installed.out
+    for typed, expected in (("optim.l", "optim.lr="), ("model=rwk", "model=rwkv7")):
+        monkeypatch.setenv("COMP_LINE", f"python scripts/train.py {typed}")
+        done = run_script(capfd, "train", "-sc", "query=bash")
+        assert done.status == 0 and expected in done.out.split()
+    assert run_script(capfd, "train", "-sc", "install=cmd").status == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-m", "trainer.log_every_n_steps=5,10"], "give it one value"),
+        (["-m", "wandb.mode=offline,disabled"], "give it one value"),
+        (["-m", "group=s", "hydra/sweeper=optuna", "checkpoint.best=true,false"], "give it one"),
+        (["-m", "group=s", "hydra/sweeper=optuna", "runs_dir=a,b"], "give it one value"),
+        (["-m", "hydra/sweeper=nevergrad", "optim.lr=1e-3,2e-3"], "no such sweeper is installed"),
+    ],
+)
+def test_sweeps_that_cannot_be_are_one_message(words: list[str], message: str) -> None:
+    (problem,) = problems_of("train", words)
+    assert message in problem
