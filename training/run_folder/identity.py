@@ -73,8 +73,8 @@ def deciding(described: dict[str, Any]) -> dict[str, Any]:
 WITHOUT_EFFECT = (
     "trainer.log_every_n_steps", "trainer.enable_progress_bar", "checkpoint.", "wandb.",
     "data.workers", "data.cache_dir", "data.verify", "data.markup", "data.paths", "objective",
-    "resume", "runs_dir", "init_from", "take", "resize_vocab", "model.",
-    *COUNTED,
+    "resume", "runs_dir", "init_from", "take", "resize_vocab", "trunk", "model.", "loggers",
+    "training.profile", "training.sample_", *COUNTED,
 )  # fmt: skip
 
 

@@ -77,6 +77,8 @@ CASES = [
     Case("data.val_fraction", 0.3, DATA),
     Case("data.length", 16, {*DATA, "tokens"}),
     Case("data.batch_size", 4, {*DATA, "tokens"}),
+    Case("data.batch_warmup", 8, {*DATA, "tokens"}),
+    Case("data.length_warmup", 8, {*DATA, "tokens"}),
     Case("data.packing", "documents", {*TRAINED, "first loss", "forward passes"}),
     Case("data.verify", True, set()),
     Case("trainer.max_steps", 5, {*TRAINED, "steps", "tokens", "rates", "rows", "forward passes"}),
