@@ -37,17 +37,25 @@ def register(name: str) -> Callable[[Reader], Reader]:
     return add
 
 
+def documents(conf: DataConf) -> Iterable[Document]:
+    """The documents of the corpus named by `conf.corpus`, not read yet.
+
+    Raises `UserError` if the name is unknown, or nothing is named.
+    """
+    if conf.corpus not in CORPORA:
+        raise UserError(
+            f"data.corpus={conf.corpus!r}: no such corpus; choose one of {', '.join(CORPORA)}"
+        )
+    return CORPORA[conf.corpus](conf)
+
+
 def load(conf: DataConf) -> Split:
     """Read and split the corpus named by `conf.corpus`.
 
     Raises `UserError` if the name is unknown, the files cannot be used, or there is not enough text
     to have both a training and a validation part.
     """
-    if conf.corpus not in CORPORA:
-        raise UserError(
-            f"data.corpus={conf.corpus!r}: no such corpus; choose one of {', '.join(CORPORA)}"
-        )
-    return split(CORPORA[conf.corpus](conf), conf.val_fraction)
+    return split(documents(conf), conf.val_fraction)
 
 
 _NOT_LIBRARY = {  # installed packages, byte code, and folders of tests and demonstrations
@@ -93,6 +101,11 @@ class TextFiles:
         self._conf, self._sources = conf, Sources()
         expanded = {path for pattern in conf.paths for path in self._sources.expand(pattern)}
         self._paths = sorted(expanded)
+
+    @property
+    def files(self) -> list[Path]:
+        """The file of each document; none if something is wrong with the paths."""
+        return [] if self._sources.problems else self._paths
 
     def __iter__(self) -> Iterator[Document]:
         if self._paths:

@@ -28,8 +28,10 @@ from core.atomic_folders import make_folder
 from core.errors import UserError
 from data import corpora, recipes, tokenizers
 from data.documents import SIDES, Split
+from data.documents import split as split_in_two
 from data.file_change_guard import FileChangeGuard
 from data.foreign import Foreign
+from data.known_files import KnownFiles, Outline
 from data.manifest import TOKENS, Blocks, Unfit, open_sealed
 from data.meta import FORMAT, META, TOKENIZER, Meta, token_dtype
 from data.preparation import fill, say
@@ -88,21 +90,21 @@ def prepare(conf: DataConf) -> Corpus:
     Any number of processes may call this at once. Raises `UserError` for a corpus or tokenizer that
     cannot be used, for text the tokenizer cannot represent, and for `conf.length` too long.
     """
-    split = corpora.load(conf)
+    documents = corpora.documents(conf)
+    known = KnownFiles.of(conf, documents)
+    outline = known.find() if known is not None and not conf.verify else None
     with ExitStack() as stack:
         file = recipes.foreign(conf)
         if file is not None:
             stack.enter_context(file)
-        corpus = None
-        for recipe in recipes.possible(conf, file):
-            folder, fingerprint = _place(conf, split, recipe)
-            try:
-                corpus = open_folder(folder, fingerprint, split, whole=conf.verify)
-                break
-            except Unfit as problem:
-                if os.path.lexists(folder):
-                    say(f"prepared corpus {folder} is damaged ({problem}): making it again")
-        corpus = corpus or _make(conf, split, file)
+        corpus = _opened(conf, outline, file) if outline is not None else None
+        if corpus is None:
+            split = split_in_two(documents, conf.val_fraction)
+            if known is not None:
+                known.remember(split)
+            if outline is None or outline.fingerprint != split.fingerprint:
+                corpus = _opened(conf, split, file)
+            corpus = corpus or _make(conf, split, file)
     meta = corpus.meta
     shortest = min(meta.train_tokens, meta.val_tokens)
     if conf.length < 1:
@@ -117,14 +119,28 @@ def prepare(conf: DataConf) -> Corpus:
     return corpus
 
 
-def _place(conf: DataConf, split: Split, recipe: str) -> tuple[Path, str]:
+def _opened(conf: DataConf, split: Split | Outline, file: Foreign | None) -> Corpus | None:
+    """The corpus, if it has been prepared; one that is damaged is told of."""
+    for recipe in recipes.possible(conf, file):
+        folder, fingerprint = _place(conf, split, recipe)
+        try:
+            return open_folder(folder, fingerprint, split, whole=conf.verify)
+        except Unfit as problem:
+            if os.path.lexists(folder):
+                say(f"prepared corpus {folder} is damaged ({problem}): making it again")
+    return None
+
+
+def _place(conf: DataConf, split: Split | Outline, recipe: str) -> tuple[Path, str]:
     """The folder of a corpus, and the fingerprint that is its name."""
     key = f"{FORMAT} {split.fingerprint} {recipe}"
     fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]
     return Path(conf.cache_dir) / fingerprint, fingerprint
 
 
-def open_folder(folder: Path, fingerprint: str, split: Split, whole: bool = False) -> Corpus:
+def open_folder(
+    folder: Path, fingerprint: str, split: Split | Outline, whole: bool = False
+) -> Corpus:
     """The prepared corpus that lies in `folder`.
 
     `whole` reads all of its tokens, not samples of them. Raises `data.manifest.Unfit` if there is

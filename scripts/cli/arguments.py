@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 
 from conf import schema
@@ -90,7 +90,7 @@ def _list(text: str, override: Override | None, item: Field[Any], multirun: bool
         if (
             multirun
             and as_list is not None
-            and as_list.value_type is not None
+            and isinstance(override.value(), ChoiceSweep)
             and item.metadata["typed"]
         ):
             return ",".join(f"[{part}]" if part[:1] != "[" else part for part in _parts(text))

@@ -6,6 +6,7 @@ on its own against the composed configuration, then each job of a (multi)run is 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, Sweep
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -275,6 +276,8 @@ def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Ove
         elif "@" in name:
             group = name.partition("@")[0]
             problems.append(f"{word!r}: a group has one place; write {group}={text}")
+        elif _within(override.value()):
+            problems.append(f"{word!r}: a range or a choice cannot stand within a list or a map")
         elif override.is_sweep_override() and not override.is_discrete_sweep():
             problems.append(
                 f"{word!r}: an interval has no values to run one after the other; write some, as "
@@ -298,6 +301,12 @@ def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Ove
     if problem := too_many_jobs(overrides):
         return [], [*problems, problem]
     return overrides, problems
+
+
+def _within(value: Any) -> bool:
+    """Whether a list or map holds several values of a sweep, which no job could be given."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(one, Sweep) or _within(one) for one in inner)
 
 
 def _unreadable(word: str, reason: str) -> str:
@@ -399,24 +408,30 @@ _MODELS: dict[str, list[str]] = {}
 
 def _field_problems(model: dict[str, Any]) -> Iterator[str]:
     """Raises `UserError` if there is no such class."""
-    config_class = model_class(model["target"]).Config
+    model_class(model["target"])
+    for name, value in model_spec(model, 1).config.items():
+        if problem := _field_problem(model["target"], name, type(value), f"{value}"):
+            yield problem
+
+
+@functools.cache  # the jobs of a sweep differ in few values
+def _field_problem(target: str, name: str, kind: type, text: str) -> str | None:
+    """What is wrong with one field of a model, whose value has the type `kind`."""
+    config_class = model_class(target).Config
+    if name not in {item.name for item in fields(config_class)}:
+        return f"model.{name} is not a field of {target}"
     expected = OmegaConf.structured(config_class)
     OmegaConf.set_readonly(expected, False)  # it is frozen; values are tried on it all the same
-    trial = OmegaConf.create({"model": expected})
-    expected_names = {item.name for item in fields(config_class)}
-    for name, value in model_spec(model, 1).config.items():
-        if name not in expected_names:
-            yield f"model.{name} is not a field of {model['target']}"
-            continue
-        most = schema.LAYERS if name == "n_layer" else schema.TOKENS
-        if problem := misfit(trial, f"model.{name}", f"{value}"):
-            yield problem
-        elif isinstance(value, float) and not isfinite(value):
-            yield f"model.{name}={value}: must be a finite number"
-        elif type(value) is int and value < 1:
-            yield f"model.{name}={value}: must be at least 1"
-        elif type(value) is int and value > most:
-            yield f"model.{name}={value}: must be at most {most}"
+    if problem := misfit(OmegaConf.create({"model": expected}), f"model.{name}", text):
+        return problem
+    most = schema.LAYERS if name == "n_layer" else schema.TOKENS
+    if kind is float and not isfinite(float(text)):
+        return f"model.{name}={text}: must be a finite number"
+    if kind is int and int(text) < 1:
+        return f"model.{name}={text}: must be at least 1"
+    if kind is int and int(text) > most:
+        return f"model.{name}={text}: must be at most {most}"
+    return None
 
 
 def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:

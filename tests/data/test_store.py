@@ -48,7 +48,7 @@ def changed(conf: DataConf, **settings: object) -> DataConf:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != "known")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

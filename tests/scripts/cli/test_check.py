@@ -163,6 +163,12 @@ BAD = [
     ("train", ["group=.."], ["group='..' is not a folder name"]),
     ("train", ["resume=nothing.ckpt"], ["resume='nothing.ckpt': not auto or never"]),
     ("train", ["model=rwkv4,gpt"], ["'model=rwkv4,gpt' names several values: add -m"]),
+    (
+        "train",
+        ["-m", "data=text", "data.paths=[range(5)]"],
+        ["a range or a choice cannot stand within a list"],
+    ),
+    ("train", ["-m", "data=text", "data.paths=range(5)"], ["data.paths=0: "]),
     ("train", ["-m", "model=rwkv4,gpt", "name=a"], ["name=a would name every run of model"]),
     (
         "train",

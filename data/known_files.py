@@ -1,0 +1,145 @@
+"""Corpora that were read before, known again by the size and times of their files.
+
+    CACHE_DIR/known/KEY    a line of JSON, then the columns of a table with a row for each file
+
+KEY follows from the words of the configuration. Whoever changes a file changes its time of change,
+which the kernel sets and no program can set back; a file that was written within the last seconds
+before it was read is not trusted, as clocks are coarse. Each time some files, drawn anew, are read
+and compared with their digests as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from conf.schema import DataConf
+from core.errors import UserError
+from core.files import atomic, sha256
+from core.parsing import Unreadable, parse_json, read_bytes
+from data.documents import SIDES, Side, Split
+
+FORMAT = 1
+SETTLED = 2_000_000_000  # nanoseconds before it was read since which a file must not have changed
+SAMPLES = 8  # files read at every start
+SAMPLED = 4 << 20  # bytes of one at most
+_MOST = 1 << 32  # bytes of a table
+_STAMP = 5  # numbers of a stamp
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a split is, without its documents."""
+
+    fingerprint: str
+    train: Side
+    val: Side
+
+    def side(self, name: str) -> Side:
+        """The size of a side."""
+        return self.train if name == "train" else self.val
+
+
+@runtime_checkable
+class HasFiles(Protocol):
+    """Documents of which each is one file."""
+
+    files: Sequence[Path]
+
+
+class KnownFiles:
+    """The files of a corpus as they are now, and what was found in them when they were read."""
+
+    @classmethod
+    def of(cls, conf: DataConf, documents: object) -> KnownFiles | None:
+        """Those of `documents`; None if they have none, or not all of them are there."""
+        if not isinstance(documents, HasFiles) or not documents.files:
+            return None
+        try:
+            return cls(conf, documents.files)
+        except OSError:
+            return None
+
+    def __init__(self, conf: DataConf, files: Sequence[Path]) -> None:
+        """Raises `OSError` if a file is gone."""
+        words = [FORMAT, conf.corpus, conf.paths, conf.markup, conf.val_fraction, str(Path.cwd())]
+        key = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+        self._path = Path(conf.cache_dir) / "known" / key
+        self._files = files
+        self._begun = time.time_ns()
+        self._names = "\0".join(map(str, files)).encode()
+        self._stamps = stamps(files)
+
+    def find(self) -> Outline | None:
+        """What the files held, if they are those that were read; None if that is not certain."""
+        try:
+            content = read_bytes(self._path, _MOST)
+            line, _, table = content.partition(b"\n")
+            head = parse_json(line.decode())
+            if head["format"] != FORMAT or hashlib.sha256(table).hexdigest() != head["sha256"]:
+                return None
+            outline = Outline(head["fingerprint"], *(Side(*map(int, head[side])) for side in SIDES))
+            known = self._stamps.tobytes() + self._names
+            digests, rest = table[: 32 * len(self._files)], table[32 * len(self._files) :]
+            if rest != known or not self._sampled(digests):
+                return None
+            return outline
+        except (UserError, OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def remember(self, split: Split) -> None:
+        """Write down what was found in the files, if they have not changed meanwhile."""
+        settled = self._begun - SETTLED
+        try:
+            if (self._stamps[:, 1:3] > settled).any() or len(split.digests) != len(self._files):
+                return
+            if not np.array_equal(stamps(self._files), self._stamps):
+                return
+            table = split.digests.tobytes() + self._stamps.tobytes() + self._names
+            head = {
+                "format": FORMAT,
+                "fingerprint": split.fingerprint,
+                **{side: split.side(side) for side in SIDES},
+                "sha256": hashlib.sha256(table).hexdigest(),
+            }
+            with atomic(self._path) as file:
+                file.write(json.dumps(head).encode() + b"\n" + table)
+        except OSError:  # it is read again next time
+            pass
+
+    def _sampled(self, digests: bytes) -> bool:
+        # A generator of its own: no draw of the training may depend on what is looked at here.
+        draw = random.Random(os.urandom(8))
+        small = np.flatnonzero(self._stamps[:, 0] <= SAMPLED).tolist()
+        for number in draw.sample(small, min(SAMPLES, len(small))):
+            with suppress(Unreadable):
+                found = sha256(self._files[number])
+                if found == digests[32 * number : 32 * number + 32].hex():
+                    continue
+            return False
+        return True
+
+
+def stamps(files: Sequence[Path]) -> np.ndarray:
+    """Size, times of modification and change, inode and device of each file, int64 `[N, 5]`."""
+    found = np.empty((len(files), _STAMP), dtype=np.int64)
+    for number, file in enumerate(files):
+        status = os.stat(file)  # noqa: PTH116
+        found[number] = (
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            status.st_ino & (2**63 - 1),
+            status.st_dev & (2**63 - 1),
+        )
+    return found
