@@ -53,7 +53,8 @@ def main(conf: EvaluateConf) -> None:
         )
         result["tasks"] = answers
         print(tables.of_tasks(answers))
-    folder = Path(conf.out) if conf.out else opened.folder and opened.folder.path
+    beside = opened.folder.path if opened.folder is not None else None
+    folder = Path(conf.out) if conf.out else beside
     if folder is None:
         print("not written to a file: out=FOLDER names a place for evaluation.json")
         return

@@ -410,12 +410,12 @@ def _field_problems(model: dict[str, Any]) -> Iterator[str]:
     """Raises `UserError` if there is no such class."""
     model_class(model["target"])
     for name, value in model_spec(model, 1).config.items():
-        if problem := _field_problem(model["target"], name, type(value), f"{value}"):
+        if problem := _field_problem(model["target"], name, type(value).__name__, f"{value}"):
             yield problem
 
 
 @functools.cache  # the jobs of a sweep differ in few values
-def _field_problem(target: str, name: str, kind: type, text: str) -> str | None:
+def _field_problem(target: str, name: str, kind: str, text: str) -> str | None:
     """What is wrong with one field of a model, whose value has the type `kind`."""
     config_class = model_class(target).Config
     if name not in {item.name for item in fields(config_class)}:
@@ -425,11 +425,11 @@ def _field_problem(target: str, name: str, kind: type, text: str) -> str | None:
     if problem := misfit(OmegaConf.create({"model": expected}), f"model.{name}", text):
         return problem
     most = schema.LAYERS if name == "n_layer" else schema.TOKENS
-    if kind is float and not isfinite(float(text)):
+    if kind == "float" and not isfinite(float(text)):
         return f"model.{name}={text}: must be a finite number"
-    if kind is int and int(text) < 1:
+    if kind == "int" and int(text) < 1:
         return f"model.{name}={text}: must be at least 1"
-    if kind is int and int(text) > most:
+    if kind == "int" and int(text) > most:
         return f"model.{name}={text}: must be at most {most}"
     return None
 

@@ -39,7 +39,7 @@ def reads(conf: DataConf, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
     def counted(*arguments: object) -> Split:
         nonlocal count
         count += 1
-        return split(*arguments)  # type: ignore[arg-type]
+        return split(*arguments)
 
     split = store.split_in_two
     with monkeypatch.context() as patch:
