@@ -831,7 +831,8 @@ COUNTED = (
 HOUSEKEEPING = (
     "name", "group", "runs_dir", "resume", "wandb", "checkpoint", "objective",
     "data.cache_dir", "data.verify", "data.workers", "trainer.enable_progress_bar",
-    "trainer.log_every_n_steps", *COUNTED,
+    "trainer.log_every_n_steps", "loggers", "training.profile", "training.sample_every",
+    "training.sample_prompt", "training.sample_tokens", *COUNTED,
 )  # fmt: skip
 """Keys and groups of keys of a training that say where things go, how often they are saved or how
 they are shown; they change nothing that is learned."""
