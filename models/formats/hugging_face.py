@@ -48,6 +48,8 @@ def read(folder: Path) -> Weights:
     family = next((one for one in candidates if _fits(one, tensors)), candidates[-1])
     tensors = family.read_as(_named(family, theirs, tensors))
     config = family.ours(path, theirs, {name: tensor.shape for name, tensor in tensors.items()})
+    if _is_tied(family, theirs) and hasattr(model_class(family.target).Config, "tie_embeddings"):
+        config["tie_embeddings"] = True
     shape = f"L{config['n_layer']}-D{config['n_embd']}"
     spec = ModelSpec(family.target.split(".")[1], shape, family.target, config)
     check_sizes(folder, spec, tensors)
@@ -81,12 +83,17 @@ def write(weights: Weights, folder: Path, end_of_text: int | None = None) -> Non
     theirs = {
         **described,
         "torch_dtype": str(dtype).removeprefix("torch."),
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": bool(getattr(config, "tie_embeddings", None)),
         "vocab_size": spec.config["vocab_size"],
         **dict.fromkeys(("bos_token_id", "eos_token_id"), end_of_text),
     }
     (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
     write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
+
+
+def _is_tied(family: Family, theirs: dict[str, Any]) -> bool:
+    tied = theirs.get("tie_word_embeddings")
+    return family.tied if tied is None else bool(tied)
 
 
 def _fits(family: Family, tensors: dict[str, Tensor]) -> bool:
@@ -98,8 +105,7 @@ def _named(family: Family, theirs: dict[str, Any], tensors: dict[str, Tensor]) -
     kept = {name: one for name, one in tensors.items() if not family.derived.fullmatch(name)}
     if family.embedding.removeprefix(family.base) in kept:  # saved as the model below the head
         kept = {name if name == family.head else family.base + name: t for name, t in kept.items()}
-    tied = theirs.get("tie_word_embeddings")
-    if family.tied if tied is None else tied:
+    if _is_tied(family, theirs):
         for name, other in ((family.head, family.embedding), (family.embedding, family.head)):
             if other in kept and (name == family.head or name not in kept):
                 kept[name] = kept[other]

@@ -20,7 +20,7 @@ def is_one(content: Any) -> bool:
 
 
 def read(path: Path, content: Any) -> Weights:
-    """The model of a checkpoint; its head, which is the embedding, becomes one of its own.
+    """The model of a checkpoint; its head is the embedding.
 
     Checkpoints from before nanoGPT had its option `bias` are of the original GPT-2, with biases and
     the approximated GELU. Raises `UserError` for sizes that are none, and for tensors that are
@@ -38,6 +38,7 @@ def read(path: Path, content: Any) -> Weights:
         "n_ffn": 4 * width,
         "n_positions": count(path, given, "block_size"),
         "bias": original or given["bias"],
+        "tie_embeddings": True,
         **({"activation": "gelu_tanh"} if original else {}),
     }
     spec = ModelSpec("gpt", f"L{config['n_layer']}-D{width}", GPT2.target, config)
