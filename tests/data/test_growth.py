@@ -59,7 +59,8 @@ def test_sums_are_true_and_an_interruption_leaves_no_trace(
     changes: dict[str, Any] = {"data__batch_warmup": 3, "data__length_warmup": 4}
     changes |= {"trainer__max_steps": 5, "trainer__accumulate_grad_batches": 2}
     changes |= {"checkpoint__every_n_train_steps": 2, "data__batch_size": 8}
-    inner, seen = LanguageModel.training_step, []
+    seen: list[tuple[int, int]] = []
+    inner = LanguageModel.training_step
 
     def training_step(module: LanguageModel, batch: torch.Tensor, index: int) -> torch.Tensor:
         seen.append((len(batch), batch.shape[1] - 1))
