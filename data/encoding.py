@@ -37,23 +37,25 @@ class Pieces:
 
     def __init__(self, cut: Callable[[str], Iterator[str]]) -> None:
         self._cut = cut
-        self._text = ""
+        self._parts: list[str] = []  # joined once they are to be cut
+        self._held = 0  # characters of them
         self._wanted = WINDOW  # characters after which cutting is tried
 
     def push(self, text: str, ends: bool) -> Iterator[str]:
         """The pieces that are certain once `text` has come; all of them if the document `ends`."""
-        self._text += text
-        if not ends and len(self._text) < self._wanted:
+        self._parts.append(text)
+        self._held += len(text)
+        if not ends and self._held < self._wanted:
             return
-        start = 0
-        for piece in self._cut(self._text):
+        whole, start = "".join(self._parts), 0
+        for piece in self._cut(whole):
             end = start + len(piece)
-            if not ends and end > len(self._text) - AROUND:
+            if not ends and end > len(whole) - AROUND:
                 break  # what comes next decides where this piece ends
             yield piece
             start = end
-        self._text = self._text[start:]
-        self._wanted = max(WINDOW, 2 * len(self._text))  # or a text of one word is cut too often
+        self._parts, self._held = [whole[start:]], len(whole) - start
+        self._wanted = max(WINDOW, 2 * self._held)  # or a text of one word is cut too often
 
 
 class Encoder:
