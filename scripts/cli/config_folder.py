@@ -12,16 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from conf.schema import FOLDER
 from core.errors import shown
+from core.parsing import Unreadable, read_text, read_yaml
 from scripts.cli.limits import INTERPOLATION, KEY
 
 MOST = 1000  # files
-LARGEST = 1 << 20  # bytes of one
 PACKAGE = re.compile(r"^\s*#\s*@package\s+(\S+)", re.MULTILINE)
-CODE_FILE = re.compile(r".*\.py:\w+", re.DOTALL)
+SWEPT = re.compile(r"\+?[A-Za-z][\w./]*")
+CLASSES = ("callbacks", "loggers")
+"""Keys that name classes, also of files of Python (`training.loop.plugins`)."""
+CODE_FOLDER = "include_path"  # its tasks may call Python
 
 
 def folders(folder: Path | None) -> list[Path]:
@@ -41,6 +42,9 @@ def folder_problems(folder: Path) -> list[str]:
     """Why a folder cannot be taken; empty if it can."""
     if not folder.is_dir():
         return [f"--config-dir {shown(folder, 200)}: no such folder"]
+    links = [path for path in sorted(folder.rglob("*")) if path.is_symlink() and path.is_dir()]
+    if links:  # Hydra would follow it, and nothing has looked through what it finds there
+        return [f"--config-dir: {links[0]} is a link to a folder: put the folder itself there"]
     paths = sorted({*folder.rglob("*.yaml"), *folder.rglob("*.yml")})[: MOST + 1]
     if not paths:
         return [f"--config-dir {shown(folder, 200)}: no YAML in it, as experiment/mine.yaml"]
@@ -51,23 +55,19 @@ def folder_problems(folder: Path) -> list[str]:
 
 def _problems(path: Path) -> Iterator[str]:
     try:
-        if path.stat().st_size > LARGEST:
-            yield "too large for a configuration"
-            return
-        text = path.read_text(encoding="utf-8")
-        content: Any = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, RecursionError, ValueError, yaml.YAMLError) as error:
-        yield f"no YAML ({shown(' '.join(str(error).split()), 200)})"
+        text = read_text(path)
+        content = {} if all(_says_nothing(line) for line in text.splitlines()) else read_yaml(path)
+    except Unreadable as error:
+        yield shown(error.reason, 200)
         return
     for package in PACKAGE.findall(text):
         if package not in ("_global_", "_group_"):
             yield f"@package {shown(package)}: only _global_ or none"
-    if content is None:
-        return
-    if not isinstance(content, dict):
-        yield "no keys with values"
-        return
-    for entry in content.get("defaults") or ():
+    defaults = content.get("defaults") or []
+    if not isinstance(defaults, list):
+        yield f"defaults: {shown(defaults)} is no list"
+        defaults = []
+    for entry in defaults:
         if "hydra" in str(entry):
             yield f"{shown(entry)}: Hydra's own choices are for the command line"
     hydra = content.get("hydra")
@@ -80,20 +80,31 @@ def _problems(path: Path) -> Iterator[str]:
     yield from _value_problems(content, "")
 
 
+def _says_nothing(line: str) -> bool:
+    return line.strip() in ("", "---") or line.lstrip().startswith("#")
+
+
 def _value_problems(value: Any, key: str) -> Iterator[str]:
+    words = re.split(r"[.+~]+", key)
+    if CODE_FOLDER in words and value is not None:
+        yield f"{shown(key)}: folders with code are named on the command line alone"
     if isinstance(value, dict):
         for name, inner in value.items():
             whole = f"{key}.{name}" if key else str(name)
             if str(name).startswith("_") and str(name).endswith("_") and name != "_self_":
                 yield f"{shown(whole)}: keys of this form could name code"
+            if words[0] == "hydra" and not SWEPT.fullmatch(str(name)):
+                yield f"{shown(whole)} is no key"
             yield from _value_problems(inner, whole)
     elif isinstance(value, list):
         for inner in value:
             yield from _value_problems(inner, key)
     elif isinstance(value, str):
-        if key.split(".")[-1] == "target" and not value.startswith("models."):
+        if words[-1] == "target" and not value.startswith("models."):
             yield f"{shown(key)}={shown(value)}: only classes inside models/ can be built"
-        if CODE_FILE.fullmatch(value):
+        # A part that another key fills in, or a grid in Hydra's grammar, could name a file too.
+        is_open = "${" in value or words[0] == "hydra"
+        if ".py:" in value or (is_open and any(name in words for name in CLASSES)):
             yield f"{shown(key)}={shown(value)}: files of code are named on the command line alone"
         for inside in INTERPOLATION.findall(value):
             if not KEY.fullmatch(inside):

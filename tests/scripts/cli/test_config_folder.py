@@ -54,10 +54,21 @@ def test_an_experiment_and_a_model_of_the_users(capfd: Capture, folder: Path) ->
         ("optim: {_target_: os.system}", "could name code"),
         ("model: {target: os.system}", "only classes inside models/"),
         ("callbacks: [{name: evil.py:Class}]", "on the command line alone"),
+        ("callbacks: ['evil.py:Class.Inner']", "on the command line alone"),
+        ("callbacks: ['evil.p${name}']\nname: 'y:Class'", "on the command line alone"),
+        (
+            r"hydra: {sweeper: {params: {callbacks: '[evil.py\:A],[]'}}}",
+            "on the command line alone",
+        ),
+        ("hydra: {sweeper: {params: {+callbacks: '[b],[]'}}}", "on the command line alone"),
+        ('hydra: {sweeper: {params: {"callbacks=[x.p": "y:A]"}}}', "is no key"),
+        ("include_path: tasks", "on the command line alone"),
         ("name: ${oc.env:HOME}", "is no key"),
-        ("a: !!python/object/apply:os.system [x]", "no YAML"),
-        ("a: [", "no YAML"),
-        ("- a", "no keys with values"),
+        ("a: !!python/object/apply:os.system [x]", "not YAML"),
+        ("a: [", "not YAML"),
+        ("a: &a [*a]", "an anchor or alias"),
+        ("- a", "not an object"),
+        ("defaults: 5", "is no list"),
     ],
 )
 def test_what_could_reach_code_or_the_environment_is_refused(
@@ -71,10 +82,19 @@ def test_what_could_reach_code_or_the_environment_is_refused(
     assert any(message in problem for problem in problems)
 
 
+def test_a_file_that_says_nothing_is_taken(folder: Path) -> None:
+    (folder / "experiment" / "empty.yaml").write_text("# nothing yet\n---\n")
+    assert folder_problems(folder) == []
+
+
 def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
     for words in (["--config-dir", f"{tmp_path}/none"], ["--config-dir"], ["-cd", str(tmp_path)]):
         (problem,) = problems_of("train", words)
         assert "--config-dir" in problem
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "experiment").symlink_to("/tmp")
+    (problem,) = folder_problems(tmp_path / "mine")
+    assert "is a link to a folder" in problem
 
 
 def test_a_shell_completes_keys_and_choices(
