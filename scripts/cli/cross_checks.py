@@ -23,6 +23,7 @@ from conf.schema import (
     ReportConf,
     TortureConf,
     TrainConf,
+    TrainingConf,
     decay_steps,
 )
 from core.errors import UserError
@@ -95,6 +96,13 @@ def _train(config: TrainConf) -> Iterator[str]:
             f"training.price_per_hour={config.training.price_per_hour:g} has no unit: add "
             "training.currency=EUR, USD or another of its values"
         )
+    if config.training.currency is not None and config.training.price_per_hour is None:
+        yield f"training.currency={config.training.currency} is the unit of a price: give it too"
+    if config.training.peak_flops and "mfu" not in config.training.also:
+        yield (
+            f"training.peak_flops={config.training.peak_flops:g} changes nothing without "
+            "training.also=[mfu]"
+        )
     needed = {"joules": "training.also=[joules]", "cost": "training.price_per_hour"}
     counts = {
         "joules": "joules" in config.training.also,
@@ -139,6 +147,10 @@ def _inside(config: TrainConf) -> Iterator[str]:
     if training.sample_every and (trainer.strategy in SPLIT or trainer.sequence_parallel):
         split = "trainer.sequence_parallel" if trainer.sequence_parallel else trainer.strategy
         yield f"training.sample_every needs a process with the whole model: not with {split}"
+    for key in ("sample_prompt", "sample_tokens"):
+        value = getattr(training, key)
+        if value != getattr(TrainingConf, key) and not training.sample_every:
+            yield f"training.{key}={value} changes nothing without training.sample_every"
     yield from plugins.problems("callbacks", config.callbacks)
     yield from plugins.problems("loggers", config.loggers)
 
@@ -408,7 +420,10 @@ def _evaluate(config: EvaluateConf) -> Iterator[str]:
         yield "nothing to evaluate on: give data=text data.paths='[book.txt]', tasks=NAME, or both"
     if config.data is not None:
         yield from _corpus(config.data)
-        for key in ("tokenizer", "vocab_size", "length", "batch_size", "packing", "workers"):
+        for key in (
+            "tokenizer", "vocab_size", "length", "batch_size", "packing", "workers", "verify",
+            "batch_warmup", "length_warmup",
+        ):  # fmt: skip
             if (value := getattr(config.data, key)) != getattr(DataConf, key):
                 way_out = {"length": "the context is context=", "tokenizer": "give tokenizer=PATH"}
                 why = way_out.get(key, "leave it out")
