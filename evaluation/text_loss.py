@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.errors import UserError
 from data.encoding import encoded
 from data.text import TextTokenizer
 from evaluation.shared_prefixes import LOGITS, log_probabilities
@@ -95,7 +96,7 @@ def text_loss(
 
     A text begins with the tokenizer's end-of-text token; where it has none, its first token is not
     predicted, and the bytes of that token do not count. With `context`, no prediction has more
-    tokens before it.
+    tokens before it. Raises `UserError` if there is no token to predict.
     """
     result = TextLoss(context)
     for content in texts:
@@ -107,6 +108,8 @@ def text_loss(
             for contexts, losses in token_losses(model, ids, context):
                 result.add(contexts, losses)
         show(result.documents)
+    if not result.tokens:
+        raise UserError("these texts have no token to predict: they are empty, or one token long")
     return result
 
 

@@ -17,6 +17,7 @@ from core.writable import check_writable, writing
 from data import corpora
 from evaluation import tables
 from evaluation.text_loss import text_loss
+from models.formats.crossover import AVERAGE
 from tracking.progress import Windows
 from training.checkpoints.open_model import Opened, open_model
 
@@ -38,6 +39,7 @@ def main(conf: EvaluateConf) -> None:
     context, model = context_of(opened, conf.context), opened.model
     result: dict[str, Any] = {
         "weights": str(opened.source.weights),
+        "averaged": conf.weights == AVERAGE,
         "model": type(model).__name__,
         "parameters": sum(each.numel() for each in model.parameters()),  # type: ignore[attr-defined]
         "tokenizer": opened.tokenizer.fingerprint,

@@ -26,7 +26,7 @@ from conf.schema import (
     TrainingConf,
     decay_steps,
 )
-from core.errors import UserError
+from core.errors import UserError, shown
 from core.launcher import detect_launcher, processes_of
 from data.corpora import CORPORA
 from data.growth import Growth
@@ -150,7 +150,7 @@ def _inside(config: TrainConf) -> Iterator[str]:
     for key in ("sample_prompt", "sample_tokens"):
         value = getattr(training, key)
         if value != getattr(TrainingConf, key) and not training.sample_every:
-            yield f"training.{key}={value} changes nothing without training.sample_every"
+            yield f"training.{key}={shown(value)} changes nothing without training.sample_every"
     yield from plugins.problems("callbacks", config.callbacks)
     yield from plugins.problems("loggers", config.loggers)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from core.errors import UserError
 from data.tokenizers import byte_tokenizer, char_tokenizer
 from evaluation import tables, text_loss
 from tests.registered_models import VOCAB, shaken
@@ -51,6 +52,12 @@ def test_windows_predict_each_token_once_with_half_a_window_before_it(context: i
     for place in range(1, 50, 6):
         expected = alone(model, place, contexts[place - 1])
         assert losses[place - 1] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("texts", [[], [b""]])
+def test_texts_without_a_token_to_predict_are_refused(texts: list[bytes]) -> None:
+    with pytest.raises(UserError, match="no token to predict"):
+        text_loss.text_loss(shaken("rwkv4", vocab=257), byte_tokenizer(), texts)
 
 
 def test_a_text_counts_by_its_bytes_and_its_contexts() -> None:

@@ -33,6 +33,7 @@ def test_a_run_and_its_weights_as_a_file(capfd: Capture, tmp_path: Path) -> None
     found = json.loads((tmp_path / "first" / "evaluation.json").read_text())
     assert found["text"]["bytes"] == found["text"]["tokens"] == len(TEXT)
     assert found["text"]["context"] == 32  # that of its training
+    assert found["averaged"] is False
     assert f"loss {found['text']['loss']:.4f}" in done.out
     (tmp_path / "first" / "evaluation.json").unlink()
 
