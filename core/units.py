@@ -89,6 +89,11 @@ def listing(words: Sequence[str], last: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
+def counted(count: int, word: str) -> str:
+    """`1 training`, `3 trainings`."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def capital(text: str) -> str:
     """The text with a capital first letter."""
     return text[0].upper() + text[1:]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from core.units import counted
+
 
 def of_text(text: dict[str, Any]) -> str:
     """The loss on a text, as a whole and by the tokens of context that a prediction had."""
@@ -16,8 +18,8 @@ def of_text(text: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"{text['documents']:,} documents, {text['bytes']:,} bytes, {text['tokens']:,} tokens, "
-            f"{reading}:",
+            f"{counted(text['documents'], 'document')}, {text['bytes']:,} bytes, "
+            f"{text['tokens']:,} tokens, {reading}:",
             f"  loss {text['loss']:.4f} nats/token, {text['bits_per_byte']:.4f} bits/byte",
             *_columns(("context, tokens", "predictions", "nats/token"), rows),
         ]

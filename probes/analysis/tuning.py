@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from core.units import counted
 from probes.analysis.search_record import SearchRecord, record_of
 from probes.training_runs import TrainingRun
 
@@ -108,8 +109,8 @@ def describe(search: Search) -> str:
     by = " chosen by Optuna" if search.study else ""
     seeds = [str(seed) for seed in search.seeds if seed is not None]
     with_seeds = f", seed{'' if len(seeds) == 1 else 's'} {', '.join(seeds)}" if seeds else ""
-    trainings = f"{search.runs} training{'' if search.runs == 1 else 's'}"
-    said = f"{trainings} of {many}{by}{f' of {over}' if over else ''}{with_seeds}"
+    over = f" of {over}" if over else ""
+    said = f"{counted(search.runs, 'training')} of {many}{by}{over}{with_seeds}"
     return f"{said}, chosen among {chosen(search.record)}" if search.record else said
 
 

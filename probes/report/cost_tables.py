@@ -23,7 +23,7 @@ def losses(analysis: Analysis) -> Table:
         return Table(f"Nothing was {word} at two context lengths for both kinds of model.")
     lost = [comparison for comparison in compared if comparison.on(ABOVE)]
     caption = (
-        f"In {len(lost)} of {len(compared)} comparison{'' if len(compared) == 1 else 's'} the "
+        f"In {len(lost)} of {units.counted(len(compared), 'comparison')} the "
         "recurrent model decidedly costs more at one length or another."
     )
     if lost:

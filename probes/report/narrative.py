@@ -35,7 +35,7 @@ def headline(dataset: Dataset, comparisons: Sequence[Comparison]) -> str:
         but = " without remeasure=0" if kept else ""
         return (
             f"This machine was too busy to say; run the same command again{but}: it repeats the "
-            f"{count:,} disturbed measurement{'' if count == 1 else 's'}."
+            f"{units.counted(count, 'disturbed measurement')}."
         )
     same = _answering(comparisons)
     if not same:

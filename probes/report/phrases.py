@@ -75,7 +75,7 @@ def quiet(counts: dict[str, int] | None) -> str:
         return ""
     every, again, left = (counts[key] for key in ("finished", "measured_again", "disturbed"))
     kind = "finished measurement" if counts["failed"] else "measurement"
-    of_all = f"of {every:,} {kind}{'' if every == 1 else 's'}"
+    of_all = f"of {units.counted(every, kind)}"
     often = f", {counts['repetitions']:,} times in all" if counts["repetitions"] > again else ""
     repeated = (
         f"{again:,} {'was' if again == 1 else 'were'} made again{often}, because other processes "

@@ -66,7 +66,7 @@ def contents(
         for size, *numbers, run in scaling_text.trial_cells(family)
     ]
     headings = tuple(heading for heading in scaling_text.TRIAL_HEADINGS if heading != "size")
-    count = f"{len(trainings)} training{'' if len(trainings) == 1 else 's'}"
+    count = units.counted(len(trainings), "training")
     return Contents(
         title="Crossover report: scaling of " + ", ".join(map(scaling_text.title, study.families)),
         headline=headline,

@@ -144,7 +144,7 @@ def contents(grid: Grid, price: Price | None) -> Contents:
     summaries = [run.summary or {} for run in grid.runs]
     rate = f"{price.text(price.per_hour)} an hour" if price else ""
     facts = (
-        trainings_text.counted(len(grid.runs), "training"),
+        units.counted(len(grid.runs), "training"),
         units.unique(summary.get("precision") for summary in summaries),
         units.unique(f"data {corpus[:12]}" for corpus in grid.corpora if corpus.isalnum()),
         rate,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.units import capital, listing
+from core.units import capital, counted, listing
 from probes.analysis import tuning
 from probes.analysis.dataset import Series
 from probes.analysis.training_grid import (
@@ -58,11 +58,6 @@ def band(setting: Setting) -> str:
     return (
         f"{number(setting.mean)} ({number(low)} to {number(high)} over {len(setting.losses)} seeds)"
     )
-
-
-def counted(count: int, word: str) -> str:
-    """`1 training`, `3 trainings`."""
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def headline(grid: Grid) -> str:

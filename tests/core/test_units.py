@@ -24,6 +24,14 @@ def test_significant(value: float, text: str) -> None:
     assert units.significant(value) == text
 
 
+def test_one_is_no_plural() -> None:
+    assert [units.counted(count, "training") for count in (0, 1, 1000)] == [
+        "0 trainings",
+        "1 training",
+        "1,000 trainings",
+    ]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -29,7 +29,7 @@ def test_a_run_and_its_weights_as_a_file(capfd: Capture, tmp_path: Path) -> None
     assert run_script(capfd, "train", *words, *text, here).status == 0
     done = run_script(capfd, "evaluate", "run=first", *text, here, "part=val")
     assert done.status == 0, done.err
-    assert "1 documents" in done.out and "at most 32 tokens of context" in done.out
+    assert "1 document," in done.out and "at most 32 tokens of context" in done.out
     found = json.loads((tmp_path / "first" / "evaluation.json").read_text())
     assert found["text"]["bytes"] == found["text"]["tokens"] == len(TEXT)
     assert found["text"]["context"] == 32  # that of its training
