@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from conf.schema import DataConf
+from conf.schema import DataConf, TrainConf
 from core.errors import UserError
 from data.batches import Batches
 from data.growth import Growth, stage
@@ -21,6 +21,7 @@ from tracking.jsonl import read_rows
 from training.checkpoints.find import read, saved
 from training.checkpoints.validation import check_whole
 from training.loop.module import LanguageModel
+from training.loop.monitor import Monitor
 
 
 def test_sizes_follow_from_the_step() -> None:
@@ -31,6 +32,21 @@ def test_sizes_follow_from_the_step() -> None:
     assert Growth(3, 9, batch_steps=2).shape(0) == (1, 9)
     assert [stage(step, 3) for step in range(5)] == [1, 3, 5, 8, 8]
     assert Growth.of(DataConf(corpus="text"), 1) is None
+
+
+def test_operations_are_counted_once_for_each_shape() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def flops(rows: int, length: int) -> int:
+        asked.append((rows, length))
+        return rows * length
+
+    monitor = Monitor(TrainConf(), 1.0)
+    monitor.grow(Growth(8, 32, batch_steps=4, accumulate=2), flops)
+    assert monitor._cost_of is not None
+    costs = [monitor._cost_of(step) for step in range(100)]
+    assert costs[0] == (64, 64) and set(costs[4:]) == {(512, 512)}
+    assert len(asked) == len(set(asked)) == 5
 
 
 @pytest.fixture(scope="module")

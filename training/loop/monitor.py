@@ -69,11 +69,11 @@ class Monitor(lightning.Callback):
     def grow(self, growth: Growth, flops: Callable[[int, int], int]) -> None:
         """Count batches as large as they are; `flops` are those of so many rows and tokens."""
 
-        def cost_of(step: int) -> tuple[int, int]:
-            rows, length = growth.shape(step)
+        @functools.cache  # few shapes, and many steps
+        def cost_of(rows: int, length: int) -> tuple[int, int]:
             return growth.accumulate * rows * length, growth.accumulate * flops(rows, length)
 
-        self._cost_of = functools.cache(cost_of)
+        self._cost_of = lambda step: cost_of(*growth.shape(step))
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._last_step = trainer.global_step
