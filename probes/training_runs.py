@@ -160,7 +160,12 @@ def read_run(folder: Path) -> TrainingRun | None:
     return TrainingRun(folder, summary, config) if is_one else None
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """Where the trainings of a run's folder or of a group's are, by name; not those set aside."""
+    inside = [path for path in sorted(folder.glob("*/")) if not SET_ASIDE.fullmatch(path.name)]
+    return [folder, *inside]
+
+
 def runs_in(folder: Path) -> list[TrainingRun]:
     """The trainings of a run's folder or of a group's, by name; those set aside are left out."""
-    inside = [path for path in sorted(folder.glob("*/")) if not SET_ASIDE.fullmatch(path.name)]
-    return [run for path in (folder, *inside) if (run := read_run(path)) is not None]
+    return [run for path in folders_in(folder) if (run := read_run(path)) is not None]

@@ -15,7 +15,7 @@ from core.parsing import Missing, Unreadable
 from probes.analysis.comparability import Placed, admitted, differences
 from probes.analysis.scaling_study import swept
 from probes.rows import TOLD, Row, read_lines
-from probes.training_runs import TrainingRun, runs_in
+from probes.training_runs import TrainingRun, folders_in, runs_in
 from probes.training_summaries import read_summary
 
 logger = logging.getLogger("crossover")
@@ -102,9 +102,8 @@ class Dataset:
         """
         kernels = set(series.backends())  # an option of an operator's name chooses its kernel
         wanted = (series.model, series.size, _learning(series.rows[0].options, kernels))
-        source = series.rows[0].weights.get(
-            "source"
-        )  # RUN@STEP, or a file that nothing is known of
+        # RUN@STEP, or a file that nothing is known of.
+        source = series.rows[0].weights.get("source")
         matching = []
         for run in self.trainings:
             options = _learning(run.get("options", {}), kernels | set(run.get("backends", {})))
@@ -121,7 +120,8 @@ def _learning(options: dict[str, Any], kernels: set[str]) -> dict[str, Any]:
 
 
 def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Dataset:
-    """Read `probes.jsonl` and `summary.json` of every folder, and of its sub-folders the latter.
+    """Read `probes.jsonl` and `summary.json` of every folder, and of its sub-folders the latter,
+    but for those that `resume=never` has put aside.
 
     Damaged lines and summaries are left out and named. Raises `UserError` for a folder that is
     missing, when no folder holds a probe row or a training, when there is too much to compare, and,
@@ -141,7 +141,7 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Dataset:
         placed = [Placed(row, path, line) for line, row in lines.rows.items()]
         # Within one file a later row of the same point is its repetition, and replaces it.
         rows += {latest.row.key: latest for latest in placed}.values()
-        for path in [folder / "summary.json", *sorted(folder.glob("*/summary.json"))]:
+        for path in [place / "summary.json" for place in folders_in(folder)]:
             try:
                 summary = read_summary(path)
             except Missing:

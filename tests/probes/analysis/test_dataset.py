@@ -30,6 +30,13 @@ def test_rows_and_trainings_are_found(tmp_path: Path) -> None:
     assert len(again.trainings) == 2
 
 
+def test_trainings_that_were_set_aside_are_no_part_of_a_group(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", make_rows(("gpt",)), make_summary("gpt", 3.2))
+    (folder / "gpt-tiny").rename(folder / "gpt-tiny.old-1")
+    write_run(folder, [], make_summary("gpt", 3.1))
+    assert [run["val_loss"] for run in collect([folder]).trainings] == [3.1]
+
+
 def test_a_point_measured_again_replaces_its_first_row(tmp_path: Path) -> None:
     first = failed("gpt", "train", 256, "oom", commit="older")
     again = make_row("gpt", "train", 256)
