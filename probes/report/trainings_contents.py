@@ -135,8 +135,8 @@ def contents(grid: Grid, price: Price | None) -> Contents:
     names: dict[str, str] = {}
     colours: dict[str, str] = {}
     for _, _, found, _ in drawn:
-        names |= {_id(arm, curve): _name(arm, curve) for arm, curve in found}
-        colours |= {_id(arm, curve): curve.setting.name for arm, curve in found}
+        names |= {_id(curve): _name(arm, curve) for arm, curve in found}
+        colours |= {_id(curve): curve.setting.name for arm, curve in found}
     by_arm = {curve.arm for chart in charts if chart.key for curve in chart.curves}
     names |= {arm.name: name(arm) for arm in grid.arms if arm.name in by_arm}
     colours |= {arm: arm for arm in by_arm}
@@ -170,7 +170,7 @@ def contents(grid: Grid, price: Price | None) -> Contents:
 # ---- charts --------------------------------------------------------------------------------------
 
 
-def _id(arm: Arm, curve: LossCurve) -> str:
+def _id(curve: LossCurve) -> str:
     """A curve's setting, or its one run where that was not trained to its end."""
     return (
         curve.setting.name if curve.is_complete else f"{curve.setting.name} · {curve.runs[0].path}"
@@ -211,7 +211,7 @@ def _loss_chart(
         key="",
         labels=(),
         curves=tuple(
-            ShownCurve(_id(arm, curve), tuple(_shown(point, axes, curve) for point in curve.points))
+            ShownCurve(_id(curve), tuple(_shown(point, axes, curve) for point in curve.points))
             for arm, curve in found
         ),
         table=Table("Where each curve ends.", ("curve", "#step", f"#loss, {unit}", "#its seeds"),
