@@ -7,6 +7,7 @@ not listed here: its keys are the fields of the model's own config dataclass (se
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -838,6 +839,11 @@ HOUSEKEEPING = (
 they are shown; they change nothing that is learned."""
 PLACES = {"busy": "benchmarks", "repeatability": "benchmarks", "torture": "tests/faults"}
 """Folders of the scripts that are not in `scripts/`."""
+
+
+def is_in(key: str, groups: Iterable[str]) -> bool:
+    """Whether a dotted key is one of these keys and groups of keys, or inside one."""
+    return any(key == group or key.startswith(f"{group}.") for group in groups)
 
 
 def script_path(name: str) -> str:

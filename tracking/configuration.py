@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from conf.schema import ADDED, HOUSEKEEPING, RENAMED, TrainConf
+from conf.schema import ADDED, HOUSEKEEPING, RENAMED, TrainConf, is_in
 from core.parsing import current_names
 
 
@@ -40,7 +40,7 @@ def setting_of(described: dict[str, Any]) -> str:
     kept = {
         key: value
         for key, value in described.items()
-        if key != "seed" and not any(f"{key}.".startswith(f"{one}.") for one in HOUSEKEEPING)
+        if key != "seed" and not is_in(key, HOUSEKEEPING)
     }
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
     return f"{described['model.name']} {described['model.size']} {digest[:8]}"

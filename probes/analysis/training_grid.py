@@ -17,7 +17,7 @@ from math import comb
 from statistics import fmean
 from typing import Any
 
-from conf.schema import HOUSEKEEPING
+from conf.schema import HOUSEKEEPING, is_in
 from models.contract import TRAINING_FACTOR
 from probes.analysis.tuning import Search, same, search_of, shown, varying
 from probes.training_runs import TrainingRun
@@ -205,8 +205,7 @@ def decisive(run: TrainingRun) -> dict[str, Any]:
         return {"run": str(run.path)}
     kept = {}
     for key, value in run.config.items():
-        is_house = any(key == one or key.startswith(f"{one}.") for one in HOUSEKEEPING)
-        if is_house or key in ("seed", *CORPUS_KEYS, "model.config.vocab_size"):
+        if is_in(key, HOUSEKEEPING) or key in ("seed", *CORPUS_KEYS, "model.config.vocab_size"):
             continue
         is_model = key == "model" or key.startswith("model.")
         if is_model and not key.startswith("model.config."):

@@ -8,8 +8,9 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from conf.schema import HOUSEKEEPING, is_in
 from scripts.cli.arguments import expanded
-from training.run_folder.naming import PLACES, default_name
+from training.run_folder.naming import default_name
 
 PLACING = ("name", "group", "runs_dir", "resume")
 """Keys that say which run it is, or where it lies."""
@@ -55,8 +56,7 @@ def collision_problems(
 
 def is_idle(key: str) -> bool:
     """Whether runs that differ in nothing but this key end in the same bits."""
-    places = (place for place in PLACES if place not in (*PLACING, "seed", "model"))
-    return any(key == place or key.startswith(f"{place}.") for place in places)
+    return is_in(key, [place for place in HOUSEKEEPING if place not in PLACING])
 
 
 def folder_of(conf: Any) -> str:

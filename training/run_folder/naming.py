@@ -102,8 +102,7 @@ def _differing(conf: TrainConf) -> Iterator[tuple[str, Any]]:
     plain = TrainConf()
     plain.data.corpus = CORPUS
     for key, value, default in _leaves(conf, plain):
-        placed = any(key == place or key.startswith(f"{place}.") for place in PLACES)
-        if value != default and not placed:
+        if value != default and not schema.is_in(key, PLACES):
             yield key, value
 
 
