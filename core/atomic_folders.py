@@ -32,17 +32,21 @@ def make_folder(
 ) -> None:
     """Have `fill` write into a sibling of `folder`, then rename that to `folder`.
 
-    One process does so at a time. The others call `waiting` once and wait; if a `sound` folder then
-    stands there they leave it. One that is not sound is replaced, and so is anything else that
-    stands there. If this process is stopped in the middle, `fill` finds in the next call what it
-    had written; if `fill` fails, nothing remains. Raises `OSError`.
+    Where the file system has locks, one process does so at a time. The others call `waiting` once
+    and wait; if a `sound` folder then stands there they leave it. One that is not sound is
+    replaced, and so is anything else that stands there. If this process is stopped in the middle,
+    `fill` finds in the next call what it had written; if `fill` fails, nothing remains. Without
+    locks several may work, each in a folder of its own, of which nothing is found again. Raises
+    `OSError`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder.parent)
-    with _alone(folder.with_name(f"{folder.name}.lock"), waiting) as waited:
+    with _alone(folder.with_name(f"{folder.name}.lock"), waiting) as (waited, is_alone):
         if waited and sound(folder):
             return
-        aside = folder.with_name(f"{folder.name}.partial")
+        # Two processes must not write into one folder: without a lock each has one of its own.
+        end = "partial" if is_alone else f"{secrets.token_hex(4)}.tmp"
+        aside = folder.with_name(f"{folder.name}.{end}")
         if aside.is_symlink() or not aside.is_dir():
             _remove(aside)
             aside.mkdir()
@@ -51,8 +55,9 @@ def make_folder(
             for path in (*aside.iterdir(), aside):
                 sync(path)
             _replace(folder, aside, sound)
-        except Exception:
-            _remove(aside)
+        except BaseException as error:
+            if isinstance(error, Exception) or not is_alone:
+                _remove(aside)
             raise
 
 
@@ -77,14 +82,16 @@ def _replace(folder: Path, aside: Path, sound: Callable[[Path], bool]) -> None:
 
 
 @contextmanager
-def _alone(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
-    """Hold the lock file `path`, which goes again; whether another process had it.
+def _alone(path: Path, waiting: Callable[[], None]) -> Iterator[tuple[bool, bool]]:
+    """Hold the lock file `path`, which goes again; whether another process had it, and whether
+    there are locks here at all.
 
     The lock is the kernel's: it ends with its owner, however that ends.
     """
     begun = time.monotonic()
     waited = told = False
     while True:
+        is_alone = True
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,14 +104,14 @@ def _alone(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
                     told = True
                 time.sleep(_GLANCE)
                 continue
-            # A file system without locks: two processes may then do the same work.
+            is_alone = False  # a file system without locks: two may then do the same work
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file), path.stat()):
                 break
         os.close(file)  # its owner left and removed it between the two calls
         waited = True
     try:
-        yield waited
+        yield waited, is_alone
     finally:
         path.unlink(missing_ok=True)
         os.close(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import time
@@ -131,6 +132,23 @@ def test_the_lock_of_a_killed_process_is_no_lock(tmp_path: Path) -> None:
     (tmp_path / "it.lock").touch()
     make_folder(tmp_path / "it", write("a"), sound)
     assert names(tmp_path) == ["it"]
+
+
+def test_without_locks_each_process_has_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    def fill(folder: Path) -> None:
+        make_folder(tmp_path / ("0" * 16), write("another's"), sound)
+        assert names(folder) == []
+        write("ours")(folder)
+
+    monkeypatch.setattr("core.atomic_folders.fcntl.lockf", refuse)
+    make_folder(tmp_path / ("0" * 16), fill, sound)
+    assert names(tmp_path) == ["0" * 16]
+    assert (tmp_path / ("0" * 16) / "file").read_text() == "another's"
 
 
 def test_what_others_keep_beside_it_is_left_alone(tmp_path: Path) -> None:
