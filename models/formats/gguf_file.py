@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
+from models.formats.families.family import renamed
 from models.formats.weights import Weights, common_dtype
 from models.registry import model_class
 
@@ -24,7 +25,7 @@ ARCHITECTURES = {"models.rwkv6.RWKV6": "rwkv6", "models.rwkv7.RWKV7": "rwkv7"}
 FUSED = {"rwkv6": ("time_maa_", "wkvrg"), "rwkv7": ("x_", "rwkvag")}
 """Shares of the token shift in a block that are one tensor there, and their order."""
 ENDLESS = 1 << 20  # tokens: what is written where no context is too long
-NORMAL, CONTROL, UNUSED = 1, 3, 5  # kinds of tokens
+UNUSED = 5  # kind of a token; `data.companions` has the others
 
 _NAMES = (
     (r"^emb\.", "token_embd."),
@@ -117,13 +118,13 @@ def tensors_of(arch: str, weights: Weights) -> Iterator[tuple[str, Tensor]]:
         elif inner == prefix + letters[0]:
             streams = [weights.tensors[f"{block}.att.{prefix}{letter}"] for letter in letters]
             yield (
-                f"{_named(block)}.time_mix_lerp_fused.weight",
+                f"{renamed(block, _NAMES)}.time_mix_lerp_fused.weight",
                 torch.stack(streams),
             )  # [M, 1, 1, C]
 
 
 def _translated(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    there = _named(name)
+    there = renamed(name, _NAMES)
     if _TURNED.fullmatch(there):
         tensor = tensor.mT
     elif not there.endswith((".time_mix_first", ".weight", ".bias")):
@@ -133,12 +134,6 @@ def _translated(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     yield there, tensor
     if re.match(r"blk\.0\.time_mix_a[012]\.", there):  # a value residual that is not read
         yield there.replace("time_mix_a", "time_mix_v"), tensor
-
-
-def _named(name: str) -> str:
-    for pattern, replacement in _NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def _describe(writer: Any, arch: str, config: Any) -> None:
