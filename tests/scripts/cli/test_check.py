@@ -251,7 +251,7 @@ def test_a_gpu_is_asked_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_deepspeed_its_strategies_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scripts.cli.cross_checks.find_spec", lambda name: None)
+    monkeypatch.setattr("scripts.cli.training_checks.find_spec", lambda name: None)
     (problem,) = problems_of("train", ["trainer.strategy=deepspeed_2"])
     assert problem.endswith("pip install -e '.[scale]', or choose fsdp")
 

@@ -65,7 +65,7 @@ def test_what_cannot_fit_is_refused(
     script: str, words: list[str], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(oom_advice, "capacity", lambda on_gpu: 8 * GIB)
-    monkeypatch.setattr("scripts.cli.cross_checks._gpus", lambda: 0)
+    monkeypatch.setattr("scripts.cli.shared_checks.number_of_gpus", lambda: 0)
     (problem,) = problems_of(script, words)
     assert problem.startswith("the model has ") and "this machine has 8.00 GiB" in problem
     assert way in problem

@@ -1,0 +1,76 @@
+"""Parts of the checks of several scripts.
+
+What needs PyTorch imports it only when it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from conf.schema import DataConf
+from core.errors import UserError
+from data.corpora import CORPORA
+from scripts.cli.model_spec import model_spec, nearest
+from training.run_folder.folder import check_name
+
+
+def corpus_problems(data: DataConf) -> Iterator[str]:
+    """Whether there is such a corpus, and it is named as it is read."""
+    if data.corpus not in CORPORA:
+        yield f"data.corpus={data.corpus!r}: no such corpus{nearest(data.corpus, list(CORPORA))}"
+    if data.corpus == "text" and not data.paths:
+        yield "data=text needs data.paths, e.g. data.paths='[book.txt]'"
+    if data.corpus == "stdlib" and data.paths:
+        yield f"data.paths={data.paths} is not read by data=stdlib; did you mean data=text?"
+
+
+def size_problems(model: dict[str, Any]) -> Iterator[str]:
+    """Whether the model has the size that is asked for."""
+    try:
+        model_spec(model, 0)
+    except UserError as error:
+        yield str(error)
+
+
+def build_problems(model: dict[str, Any], vocab: int, length: int, name: str) -> Iterator[str]:
+    """Whether the model's own checks accept its sizes, without building all of it."""
+    from models.sketch import sketch
+
+    try:
+        drawn = sketch(model_spec(model, vocab))
+    except UserError as error:
+        yield str(error)
+        return
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        yield f"no model of these sizes can be built ({str(error).splitlines()[0]})"
+        return
+    if drawn.positions is not None and drawn.positions < length:
+        yield f"model.{drawn.length_field}={drawn.positions} is shorter than {name}={length}"
+
+
+def name_problems(key: str, name: str | None) -> Iterator[str]:
+    """Whether a name, if one is given, can be that of a folder."""
+    try:
+        if name is not None:
+            check_name(key, name)
+    except UserError as error:
+        yield str(error)
+
+
+def number_of_gpus() -> int:
+    """How many GPUs PyTorch sees."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def on_gpu() -> bool:
+    """Whether there is a GPU."""
+    return number_of_gpus() > 0
+
+
+def device_problems(accelerator: str) -> Iterator[str]:
+    """Whether the device is here."""
+    if accelerator == "gpu" and not on_gpu():
+        yield "accelerator='gpu': PyTorch sees no GPU here (scripts/doctor.py says more)"
