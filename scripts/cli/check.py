@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from math import isfinite
@@ -424,6 +425,9 @@ def _field_problem(target: str, name: str, kind: str, text: str) -> str | None:
     OmegaConf.set_readonly(expected, False)  # it is frozen; values are tried on it all the same
     if problem := misfit(OmegaConf.create({"model": expected}), f"model.{name}", text):
         return problem
+    hint = typing.get_type_hints(config_class)[name]
+    if kind == "int" and float in (hint, *typing.get_args(hint)):
+        kind = "float"  # 0 is a share, and no number of something
     most = schema.LAYERS if name == "n_layer" else schema.TOKENS
     if kind == "float" and not isfinite(float(text)):
         return f"model.{name}={text}: must be a finite number"

@@ -18,6 +18,7 @@ GOOD = [
     ("train", ["-m", "model=rwkv4,transformer,gpt", "seed=0,1"]),
     ("train", ["model.n_layer=3", "model.size=tiny"]),
     ("train", ["data.paths=[]", "wandb.tags=[a,b]", "optim.lr=1e-4", "optim.final_lr=0"]),
+    ("train", ["model=transformer", "model.dropout=0", "model.rope_factor=8"]),
     ("train", ["experiment=demo"]),
     ("train", ["-m", "experiment=scaling_law"]),
     ("train", ["-m", "experiment=scaling_law", "model=gpt", "seed=0,1"]),
