@@ -55,7 +55,8 @@ class Sampler(lightning.Callback):
             rows = [line.value for line in read_lines(self._path) if line.value]
         except Missing:
             return
-        kept = [row for row in rows if row.get("step", 0) <= trainer.global_step]
+        here = range(trainer.global_step + 1)
+        kept = [row for row in rows if type(row.get("step")) is int and row["step"] in here]
         write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:

@@ -51,6 +51,8 @@ def test_samples_change_no_bits_and_resume(tmp_path: Path, corpus: Path) -> None
     # As if killed between steps 7 and 8.
     folder.summary_path.unlink()
     saved(folder)[-1].unlink()
+    with (folder.path / "samples.jsonl").open("a") as file:
+        file.write('{"step": "x"}\n[1]\n')
     again, _ = run(run_conf(tmp_path / "writes", corpus, **WRITES))
     assert again["digest"] == plain["digest"]
     assert texts(folder.path / "samples.jsonl") == written
