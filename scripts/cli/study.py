@@ -300,7 +300,8 @@ def _attempt(
     trial.value = value
     from probes.training_summaries import was_pruned
 
-    summary = _summary(path.parent / f"trial-{trial.number}" / "summary.json")
+    folder = RunFolder(path.parent / f"trial-{trial.number}")
+    summary = folder.read_summary()[0] or {}
     reason = summary.get("ended_early")
     trial.reason = reason if isinstance(reason, str) else None
     trial.state = "pruned" if was_pruned(summary) else "complete"
@@ -395,10 +396,3 @@ def _count(key: str, text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) < least:
         raise UserError(f"{key}={text[:40]}: expected a whole number from {least} to 999999999")
     return int(text)
-
-
-def _summary(path: Path) -> dict[str, Any]:
-    try:
-        return read_object(path)
-    except Unreadable:
-        return {}
