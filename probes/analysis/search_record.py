@@ -61,8 +61,8 @@ def record_of(runs: Sequence[TrainingRun]) -> SearchRecord | None:
 
     None unless all name it, are of its size, and have the value that was best for their model.
     """
-    names = {run.config.get("searched") for run in runs}
-    found = search_record(str(names.pop())) if len(names) == 1 else None
+    names = {str(run.config.get("searched")) for run in runs}
+    found = search_record(names.pop()) if len(names) == 1 else None
     if found is None:
         return None
     follows = [

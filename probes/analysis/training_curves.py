@@ -82,8 +82,8 @@ def currency_of(runs: Sequence[TrainingRun], price: Price | None) -> str | None:
     """The currency of all costs; None if there are none, or several."""
     if price is not None:
         return price.currency
-    found = {run.config.get("training.currency") for run in runs if run.config.get(PRICE)}
-    return str(found.pop()) if len(found) == 1 else None
+    found = {str(run.config.get("training.currency")) for run in runs if run.config.get(PRICE)}
+    return found.pop() if len(found) == 1 else None
 
 
 PRICE = "training.price_per_hour"

@@ -279,6 +279,9 @@ def test_trainings_of_one_name_and_odd_ones(tmp_path: Path) -> None:
     assert len({one["name"] for one in settings}) == 2
     assert all(one["runs"] == ["a · b"] for one in settings)
     assert record(report)["keys"] == []  # of a configuration that is not known nothing differs
+    lists = {"searched": ["x"], "training__price_per_hour": 2.0, "training__currency": ["EUR"]}
+    folder = write_training(tmp_path / "lists", "rwkv4", 4.8, **lists)
+    assert record(write(tmp_path / "there", folder))["arms"][0]["search"]["record"] is None
     shown = Shown((report.out / "index.html").read_text())
     assert len(shown.data["arms"]) == len({arm["label"] for arm in shown.data["arms"]}) == 2
 
