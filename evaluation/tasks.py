@@ -37,7 +37,7 @@ class Tasks:
         """`folder` holds further tasks as YAML files. Raises `UserError` for unknown names."""
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         self._names = list(names)
-        with _explained(f"include_path={folder}"):
+        with explained(f"include_path={folder}: its tasks" if folder else "the harness's tasks"):
             # The harness's own thousands of tasks take long to list: only where they are needed.
             inside = TaskManager(include_path=folder, include_defaults=False) if folder else None
             alone = inside is not None and set(names) <= set(inside.all_tasks)
@@ -72,12 +72,13 @@ class Tasks:
         with TemporaryDirectory() as scratch:
             loaded = []
             for name in self._names:
-                with _explained(f"tasks={name}"):
+                with explained(f"tasks={name}: its examples"):
                     if file is not None:
                         loaded.append(self._with_file(name, Path(file), scratch))
                     else:
                         loaded += self._manager.load(name)["tasks"].values()
-            with _explained(f"tasks={','.join(self._names)}", UndefinedError):
+            named = ",".join(self._names)
+            with explained(f"tasks={named}: its examples", UndefinedError):
                 found = lm_eval.simple_evaluate(
                     adapter,
                     tasks=loaded,
@@ -133,8 +134,9 @@ class Tasks:
 
 
 @contextlib.contextmanager
-def _explained(where: str, kind: type[Exception] = Exception) -> Iterator[None]:
-    """Turn what the harness raises into a `UserError`, and keep what it prints from the terminal.
+def explained(what: str, kind: type[Exception] = Exception) -> Iterator[None]:
+    """Turn what the harness raises into a `UserError` that `what` cannot be read, and keep what it
+    prints from the terminal.
 
     What is wrong in a task's file or data comes as an exception of any kind.
     """
@@ -146,7 +148,7 @@ def _explained(where: str, kind: type[Exception] = Exception) -> Iterator[None]:
     except kind as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"{where}: its examples cannot be read ({shown(lines[0], 300)}). The harness reads "
+            f"{what} cannot be read ({shown(lines[0], 300)}). The harness reads "
             "most tasks from Hugging Face; tasks_file= gives a task the lines of a file of yours, "
             "and include_path= a folder with tasks of yours"
         ) from None

@@ -18,7 +18,7 @@ from data.tokenizers import byte_tokenizer, char_tokenizer
 from evaluation import tables
 from evaluation import tasks as tasks_module
 from evaluation.harness import HarnessModel
-from evaluation.tasks import Tasks
+from evaluation.tasks import Tasks, explained
 from tests.registered_models import shaken
 
 LAMBADA = str(Path(lm_eval.__file__).parent / "tasks" / "lambada")
@@ -109,6 +109,14 @@ def test_what_a_model_cannot_read_at_once_loses_its_beginning() -> None:
     assert long == pytest.approx(
         [first + log_likelihood(model, tokenizer, "34567", "89ab")], abs=1e-4
     )
+
+
+def test_a_message_names_what_cannot_be_read() -> None:
+    with (
+        pytest.raises(UserError, match=r"include_path=x: its tasks cannot be read \(no YAML\)"),
+        explained("include_path=x: its tasks"),
+    ):
+        raise ValueError("no YAML")
 
 
 def test_continuations_are_the_likeliest_and_end_at_stop_words() -> None:
