@@ -7,6 +7,7 @@ reach code or the environment.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,17 +41,20 @@ def search_words(folder: Path | None) -> list[str]:
 
 def folder_problems(folder: Path) -> list[str]:
     """Why a folder cannot be taken; empty if it can."""
-    if not folder.is_dir():
-        return [f"--config-dir {shown(folder, 200)}: no such folder"]
-    links = [path for path in sorted(folder.rglob("*")) if path.is_symlink() and path.is_dir()]
-    if links:  # Hydra would follow it, and nothing has looked through what it finds there
-        return [f"--config-dir: {links[0]} is a link to a folder: put the folder itself there"]
-    paths = sorted({*folder.rglob("*.yaml"), *folder.rglob("*.yml")})[: MOST + 1]
+    said = f"--config-dir {shown(folder, 200)}"
+    if not os.path.isdir(folder):  # noqa: PTH112 (which raises for names that are too long)
+        return [f"{said}: no such folder"]
+    paths: list[Path] = []
+    for place, below, names in os.walk(folder):
+        for path in (Path(place, name) for name in sorted(below)):
+            if path.is_symlink():  # Hydra would follow it, and nothing has looked through it
+                return [f"{said}: {path} is a link to a folder: put the folder itself there"]
+        paths += [Path(place, name) for name in names if name.endswith((".yaml", ".yml"))]
+        if len(paths) > MOST:
+            return [f"{said}: more than {MOST:,} YAML files in it"]
     if not paths:
-        return [f"--config-dir {shown(folder, 200)}: no YAML in it, as experiment/mine.yaml"]
-    if len(paths) > MOST:
-        return [f"--config-dir {shown(folder, 200)}: more than {MOST:,} YAML files in it"]
-    return [f"{path}: {problem}" for path in paths for problem in _problems(path)]
+        return [f"{said}: no YAML in it, as experiment/mine.yaml"]
+    return [f"{path}: {problem}" for path in sorted(paths) for problem in _problems(path)]
 
 
 def _problems(path: Path) -> Iterator[str]:

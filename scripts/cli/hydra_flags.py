@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,7 @@ def parse(argv: list[str]) -> Line:
             if not value or line.config_dir is not None:
                 line.problems.append(f"{given} takes one folder: {given} my_conf")
                 continue
-            line.config_dir = Path(value).expanduser()
+            line.config_dir = Path(os.path.expanduser(value))  # noqa: PTH111 (which may raise)
             continue
         name = next((long for long, (short, _) in FLAGS.items() if given in (long, short)), None)
         values = FLAGS[name][1] if name else ()

@@ -88,7 +88,8 @@ def test_a_file_that_says_nothing_is_taken(folder: Path) -> None:
 
 
 def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
-    for words in (["--config-dir", f"{tmp_path}/none"], ["--config-dir"], ["-cd", str(tmp_path)]):
+    wrong = (f"{tmp_path}/none", str(tmp_path), "x" * 5000, "~nobody/mine", "\0", "/dev/null")
+    for words in (["--config-dir"], *(["-cd", place] for place in wrong)):
         (problem,) = problems_of("train", words)
         assert "--config-dir" in problem
     (tmp_path / "mine").mkdir()
