@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import warnings
@@ -49,9 +50,9 @@ def problems(key: str, items: Sequence[Any]) -> Iterator[str]:
         if not isinstance(name, str):
             yield f"{key}: {shown(item)} is neither a name nor a mapping with name: and arguments"
         elif ".py:" in name:
-            path = Path(name.rpartition(":")[0]).expanduser()
-            if not path.is_file():
-                yield f"{key}={shown(name)}: no such file {path}"
+            path = _file(name)
+            if not os.path.isfile(path):  # noqa: PTH113 (which raises for names that are too long)
+                yield f"{key}={shown(name)}: no such file {shown(path)}"
         elif name not in names:
             near = get_close_matches(name, names, 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(names)}"
@@ -131,8 +132,8 @@ def _class(key: str, item: Any) -> Any:
     from lightning import Callback
     from lightning.pytorch.loggers.logger import Logger
 
-    path, _, wanted = str(name).rpartition(":")
-    cls = getattr(_module(key, Path(path).expanduser()), wanted, None)
+    path, wanted = _file(str(name)), str(name).rpartition(":")[2]
+    cls = getattr(_module(key, path), wanted, None)
     base = Callback if kind == "Callback" else Logger
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise UserError(
@@ -140,6 +141,11 @@ def _class(key: str, item: Any) -> Any:
             f"{base.__name__}"
         )
     return cls
+
+
+def _file(name: str) -> Path:
+    """The file of `path/to/file.py:Class`."""
+    return Path(os.path.expanduser(name.rpartition(":")[0]))  # noqa: PTH111 (which may raise)
 
 
 def _module(key: str, path: Path) -> Any:

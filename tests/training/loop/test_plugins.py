@@ -90,6 +90,7 @@ def test_a_callback_of_lightnings_and_one_of_the_users(tmp_path: Path, corpus: P
         ("callbacks", "os.system", "choose one of"),
         ("callbacks", {"monitor": "x"}, "neither a name"),
         ("callbacks", "none.py:Class", "no such file"),
+        ("callbacks", "~no.such.user/none.py:Class", "no such file"),
         ("loggers", "WandbLogger", "choose one of|did you mean"),
     ],
 )
