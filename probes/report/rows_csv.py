@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from probes.analysis.bootstrap import typical
@@ -37,16 +37,18 @@ def flat(row: Row) -> list[Any]:
     return [*plain, row.is_disturbed, value, *packed]
 
 
-def csv_text(rows: Sequence[Row]) -> str:
-    """All rows, one line each, after a line of column names."""
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """All rows, one line each, after a line of column names.
+
+    Rows may come from anywhere: a text that a spreadsheet would compute as a formula gets an
+    apostrophe in front.
+    """
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     for row in rows:
-        # Rows may come from anywhere: a text that a spreadsheet would compute as a formula gets an
-        # apostrophe in front.
         writer.writerow(
             f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
-            for value in flat(row)
+            for value in row
         )
     return buffer.getvalue()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from typing import Any
 
@@ -30,15 +28,6 @@ def rows_of(grid: Grid) -> list[list[Any]]:
         for setting in arm.settings
         for run in setting.runs
     ]  # fmt: skip
-
-
-def csv_text(grid: Grid) -> str:
-    """The rows as CSV."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(rows_of(grid))
-    return buffer.getvalue()
 
 
 def json_text(grid: Grid, contents: Contents) -> str:

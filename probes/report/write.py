@@ -32,7 +32,7 @@ from probes.report import (
     trainings_text,
 )  # fmt: skip
 from probes.report.contents import Contents, contents
-from probes.report.rows_csv import csv_text
+from probes.report.rows_csv import COLUMNS, csv_text, flat
 from probes.report.summary_json import summarise
 
 
@@ -79,7 +79,7 @@ def write_report(
     # The page comes last: when it is new, everything it stands beside is new too.
     with writing(out, "out"), filling(out, last="index.html") as aside:
         _write(aside / "crossover.json", json.dumps(report.summary, indent=2) + "\n")
-        _write(aside / "rows.csv", csv_text(dataset.rows))
+        _write(aside / "rows.csv", csv_text(COLUMNS, map(flat, dataset.rows)))
         figures.draw_all(report.analysis, aside)
         if report.analysis.scaling:
             scaling_figure.save(report.analysis.scaling, aside)
@@ -101,7 +101,10 @@ def _write_trainings(found: Grid, dataset: Dataset, out: Path, price: Price | No
     said = replace(said, warnings=(*phrases.warnings(dataset), *said.warnings))
     with writing(out, "out"), filling(out, last="index.html") as aside:
         _write(aside / "trainings.json", trainings_files.json_text(found, said))
-        _write(aside / "trainings.csv", trainings_files.csv_text(found))
+        _write(
+            aside / "trainings.csv",
+            csv_text(trainings_files.COLUMNS, trainings_files.rows_of(found)),
+        )
         _write(aside / "index.html", trainings_html.page(found, said))
 
 

@@ -19,7 +19,7 @@ from probes.analysis.costs import Price
 from probes.analysis.dataset import collect
 from probes.analysis.metrics import BY_KEY
 from probes.report import figures, html, template
-from probes.report.rows_csv import csv_text
+from probes.report.rows_csv import COLUMNS, csv_text, flat
 from probes.report.write import Report, compose
 from probes.rows import Row
 from tests.probes.report.page_checks import (
@@ -167,7 +167,7 @@ def parsed(report: Report) -> tuple[Shown, Record, Csv]:
     return (
         Shown(html.page(report.analysis, report.contents)),
         record,
-        Csv(csv_text(report.analysis.dataset.rows)),
+        Csv(csv_text(COLUMNS, map(flat, report.analysis.dataset.rows))),
     )
 
 

@@ -279,6 +279,8 @@ def test_trainings_of_one_name_and_odd_ones(tmp_path: Path) -> None:
     assert len({one["name"] for one in settings}) == 2
     assert all(one["runs"] == ["a · b"] for one in settings)
     assert record(report)["keys"] == []  # of a configuration that is not known nothing differs
+    formula = write_training(tmp_path / "c", "rwkv4", 4.8, summary={"name": "=1+1"})
+    assert "\n'=1+1," in (write(tmp_path / "c", formula).out / "trainings.csv").read_text()
     lists = {"searched": ["x"], "training__price_per_hour": 2.0, "training__currency": ["EUR"]}
     folder = write_training(tmp_path / "lists", "rwkv4", 4.8, **lists)
     assert record(write(tmp_path / "there", folder))["arms"][0]["search"]["record"] is None
