@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-import types
-import typing
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Any
 
 from conf.schema import SCRIPTS
+from scripts.cli import arguments
 
 Line = tuple[str, ...]
 """A script's name, and the words after it."""
@@ -110,24 +109,7 @@ def bad_lines(count: int, seed: int) -> list[Line]:
 
 def keys(script: str) -> Iterator[tuple[str, type, Field[Any]]]:
     """Dotted name, kind and field of every key with a meaning, `verbatim` ones left out."""
-
-    def below(node: Any, prefix: str) -> Iterator[tuple[str, type, Field[Any]]]:
-        hints = typing.get_type_hints(node)
-        for item in fields(node):
-            hint = hints[item.name]
-            if is_dataclass(hint):
-                yield from below(hint, f"{prefix}{item.name}.")
-            elif item.metadata and not item.metadata["verbatim"]:
-                yield f"{prefix}{item.name}", _kind(hint), item
-
-    return below(SCRIPTS[script], "")
-
-
-def _kind(hint: Any) -> type:
-    """int of `int | None`, list of `list[str]`."""
-    if isinstance(hint, types.UnionType):
-        hint = next(one for one in typing.get_args(hint) if one is not type(None))
-    return typing.get_origin(hint) or hint
+    return (entry for entry in arguments.keys(SCRIPTS[script]) if not entry[2].metadata["verbatim"])
 
 
 def _line(script: str, *words: str) -> Line:

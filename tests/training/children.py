@@ -94,6 +94,7 @@ def _main(
     record: Path | None,
 ) -> None:
     os.environ.update(env)
+    Path(log).unlink(missing_ok=True)  # what is left of a killed run may still write to its own
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

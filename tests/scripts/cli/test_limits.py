@@ -91,7 +91,8 @@ def test_every_number_has_its_bounds() -> None:
 def item_owner(node: type, name: str) -> type:
     """The dataclass that has the last part of a dotted key."""
     for part in name.split(".")[:-1]:
-        node = typing.get_type_hints(node)[part]
+        hint = typing.get_type_hints(node)[part]
+        node = typing.get_args(hint)[0] if typing.get_args(hint) else hint  # of `DataConf | None`
     return node
 
 
