@@ -324,6 +324,9 @@ class CheckpointConf:
         "checkpoints that stay: any of last:N, best:N, every:STEPS, with commas between",
         verbatim=True,
     )
+    sharded: bool = key(
+        False, "each process writes its share into a folder; needs trainer.strategy=fsdp"
+    )
 
 
 @dataclass
@@ -821,6 +824,7 @@ ADDED = (
     "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",
     "wandb.over", "searched", "training.profile", "training.sample_every",
     "training.sample_prompt", "training.sample_tokens", "callbacks", "loggers",
+    "checkpoint.sharded",
 )  # fmt: skip
 """Keys of a training that runs of older versions have not recorded. The default of such a key is
 what was done before it existed."""

@@ -12,13 +12,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from core.errors import UserError
 from core.parsing import Missing, Unreadable, read_object, regular
 
 ASIDE = re.compile(r"\..+\.\d+\.tmp")  # what `atomic` writes to
 MANIFEST = 1 << 10  # bytes that one may have
+FILES = "files.json"  # in a folder with a manifest: what each other file there must contain
 
 
 @contextmanager
@@ -134,12 +135,56 @@ def manifest_path(path: Path) -> Path:
 def write_manifest(path: Path, source: Path | None = None) -> None:
     """Record beside `path` its size and SHA-256, or those of `source`, which is to become it."""
     source = source or path
-    manifest = {"bytes": source.stat().st_size, "sha256": sha256(source)}
-    write_text(manifest_path(path), json.dumps(manifest) + "\n")
+    write_text(manifest_path(path), json.dumps(described(source)) + "\n")
+
+
+def described(path: Path) -> dict[str, Any]:
+    """Size in bytes and SHA-256 of a file, as manifests say them."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether this is a folder that says what it must contain."""
+    try:
+        return (folder / FILES).is_file()
+    except OSError:  # it may not be looked into
+        return False
+
+
+def seal(folder: Path, aside: Path, files: dict[str, dict[str, Any]]) -> None:
+    """Make `aside`, with these files as `described`, into `folder`, which has a manifest.
+
+    The manifest is of the list of files; whatever stood in the folder's place goes. All files must
+    be on the disk already.
+    """
+    write_text(aside / FILES, json.dumps(files, indent=2) + "\n")
+    write_manifest(folder, aside / FILES)
+    if os.path.lexists(folder):
+        discard(folder, keep_manifest=True)
+    aside.rename(folder)
+    sync(folder.parent)
+
+
+def discard(folder: Path, keep_manifest: bool = False) -> None:
+    """Delete a folder that has a manifest: at once for whoever looks, under another name."""
+    going = folder.with_name(f".{folder.name}.old")
+    remove(going)
+    folder.rename(going)
+    if not keep_manifest:
+        manifest_path(folder).unlink(missing_ok=True)
+    remove(going)
+
+
+def remove(path: Path) -> None:
+    """Delete a folder with all that is in it, a file, or a link and not what that leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def recorded_digest(path: Path) -> str | None:
-    """SHA-256 of a file as its manifest says, or None."""
+    """SHA-256 of a file, or of the list of files in a folder, as its manifest says, or None."""
     try:
         return str(read_object(manifest_path(path), most=MANIFEST).get("sha256"))
     except Unreadable:
@@ -147,11 +192,12 @@ def recorded_digest(path: Path) -> str | None:
 
 
 def damage(path: Path) -> str | None:
-    """Why a file with a manifest cannot be trusted, or None."""
+    """Why a file, or a folder of files, with a manifest cannot be trusted, or None."""
+    manifest = manifest_path(path)
     try:
-        with regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-        manifest = manifest_path(path)
+        if not is_sealed(path):
+            with regular(path):  # what is no file has no manifest either
+                pass
         try:
             recorded = read_object(manifest, most=MANIFEST)
         except Missing:
@@ -160,12 +206,41 @@ def damage(path: Path) -> str | None:
             return f"its manifest {manifest.name} is unreadable: {error.reason}"
         if not {"bytes", "sha256"} <= recorded.keys():
             return f"its manifest {manifest.name} is unreadable: it names no bytes and no sha256"
-        if size != recorded["bytes"]:
-            return f"{size} bytes instead of {recorded['bytes']!s:.40}"
-        if sha256(path) != recorded["sha256"]:
-            return "its SHA-256 differs from its manifest"
+        if not is_sealed(path):
+            return _difference(path, recorded)
+        if problem := _difference(path / FILES, recorded):
+            return f"{FILES}: {problem}"
+        return _damage_inside(path)
     except Unreadable as error:
         return error.reason
+
+
+def _difference(path: Path, recorded: dict[str, Any]) -> str | None:
+    """What a manifest says otherwise of a file. Raises `Unreadable`."""
+    with regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+    if size != recorded["bytes"]:
+        return f"{size} bytes instead of {recorded['bytes']!s:.40}"
+    if sha256(path) != recorded["sha256"]:
+        return "its SHA-256 differs from its manifest"
+    return None
+
+
+def _damage_inside(folder: Path) -> str | None:
+    """What of a folder's files is not as its list of them says. Raises `Unreadable`."""
+    files = read_object(folder / FILES)
+    try:
+        odd = {path.name for path in folder.iterdir()} ^ {*files, FILES}
+    except OSError as error:
+        raise Unreadable(folder, f"cannot be read ({error.strerror})") from None
+    if odd:
+        name = min(odd)
+        return f"{name[:80]} is missing" if name in files else f"{name[:80]!r} is none of its files"
+    for name, recorded in files.items():
+        if not isinstance(recorded, dict) or not {"bytes", "sha256"} <= recorded.keys():
+            return f"{FILES} names no bytes and no sha256"
+        if problem := _difference(folder / name, recorded):
+            return f"{name}: {problem}"
     return None
 
 

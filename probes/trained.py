@@ -9,6 +9,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.files import recorded_digest, sha256
+from models.formats.run_checkpoints import is_sharded
 from models.registry import ModelSpec
 
 
@@ -66,6 +67,8 @@ def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
 
 def _digest(path: Path) -> str:
     """SHA-256 of a file; of a folder, that of the digests of its files."""
+    if is_sharded(path) and (recorded := recorded_digest(path)):
+        return recorded
     if path.is_file():
         return recorded_digest(path) or sha256(path)
     lines = "".join(f"{sha256(one)} {one.name}\n" for one in _files(path))

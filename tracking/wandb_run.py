@@ -181,7 +181,9 @@ class Tracker:
         def send(run: Any) -> None:
             artifact = load_wandb().Artifact(name, type=kind)
             for path in paths:
-                if upload:
+                if upload and path.is_dir():
+                    artifact.add_dir(str(path), name=path.name)
+                elif upload:
                     artifact.add_file(str(path))
                 else:
                     artifact.add_reference(path.resolve().as_uri())

@@ -32,7 +32,7 @@ from tracking.configuration import flatten, setting_of, today
 from tracking.lightning_loggers import JsonlLogger, TrackingLogger
 from tracking.wandb_run import Tracker, train_axes
 from training.checkpoints.callback import Checkpointer
-from training.checkpoints.find import read, read_whole, saved
+from training.checkpoints.find import read, read_whole, saved, weights_of
 from training.checkpoints.initial_weights import (
     Initial,
     check_early,
@@ -55,7 +55,7 @@ from training.distributed.local_processes import (
     spawn_ranks,
 )
 from training.distributed.rendezvous import Leader, follow_rank_zero
-from training.distributed.strategies import SHARDED, precision_of
+from training.distributed.strategies import SHARDED, precision_of, reads_shares
 from training.failures.explain import explained, let_go
 from training.loop.datamodule import Tokens
 from training.loop.early_end import EarlyEnd
@@ -233,7 +233,8 @@ class Run:
         folder.check()
 
         def restorable(path: Path, branch: bool) -> dict[str, Any]:
-            return read_whole(path, self.spec, None if branch else precision_of(conf.trainer))
+            precision = None if branch else precision_of(conf.trainer)
+            return read_whole(path, self.spec, precision, reads_shares(conf.trainer))
 
         start, step = choose(conf.resume, folder, conf.runs_dir, restorable), 0
         if start.path is None and conf.init_from:
@@ -401,13 +402,11 @@ class Run:
         trainer, module, monitor, guard, _, early, average = fitted
         is_short = trainer.global_step < conf.trainer.max_steps
         stopped = f"a callback stopped it at step {trainer.global_step}" if is_short else None
-        content = read(saved(self.folder)[-1])
+        newest = saved(self.folder)[-1]
+        content = read(newest, conf.checkpoint.sharded)
         model: Any = module.model
         if conf.trainer.strategy in SHARDED:  # this rank trained only a share of the model
-            weights = {
-                name.removeprefix("model."): tensor
-                for name, tensor in content["state_dict"].items()
-            }
+            weights = weights_of(newest, content)
             model = build(spec)
             model.load_state_dict(weights)
             model = module.model = model.to(module.device)
@@ -467,5 +466,6 @@ def _fit_as_other_rank(
 ) -> None:
     """Train as any further rank, from the checkpoint at `path`; everything here must pickle."""
     with Signals(quiet=True) as signals, explained(conf, spec, folder):
-        start = Start(path, None if path is None else read(path))
+        content = None if path is None else read(path, reads_shares(conf.trainer))
+        start = Start(path, content)
         Run(conf, spec, folder, rank).fit(start, signals)

@@ -14,6 +14,7 @@ from core.errors import UserError
 from core.files import damage, manifest_path
 from core.parsing import parse_json, plain
 from models.formats import official
+from models.formats.run_checkpoints import is_sharded
 from models.formats.tensor_files import (
     named_tensors,
     read_safetensors,
@@ -40,7 +41,7 @@ def read_checkpoint(path: Path, of: str = RAW) -> Weights:
     problem = damage(path)
     if problem and (not path.is_file() or manifest_path(path).exists()):
         raise UserError(f"checkpoint {path}: {problem}")
-    content = read_torch(path)
+    content = content_of(path, STATE[RAW])
     if problem and isinstance(content, dict) and KEY in content:  # one of ours, unproven
         raise UserError(f"checkpoint {path}: {problem}")
     if of != RAW and (problem or not isinstance(content, dict) or STATE[of] not in content):
@@ -56,6 +57,16 @@ def read_checkpoint(path: Path, of: str = RAW) -> Weights:
     return Weights(spec, checked(path, tensors, shapes_of(spec)))
 
 
+def content_of(path: Path, *parts: str) -> Any:
+    """What a checkpoint holds. Tensors that every process has written its share of have values in
+    these `parts` of it only, and are on the device `meta` in others. Raises as `read_torch`."""
+    if not is_sharded(path):
+        return read_torch(path)
+    from models.formats import sharded  # imports much of torch
+
+    return sharded.read(path, *parts)
+
+
 def spec_of(path: Path) -> ModelSpec | None:
     """What a file of ours says it holds, without its tensors being read: only their shapes are
     compared with it. None if it is none of ours, or says nothing sound."""
@@ -65,7 +76,7 @@ def spec_of(path: Path) -> ModelSpec | None:
                 spec = ModelSpec(**parse_json((file.metadata() or {})[KEY])["model"])
                 sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         else:
-            content = read_torch(path)
+            content = content_of(path)
             spec = ModelSpec(**plain(part(content, KEY, "identity", "model")))
             sizes = {name: tensor.shape for name, tensor in content["state_dict"].items()}
         tensors = {

@@ -3,7 +3,7 @@
 | what | how it is known |
 |---|---|
 | run | its folder: the newest undamaged checkpoint in it |
-| checkpoint of a run | `.ckpt`, with its manifest beside it |
+| checkpoint of a run | `.ckpt`, a file or a folder (`sharded`), with its manifest beside it |
 | official RWKV weights (4, 5.1, 5.2, 6, 7) | any other file of `torch.save`, usually `.pth` |
 | checkpoint of nanoGPT | such a file with `model_args`, usually `ckpt.pt` |
 | one self-describing file, or official names | `.safetensors` |
@@ -62,7 +62,7 @@ def read(path: str | Path, part: str = RAW) -> Weights:
         if (checkpoint := run_checkpoints.newest(path)) is None:
             raise UserError(f"{path} has no checkpoint yet: train it first")
         path = checkpoint
-    if path.suffix == ".ckpt" and not path.is_dir():
+    if path.suffix == ".ckpt" and (not path.is_dir() or run_checkpoints.is_sharded(path)):
         return crossover.read_checkpoint(path, part)
     if part != RAW:
         raise UserError(f"weights={part}: {path} is no run, and has no averages of its weights")

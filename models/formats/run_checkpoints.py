@@ -8,18 +8,37 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.errors import UserError
-from core.files import damage
+from core.files import damage, is_sealed
 
 log = logging.getLogger("crossover")
 
 FOLDER = "checkpoints"  # below the run's
 PATTERN = re.compile(r"step-(\d{8})\.ckpt")
+SHARDS = "shards"
+"""Key of what was read of a sharded checkpoint, with its path."""
+ASIDE = re.compile(r"\.step-\d{8}\.ckpt\.(new|old)")
+"""Names of sharded checkpoints that are being made or deleted."""
 
 
 def step_of(path: Path) -> int:
     """The optimizer step in a checkpoint's name; 0 for another name."""
     match = PATTERN.fullmatch(path.name)
     return int(match[1]) if match else 0
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether a checkpoint is a folder, with a part of each process (`models.formats.sharded`)."""
+    return path.suffix == ".ckpt" and is_sealed(path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something that can be a checkpoint: a file, or a sharded one."""
+    return path.is_file() or is_sharded(path)
+
+
+def aside_of(path: Path) -> Path:
+    """Where a sharded checkpoint is made, by all processes alike."""
+    return path.with_name(f".{path.name}.new")
 
 
 def saved(run: Path) -> list[Path]:

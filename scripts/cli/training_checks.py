@@ -118,6 +118,12 @@ def _inside(config: TrainConf) -> Iterator[str]:
 
 
 def _keep(config: TrainConf) -> Iterator[str]:
+    strategy = config.trainer.strategy
+    if config.checkpoint.sharded and strategy != "fsdp":
+        yield (
+            f"checkpoint.sharded=true needs trainer.strategy=fsdp, not {strategy}: leave it out, "
+            "and process 0 writes one file, which every strategy continues"
+        )
     try:
         keep = Keep.parse(config.checkpoint.keep)
     except UserError as error:

@@ -76,4 +76,7 @@ def interrupted(whole: RunFolder, copy: RunFolder, step: int) -> None:
     copy.checkpoints.mkdir(parents=True)
     shutil.copy(whole.config, copy.config)
     for path in whole.checkpoints.glob(f"step-{step:08d}.*"):
-        shutil.copy(path, copy.checkpoints)
+        if path.is_dir():  # a sharded one
+            shutil.copytree(path, copy.checkpoints / path.name)
+        else:
+            shutil.copy(path, copy.checkpoints)

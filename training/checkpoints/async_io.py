@@ -66,7 +66,12 @@ class BackgroundIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
             self._after(checkpoint)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as the latter
-            raise UserError(
-                f"checkpoint {path} cannot be written: {error}. Those before it are whole; make "
-                "room, and the same command continues from the newest"
-            ) from error
+            raise cannot_be_written(path, error) from error
+
+
+def cannot_be_written(path: Path, reason: object) -> UserError:
+    """What a run ends with whose checkpoint cannot be saved."""
+    return UserError(
+        f"checkpoint {path} cannot be written: {reason}. Those before it are whole; make "
+        "room, and the same command continues from the newest"
+    )

@@ -11,8 +11,9 @@ from typing import Any
 import lightning
 
 from conf.schema import TrainConf
-from core.files import manifest_path, write_text
+from core.files import discard, manifest_path, write_text
 from core.stop_signals import Preempted, Signals
+from models.formats.run_checkpoints import is_sharded, is_there
 from tracking.lightning_loggers import JsonlLogger
 from training.checkpoints.async_io import BackgroundIO
 from training.checkpoints.find import path_of, saved, step_of
@@ -60,13 +61,20 @@ class Checkpointer(lightning.Callback):
         ours = (start or {}).get("crossover", {})
         before = ours.get("lowest", [each for each in [ours.get("best")] if each])
         # The best of a branch are its own: those of its parent lie elsewhere.
-        self._lowest = [each for each in before if path_of(folder, each["step"]).is_file()]
+        self._lowest = [each for each in before if is_there(path_of(folder, each["step"]))]
         """Steps and losses of the best checkpoints so far, the best first."""
         self._asked = GO_ON
         self._last_save = time.monotonic()
-        self.io = BackgroundIO(start, self._tidy)
+        self.io = self._writer(start)
         self.seconds = 0.0
         """Time for which saving has held up the loop."""
+
+    def _writer(self, start: dict[str, Any] | None) -> BackgroundIO:
+        if not self._conf.sharded:
+            return BackgroundIO(start, self._tidy)
+        from training.checkpoints.sharded_io import ShardedIO  # imports much of torch
+
+        return ShardedIO(self.member, start, self._tidy)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if self._start is not None and "crossover" in self._start:
@@ -179,7 +187,9 @@ class Checkpointer(lightning.Callback):
         paths = {step_of(path): path for path in saved(self.folder)}
         stay = self._keep.stay(paths, [each["step"] for each in ours["lowest"]])
         for step, path in paths.items():
-            if step not in stay and not path.is_dir():
+            if step not in stay and is_sharded(path):
+                discard(path)
+            elif step not in stay and not path.is_dir():
                 # The manifest goes last: a checkpoint without one is passed over.
                 path.unlink(missing_ok=True)
                 manifest_path(path).unlink(missing_ok=True)

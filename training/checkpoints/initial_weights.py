@@ -21,7 +21,7 @@ from core.parsing import Unreadable, read_yaml
 from data import foreign
 from data.store import Corpus
 from models.formats.load import read as read_weights
-from models.formats.run_checkpoints import PATTERN
+from models.formats.run_checkpoints import PATTERN, is_sharded
 from models.formats.weights import Weights
 from models.meta import build_meta
 from models.registry import ModelSpec, model_class
@@ -238,6 +238,8 @@ def _check_optimizer(path: Path, content: dict[str, Any], spec: ModelSpec, conf:
 
 def _digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and digests of the files in a folder."""
+    if is_sharded(path) and (recorded := recorded_digest(path)):
+        return recorded
     if path.is_file():
         return recorded_digest(path) or sha256(path)
     total = hashlib.sha256()

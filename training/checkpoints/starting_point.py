@@ -18,6 +18,7 @@ from typing import Any
 from conf.schema import EVERYTHING, OptimConf, TrainConf, decay_steps
 from core.errors import UserError, shown
 from core.files import damage, manifest_path, recorded_digest
+from models.formats.run_checkpoints import is_there
 from training.checkpoints.find import newest, saved, step_of
 from training.run_folder.begun import Begun, Parent
 from training.run_folder.folder import RunFolder, resume_target
@@ -106,7 +107,7 @@ def choose(resume: str, folder: RunFolder, runs_dir: str, read: Read) -> Start:
             return start
     target = resume_target(resume, runs_dir)
     path: Path | None = target
-    if not target.is_file():
+    if not is_there(target):
         path = newest(RunFolder(target), partial(problem_of, branch=True))
     elif problem := problem_of(target, branch=True):
         raise UserError(f"checkpoint {target}: {problem}")

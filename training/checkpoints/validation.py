@@ -262,7 +262,8 @@ def _check_weights(
         _need(same, f"{part}, {name}: its type")
     if getattr(model.config, "tie_embeddings", None):
         head = weights["model.head.weight"]
-        _need(torch.equal(weights["model.emb.weight"], head), f"{part}, head.weight (it is tied)")
+        same = head.is_meta or torch.equal(weights["model.emb.weight"], head)
+        _need(same, f"{part}, head.weight (it is tied)")
 
 
 def _check_tensor(tensor: Any, shape: Any, place: str) -> None:

@@ -9,9 +9,8 @@ from core.errors import UserError
 from core.files import inside
 from data.rwkv_world_tokenizer import VOCABULARY
 from data.text import TextTokenizer
-from models.formats.crossover import KEY, part
-from models.formats.run_checkpoints import PATTERN
-from models.formats.tensor_files import read_torch
+from models.formats.crossover import KEY, content_of, part
+from models.formats.run_checkpoints import PATTERN, is_sharded
 from training.checkpoints.find import newest
 from training.run_folder.folder import RunFolder, find_place
 from training.run_folder.identity import TOKENIZER
@@ -36,7 +35,7 @@ def find_source(key: str, name: str, runs_dir: str) -> Source:
         if (checkpoint := newest(folder)) is None:
             raise UserError(f"{folder.path} has no checkpoint yet: train it first")
         return Source(checkpoint, _if_file(folder.tokenizer))
-    if path.is_dir():
+    if path.is_dir() and not is_sharded(path):
         # RWKV's own vocabulary, which says more than what others make of it.
         vocabulary = _if_file(path / VOCABULARY)
         return Source(path, vocabulary or _if_file(path / "tokenizer.json"))
@@ -50,7 +49,7 @@ def check_tokenizer(source: Source, tokenizer: TextTokenizer) -> None:
     if source.tokenizer is None or not PATTERN.fullmatch(source.weights.name):
         return
     try:
-        recorded = part(read_torch(source.weights), KEY, "run", TOKENIZER)
+        recorded = part(content_of(source.weights), KEY, "run", TOKENIZER)
     except KeyError:  # another program's, or written before this was recorded
         return
     if recorded != tokenizer.fingerprint:

@@ -3,7 +3,8 @@
 Whatever the strategy, a checkpoint is the same file with the same names: process 0 gathers weights
 and optimizer state whole. So any checkpoint continues under any strategy and any number of
 processes, and converts like every other. The price is that the whole state must pass through the
-memory of the first machine; docs/distributed.md has the arithmetic.
+memory of the first machine; docs/distributed.md has the arithmetic. With `checkpoint.sharded` each
+process of FSDP writes its own share instead, which is read under the same names.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def build_strategy(conf: TrainConf) -> Strategy | str:
     if trainer.strategy == "fsdp":
         from training.distributed.fsdp import FullyShard
 
-        return FullyShard(calls_by_need(conf), trainer.offload)
+        return FullyShard(calls_by_need(conf), trainer.offload, conf.checkpoint.sharded)
     if trainer.strategy.startswith("deepspeed_"):
         from training.distributed.zero import Zero
 
@@ -36,6 +37,11 @@ def calls_by_need(conf: TrainConf) -> bool:
     """Whether batches decide how often a block is called, so that processes cannot gather its
     weights together in between."""
     return conf.training.segment > 0 or conf.data.packing == "documents"
+
+
+def reads_shares(conf: TrainerConf) -> bool:
+    """Whether each process reads its own share of a sharded checkpoint, and not all of it."""
+    return conf.strategy == "fsdp"
 
 
 def precision_of(conf: TrainerConf) -> str:

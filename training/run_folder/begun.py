@@ -15,7 +15,7 @@ from conf.schema import EVERYTHING, TAKES
 from core.errors import UserError
 from core.files import recorded_digest, write_text
 from core.parsing import Missing, Unreadable, read_object
-from models.formats.run_checkpoints import step_of
+from models.formats.run_checkpoints import is_there, step_of
 from training.run_folder.folder import RunFolder, resume_target
 
 
@@ -75,7 +75,7 @@ class Begun:
             target = resume_target(resume, runs_dir)
         except UserError:  # the parent may have gone on, and deleted it
             return True
-        return not target.is_file() or recorded_digest(target) in (None, self.parent.sha256)
+        return not is_there(target) or recorded_digest(target) in (None, self.parent.sha256)
 
 
 def is_parent(value: Any) -> bool:

@@ -2,7 +2,8 @@
 
 runs/[GROUP/]NAME/
     config.yaml      what was asked for
-    checkpoints/     step-00000100.ckpt with its manifest, as many as are kept; best.json
+    checkpoints/     step-00000100.ckpt (a folder, if sharded) with its manifest, as many as are
+                     kept; best.json
     metrics.jsonl    every number that was logged
     samples.jsonl    texts that the model wrote, with training.sample_every
     summary.json     written when the run has finished
@@ -19,12 +20,13 @@ import json
 import logging
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.files import recorded_digest, sweep, write_text
+from core.files import recorded_digest, remove, sweep, write_text
 from core.parsing import Missing, Unreadable, read_object, regular
 from data.sources import kernel_devices
 from models.formats import run_checkpoints
@@ -161,6 +163,10 @@ class RunFolder:
         """Delete what a killed process was still writing; only for the owner of the run."""
         for folder in (self.path, self.checkpoints):
             sweep(folder)
+        for path in self.checkpoints.glob(".*"):
+            if run_checkpoints.ASIDE.fullmatch(path.name):
+                with suppress(OSError):  # as above: what cannot go is in nobody's way
+                    remove(path)
 
     def aside(self) -> Path:
         """The first free NAME.old-K beside it."""
@@ -212,6 +218,8 @@ def resume_target(resume: str, runs_dir: str) -> Path:
                     f"resume={resume!r} is made up by the kernel while it is read: name a "
                     "checkpoint or a run"
                 )
+            return path
+        if run_checkpoints.is_sharded(path):
             return path
         if path.exists() and not path.is_dir():
             raise UserError(

@@ -128,6 +128,12 @@ BAD = [
         ["trainer.strategy=fsdp", "trainer.offload=true", "trainer.accelerator=cpu"],
         ["trainer.offload=true: with fsdp on a CPU"],
     ),
+    (
+        "train",
+        ["checkpoint.sharded=true", "trainer.strategy=deepspeed_2"],
+        ["checkpoint.sharded=true needs trainer.strategy=fsdp, not deepspeed_2: leave it out"],
+    ),
+    ("train", ["checkpoint.sharded=true"], ["checkpoint.sharded=true needs trainer.strategy=fsdp"]),
     ("train", ["trainer.offload=true"], ["trainer.offload=true needs trainer.strategy=fsdp or"]),
     ("train", ["trainer.sequence_parallel=true"], ["needs several processes"]),
     (
