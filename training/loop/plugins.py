@@ -118,8 +118,10 @@ def _made(key: str, item: Any, defaults: dict[str, Any]) -> Any:
     cls = _class(key, item)
     try:
         return cls(**{**defaults, **arguments})
-    except Exception as error:  # of a class whose author may be anybody
+    except (Exception, SystemExit) as error:  # of a class whose author may be anybody
         what = str(error).strip().splitlines() or [type(error).__name__]
+        if isinstance(error, SystemExit):  # which has no text, or only a number
+            what = [f"SystemExit: {error}"]
         raise UserError(f"{key}: {shown(name)} cannot be made ({shown(what[0], 300)})") from error
 
 
@@ -159,7 +161,7 @@ def _module(key: str, path: Path) -> Any:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an exit would end the training as if it were done
         del sys.modules[name]
         raise UserError(
             f"{key}: {path} cannot be imported ({type(error).__name__}: {shown(error, 300)})"

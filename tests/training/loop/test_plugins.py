@@ -114,6 +114,16 @@ def test_classes_that_are_none_and_wrong_arguments_are_refused(tmp_path: Path) -
             plugins.check("callbacks", [item])
 
 
+def test_a_file_that_ends_python_ends_no_training_silently(tmp_path: Path) -> None:
+    (tmp_path / "whole.py").write_text("import sys\nsys.exit(0)\n")
+    begins = "import sys\nimport lightning\n\n\nclass Ends(lightning.Callback):\n"
+    (tmp_path / "made.py").write_text(f"{begins}    def __init__(self):\n        sys.exit(0)\n")
+    with pytest.raises(UserError, match=r"whole.py cannot be imported \(SystemExit: 0\)"):
+        plugins.check("callbacks", [f"{tmp_path}/whole.py:Class"])
+    with pytest.raises(UserError, match=r"made.py:Ends cannot be made \(SystemExit: 0\)"):
+        plugins.build_callbacks([f"{tmp_path}/made.py:Ends"], 0)
+
+
 def test_ranks_without_loggers_leave_out_what_only_logs() -> None:
     names = ["LearningRateMonitor", "DeviceStatsMonitor", "Timer"]
     assert [type(each).__name__ for each in plugins.build_callbacks(names, 1)] == ["Timer"]
