@@ -6,6 +6,7 @@ the same.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from core.parsing import Missing, Unreadable, read_object, read_yaml
+from core.parsing import LARGEST, Missing, Unreadable, read_object, read_yaml
 from core.parsing import read_lines as lines_of
 from probes.rows import label, said_by
 from probes.training_summaries import read_summary
@@ -98,11 +99,17 @@ class TrainingRun:
         return f"ended early: {self.ended_early}" if self.ended_early else "finished"
 
     def figure(self, key: str) -> float | None:
-        """A finite number of the summary."""
+        """A finite number of the summary, of which sums and products are finite too."""
         value = (self.summary or {}).get(key)
         if not isinstance(value, int | float) or isinstance(value, bool):
             return None
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) and abs(value) < LARGEST else None
+
+    @cached_property
+    def not_finite(self) -> str | None:
+        """A key of its configuration whose value is no finite number, nor has only such in it: no
+        training has been made with one, and JSON cannot hold it."""
+        return next((key for key, value in self.config.items() if not _is_json(value)), None)
 
     @cached_property
     def _metrics(self) -> tuple[tuple[dict[str, Any], ...], str]:
@@ -141,7 +148,16 @@ class TrainingRun:
         space, trials = content.get("space"), content.get("trials")
         is_study = isinstance(space, dict) and isinstance(trials, list)
         is_trial = re.fullmatch(r"trial-\d+", self.path.name)
-        return content if is_study and is_trial else None
+        return content if is_study and is_trial and _is_json(content) else None
+
+
+def _is_json(value: Any) -> bool:
+    """Whether JSON can hold it: NaN and infinity are not numbers there."""
+    try:
+        json.dumps(value, allow_nan=False, default=str)
+    except ValueError:
+        return False
+    return True
 
 
 def read_run(folder: Path) -> TrainingRun | None:

@@ -123,7 +123,8 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Dataset:
     """Read `probes.jsonl` and `summary.json` of every folder, and of its sub-folders the latter,
     but for those that `resume=never` has put aside.
 
-    Damaged lines and summaries are left out and named. Raises `UserError` for a folder that is
+    Damaged lines and summaries, and trainings with a value that is no finite number in their
+    configuration, are left out and named. Raises `UserError` for a folder that is
     missing, when no folder holds a probe row or a training, when there is too much to compare, and,
     unless `allow_mixed`, when the rows or the trainings of a scaling study must not be compared.
     Other trainings alone are never refused: what reports them says what does not compare.
@@ -151,8 +152,14 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Dataset:
                 logger.warning(damaged[-1])
                 continue
             trainings[path.resolve()] = summary
-    runs = {run.path.resolve(): run for each in folders for run in runs_in(each)}
-    if not rows and not runs:
+    found = {run.path.resolve(): run for each in folders for run in runs_in(each)}
+    for place, run in [*found.items()]:
+        if key := run.not_finite:
+            damaged.append(f"{run.path / 'config.yaml'}: left out, {key} is not a finite number")
+            logger.warning(damaged[-1])
+            del found[place]
+            trainings.pop(place / "summary.json", None)
+    if not rows and not found:
         names = ", ".join(str(folder) for folder in folders) or "nothing"
         why = f" ({left_out(damaged)})" if damaged else ""
         raise UserError(
@@ -173,7 +180,7 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Dataset:
         tuple(series_of([entry.row for entry in rows])),
         tuple(mixture),
         tuple(damaged),
-        tuple(runs.values()),
+        tuple(found.values()),
     )
     if len(dataset.all_series) > MOST_ARMS or len(dataset.pairs) > MOST_PAIRS:
         raise UserError(

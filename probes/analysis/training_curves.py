@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, inf
+from math import ceil
 from statistics import fmean
 from typing import Any
 
+from core.parsing import LARGEST
 from probes.analysis.costs import Price
 from probes.analysis.training_grid import Setting
 from probes.training_runs import TrainingRun
@@ -92,10 +93,11 @@ PRICE = "training.price_per_hour"
 def _read(
     run: TrainingRun, key: str, price: Price | None
 ) -> dict[int, tuple[float, dict[str, float]]]:
-    """By step, the loss and where it stands on the axes; a loss that is not finite is left out."""
+    """By step, the loss and where it stands on the axes; a loss that is not finite, or of which
+    no mean could be taken, is left out."""
     found = {}
     for row in run.rows:
-        if (value := row.get(key)) is not None and 0 < value < inf:
+        if (value := row.get(key)) is not None and 0 < value < LARGEST:
             found[row["step"]] = (float(value), place_of(row, price))
     return found
 
@@ -104,7 +106,7 @@ def place_of(row: dict[str, Any], price: Price | None) -> dict[str, float]:
     """Where a row stands on the axes that it knows."""
     place = {"step": float(row["step"])}
     for axis in AXES:
-        if (value := row.get(f"train/{axis}")) is not None and 0 <= value < inf:
+        if (value := row.get(f"train/{axis}")) is not None and 0 <= value < LARGEST:
             place[axis] = float(value)
     if price is not None:
         place.pop("cost", None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core import units
+from core.parsing import LARGEST
 from probes.analysis import tuning
 from probes.analysis.costs import Price
 from probes.analysis.training_curves import (
@@ -340,7 +341,13 @@ def cost_of(run: TrainingRun, price: Price | None) -> float | None:
     if price is not None:
         spent = run.figure("train_seconds")
         return None if spent is None else spent / 3600 * price.per_hour
-    return next((row["train/cost"] for row in reversed(run.rows) if row.get("train/cost")), None)
+    return last_figure(run, "train/cost")
+
+
+def last_figure(run: TrainingRun, key: str) -> float | None:
+    """The last figure of this name in a training's rows; None if there is none above zero."""
+    values = (row.get(key) for row in reversed(run.rows))
+    return next((one for one in values if one is not None and 0 < one < LARGEST), None)
 
 
 def _figure(run: TrainingRun, key: str, form: str) -> str:

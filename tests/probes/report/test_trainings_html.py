@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from core.errors import UserError
 from probes.analysis.costs import Price
 from probes.report.write import Report, print_table, write_report
 from tests.probes.report.page_checks import LABELS, Shown, strings
@@ -286,6 +287,27 @@ def test_trainings_of_one_name_and_odd_ones(tmp_path: Path) -> None:
     assert record(write(tmp_path / "there", folder))["arms"][0]["search"]["record"] is None
     shown = Shown((report.out / "index.html").read_text())
     assert len(shown.data["arms"]) == len({arm["label"] for arm in shown.data["arms"]}) == 2
+
+
+def test_numbers_that_json_cannot_hold(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_training(runs, "rwkv4", 4.8)
+    for seed, value in enumerate((float("nan"), float("inf")), 1):
+        write_training(runs, "rwkv4", 4.7, seed, optim__lr=value)
+    large = {"train_seconds": 1.7e308}
+    folder = write_training(runs, "transformer", 4.9, summary=large)
+    rows = [{"step": step, "train/cost": float("nan"), "train/loss": 1.7e308,
+             "val/loss": 4.9, "train/flops": 1.7e308} for step in range(300)]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = write(tmp_path / "out", runs)
+    found = record(report)
+    assert {one["name"] for one in found["trainings"]} == {"rwkv4-s0", "transformer-s0"}
+    (warning,) = found["page"]["warnings"]
+    assert warning.startswith("2 damaged lines or files were left out: ")
+    assert "config.yaml: left out, optim.lr is not a finite number" in warning
+    with pytest.raises(UserError, match=r"optim\.lr is not a finite number"):
+        write(tmp_path / "none", runs / "rwkv4-lrnan-s1")
+    assert not (tmp_path / "none").exists()
 
 
 # ---- in a browser --------------------------------------------------------------------------------
