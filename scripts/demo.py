@@ -33,7 +33,7 @@ from core.errors import UserError
 from core.parsing import read_yaml
 from core.units import clock
 from core.writable import check_writable
-from models.ops.backends import build_for_cpu
+from models.ops.backends import build_for
 from probes.analysis.crossovers import comparisons
 from probes.analysis.dataset import collect
 from probes.report import narrative
@@ -88,7 +88,7 @@ class Demo:
     def compile(self) -> None:
         """The native kernels of both models, all at once; a machine without a compiler goes on."""
         self.announce("compile the kernels, side by side (20 to 60 s the first time)")
-        build_for_cpu(OPERATORS)
+        build_for("cpu", OPERATORS)
 
     def train(self) -> None:
         """Both models; side by side on a CPU with a core for each, where that wastes least."""

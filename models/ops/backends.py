@@ -72,14 +72,15 @@ def kernels(
     return None if name == "reference" else bindings(operator, name)
 
 
-def build_for_cpu(operators: Iterable[str]) -> dict[str, str | None]:
-    """Build the CPU kernels of `operators` side by side; for each None, or why it cannot work.
+def build_for(device: str, operators: Iterable[str]) -> dict[str, str | None]:
+    """Build the kernels of `operators` side by side; for each None, or why it cannot work.
 
-    What is not built ahead is built when it is first used, one library after the other.
+    What is not built ahead is built when it is first used, one library after the other. Operators
+    without kernels for the device, "cpu" or "cuda", are left out.
     """
-    names = list(operators)
+    names = [name for name in operators if device in BINDINGS[name]]
     with ThreadPoolExecutor(max(1, len(names))) as pool:
-        return dict(zip(names, pool.map(lambda name: _problem(name, "cpu"), names), strict=True))
+        return dict(zip(names, pool.map(lambda name: _problem(name, device), names), strict=True))
 
 
 def report() -> dict[str, str]:

@@ -35,7 +35,7 @@ def run(
     monkeypatch.setattr(demo, "start", start)
     monkeypatch.setattr(demo.signal, "signal", lambda number, handler: None)
     monkeypatch.setattr(demo, "check_places", lambda folder: None)
-    monkeypatch.setattr(demo, "build_for_cpu", lambda operators: {})
+    monkeypatch.setattr(demo, "build_for", lambda device, operators: {})
     monkeypatch.setattr(demo.Demo, "answer", lambda self: print("\nfirst answer: ..."))
     monkeypatch.setattr(demo.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(demo.torch, "get_num_threads", lambda: 2)

@@ -14,7 +14,7 @@ from core.files import write_manifest
 from tests.scripts.commands import ROOT, run_script
 from training.run_folder.begun import Begun, Parent
 from training.run_folder.folder import RunFolder
-from training.run_folder.lineage import read_runs
+from training.run_folder.lineage import is_there, read_runs
 from training.run_folder.lock import owned
 
 LONG = "rwkv7-5m-lr3e-3-bs8-a-name-that-lists-everything-s0"
@@ -113,7 +113,7 @@ def test_a_run_that_is_worked_on_is_running(tmp_path: Path) -> None:
     folder = make(tmp_path, "busy", 4)
     code = (
         "import sys; from pathlib import Path\n"
-        "from training.run_folder.lineage import read_runs\n"
+        "from training.run_folder.lineage import is_there, read_runs\n"
         "print(*(run.status for run in read_runs(Path(sys.argv[1]))))"
     )
     with owned(folder):
@@ -144,3 +144,23 @@ def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
         [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT
     )
     assert done.stdout.splitlines()[-1] == "0", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", ["/tmp/" + "a" * 5000 + "/c/x.ckpt", "a/" * 3000, "loop/x/y.ckpt"])
+def test_a_source_that_no_file_system_has_is_gone(runs: Path, path: str) -> None:
+    (runs / "loop").symlink_to(runs / "loop")
+    if path.startswith("loop"):
+        path = str(runs / path)
+    odd = make(runs, "odd", 4, tokens=1, val_loss=1.0)
+    Begun("auto", Parent(path, 4, "0" * 64, "everything")).write(odd)
+    listed = {run.name: run for run in read_runs(runs)}
+    assert listed["odd"].origin is None and not is_there(listed["odd"])
+    assert listed["trunk"].status == "finished"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"tokens": True}, {"val_loss": True}, {"changes": [{"step": "4", "changed": {}}]}]
+)
+def test_a_summary_of_other_types_is_damaged(runs: Path, wrong: dict[str, Any]) -> None:
+    make(runs, "odd", 4, **{"tokens": 1, "val_loss": 1.0, **wrong})
+    assert {run.name: run for run in read_runs(runs)}["odd"].is_damaged

@@ -181,11 +181,13 @@ class Checkpointer(lightning.Callback):
     def _tidy(self, checkpoint: dict[str, Any]) -> None:
         """Name the best so far; delete what is not to stay."""
         ours = checkpoint["crossover"]
-        if (best := ours["best"]) is not None:
-            name = path_of(self.folder, best["step"]).name
-            write_text(self.folder.best, json.dumps({"file": name, **best}) + "\n")
         paths = {step_of(path): path for path in saved(self.folder)}
         stay = self._keep.stay(paths, [each["step"] for each in ours["lowest"]])
+        if (best := ours["best"]) is not None and best["step"] in stay & paths.keys():
+            name = path_of(self.folder, best["step"]).name
+            write_text(self.folder.best, json.dumps({"file": name, **best}) + "\n")
+        elif best is not None:  # it is not to stay
+            self.folder.best.unlink(missing_ok=True)
         for step, path in paths.items():
             if step not in stay and is_sharded(path):
                 discard(path)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from conf.schema import OptimConf
+from core.units import listing
 from models.contract import Model
+from models.ops.backends import build_for
 from training.loop.nan_guard import NanGuard
 from training.loop.objective import WHOLE, SequenceMode
 from training.loop.optim import build_optimizer, clip_gradients, configured, set_configured
@@ -60,6 +62,11 @@ class LanguageModel(lightning.LightningModule):
         self.losses.append(loss.detach())
         return objective
 
+    def on_fit_start(self) -> None:
+        """Compile kernels that are not there yet: that is no time of a training step."""
+        operator = getattr(self.model, "operator", None)
+        build_for(self.device.type, ("pointwise", *([operator] if operator else ())))
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # Read here: as soon as the step is made, the schedule puts the next one's in its place.
         self.rate = float(optimizer.param_groups[0]["lr"])
@@ -107,6 +114,15 @@ class LanguageModel(lightning.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def _causes(self, step: int, other_end: bool) -> str:
+        """Why the rate is another one after `step`, as the end of a sentence."""
+        last = self.ledger.changes[-1] if self.ledger.changes else {"step": None, "changed": {}}
+        changed = last["changed"] if last["step"] == step else {}
+        words = [f"{key}={new}" for key, (_, new) in changed.items() if key.startswith("optim.")]
+        if other_end or not words:
+            words.append(describe_end(self.max_steps, self.optim))
+        return listing(words)
+
     def on_train_start(self) -> None:
         """A checkpoint has brought the settings it was made with: those asked for now count.
 
@@ -120,8 +136,9 @@ class LanguageModel(lightning.LightningModule):
             return
         verb = "goes on at" if before == now else "rises" if now > before else "falls"
         rate = f"{now:.4g}" if before == now else f"from {before:.4g} to {now:.4g}"
-        end = describe_end(self.max_steps, self.optim)
-        change = f"after step {step} the learning rate {verb} {rate}: {end}"
+        change = (
+            f"after step {step} the learning rate {verb} {rate}: {self._causes(step, other_end)}"
+        )
         ledger.schedule_changes.append(change)
         if self.trainer.is_global_zero:
             log.warning("%s", change)

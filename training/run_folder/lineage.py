@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from core.errors import UserError
@@ -72,7 +74,10 @@ def read_runs(runs_dir: Path) -> list[Run]:
         if run.parent is None:
             continue
         source = Path(os.path.abspath(run.parent.path))  # noqa: PTH100 (links are the user's)
-        origin = by_path.get(source.parent.parent.resolve()) or by_digest.get(run.parent.sha256)
+        place = None
+        with suppress(OSError, RuntimeError, ValueError):  # a name too long, links in a circle
+            place = by_path.get(source.parent.parent.resolve())
+        origin = place or by_digest.get(run.parent.sha256)
         if origin is not None and run not in ancestors(origin):
             run.origin = origin
             origin.children.append(run)
@@ -131,8 +136,8 @@ def _misfits(summary: dict[str, Any]) -> list[str]:
     changes = summary.get("changes") or []
     fits = {
         "ended_early": isinstance(summary.get("ended_early"), str | None),
-        "tokens": isinstance(summary.get("tokens"), int | None),
-        "val_loss": isinstance(summary.get("val_loss"), float | int | None),
+        "tokens": type(summary.get("tokens")) in (int, NoneType),
+        "val_loss": type(summary.get("val_loss")) in (float, int, NoneType),
         "changes": isinstance(changes, list) and all(map(_is_change, changes)),
     }
     return [name for name, holds in fits.items() if not holds]
@@ -142,14 +147,16 @@ def _is_change(value: Any) -> bool:
     if not isinstance(value, dict) or value.keys() != {"step", "changed"}:
         return False
     changed = value["changed"]
-    return isinstance(changed, dict) and all(
-        isinstance(pair, list) and len(pair) == 2 for pair in changed.values()
+    return (
+        isinstance(changed, dict)
+        and type(value["step"]) is int
+        and all(isinstance(pair, list) and len(pair) == 2 for pair in changed.values())
     )
 
 
 def is_there(run: Run) -> bool:
     """Whether what the run began from, if anything, is still where it was."""
-    return run.parent is None or Path(run.parent.path).exists()
+    return run.parent is None or os.path.exists(run.parent.path)  # noqa: PTH110
 
 
 def _folders(folder: Path, depth: int = 1) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,15 @@ def test_a_run_keeps_what_was_promised_at_every_moment(
     assert last["best"] == last["lowest"][0]
     with pytest.raises(UserError, match="has no checkpoint of step 4; there are: 5, 6, 8"):
         find_place("from", f"{folder.path}@4", "runs")
+
+
+def test_the_best_is_named_only_where_it_stays(tmp_path: Path, corpus: Path) -> None:
+    for keep, named in (("last:1", False), ("last:1,best:1", True)):
+        conf = run_conf(
+            tmp_path / keep, corpus, trainer__val_check_interval=2, trainer__max_steps=4,
+            checkpoint__every_n_train_steps=1, checkpoint__keep=keep, optim__lr=1.0,
+        )  # fmt: skip
+        _, folder = run(conf)
+        assert not folder.best.exists() or named
+        if folder.best.exists():
+            assert (folder.checkpoints / json.loads(folder.best.read_text())["file"]).exists()

@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from data.store import prepare
 from models.registry import build
 from tests.registered_models import spec_of
-from tests.training.runs import run_conf, write_corpus
+from tests.training.runs import run, run_conf, write_corpus
+from tracking.throughput import Throughput
 from training.distributed.local_processes import RankInfo
 from training.loop.datamodule import Tokens
 from training.loop.module import LanguageModel
@@ -54,3 +55,17 @@ def test_lightning_keeps_its_best_checkpoint(tmp_path: Path) -> None:
     assert saver.best_model_score is not None
     assert float(saver.best_model_score) <= module.val_loss + 1e-6
     assert [str(path) for path in (tmp_path / "best").iterdir()] == [saver.best_model_path]
+
+
+def test_kernels_are_compiled_before_the_clock_of_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first use took minutes that counted as seconds, and as cost, of training."""
+    events: list[object] = []
+    monkeypatch.setattr(
+        "training.loop.module.build_for", lambda device, names: events.append((device, [*names]))
+    )
+    start = Throughput.start
+    monkeypatch.setattr(Throughput, "start", lambda self: (events.append("clock"), start(self))[1])
+    run(run_conf(tmp_path, write_corpus(tmp_path), trainer__max_steps=1), "rwkv7")
+    assert events[:2] == [("cpu", ["pointwise", "wkv7"]), "clock"]
