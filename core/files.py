@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from core.errors import UserError
+from core.errors import UserError, shown
 from core.parsing import Missing, Unreadable, read_object, regular
 
 ASIDE = re.compile(r"\..+\.\d+\.tmp")  # what `atomic` writes to
@@ -254,8 +254,8 @@ def inside(path: Path) -> Path:
     homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
     try:
         target = path.resolve()
-    except (OSError, RuntimeError):  # links in a circle
-        raise UserError(f"{path} is a link that leads nowhere") from None
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL in the name
+        raise UserError(f"{shown(path, 400)} is a link that leads nowhere, or no name") from None
     if not any(target.is_relative_to(folder) for folder in homes):
         raise UserError(f"{path} is a link out of its folder, to {target}: refused, not opened")
     return path

@@ -116,6 +116,19 @@ def _config(spec: ModelSpec) -> Any:
     return model_class(spec.target).Config(**spec.config)
 
 
+def _may_be_beside(path: Path, name: str) -> bool:
+    """Whether a file in the folder of `path` can have this name, be it there or not."""
+    if not name or Path(name).name != name:
+        return False
+    try:
+        (path.parent / name).lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError):  # too long, a NUL
+        return False
+    return True
+
+
 def _tensors(folder: Path) -> dict[str, Tensor]:
     """Every tensor of the directory, from one file or from those that an index names."""
     for name in FILES:
@@ -127,8 +140,8 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
                 raise UserError(f"{index}: has no weight_map of file names")
             files = sorted(set(names.values()))
             for file in files:
-                if Path(file).name != file:
-                    raise UserError(f"{index}: {file!r} is not the name of a file beside it")
+                if not _may_be_beside(index, file):
+                    raise UserError(f"{index}: {file!r:.60} is not the name of a file beside it")
         else:
             continue
         tensors: dict[str, Tensor] = {}

@@ -158,9 +158,11 @@ def test_a_directory_must_hold_a_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no model\.safetensors and no pytorch_model\.bin"):
         models.load(tmp_path)
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text('{"weight_map": {"a": "../secret.safetensors"}}')
-    with pytest.raises(UserError, match="not the name of a file beside it"):
-        models.load(tmp_path)
+    for name in ("../secret.safetensors", "a\0.safetensors", "a" * 300, ""):
+        index.write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(UserError, match="not the name of a file beside it") as refused:
+            models.load(tmp_path)
+        assert "\0" not in str(refused.value) and len(str(refused.value)) < 400
 
 
 def test_a_lone_file_of_a_directory_leads_to_it(tmp_path: Path) -> None:
