@@ -13,6 +13,7 @@ from core.errors import UserError, shown
 from core.files import inside
 from core.parsing import read_object
 from models.formats.families import FAMILIES, Family
+from models.formats.families.family import flag
 from models.formats.tensor_files import (
     read_pth,
     read_safetensors,
@@ -46,9 +47,10 @@ def read(folder: Path) -> Weights:
         )
     tensors = _tensors(folder)
     family = next((one for one in candidates if _fits(one, tensors)), candidates[-1])
-    tensors = family.read_as(_named(family, theirs, tensors))
+    is_tied = flag(path, theirs, "tie_word_embeddings", family.tied)
+    tensors = family.read_as(_named(family, is_tied, tensors))
     config = family.ours(path, theirs, {name: tensor.shape for name, tensor in tensors.items()})
-    if _is_tied(family, theirs) and hasattr(model_class(family.target).Config, "tie_embeddings"):
+    if is_tied and hasattr(model_class(family.target).Config, "tie_embeddings"):
         config["tie_embeddings"] = True
     shape = f"L{config['n_layer']}-D{config['n_embd']}"
     spec = ModelSpec(family.target.split(".")[1], shape, family.target, config)
@@ -91,21 +93,16 @@ def write(weights: Weights, folder: Path, end_of_text: int | None = None) -> Non
     write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
 
 
-def _is_tied(family: Family, theirs: dict[str, Any]) -> bool:
-    tied = theirs.get("tie_word_embeddings")
-    return family.tied if tied is None else bool(tied)
-
-
 def _fits(family: Family, tensors: dict[str, Tensor]) -> bool:
     return any(name.startswith(family.base) for name in tensors)
 
 
-def _named(family: Family, theirs: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _named(family: Family, is_tied: bool, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a whole model: of one saved without its head, or with one matrix for both."""
     kept = {name: one for name, one in tensors.items() if not family.derived.fullmatch(name)}
     if family.embedding.removeprefix(family.base) in kept:  # saved as the model below the head
         kept = {name if name == family.head else family.base + name: t for name, t in kept.items()}
-    if _is_tied(family, theirs):
+    if is_tied:
         for name, other in ((family.head, family.embedding), (family.embedding, family.head)):
             if other in kept and (name == family.head or name not in kept):
                 kept[name] = kept[other]

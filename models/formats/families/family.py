@@ -21,6 +21,9 @@ Shapes = Mapping[str, Size]
 Change = Callable[[Tensor], Tensor]
 
 
+MOST = 2**31 - 1  # of a count in config.json
+
+
 class Family(ABC):
     """One layout: the translation of its config.json and of its tensors.
 
@@ -114,28 +117,48 @@ def refuse(path: Path, theirs: Json, **allowed: tuple[Any, ...]) -> None:
 
     def problems() -> Iterator[str]:
         for key, values in allowed.items():
-            if theirs.get(key) not in values:
+            if not _is_among(theirs.get(key), values):
                 named = [repr(value) for value in values if value is not None]
                 expected = " or ".join(named) or "none"
-                yield f"{key}={shown(repr(theirs[key]))}, and only {expected} is supported"
+                yield f"{key}={shown(repr(theirs.get(key)))}, and only {expected} is supported"
 
     if faults := list(problems()):
         raise UserError(f"{path}: {listed(faults)}")
 
 
+def _is_among(value: Any, allowed: tuple[Any, ...]) -> bool:
+    """Whether `value` is one of these, where 1 is not True and 0 not False."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
+
+
+def flag(path: Path, theirs: Json, key: str, default: bool = False) -> bool:
+    """True or false in config.json; null and nothing are `default`. Raises `UserError` for
+    anything else: a text would count as true, whatever it says."""
+    refuse(path, theirs, **{key: (None, False, True)})
+    value = theirs.get(key)
+    return default if value is None else bool(value)
+
+
 def count(path: Path, theirs: Json, key: str, default: int | None = None) -> int:
-    """A positive whole number of config.json. Raises `UserError` if it is none."""
+    """A positive whole number of config.json. Raises `UserError` if it is none, or too large."""
     value = default if theirs.get(key) is None else theirs[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{path}: {key}={value!r:.60}; expected a positive whole number")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MOST:
+        expected = f"expected a positive whole number of at most {MOST}"
+        raise UserError(f"{path}: {key}={value!r:.60}; {expected}")
     return value
 
 
-def number(path: Path, theirs: Json, key: str, default: float | None = None) -> float:
-    """A positive number of config.json. Raises `UserError` if it is none."""
+def number(
+    path: Path, theirs: Json, key: str, plausible: tuple[float, float], default: float | None = None
+) -> float:
+    """A positive number of config.json. Raises `UserError` if it is none, or lies outside what is
+    `plausible`: logits would be NaN, or those of another model than was meant."""
     value = default if theirs.get(key) is None else theirs[key]
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e300:
-        raise UserError(f"{path}: {key}={value!r:.60}; expected a positive number")
+    least, most = plausible
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most:
+        expected = f"expected a positive number from {least:g} to {most:g}"
+        raise UserError(f"{path}: {key}={value!r:.60}; {expected}")
     return float(value)
 
 

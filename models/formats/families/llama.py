@@ -17,6 +17,7 @@ from models.formats.families.family import (
     Shapes,
     Tensors,
     count,
+    flag,
     number,
     refuse,
     renamed,
@@ -41,6 +42,8 @@ _SCALING = {
     "rope_length": "original_max_position_embeddings",
 }
 """Our fields of Llama 3's scaled rotations, and theirs."""
+EPS, THETA, SCALE = (1e-12, 0.1), (1.0, 1e12), (1e-3, 1e6)
+"""What is plausible of the eps of norms, the base of rotations, and factors that scale them."""
 _KINDS = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 
@@ -69,6 +72,7 @@ class Llama(Family):
             hidden_act=(None, "silu"),
             attention_bias=(None, False, True),
             mlp_bias=(None, False, True),
+            use_sliding_window=(None, False, True),
         )
         config = {
             "vocab_size": count(path, theirs, "vocab_size"),
@@ -77,18 +81,18 @@ class Llama(Family):
             "n_head": heads,
             "n_kv_head": count(path, theirs, "num_key_value_heads", heads),
             "n_ffn": count(path, theirs, "intermediate_size"),
-            "norm_eps": number(path, theirs, "rms_norm_eps", 1e-6),
+            "norm_eps": number(path, theirs, "rms_norm_eps", EPS, 1e-6),
             **_rotation(path, theirs),
         }
         head_size = count(path, theirs, "head_dim", max(width // heads, 1))
-        biased = bool(theirs.get("attention_bias"))
+        biased = flag(path, theirs, "attention_bias")
         first = "model.layers.0."
         options = {
             "head_size": head_size if head_size * heads != width else None,
             "window": _window(path, theirs, kind, layers),
             "qkv_bias": biased or kind == "qwen2" or f"{first}self_attn.q_proj.bias" in shapes,
             "output_bias": biased or f"{first}self_attn.o_proj.bias" in shapes,
-            "ffn_bias": bool(theirs.get("mlp_bias")) or f"{first}mlp.down_proj.bias" in shapes,
+            "ffn_bias": flag(path, theirs, "mlp_bias") or f"{first}mlp.down_proj.bias" in shapes,
         }
         return config | {key: value for key, value in options.items() if value}
 
@@ -189,11 +193,11 @@ def _rotation(path: Path, theirs: Json) -> Json:
             partial_rotary_factor=(None, 1.0),
         )
         rope |= given
-    fields: Json = {"rope_base": number(path, {**theirs, **rope}, "rope_theta", 10_000.0)}
+    fields: Json = {"rope_base": number(path, {**theirs, **rope}, "rope_theta", THETA, 1e4)}
     if rope.get("rope_type", rope.get("type")) == "llama3":
         for ours, key in _SCALING.items():
-            read = count if ours == "rope_length" else number
-            fields[ours] = read(path, rope, key)
+            is_count = ours == "rope_length"
+            fields[ours] = count(path, rope, key) if is_count else number(path, rope, key, SCALE)
     return fields
 
 
@@ -209,10 +213,10 @@ def _window(path: Path, theirs: Json, kind: str, layers: int) -> int | None:
     if kind == "llama" or (types is not None and types[0] == "full_attention"):
         return None
     if kind == "qwen2" and types is None:
-        if not theirs.get("use_sliding_window"):
+        if not flag(path, theirs, "use_sliding_window"):
             return None
         full = theirs.get("max_window_layers", 28)
-        if not isinstance(full, int) or 0 < full < layers:
+        if type(full) is not int or 0 < full < layers:
             raise UserError(
                 f"{path}: max_window_layers={full!r:.60} of {layers} layers; layers that differ "
                 "are not supported"
