@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import stat
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +136,13 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Tensors and metadata. More than one entry of metadata comes in an order of chance."""
+    """Tensors and metadata, with the mode of any new file. More than one entry of metadata comes in
+    an order of chance."""
+    with path.open("wb") as file:  # the library gives its own files to the user alone
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     save_file(_separate(tensors), path, {**metadata})
+    with suppress(PermissionError):  # some systems know no modes
+        path.chmod(mode)
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

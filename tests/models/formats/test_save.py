@@ -67,6 +67,15 @@ def test_a_failure_leaves_the_old_target_and_nothing_else(tmp_path: Path, format
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
+@pytest.mark.parametrize("format", TARGETS)
+def test_files_have_the_mode_of_any_new_file(tmp_path: Path, format: str) -> None:
+    (tmp_path / "new").touch()
+    target = tmp_path / TARGETS[format]
+    save(weights_of(), target, format)
+    files = [*target.iterdir()] if target.is_dir() else [target]
+    assert {path.stat().st_mode for path in files} == {(tmp_path / "new").stat().st_mode}
+
+
 def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save(weights_of(), tmp_path / f"{name}.pth", "official")
