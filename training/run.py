@@ -65,7 +65,7 @@ from training.loop.module import LanguageModel
 from training.loop.monitor import Monitor, peak_memory
 from training.loop.nan_guard import NanGuard
 from training.loop.objective import SequenceMode
-from training.loop.plugins import build_callbacks, build_loggers
+from training.loop.plugins import build_callbacks, build_loggers, told
 from training.loop.profile import ProfileSteps
 from training.loop.quiet_lightning import quiet
 from training.loop.samples import Sampler
@@ -389,7 +389,10 @@ class Run:
             try:
                 # With `split` all ranks share every sequence. Their exchanges have a group of their
                 # own: the order of DDP's is not that of the model.
-                with sequence_parallel(torch.distributed.new_group()) if split else nullcontext():
+                exchange = (
+                    sequence_parallel(torch.distributed.new_group()) if split else nullcontext()
+                )
+                with exchange, told():
                     # The path only says that there is a start: `saver.io` has its content.
                     trainer.fit(module, datamodule, ckpt_path="start" if saver.resumes else None)
             finally:

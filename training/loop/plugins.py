@@ -12,13 +12,16 @@ import inspect
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError, shown
+from core.stop_signals import Preempted
 from tracking.jsonl import read_rows
 
 if TYPE_CHECKING:  # they take long to import, and a command line is checked before that
@@ -31,6 +34,8 @@ CALLBACKS = ("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "Mode
 """Those of `lightning.pytorch.callbacks` that leave checkpoints and steps as they are."""
 LOGGERS = {"CSVLogger": "csv", "TensorBoardLogger": "tensorboard"}
 """Those of `lightning.pytorch.loggers` that write files, with their folder inside the run's."""
+USERS = "crossover_user_"
+"""What the names of modules begin with that are files of users."""
 KINDS = {"callbacks": (tuple(CALLBACKS), "Callback"), "loggers": (tuple(LOGGERS), "Logger")}
 
 
@@ -104,6 +109,41 @@ def build_loggers(items: Sequence[Any], folder: Path, metrics: Path, step: int) 
     return made
 
 
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn what a user's callback or logger raises into a `UserError` that says where it did.
+
+    Errors with no frame in a file of a user's pass as they are, and so do a `UserError`, a pipe
+    that nobody reads, and a training that was asked to stop.
+    """
+    try:
+        yield
+    except (UserError, BrokenPipeError, Preempted):
+        raise
+    except (Exception, SystemExit) as error:  # an exit would end the training as if it were done
+        if (place := _place(error)) is None:
+            raise
+        what = f"{type(error).__name__}: {shown(error, 300)}"
+        raise UserError(f"{place} raised {what}. Mend that file and start again") from error
+
+
+def _place(error: BaseException) -> str | None:
+    """File, line, class and hook of a user's in which an error was raised, if it was in one."""
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    users = [each for each in frames if str(each[0].f_globals.get("__name__")).startswith(USERS)]
+    if users:
+        (first, _), (last, line) = users[0], users[-1]
+        owner = first.f_locals.get("self")  # the class that was made may have inherited the hook
+        method = first.f_code.co_name
+        name = method if owner is None else f"{type(owner).__name__}.{method}"
+        return f"{last.f_code.co_filename}, line {line}: {name}"
+    hook = frames[-1][0].f_locals.get("fn")  # which Lightning could not call with its arguments
+    if isinstance(error, TypeError) and (getattr(hook, "__module__", "") or "").startswith(USERS):
+        code = inspect.unwrap(hook).__code__
+        return f"{code.co_filename}, line {code.co_firstlineno}: {hook.__qualname__}"
+    return None
+
+
 def _repeat(metrics: Path, logger: Any) -> None:
     """Log the rows of metrics.jsonl again."""
     with warnings.catch_warnings():  # Lightning tells that it begins the file anew
@@ -118,6 +158,8 @@ def _made(key: str, item: Any, defaults: dict[str, Any]) -> Any:
     cls = _class(key, item)
     try:
         return cls(**{**defaults, **arguments})
+    except Preempted:
+        raise
     except (Exception, SystemExit) as error:  # of a class whose author may be anybody
         what = str(error).strip().splitlines() or [type(error).__name__]
         if isinstance(error, SystemExit):  # which has no text, or only a number
@@ -152,7 +194,7 @@ def _file(name: str) -> Path:
 
 def _module(key: str, path: Path) -> Any:
     """A file of the user's as a module, run once."""
-    name = f"crossover_user_{path.stem}_{abs(hash(path.resolve()))}"
+    name = f"{USERS}{path.stem}_{abs(hash(path.resolve()))}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -161,6 +203,9 @@ def _module(key: str, path: Path) -> Any:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+    except Preempted:
+        del sys.modules[name]
+        raise
     except (Exception, SystemExit) as error:  # an exit would end the training as if it were done
         del sys.modules[name]
         raise UserError(

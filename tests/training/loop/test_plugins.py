@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,59 @@ def test_a_file_that_ends_python_ends_no_training_silently(tmp_path: Path) -> No
         plugins.check("callbacks", [f"{tmp_path}/whole.py:Class"])
     with pytest.raises(UserError, match=r"cannot be made \(SystemExit: 0\)"):
         plugins.build_callbacks([f"{tmp_path}/made.py:Ends"], 0)
+
+
+FAILS = """import sys
+import lightning
+
+
+class Base(lightning.Callback):
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == 5:
+            self.act()
+
+
+class Raises(Base):
+    def act(self):
+        int("five")
+
+
+class Exits(Base):
+    def act(self):
+        sys.exit(0)
+
+
+class Takes(lightning.Callback):
+    def on_train_start(self):
+        pass
+"""
+
+
+def test_what_a_hook_raises_is_one_message_and_the_run_goes_on(
+    tmp_path: Path, corpus: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(FAILS)
+    for name, message in (
+        ("Takes", f"{path}, line 22: Takes.on_train_start raised TypeError: .*1 positional"),
+        ("Exits", f"{path}, line 18: Exits.on_train_batch_end raised SystemExit: 0"),
+        ("Raises", f"{path}, line 13: Raises.on_train_batch_end raised ValueError: invalid lit"),
+    ):
+        conf = run_conf(tmp_path / name, corpus, callbacks=[f"{path}:{name}"])
+        with pytest.raises(UserError, match=message):
+            run(conf)
+    sys.modules.pop(next(each for each in sys.modules if each.startswith(plugins.USERS + "mine_")))
+    path.write_text(FAILS.replace('int("five")', "pass"))
+    summary, folder = run(conf)
+    assert summary["steps"] == 8
+    assert [row["step"] for row in read_rows(folder.metrics) if "train/loss" in row] == [
+        *range(1, 9)
+    ]
+
+
+def test_errors_outside_of_files_of_users_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), plugins.told():
+        1 / 0  # noqa: B018
 
 
 def test_ranks_without_loggers_leave_out_what_only_logs() -> None:
