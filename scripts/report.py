@@ -64,7 +64,7 @@ def track(conf: WandbConf, folder: Path, report: Report) -> None:
             tracker.table(
                 "report/trainings",
                 trainings_files.COLUMNS,
-                trainings_files.rows_of(report.trainings),
+                trainings_files.rows_of(report.trainings, report.analysis.price),
             )
         else:
             track_probes(tracker, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from probes.analysis.costs import Price
 from probes.analysis.training_curves import AXES
 from probes.analysis.training_grid import Grid
 from probes.report.markup import colour
@@ -13,7 +14,7 @@ from probes.report.trainings_files import COLUMNS, rows_of
 from probes.report.trainings_text import series
 
 
-def page(grid: Grid, contents: Contents) -> str:
+def page(grid: Grid, contents: Contents, price: Price | None) -> str:
     """The whole file as text."""
     colours = shades(grid)
     arms = []
@@ -29,7 +30,7 @@ def page(grid: Grid, contents: Contents) -> str:
         "scale": "linear",
         "charts": [_chart(chart) for chart in contents.charts],
         "columns": list(COLUMNS),
-        "rows": rows_of(grid),
+        "rows": rows_of(grid, price),
     }
     return render(
         "trainings_page.html",

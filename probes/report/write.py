@@ -100,12 +100,12 @@ def _write_trainings(found: Grid, dataset: Dataset, out: Path, price: Price | No
     said = trainings_contents.contents(found, price)
     said = replace(said, warnings=(*phrases.warnings(dataset), *said.warnings))
     with writing(out, "out"), filling(out, last="index.html") as aside:
-        _write(aside / "trainings.json", trainings_files.json_text(found, said))
+        _write(aside / "trainings.json", trainings_files.json_text(found, said, price))
         _write(
             aside / "trainings.csv",
-            csv_text(trainings_files.COLUMNS, trainings_files.rows_of(found)),
+            csv_text(trainings_files.COLUMNS, trainings_files.rows_of(found, price)),
         )
-        _write(aside / "index.html", trainings_html.page(found, said))
+        _write(aside / "index.html", trainings_html.page(found, said, price))
 
 
 def compose(analysis: Analysis, out: Path) -> Report:

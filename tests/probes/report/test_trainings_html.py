@@ -164,6 +164,8 @@ def test_numbers_are_those_of_the_trainings(grid: Report, group: Path) -> None:
     for row in rows:
         summary = json.loads((group / row["name"] / "summary.json").read_text())
         assert float(row["val_loss"]) == summary["val_loss"]
+        assert (float(row["cost"]), row["currency"]) == (pytest.approx(0.05), "EUR")
+        assert row["joules"] == ""
 
 
 def test_the_terminal_has_the_answer(grid: Report) -> None:
@@ -287,6 +289,17 @@ def test_trainings_of_one_name_and_odd_ones(tmp_path: Path) -> None:
     assert record(write(tmp_path / "there", folder))["arms"][0]["search"]["record"] is None
     shown = Shown((report.out / "index.html").read_text())
     assert len(shown.data["arms"]) == len({arm["label"] for arm in shown.data["arms"]}) == 2
+
+
+def test_what_trainings_say_they_cost(tmp_path: Path) -> None:
+    priced = {"training__price_per_hour": 3.6, "training__currency": "CHF", "priced": 3.6}
+    folder = write_training(tmp_path / "runs", "rwkv4", 4.8, **priced)
+    write_training(tmp_path / "runs", "transformer", 4.8)
+    lines = (folder / "metrics.jsonl").read_text().replace('"step"', '"train/joules": 70, "step"')
+    (folder / "metrics.jsonl").write_text(lines)
+    rows = record(write(tmp_path / "out", tmp_path / "runs"))["trainings"]
+    spent = [tuple(row[key] for key in ("cost", "currency", "joules")) for row in rows]
+    assert spent == [(pytest.approx(0.05), "CHF", 70), (None, None, None)]
 
 
 def test_numbers_that_json_cannot_hold(tmp_path: Path) -> None:
