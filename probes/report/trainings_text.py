@@ -83,7 +83,9 @@ def headline(grid: Grid) -> str:
 
 def paragraphs(grid: Grid) -> list[str]:
     """Every comparison, who was searched how, and what takes no part."""
-    texts = [pair_verdict(pair, grid.measure[1]) for pair in grid.pairs[:MOST_PAIRS]]
+    unit = grid.measure[1]
+    texts = [grounds(pair, unit) for pair in grid.pairs[:1]]  # the headline is its verdict
+    texts += [pair_verdict(pair, unit) for pair in grid.pairs[1:MOST_PAIRS]]
     if len(grid.pairs) > MOST_PAIRS:
         texts.append(f"{len(grid.pairs) - MOST_PAIRS} more comparisons are not put into words.")
     told = {arm.name for pair in grid.pairs[:MOST_PAIRS] for arm in (pair.lower, pair.higher)}
@@ -119,26 +121,32 @@ def warnings(grid: Grid) -> list[str]:
 
 def pair_verdict(pair: Pair, unit: str) -> str:
     """Which model predicts better; or that it is not decided, or not to be compared."""
+    first, second = spoken(pair.lower), spoken(pair.higher)
+    if pair.obstacles:
+        said = f"{capital(first)} and {second} are not compared"
+    elif pair.verdict.decided:
+        said = f"{capital(first)} predicts new text better than {second}"
+    else:
+        said = f"It is not decided whether {first} or {second} predicts new text better"
+    return f"{said}. {grounds(pair, unit)}"
+
+
+def grounds(pair: Pair, unit: str) -> str:
+    """What the verdict on two models rests on: their losses, their seeds, and their searches."""
     lower, higher = pair.lower, pair.higher
     assert lower.best is not None and higher.best is not None
     first, second = spoken(lower), spoken(higher)
-    losses = f"{band(lower.best)} against {band(higher.best)} {unit}"
+    losses = f"{band(lower.best)} and {band(higher.best)} {unit}"
     if pair.obstacles:
         reasons = "; ".join(obstacle(pair, each) for each in pair.obstacles)
-        return (
-            f"{capital(first)} and {second} are not compared, because {reasons}. Their lowest "
-            f"losses are {losses}."
-        )
+        return f"The lowest losses of {first} and {second} are {losses}; {reasons}."
     if lower.search.record is not None:
         how = f"The same search chose the settings of both, {tuning.chosen(lower.search.record)}"
     elif lower.search.is_none:
         how = "Neither was searched: each was trained with one setting, the same for both"
     else:
         how = f"Both had the same search, {tuning.describe(lower.search)}"
-    if pair.verdict.decided:
-        start = f"{capital(first)} predicts new text better than {second}: {losses}"
-    else:
-        start = f"It is not decided whether {first} or {second} predicts new text better: {losses}"
+    start = f"The losses of {first} and {second} are {losses}"
     return f"{start}; {why(pair.verdict, lower.best, higher.best)}. {how}."
 
 

@@ -239,6 +239,13 @@ def test_what_is_not_decided(tmp_path: Path, seeds: int, gap: float, said: str) 
     assert "It is not decided whether RWKV-4 or the Transformer predicts new text" in says(report)
     assert said in says(report)
     assert "Neither was searched" in says(report)
+    assert says(report).count("It is not decided whether") == 1
+    page = Shown((report.out / "index.html").read_text())
+    assert sum("It is not decided whether" in text for text in page.texts) == 1
+    console = Console(file=StringIO(), width=300)
+    print_table(report, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count("It is not decided whether") == 1
 
 
 def test_other_texts_and_tokenizers(tmp_path: Path) -> None:
@@ -249,7 +256,7 @@ def test_other_texts_and_tokenizers(tmp_path: Path) -> None:
     )
     report = write(tmp_path / "one", tmp_path / "a")
     assert "losses are given in bits per byte of text" in says(report)
-    assert "2.400 against 2.500 bits per byte" in says(report)
+    assert "2.400 and 2.500 bits per byte" in says(report)
     assert record(report)["page"]["charts"][0]["axis"].endswith("bits per byte")
     text = {**tokenizer, "gzip_bits_per_byte": 1.0}
     write_training(tmp_path / "b", "transformer", 2.4, summary=text)
