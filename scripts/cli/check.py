@@ -31,7 +31,7 @@ from scripts.cli import arguments as words_of
 from scripts.cli import study
 from scripts.cli.arguments import expanded, quoted
 from scripts.cli.collisions import collision_problems
-from scripts.cli.config_folder import folder_problems, folders, search_words
+from scripts.cli.config_folder import composing_problem, folder_problems, folders, search_words
 from scripts.cli.cross_checks import (
     combination_problems,
     deep_combination_problems,
@@ -149,7 +149,8 @@ def examine(config_name: str, line: Line) -> Examined:
                     search = search_words(line.config_dir)
                     base = compose(config_name, overrides=[*search, *selected])
                 except Exception as error:
-                    problems.append(unmade(error))
+                    of_file = composing_problem(str(error), line.config_dir)
+                    problems.append(of_file or unmade(error))
                     break
                 wrong = {id(override): list(_key_problems(base, override)) for override in keys}
                 problems += itertools.chain.from_iterable(wrong.values())

@@ -57,6 +57,34 @@ def folder_problems(folder: Path) -> list[str]:
     return [f"{path}: {problem}" for path in sorted(paths) for problem in _problems(path)]
 
 
+def composing_problem(text: str, folder: Path | None) -> str | None:
+    """What is wrong with a file of `folder` that Hydra's `text` says it cannot merge."""
+    named = re.match(r"In '([^']+)': ", text)
+    path = Path(folder, f"{named[1]}.yaml") if named and folder is not None else None
+    if named is None or path is None or not path.is_file():
+        return None
+    if named[1].startswith("experiment/") and not _is_global(read_text(path)):
+        key = next((key for key in read_yaml(path) if key != "defaults"), "defaults")
+        return (
+            f"{path}: its keys, as {shown(key)}, are not taken for those of a run, because its "
+            "first line is not '# @package _global_': put that line above all others"
+        )
+    key = re.search(r"^\s+full_key: (\S+)", text, re.MULTILINE)
+    first, *more = text.strip().splitlines()
+    if key is None or not more:
+        return f"{path}: {shown(first[named.end() :], 200)}"
+    if more[0].startswith("Key "):
+        return f"{path}: unknown key {key[1]!r}"
+    return f"{path}: {key[1]}: {shown(more[0], 200)}"
+
+
+def _is_global(text: str) -> bool:
+    """Whether the first line that says something has Hydra put the keys where a run has them."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    found = PACKAGE.match(first)
+    return found is not None and found[1] == "_global_"
+
+
 def _problems(path: Path) -> Iterator[str]:
     try:
         text = read_text(path)

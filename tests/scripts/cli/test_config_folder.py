@@ -82,6 +82,25 @@ def test_what_could_reach_code_or_the_environment_is_refused(
     assert any(message in problem for problem in problems)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim:\n  lr: 1e-3\n", "its keys, as optim, are not taken"),
+        ("defaults:\n  - override /model: rwkv7\n", "put that line above all others"),
+        ("# mine\n# @package _global_\nseed: 1\n", "first line is not '# @package _global_'"),
+        ("# @package _global_\noptim:\n  lrr: 1e-3\n", "unknown key 'optim.lrr'"),
+        ("# @package _global_\noptim:\n  lr: abc\n", "optim.lr: Value 'abc' of type 'str'"),
+        ("# @package _global_\ndefaults:\n  - none\n", "Could not load 'experiment/none'"),
+    ],
+)
+def test_a_file_that_cannot_be_merged_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "experiment" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text(text)
+    (problem,) = problems_of("train", ["--config-dir", str(tmp_path), "experiment=mine"])
+    assert problem.startswith(f"{path}: ") and message in problem
+
+
 def test_a_file_that_says_nothing_is_taken(folder: Path) -> None:
     (folder / "experiment" / "empty.yaml").write_text("# nothing yet\n---\n")
     assert folder_problems(folder) == []
