@@ -155,11 +155,10 @@ def number(
     `plausible`: logits would be NaN, or those of another model than was meant."""
     value = default if theirs.get(key) is None else theirs[key]
     least, most = plausible
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not least <= value <= most:
-        expected = f"expected a positive number from {least:g} to {most:g}"
-        raise UserError(f"{path}: {key}={value!r:.60}; {expected}")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
+        return float(value)
+    expected = f"expected a positive number from {least:g} to {most:g}"
+    raise UserError(f"{path}: {key}={value!r:.60}; {expected}")
 
 
 def size(shapes: Shapes, name: str, dimension: int) -> int | None:
