@@ -37,7 +37,7 @@ from scripts.cli.cross_checks import (
     deep_combination_problems,
     memory_problems,
 )
-from scripts.cli.hydra_flags import Line, hydra_problem, parse
+from scripts.cli.hydra_flags import Line, hydra_problem, parse, sweeper_problem
 from scripts.cli.hydra_keys import own_problems, unmade
 from scripts.cli.limits import excess, shown, text_problem, too_many_jobs
 from scripts.cli.model_spec import model_spec, nearest
@@ -112,6 +112,7 @@ def read(config_name: str, argv: list[str]) -> Line:
     added = {f"+{group}" for group in nulls}
     line.words = [word[1:] if word.partition("=")[0] in added else word for word in line.words]
     line.words = [word for word in line.words if word not in idle]
+    line.problems = line.problems or sweeper_problem(line.words)
     if config_name == "train" and any(word.startswith("init_from=") for word in line.words):
         line.words, problems = with_source_model(line.words)
         line.problems = line.problems or problems
@@ -134,8 +135,10 @@ def examine(config_name: str, line: Line) -> Examined:
         groups = [override for override in overrides if _is_group(override)]
         keys = [override for override in overrides if not _is_group(override)]
         choices = [_values(override) for override in groups]
+        before = len(problems)
         for override, values in zip(groups, choices, strict=True):
             problems += _group_problems(config_name, override, values, line.config_dir)
+        unknown = len(problems) > before
         if problems:  # without its groups the rest of the line is judged on the default ones
             choices, groups = [], []
         bases: dict[tuple[str, ...], tuple[DictConfig, list[Override]]] = {}
@@ -152,6 +155,8 @@ def examine(config_name: str, line: Line) -> Examined:
                     of_file = composing_problem(str(error), line.config_dir)
                     problems.append(of_file or unmade(error))
                     break
+                if unknown:  # which would have decided what other keys there are
+                    keys = [each for each in keys if _is_of_schema(base, each)]
                 wrong = {id(override): list(_key_problems(base, override)) for override in keys}
                 problems += itertools.chain.from_iterable(wrong.values())
                 good = [override for override in keys if not wrong[id(override)]]
@@ -167,7 +172,7 @@ def examine(config_name: str, line: Line) -> Examined:
     for config in examined.configs:
         if len(problems) >= MOST_OF_BAD:  # nobody reads on
             break
-        problems += light_problems(config_name, config)
+        problems += bound_problems(config) if unknown else light_problems(config_name, config)
     if not problems:
         problems += collision_problems(config_name, overrides, examined.configs)
     examined.problems = list(dict.fromkeys(problems))
@@ -198,6 +203,16 @@ def light_problems(config_name: str, config: DictConfig) -> list[str]:
         if not isinstance(model.get(name, ""), str):
             problems.append(f"model.{name}={model[name]}: expected a name")
     return problems or combination_problems(config_name, typed)
+
+
+def bound_problems(config: DictConfig) -> list[str]:
+    """Values out of their bounds, in a configuration of whose groups one is not the line's."""
+    if OmegaConf.missing_keys(config):
+        return []
+    try:
+        return list(_bound_problems(expanded(OmegaConf.to_object(config))))
+    except OmegaConfBaseException:
+        return []
 
 
 def is_elsewhere(line: Line) -> bool:
@@ -347,6 +362,12 @@ def _recipe_sweep(words: list[str], config_dir: Path | None) -> list[str]:
 
 def _is_group(override: Override) -> bool:
     return (FOLDER / override.key_or_group).is_dir()
+
+
+def _is_of_schema(base: DictConfig, override: Override) -> bool:
+    """Whether a key is the same whatever member its group has, as `model.` is not."""
+    top = override.key_or_group.partition(".")[0]
+    return not ((FOLDER / top).is_dir() and OmegaConf.get_type(base, top) is dict)
 
 
 def _values(override: Override) -> list[str]:

@@ -117,6 +117,35 @@ def test_what_hydra_would_end_in_is_refused() -> None:
     assert problems_of(TRAIN, ["-m", *wrong]) == [*wrong.values()]
 
 
+def test_an_unknown_sweeper_is_all_that_is_told() -> None:
+    words = ["hydra.sweeper.n_trials=2", "data=text", "data.paths=[a]", "optim.lr=interval(1,2)"]
+    (problem,) = problems_of(TRAIN, ["-m", "hydra/sweeper=optun", *words])
+    assert "no such sweeper is installed here; did you mean optuna?" in problem
+    (problem,) = problems_of(TRAIN, ["-m", "hydra/sweeper=nevergrad", *words])
+    assert "no such sweeper" in problem and "did you mean" not in problem
+
+
+@pytest.mark.parametrize(
+    ("words", "others"),
+    [
+        (["data=txt", "data.paths=[a]"], []),
+        (["experiment=dmo", "data.paths=[a]", "model.n_positions=3"], []),
+        (["model=rwkv9", "model.head_size=3", "optim.lr=x"], ["optim.lr=x: expected a number"]),
+        (["data=txt", "model=gpt", "model.n_positions=8", "data.length=0", "data.lenght=1"],
+         ["unknown key 'data.lenght'", "data.length=0: must be at least"]),
+    ],
+)  # fmt: skip
+def test_nothing_is_judged_by_the_default_of_an_unknown_group(
+    words: list[str], others: list[str]
+) -> None:
+    group, value = words[0].split("=")
+    first, *rest = problems_of(TRAIN, words)
+    assert first.startswith(f"{group}={value}: no such {group}")
+    assert len(rest) == len(others)
+    for problem, start in zip(rest, others, strict=True):
+        assert problem.startswith(start)
+
+
 def test_keys_are_those_of_the_launcher_that_was_chosen() -> None:
     words = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_mn=3"]
     (problem,) = problems_of(TRAIN, ["-m", *words])
