@@ -99,6 +99,10 @@ def read(config_name: str, argv: list[str]) -> Line:
     """The line, sorted, with what is wrong before anything of it is understood."""
     line = parse(argv)
     verbs = schema.VERBS.get(config_name, {})
+    for word in line.words:
+        if "=" not in word and verbs and word not in verbs:
+            said = " or ".join(f"`{verb}`" for verb in verbs)
+            line.problems.append(f"{word!r}: the word is {said}; others are of the form key=value")
     split = (verbs.get(word, word).partition("=") for word in line.words)
     present = schema.RENAMED | schema.SPELLED
     line.words = [present.get(key, key) + equals + value for key, equals, value in split]

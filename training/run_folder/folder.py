@@ -22,6 +22,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +262,15 @@ def find_place(key: str, name: str, runs_dir: str) -> Path:
     path = Path(name)
     if path.is_dir() or path.suffix == ".ckpt" or path.is_file():
         return path
-    raise UserError(f"{key}={name!r}: no such run in {runs_dir}/ and no such file or folder")
+    near = get_close_matches(name, _names(Path(runs_dir)), 1)
+    hint = f"; did you mean {key}={near[0]}?" if near else ""
+    raise UserError(f"{key}={name!r}: no such run in {runs_dir}/ and no such file or folder{hint}")
+
+
+def _names(runs_dir: Path) -> list[str]:
+    """Every trained run below `runs_dir`, by the name that is given for it."""
+    found = [*runs_dir.glob("*/checkpoints"), *runs_dir.glob("*/*/checkpoints")]
+    return [str(checkpoints.parent.relative_to(runs_dir)) for checkpoints in found]
 
 
 def _runs_of(group: Path) -> list[str]:

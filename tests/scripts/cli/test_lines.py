@@ -64,6 +64,7 @@ def test_one_number_is_a_list_of_one() -> None:
         ("probe", ["-m", "seed=0,1"], "seed= cannot be swept: probe.py measures all models"),
         ("probe", ["-m", "vocab_size=300,400"], "vocab_size= cannot be swept: probe.py measures"),
         (TRAIN, ["--cfg=nothing"], "'--cfg=nothing': write --cfg with one of job, hydra, all"),
+        ("runs", ["tre"], "'tre': the word is `tree`; others are of the form key=value"),
         (TRAIN, ["hydra/launcher=nothing"], "hydra/launcher=nothing: no such launcher"),
     ],
 )  # fmt: skip

@@ -60,6 +60,12 @@ def test_a_group_lists_its_runs_and_a_bare_name_finds_its_group(tmp_path: Path) 
         find_source("run", "demo", str(tmp_path))
     with pytest.raises(UserError, match="did you mean run=demo/b"):
         find_source("run", "b", str(tmp_path))
+    (tmp_path / "first" / "checkpoints").mkdir(parents=True)
+    for name, nearest in (("frist", "first"), ("demo/bb", "demo/b"), ("frist@3", "first")):
+        with pytest.raises(UserError, match=rf"no such run .*; did you mean from={nearest}\?"):
+            find_source("from", name, str(tmp_path))
+    with pytest.raises(UserError, match=r"no such file or folder$"):
+        find_source("from", "nothing", str(tmp_path))
 
 
 def test_a_checkpoint_that_is_a_tensor_is_none(
