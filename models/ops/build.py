@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -85,15 +86,17 @@ def shared_library(name: str, sources: list[str], headers: list[str]) -> Path:
 
 def _compile(compiler: str, files: list[Path], target: Path, flags: list[str]) -> str | None:
     """Compile `files`, all at once, and link them; the message of what fails, or None."""
-    objects = [target.with_name(f"{file.stem}.o") for file in files]
-    commands = [
-        [compiler, *FLAGS, *flags, f"-I{SOURCES}", "-c", str(file), "-o", str(made)]
-        for file, made in zip(files, objects, strict=True)
-    ]
-    with ThreadPoolExecutor(max(1, len(files))) as pool:
-        outputs = list(pool.map(_run, commands))
-    linked = [compiler, *FLAGS, *flags, "-shared", *map(str, objects), "-o", str(target)]
-    return next((text for text in outputs if text), None) or _run(linked)
+    # A folder of its own: other processes may be building the same.
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=target.parent) as folder:
+        objects = [Path(folder, f"{file.stem}.o") for file in files]
+        commands = [
+            [compiler, *FLAGS, *flags, f"-I{SOURCES}", "-c", str(file), "-o", str(made)]
+            for file, made in zip(files, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(max(1, len(files))) as pool:
+            outputs = list(pool.map(_run, commands))
+        linked = [compiler, *FLAGS, *flags, "-shared", *map(str, objects), "-o", str(target)]
+        return next((text for text in outputs if text), None) or _run(linked)
 
 
 @functools.cache

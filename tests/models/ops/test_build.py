@@ -77,3 +77,23 @@ def test_no_compiler_is_said_plainly(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BuildError, match=r"no C\+\+ compiler found"):
         build._compiler.__wrapped__()
+
+
+@needs_compiler
+def test_builds_at_once_share_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects of one name were written by two processes, and linked without their functions."""
+    (folder / "cuda" / "k.cpp").write_text('extern "C" int one() { return 1; }')
+    made: list[str] = []
+    run = build._run
+
+    def recorded(command: list[str]) -> str:
+        made.extend(word for word in command if word.endswith(".o"))
+        return run(command)
+
+    monkeypatch.setattr(build, "_run", recorded)
+    for flags in ("-DA", "-DB"):
+        monkeypatch.setattr(build, "FLAGS", [*build.FLAGS, flags])
+        library = ctypes.CDLL(str(build.shared_library("k", ["k.cpp"], [])))
+        assert library.one() == 1
+    assert len({*made}) == 2
+    assert {path.suffix for path in build.cache_dir().iterdir()} == {".so"}
