@@ -69,13 +69,13 @@ def composing_problem(text: str, folder: Path | None) -> str | None:
             f"{path}: its keys, as {shown(key)}, are not taken for those of a run, because its "
             "first line is not '# @package _global_': put that line above all others"
         )
-    key = re.search(r"^\s+full_key: (\S+)", text, re.MULTILINE)
+    place = re.search(r"^\s+full_key: (\S+)", text, re.MULTILINE)
     first, *more = text.strip().splitlines()
-    if key is None or not more:
+    if place is None or not more:
         return f"{path}: {shown(first[named.end() :], 200)}"
     if more[0].startswith("Key "):
-        return f"{path}: unknown key {key[1]!r}"
-    return f"{path}: {key[1]}: {shown(more[0], 200)}"
+        return f"{path}: unknown key {place[1]!r}"
+    return f"{path}: {place[1]}: {shown(more[0], 200)}"
 
 
 def _is_global(text: str) -> bool:

@@ -137,7 +137,9 @@ def _place(error: BaseException) -> str | None:
         method = first.f_code.co_name
         name = method if owner is None else f"{type(owner).__name__}.{method}"
         return f"{last.f_code.co_filename}, line {line}: {name}"
-    hook = frames[-1][0].f_locals.get("fn")  # which Lightning could not call with its arguments
+    hook: Any = frames[-1][0].f_locals.get(
+        "fn"
+    )  # which Lightning could not call with its arguments
     if isinstance(error, TypeError) and (getattr(hook, "__module__", "") or "").startswith(USERS):
         code = inspect.unwrap(hook).__code__
         return f"{code.co_filename}, line {code.co_firstlineno}: {hook.__qualname__}"
