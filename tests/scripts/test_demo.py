@@ -87,9 +87,14 @@ def test_what_the_time_does_not_allow_is_left_out(
 
 @pytest.mark.parametrize(("seconds", "steps"), [(60, 160), (84, 120), (90, 80), (200, 40)])
 def test_training_takes_the_steps_that_the_time_allows(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seconds: int, steps: int
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    seconds: int,
+    steps: int,
 ) -> None:
     """Equally many for both models, and as many again when the same command goes on."""
+    monkeypatch.chdir(tmp_path)  # where no demo has begun
     commands = run(monkeypatch, {"probe": seconds, "train": 30}, {})
     asked = {words[-1] for (script, *words), _ in commands if script == "train"}
     shortened = steps < demo.STEPS[0]
