@@ -127,6 +127,12 @@ def sha256(path: Path) -> str:
     return total.hexdigest()
 
 
+def own_digest(content: dict[str, Any]) -> str:
+    """SHA-256 over all of an object but its entry `sha256`, which is the one to hold it."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def manifest_path(path: Path) -> Path:
     """The small JSON file beside a file that says what it must contain."""
     return path.with_suffix(".json")

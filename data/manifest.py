@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError
-from core.files import write_text
+from core.files import own_digest, write_text
 from core.parsing import Unreadable, read_bytes, read_object, regular
 
 MANIFEST = "manifest.json"
@@ -140,8 +140,7 @@ def open_sealed(folder: Path, fingerprint: str, names: Iterable[str], whole: boo
 
 def _read(folder: Path, fingerprint: str) -> dict[str, dict[str, Any]]:
     content = read_object(folder / MANIFEST, most=1 << 20)
-    digest = content.pop("sha256", None)
-    if digest != _own_digest(content):
+    if content.get("sha256") != own_digest(content):
         raise Unfit(f"{MANIFEST} has changed")
     if content["version"] != _VERSION:
         raise Unfit(f"{MANIFEST} is of version {content['version']}")
@@ -152,12 +151,8 @@ def _read(folder: Path, fingerprint: str) -> dict[str, dict[str, Any]]:
 
 def _write(folder: Path, fingerprint: str, files: dict[str, dict[str, Any]]) -> None:
     content: dict[str, Any] = {"version": _VERSION, "fingerprint": fingerprint, "files": files}
-    content["sha256"] = _own_digest(content)
+    content["sha256"] = own_digest(content)
     write_text(folder / MANIFEST, json.dumps(content, indent=2) + "\n")
-
-
-def _own_digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _check_tokens(blocks: Blocks, expected: dict[str, Any], whole: bool) -> dict[str, Any]:

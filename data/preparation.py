@@ -29,7 +29,7 @@ from rich.progress import Progress
 
 from conf.schema import DataConf
 from core.errors import UserError
-from core.files import sync, write_text
+from core.files import own_digest, sync, write_text
 from core.parsing import read_object, regular
 from core.units import clock
 from data import recipes, tokenizers
@@ -83,8 +83,8 @@ class _Done:
         done = cls(fingerprint)
         try:
             content = read_object(folder / PROGRESS)
-            if content["fingerprint"] != fingerprint:
-                raise ValueError("of another corpus")
+            if content["sha256"] != own_digest(content) or content["fingerprint"] != fingerprint:
+                raise ValueError("changed, or of another corpus")
             with regular(folder / TOKENIZER) as file:
                 if hashlib.sha256(file.read()).hexdigest() != content["tokenizer"]:
                     raise ValueError("another tokenizer")
@@ -134,6 +134,7 @@ class _Done:
         self.shards.append(shard)
         tokenizer = hashlib.sha256((folder / TOKENIZER).read_bytes()).hexdigest()
         content = {"fingerprint": self._fingerprint, "tokenizer": tokenizer, "shards": self.shards}
+        content["sha256"] = own_digest(content)
         write_text(folder / PROGRESS, json.dumps(content) + "\n")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,9 @@ from conf.schema import DataConf
 from core.errors import UserError
 from data import encoding, preparation, tokenizers
 from data.documents import SIDES
-from data.manifest import MANIFEST
 from data.preparation import PROGRESS
 from data.store import Corpus, prepare
+from tests.data.test_store import contents, flip, pipe
 
 TEXT = "".join(f"Row {i}, row {i * i}, row your boat ü\n" for i in range(900))
 
@@ -48,11 +49,6 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConf:
 def left(conf: DataConf) -> list[str]:
     """What lies in the cache, beside the table of known files."""
     return [path.name for path in Path(conf.cache_dir).iterdir() if path.name != "known"]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """What is in every file but the manifest, which holds times."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != MANIFEST}
 
 
 def interrupted(conf: DataConf, monkeypatch: pytest.MonkeyPatch, saves: int) -> Path:
@@ -122,20 +118,9 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 3)
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[5] ^= 1
-    path.write_bytes(content)
-
-
 def lengthen(path: Path) -> None:
     with path.open("ab") as file:
         file.write(b"more")
-
-
-def pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
 
 
 def link(path: Path) -> None:
@@ -153,6 +138,25 @@ def test_what_was_left_is_not_believed(
         harm(interrupted(conf, monkeypatch, saves=2) / name)
         folder = prepare(conf).folder
         assert contents(folder) == sound, name
+        shutil.rmtree(folder)
+
+
+def test_no_digit_of_the_progress_is_believed(
+    conf: DataConf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A count of text that is another one would leave text out, or have it in twice."""
+    conf.tokenizer = "bytes"
+    sound = whole(conf)
+    path = interrupted(conf, monkeypatch, saves=1) / PROGRESS
+    text = path.read_text()
+    places = [match.end() for match in re.finditer(r'"(text|size)": ', text)]
+    assert len(places) == 4
+    for place in places:
+        partial = path.parent if path.parent.exists() else interrupted(conf, monkeypatch, saves=1)
+        other = (int(text[place]) + 1) % 10
+        (partial / PROGRESS).write_text(f"{text[:place]}{other}{text[place + 1 :]}")
+        folder = prepare(conf).folder
+        assert contents(folder) == sound
         shutil.rmtree(folder)
 
 

@@ -15,7 +15,6 @@ runs/[GROUP/]NAME/
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import logging
 import os
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.files import recorded_digest, remove, sweep, write_text
+from core.files import own_digest, recorded_digest, remove, sweep, write_text
 from core.parsing import Missing, Unreadable, read_object, regular
 from data.sources import kernel_devices
 from models.formats import run_checkpoints
@@ -136,7 +135,7 @@ class RunFolder:
         steps = content.get("steps")
         if type(steps) is not int or steps < 1:
             problem = "steps is missing or wrong"
-        elif "sha256" in content and content["sha256"] != _seal(content):
+        elif "sha256" in content and content["sha256"] != own_digest(content):
             problem = "it was changed after it was written"
         elif self._is_of_another(steps, content.get("checkpoint_sha256")):
             problem = "it is not of the checkpoint that lies here"
@@ -148,7 +147,7 @@ class RunFolder:
         """Write it, with the digest of the newest checkpoint and its own; what was written."""
         paths = run_checkpoints.saved(self.path)
         sealed = {**summary, "checkpoint_sha256": recorded_digest(paths[-1]) if paths else None}
-        sealed["sha256"] = _seal(sealed)
+        sealed["sha256"] = own_digest(sealed)
         write_text(self.summary_path, json.dumps(sealed, indent=2) + "\n")
         return sealed
 
@@ -179,12 +178,6 @@ class RunFolder:
     def set_aside(self) -> Path | None:
         """Rename an existing folder to NAME.old-K, so that a fresh start loses nothing."""
         return self.path.rename(self.aside()) if self.path.exists() else None
-
-
-def _seal(summary: dict[str, Any]) -> str:
-    """SHA-256 over all the rest of a summary, as JSON gives it back."""
-    rest = {key: value for key, value in summary.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 STEP = re.compile(r"(?P<run>.+)@(?P<step>\d+)")  # RUN@STEP
