@@ -638,8 +638,8 @@ class RunsConf:
 
 
 @dataclass
-class GenerateConf:
-    """Continue a prompt with a trained run or with others' weights, token by token."""
+class WeightsConf:
+    """Weights that a script opens, with their tokenizer, on a device."""
 
     run: str = key(
         MISSING, "run name (GROUP/NAME in a sweep), folder, or file of weights", path=True
@@ -652,15 +652,6 @@ class GenerateConf:
     tokenizer: str | None = key(
         None, "path of the tokenizer; default: the one that lies with the run", path=True
     )
-    prompt: str = key("", "text to continue", verbatim=True)
-    tokens: int = key(200, "number of tokens to generate", low=1, high=TOKENS)
-    temperature: float = key(
-        0.8, "randomness of the sampling; 0: always the likeliest token", low=0, high=1e6
-    )
-    top_k: int = key(
-        50, "number of likeliest tokens to sample among; 0: all", low=0, high=VOCABULARY
-    )
-    seed: int = key(0, "number that decides the sampled tokens", low=0, high=2**32 - 1)
     runs_dir: str = key("runs", "folder of the runs' folders", path=True)
     accelerator: str = key("auto", "device to run on", choices=("auto", "cpu", "gpu"))
     dtype: str = key(
@@ -672,20 +663,24 @@ class GenerateConf:
 
 
 @dataclass
-class EvaluateConf:
+class GenerateConf(WeightsConf):
+    """Continue a prompt with a trained run or with others' weights, token by token."""
+
+    prompt: str = key("", "text to continue", verbatim=True)
+    tokens: int = key(200, "number of tokens to generate", low=1, high=TOKENS)
+    temperature: float = key(
+        0.8, "randomness of the sampling; 0: always the likeliest token", low=0, high=1e6
+    )
+    top_k: int = key(
+        50, "number of likeliest tokens to sample among; 0: all", low=0, high=VOCABULARY
+    )
+    seed: int = key(0, "number that decides the sampled tokens", low=0, high=2**32 - 1)
+
+
+@dataclass
+class EvaluateConf(WeightsConf):
     """Measure the loss of weights on texts, and their answers to the harness's tasks."""
 
-    run: str = key(
-        MISSING, "run name (GROUP/NAME in a sweep), folder, or file of weights", path=True
-    )
-    weights: str = key(
-        "raw",
-        "weights of a run to use; ema: their average, of a run with optim.ema",
-        choices=("raw", "ema"),
-    )
-    tokenizer: str | None = key(
-        None, "path of the tokenizer; default: the one that lies with the run", path=True
-    )
     data: DataConf | None = key(
         None, "corpus whose texts are read, in the words of a training: data=text data.paths=..."
     )
@@ -712,14 +707,6 @@ class EvaluateConf:
     )
     limit: int = key(0, "most examples per task; 0: all", low=0, high=TIMES)
     out: str | None = key(None, "folder for evaluation.json; default: that of the run", path=True)
-    runs_dir: str = key("runs", "folder of the runs' folders", path=True)
-    accelerator: str = key("auto", "device to run on", choices=("auto", "cpu", "gpu"))
-    dtype: str = key(
-        "auto",
-        "precision of weights and arithmetic; auto: the file's",
-        choices=DTYPES,
-        aliases=SHORT,
-    )
 
 
 @dataclass

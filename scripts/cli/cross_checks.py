@@ -17,12 +17,12 @@ from conf.schema import (
     DataConf,
     DemoConf,
     EvaluateConf,
-    GenerateConf,
     PlanConf,
     ProbeConf,
     ReportConf,
     TortureConf,
     TrainConf,
+    WeightsConf,
 )
 from core.errors import UserError
 from scripts.cli.model_spec import model_spec
@@ -133,7 +133,7 @@ def _report(config: ReportConf) -> Iterator[str]:
 
 
 @check("generate", "evaluate", deep=True)
-def _generate_deep(config: GenerateConf | EvaluateConf) -> Iterator[str]:
+def _weights_deep(config: WeightsConf) -> Iterator[str]:
     yield from device_problems(config.accelerator)
 
 
@@ -142,16 +142,14 @@ def _demo(config: DemoConf) -> Iterator[str]:
     yield from name_problems("group", config.group)
 
 
-@check("generate")
-def _generate(config: GenerateConf) -> Iterator[str]:
+@check("generate", "evaluate")
+def _weights(config: WeightsConf) -> Iterator[str]:
     if config.tokenizer is not None and not Path(config.tokenizer).is_file():
         yield f"tokenizer={config.tokenizer!r}: no such file"
 
 
 @check("evaluate")
 def _evaluate(config: EvaluateConf) -> Iterator[str]:
-    if config.tokenizer is not None and not Path(config.tokenizer).is_file():
-        yield f"tokenizer={config.tokenizer!r}: no such file"
     if config.data is None and not config.tasks:
         yield "nothing to evaluate on: give data=text data.paths='[book.txt]', tasks=NAME, or both"
     if config.data is not None:

@@ -11,11 +11,10 @@ from typing import Any
 
 from conf.schema import (
     ConvertConf,
-    EvaluateConf,
-    GenerateConf,
     ProbeConf,
     ReportConf,
     TrainConf,
+    WeightsConf,
 )
 from core.errors import UserError
 from core.writable import check_writable
@@ -37,7 +36,7 @@ def place_problems(confs: Iterable[Any]) -> list[str]:
                         problems += early_problems(conf.data)
             elif isinstance(conf, ProbeConf):
                 check_writable(Path(conf.runs_dir, conf.group), hint="choose another runs_dir")
-            elif isinstance(conf, GenerateConf | EvaluateConf):
+            elif isinstance(conf, WeightsConf):
                 find_place("run", conf.run, conf.runs_dir)
             elif isinstance(conf, ConvertConf):
                 find_place("source", conf.source, conf.runs_dir)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from conf.schema import WeightsConf
 from core.errors import UserError
 from core.parsing import Missing, Unreadable, read_yaml
 from data import foreign, tokenizers
@@ -47,8 +48,8 @@ class Opened:
         return length if type(length) is int and length > 0 else None
 
 
-def open_model(conf: Any, texts: Sequence[str] = ()) -> Opened:
-    """What `conf.run` names, with `weights`, `tokenizer`, `runs_dir`, `accelerator` and `dtype`.
+def open_model(conf: WeightsConf, texts: Sequence[str] = ()) -> Opened:
+    """What `conf.run` names.
 
     A tokenizer of unknown origin is tried on `texts`. Raises `UserError` if anything is missing or
     does not fit together.
