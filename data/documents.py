@@ -71,13 +71,18 @@ class Split:
 
     def side(self, name: str) -> Side:
         """The size of a side."""
-        spans = [size for _, here, size in self._lengths() if here == name]
-        return Side(len(spans), sum(spans))
+        if self.cut is not None:
+            whole = int(self.sizes[self.sides != _LEFT_OUT][0])
+            return Side(1, self.cut if name == "train" else whole - self.cut)
+        sizes = self.sizes[self.sides == SIDES.index(name)]
+        return Side(len(sizes), int(sizes.sum()))
 
     @property
     def largest(self) -> int:
         """Bytes of the largest document."""
-        return max((size for _, _, size in self._lengths()), default=0)
+        if self.cut is not None:
+            return max(self.side(name).bytes for name in SIDES)
+        return int(self.sizes[self.sides != _LEFT_OUT].max())
 
     def parts(self, done: dict[str, int] | None = None, side: str | None = None) -> Iterator[Part]:
         """The text of both sides, or of one, in the order of the documents.
@@ -128,10 +133,6 @@ class Split:
             place = end
         if place != self.sizes[number] or digest.digest() != self.digests[number].tobytes():
             raise _changed(document.name)
-
-    def _lengths(self) -> Iterator[tuple[int, str, int]]:
-        for number in np.flatnonzero(self.sides != _LEFT_OUT).tolist():
-            yield from self._spans(number)
 
     def _spans(self, number: int) -> list[tuple[int, str, int]]:
         """First byte, side and size of what a document adds."""
