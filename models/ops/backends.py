@@ -78,7 +78,7 @@ def build_for(device: str, operators: Iterable[str]) -> dict[str, str | None]:
     What is not built ahead is built when it is first used, one library after the other. Operators
     without kernels for the device, "cpu" or "cuda", are left out.
     """
-    names = [name for name in operators if device in BINDINGS[name]]
+    names = [name for name in operators if device in BINDINGS.get(name, ())]
     with ThreadPoolExecutor(max(1, len(names))) as pool:
         return dict(zip(names, pool.map(lambda name: _problem(name, device), names), strict=True))
 

@@ -65,7 +65,9 @@ class LanguageModel(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Compile kernels that are not there yet: that is no time of a training step."""
         operator = getattr(self.model, "operator", None)
-        build_for(self.device.type, ("pointwise", *([operator] if operator else ())))
+        if operator and getattr(self.model.config, "wkv", "auto") == "reference":
+            operator = None
+        build_for(self.device.type, filter(None, ("pointwise", operator)))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # Read here: as soon as the step is made, the schedule puts the next one's in its place.

@@ -10,6 +10,7 @@ import pytest
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from data.store import prepare
+from models.ops.backends import build_for
 from models.registry import build
 from tests.registered_models import spec_of
 from tests.training.runs import run, run_conf, write_corpus
@@ -69,3 +70,4 @@ def test_kernels_are_compiled_before_the_clock_of_the_steps(
     monkeypatch.setattr(Throughput, "start", lambda self: (events.append("clock"), start(self))[1])
     run(run_conf(tmp_path, write_corpus(tmp_path), trainer__max_steps=1), "rwkv7")
     assert events[:2] == [("cpu", ["pointwise", "wkv7"]), "clock"]
+    assert build_for("cpu", ["of a model of somebody else's"]) == {}
