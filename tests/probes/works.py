@@ -103,6 +103,18 @@ def measure_later_in_a_fixed_heap(report: Report, task: Task) -> None:
     measure_later(report, task)
 
 
+def measure_later_in_a_heap_with_a_gap(report: Report, task: Task) -> None:
+    """The same where something small was put behind a large block: its pages are never the end."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    del_me = torch.ones(30 * MIB, dtype=torch.uint8)
+    del del_me  # from here on blocks of that size come from the heap
+    block = libc.malloc(ctypes.c_size_t(30 * MIB))
+    assert libc.malloc(ctypes.c_size_t(MIB))
+    libc.free(ctypes.c_void_p(block))
+    measure(report, task)
+
+
 def occupy_the_page_behind_the_heap() -> None:
     """Map one page 1 MiB behind the end of the heap, so that `brk` fails there."""
     heap = [line for line in Path("/proc/self/maps").read_text().splitlines() if "[heap]" in line]

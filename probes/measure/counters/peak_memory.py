@@ -18,7 +18,6 @@ import ctypes
 import sys
 from mmap import PAGESIZE
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
@@ -32,7 +31,12 @@ M_MMAP_THRESHOLD, MOST_MMAP = -3, 32 << 20
 LEAST_MMAP = 64 << 10  # bytes of a block that is mapped by itself, when blocks are returned
 LEAST_TRIM = 128 << 10  # free bytes at the end of the heap that are returned at once
 
+LARGEST_FREE = 64 << 20  # bytes of the largest block that is looked for in the heap
+
 MADV_DONTNEED = 4  # of <sys/mman.h>
+
+# Of glibc's chunks: the word before a block holds its size, and in its low bits how it was made.
+WORD, IS_MMAPPED = ctypes.sizeof(ctypes.c_size_t), 2
 
 
 def reset_peak(device: str) -> str:
@@ -65,7 +69,7 @@ def return_blocks(device: str) -> bool:
     if device != "cpu" or not _mallopt(M_MMAP_THRESHOLD, LEAST_MMAP):
         return False
     _mallopt(M_TRIM_THRESHOLD, LEAST_TRIM)
-    _retire_top()
+    _retire_free_blocks()
     return True
 
 
@@ -80,32 +84,24 @@ def keep_blocks(device: str) -> None:
     del blocks
 
 
-class _Mallinfo(ctypes.Structure):
-    """`struct mallinfo2` of <malloc.h>."""
+def _retire_free_blocks() -> None:
+    """Return the pages of every free block of the heap, and never use such a block again.
 
-    _fields_: ClassVar = [("before", ctypes.c_size_t * 9), ("keepcost", ctypes.c_size_t)]
-
-
-def _retire_top() -> None:
-    """Return the free end of the heap, and never use it again.
-
-    `malloc_trim` does that only where the heap could grow in place. Where something was mapped
-    behind it, the end keeps its pages, and blocks of any size are cut from it.
+    `malloc_trim` returns pages, but not the blocks: tensors would be cut from them, and stay
+    resident once freed. Here they are taken, largest first, until the next one is mapped anew.
     """
     libc = ctypes.CDLL(None)
     libc.malloc_trim(0)
-    if not hasattr(libc, "mallinfo2"):  # glibc before 2.33
-        return
-    libc.mallinfo2.restype = _Mallinfo
-    size = libc.mallinfo2().keepcost - PAGESIZE
-    if size < LEAST_MMAP:
-        return
     libc.malloc.restype = ctypes.c_void_p
-    start = libc.malloc(ctypes.c_size_t(size))
-    if start is None:
-        return
-    first, end = -(-start // PAGESIZE) * PAGESIZE, (start + size) // PAGESIZE * PAGESIZE
-    libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), MADV_DONTNEED)
+    size = LARGEST_FREE
+    while size >= LEAST_MMAP:
+        start = libc.malloc(ctypes.c_size_t(size))
+        if start is None or ctypes.c_size_t.from_address(start - WORD).value & IS_MMAPPED:
+            libc.free(ctypes.c_void_p(start))
+            size //= 2
+            continue
+        first, end = -(-start // PAGESIZE) * PAGESIZE, (start + size) // PAGESIZE * PAGESIZE
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), MADV_DONTNEED)
 
 
 def _mallopt(parameter: int, value: int) -> bool:
