@@ -337,13 +337,13 @@ class Run:
         model: Any = build(self.spec)
         if self.spec.config.get("dropout"):  # ranks read other rows, and drop other parts of them
             torch.manual_seed(conf.seed + self.rank.rank)
-        before: float | None = 0.0  # seconds of the steps of another training
+        before = None  # what the steps of another training took
         if content is None and parent is not None:
             initial = self.initial or initial_weights(conf, self.spec, self.corpus, parent)
             self.initial = None  # a large file is not kept beside the model
             initial.put(model)
             ledger, content = initial.ledger(ledger), initial.with_optimizer()
-            before = initial.seconds()
+            before = initial.spent()
             del initial
         ledger.leave(asdict(parent) if parent else None)
         ledger.continue_with(
@@ -366,7 +366,8 @@ class Run:
         monitor = Monitor(conf, self.corpus.meta.val_tokens_per_byte, ledger, flops)
         if index.growth is not None:
             monitor.grow(index.growth, meta.flops)
-        monitor.throughput.all_seconds = before
+        if before is not None:
+            monitor.go_on_after(before)
         early = EarlyEnd.of(conf, folder.path)
         average = WeightAverage.of(conf.optim, model)
         asked: list[lightning.Callback] = [] if early is None else [early]

@@ -68,11 +68,13 @@ class Initial:
             ledger, tokens=before["tokens"], forward_flops=before["forward_flops"], order=None
         )
 
-    def seconds(self) -> float | None:
-        """Time of all steps of the run before; 0 without one, None where it did not count."""
+    def spent(self) -> dict[str, Any]:
+        """What the steps of the run before took, as its `Monitor` kept it: seconds, and joules
+        where it counted them. Zeros where no run of ours went before."""
         if self.content is None:
-            return 0.0
-        return self.content.get("callbacks", {}).get("Monitor", {}).get("all_seconds")
+            return {"all_seconds": 0.0, "joules": 0.0}
+        kept: dict[str, Any] = self.content.get("callbacks", {}).get("Monitor", {})
+        return kept
 
     def with_optimizer(self) -> dict[str, Any] | None:
         """What to restore before the first step: the checkpoint as one that has not begun.

@@ -52,6 +52,8 @@ class Expenses:
             why = "" if self._counter.sources else self._counter.method
             if processes > 1:
                 why = "unavailable: the counter of one device is not that of several processes"
+            if self._joules is None:
+                why = "steps before these were not counted, so their sum is not known"
             if why:
                 log.warning("training.also=[joules]: %s", why.removeprefix("unavailable: "))
                 self._counter = None

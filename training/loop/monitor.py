@@ -159,6 +159,11 @@ class Monitor(lightning.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.throughput.restore(state_dict)
+        self.go_on_after(state_dict)
+
+    def go_on_after(self, state_dict: dict[str, Any]) -> None:
+        """Let the sums of this training include those of another, of which this is the state."""
+        self.throughput.all_seconds = state_dict.get("all_seconds")
         if self._expenses is not None:
             self._expenses.restore(state_dict.get("joules"))
 

@@ -44,7 +44,9 @@ def test_nothing_asked_for_is_nothing() -> None:
 
 
 @pytest.mark.usefixtures("counter")
-def test_rows_and_records_have_what_was_asked_for(tmp_path: Path) -> None:
+def test_rows_and_records_have_what_was_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     corpus = write_corpus(tmp_path)
     _, uncounted = run(run_conf(tmp_path / "plain", corpus, trainer__max_steps=4))
     asked = ASKED | {"wandb__over": "cost", "group": "sweep"}
@@ -73,11 +75,22 @@ def test_rows_and_records_have_what_was_asked_for(tmp_path: Path) -> None:
     assert set(example["AXES"].values()) == axes and example["GROUP_BY"] in record.config
     assert all(axes <= row.keys() for row in record.history)
     assert {*example["LOSSES"]} <= {key for row in record.history for key in row}
+    # So are the sums of a training that begins with the weights of another.
+    source = str(folder.path)
+    taking = asked | {
+        "name": "next",
+        "init_from": source,
+        "take": "weights",
+        "trainer__max_steps": 1,
+    }
+    _, after = run(run_conf(tmp_path, corpus, **taking))
+    assert read_rows(after.metrics)[0]["train/joules"] > joules[-1]
     # What is counted is no other run, and of a session that did not count the sum is not known.
     run(run_conf(tmp_path / "plain", corpus, trainer__max_steps=5, **ASKED))
     rows = read_rows(uncounted.metrics)
     assert not any("train/joules" in row for row in rows)
     assert "train/cost" not in rows[0] and "train/cost" in rows[-1]
+    assert "steps before these were not counted" in caplog.text
 
 
 @pytest.mark.usefixtures("counter")
