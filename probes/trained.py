@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.files import recorded_digest, sha256
+from core.files import damage, manifest_path, recorded_digest, sha256
 from models.formats.run_checkpoints import is_sharded
 from models.registry import ModelSpec
 
@@ -32,12 +33,29 @@ class Trained(ModelSpec):
 
 def trained(path: Path, source: str) -> Trained:
     """The model in a file or directory of weights. Raises `UserError` as `models.load`."""
-    from models.formats.load import read
-
-    spec = read(path).spec
+    if path.suffix == ".ckpt" and manifest_path(path).exists() and (problem := damage(path)):
+        raise UserError(f"checkpoint {path}: {problem}")
+    spec = model_of(path)
     return Trained(
         **vars(spec), source=source, path=str(path), sha256=_digest(path), stamp=_stamp(path)
     )
+
+
+def model_of(path: Path) -> ModelSpec:
+    """The model in a run's folder, a file or a directory of weights; files of ours are not read
+    whole for it, and others once. Raises `UserError` as `models.load`."""
+    from models.formats.load import spec_of
+    from models.formats.run_checkpoints import FOLDER
+
+    return spec_of(path) if (path / FOLDER).is_dir() else _model_in(path, _stamp(path))
+
+
+@functools.cache
+def _model_in(path: Path, stamp: object) -> ModelSpec:
+    """As `model_of`, while the files have the same `stamp`."""
+    from models.formats.load import spec_of
+
+    return spec_of(path)
 
 
 def fill(model: Any, spec: Trained) -> None:

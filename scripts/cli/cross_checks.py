@@ -26,6 +26,7 @@ from conf.schema import (
 )
 from core.errors import UserError
 from scripts.cli.model_spec import model_spec
+from scripts.cli.probed_models import probed_model
 from scripts.cli.shared_checks import (
     build_problems,
     corpus_problems,
@@ -93,9 +94,13 @@ def _probe_deep(config: ProbeConf) -> Iterator[str]:
     yield from device_problems(config.accelerator)
     beyond = {"decode": config.decode_steps, "max_batch": 3}  # tokens after the context
     reach = max(config.lengths) + max((beyond.get(probe, 0) for probe in config.probes), default=0)
-    yield from build_problems(
-        config.model, config.vocab_size, reach, "the longest of lengths (+ decode_steps)"
-    )
+    try:
+        spec = probed_model(config)
+    except UserError as error:
+        yield str(error)
+        return
+    owner = "" if config.run is None else f"run={config.run}"
+    yield from build_problems(spec, reach, "the longest of lengths (+ decode_steps)", owner)
 
 
 @check("plan")
@@ -116,7 +121,8 @@ def _plan(config: PlanConf) -> Iterator[str]:
 def _plan_deep(config: PlanConf) -> Iterator[str]:
     length = max([config.data.length, *config.lengths])
     name = "data.length" if length == config.data.length else "the longest of lengths"
-    yield from build_problems(config.model, config.data.vocab_size, length, name)
+    spec = model_spec(config.model, config.data.vocab_size)
+    yield from build_problems(spec, length, name)
 
 
 @check("report")
@@ -203,8 +209,7 @@ def memory_problems(config: Any) -> list[str]:
         problem = oom_advice.too_large(config, model_spec(config.model, least), has_gpu)
     else:
         width = 4 if config.precision == "float32" else 2
-        spec = model_spec(config.model, config.vocab_size)
-        problem = oom_advice.weights_too_large(spec, width, has_gpu)
+        problem = oom_advice.weights_too_large(probed_model(config), width, has_gpu)
     return [problem] if problem else []
 
 

@@ -30,6 +30,16 @@ def probed_models(confs: Sequence[ProbeConf]) -> list[ModelSpec]:
     return specs
 
 
+def probed_model(conf: ProbeConf) -> ModelSpec:
+    """The model of one job, as far as its sizes go. Raises `UserError` if its file has none."""
+    if conf.run is None:
+        return model_spec(conf.model, conf.vocab_size)
+    from probes.trained import model_of
+    from training.run_folder.folder import find_place
+
+    return model_of(find_place("run", conf.run, conf.runs_dir))
+
+
 def _trained(conf: ProbeConf) -> ModelSpec:
     from models.formats.run_checkpoints import PATTERN, step_of
     from probes.trained import trained

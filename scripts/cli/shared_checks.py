@@ -11,6 +11,7 @@ from typing import Any
 from conf.schema import DataConf
 from core.errors import UserError
 from data.corpora import CORPORA
+from models.registry import ModelSpec
 from scripts.cli.model_spec import model_spec, nearest
 from training.run_folder.folder import check_name
 
@@ -33,12 +34,15 @@ def size_problems(model: dict[str, Any]) -> Iterator[str]:
         yield str(error)
 
 
-def build_problems(model: dict[str, Any], vocab: int, length: int, name: str) -> Iterator[str]:
-    """Whether the model's own checks accept its sizes, without building all of it."""
+def build_problems(spec: ModelSpec, length: int, name: str, owner: str = "") -> Iterator[str]:
+    """Whether the model's own checks accept its sizes, without building all of it.
+
+    `name` is what asks for a context of `length` tokens; `owner` has the model, if not `model=`.
+    """
     from models.sketch import sketch
 
     try:
-        drawn = sketch(model_spec(model, vocab))
+        drawn = sketch(spec)
     except UserError as error:
         yield str(error)
         return
@@ -46,7 +50,8 @@ def build_problems(model: dict[str, Any], vocab: int, length: int, name: str) ->
         yield f"no model of these sizes can be built ({str(error).splitlines()[0]})"
         return
     if drawn.positions is not None and drawn.positions < length:
-        yield f"model.{drawn.length_field}={drawn.positions} is shorter than {name}={length}"
+        field = f"{owner}: {drawn.length_field}" if owner else f"model.{drawn.length_field}"
+        yield f"{field}={drawn.positions} is shorter than {name}={length}"
 
 
 def name_problems(key: str, name: str | None) -> Iterator[str]:

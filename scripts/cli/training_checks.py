@@ -11,6 +11,7 @@ from core.errors import UserError, shown
 from core.launcher import detect_launcher, processes_of
 from data.growth import Growth
 from models.registry import model_class
+from scripts.cli.model_spec import model_spec
 from scripts.cli.shared_checks import (
     build_problems,
     corpus_problems,
@@ -196,7 +197,8 @@ def deep_training_problems(config: TrainConf) -> Iterator[str]:
         except UserError as error:
             yield str(error)
     yield from device_problems(trainer.accelerator)
-    yield from build_problems(config.model, data.vocab_size, data.length, "data.length")
+    spec = model_spec(config.model, data.vocab_size)
+    yield from build_problems(spec, data.length, "data.length")
     if config.training.segment and not model_class(config.model["target"]).recurrent:
         yield (
             f"training.segment={config.training.segment}: {config.model['name']} has no state that "
