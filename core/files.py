@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -96,9 +96,10 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def filling(folder: Path, last: str) -> Iterator[Path]:
+def filling(folder: Path, last: str, former: Iterable[str] = ()) -> Iterator[Path]:
     """An empty folder for the body to write files in; once it succeeds they replace those of their
-    names in `folder`, and the one called `last` comes last. Other files there are left alone."""
+    names in `folder`, and the one called `last` comes last. Then those of the `former` names that
+    have not been written again go. Other files there are left alone."""
     with making(folder.parent):
         aside = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
         try:
@@ -106,8 +107,12 @@ def filling(folder: Path, last: str) -> Iterator[Path]:
             for path in aside.iterdir():
                 sync(path)
             with making(folder):
-                for path in sorted(aside.iterdir(), key=lambda path: path.name == last):
+                written = sorted(aside.iterdir(), key=lambda path: path.name == last)
+                for path in written:
                     path.replace(folder / path.name)
+                for name in {*former} - {path.name for path in written}:
+                    if (folder / name).is_file():
+                        (folder / name).unlink()
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from conf.schema import ReportConf, WandbConf
 from probes.analysis.costs import Price
-from probes.report import figures, scaling_figure, trainings_files
+from probes.report import trainings_files
 from probes.report.rows_csv import COLUMNS, flat
-from probes.report.write import Report, print_table, write_report
+from probes.report.write import FILES, Report, print_table, write_report
 from scripts.cli.path_checks import group_place
 from tracking.wandb_run import Tracker
 
@@ -69,16 +69,7 @@ def track(conf: WandbConf, folder: Path, report: Report) -> None:
         else:
             track_probes(tracker, report)
         tracker.page("report/page", report.out / "index.html")
-        files = (
-            "index.html",
-            "crossover.json",
-            "rows.csv",
-            "trainings.json",
-            "trainings.csv",
-            *figures.FILES,
-            scaling_figure.FILE,
-        )
-        present = [report.out / name for name in files if (report.out / name).is_file()]
+        present = [report.out / name for name in FILES if (report.out / name).is_file()]
         tracker.artifact(f"report-{group}", "report", present)
 
 

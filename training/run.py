@@ -373,7 +373,7 @@ class Run:
         asked: list[lightning.Callback] = [] if early is None else [early]
         if conf.training.sample_every:
             path = folder.path / "samples.jsonl"
-            asked.append(Sampler(conf, self.corpus.tokenizer, path, monitor.pause))
+            asked.append(Sampler(conf, self.corpus.tokenizer, path, monitor.pause, model))
         asked += build_callbacks(conf.callbacks, self.rank.rank)
         profile = None
         if conf.training.profile:

@@ -10,6 +10,7 @@ scratch would have ended in.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from conf.schema import TrainConf
 from core.errors import UserError
@@ -24,8 +25,7 @@ def after_trunk(conf: TrainConf, spec: ModelSpec) -> TrainConf:
     """Train the run `conf.trunk` to where the decay of `conf` begins; `conf` as its branch.
 
     A training that has left its trunk already needs it no more, and does without. Raises as
-    `training.run.train` does, and `UserError` if the trunk has gone further and kept no checkpoint
-    of that step.
+    `training.run.train` does, and `UserError` if the trunk has no checkpoint of that step.
     """
     start = decay_start(conf.trainer.max_steps, conf.optim)
     folder = RunFolder.of(conf.runs_dir, conf.group, str(conf.name))
@@ -40,12 +40,25 @@ def after_trunk(conf: TrainConf, spec: ModelSpec) -> TrainConf:
             training=replace(conf.training, patience=0, target_loss=0.0, prune="never"),
         )
         shared = RunFolder.of(conf.runs_dir, conf.group, str(conf.trunk))
-        train(trunk, spec, shared)
+        summary = train(trunk, spec, shared)
         if start not in (steps := [step_of(path) for path in saved(shared)]):
             raise UserError(
-                f"trunk={conf.trunk}: {shared.path} has gone past step {start}, where the decay to "
-                f"trainer.max_steps={conf.trainer.max_steps} would begin, and keeps its steps "
-                f"{', '.join(map(str, steps))}: give budgets in growing order, or another trunk="
+                f"trunk={conf.trunk}: {shared.path} has no checkpoint of step {start}, where the "
+                f"decay to trainer.max_steps={conf.trainer.max_steps} would begin: "
+                + _why(summary or {}, start, steps)
             )
     place = "/".join(filter(None, [conf.group, conf.trunk]))
     return replace(conf, init_from=f"{place}@{start}")
+
+
+def _why(summary: dict[str, Any], start: int, steps: list[int]) -> str:
+    """Why a trunk with this summary has no checkpoint of step `start`, and the way out."""
+    if (ended := summary.get("steps", start)) < start:
+        return f"it ended at step {ended} ({summary.get('ended_early')}): give another trunk="
+    if not steps:
+        return "its checkpoints are gone: bring them back, or give another trunk="
+    kept = ", ".join(map(str, steps))
+    return (
+        f"it has gone further and keeps its steps {kept}: give budgets in growing order, or "
+        "another trunk="
+    )

@@ -24,8 +24,9 @@ def generate(
 
     The prompt is never read again: each new token costs one single-token step from the carried
     state. Temperature 0 takes the likeliest token; `top_k` 0 samples from all.
-    Raises `UserError` if the model's numbers are not finite.
+    Raises `UserError` if the model cannot read so many, or its numbers are not finite.
     """
+    check_length(model, len(prompt), count)
     state = model.init_state(1, capacity=len(prompt) + count)
     logits, state = model.next_logits(prompt[None], state)
     for position in range(count):
@@ -35,6 +36,19 @@ def generate(
         if position + 1 < count:
             every, state = model(token.view(1, 1), state)  # type: ignore[assignment]
             logits = every[:, -1]
+
+
+def check_length(model: Model, prompt: int, count: int) -> None:
+    """Raise `UserError` if the model cannot read a prompt of so many tokens and what follows it."""
+    field = model.length_field
+    most = getattr(model.config, field) if field else None
+    if most is None or prompt + count - 1 <= most:  # the last token is not read
+        return
+    new = f"ask for at most {most - prompt + 1:,} new tokens" if prompt <= most else "shorten it"
+    raise UserError(
+        f"the model reads at most {most:,} tokens ({field}), and {count:,} new ones after a prompt "
+        f"of {prompt:,} are more: {new}"
+    )
 
 
 def sample(

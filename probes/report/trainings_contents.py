@@ -36,7 +36,8 @@ KINDS = {
 }  # fmt: skip
 BANDS = (
     "A curve is a setting; the band reaches from the lowest to the highest of its seeds. Trainings "
-    "that were not trained to their last step are curves of their own."
+    "that were not trained to their last step, repeat a seed, or have rows at other steps than the "
+    "other seeds are curves of their own."
 )
 KEYS = (
     "For each value the setting with the lowest mean loss, over all other keys; the band reaches "
@@ -172,16 +173,19 @@ def contents(grid: Grid, price: Price | None) -> Contents:
 
 
 def _id(curve: LossCurve) -> str:
-    """A curve's setting, or its one run where that was not trained to its end."""
+    """A curve's setting, or its one run where it is not of all seeds that count."""
+    setting = curve.setting
     return (
-        curve.setting.name if curve.is_complete else f"{curve.setting.name} · {curve.runs[0].path}"
+        setting.name if curve.runs == setting.counted else f"{setting.name} · {curve.runs[0].path}"
     )
 
 
 def _name(arm: Arm, curve: LossCurve) -> str:
-    if curve.is_complete:
+    if curve.runs == curve.setting.counted:
         return name(arm, curve.setting)
     run = curve.runs[0]
+    if curve.is_complete:
+        return run.name
     return f"{run.name} ({'ended early' if run.summary else 'unfinished'})"
 
 

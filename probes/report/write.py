@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from core.files import filling
+from core.parsing import Unreadable, regular
 from core.writable import check_writable, writing
 from probes.analysis.analysis import Analysis, analyse
 from probes.analysis.costs import Price
@@ -34,6 +35,17 @@ from probes.report import (
 from probes.report.contents import Contents, contents
 from probes.report.rows_csv import COLUMNS, csv_text, flat
 from probes.report.summary_json import summarise
+
+FILES = (
+    "index.html",
+    "crossover.json",
+    "rows.csv",
+    "trainings.json",
+    "trainings.csv",
+    *figures.FILES,
+    scaling_figure.FILE,
+)
+"""Everything that any report consists of."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +79,9 @@ def write_report(
 ) -> Report:
     """Read the folders in `runs`, write the report to `out`, and return it.
 
-    Files are finished in a temporary folder beside `out` and then renamed one by one; other files
-    in `out` are left alone. Raises `UserError` as `collect` does, and if `out` cannot be written.
+    Files are finished in a temporary folder beside `out` and then renamed one by one. What an
+    earlier report in `out` consisted of and this one does not is deleted then; other files are left
+    alone. Raises `UserError` as `collect` does, and if `out` cannot be written.
     """
     dataset = collect(runs, allow_mixed)
     check_writable(out, "out")
@@ -77,7 +90,7 @@ def write_report(
         _write_trainings(report.trainings, dataset, out, price)
         return report
     # The page comes last: when it is new, everything it stands beside is new too.
-    with writing(out, "out"), filling(out, last="index.html") as aside:
+    with writing(out, "out"), filling(out, "index.html", _former(out)) as aside:
         _write(aside / "crossover.json", json.dumps(report.summary, indent=2) + "\n")
         _write(aside / "rows.csv", csv_text(COLUMNS, map(flat, dataset.rows)))
         figures.draw_all(report.analysis, aside)
@@ -99,13 +112,22 @@ def _write_trainings(found: Grid, dataset: Dataset, out: Path, price: Price | No
     """The page of trainings alone, with its record beside it."""
     said = trainings_contents.contents(found, price)
     said = replace(said, warnings=(*phrases.warnings(dataset), *said.warnings))
-    with writing(out, "out"), filling(out, last="index.html") as aside:
+    with writing(out, "out"), filling(out, "index.html", _former(out)) as aside:
         _write(aside / "trainings.json", trainings_files.json_text(found, said, price))
         _write(
             aside / "trainings.csv",
             csv_text(trainings_files.COLUMNS, trainings_files.rows_of(found, price)),
         )
         _write(aside / "index.html", trainings_html.page(found, said, price))
+
+
+def _former(out: Path) -> Sequence[str]:
+    """Names that are those of an earlier report, if there is one in `out`: its page says so."""
+    try:
+        with regular(out / "index.html") as file:
+            return FILES if b"<title>Crossover report: " in file.read(4096) else ()
+    except Unreadable:
+        return ()
 
 
 def compose(analysis: Analysis, out: Path) -> Report:

@@ -199,6 +199,8 @@ def deep_training_problems(config: TrainConf) -> Iterator[str]:
     yield from device_problems(trainer.accelerator)
     spec = model_spec(config.model, data.vocab_size)
     yield from build_problems(spec, data.length, "data.length")
+    if config.training.sample_every:  # the prompt, whose tokens are not known yet, comes on top
+        yield from build_problems(spec, config.training.sample_tokens, "training.sample_tokens")
     if config.training.segment and not model_class(config.model["target"]).recurrent:
         yield (
             f"training.segment={config.training.segment}: {config.model['name']} has no state that "

@@ -88,6 +88,9 @@ def test_a_folder_is_filled_by_all_files_or_none(tmp_path: Path) -> None:
         (aside / "b").write_text("b")
         (aside / "a").write_text("a")
     assert sorted(path.name for path in out.iterdir()) == ["a", "b", "mine"]
+    with filling(out, last="b", former=("a", "b", "c")) as aside:
+        (aside / "b").write_text("b")
+    assert sorted(path.name for path in out.iterdir()) == ["b", "mine"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

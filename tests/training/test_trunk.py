@@ -111,6 +111,13 @@ def test_a_trunk_that_went_past_a_new_budget_says_which_steps_it_has(
     study: Path, corpus: Path
 ) -> None:
     conf = point(study, corpus, 5, trunk="trunk")
-    with pytest.raises(UserError, match=r"has gone past step 4, .* keeps its steps 8, 9: give"):
+    with pytest.raises(UserError, match=r"of step 4, .* keeps its steps 8, 9: give"):
         train(conf)
     assert not (study / "study" / "n5").exists()
+
+
+def test_a_trunk_without_the_step_says_why() -> None:
+    why = trunk._why
+    assert why({"steps": 8}, 8, []).startswith("its checkpoints are gone")
+    early = {"steps": 3, "ended_early": "a callback stopped it at step 3"}
+    assert why(early, 8, [3]).startswith("it ended at step 3 (a callback stopped it at step 3)")

@@ -17,7 +17,8 @@ from core.errors import UserError
 from core.files import write_text
 from core.parsing import Missing, read_lines
 from data.text import StreamDecoder, TextTokenizer
-from models.decoding.generate import generate
+from models.contract import Model
+from models.decoding.generate import check_length, generate
 
 log = logging.getLogger("crossover")
 
@@ -38,12 +39,14 @@ class Sampler(lightning.Callback):
         tokenizer: TextTokenizer,
         path: Path,
         pause: Callable[[], object],
+        model: Model,
     ) -> None:
         """`pause` stops the clock of the training. Raises `UserError` for a prompt that the
-        tokenizer cannot represent."""
+        tokenizer cannot represent, or that the `model` cannot read with what follows it."""
         self._conf, self._seed = conf.training, conf.seed
         self._tokenizer, self._path, self._pause = tokenizer, path, pause
         self._prompt = tokenizer.encode(conf.training.sample_prompt) or [tokenizer.end_of_text or 0]
+        check_length(model, len(self._prompt), self._conf.sample_tokens)
         self._last_step = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:

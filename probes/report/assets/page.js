@@ -298,7 +298,9 @@ for (const what of ["scale", "axis"]) {
     });
 }
 
-const cell = (value) => value === null ? "" : /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
+// As the CSV file beside this page: a text that a spreadsheet would compute gets an apostrophe in front.
+const safe = (value) => typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? "'" + value : String(value ?? "");
+const cell = (value) => { const text = safe(value); return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text; };
 document.getElementById("copy").addEventListener("click", async () => {
   const text = [DATA.columns, ...DATA.rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
   const done = document.getElementById("copied");

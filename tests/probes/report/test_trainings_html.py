@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from html import unescape
 from io import StringIO
 from pathlib import Path
 from statistics import fmean
@@ -269,7 +270,11 @@ def test_other_texts_and_tokenizers(tmp_path: Path) -> None:
 
 def test_one_training_and_summaries_alone(tmp_path: Path) -> None:
     folder = write_training(tmp_path / "runs", "rwkv4", 4.8)
+    (tmp_path / "one").mkdir()
+    for name in ("index.html", "rows.csv"):  # no report of ours: nothing is known of what is here
+        (tmp_path / "one" / name).write_text("<title>Another program's report</title>")
     report = write(tmp_path / "one", folder)
+    assert (tmp_path / "one" / "rows.csv").is_file()
     assert record(report)["page"]["headline"].endswith("nats per token: RWKV-4 4.800.")
     (folder / "config.yaml").unlink()
     (folder / "metrics.jsonl").unlink()
@@ -296,6 +301,17 @@ def test_trainings_of_one_name_and_odd_ones(tmp_path: Path) -> None:
     assert record(write(tmp_path / "there", folder))["arms"][0]["search"]["record"] is None
     shown = Shown((report.out / "index.html").read_text())
     assert len(shown.data["arms"]) == len({arm["label"] for arm in shown.data["arms"]}) == 2
+
+
+def test_seeds_with_rows_at_other_steps_are_curves_with_ids_of_their_own(tmp_path: Path) -> None:
+    for seed in range(2):
+        folder = write_training(tmp_path / "runs", "rwkv4", 4.8, seed)
+        rows = (folder / "metrics.jsonl").read_text().replace('0, "', f'{seed}, "')
+        (folder / "metrics.jsonl").write_text(rows)
+    page = record(write(tmp_path / "out", tmp_path / "runs"))["page"]
+    for chart in page["charts"]:
+        assert len({curve["arm"] for curve in chart["curves"]}) == len(chart["curves"]) == 2
+    assert sorted(page["names"].values()) == ["rwkv4-s0", "rwkv4-s1"]
 
 
 def test_what_trainings_say_they_cost(tmp_path: Path) -> None:
@@ -369,3 +385,20 @@ def test_a_key_without_numbers_and_gaps_are_drawn(tmp_path: Path) -> None:
     dom = browse(tmp_path, report.out / "index.html")
     assert "data-error" not in dom and "NaN" not in dom and 'data-charts="3"' in dom
     assert ">cosine</text>" in dom and ">linear</text>" in dom
+
+
+@needs_browser
+def test_copied_rows_are_those_of_the_csv_file(tmp_path: Path) -> None:
+    names = {"name": '=HYPERLINK("a",1)'}
+    folder = write_training(tmp_path / "runs", "rwkv4", 4.8, summary=names)
+    report = write(tmp_path / "out", folder)
+    script = """Object.defineProperty(navigator, "clipboard", {value: {
+        writeText: async (text) => { document.body.dataset.copied = JSON.stringify(text); } }});
+        document.getElementById("copy").click();"""
+    dom = browse(tmp_path, scripted(tmp_path, report.out / "index.html", script))
+    (text,) = re.findall('data-copied="(.*?)"', dom)
+    with (report.out / "trainings.csv").open(newline="") as file:
+        rows = [*csv.reader(file)]
+    copied = [*csv.reader(StringIO(json.loads(unescape(text)), newline=""))]
+    assert [row[0] for row in copied] == [row[0] for row in rows]
+    assert copied[1][0] == "'" + names["name"]

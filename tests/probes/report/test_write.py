@@ -49,7 +49,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     out = run / "report"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    (out / "index.html").write_text("old")
+    (out / "index.html").write_text("<title>Crossover report: trainings of LSTM</title>")
+    for name in ("trainings.json", "trainings.csv", "largest_batch.png"):
+        (out / name).write_text("of that page")
     return write_report([run], out, 1024, 8192, False)
 
 

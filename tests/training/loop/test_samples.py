@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from core.errors import UserError
 from models import load
-from models.decoding.generate import generate
+from models.decoding.generate import check_length, generate
+from models.registry import build
+from tests.registered_models import spec_of
 from tests.training.runs import run, run_conf, write_corpus
 from training.checkpoints.find import path_of, saved
+from training.run import train
+from training.run_folder.folder import RunFolder
 
 WRITES = {
     "training__sample_every": 2,
@@ -32,6 +37,18 @@ def texts(path: Path) -> list[tuple[int, str]]:
     rows: list[Any] = [json.loads(line) for line in path.read_text().splitlines()]
     assert all(row["prompt"] == "alpha " for row in rows)
     return [(row["step"], row["text"]) for row in rows]
+
+
+def test_texts_longer_than_the_model_reads_are_refused_before_the_first_step(
+    tmp_path: Path, corpus: Path
+) -> None:
+    conf = run_conf(tmp_path, corpus, **WRITES | {"training__sample_tokens": 27})
+    spec, folder = spec_of("gpt", n_positions=32), RunFolder(tmp_path / "run")
+    check_length(build(spec), 6, 27)  # the last token is not read
+    conf.training.sample_tokens = 28
+    with pytest.raises(UserError, match=r"reads at most 32 .* 28 new .* prompt of 6 .* most 27"):
+        train(conf, spec, folder)
+    assert not folder.metrics.read_text()
 
 
 def test_samples_change_no_bits_and_resume(tmp_path: Path, corpus: Path) -> None:
