@@ -102,6 +102,8 @@ def test_a_runs_folder_is_its_newest_sound_checkpoint(tmp_path: Path) -> None:
 class Overflowing:
     """Whose logits are not finite from a position on."""
 
+    length_field = ""
+
     def __init__(self, good: int, dtype: torch.dtype, value: float) -> None:
         self.good, self.dtype, self.value = good, dtype, value
 
