@@ -77,8 +77,10 @@ def was_pruned(summary: dict[str, Any]) -> bool:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """The summary of a training. Raises `Unreadable` if it is not one, or contains impossible
-    values."""
+    """The summary of a training, with the absolute path of its `folder` added.
+
+    Raises `Unreadable` if it is not one, or contains impossible values.
+    """
     summary = current_names(read_object(path), RENAMED)
     if missing := sorted(set(NEEDED) - set(summary)):
         raise Unreadable(path, f"not a training summary (without {some(missing)})")
@@ -98,4 +100,4 @@ def read_summary(path: Path) -> dict[str, Any]:
         target = model.get("target") if isinstance(model, dict) else None
         config = summary.get("config", {})
         summary |= said_by(target if isinstance(target, str) else None, config)
-    return summary
+    return summary | {"folder": str(path.parent.resolve())}

@@ -8,8 +8,10 @@ beyond the largest compute, where the curve is extrapolated, may they grow.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,8 +20,10 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError
+from core.files import recorded_digest
 from core.interval import Interval
 from models.contract import TRAINING_FACTOR
+from models.formats.run_checkpoints import FOLDER
 from probes.analysis.bootstrap import Array
 from probes.analysis.estimators import LEVELS, interval_of
 from probes.analysis.scaling_laws import Coefficients, Law, Trial, fit
@@ -144,10 +148,10 @@ def swept(trainings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     training that others here have left, and whose rate was still at its peak in the last step.
     """
     trainings = list(trainings)
-    left = {parent_of(run) for run in trainings}
+    left = {id(origin) for origin in origins(trainings) if isinstance(origin, dict)}
     by_family: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in trainings:
-        is_trunk = run.get("last_rate") == 1 and run.get("name") in left
+        is_trunk = run.get("last_rate") == 1 and id(run) in left
         if run.get("forward_flops") and not was_pruned(run) and not is_trunk:
             by_family[family_of(run)].append(run)
     several = [
@@ -156,10 +160,40 @@ def swept(trainings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [run for runs in several for run in runs]
 
 
-def parent_of(run: dict[str, Any]) -> str | None:
-    """The name of the run whose checkpoint a training has begun with."""
-    path = (run.get("parent") or {}).get("path")
-    return Path(path).parent.parent.name if isinstance(path, str) else None
+def origins(trainings: Sequence[dict[str, Any]]) -> list[dict[str, Any] | str | None]:
+    """For each training the one of them whose checkpoint it has begun with.
+
+    The recorded path of that checkpoint says whose it is or, where folders were moved since, its
+    recorded digest. Where the training is not among these it is the path of its folder, and None
+    for a training that has begun from nothing.
+    """
+    by_folder = {str(run["folder"]): run for run in trainings if "folder" in run}
+    by_digest: dict[str, dict[str, Any]] = {}
+    found: list[dict[str, Any] | str | None] = []
+    for run in trainings:
+        parent = run.get("parent") or {}
+        if not isinstance(parent.get("path"), str):
+            found.append(None)
+            continue
+        folder = str(Path(parent["path"]).parent.parent)
+        with suppress(ValueError):  # of characters that no path has
+            folder = os.path.realpath(folder)
+        origin = by_folder.get(folder)
+        if origin is None:
+            by_digest = by_digest or _by_digest(by_folder)
+            origin = by_digest.get(str(parent.get("sha256")))
+        found.append(folder if origin is None else origin)
+    return found
+
+
+def _by_digest(by_folder: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The training of each checkpoint that is still there, by the SHA-256 in its manifest."""
+    return {
+        digest: run
+        for folder, run in by_folder.items()
+        for path in sorted(Path(folder, FOLDER).glob("step-*.ckpt"))
+        if (digest := recorded_digest(path))
+    }
 
 
 def spending(trainings: Iterable[dict[str, Any]]) -> Spending | None:
@@ -170,7 +204,8 @@ def spending(trainings: Iterable[dict[str, Any]]) -> Spending | None:
     also where a summary, of an older version, does not say what is its own.
     """
     trainings = list(trainings)
-    points, by_name = swept(trainings), {str(run.get("name")): run for run in trainings}
+    points = swept(trainings)
+    origin_of = {id(run): origin for run, origin in zip(trainings, origins(trainings), strict=True)}
     todo, counted, absent = [*points], set[int](), dict[str, int]()
     computed = 0
     while todo:
@@ -178,15 +213,16 @@ def spending(trainings: Iterable[dict[str, Any]]) -> Spending | None:
         if id(run) in counted:
             continue
         counted.add(id(run))
-        parent, whole = parent_of(run), run.get("forward_flops") or 0
-        own = run.get("own_forward_flops", None if parent else whole)
+        origin, whole = origin_of[id(run)], run.get("forward_flops") or 0
+        own = run.get("own_forward_flops", None if origin else whole)
         if own is None:
             return None
         computed += own
-        if parent in by_name and by_name[parent] is not run:
-            todo.append(by_name[parent])
-        elif parent is not None:
-            absent[parent] = max(absent.get(parent, 0), whole - own)
+        if isinstance(origin, dict) and origin is not run:
+            todo.append(origin)
+        elif origin is not None:  # or a branch of itself, whose first steps are not its own
+            place = origin if isinstance(origin, str) else str(run["folder"])
+            absent[place] = max(absent.get(place, 0), whole - own)
     computed += sum(absent.values())
     lineages = sum(run["forward_flops"] for run in points)
     if not 0 < computed < lineages:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from probes.analysis.scaling_study import Study, spending, study, swept
+from core.files import recorded_digest, write_manifest
+from probes.analysis.scaling_study import Study, origins, spending, study, swept
 from probes.report import scaling_text
 from tests.probes.trainings import BUDGETS, SIZES, grid, loss, training
 
@@ -148,3 +151,30 @@ def test_a_study_that_shares_no_steps_says_nothing_of_it() -> None:
     assert f"{spent.saving:.1f} times less" in scaling_text.shared(spent)
     del shared[0]["own_forward_flops"]
     assert spending(shared) is None
+
+
+def test_whose_checkpoint_a_training_began_with_is_what_was_recorded(tmp_path: Path) -> None:
+    """Not what it is called: every study has its trunk."""
+    runs = []
+    for group, flops in (("a", 100), ("b", 10_000)):
+        checkpoint = tmp_path / group / "trunk" / "checkpoints" / "step-00000009.ckpt"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.write_text(group)
+        write_manifest(checkpoint)
+        branch = {"path": str(checkpoint), "step": 9, "sha256": recorded_digest(checkpoint)}
+        trunk = training("gpt", 1e6, 1.0, 3.0, name="trunk", last_rate=1, forward_flops=flops)
+        runs.append(trunk | {"own_forward_flops": flops, "folder": str(tmp_path / group / "trunk")})
+        runs += [
+            training("gpt", 1e6, 1.0, 3.0, parent=branch, forward_flops=flops + own)
+            | {"own_forward_flops": own, "folder": str(tmp_path / group / f"n{own}")}
+            for own in (1, 2)
+        ]
+    assert origins(runs) == [None, runs[0], runs[0], None, runs[3], runs[3]]
+    spent = spending(runs)
+    assert spent is not None and spent.computed == 3 * (100 + 10_000 + 2 * (1 + 2))
+    # Moved since: its checkpoints say which it is.
+    (tmp_path / "b" / "trunk").rename(tmp_path / "b" / "longer")
+    runs[3]["folder"] = str(tmp_path / "b" / "longer")
+    assert origins(runs)[3:] == [None, runs[3], runs[3]]
+    shutil.rmtree(tmp_path / "b" / "longer")
+    assert origins(runs)[4] == str(tmp_path / "b" / "trunk")
