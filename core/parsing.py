@@ -23,6 +23,7 @@ MOST_JSON = 16 << 20  # bytes
 MOST_YAML = 256 << 10  # bytes, which take a second
 LONGEST_LINE = 1 << 20  # bytes of a row
 DEEPEST = 50  # lists and objects in each other
+_BLOCK = 1 << 16  # bytes
 LARGEST = 10**300  # of a whole number: any is also a float
 
 
@@ -66,7 +67,11 @@ def regular(path: Path) -> Iterator[BinaryIO]:
 def read_bytes(path: Path, most: int = MOST_JSON) -> bytes:
     """The whole file. Raises `Unreadable` if it holds more than `most` bytes."""
     with regular(path) as file:
-        content = file.read(most + 1)
+        # What is asked for is allocated first. The kernel's own files say that they are empty.
+        expected = min(most, max(os.fstat(file.fileno()).st_size, _BLOCK))
+        content = file.read(expected + 1)
+        if content is not None and expected < len(content) <= most:
+            content += file.read(most + 1 - len(content)) or b""
     if content is None:  # some files of the kernel's wait for more, and this one does not
         raise Unreadable(path, "a file that waits for somebody to write into it")
     if len(content) > most:

@@ -18,7 +18,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from core.errors import UserError
 from data.rwkv_world_tokenizer import VOCABULARY, WorldTokenizer
 from data.text import END_OF_TEXT, TextTokenizer
-from data.tokenizers import LibraryTokenizer, byte_symbols
+from data.tokenizers import LibraryTokenizer
+from data.traits import byte_symbols
 
 LONGEST = 200
 """Bytes of a token in the regular expression, which is nested as deep."""

@@ -6,14 +6,17 @@ Imports little, because a process for a foreign tokenizer starts with it.
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
+from data.interruptible import Call
 from data.text import TextTokenizer
 
 IDS = "I"  # typecode of the arrays of ids: 32 bits
 GROUP = 1 << 20  # characters encoded in one call, in parallel
 WINDOW = 1 << 22  # characters of a document that are cut into pieces together
+AHEAD = 2  # calls that run while more text is read: the second fills the gaps of the first
 AROUND = 1 << 10  # characters after a place that may decide whether words end there
 
 Encoded = tuple["array[int]", int]
@@ -75,6 +78,7 @@ class Encoder:
         self._first = False  # whether the next piece begins a document
         self._group: list[tuple[str, bool]] = []
         self._held = 0  # characters of the group
+        self._running: deque[Call[Encoded]] = deque()  # groups that are being encoded
 
     def push(self, text: str, begins: bool, ends: bool) -> Iterator[Encoded]:
         if begins:
@@ -84,17 +88,27 @@ class Encoder:
             self._first = False
             self._held += len(piece)
             if self._held >= self._size:
-                yield from self.flush()
+                if len(self._running) == AHEAD:
+                    yield self._running.popleft().result()
+                self._begin()
 
     def flush(self) -> Iterator[Encoded]:
-        if not self._group:
-            return
-        group, self._group, self._held = self._group, [], 0
+        self._begin()
+        while self._running:
+            yield self._running.popleft().result()
+
+    def _begin(self) -> None:
+        """Encode the group, while what follows it is read."""
+        if group := self._group:
+            self._group, self._held = [], 0
+            self._running.append(Call(lambda: self._encoded(group)))
+
+    def _encoded(self, group: list[tuple[str, bool]]) -> Encoded:
         ids = array(IDS)
         many = self._tokenizer.encode_many([piece for piece, _ in group])
         for (_, first), tokens in zip(group, many, strict=True):
             ids.extend(self._separator + tokens if first else tokens)
-        yield ids, sum(len(piece.encode()) for piece, _ in group)
+        return ids, sum(len(piece.encode()) for piece, _ in group)
 
 
 def encoded(texts: Iterable[str], tokenizer: TextTokenizer) -> Iterator[Encoded]:

@@ -18,6 +18,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 
 import psutil
 
@@ -25,6 +26,7 @@ from core.errors import UserError
 from core.parsing import read_bytes
 from data.encoding import GROUP, IDS, Encoded, Encodes
 from data.guest import HEADER, NUMBER, send
+from data.interruptible import Call
 from data.text import TextTokenizer
 from data.tokenizers import parse
 
@@ -58,6 +60,7 @@ class Foreign:
         self._process: subprocess.Popen[bytes] | None = None
         self._spent, self._bytes = 0.0, 0  # processor time for so much text
         self._encoders = 0
+        self._lock = Lock()  # of the pipes
 
     def __enter__(self) -> Foreign:
         return self
@@ -125,7 +128,14 @@ class Foreign:
         raise self._ended("to be read")
 
     def encode(self, number: int, parts: Sequence[Passage], held: int = 0) -> Iterator[Encoded]:
-        """Send parts of the documents of sequence `number`, before which it holds `held` bytes."""
+        """Send parts of the documents of sequence `number`, before which it holds `held` bytes.
+
+        One request at a time: another thread's waits.
+        """
+        with self._lock:
+            yield from self._encode(number, parts, held)
+
+    def _encode(self, number: int, parts: Sequence[Passage], held: int) -> Iterator[Encoded]:
         content = json.dumps([number, parts], ensure_ascii=False).encode(errors="surrogatepass")
         sizes = [_size(text) for text, _, _ in parts]
         total = sum(sizes)
@@ -212,20 +222,31 @@ class _Encoder:
         self._parts: list[Passage] = []
         self._waiting = 0  # bytes of them
         self._sent = 0  # bytes that the other process may hold
+        self._running: Call[list[Encoded]] | None = None
 
     def push(self, text: str, begins: bool, ends: bool) -> Iterator[Encoded]:
         self._parts.append((text, begins, ends))
         self._waiting += _size(text)
         if self._waiting >= REQUEST:
-            yield from self.flush()
+            yield from self._answers()
+            self._send()
 
     def flush(self) -> Iterator[Encoded]:
-        if not self._parts:
-            return
-        parts, held = self._parts, self._sent
-        self._sent += self._waiting
-        self._parts, self._waiting = [], 0
-        for ids, size in self._file.encode(self._number, parts, held):
+        yield from self._answers()
+        self._send()
+        yield from self._answers()
+
+    def _send(self) -> None:
+        """Let the other process encode what waits, while more text is read here."""
+        if self._parts:
+            parts, held = self._parts, self._sent
+            self._sent += self._waiting
+            self._parts, self._waiting = [], 0
+            self._running = Call(lambda: [*self._file.encode(self._number, parts, held)])
+
+    def _answers(self) -> Iterator[Encoded]:
+        call, self._running = self._running, None
+        for ids, size in call.result() if call is not None else ():
             self._sent -= size
             yield ids, size
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Encoding, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -24,6 +23,7 @@ from core.parsing import Missing, read_text
 from data import rwkv_world_tokenizer
 from data.interruptible import interruptible
 from data.text import END_OF_TEXT, TextTokenizer
+from data.traits import by_character, byte_symbols, first_space_is_free, has, loses_nothing
 
 # The tokenizers library uses threads, and warns in every process forked afterwards unless this is
 # set. The forked processes here are loader workers, which read tokens and never tokenize.
@@ -66,12 +66,13 @@ class LibraryTokenizer:
         definition = json.loads(tokenizer.to_str())
         self._first_space_is_free = first_space_is_free(definition)
         self._by_character = by_character(definition)
+        self._loses_nothing = loses_nothing(definition)
 
     @property
     def is_byte_level(self) -> bool:
         """Whether it separates words as GPT-2 does, or characters."""
         separator = json.loads(self._tokenizer.to_str())["pre_tokenizer"]
-        plain = not self._first_space_is_free and _has(separator, "use_regex", (True,))
+        plain = not self._first_space_is_free and has(separator, "use_regex", (True,))
         return plain or self._by_character
 
     @property
@@ -101,6 +102,8 @@ class LibraryTokenizer:
         except TypeError:  # a str may hold lone surrogates, which no UTF-8 text has
             raise UserError("the text to encode is not valid Unicode") from None
         ids = [encoding.ids for encoding in encodings]
+        if self._loses_nothing:
+            return ids
         decoded = self._tokenizer.decode_batch(ids, skip_special_tokens=False)
         for text, back in zip(texts, decoded, strict=True):
             if back != text and not self._promised(text, back):
@@ -253,16 +256,6 @@ def byte_tokenizer() -> LibraryTokenizer:
     return LibraryTokenizer(tokenizer)
 
 
-def byte_symbols() -> list[str]:
-    """The character that stands for each byte in a byte-level tokenizer.
-
-    Printable Latin-1 stands for itself; the other bytes take U+0100 onwards, in order (GPT-2).
-    """
-    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
-    spare = iter(sorted(symbol for symbol in alphabet if ord(symbol) > 255))
-    return [chr(byte) if chr(byte) in alphabet else next(spare) for byte in range(256)]
-
-
 def char_tokenizer(characters: Iterable[str]) -> LibraryTokenizer:
     """One token per character, ids in code point order, nothing else: no end of text."""
     vocab = {character: i for i, character in enumerate(sorted(set(characters)))}
@@ -299,31 +292,6 @@ def cut(
         start = end
     if start < len(text):
         yield text[start:]
-
-
-def first_space_is_free(definition: dict[str, Any]) -> bool:
-    """Whether a `tokenizer.json` puts a space before each text or takes one away in decoding.
-
-    So do those in SentencePiece's style: " a" and "a" then are the same tokens.
-    """
-    kinds = ("Metaspace", "Prepend", "Strip")
-    parts = [definition.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")]
-    put = _has(definition.get("pre_tokenizer"), "add_prefix_space", (True,))
-    return put or _has(parts, "type", kinds)
-
-
-def by_character(definition: dict[str, Any]) -> bool:
-    """Whether every character, or byte, is a token of its own whatever stands beside it."""
-    model = definition["model"]
-    merges = model.get("merges", True) or model.get("fuse_unk")
-    return not merges and not definition.get("normalizer") and not first_space_is_free(definition)
-
-
-def _has(part: Any, key: str, values: tuple[object, ...]) -> bool:
-    """Whether any of the nested `part` has one of `values` under `key`."""
-    inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
-    here = isinstance(part, dict) and part.get(key) in values
-    return here or any(_has(child, key, values) for child in inner)
 
 
 def _loss(text: str, back: str) -> str:

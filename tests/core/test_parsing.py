@@ -174,13 +174,36 @@ def test_a_file_that_waits_for_its_content_is_named(
     """As the kernel's log does, once it has been read: opened without waiting, it gives None."""
 
     class Waiting:
+        def __init__(self, descriptor: int) -> None:
+            self._descriptor = descriptor
+
+        def fileno(self) -> int:
+            return self._descriptor
+
         def read(self, size: int) -> None:
             return None
 
     @contextmanager
     def regular(path: Path) -> Iterator[Waiting]:
-        yield Waiting()
+        with (tmp_path / "kmsg").open("wb") as file:
+            yield Waiting(file.fileno())
 
     monkeypatch.setattr(parsing, "regular", regular)
     with pytest.raises(Unreadable, match="waits for somebody to write"):
         read_bytes(tmp_path / "kmsg")
+
+
+def test_a_high_bound_allocates_no_more_than_the_file_has(tmp_path: Path) -> None:
+    path = tmp_path / "little"
+    path.write_bytes(b"abc")
+    assert read_bytes(path, 1 << 60) == b"abc"
+    with pytest.raises(Unreadable, match="larger than 2 bytes"):
+        read_bytes(path, 2)
+
+
+def test_a_file_that_says_that_it_is_empty_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "_BLOCK", 16)
+    path = Path("/proc/self/status")
+    if not path.is_file():
+        pytest.skip("the kernel makes no files here")
+    assert b"VmRSS" in read_bytes(path)

@@ -1,0 +1,37 @@
+"""Texts of which no two are alike, and what preparing them takes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from benchmarks import preparation
+from conf.schema import DataConf
+from data import tokenizers
+
+
+@pytest.fixture
+def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    random.seed(0)
+    lines = [f"line number {i} of a source" for i in range(100)]
+    monkeypatch.setattr(preparation, "sources", lambda: [lines, lines[50:]])
+    size = preparation.write_texts(tmp_path / "texts", 120_000)
+    assert 120_000 <= size < 140_000
+    return tmp_path / "texts"
+
+
+def test_no_two_texts_are_alike(texts: Path) -> None:
+    contents = [path.read_text() for path in texts.iterdir()]
+    assert len({*contents}) == len(contents) > 1
+
+
+def test_a_fresh_process_prepares_within_a_limit(texts: Path, tmp_path: Path) -> None:
+    conf = {
+        "corpus": "text", "paths": [str(texts / "*.txt")], "tokenizer": "bytes",
+        "cache_dir": str(tmp_path / "cache"), "length": 16, "val_fraction": 0.3,
+    }  # fmt: skip
+    seconds, peak = preparation.prepared(conf, 1 << 31)
+    assert seconds > 0 and peak > 10 << 20
+    preparation.alone_on(tokenizers.byte_tokenizer(), DataConf(**conf))()
