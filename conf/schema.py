@@ -46,7 +46,7 @@ DEVICES = 2**20
 TIMES = 10**6
 AMOUNT = 1e21  # of operations, bytes or tokens
 EVERYTHING = "everything"
-TAKES = ("weights", "weights,optimizer", EVERYTHING)
+TAKES = ("weights", "ema", "weights,optimizer", EVERYTHING)
 OPTIMIZERS = ("adamw", "muon")
 PROBES = (
     "train", "prefill", "ttft", "decode", "generate", "layer", "operator",
@@ -381,7 +381,8 @@ class TrainConf:
     )
     take: str = key(
         "auto",
-        "what to take over; auto: everything of a run or its checkpoint, the weights of a file",
+        "what to take over (ema: the averages of optim.ema as weights); auto: everything of a run "
+        "or its checkpoint, the weights of a file",
         choices=("auto", *TAKES),
         verbatim=True,
     )

@@ -68,10 +68,9 @@ def came_from(run: Run) -> str:
     """What was taken over, from where, and whether that is still there."""
     parent = run.parent
     assert parent is not None
-    taken = parent.take.replace(",", " and ")
     place = f"step {parent.step}" if parent.step else ""
     if run.origin is None:
         place = f"{parent.path} (its source, now gone)" if not is_there(run) else parent.path
     elif not is_there(run):
         place += " (no longer there)"
-    return f"{taken} of {place}"
+    return f"{parent.taken} of {place}"

@@ -35,6 +35,7 @@ from training.checkpoints.callback import Checkpointer
 from training.checkpoints.find import read, read_whole, saved, weights_of
 from training.checkpoints.initial_weights import (
     Initial,
+    averages_in_words,
     check_early,
     initial_weights,
     resume_of,
@@ -263,7 +264,10 @@ class Run:
         written = start.content["crossover"].get("rows") if start.content else None
         metrics.rewind(step, None if start.parent else written)
         if start.parent is not None:
-            log.warning("%s: a branch of %s from step %d", folder.path, start.path, step)
+            averages = averages_in_words(start.content, conf.optim.ema)
+            log.warning(
+                "%s: a branch of %s from step %d%s", folder.path, start.path, step, averages
+            )
         elif step:
             log.warning("%s: continuing from step %d", folder.path, step)
         if step < conf.trainer.max_steps and only_rises(conf.trainer.max_steps, conf.optim):
@@ -284,10 +288,11 @@ class Run:
         Begun(self.conf.resume, initial.parent).write(self.folder)
         self.initial = initial
         log.warning(
-            "%s: begins with the %s of %s",
+            "%s: begins with the %s of %s%s",
             self.folder.path,
-            initial.parent.take.replace(",", " and "),
+            initial.parent.taken,
             initial.parent.path,
+            initial.left_out,
         )
 
     @property

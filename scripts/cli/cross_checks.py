@@ -162,10 +162,14 @@ def _evaluate(config: EvaluateConf) -> Iterator[str]:
         yield from corpus_problems(config.data)
         for key in (
             "tokenizer", "vocab_size", "length", "batch_size", "packing", "workers", "verify",
-            "batch_warmup", "length_warmup",
+            "batch_warmup", "length_warmup", "cache_dir",
         ):  # fmt: skip
             if (value := getattr(config.data, key)) != getattr(DataConf, key):
-                way_out = {"length": "the context is context=", "tokenizer": "give tokenizer=PATH"}
+                way_out = {
+                    "length": "the context is context=",
+                    "tokenizer": "give tokenizer=PATH",
+                    "cache_dir": "texts are read, and nothing is prepared; leave it out",
+                }
                 why = way_out.get(key, "leave it out")
                 yield f"data.{key}={value} changes nothing about an evaluation: {why}"
     elif config.part != "all":

@@ -20,6 +20,7 @@ from core.files import recorded_digest, sha256
 from core.parsing import Unreadable, read_yaml
 from data import foreign
 from data.store import Corpus
+from models.formats.crossover import AVERAGE, RAW, content_of
 from models.formats.load import read as read_weights
 from models.formats.run_checkpoints import PATTERN, is_sharded
 from models.formats.weights import Weights
@@ -68,6 +69,13 @@ class Initial:
             ledger, tokens=before["tokens"], forward_flops=before["forward_flops"], order=None
         )
 
+    @property
+    def left_out(self) -> str:
+        """What of the averages beside the weights a user should know, to end a line with."""
+        if self.parent.take == AVERAGE or AVERAGE not in (self.content or {}):
+            return ""
+        return ", not with its averages (optim.ema), which take=ema would"
+
     def spent(self) -> dict[str, Any]:
         """What the steps of the run before took, as its `Monitor` kept it: seconds, and joules
         where it counted them. Zeros where no run of ours went before."""
@@ -110,6 +118,14 @@ def taken(conf: TrainConf, source: Source) -> str:
     return conf.take
 
 
+def averages_in_words(content: dict[str, Any] | None, decay: float) -> str:
+    """What a branch makes of the averages in its parent's checkpoint, to end a line with."""
+    has = AVERAGE in (content or {})
+    if has and not decay:
+        return ", without its averages (optim.ema=0)"
+    return "; its averages begin with these weights" if decay and not has else ""
+
+
 def resume_of(conf: TrainConf, folder: RunFolder) -> str:
     """What `resume=` amounts to: everything that `from=` names is continued as a branch.
 
@@ -129,7 +145,15 @@ def resume_of(conf: TrainConf, folder: RunFolder) -> str:
 
 def check_early(conf: TrainConf) -> None:
     """Raise `UserError` if `from=` names a run whose tokenizer the corpus of `conf` cannot have, as
-    far as their configurations say so: before the corpus is prepared, which may take minutes."""
+    far as their configurations say so, or one without the averages that `take=ema` asks for: before
+    the corpus is prepared, which may take minutes."""
+    if conf.take == AVERAGE:
+        source = find_source("from", str(conf.init_from), conf.runs_dir)
+        if taken(conf, source) and AVERAGE not in content_of(source.weights):
+            raise UserError(
+                f"take=ema: {source.weights} has no averages: it was trained without optim.ema; "
+                "use take=weights"
+            )
     place = find_place("from", str(conf.init_from), conf.runs_dir)
     run = RunFolder(place.parent.parent if PATTERN.fullmatch(place.name) else place)
     try:
@@ -179,7 +203,7 @@ def initial_weights(
             f"{source.weights} is not what this run began with: it has changed since. Bring it "
             "back, or resume=never starts again from what it is now"
         )
-    weights = read_weights(source.weights)
+    weights = read_weights(source.weights, AVERAGE if parent.take == AVERAGE else RAW)
     _check_tokenizer(source, corpus)
     _check_fits(source.weights, weights, spec, conf.resize_vocab)
     content = None

@@ -29,6 +29,11 @@ class Parent:
     take: str = EVERYTHING
     """What was taken over, among `conf.schema.TAKES`; less than everything begins at step 0."""
 
+    @property
+    def taken(self) -> str:
+        """The same in words."""
+        return {"ema": "averaged weights"}.get(self.take, self.take.replace(",", " and "))
+
     @classmethod
     def of(cls, path: Path) -> Parent:
         """The starting point that an undamaged checkpoint gives."""

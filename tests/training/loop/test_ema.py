@@ -43,7 +43,9 @@ def run(conf: TrainConf) -> tuple[dict[str, Any], RunFolder]:
 
 def averaged(folder: Path, corpus: Path, **changes: Any) -> TrainConf:
     changes = {"optim__ema": 0.5, "checkpoint__every_n_train_steps": 1, **changes}
-    return run_conf(folder, corpus, checkpoint__keep="every:1", trainer__max_steps=5, **changes)
+    return run_conf(
+        folder, corpus, checkpoint__keep="every:1", **{"trainer__max_steps": 5, **changes}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,47 @@ def test_a_branch_may_begin_to_average_and_stop(
     name = "model.ln_out.weight"
     expected = share * start["state_dict"][name] + (1 - share) * first["state_dict"][name]
     torch.testing.assert_close(first["ema"][name], expected)
+
+
+def test_a_training_may_begin_with_the_averages(
+    straight: RunFolder,
+    tmp_path: Path,
+    corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    content, begins = read(saved(straight)[-1]), {}
+
+    def training_step(module: LanguageModel, batch: torch.Tensor, index: int) -> torch.Tensor:
+        begins.update(module.model.state_dict())  # type: ignore[operator]
+        raise Killed
+
+    for take, part in (("ema", "ema"), ("weights", "state_dict")):
+        conf = averaged(tmp_path / take, corpus, init_from=str(straight.path), take=take)
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(LanguageModel, "training_step", training_step)
+            run(conf)
+        assert all(torch.equal(begins[name], content[part][f"model.{name}"]) for name in begins)
+    said = [record.getMessage() for record in caplog.records if "begins with" in record.message]
+    assert "begins with the averaged weights of" in said[0] and "not with" not in said[0]
+    assert said[1].endswith("not with its averages (optim.ema), which take=ema would")
+
+
+def test_averages_that_are_not_there_are_refused_before_a_corpus_is_prepared(
+    straight: RunFolder, tmp_path: Path, corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    conf = averaged(tmp_path / "a", corpus, init_from=str(straight.path), optim__ema=0.0)
+    conf.trainer.max_steps = 6
+    _, folder = run(conf)
+    assert "from step 5, without its averages (optim.ema=0)" in caplog.text
+    conf = averaged(tmp_path / "b", corpus, init_from=str(folder.path), take="ema")
+    conf.data.cache_dir = str(tmp_path / "cache")
+    with pytest.raises(UserError, match=r"take=ema: .*step-00000006.ckpt has no averages"):
+        run(conf)
+    assert not (tmp_path / "cache").exists()
+    conf = averaged(tmp_path / "c", corpus, init_from=str(folder.path), trainer__max_steps=7)
+    run(conf)
+    assert "from step 6; its averages begin with these weights" in caplog.text
 
 
 def test_it_is_checked_and_can_be_used(straight: RunFolder) -> None:
