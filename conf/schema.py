@@ -95,7 +95,23 @@ class DataConf:
     """Corpus, tokenizer and the batches cut from them."""
 
     corpus: str = key(MISSING, "corpus reader, by its name in data/corpora.py")
-    paths: list[str] = key([], "files or globs to read with data.corpus=text", path=True)
+    paths: list[str] = key(
+        [], "files or globs to read; with data.corpus=files folders too", path=True
+    )
+    field: str = key(
+        "text", "field of a JSON line, or column of a table, that holds the text", verbatim=True
+    )
+    template: str = key(
+        "",
+        "text of a record, instead of one field: '{title}\\n{body}' joins the fields it names",
+        verbatim=True,
+    )
+    encoding: str = key("utf-8", "encoding of texts and JSON lines, such as latin-1 or utf-16")
+    on_bad: str = key(
+        "stop",
+        "at a record that is none or lacks its field, stop, or skip it and count",
+        choices=("stop", "skip"),
+    )
     markup: bool = key(
         False, "train on the markup of JSON, CSV, HTML and XML files, with data.corpus=text"
     )
@@ -807,6 +823,7 @@ SPELLING = {key: word for word, key in SPELLED.items()}
 ADDED = (
     "optim.name", "optim.schedule", "optim.decay_steps", "init_from", "take", "resize_vocab",
     "data.batch_warmup", "data.length_warmup",
+    "data.field", "data.template", "data.encoding", "data.on_bad",
     "optim.decay_share", "optim.z_loss", "optim.ema", "trunk",
     "training.patience", "training.target_loss", "training.prune",
     "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",
@@ -816,6 +833,10 @@ ADDED = (
 )  # fmt: skip
 """Keys of a training that runs of older versions have not recorded. The default of such a key is
 what was done before it existed."""
+READING = (
+    "data.paths", "data.markup", "data.field", "data.template", "data.encoding", "data.on_bad",
+)  # fmt: skip
+"""Keys that say which texts a corpus has. Its fingerprint decides what they are."""
 COUNTED = (
     "searched",
     "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",

@@ -21,18 +21,44 @@ SIDES = ("train", "val")
 _LEFT_OUT = len(SIDES)
 
 
+Tokens = Iterable[tuple[bytes, np.ndarray]]
+"""Text, and the ids that it is, uint32 `[T]`, in parts that end between characters."""
+
+
 @dataclass(frozen=True)
 class Document:
-    """One text. `name` is relative, so that a corpus is the same corpus wherever it lies."""
+    """One text. `name` is relative, so that a corpus is the same corpus wherever it lies.
+
+    A record of a file of many has no name: its content alone says what it is, so that the same
+    texts are the same corpus in whichever format they lie.
+    """
 
     name: str
     parts: Callable[[], Iterable[bytes]]
     """UTF-8, in parts that end between characters; each call reads it anew."""
+    place: str = ""
+    """Where it lies, for messages; as its name says if empty."""
+    tokens: Callable[[], Tokens] | None = None
+    """Its parts with their ids, of a document that somebody else has tokenized."""
 
     @classmethod
-    def of(cls, name: str, content: bytes) -> Document:
+    def of(cls, name: str, content: bytes, place: str = "") -> Document:
         """A document that is in memory."""
-        return cls(name, lambda: (content,))
+        return cls(name, lambda: (content,), place)
+
+    @classmethod
+    def of_tokens(cls, tokens: Callable[[], Tokens], place: str) -> Document:
+        """A document that is token ids already."""
+        return cls("", lambda: (text for text, _ in tokens()), place, tokens)
+
+    def pieces(self) -> Iterable[tuple[bytes, np.ndarray | None]]:
+        """Its parts, and their ids where it has any of its own."""
+        return ((part, None) for part in self.parts()) if self.tokens is None else self.tokens()
+
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        return self.place or self.name
 
 
 class Part(NamedTuple):
@@ -43,6 +69,8 @@ class Part(NamedTuple):
     begins: bool
     """Whether it is the first piece of its document on this side."""
     ends: bool
+    ids: np.ndarray | None = None
+    """The tokens that it is already, uint32 `[T]`."""
 
 
 class Side(NamedTuple):
@@ -94,7 +122,7 @@ class Split:
         number = -1
         for number, document in enumerate(self.documents):
             if number >= len(self.sizes):
-                raise _changed(document.name)
+                raise _changed(document.title)
             wanted = []
             for first, here, size in self._spans(number):
                 skipped = min(size, left[here])
@@ -122,17 +150,19 @@ class Split:
     ) -> Iterator[Part]:
         """Each of `wanted` is where a document begins, where to read from and to, and the side."""
         digest, place = hashlib.sha256(), 0
-        for content in document.parts():
+        for content, ids in document.pieces():
             digest.update(content)
             end = place + len(content)
             for begin, first, last, side in wanted:
                 low, high = max(first, place), min(last, end)
                 if low < high:
+                    if ids is not None and (low, high) != (place, end):
+                        raise _changed(document.title)  # those of tokens are cut at their parts
                     piece = content[low - place : high - place]
-                    yield Part(side, piece, low == begin, high == last)
+                    yield Part(side, piece, low == begin, high == last, ids)
             place = end
         if place != self.sizes[number] or digest.digest() != self.digests[number].tobytes():
-            raise _changed(document.name)
+            raise _changed(document.title)
 
     def _spans(self, number: int) -> list[tuple[int, str, int]]:
         """First byte, side and size of what a document adds."""
@@ -154,11 +184,15 @@ def split(documents: Iterable[Document], val_fraction: float) -> Split:
     if not 0 < val_fraction < 1:
         raise UserError(f"data.val_fraction={val_fraction}: must lie between 0 and 1")
     names, sizes, digests = _Names(), array("q"), bytearray()
+    all_ids = hashlib.sha256()
+    fresh = all_ids.digest()
     for document in documents:
         digest, size = hashlib.sha256(), 0
-        for part in document.parts():
+        for part, ids in document.pieces():
             digest.update(part)
             size += len(part)
+            if ids is not None:
+                all_ids.update(ids.tobytes())
         names.append(document.name)
         sizes.append(size)
         digests += digest.digest()
@@ -168,8 +202,9 @@ def split(documents: Iterable[Document], val_fraction: float) -> Split:
     kept = _distinct(digest_of, size_of)
     if not len(kept):
         raise UserError("the corpus is empty: no file has any text in it")
+    tokens = all_ids.digest() if all_ids.digest() != fresh else b""
     if len(kept) == 1:
-        return _cut(documents, val_fraction, size_of, digest_of, sides, int(kept[0]))
+        return _cut(documents, val_fraction, size_of, digest_of, sides, int(kept[0]), tokens)
     # Whole documents, drawn in an order nobody chose, until the validation share is full.
     keys = [
         hashlib.sha256(digest_of[i].tobytes() + names[i].encode()).digest() for i in kept.tolist()
@@ -191,7 +226,7 @@ def split(documents: Iterable[Document], val_fraction: float) -> Split:
         for number, side in enumerate(SIDES)
         for i in np.flatnonzero(sides == number).tolist()
     )
-    return Split(documents, _fingerprint(entries), size_of, sides, digest_of)
+    return Split(documents, _fingerprint(entries, tokens), size_of, sides, digest_of)
 
 
 def _distinct(digests: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -208,12 +243,15 @@ def _cut(
     digests: np.ndarray,
     sides: np.ndarray,
     number: int,
+    tokens: bytes,
 ) -> Split:
-    """Beginning and end of one document, parted between two characters."""
+    """Beginning and end of one document, parted between two characters or parts of tokens."""
     document = next(document for i, document in enumerate(documents) if i == number)
     cut, place = int(int(sizes[number]) * (1 - val_fraction)), 0
     halves = {side: hashlib.sha256() for side in SIDES}
-    for part in document.parts():
+    for part, ids in document.pieces():
+        if ids is not None and place < cut < place + len(part):
+            cut = place
         while place < cut < place + len(part) and part[cut - place] & 0xC0 == 0x80:
             cut -= 1  # a UTF-8 continuation byte
         at = min(max(cut - place, 0), len(part))
@@ -221,16 +259,18 @@ def _cut(
         halves["val"].update(part[at:])
         place += len(part)
     if cut == 0:
-        raise UserError(f"{document.name}: {place} bytes are too short to split; add text")
+        raise UserError(f"{document.title}: {place} bytes are too short to split; add text")
     sides[number] = SIDES.index("train")
     entries = ((side, document.name, half.digest()) for side, half in halves.items())
-    return Split(documents, _fingerprint(entries), sizes, sides, digests, cut)
+    return Split(documents, _fingerprint(entries, tokens), sizes, sides, digests, cut)
 
 
-def _fingerprint(entries: Iterable[tuple[str, str, bytes]]) -> str:
+def _fingerprint(entries: Iterable[tuple[str, str, bytes]], tokens: bytes) -> str:
+    """One over the texts and, where others have tokenized them, over the ids."""
     total = hashlib.sha256()
     for side, name, digest in entries:
         total.update(side.encode() + b"\0" + name.encode() + b"\0" + digest)
+    total.update(tokens)
     return total.hexdigest()[:16]
 
 

@@ -23,16 +23,17 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from conf.schema import DataConf
+from conf.schema import READING, DataConf
 from core.errors import UserError
 from core.files import atomic, sha256
-from core.parsing import Unreadable, parse_json, read_bytes
+from core.parsing import Unreadable, parse_json, read_bytes, regular
 from data.documents import SIDES, Side, Split
 
-FORMAT = 1
+FORMAT = 2
 SETTLED = 2_000_000_000  # nanoseconds before it was read since which a file must not have changed
 SAMPLES = 8  # files read at every start
-SAMPLED = 4 << 20  # bytes of one at most
+SAMPLED = 4 << 20  # bytes of one that is read whole; of a larger one
+BLOCKS, BLOCK = 8, 1 << 16  # so many parts of so many bytes
 _MOST = 1 << 32  # bytes of a table
 _STAMP = 5  # numbers of a stamp
 
@@ -52,9 +53,11 @@ class Outline:
 
 @runtime_checkable
 class HasFiles(Protocol):
-    """Documents of which each is one file."""
+    """Documents that lie in files, one in each or many, and follow from them and the words."""
 
     files: Sequence[Path]
+    verbatim: bool
+    """Whether each document is what one of the files holds, in their order."""
 
 
 class KnownFiles:
@@ -66,16 +69,17 @@ class KnownFiles:
         if not isinstance(documents, HasFiles) or not documents.files:
             return None
         try:
-            return cls(conf, documents.files)
+            return cls(conf, documents.files, documents.verbatim)
         except OSError:
             return None
 
-    def __init__(self, conf: DataConf, files: Sequence[Path]) -> None:
+    def __init__(self, conf: DataConf, files: Sequence[Path], verbatim: bool) -> None:
         """Raises `OSError` if a file is gone."""
-        words = [FORMAT, conf.corpus, conf.paths, conf.markup, conf.val_fraction, str(Path.cwd())]
+        reading = [getattr(conf, name.removeprefix("data.")) for name in READING]
+        words = [FORMAT, conf.corpus, *reading, conf.val_fraction, str(Path.cwd())]
         key = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
         self._path = Path(conf.cache_dir) / "known" / key
-        self._files = files
+        self._files, self._verbatim = files, verbatim
         self._begun = time.time_ns()
         self._names = "\0".join(map(str, files)).encode()
         self._stamps = stamps(files)
@@ -101,11 +105,12 @@ class KnownFiles:
         """Write down what was found in the files, if they have not changed meanwhile."""
         settled = self._begun - SETTLED
         try:
-            if (self._stamps[:, 1:3] > settled).any() or len(split.digests) != len(self._files):
+            if (self._stamps[:, 1:3] > settled).any():
                 return
+            digests = self._digests(split)
             if not np.array_equal(stamps(self._files), self._stamps):
                 return
-            table = split.digests.tobytes() + self._stamps.tobytes() + self._names
+            table = digests.tobytes() + self._stamps.tobytes() + self._names
             head = {
                 "format": FORMAT,
                 "fingerprint": split.fingerprint,
@@ -114,20 +119,42 @@ class KnownFiles:
             }
             with atomic(self._path) as file:
                 file.write(json.dumps(head).encode() + b"\n" + table)
-        except OSError:  # it is read again next time
+        except (OSError, Unreadable):  # it is read again next time
             pass
+
+    def _digests(self, split: Split) -> np.ndarray:
+        """What `digest` finds of each file, uint8 `[N, 32]`; of documents it is known already."""
+        if self._verbatim and len(split.digests) != len(self._files):
+            raise Unreadable(self._path, "is of other files")
+        found = split.digests.copy() if self._verbatim else np.zeros((len(self._files), 32), "u1")
+        for number, (file, size) in enumerate(zip(self._files, self._stamps[:, 0], strict=True)):
+            if not self._verbatim or size > SAMPLED:
+                found[number] = np.frombuffer(bytes.fromhex(digest(file, int(size))), "u1")
+        return found
 
     def _sampled(self, digests: bytes) -> bool:
         # A generator of its own: no draw of the training may depend on what is looked at here.
         draw = random.Random(os.urandom(8))
-        small = np.flatnonzero(self._stamps[:, 0] <= SAMPLED).tolist()
-        for number in draw.sample(small, min(SAMPLES, len(small))):
+        every = range(len(self._files))
+        for number in draw.sample(every, min(SAMPLES, len(every))):
             with suppress(Unreadable):
-                found = sha256(self._files[number])
+                found = digest(self._files[number], int(self._stamps[number, 0]))
                 if found == digests[32 * number : 32 * number + 32].hex():
                     continue
             return False
         return True
+
+
+def digest(path: Path, size: int) -> str:
+    """Hexadecimal SHA-256 of a file, or of `BLOCKS` parts of a large one. Raises `Unreadable`."""
+    if size <= SAMPLED:
+        return sha256(path)
+    total = hashlib.sha256()
+    with regular(path) as file:
+        for number in range(BLOCKS):
+            file.seek((size - BLOCK) * number // (BLOCKS - 1))
+            total.update(file.read(BLOCK))
+    return total.hexdigest()
 
 
 def stamps(files: Sequence[Path]) -> np.ndarray:

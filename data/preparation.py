@@ -33,7 +33,7 @@ from core.files import own_digest, sync, write_text
 from core.parsing import read_object, regular
 from core.units import clock
 from data import recipes, tokenizers
-from data.documents import SIDES, Split
+from data.documents import SIDES, Part, Split
 from data.encoding import Encoder, Encodes
 from data.foreign import Foreign
 from data.manifest import seal
@@ -141,15 +141,24 @@ class _Done:
 class _Tokens:
     """One growing file of token ids."""
 
-    def __init__(self, file: BinaryIO, encoder: Encodes, dtype: str, text: int) -> None:
+    def __init__(
+        self, file: BinaryIO, encoder: Encodes, tokenizer: TextTokenizer, text: int
+    ) -> None:
         """`text` bytes are in the file already."""
         self._file, self._encoder, self._text = file, encoder, text
-        self._dtype = np.dtype(dtype)
+        self._dtype = np.dtype(token_dtype(tokenizer.vocab_size))
+        end = tokenizer.end_of_text
+        self._separator = [] if end is None else [end]
         self._digest = hashlib.sha256()  # of the present shard
 
-    def push(self, content: bytes, begins: bool, ends: bool) -> int:
+    def push(self, part: Part) -> int:
         """Write the ids that are certain after a part of a document; bytes of text they encode."""
-        return self._write(self._encoder.push(content.decode(), begins, ends))
+        if part.ids is not None:
+            text = self.flush()
+            before = self._separator if part.begins else []
+            ids = np.concatenate([np.array(before, np.uint32), part.ids])
+            return text + self._write(iter([(ids, len(part.content))]))
+        return self._write(self._encoder.push(part.content.decode(), part.begins, part.ends))
 
     def flush(self) -> int:
         """Write all ids that can be; returns the bytes of text they encode."""
@@ -181,16 +190,15 @@ def _encode(
     done: _Done,
     advance: Any,
 ) -> None:
-    dtype = token_dtype(tokenizer.vocab_size)
     with ExitStack() as stack:
         sides = {}
         for side in SIDES:
             target = stack.enter_context((folder / f"{side}.bin").open("ab"))
             encoder = Encoder(tokenizer) if file is None else file.encoder()
-            sides[side] = _Tokens(target, encoder, dtype, done.text()[side])
+            sides[side] = _Tokens(target, encoder, tokenizer, done.text()[side])
         unsaved = 0
         for part in split.parts(done.text()):
-            advance(sides[part.side].push(part.content, part.begins, part.ends))
+            advance(sides[part.side].push(part))
             unsaved += len(part.content)
             if unsaved >= SHARD:
                 advance(sum(tokens.flush() for tokens in sides.values()))

@@ -17,7 +17,7 @@ from math import comb
 from statistics import fmean
 from typing import Any
 
-from conf.schema import HOUSEKEEPING, is_in
+from conf.schema import HOUSEKEEPING, READING, is_in
 from models.contract import TRAINING_FACTOR
 from probes.analysis.tuning import Search, same, search_of, shown, varying
 from probes.training_runs import TrainingRun
@@ -27,8 +27,7 @@ MOST_KEYS = 4  # that the name of a setting lists
 SIZE_TOLERANCE = 0.01  # relative difference of parameters within which models are matched
 # What a corpus's fingerprint decides.
 CORPUS_KEYS = (
-    "data.corpus", "data.paths", "data.markup", "data.tokenizer", "data.vocab_size",
-    "data.val_fraction",
+    "data.corpus", *READING, "data.tokenizer", "data.vocab_size", "data.val_fraction",
 )  # fmt: skip
 UNKNOWN = "unknown"
 LOSS = ("val_loss", "nats per token", "loss")

@@ -11,6 +11,9 @@ from typing import Any
 from conf.schema import DataConf
 from core.errors import UserError
 from data.corpora import CORPORA
+from data.readers.paths import unnamed
+from data.readers.records import parsed_template
+from data.readers.text_encoding import is_utf8
 from models.registry import ModelSpec
 from scripts.cli.model_spec import model_spec, nearest
 from training.run_folder.folder import check_name
@@ -20,10 +23,16 @@ def corpus_problems(data: DataConf) -> Iterator[str]:
     """Whether there is such a corpus, and it is named as it is read."""
     if data.corpus not in CORPORA:
         yield f"data.corpus={data.corpus!r}: no such corpus{nearest(data.corpus, list(CORPORA))}"
-    if data.corpus == "text" and not data.paths:
-        yield "data=text needs data.paths, e.g. data.paths='[book.txt]'"
+    if data.corpus in CORPORA and data.corpus != "stdlib" and not data.paths:
+        yield unnamed(data.corpus)
     if data.corpus == "stdlib" and data.paths:
         yield f"data.paths={data.paths} is not read by data=stdlib; did you mean data=text?"
+    try:
+        is_utf8(data.encoding)
+        if data.template:
+            parsed_template(data.template)
+    except UserError as error:
+        yield str(error)
 
 
 def size_problems(model: dict[str, Any]) -> Iterator[str]:

@@ -32,7 +32,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConf:
     monkeypatch.setattr(
         tokenizers.LibraryTokenizer, "cut", lambda self, text: in_pieces(self, text, 700)
     )
-    monkeypatch.setattr("data.sources.PART", 1500)
+    monkeypatch.setattr("data.readers.sources.PART", 1500)
     (tmp_path / "texts").mkdir()
     for i, size in enumerate((12_000, 300, 900, 2, 5000, 400, 9000)):
         (tmp_path / "texts" / f"{i}.txt").write_text(f"part {i}\n{TEXT[i * 500 : i * 500 + size]}")

@@ -28,7 +28,7 @@ from typing import Any
 from core.errors import UserError
 from core.files import own_digest, recorded_digest, remove, sweep, write_text
 from core.parsing import Missing, Unreadable, read_object, regular
-from data.sources import kernel_devices
+from data.readers.sources import kernel_devices
 from models.formats import run_checkpoints
 
 log = logging.getLogger("crossover")

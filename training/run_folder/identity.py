@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from conf.schema import COUNTED, EVERYTHING, RENAMED, TrainConf
+from conf.schema import COUNTED, EVERYTHING, READING, RENAMED, TrainConf
 from core.errors import UserError, shown
 from core.parsing import Missing, Unreadable, current_names, read_yaml
 from models.registry import ModelSpec
@@ -44,8 +44,7 @@ CHANGEABLE = (
     "data.workers",
     "data.cache_dir",
     "data.verify",
-    "data.markup",
-    "data.paths",  # the corpus's fingerprint decides
+    *READING,  # the corpus's fingerprint decides
     "objective",
     "resume",
     "runs_dir",
@@ -72,8 +71,8 @@ def deciding(described: dict[str, Any]) -> dict[str, Any]:
 # What changes neither the weights nor the figures of a training.
 WITHOUT_EFFECT = (
     "trainer.log_every_n_steps", "trainer.enable_progress_bar", "checkpoint.", "wandb.",
-    "data.workers", "data.cache_dir", "data.verify", "data.markup", "data.paths", "objective",
-    "resume", "runs_dir", "init_from", "take", "resize_vocab", "trunk", "model.", "loggers",
+    "data.workers", "data.cache_dir", "data.verify", *READING, "objective", "resume",
+    "runs_dir", "init_from", "take", "resize_vocab", "trunk", "model.", "loggers",
     "training.profile", "training.sample_", *COUNTED,
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from conf.schema import COUNTED, DataConf, OptimConf, TrainerConf, TrainingConf
+from conf.schema import COUNTED, READING, DataConf, OptimConf, TrainerConf, TrainingConf
 from tests.training.runs import run, run_conf
 from tracking.jsonl import read_rows
 from training.checkpoints.find import read, saved
@@ -99,7 +99,9 @@ ELSEWHERE = {
     "data.corpus": "another corpus is data.paths here",
     "data.tokenizer": "refused on a branch: test_initial_weights.py",
     "data.vocab_size": "of the tokenizer, which must stay",
-    "data.markup": "of the texts: tests/data/test_corpora.py",
+    **dict.fromkeys(
+        (key for key in READING if key != "data.paths"), "of the texts: tests/data/readers/"
+    ),
     "data.workers": "changes no bits: tests/training/test_exact.py",
     "data.cache_dir": "a place",
     "trainer.accelerator": "needs a GPU",

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from core.parsing import Unreadable, regular
-from data import file_kinds
+from data.readers import file_kinds
+from data.readers.text_encoding import decoded, is_utf8
 from data.text import END_OF_TEXT
 
 HEAD = 1 << 16  # bytes that distinguish text from the rest
@@ -36,8 +37,11 @@ KERNEL = {  # types of file systems without files of their own
 class Sources:
     """Files by path and glob. What cannot be used is collected in `problems`."""
 
-    def __init__(self) -> None:
+    def __init__(self, folders: bool = False) -> None:
+        """With `folders`, the path of one stands for every file in it and below it."""
         self.problems: list[str] = []
+        self._folders = folders
+        self._real: dict[Path, Path] = {}  # folders as the links to them lead
         self._kernel = kernel_devices()
         self._in_kernel = False  # whether a glob has led there
 
@@ -70,17 +74,17 @@ class Sources:
             return head + (file.read(size - len(head)) or b"" if size > len(head) else b"")
         return b""
 
-    def parts(self, path: Path, markup: bool) -> Iterator[bytes]:
-        """The text in a file, in parts that end between characters.
+    def parts(self, path: Path, markup: bool, encoding: str = "utf-8") -> Iterator[bytes]:
+        """The text in a file, UTF-8, in parts that end between characters.
 
         It ends early with a problem if that is not plain text, or records and markup without
-        `markup`.
+        `markup`, or in another encoding than this one.
         """
         with self._told(path), regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            problem = _not_text(path, file, size, markup)
+            problem = _not_text(path, file, size, markup, encoding)
             file.seek(0)
-            for part in _whole_characters(file, size):
+            for part in _utf8(path, file, size, encoding):
                 if not problem and not is_text(part):
                     problem = _binary(path, part)
                 if problem:
@@ -95,7 +99,7 @@ class Sources:
             yield
         except Unreadable as error:
             reason = error.reason
-            if not reason.startswith("cannot"):
+            if not reason.startswith(("cannot", "is ")):
                 reason = f"cannot be read ({reason})"
             self.problems.append(f"{path} {reason}")
 
@@ -103,8 +107,11 @@ class Sources:
         """The one path that is there, whatever it is."""
         mode = self._mode(path)
         if mode is not None and stat.S_ISDIR(mode):
+            if self._folders:
+                return self._inside(path)
             self.problems.append(
-                f"{shown(path)} is a folder (name its files, e.g. {path / '**/*.txt'})"
+                f"{shown(path)} is a folder (name its files, e.g. {path / '**/*.txt'}, or let "
+                "data=files read whatever is in it)"
             )
         elif mode is not None and not stat.S_ISREG(mode):
             kind = "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
@@ -154,13 +161,33 @@ class Sources:
                         folders.setdefault((status.st_dev, status.st_ino), folder)
             level = [*folders.values()]
         # Path.is_file raises for too long a name.
-        files = [file.resolve() for file in self._below(level, last) if os.path.isfile(file)]  # noqa: PTH113
+        files = [self._resolved(f) for f in self._below(level, last) if os.path.isfile(f)]  # noqa: PTH113
         if not files:
             why = "leads to what the kernel makes up while it is read, and"
             self.problems.append(
                 f"{shown(path)} {why if self._in_kernel else 'does not exist and'} matches no file"
             )
         return files
+
+    def _inside(self, folder: Path) -> list[Path]:
+        """The files in a folder and below it, but those that are hidden."""
+        files = []
+        for each in self._descend(folder, set()):
+            if not any(part.startswith(".") for part in each.relative_to(folder).parts):
+                names = [e.name for e in self._in(each) if e.is_file() and e.name[:1] != "."]
+                files += [self._resolved(each / name) for name in names]
+        if not files:
+            self.problems.append(f"{shown(folder)} is a folder without files")
+        return files
+
+    def _resolved(self, file: Path) -> Path:
+        """Where a file really is; of many in one folder, the way to that is looked up once."""
+        if file.is_symlink():
+            return file.resolve()
+        folder = file.parent
+        if folder not in self._real:
+            self._real[folder] = folder.resolve()
+        return self._real[folder] / file.name
 
     def _below(self, folders: list[Path], part: str) -> Iterator[Path]:
         if part == "**":
@@ -232,22 +259,26 @@ def is_text(content: bytes) -> bool:
     return True
 
 
-def _not_text(path: Path, file: BinaryIO, size: int, markup: bool) -> str:
+def _not_text(path: Path, file: BinaryIO, size: int, markup: bool, encoding: str) -> str:
     """Why a file is no plain text, judged by all of a small one and the ends of a large one."""
     whole = size <= SMALL
     head = file.read(SMALL if whole else HEAD) or b""
+    if not is_utf8(encoding):
+        head = head.decode(encoding, errors="ignore").encode(errors="ignore")
     if b"\0" in head or _has_hole(file.fileno(), size):
         return _binary(path, head)
     if markup:
         return ""
     tail = b""
-    if not whole:
+    if not whole and is_utf8(encoding):
         file.seek(size - HEAD)
         tail = file.read(HEAD) or b""
     text = (head + tail).decode(errors="ignore")
     if kind := file_kinds.markup(path.name, text, whole):
+        reader = file_kinds.READERS.get(kind)
+        way = f"data={reader} reads it" if reader else "take its texts out, one file per document"
         return (
-            f"{path} is {kind} and not plain text: take its texts out, one file per document "
+            f"{path} is {kind} and not plain text: {way} "
             "(data.markup=true trains on the markup too)"
         )
     if file_kinds.separated(text):
@@ -260,6 +291,13 @@ def _not_text(path: Path, file: BinaryIO, size: int, markup: bool) -> str:
 
 def _binary(path: Path, content: bytes) -> str:
     return f"{path} is not UTF-8 text ({file_kinds.binary(content)})"
+
+
+def _utf8(path: Path, file: BinaryIO, size: int, encoding: str) -> Iterator[bytes]:
+    if is_utf8(encoding):
+        return _whole_characters(file, size)
+    blocks = iter(lambda: file.read(PART) or b"", b"")
+    return (text.encode() for text in decoded(path, blocks, encoding) if text)
 
 
 def _whole_characters(file: BinaryIO, size: int) -> Iterator[bytes]:

@@ -11,9 +11,10 @@ import pytest
 
 from conf.schema import DataConf
 from core.errors import UserError
-from data import corpora, file_kinds
-from data import sources as sources_module
-from data.sources import Sources, kernel_devices, shown
+from data import corpora
+from data.readers import file_kinds
+from data.readers import sources as sources_module
+from data.readers.sources import Sources, kernel_devices, shown
 
 
 def refusal(*paths: str | Path) -> str:

@@ -31,20 +31,26 @@ _SUFFIXES = {
     **dict.fromkeys((".pkl", ".pickle"), "a pickle"),
 }
 
+READERS = {"JSON lines": "jsonl", "JSON": "jsonl"}
+"""The reader of a kind of records."""
+_UNPACK = "unpack it, or data=jsonl if there are JSON lines in it"
 _BEGINNINGS = {  # of files that are not text
-    b"PAR1": "a Parquet file",
-    b"ARROW1": "an Arrow file",
-    b"\x1f\x8b": "compressed with gzip: unpack it",
-    b"BZh": "compressed with bzip2: unpack it",
-    b"\xfd7zXZ\0": "compressed with xz: unpack it",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it",
+    b"PAR1": "a Parquet file: data=tables reads it",
+    b"ARROW1": "an Arrow file: data=tables reads it",
+    b"\xff\xff\xff\xff": "a stream of Arrow's, perhaps: data=tables reads those",
+    b"FEA1": "a Feather file of version 1: write it again as version 2, for data=tables",
+    b"MMIDIDX\0\0": "the index of a binidx: data=tokens reads it with its .bin",
+    b"\x1f\x8b": f"compressed with gzip: {_UNPACK}",
+    b"BZh": f"compressed with bzip2: {_UNPACK}",
+    b"\xfd7zXZ\0": f"compressed with xz: {_UNPACK}",
+    b"\x28\xb5\x2f\xfd": f"compressed with zstd: {_UNPACK}",
     b"PK\x03\x04": "a ZIP archive (or a document in one)",
     b"%PDF-": "a PDF: convert it to text",
-    b"\x93NUMPY": "a NumPy array",
+    b"\x93NUMPY": "a NumPy array: data=tokens reads those of token ids",
     b"SQLite format 3\0": "an SQLite database",
     b"\x89HDF\r\n": "an HDF5 file",
-    b"\xff\xfe": "UTF-16: convert it to UTF-8",
-    b"\xfe\xff": "UTF-16: convert it to UTF-8",
+    b"\xff\xfe": "UTF-16: data.encoding=utf-16 converts it",
+    b"\xfe\xff": "UTF-16: data.encoding=utf-16 converts it",
     **{b"\x80" + bytes([protocol]): "a pickle" for protocol in range(2, 6)},
 }
 
@@ -52,7 +58,11 @@ _BEGINNINGS = {  # of files that are not text
 def binary(content: bytes) -> str:
     """What a file is that is not UTF-8 text."""
     kinds = (kind for start, kind in _BEGINNINGS.items() if content.startswith(start))
-    return next(kinds, "binary, compressed or in another encoding")
+    if kind := next(kinds, ""):
+        return kind
+    if _NEVER_TEXT.search(content[:HEAD]):
+        return "binary, or compressed"
+    return "in another encoding, perhaps: data.encoding=latin-1, or its name, converts it"
 
 
 def markup(name: str, text: str, whole: bool = True) -> str | None:
@@ -154,6 +164,7 @@ def _table(delimiter: str) -> Callable[[str], bool]:
     return holds
 
 
+_NEVER_TEXT = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
 _JSON_TOKEN = re.compile(r'\s*(?:[][{},:]|"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*|true|false|null)')
 _SEPARATOR = re.compile(rf"(?<![`'\"\\]){re.escape(END_OF_TEXT)}(?![`'\"\\])")
 _KINDS: dict[str, Callable[[str], bool]] = {

@@ -1,0 +1,1 @@
+"""Readers: from files, by what they hold, to documents."""

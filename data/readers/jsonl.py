@@ -1,0 +1,125 @@
+"""JSON lines, plain or compressed, and JSON files that are one array: a record for each object."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from conf.schema import DataConf
+from core.parsing import Unreadable, parse_json, plain
+from data.readers.compressed import opened
+from data.readers.records import Record, RecordFiles
+from data.readers.text_encoding import decoded, is_utf8
+
+LONGEST = 256 << 20
+"""Bytes of a line, or characters of an element of an array."""
+BLOCK = 1 << 20
+"""Bytes read at once."""
+_BETWEEN = re.compile(r"[\s,]*")
+
+
+def jsonl(conf: DataConf) -> RecordFiles:
+    """The documents in the files that `data.paths` names."""
+    return RecordFiles(conf, records)
+
+
+def records(path: Path, conf: DataConf, fields: Sequence[str] | None = None) -> Iterator[Record]:
+    """Every object of a file, with all of its fields; a problem where a line holds none.
+
+    Raises `Unreadable` for what is no file, is damaged, in another encoding, or never ends a line.
+    """
+    del fields  # a line is read whole
+    with opened(path) as file:
+        blocks = _utf8(path, file, conf.encoding)
+        first = next(blocks, b"").removeprefix(codecs.BOM_UTF8)
+        kind = _elements if first.lstrip()[:1] == b"[" else _lines
+        yield from kind(path, chain([first], blocks))
+
+
+def _utf8(path: Path, file: BinaryIO, encoding: str) -> Iterator[bytes]:
+    """The content in blocks, which may end within a character."""
+    blocks = iter(lambda: file.read(BLOCK) or b"", b"")
+    if is_utf8(encoding):
+        yield from blocks
+    else:
+        yield from (text.encode() for text in decoded(path, blocks, encoding))
+
+
+def _lines(path: Path, blocks: Iterable[bytes]) -> Iterator[Record]:
+    number = 0
+    for number, line in enumerate(_split(path, blocks), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            yield _record(place, parse_json(line.decode()))
+        except UnicodeDecodeError:
+            yield Record(place, {}, "not UTF-8 (data.encoding=latin-1 and others convert it)")
+        except ValueError as error:
+            yield Record(place, {}, str(error))
+
+
+def _split(path: Path, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a file that comes in blocks, the last one with or without a newline."""
+    pending: list[bytes] = []  # joined once the line ends
+    held = number = 0
+    for block in blocks:
+        first, *others = block.split(b"\n")
+        pending.append(first)
+        held += len(first)
+        if held > LONGEST:
+            raise Unreadable(path, f"line {number + 1} is longer than {LONGEST:,} bytes")
+        if others:
+            *whole, last = [b"".join(pending), *others]
+            number += len(whole)
+            yield from whole
+            pending, held = [last], len(last)
+    if held:
+        yield b"".join(pending)
+
+
+def _elements(path: Path, blocks: Iterable[bytes]) -> Iterator[Record]:
+    """The objects of an array, of which one at a time is in memory."""
+    decoder = json.JSONDecoder()
+    pieces = filter(None, decoded(path, blocks, "utf-8"))
+    text, place, number = next(pieces).lstrip(), 1, 1
+    while True:
+        between = _BETWEEN.match(text, place)
+        assert between is not None  # it matches nothing too
+        place = between.end()
+        if text[place : place + 1] == "]":
+            return
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            rest = text[place:]  # the element may go on: read as much again
+            more = _gather(pieces, len(rest))
+            if not more or len(rest) > LONGEST:
+                problem = f"({error})" if rest else "(the array has no end: it is cut short)"
+                raise Unreadable(path, f"element {number}: not JSON {problem}") from None
+            text, place = rest + more, 0
+            continue
+        try:
+            yield _record(f"{path}: element {number}", plain(value))
+        except ValueError as error:
+            yield Record(f"{path}: element {number}", {}, str(error))
+        number += 1
+
+
+def _gather(pieces: Iterator[str], size: int) -> str:
+    """The next pieces, until they have `size` characters."""
+    parts = [next(pieces, "")]
+    while parts[-1] and sum(map(len, parts)) < size:
+        parts.append(next(pieces, ""))
+    return "".join(parts)
+
+
+def _record(place: str, value: Any) -> Record:
+    if isinstance(value, dict):
+        return Record(place, value)
+    return Record(place, {}, "is no object with named fields")

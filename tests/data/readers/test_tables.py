@@ -1,0 +1,98 @@
+"""Parquet and Arrow: rows become documents, and what is cut short is told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+
+from conf.schema import DataConf
+from core.errors import UserError
+from data.readers.tables import records, tables
+
+TEXTS = [f"text {i} ü\n" * (i % 5) for i in range(300)]
+TABLE = pyarrow.table({"id": range(300), "text": TEXTS, "list": [[1]] * 300})
+
+
+def arrow_file(table: pyarrow.Table, path: Path) -> None:
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as file:
+        file.write_table(table, max_chunksize=100)
+
+
+def arrow_stream(table: pyarrow.Table, path: Path) -> None:
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as out:
+        out.write_table(table, max_chunksize=100)
+
+
+def parquet(table: pyarrow.Table, path: Path) -> None:
+    pyarrow.parquet.write_table(table, path, row_group_size=70)
+
+
+def feather(table: pyarrow.Table, path: Path) -> None:
+    pyarrow.feather.write_feather(table, path, compression="zstd", chunksize=50)
+
+
+WRITERS: list[Callable[[pyarrow.Table, Path], None]] = [parquet, arrow_file, arrow_stream, feather]
+
+
+def read(path: Path, **settings: object) -> list[str]:
+    conf = DataConf(corpus="tables", paths=[str(path)], **settings)
+    return [b"".join(document.parts()).decode() for document in tables(conf)]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_every_row_is_a_document(
+    tmp_path: Path, write: Callable[[pyarrow.Table, Path], None]
+) -> None:
+    path = tmp_path / "table"
+    write(TABLE, path)
+    assert read(path) == TEXTS
+    assert read(path, template="{id}: {text}")[7] == f"7: {TEXTS[7]}"
+    with pytest.raises(UserError, match=r"row 1: has no field 'body'; those it has: id, text, lis"):
+        read(path, field="body")
+    (first, *_) = records(path, DataConf(corpus="tables"))
+    assert first.value == {"id": 0, "text": "", "list": [1]}
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.98])
+def test_a_table_cut_short_is_told(
+    tmp_path: Path, write: Callable[[pyarrow.Table, Path], None], part: float
+) -> None:
+    path = tmp_path / "table"
+    write(TABLE, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(UserError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}: ") and "cut short" in str(caught.value)
+
+
+def test_rows_without_text_are_named_or_counted(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    parquet(pyarrow.table({"text": ["a", None, "b"]}), tmp_path / "a")
+    with pytest.raises(UserError, match=r"a: row 2: the field 'text' is no text \(null\)"):
+        read(tmp_path / "a")
+    assert read(tmp_path / "a", on_bad="skip") == ["a", "b"]
+    assert "left out 1 of 3 records" in capfd.readouterr().err
+
+
+def test_what_is_no_table_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("text")
+    with pytest.raises(UserError, match="is neither a Parquet file nor one of Arrow"):
+        read(tmp_path / "a")
+
+
+def test_a_missing_package_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_text("text")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"needs the package pyarrow: pip install -e '\.\[data\]'"):
+        read(tmp_path / "a")
