@@ -14,8 +14,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +24,11 @@ from torch.utils.data import DataLoader, Dataset
 from conf.schema import DataConf
 from core.errors import UserError
 from data.growth import Growth
+from data.meta import MASK_DTYPE
 from data.store import Corpus
+
+IGNORE = -100
+"""A target that is not learned, as in `torch.nn.functional.cross_entropy`."""
 
 _ROUNDS = 6  # of the Feistel network; 4 already look random (Luby and Rackoff 1988)
 
@@ -119,11 +122,22 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-class Batches(Dataset[Tensor]):
+class Masked(NamedTuple):
+    """A batch of a corpus of which some tokens are read and not learned."""
+
+    tokens: Tensor
+    """Inputs, int64 `[B, T]`."""
+    targets: Tensor
+    """int64 `[B, T]`, `IGNORE` where nothing is learned."""
+    learned: int
+    """Targets that are learned in the whole optimizer step: all rows of all its micro-batches."""
+
+
+class Batches(Dataset[Any]):
     """`batches[step]` is this process's part of the batch at `step`: int64 `[B / world, T + 1]`.
 
-    Inputs are `[:, :-1]`, targets `[:, 1:]`. Raises `UserError` if the batch cannot be shared out
-    evenly.
+    Inputs are `[:, :-1]`, targets `[:, 1:]`; a corpus with masks gives a `Masked` instead. Raises
+    `UserError` if the batch cannot be shared out evenly.
     """
 
     def __init__(
@@ -149,31 +163,57 @@ class Batches(Dataset[Tensor]):
         self._rank, self._world = rank, world
         rows = conf.batch_size // world
         self._share = slice(rank * rows, (rank + 1) * rows)
-        self._watch = corpus.watch
-        self._blocks = corpus.blocks["train.bin"]
-        self._path: Path = corpus.folder / "train.bin"
-        self._dtype = meta.dtype
-        self._tokens: np.memmap | None = None
+        self._watch, self._folder = corpus.watch, corpus.folder
+        self._blocks = {name: each for name, each in corpus.blocks.items() if "train" in name}
+        self._dtypes = {"train.bin": meta.dtype, "train.mask": MASK_DTYPE}
+        self._masked, self._accumulate = corpus.masked, accumulate
+        self._files: dict[str, np.memmap] = {}
+        self._counted: tuple[int, int] | None = None
+        """An optimizer step, and the targets that it learns."""
 
-    def __getitem__(self, step: int) -> Tensor:
+    def __getitem__(self, step: int) -> Any:
         share, length = self._share, self.index.length
         if self.index.growth is not None:
             rows, length = self.index.growth.shape_of(step)
             share = slice(self._rank * rows // self._world, (self._rank + 1) * rows // self._world)
         starts = self.index.starts(step)[share]
-        window = np.arange(length + 1)
         self._watch.check()  # before reading, or a file cut short would end the process
-        if self._tokens is None:  # each worker opens the file itself
-            self._tokens = np.memmap(self._path, dtype=self._dtype, mode="r")
-        size = self._tokens.itemsize
-        content = self._tokens.view(np.uint8)
-        self._blocks.prove(content, (starts * size).tolist(), len(window) * size)
-        tokens = self._tokens[starts[:, None] + window].astype(np.int64)
+        tokens = torch.from_numpy(self._read("train.bin", starts, length + 1).astype(np.int64))
+        batch: Tensor | Masked = tokens
+        if self._masked:
+            mask = torch.from_numpy(self._read("train.mask", starts + 1, length))
+            targets = tokens[:, 1:].masked_fill(mask == 0, IGNORE)
+            batch = Masked(tokens[:, :-1], targets, self._learned(step // self._accumulate))
         self._watch.check()  # and after it, so that what was read is what was prepared
-        return torch.from_numpy(tokens)
+        return batch
+
+    def _read(self, name: str, starts: np.ndarray, width: int) -> np.ndarray:
+        """`[B, width]` entries of a file from each of `starts` on, proven."""
+        if name not in self._files:  # each worker opens the files itself
+            self._files[name] = np.memmap(self._folder / name, self._dtypes[name], mode="r")
+        file = self._files[name]
+        places = (starts * file.itemsize).tolist()
+        self._blocks[name].prove(file.view(np.uint8), places, width * file.itemsize)
+        return file[starts[:, None] + np.arange(width)]
+
+    def _learned(self, step: int) -> int:
+        """Targets that an optimizer step learns, over all processes.
+
+        Each process counts them all in the masks, so none has to ask the others.
+        """
+        if self._counted is None or self._counted[0] != step:
+            total, length = 0, self.index.length
+            for number in range(step * self._accumulate, (step + 1) * self._accumulate):
+                starts = self.index.starts(number)
+                if self.index.growth is not None:
+                    rows, length = self.index.growth.shape_of(number)
+                    starts = starts[:rows]
+                total += int(self._read("train.mask", starts + 1, length).sum())
+            self._counted = step, total
+        return self._counted[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_tokens": None}
+        return {**self.__dict__, "_files": {}}
 
 
 def train_loader(
@@ -206,13 +246,19 @@ def validation_windows(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """At most `count` windows spread evenly over the validation tokens: pairs `[batch, T]`.
 
-    A pair is inputs and targets. Windows do not overlap (but for the token where one ends and the
-    next begins), so there may be fewer than `count`; the last batch may be smaller. Raises
-    `UserError` if the file is no longer what was prepared.
+    A pair is inputs and targets, `IGNORE` where nothing is learned; only windows in which something
+    is learned are taken. Windows do not overlap (but for the token where one ends and the next
+    begins), so there may be fewer than `count`; the last batch may be smaller. Raises `UserError`
+    if the file is no longer what was prepared.
     """
     targets = len(corpus.val) - 1
-    count = min(count, targets // length)
-    starts = [i * targets // count for i in range(count)]
+    if corpus.masked:
+        starts = _windows_to_learn(corpus, length)
+        count = min(count, len(starts))
+        starts = [starts[i * len(starts) // count] for i in range(count)]
+    else:
+        count = min(count, targets // length)
+        starts = [i * targets // count for i in range(count)]
     for first in range(0, count, batch):
         yield _inputs_and_targets(corpus, starts[first : first + batch], length)
 
@@ -221,7 +267,8 @@ def all_validation(corpus: Corpus, length: int, batch: int = 1) -> Iterator[tupl
     """Every validation token but the first as a target exactly once: pairs `[batch, T]`.
 
     The last batch of full windows may be smaller, and what does not fill a window comes at the end
-    as one shorter row: weigh losses by the number of targets. Raises `UserError` if the file is no
+    as one shorter row: weigh losses by the number of targets, of which those that are not learned
+    are `IGNORE`. Raises `UserError` if the file is no
     longer what was prepared.
     """
     targets = len(corpus.val) - 1
@@ -233,11 +280,27 @@ def all_validation(corpus: Corpus, length: int, batch: int = 1) -> Iterator[tupl
         yield _inputs_and_targets(corpus, [full], targets - full)
 
 
+def _windows_to_learn(corpus: Corpus, length: int) -> list[int]:
+    """First token of each window of the validation tokens that has a learned target.
+
+    Where only the rest that fills no window has some, it is the last window that fits.
+    """
+    targets = len(corpus.val) - 1
+    full = targets // length
+    corpus.watch.check()
+    learned = corpus.val_mask[1 : 1 + full * length].reshape(full, length).any(axis=1)
+    corpus.watch.check()
+    return (np.flatnonzero(learned) * length).tolist() or [targets - length]
+
+
 def _inputs_and_targets(corpus: Corpus, starts: list[int], length: int) -> tuple[Tensor, Tensor]:
-    tokens = corpus.val
     corpus.watch.check()  # before and after reading, as for training
     rows = torch.from_numpy(
-        np.stack([tokens[start : start + length + 1].astype(np.int64) for start in starts])
+        np.stack([corpus.val[start : start + length + 1].astype(np.int64) for start in starts])
     )
+    inputs, targets = rows[:, :-1], rows[:, 1:]
+    if corpus.masked:
+        masks = [corpus.val_mask[start + 1 : start + length + 1] for start in starts]
+        targets = targets.masked_fill(torch.from_numpy(np.stack(masks) == 0), IGNORE)
     corpus.watch.check()
-    return rows[:, :-1], rows[:, 1:]
+    return inputs, targets

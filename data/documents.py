@@ -16,9 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from core.errors import UserError
+from data.encoding import AFTER_NOT_LEARNED, NOT_LEARNED, SPECIAL
 
 SIDES = ("train", "val")
 _LEFT_OUT = len(SIDES)
+Spans = tuple[tuple[int, int], ...]
+"""Places in a document: first byte and end of each, in order and apart."""
 
 
 Tokens = Iterable[tuple[bytes, np.ndarray]]
@@ -40,6 +43,10 @@ class Document:
     """Where it lies, for messages; as its name says if empty."""
     tokens: Callable[[], Tokens] | None = None
     """Its parts with their ids, of a document that somebody else has tokenized."""
+    unlearned: Spans = ()
+    """What of it is read and not learned."""
+    special: Spans = ()
+    """Names of special tokens, each a span: the tokenizer's tokens of these names are meant."""
 
     @classmethod
     def of(cls, name: str, content: bytes, place: str = "") -> Document:
@@ -60,6 +67,31 @@ class Document:
         """What a message calls it."""
         return self.place or self.name
 
+    def digest(self, content: bytes) -> bytes:
+        """SHA-256 of what it is; `content` is that of its bytes."""
+        if not self.unlearned and not self.special:
+            return content
+        return hashlib.sha256(content + repr((self.unlearned, self.special)).encode()).digest()
+
+    def marks(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """The stretches of its bytes from `first` to `end`: the end of each, and its mark."""
+        changes = dict.fromkeys((first, end), 0)
+        for spans, bit in ((self.unlearned, NOT_LEARNED), (self.special, SPECIAL)):
+            for low, high in spans:
+                for place, change in ((max(low, first), bit), (high, -bit)):
+                    if first < high and low < end:
+                        changes[place] = changes.get(place, 0) + change
+        mark, place = 0, first
+        for edge in sorted(changes):
+            if place < edge <= end:
+                yield edge, mark
+                place = edge
+            mark += changes[edge]
+
+    def unlearned_bytes(self, first: int, end: int) -> int:
+        """How many of its bytes from `first` to `end` are not learned."""
+        return sum(max(0, min(high, end) - max(low, first)) for low, high in self.unlearned)
+
 
 class Part(NamedTuple):
     """A piece of one document, on one side of the split."""
@@ -69,8 +101,11 @@ class Part(NamedTuple):
     begins: bool
     """Whether it is the first piece of its document on this side."""
     ends: bool
+    """Whether its last word ends with it: it is the last piece, or another mark follows."""
     ids: np.ndarray | None = None
     """The tokens that it is already, uint32 `[T]`."""
+    mark: int = 0
+    """See `data.encoding`."""
 
 
 class Side(NamedTuple):
@@ -96,6 +131,8 @@ class Split:
     """SHA-256 of each document, `[N, 32]`."""
     cut: int | None = None
     """The byte at which a single document is cut: its end is held out."""
+    unlearned: dict[str, int] | None = None
+    """Bytes of each side that are read and not learned; None: every document is learned whole."""
 
     def side(self, name: str) -> Side:
         """The size of a side."""
@@ -119,6 +156,7 @@ class Split:
         `UserError` if a document is no longer what it was when the split was made.
         """
         left = dict.fromkeys(SIDES, 0) | (done or {})
+        after = dict.fromkeys(SIDES, 0)  # marks of the end of the document before
         number = -1
         for number, document in enumerate(self.documents):
             if number >= len(self.sizes):
@@ -130,7 +168,13 @@ class Split:
                 if skipped < size and side in (None, here):
                     wanted.append((first, first + skipped, first + size, here))
             if wanted:
-                yield from self._read(number, document, wanted)
+                for part in self._read(number, document, wanted):
+                    unlearned = part.begins and after[part.side]
+                    yield part._replace(mark=part.mark | AFTER_NOT_LEARNED) if unlearned else part
+            if self.unlearned is not None:
+                for first, here, size in self._spans(number):
+                    end = first + size
+                    after[here] = document.unlearned_bytes(end - 1, end)
         if number + 1 != len(self.sizes):
             raise _changed("a document")
 
@@ -150,18 +194,26 @@ class Split:
     ) -> Iterator[Part]:
         """Each of `wanted` is where a document begins, where to read from and to, and the side."""
         digest, place = hashlib.sha256(), 0
+        edges = {edge for span in (*document.unlearned, *document.special) for edge in span}
         for content, ids in document.pieces():
             digest.update(content)
             end = place + len(content)
             for begin, first, last, side in wanted:
                 low, high = max(first, place), min(last, end)
-                if low < high:
+                if low < high and not edges:
                     if ids is not None and (low, high) != (place, end):
                         raise _changed(document.title)  # those of tokens are cut at their parts
                     piece = content[low - place : high - place]
                     yield Part(side, piece, low == begin, high == last, ids)
+                elif low < high:
+                    for edge, mark in document.marks(low, high):
+                        piece = content[low - place : edge - place]
+                        ends = edge in edges or edge == last
+                        yield Part(side, piece, low == begin, ends, None, mark)
+                        low = edge
             place = end
-        if place != self.sizes[number] or digest.digest() != self.digests[number].tobytes():
+        found = document.digest(digest.digest())
+        if place != self.sizes[number] or found != self.digests[number].tobytes():
             raise _changed(document.title)
 
     def _spans(self, number: int) -> list[tuple[int, str, int]]:
@@ -186,7 +238,8 @@ def split(documents: Iterable[Document], val_fraction: float) -> Split:
     names, sizes, digests = _Names(), array("q"), bytearray()
     all_ids = hashlib.sha256()
     fresh = all_ids.digest()
-    for document in documents:
+    unlearned = array("q")  # bytes, of each document up to the last that has any
+    for number, document in enumerate(documents):
         digest, size = hashlib.sha256(), 0
         for part, ids in document.pieces():
             digest.update(part)
@@ -195,7 +248,10 @@ def split(documents: Iterable[Document], val_fraction: float) -> Split:
                 all_ids.update(ids.tobytes())
         names.append(document.name)
         sizes.append(size)
-        digests += digest.digest()
+        digests += document.digest(digest.digest())
+        if document.unlearned:
+            unlearned.frombytes(bytes(unlearned.itemsize * (number - len(unlearned))))
+            unlearned.append(document.unlearned_bytes(0, size))
     size_of = np.frombuffer(sizes, dtype=np.int64).copy()
     digest_of = np.frombuffer(bytes(digests), dtype=np.uint8).reshape(-1, 32)
     sides = np.full(len(size_of), _LEFT_OUT, dtype=np.uint8)
@@ -226,7 +282,22 @@ def split(documents: Iterable[Document], val_fraction: float) -> Split:
         for number, side in enumerate(SIDES)
         for i in np.flatnonzero(sides == number).tolist()
     )
-    return Split(documents, _fingerprint(entries, tokens), size_of, sides, digest_of)
+    return Split(
+        documents,
+        _fingerprint(entries, tokens),
+        size_of,
+        sides,
+        digest_of,
+        unlearned=_by_side(unlearned, sides),
+    )
+
+
+def _by_side(unlearned: array[int], sides: np.ndarray) -> dict[str, int] | None:
+    """Sums over the documents of each side; None if nothing that is kept has anything unlearned."""
+    counts = np.frombuffer(unlearned, dtype=np.int64)
+    of = sides[: len(counts)]
+    sums = {side: int(counts[of == number].sum()) for number, side in enumerate(SIDES)}
+    return sums if any(sums.values()) else None
 
 
 def _distinct(digests: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -261,8 +332,20 @@ def _cut(
     if cut == 0:
         raise UserError(f"{document.title}: {place} bytes are too short to split; add text")
     sides[number] = SIDES.index("train")
-    entries = ((side, document.name, half.digest()) for side, half in halves.items())
-    return Split(documents, _fingerprint(entries, tokens), sizes, sides, digests, cut)
+    entries = (
+        (side, document.name, document.digest(half.digest())) for side, half in halves.items()
+    )
+    spans = {"train": (0, cut), "val": (cut, place)}
+    unlearned = {side: document.unlearned_bytes(*span) for side, span in spans.items()}
+    return Split(
+        documents,
+        _fingerprint(entries, tokens),
+        sizes,
+        sides,
+        digests,
+        cut,
+        unlearned if any(unlearned.values()) else None,
+    )
 
 
 def _fingerprint(entries: Iterable[tuple[str, str, bytes]], tokens: bytes) -> str:

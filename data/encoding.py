@@ -19,15 +19,25 @@ WINDOW = 1 << 22  # characters of a document that are cut into pieces together
 AHEAD = 2  # calls that run while more text is read: the second fills the gaps of the first
 AROUND = 1 << 10  # characters after a place that may decide whether words end there
 
+NOT_LEARNED, SPECIAL, AFTER_NOT_LEARNED = 1, 2, 4
+"""What the mark of a part of a document says, as bits: it is read and not learned; it is the name
+of a special token and nothing else; the document before the one it begins does not end in anything
+learned."""
+READ_ONLY = 1 << 31
+"""The bit of an id that says that this token is read and not learned."""
+
 Encoded = tuple["array[int]", int]
-"""Token ids, and the bytes of text that they encode."""
+"""Token ids, with `READ_ONLY` where it applies, and the bytes of text that they encode."""
 
 
 class Encodes(Protocol):
     """Documents that arrive in parts become ids: what came in so far, in order."""
 
-    def push(self, text: str, begins: bool, ends: bool) -> Iterator[Encoded]:
-        """Take the next part of a document, its first if it `begins`, and its last if it `ends`."""
+    def push(self, text: str, begins: bool, ends: bool, mark: int = 0) -> Iterator[Encoded]:
+        """Take the next part of a document, its first if it `begins`.
+
+        If it `ends`, so does its last word: with the document, or where another `mark` follows.
+        """
         ...
 
     def flush(self) -> Iterator[Encoded]:
@@ -65,8 +75,9 @@ class Encoder:
     """Encode documents with a tokenizer of this process; see `Encodes`.
 
     An end-of-text token comes before each document, so that even the first word of the first one is
-    predicted from something and every byte of text counts in the validation loss. The ids are those
-    of the whole documents, wherever their parts end.
+    predicted from something and every byte of text counts in the validation loss. It is what ends
+    the document before, and so is learned where that one's end is. The ids are those of the whole
+    documents, wherever their parts end.
     """
 
     def __init__(self, tokenizer: TextTokenizer, size: int = GROUP) -> None:
@@ -76,15 +87,15 @@ class Encoder:
         self._separator = [] if end is None else [end]
         self._pieces = Pieces(tokenizer.cut)
         self._first = False  # whether the next piece begins a document
-        self._group: list[tuple[str, bool]] = []
+        self._group: list[tuple[str, bool, int]] = []
         self._held = 0  # characters of the group
         self._running: deque[Call[Encoded]] = deque()  # groups that are being encoded
 
-    def push(self, text: str, begins: bool, ends: bool) -> Iterator[Encoded]:
+    def push(self, text: str, begins: bool, ends: bool, mark: int = 0) -> Iterator[Encoded]:
         if begins:
             self._first = True
         for piece in self._pieces.push(text, ends):
-            self._group.append((piece, self._first))
+            self._group.append((piece, self._first, mark))
             self._first = False
             self._held += len(piece)
             if self._held >= self._size:
@@ -103,12 +114,22 @@ class Encoder:
             self._group, self._held = [], 0
             self._running.append(Call(lambda: self._encoded(group)))
 
-    def _encoded(self, group: list[tuple[str, bool]]) -> Encoded:
+    def _encoded(self, group: list[tuple[str, bool, int]]) -> Encoded:
         ids = array(IDS)
-        many = self._tokenizer.encode_many([piece for piece, _ in group])
-        for (_, first), tokens in zip(group, many, strict=True):
-            ids.extend(self._separator + tokens if first else tokens)
-        return ids, sum(len(piece.encode()) for piece, _ in group)
+        many = self._tokenizer.encode_many([piece for piece, _, _ in group])
+        for (_, first, mark), tokens in zip(group, many, strict=True):
+            if mark:
+                ids.extend(_marked(self._separator if first else [], tokens, mark))
+            else:
+                ids.extend(self._separator + tokens if first else tokens)
+        return ids, sum(len(piece.encode()) for piece, _, _ in group)
+
+
+def _marked(separator: list[int], tokens: list[int], mark: int) -> list[int]:
+    """The ids of a marked piece."""
+    before = READ_ONLY if mark & AFTER_NOT_LEARNED else 0
+    bit = READ_ONLY if mark & NOT_LEARNED else 0
+    return [token | before for token in separator] + [token | bit for token in tokens]
 
 
 def encoded(texts: Iterable[str], tokenizer: TextTokenizer) -> Iterator[Encoded]:

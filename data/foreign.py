@@ -43,8 +43,8 @@ PROBES = [  # what catastrophic patterns fail on, beside texts of the corpus
     *(run * 2000 for run in ("a", " ", "\n", "7", "!", "aB", "a ", "é", "漢")),
     "The 3 quick brown foxes' jump: over\n\tthe lazy_dog (again) -- e\u0301 🎉 \u2581x\r\n" * 20,
 ]
-Passage = tuple[str, bool, bool]
-"""A part of a document, whether it begins it, and whether it ends it."""
+Passage = tuple[str, bool, bool, int]
+"""A part of a document, whether it begins it, whether its last word ends with it, and its mark."""
 
 _ROOT = str(Path(__file__).resolve().parents[1])
 _GLANCE = 0.05  # seconds between looks at the processor time of the other process
@@ -84,7 +84,7 @@ class Foreign:
         apart = self._start(max(largest, 0, *map(_size, texts)))
         for text in (*PROBES, *texts):
             try:
-                for _ in self.encode(0, [(text, True, True)]):
+                for _ in self.encode(0, [(text, True, True, 0)]):
                     pass
             except _Refused:  # it has no token for some of these: the message will name a text
                 pass
@@ -137,7 +137,7 @@ class Foreign:
 
     def _encode(self, number: int, parts: Sequence[Passage], held: int) -> Iterator[Encoded]:
         content = json.dumps([number, parts], ensure_ascii=False).encode(errors="surrogatepass")
-        sizes = [_size(text) for text, _, _ in parts]
+        sizes = [_size(text) for text, *_ in parts]
         total = sum(sizes)
         rate = self._bytes / self._spent if self._spent > 0.1 else 1 << 20
         # At once, if it cannot be cut; so much more than usual, and it will not end.
@@ -224,8 +224,8 @@ class _Encoder:
         self._sent = 0  # bytes that the other process may hold
         self._running: Call[list[Encoded]] | None = None
 
-    def push(self, text: str, begins: bool, ends: bool) -> Iterator[Encoded]:
-        self._parts.append((text, begins, ends))
+    def push(self, text: str, begins: bool, ends: bool, mark: int = 0) -> Iterator[Encoded]:
+        self._parts.append((text, begins, ends, mark))
         self._waiting += _size(text)
         if self._waiting >= REQUEST:
             yield from self._answers()
@@ -267,6 +267,6 @@ def load(path: str | Path, texts: Sequence[str] = ()) -> TextTokenizer:
     with Foreign(path) as foreign:
         foreign.try_on([text[: 1 << 12] for text in texts], max(map(_size, texts), default=0))
         for text in texts:
-            for _ in foreign.encode(0, [(text, True, True)]):
+            for _ in foreign.encode(0, [(text, True, True, 0)]):
                 pass
         return foreign.tokenizer()

@@ -1,6 +1,7 @@
 """What proves a prepared folder: a manifest of its files, and a digest of every block of tokens.
 
     train.blocks  val.blocks   16 bytes of SHA-256 for each 32 KiB of train.bin and val.bin
+    train.mask.blocks ...      likewise of the masks, where there are any
     manifest.json              size and SHA-256 of the other files, size and times of the tokens,
                                and a SHA-256 of all that
 
@@ -29,6 +30,8 @@ from core.parsing import Unreadable, read_bytes, read_object, regular
 
 MANIFEST = "manifest.json"
 TOKENS = ("train.bin", "val.bin")
+MASKS = ("train.mask", "val.mask")
+"""Which tokens are learned, one byte each; only where some are not."""
 
 BLOCK = 1 << 15  # bytes
 DIGEST = 16  # bytes of SHA-256
@@ -90,7 +93,8 @@ class Opened:
 
 def seal(folder: Path, fingerprint: str) -> None:
     """Write the digests and the manifest of a folder that has everything else."""
-    for name in TOKENS:
+    sampled = [name for name in (*TOKENS, *MASKS) if (folder / name).exists()]
+    for name in sampled:
         path = folder / name
         with path.open("rb") as file:
             blocks = iter(partial(file.read, BLOCK), b"")
@@ -98,7 +102,7 @@ def seal(folder: Path, fingerprint: str) -> None:
         _digests_of(path).write_bytes(b"".join(digests))
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.iterdir()):
-        if path.name in TOKENS:
+        if path.name in sampled:
             files[path.name] = _stamp(path)
         elif path.name != MANIFEST:
             content = path.read_bytes()
@@ -114,7 +118,8 @@ def open_sealed(folder: Path, fingerprint: str, names: Iterable[str], whole: boo
     """
     try:
         files = _read(folder, fingerprint)
-        small = [*names, *(_digests_of(folder / name).name for name in TOKENS)]
+        sampled = [*TOKENS, *(name for name in MASKS if name in files)]
+        small = [*names, *(_digests_of(folder / name).name for name in sampled)]
         contents, blocks = {}, {}
         for name in small:
             content = read_bytes(folder / name, min(files[name]["bytes"], _LARGEST))
@@ -123,7 +128,7 @@ def open_sealed(folder: Path, fingerprint: str, names: Iterable[str], whole: boo
                 raise Unfit(f"{name} has changed")
             contents[name] = content
         stamps = dict(files)
-        for name in TOKENS:
+        for name in sampled:
             path = folder / name
             digests = contents.pop(_digests_of(path).name)
             blocks[name] = Blocks(path, files[name]["bytes"], digests)
@@ -181,4 +186,4 @@ def _stamp(path: Path, descriptor: int | None = None) -> dict[str, Any]:
 
 
 def _digests_of(path: Path) -> Path:
-    return path.with_suffix(".blocks")
+    return path.with_suffix(".mask.blocks" if path.name in MASKS else ".blocks")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 FORMAT = 1  # of the folder; raise it when the same corpus would be stored differently
 META, TOKENIZER = "meta.json", "tokenizer.json"
+MASK_DTYPE = "uint8"
+"""Of a mask: 1 for a token that is learned, 0 for one that is only read."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,21 @@ class Meta:
     """Including the end-of-text token before each document."""
     val_tokens: int
     val_tokens_per_byte: float
-    """Times nats per token, divided by ln 2: bits per byte, comparable across tokenizers."""
+    """Times nats per token, divided by ln 2: bits per byte, comparable across tokenizers. Of the
+    tokens and bytes that are learned."""
     unigram_entropy: float
-    """Nats per validation token under the validation tokens' own frequencies."""
+    """Nats per learned validation token under these tokens' own frequencies."""
     gzip_bits_per_byte: float
     """Bits per byte of the first 8 MiB of validation text in one stream, by `gzip -9`."""
     xz_bits_per_byte: float
     """Bits per byte by `xz -9`."""
+    train_learned: int | None = None
+    """Training tokens that are learned; None: all, and there are no masks."""
+    val_learned: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `meta.json` holds: nothing of masks where there are none."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def token_dtype(vocab_size: int) -> str:

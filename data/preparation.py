@@ -2,7 +2,7 @@
 
     progress.json      how much of the text of each side is in the files of tokens, shard by shard
     tokenizer.json     made first
-    train.bin val.bin  grow
+    train.bin val.bin  grow, and train.mask val.mask where some text is not learned
 
 A process that is stopped continues at its last whole shard; every shard is compared with its
 digest first. Everything but `progress.json` then belongs to the prepared corpus.
@@ -19,7 +19,6 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,10 +33,10 @@ from core.parsing import read_object, regular
 from core.units import clock
 from data import recipes, tokenizers
 from data.documents import SIDES, Part, Split
-from data.encoding import Encoder, Encodes
+from data.encoding import AFTER_NOT_LEARNED, READ_ONLY, Encoder, Encodes
 from data.foreign import Foreign
 from data.manifest import seal
-from data.meta import FORMAT, META, TOKENIZER, Meta, token_dtype
+from data.meta import FORMAT, MASK_DTYPE, META, TOKENIZER, Meta, token_dtype
 from data.text import TextTokenizer
 
 PROGRESS = "progress.json"
@@ -56,7 +55,7 @@ def fill(
     meanwhile.
     """
     try:
-        done = _Done.read(folder, fingerprint)
+        done = _Done.read(folder, fingerprint, split.unlearned is not None)
         with _shown(conf, split, done) as advance:
             tokenizer = done.tokenizer(folder, conf, split, file)
             _encode(folder, split, tokenizer, file, done, advance)
@@ -70,17 +69,18 @@ def fill(
 class _Done:
     """What a folder that is being filled holds for certain."""
 
-    def __init__(self, fingerprint: str) -> None:
+    def __init__(self, fingerprint: str, masked: bool) -> None:
         self._fingerprint = fingerprint
+        self.masked = masked
         self.shards: list[dict[str, Any]] = []
 
     @classmethod
-    def read(cls, folder: Path, fingerprint: str) -> _Done:
+    def read(cls, folder: Path, fingerprint: str, masked: bool) -> _Done:
         """Read the progress of an earlier call, and cut what goes beyond it off the files.
 
         Whatever does not fit is deleted, and the work begins again.
         """
-        done = cls(fingerprint)
+        done = cls(fingerprint, masked)
         try:
             content = read_object(folder / PROGRESS)
             if content["sha256"] != own_digest(content) or content["fingerprint"] != fingerprint:
@@ -98,17 +98,30 @@ class _Done:
     def _check(self, folder: Path, shards: list[dict[str, Any]]) -> None:
         """Keep the shards whose tokens have their digests, and nothing after them."""
         with ExitStack() as stack:
-            files = {side: stack.enter_context(regular(folder / f"{side}.bin")) for side in SIDES}
+            files = {
+                file: stack.enter_context(regular(folder / file))
+                for side in SIDES
+                for file in self.files(side)
+            }
             for shard in shards:
-                found = {}
+                found, recorded = {}, {}
                 for side in SIDES:
-                    content = files[side].read(shard[side]["size"] - files[side].tell())
-                    found[side] = hashlib.sha256(content).hexdigest()
-                if any(found[side] != shard[side]["sha256"] for side in SIDES):
+                    for name, of in zip(self.files(side), _entries(shard[side]), strict=True):
+                        content = files[name].read(of["size"] - files[name].tell())
+                        found[name] = hashlib.sha256(content).hexdigest()
+                        recorded[name] = of["sha256"]
+                if found != recorded:
                     break
                 self.shards.append(shard)
         for side in SIDES:
-            os.truncate(folder / f"{side}.bin", self._last(side, "size"))
+            entries = _entries(self.shards[-1][side]) if self.shards else []
+            sizes = [entry["size"] for entry in entries] or [0, 0]
+            for name, size in zip(self.files(side), sizes, strict=False):
+                os.truncate(folder / name, size)
+
+    def files(self, side: str) -> list[str]:
+        """Tokens of a side, and which of them are learned if not all are."""
+        return [f"{side}.bin", f"{side}.mask"] if self.masked else [f"{side}.bin"]
 
     def _last(self, side: str, what: str) -> int:
         count: int = self.shards[-1][side][what] if self.shards else 0
@@ -138,27 +151,55 @@ class _Done:
         write_text(folder / PROGRESS, json.dumps(content) + "\n")
 
 
+def _entries(side: dict[str, Any]) -> list[dict[str, Any]]:
+    """Size and digest of each file of a side, as a shard has them."""
+    return [side, side["mask"]] if "mask" in side else [side]
+
+
+class _Growing:
+    """A file that is written shard by shard."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()  # of the present shard
+
+    def write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._digest.update(content)
+
+    def end_shard(self) -> dict[str, Any]:
+        """Put everything on the disk; the size of the file, and a digest of what is new."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        digest, self._digest = self._digest.hexdigest(), hashlib.sha256()
+        return {"size": self._file.tell(), "sha256": digest}
+
+
 class _Tokens:
-    """One growing file of token ids."""
+    """One growing file of token ids, and one of which are learned if not all are."""
 
     def __init__(
-        self, file: BinaryIO, encoder: Encodes, tokenizer: TextTokenizer, text: int
+        self, files: list[BinaryIO], encoder: Encodes, tokenizer: TextTokenizer, text: int
     ) -> None:
-        """`text` bytes are in the file already."""
-        self._file, self._encoder, self._text = file, encoder, text
+        """`text` bytes are in the files already."""
+        self._encoder, self._text = encoder, text
+        self._ids, *masks = map(_Growing, files)
+        self._mask = masks[0] if masks else None
         self._dtype = np.dtype(token_dtype(tokenizer.vocab_size))
         end = tokenizer.end_of_text
         self._separator = [] if end is None else [end]
-        self._digest = hashlib.sha256()  # of the present shard
 
     def push(self, part: Part) -> int:
         """Write the ids that are certain after a part of a document; bytes of text they encode."""
         if part.ids is not None:
             text = self.flush()
-            before = self._separator if part.begins else []
-            ids = np.concatenate([np.array(before, np.uint32), part.ids])
+            before = np.array(self._separator if part.begins else [], np.uint32)
+            if part.mark & AFTER_NOT_LEARNED:
+                before |= READ_ONLY
+            ids = np.concatenate([before, part.ids])
             return text + self._write(iter([(ids, len(part.content))]))
-        return self._write(self._encoder.push(part.content.decode(), part.begins, part.ends))
+        encoded = self._encoder.push(part.content.decode(), part.begins, part.ends, part.mark)
+        return self._write(encoded)
 
     def flush(self) -> int:
         """Write all ids that can be; returns the bytes of text they encode."""
@@ -166,17 +207,17 @@ class _Tokens:
 
     def end_shard(self) -> dict[str, Any]:
         """Put everything on the disk: text and tokens in the file, and a digest of the new ones."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        digest, self._digest = self._digest.hexdigest(), hashlib.sha256()
-        return {"text": self._text, "size": self._file.tell(), "sha256": digest}
+        mask = {} if self._mask is None else {"mask": self._mask.end_shard()}
+        return {"text": self._text, **self._ids.end_shard(), **mask}
 
     def _write(self, encoded: Iterator[Any]) -> int:
         text = 0
         for ids, size in encoded:
-            content = np.frombuffer(ids, dtype=np.uint32).astype(self._dtype).tobytes()
-            self._file.write(content)
-            self._digest.update(content)
+            tokens: np.ndarray = np.frombuffer(ids, dtype=np.uint32)
+            if self._mask is not None:
+                self._mask.write((tokens < READ_ONLY).astype(MASK_DTYPE).tobytes())
+                tokens = tokens & (READ_ONLY - 1)
+            self._ids.write(tokens.astype(self._dtype).tobytes())
             text += size
         self._text += text
         return text
@@ -193,9 +234,11 @@ def _encode(
     with ExitStack() as stack:
         sides = {}
         for side in SIDES:
-            target = stack.enter_context((folder / f"{side}.bin").open("ab"))
+            targets: list[BinaryIO] = [
+                stack.enter_context((folder / name).open("ab")) for name in done.files(side)
+            ]
             encoder = Encoder(tokenizer) if file is None else file.encoder()
-            sides[side] = _Tokens(target, encoder, tokenizer, done.text()[side])
+            sides[side] = _Tokens(targets, encoder, tokenizer, done.text()[side])
         unsaved = 0
         for part in split.parts(done.text()):
             advance(sides[part.side].push(part))
@@ -216,6 +259,11 @@ def _finish(
     train, val = (split.side(side) for side in SIDES)
     tokens = {side: (folder / f"{side}.bin").stat().st_size // size for side in SIDES}
     compressed, gzipped, xzipped = _compressed(split)
+    learned_bytes, learned, val_mask = val.bytes, dict.fromkeys(SIDES), None
+    if split.unlearned is not None:
+        learned_bytes -= split.unlearned["val"]
+        learned = {side: _learned(folder / f"{side}.mask", conf) for side in SIDES}
+        val_mask = np.memmap(folder / "val.mask", MASK_DTYPE, mode="r")
     meta = Meta(
         format=FORMAT,
         corpus=conf.corpus,
@@ -230,12 +278,16 @@ def _finish(
         val_bytes=val.bytes,
         train_tokens=tokens["train"],
         val_tokens=tokens["val"],
-        val_tokens_per_byte=tokens["val"] / val.bytes,
-        unigram_entropy=unigram_entropy(np.memmap(folder / "val.bin", dtype=dtype, mode="r")),
+        val_tokens_per_byte=(learned["val"] or tokens["val"]) / learned_bytes,
+        unigram_entropy=unigram_entropy(
+            np.memmap(folder / "val.bin", dtype=dtype, mode="r"), val_mask
+        ),
         gzip_bits_per_byte=8 * gzipped / compressed,
         xz_bits_per_byte=8 * xzipped / compressed,
+        train_learned=learned["train"],
+        val_learned=learned["val"],
     )
-    (folder / META).write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
+    (folder / META).write_text(json.dumps(meta.as_dict(), indent=2) + "\n", encoding="utf-8")
     (folder / PROGRESS).unlink(missing_ok=True)
     sync(folder)
     seal(folder, fingerprint)
@@ -261,12 +313,30 @@ def _compressed(split: Split) -> tuple[int, int, int]:
     return size, gzipped + len(gzip.flush()), xzipped + len(xz.flush())
 
 
-def unigram_entropy(tokens: np.ndarray) -> float:
-    """Entropy in nats per token of `tokens[T]` under their own frequencies: -sum p ln p."""
+def _learned(mask: Path, conf: DataConf) -> int:
+    """Tokens that are learned. Raises `UserError` if none could ever be a target."""
+    values = np.memmap(mask, MASK_DTYPE, mode="r")
+    if not values[1:].any():
+        side = "training" if mask.stem == "train" else "validation"
+        raise UserError(
+            f"data.corpus={conf.corpus}: the {side} text has nothing that is learned: give more "
+            f"documents, or change data.val_fraction={conf.val_fraction}"
+        )
+    return int(np.count_nonzero(values))
+
+
+def unigram_entropy(tokens: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Entropy in nats per token of `tokens[T]` under their own frequencies: -sum p ln p.
+
+    With `mask[T]` of those that are not 0 in it.
+    """
     counts = np.zeros(int(tokens.max()) + 1, dtype=np.int64)
     for first in range(0, tokens.size, _COUNTED):
-        counts += np.bincount(tokens[first : first + _COUNTED], minlength=len(counts))
-    p = counts[counts > 0] / tokens.size
+        part = tokens[first : first + _COUNTED]
+        if mask is not None:
+            part = part[mask[first : first + _COUNTED] != 0]
+        counts += np.bincount(part, minlength=len(counts))
+    p = counts[counts > 0] / counts.sum()
     return float(-(p * np.log(p)).sum())
 
 

@@ -2,6 +2,7 @@
 
     CACHE_DIR/FINGERPRINT/
         train.bin  val.bin   token ids, uint16 (uint32 for more than 65,536 entries), nothing else
+        train.mask val.mask  uint8 for each token, 1 where it is learned; only if some are not
         tokenizer.json
         meta.json            `Meta`
         manifest.json        what all of them must be, see `data.manifest`
@@ -32,8 +33,8 @@ from data.documents import split as split_in_two
 from data.file_change_guard import FileChangeGuard
 from data.foreign import Foreign
 from data.known_files import KnownFiles, Outline
-from data.manifest import TOKENS, Blocks, Unfit, open_sealed
-from data.meta import FORMAT, META, TOKENIZER, Meta, token_dtype
+from data.manifest import MASKS, Blocks, Unfit, open_sealed
+from data.meta import FORMAT, MASK_DTYPE, META, TOKENIZER, Meta, token_dtype
 from data.preparation import fill, say
 from data.text import TextTokenizer
 
@@ -54,7 +55,8 @@ class Corpus:
     """Size and time of each file of tokens, when it was last found sound."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "watch", FileChangeGuard(self.folder / name for name in TOKENS))
+        watch = FileChangeGuard(self.folder / name for name in self.blocks)
+        object.__setattr__(self, "watch", watch)
 
     @property
     def fingerprint(self) -> str:
@@ -66,6 +68,11 @@ class Corpus:
         """Number of token ids a model of this corpus needs."""
         return self.meta.vocab_size
 
+    @property
+    def masked(self) -> bool:
+        """Whether some tokens are read and not learned."""
+        return MASKS[0] in self.blocks
+
     @cached_property
     def train(self) -> np.memmap:
         """Training tokens `[train_tokens]`, read-only."""
@@ -76,9 +83,14 @@ class Corpus:
         """Validation tokens `[val_tokens]`, read-only."""
         return self._tokens("val.bin")
 
-    def _tokens(self, name: str) -> np.memmap:
+    @cached_property
+    def val_mask(self) -> np.memmap:
+        """1 for each validation token that is learned, else 0: uint8 `[val_tokens]`, read-only."""
+        return self._tokens("val.mask", MASK_DTYPE)
+
+    def _tokens(self, name: str, dtype: str | None = None) -> np.memmap:
         self.watch.check()  # before reading, or a file cut short would end the process
-        tokens = np.memmap(self.folder / name, dtype=self.meta.dtype, mode="r")
+        tokens = np.memmap(self.folder / name, dtype=dtype or self.meta.dtype, mode="r")
         self.blocks[name].prove(tokens.view(np.uint8), [0], tokens.nbytes)
         self.watch.check()
         return tokens
@@ -163,6 +175,13 @@ def open_folder(
             size = (corpus.folder / f"{side}.bin").stat().st_size
             expected[f"{side}_documents"], expected[f"{side}_bytes"] = split.side(side)
             expected[f"{side}_tokens"] = size / np.dtype(dtype).itemsize
+            if (getattr(meta, f"{side}_learned") is not None) != corpus.masked:
+                raise ValueError(f"{META} and the masks do not belong together")
+            if (
+                corpus.masked
+                and (folder / f"{side}.mask").stat().st_size != expected[f"{side}_tokens"]
+            ):
+                raise ValueError(f"{side}.mask has not one byte for each token")
         wrong = [key for key, value in expected.items() if getattr(meta, key) != value]
         problem = f"{META}: {wrong[0]}={getattr(meta, wrong[0])!r}" if wrong else None
     except (OSError, ValueError, TypeError, RecursionError, UserError) as error:

@@ -108,11 +108,15 @@ class Model(Protocol):
         l2wrap: float = 0.0,
         starts: Tensor | None = None,
         z_loss: float = 0.0,
+        total: float | None = None,
     ) -> tuple[Tensor, Tensor, State | None]:
         """What to minimise, the loss to report (without gradient), and the state.
 
         They differ by `l2wrap` / 2 times the mean of (largest logit)^2 over positions, and by
         `z_loss` times that of (log Z)^2, Z the normaliser of the softmax.
+
+        With `total`, negative targets are not learned, and what would be means are the sums over
+        the others divided by `total`.
         """
         ...
 

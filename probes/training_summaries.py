@@ -37,6 +37,7 @@ KNOWN: dict[str, Any] = {
     "target": Name,
     "parameters": Parameters | None,
     "tokens": Count | None,
+    "trained_tokens": Count | None,
     "forward_flops": Operations | None,
     "own_forward_flops": Operations | None,
     "last_rate": Ratio | None,

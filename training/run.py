@@ -362,7 +362,7 @@ class Run:
         model.gradient_checkpointing = conf.training.gradient_checkpointing
         index = Batches(self.corpus, conf.data, conf.seed, accumulate=accumulate).index
         guard = NanGuard(conf.training.on_nan, index, saver.last_good)
-        mode = SequenceMode.of(conf, self.corpus.tokenizer)
+        mode = SequenceMode.of(conf, self.corpus.tokenizer, self.corpus.masked)
         module = LanguageModel(model, conf.optim, conf.trainer.max_steps, mode, ledger)
         split = conf.trainer.sequence_parallel
         datamodule = Tokens(
@@ -446,6 +446,7 @@ class Run:
                 "schedule_changes": ledger.schedule_changes,
                 "changes": ledger.changes,
                 "tokens": ledger.tokens,
+                "trained_tokens": ledger.trained_tokens,
                 "forward_flops": ledger.forward_flops,
                 "own_forward_flops": ledger.own_flops,
                 "last_rate": lr_factor(steps - 1, conf.trainer.max_steps, conf.optim),

@@ -13,7 +13,12 @@ CHUNK_TOKENS = 512
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, l2wrap: float = 0.0, z_loss: float = 0.0
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    l2wrap: float = 0.0,
+    z_loss: float = 0.0,
+    total: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean of -log softmax(hidden @ weight^T)[target] over all positions, and what to minimise.
 
@@ -24,6 +29,10 @@ def linear_cross_entropy(
     of (log Z)^2, Z the normaliser of the softmax (Chowdhery et al. 2022, arXiv 2204.02311,
     section 5: 1e-4).
 
+    With `total`, negative targets are not learned: their positions enter neither value
+    and get no gradient, and the sums over the others are divided by `total`, which may be their
+    number in all parts of a step together. Without it every target is learned.
+
     Logits are formed for at most `CHUNK_TOKENS` positions at a time and reduced in fp32. When a
     gradient is needed it is computed in the same pass (one extra product per chunk, the logits are
     never recomputed); peak extra memory is one chunk of logits plus the gradients.
@@ -31,15 +40,26 @@ def linear_cross_entropy(
     hidden = hidden.reshape(-1, hidden.shape[-1])
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-    return _LinearCrossEntropy.apply(hidden, weight, targets.reshape(-1), l2wrap, z_loss)
+    targets = targets.reshape(-1)
+    if total is None:
+        total = len(targets)
+    else:
+        learned = targets.ge(0).nonzero()[:, 0]
+        hidden, targets = hidden[learned], targets[learned]
+    return _LinearCrossEntropy.apply(hidden, weight, targets, l2wrap, z_loss, total)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, l2wrap: float, z_loss: float
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        l2wrap: float,
+        z_loss: float,
+        count: float,
     ) -> tuple[Tensor, Tensor]:
-        count = hidden.shape[0]
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         matrix = weight.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -50,8 +70,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if needs_weight
             else None
         )
-        for start in range(0, count, CHUNK_TOKENS):
-            part = slice(start, min(start + CHUNK_TOKENS, count))
+        positions = hidden.shape[0]
+        for start in range(0, positions, CHUNK_TOKENS):
+            part = slice(start, min(start + CHUNK_TOKENS, positions))
             logits = (hidden[part] @ matrix.T).float()
             target = targets[part, None]
             log_norm = logits.logsumexp(-1, keepdim=True)
@@ -87,10 +108,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, grad: Tensor, _: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         if grad_hidden is not None:
             grad_hidden = grad_hidden * grad.to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * grad).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None

@@ -226,9 +226,11 @@ class Trunk(nn.Module, ABC):
         l2wrap: float = 0.0,
         starts: Tensor | None = None,
         z_loss: float = 0.0,
+        total: float | None = None,
     ) -> tuple[Tensor, Tensor, State | None]:
         hidden, state = self.hidden(tokens, state, starts)
-        return *linear_cross_entropy(hidden, self.head.weight, targets, l2wrap, z_loss), state
+        weight = self.head.weight
+        return *linear_cross_entropy(hidden, weight, targets, l2wrap, z_loss, total), state
 
     def init_state(self, batch: int, capacity: int | None = None) -> State:
         return {

@@ -28,8 +28,8 @@ from torch import Tensor
 from core.errors import UserError
 from models.contract import State, detach_state, map_state, named_tensors
 
-Penalties = dict[str, float]
-"""Weights of what `models.contract.Model.objective` adds to the loss, by the name there."""
+Options = dict[str, Any]
+"""Further arguments of `models.contract.Model.objective`, by the name there."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Segment:
     targets: Tensor
     starts: Tensor | None
     share: float
-    """Share of the whole sequence's positions: the weight of this part of the mean."""
+    """Share of the whole sequence's positions: the weight of this part of the mean. Parts that are
+    divided by the total of all have the weight 1."""
 
 
 def segmented_objective(
@@ -52,13 +53,15 @@ def segmented_objective(
     starts: Tensor | None = None,
     truncated: bool = False,
     z_loss: float = 0.0,
+    total: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`model.objective` of sequences read `segment` tokens at a time (the last may be shorter).
 
     tokens, targets and starts `[B, T]` are as for `models.contract.Model.objective`. Returns
     what to minimise and the loss to report, nats per token, both fp32 scalars and means over all
-    B T positions. `truncated` cuts the gradient, and nothing else, at every boundary. Then the
-    gradients are computed in the forward pass, so a loss scaled in fp16 comes too late for them.
+    B T positions, or with `total` sums over the learned ones divided by it. `truncated` cuts the
+    gradient, and nothing else, at every boundary. Then the gradients are computed in the forward
+    pass, so a loss scaled in fp16 comes too late for them.
 
     Raises `UserError` for a model whose state carries no gradient, or a segment longer than T.
     """
@@ -71,24 +74,26 @@ def segmented_objective(
         raise UserError(
             f"a segment of {segment} tokens does not fit in a sequence of {tokens.shape[1]}"
         )
-    total = tokens.shape[1]
+    length = tokens.shape[1]
     segments = []
-    for first in range(0, total, segment):
-        part = slice(first, min(first + segment, total))
+    for first in range(0, length, segment):
+        part = slice(first, min(first + segment, length))
         here = None if starts is None else starts[:, part]
-        share = (part.stop - part.start) / total
+        share = (part.stop - part.start) / length if total is None else 1.0
         segments.append(Segment(tokens[:, part], targets[:, part], here, share))
-    penalties = {"l2wrap": l2wrap, "z_loss": z_loss}
+    options: Options = {"l2wrap": l2wrap, "z_loss": z_loss}
+    if total is not None:
+        options["total"] = total
     if not torch.is_grad_enabled():
-        return _forward(model, segments, penalties, None)
+        return _forward(model, segments, options, None)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if truncated:
-        return _Truncated.apply(model, segments, penalties, *parameters)
-    return _Exact.apply(model, segments, penalties, *parameters)
+        return _Truncated.apply(model, segments, options, *parameters)
+    return _Exact.apply(model, segments, options, *parameters)
 
 
 def _forward(
-    model: Any, segments: Sequence[Segment], penalties: Penalties, kept: State | None = None
+    model: Any, segments: Sequence[Segment], options: Options, kept: State | None = None
 ) -> tuple[Tensor, Tensor]:
     """Both means, without a graph; the state before every segment goes into `kept`."""
     objective = loss = torch.zeros((), device=segments[0].tokens.device)
@@ -98,7 +103,7 @@ def _forward(
             if kept is not None:
                 _copy(_leaves(_at(kept, number)), _leaves(state))
                 state = _at(kept, number)
-            part, part_loss, state = _objective(model, piece, state, penalties)
+            part, part_loss, state = _objective(model, piece, state, options)
             objective, loss = (
                 objective + piece.share * part,
                 loss + piece.share * part_loss,
@@ -107,9 +112,9 @@ def _forward(
 
 
 def _objective(
-    model: Any, piece: Segment, state: State, penalties: Penalties
+    model: Any, piece: Segment, state: State, options: Options
 ) -> tuple[Tensor, Tensor, State]:
-    return model.objective(piece.tokens, piece.targets, state, starts=piece.starts, **penalties)
+    return model.objective(piece.tokens, piece.targets, state, starts=piece.starts, **options)
 
 
 class _Exact(torch.autograd.Function):
@@ -125,17 +130,17 @@ class _Exact(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, model: Any, segments: list[Segment], penalties: Penalties, *parameters: Tensor
+        ctx: Any, model: Any, segments: list[Segment], options: Options, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.model, ctx.segments, ctx.parameters = model, segments, parameters
-        ctx.penalties = penalties
+        ctx.options = options
         device = segments[0].tokens.device.type
         # Contexts that repeat the present automatic precision in the backward pass.
         enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
         ctx.autocast = partial(torch.autocast, device, dtype=dtype, enabled=enabled)
         count, state = len(segments), model.init_state(len(segments[0].tokens))
         ctx.before = map_state(state, lambda leaf: leaf.new_empty(count, *leaf.shape))
-        objective, loss = _forward(model, segments, penalties, ctx.before)
+        objective, loss = _forward(model, segments, options, ctx.before)
         ctx.mark_non_differentiable(loss)
         return objective, loss
 
@@ -158,7 +163,7 @@ def _pull_back(
     piece = ctx.segments[number]
     state = map_state(_at(ctx.before, number), lambda leaf: leaf.detach().requires_grad_())
     with torch.enable_grad(), ctx.autocast():
-        objective, _, after = _objective(ctx.model, piece, state, ctx.penalties)
+        objective, _, after = _objective(ctx.model, piece, state, ctx.options)
     ends, begins = _leaves(after), _leaves(state)
     pulled = [
         grad * piece.share,
@@ -175,7 +180,7 @@ class _Truncated(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, model: Any, segments: list[Segment], penalties: Penalties, *parameters: Tensor
+        ctx: Any, model: Any, segments: list[Segment], options: Options, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.sums = [torch.zeros_like(parameter) for parameter in parameters]
         objective = loss = torch.zeros((), device=segments[0].tokens.device)
@@ -183,7 +188,7 @@ class _Truncated(torch.autograd.Function):
         kept = map_state(state, lambda leaf: leaf[None].clone())
         for piece in segments:
             with torch.enable_grad():
-                part, part_loss, state = _objective(model, piece, _at(kept, 0), penalties)
+                part, part_loss, state = _objective(model, piece, _at(kept, 0), options)
                 gradients = torch.autograd.grad(piece.share * part, parameters, allow_unused=True)
             _add(ctx.sums, gradients)
             _copy(_leaves(_at(kept, 0)), _leaves(detach_state(state)))

@@ -200,7 +200,9 @@ def test_loader_leaves_the_global_generator_alone(corpus: Corpus, conf: DataConf
 
 def counting(tokens: int) -> Any:
     """A corpus whose validation tokens are 0, 1, 2, ..."""
-    return SimpleNamespace(val=np.arange(tokens, dtype=np.uint16), watch=FileChangeGuard([]))
+    return SimpleNamespace(
+        val=np.arange(tokens, dtype=np.uint16), masked=False, watch=FileChangeGuard([])
+    )
 
 
 @pytest.mark.parametrize(("tokens", "batch"), [(41, 1), (41, 2), (50, 3), (48, 2), (9, 4), (5, 1)])

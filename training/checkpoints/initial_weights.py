@@ -66,7 +66,11 @@ class Initial:
         if before is None:
             return ledger
         return replace(
-            ledger, tokens=before["tokens"], forward_flops=before["forward_flops"], order=None
+            ledger,
+            tokens=before["tokens"],
+            trained_tokens=before.get("trained_tokens", before["tokens"]),
+            forward_flops=before["forward_flops"],
+            order=None,
         )
 
     @property

@@ -208,9 +208,10 @@ def _check_early_end(state: Any) -> None:
 def _check_ledger(ledger: Any) -> None:
     if isinstance(ledger, dict):
         # Older checkpoints have none.
-        ledger = {"settings": {}, "changes": [], "inherited_flops": None, **ledger}
+        added = {"inherited_flops": None, "trained_tokens": None}
+        ledger = {"settings": {}, "changes": [], **added, **ledger}
     _need_keys(ledger, (field.name for field in fields(Ledger)), "ledger")
-    for key in ("tokens", "forward_flops", "inherited_flops", "max_steps"):
+    for key in ("tokens", "trained_tokens", "forward_flops", "inherited_flops", "max_steps"):
         value = ledger[key]
         _need(value is None or (type(value) is int and value >= 0), f"ledger.{key}")
     if ledger["order"] is not None:

@@ -36,7 +36,7 @@ class WeightAverage(lightning.Callback):
         self.model: Any = copy.deepcopy(model).requires_grad_(False)
         self._step = 0
         self._sum = torch.zeros(2)
-        """Summed validation loss and its number of tokens."""
+        """Summed validation loss and its number of targets."""
 
     @classmethod
     def of(cls, conf: OptimConf, model: nn.Module) -> WeightAverage | None:
@@ -68,10 +68,9 @@ class WeightAverage(lightning.Callback):
     ) -> None:
         tokens, targets, counts = batch
         with trainer.precision_plugin.val_step_context():
-            loss = pl_module.sequence_mode.loss(self.model, tokens, targets)
+            sums = pl_module.sequence_mode.summed(self.model, tokens, targets)
         if counts:
-            self._sum[0] += loss.item() * targets.numel()
-            self._sum[1] += targets.numel()
+            self._sum += torch.tensor(sums, dtype=torch.float64)
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         total = trainer.strategy.reduce(self._sum.to(pl_module.device), reduce_op="sum")

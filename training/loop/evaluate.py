@@ -31,16 +31,16 @@ def full_validation(
 ) -> float:
     """Mean loss, nats per token, over the whole validation set in windows of `length` tokens.
 
-    Every validation token but the first is a target exactly once; each window starts without
-    memory of the one before, for every model alike. `show` is called after each batch with how many
-    of `number_of_windows` have been read.
+    Every validation token but the first is a target exactly once, if it is learned; each window
+    starts without memory of the one before, for every model alike. `show` is called after each
+    batch with how many of `number_of_windows` have been read.
     """
     total, count, windows = 0.0, 0, 0
     device = next(model.parameters()).device  # type: ignore[attr-defined]
     for tokens, targets in all_validation(corpus, length, batch):
-        loss = mode.loss(model, tokens.to(device), targets.to(device))
-        total += loss.item() * targets.numel()
-        count += targets.numel()
+        loss, learned = mode.summed(model, tokens.to(device), targets.to(device))
+        total += loss
+        count += learned
         windows += len(targets)
         show(windows)
     return total / count

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from conf.schema import OptimConf
 from core.units import listing
+from data.batches import Masked
 from models.contract import Model
 from models.ops.backends import build_for
 from training.loop.nan_guard import NanGuard
@@ -24,7 +25,7 @@ log = logging.getLogger("crossover")
 
 
 class LanguageModel(lightning.LightningModule):
-    """Trains any `models.contract.Model` on batches of `[B, T + 1]` tokens."""
+    """Trains any `models.contract.Model` on batches of `[B, T + 1]` tokens, or on `Masked` ones."""
 
     def __init__(
         self,
@@ -41,7 +42,10 @@ class LanguageModel(lightning.LightningModule):
         self.sequence_mode = sequence_mode
         self.max_steps = max_steps
         self.losses: list[Tensor] = []
-        """Losses of the micro-batches of the current optimizer step, still on the device."""
+        """Losses of the micro-batches of the current optimizer step, still on the device. Their
+        mean over all processes is that of the step."""
+        self.learned: int | None = None
+        """Targets that the current optimizer step learns, over all processes; None: all of them."""
         self.grad_norm: Tensor | float = 0.0
         """Gradient norm before clipping of the last optimizer step."""
         self.rate = 0.0
@@ -51,13 +55,22 @@ class LanguageModel(lightning.LightningModule):
         self.val_ema_loss: float | None = None
         """That of the averaged weights, where there are any (`training.loop.ema`)."""
         self._val_sum = torch.zeros(2)
-        """Summed validation loss and its number of tokens."""
+        """Summed validation loss and its number of targets."""
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        tokens, targets = batch[:, :-1], batch[:, 1:]
+    def training_step(self, batch: Tensor | Masked, batch_idx: int) -> Tensor:
         mode, optim = self.sequence_mode, self.optim
-        objective, loss = mode.objective(self.model, tokens, targets, optim.l2wrap, optim.z_loss)
-        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+        accumulate, total = self.trainer.accumulate_grad_batches, None
+        if isinstance(batch, Tensor):
+            tokens, targets = batch[:, :-1], batch[:, 1:]
+        else:
+            # The mean over the micro-batches and processes of a step, which comes after this, is
+            # then that over all targets that the step learns, however they are spread.
+            tokens, targets, learned = batch
+            self.learned, total = learned, max(learned, 1) / accumulate / self.trainer.world_size
+        objective, loss = mode.objective(
+            self.model, tokens, targets, optim.l2wrap, optim.z_loss, total
+        )
+        if batch_idx % accumulate == 0:
             self.losses = []
         self.losses.append(loss.detach())
         return objective
@@ -96,10 +109,9 @@ class LanguageModel(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor, bool], batch_idx: int) -> None:
         tokens, targets, counts = batch
-        loss = self.sequence_mode.loss(self.model, tokens, targets)
+        sums = self.sequence_mode.summed(self.model, tokens, targets)
         if counts:
-            self._val_sum[0] += loss.item() * targets.numel()
-            self._val_sum[1] += targets.numel()
+            self._val_sum += torch.tensor(sums, dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         total = self.trainer.strategy.reduce(self._val_sum.to(self.device), reduce_op="sum")

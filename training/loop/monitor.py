@@ -38,15 +38,15 @@ class Monitor(lightning.Callback):
     """Logs every `trainer.log_every_n_steps` optimizer steps and after each validation.
 
     `tokens_per_byte` of the corpus turns nats per token into bits per byte, which can be compared
-    between tokenizers. Every row carries the tokens, operations and seconds of the training so far,
-    so that any of them can be the axis of a curve. Each optimizer step is entered in `ledger`,
-    before others save it.
+    between tokenizers; None where there is no text. Every row carries the tokens, operations and
+    seconds of the training so far, so that any of them can be the axis of a curve. Each optimizer
+    step is entered in `ledger`, before others save it.
     """
 
     def __init__(
         self,
         conf: TrainConf,
-        tokens_per_byte: float,
+        tokens_per_byte: float | None,
         ledger: Ledger | None = None,
         flops_per_step: int = 0,
     ) -> None:
@@ -63,6 +63,8 @@ class Monitor(lightning.Callback):
         self._cost_of: Callable[[int], tuple[int, int]] | None = None
         """Tokens and operations of a step counted from 0, where steps differ."""
         self._last_step = 0
+        self._masked = False
+        """Whether steps learn only some of their tokens."""
         self._interrupted = False
         self.throughput = Throughput()
 
@@ -101,22 +103,24 @@ class Monitor(lightning.Callback):
             return
         self._last_step = step
         module: LanguageModel = pl_module
+        self._masked = module.learned is not None
         mean = torch.as_tensor(sum(module.losses)) / len(module.losses)
-        self._since_line.append(mean)
+        if module.learned != 0:  # else there is no loss
+            self._since_line.append(mean)
         tokens, flops = self._tokens_per_step, self._flops_per_step
         if self._cost_of is not None:
             tokens, flops = self._cost_of(step - 1)
         self.throughput.step(tokens)
-        self.ledger.add(tokens, flops)
+        self.ledger.add(tokens, flops, module.learned)
         if step % self._log_every and step != trainer.max_steps:
             return
         # One small batch says little: people are shown the mean since the last line.
-        both = torch.stack([mean, torch.stack(self._since_line).mean()])
+        known = bool(self._since_line)
+        both = torch.stack([mean, torch.stack(self._since_line or [mean]).mean()])
         self._since_line.clear()
         loss, running = trainer.strategy.reduce(both, reduce_op="mean").tolist()
         row = {
-            "train/loss": loss,
-            "train/bits_per_byte": bits_per_byte(loss, self._tokens_per_byte),
+            **({} if module.learned == 0 else self._losses("train/", loss)),
             "train/lr": module.rate,
             "train/grad_norm": float(module.grad_norm),
             "train/peak_memory_bytes": peak_memory(module.device),
@@ -128,23 +132,33 @@ class Monitor(lightning.Callback):
             # Operations per token are those of whole sequences.
             if self._expenses is not None and tokens == self._tokens_per_step:
                 row |= self._expenses.use(rate)
-        self._log(trainer, row, running)
+        self._log(trainer, row, running if known else None)
         # For callbacks that monitor it; the loggers have their row.
         pl_module.log("train/loss", loss, logger=False)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         loss, averaged = pl_module.val_loss, pl_module.val_ema_loss
-        row = {"val/loss": loss, "val/bits_per_byte": bits_per_byte(loss, self._tokens_per_byte)}
+        row = self._losses("val/", loss)
         if averaged is not None:
             row["val/ema_loss"] = averaged
         self._log(trainer, row)
         self._interrupted = True
 
+    def _losses(self, group: str, loss: float) -> dict[str, float]:
+        """A loss in nats per token, and in bits per byte where there is a text."""
+        row = {f"{group}loss": loss}
+        if self._tokens_per_byte is not None:
+            row[f"{group}bits_per_byte"] = bits_per_byte(loss, self._tokens_per_byte)
+        return row
+
     def _spent(self) -> dict[str, float]:
         """What the training has cost so far, as far as it is known: the axes of every row."""
         flops, spent = self.ledger.forward_flops, self.throughput.all_seconds
+        ledger = self.ledger
+        only_some = self._masked or ledger.trained_tokens != ledger.tokens
         known = {
-            "train/tokens": self.ledger.tokens,
+            "train/tokens": ledger.tokens,
+            "train/trained_tokens": ledger.trained_tokens if only_some else None,
             "train/flops": None if flops is None else TRAINING_FACTOR * flops,
             "train/seconds": spent,
         }
@@ -185,9 +199,7 @@ class Monitor(lightning.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
         if self._line is not None and trainer.is_global_zero:
-            mean = {} if running is None else {"mean/loss": running}
-            if running is not None:
-                mean["mean/bits_per_byte"] = bits_per_byte(running, self._tokens_per_byte)
+            mean = {} if running is None else self._losses("mean/", running)
             self._line.show(trainer.global_step, {**row, **mean})
 
 
@@ -245,6 +257,7 @@ def describe(figures: dict[str, float]) -> str:
     parts = []
     if "mean/loss" in figures:
         parts.append(f"loss {figures['mean/loss']:.3f}")
+    if "mean/bits_per_byte" in figures:
         parts.append(f"{figures['mean/bits_per_byte']:.3f} bits/byte")
     if "val/loss" in figures:
         parts.append(f"val {figures['val/loss']:.3f}")

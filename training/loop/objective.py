@@ -26,9 +26,11 @@ class SequenceMode:
     """Whether gradients end at the boundaries of segments."""
     separator: int | None = None
     """The token every document begins with, where documents are read apart."""
+    masked: bool = False
+    """Whether there may be targets that are not learned: negative ones."""
 
     @classmethod
-    def of(cls, conf: TrainConf, tokenizer: TextTokenizer) -> SequenceMode:
+    def of(cls, conf: TrainConf, tokenizer: TextTokenizer, masked: bool = False) -> SequenceMode:
         """Read the configuration. Raises `UserError` if no token tells where documents begin."""
         separator = None
         if conf.data.packing == "documents":
@@ -38,7 +40,7 @@ class SequenceMode:
                     f"data.packing=documents: data.tokenizer={conf.data.tokenizer!r} has no "
                     "end-of-text token to tell where documents begin; use bpe or bytes"
                 )
-        return cls(conf.training.segment, conf.training.bptt == "truncated", separator)
+        return cls(conf.training.segment, conf.training.bptt == "truncated", separator, masked)
 
     def objective(
         self,
@@ -47,6 +49,7 @@ class SequenceMode:
         targets: Tensor,
         l2wrap: float = 0.0,
         z_loss: float = 0.0,
+        total: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What to minimise and the loss to report, as `Model.objective` has them.
 
@@ -60,10 +63,10 @@ class SequenceMode:
         starts = None if self.separator is None else tokens == self.separator
         if 0 < segment < tokens.shape[1]:
             return segmented_objective(
-                model, tokens, targets, segment, l2wrap, starts, self.truncated, z_loss
+                model, tokens, targets, segment, l2wrap, starts, self.truncated, z_loss, total
             )
         objective, loss, _ = model.objective(
-            tokens, targets, l2wrap=l2wrap, starts=starts, z_loss=z_loss
+            tokens, targets, l2wrap=l2wrap, starts=starts, z_loss=z_loss, total=total
         )
         return objective, loss
 
@@ -75,9 +78,18 @@ class SequenceMode:
         ]
         return torch.cat(spans, dim=1)
 
-    def loss(self, model: Model, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross entropy, nats per token."""
-        return self.objective(model, tokens, targets)[1]
+    def summed(self, model: Model, tokens: Tensor, targets: Tensor) -> tuple[float, int]:
+        """Summed cross entropy of `targets[B, T]` in nats, and the number of those that count.
+
+        Where processes share a sequence, this one's part of both.
+        """
+        if not self.masked:
+            loss = self.objective(model, tokens, targets)[1]
+            return loss.item() * targets.numel(), targets.numel()
+        split = sequence_parallel.current()
+        own = targets if split is None else self._own(split, targets)
+        loss = self.objective(model, tokens, targets, total=1.0)[1]
+        return loss.item(), int((own >= 0).sum())
 
 
 WHOLE = SequenceMode()

@@ -20,6 +20,8 @@ class Ledger:
 
     tokens: int | None = 0
     """Read for training, skipped steps included."""
+    trained_tokens: int | None = 0
+    """Those of them that were learned, and not only read."""
     forward_flops: int | None = 0
     order: dict[str, Any] | None = None
     """What the order of all batches so far follows from; None if they follow from no single one."""
@@ -57,12 +59,14 @@ class Ledger:
         recorded = content["crossover"].get("ledger")
         if recorded is not None:
             before = 0 if recorded["parent"] is None else None  # of older versions
-            ledger = cls(**{"inherited_flops": before, **recorded})
+            # Before there were masks, every token was learned.
+            added = {"inherited_flops": before, "trained_tokens": recorded["tokens"]}
+            ledger = cls(**{**added, **recorded})
         else:
             theirs, steps = _configured(path), int(content["global_step"])
-            ledger = cls(None, None, theirs)
+            ledger = cls(None, None, None, theirs)
             if theirs is not None:
-                ledger.tokens = steps * tokens_of(theirs)
+                ledger.tokens = ledger.trained_tokens = steps * tokens_of(theirs)
                 ledger.forward_flops = steps * flops if theirs == ours else None
         if ledger.order != ours or content["crossover"]["identity"]["data"] != data:
             ledger.order = None
@@ -100,10 +104,12 @@ class Ledger:
             self.inherited_flops = self.forward_flops
         self.parent = parent
 
-    def add(self, tokens: int, forward_flops: int) -> None:
-        """One optimizer step has been made."""
+    def add(self, tokens: int, forward_flops: int, trained: int | None = None) -> None:
+        """One optimizer step has been made; it learned `trained` of its tokens, or all."""
         if self.tokens is not None:
             self.tokens += tokens
+        if self.trained_tokens is not None:
+            self.trained_tokens += tokens if trained is None else trained
         if self.forward_flops is not None:
             self.forward_flops += forward_flops
 

@@ -45,6 +45,22 @@ def test_gradients_are_those_of_the_whole_sequence(name: str, segment: int) -> N
     torch.testing.assert_close(part_loss, loss, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("segment", [7, 50])
+def test_segments_learn_what_the_whole_sequence_learns(segment: int) -> None:
+    """Also where a segment has nothing to learn."""
+    model = shaken("rwkv7")
+    tokens, targets = some_batch()
+    targets[:, 5:60] = -100
+    total = float((targets >= 0).sum())
+    whole, loss, _ = model.objective(tokens, targets, l2wrap=1e-2, total=total)
+    expected = gradients(model, whole)
+    parts, part_loss = segmented_objective(
+        model, tokens, targets, segment, l2wrap=1e-2, total=total
+    )
+    assert distance(gradients(model, parts), expected) <= 1e-5
+    torch.testing.assert_close(part_loss, loss, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("name", RECURRENT)
 def test_truncation_cuts_the_gradient_of_the_state_and_nothing_else(name: str) -> None:
     """Against a plain loop with detached states, written independently."""
