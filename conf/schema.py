@@ -133,6 +133,29 @@ class DataConf:
     val_fraction: float = key(
         0.02, "fraction of the corpus held out for validation", low=0.0001, high=0.9
     )
+    mix: Any = key(
+        None,
+        "shares of several corpora in every batch, as in {wiki: 0.7, code: 0.3}, instead of one "
+        "corpus (docs/data.md)",
+    )
+    parts: Any = key(
+        None,
+        "the corpora of data.mix by name, each with its words, as in {wiki: {corpus: text, "
+        "paths: [w.txt]}}; what they leave out is that of data",
+    )
+    validation: Any = key(
+        None,
+        "further texts with curves of their own, as in {books: {paths: [b.txt]}}; nothing of them "
+        "is trained on",
+    )
+    order: str = key(
+        "random",
+        "order of the sequences; magic_prime: that of RWKV-LM, which depends on no seed",
+        choices=("random", "magic_prime"),
+    )
+    magic_prime: int = key(
+        0, "prime of order=magic_prime; 0: the largest that fits, as in RWKV-LM", low=0, high=2**50
+    )
     batch_warmup: int = key(
         0,
         "first optimizer steps, over which batches grow from an eighth of batch_size; 0: none",
@@ -830,6 +853,7 @@ ADDED = (
     "wandb.over", "searched", "training.profile", "training.sample_every",
     "training.sample_prompt", "training.sample_tokens", "callbacks", "loggers",
     "checkpoint.sharded",
+    "data.mix", "data.parts", "data.validation", "data.order", "data.magic_prime",
 )  # fmt: skip
 """Keys of a training that runs of older versions have not recorded. The default of such a key is
 what was done before it existed."""
@@ -844,9 +868,10 @@ COUNTED = (
 """Keys that only decide what the rows and records of a training say."""
 HOUSEKEEPING = (
     "name", "group", "runs_dir", "resume", "wandb", "checkpoint", "objective",
-    "data.cache_dir", "data.verify", "data.workers", "trainer.enable_progress_bar",
-    "trainer.log_every_n_steps", "loggers", "training.profile", "training.sample_every",
-    "training.sample_prompt", "training.sample_tokens", *COUNTED,
+    "data.cache_dir", "data.verify", "data.workers", "data.validation",
+    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "loggers",
+    "training.profile", "training.sample_every", "training.sample_prompt",
+    "training.sample_tokens", *COUNTED,
 )  # fmt: skip
 """Keys and groups of keys of a training that say where things go, how often they are saved or how
 they are shown; they change nothing that is learned."""

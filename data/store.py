@@ -118,9 +118,15 @@ def prepare(conf: DataConf) -> Corpus:
                 corpus = _opened(conf, split, file)
             corpus = corpus or _make(conf, split, file)
     meta = corpus.meta
-    shortest = min(meta.train_tokens, meta.val_tokens)
+    validates_only = conf.val_fraction == 1
+    shortest = meta.val_tokens if validates_only else min(meta.train_tokens, meta.val_tokens)
     if conf.length < 1:
         raise UserError(f"data.length={conf.length}: must be at least 1")
+    if conf.length + 1 > shortest and validates_only:
+        raise UserError(
+            f"data.length={conf.length} needs {conf.length + 1:,} tokens in a row, and this text "
+            f"has {shortest:,}: give more text, or lower data.length"
+        )
     if conf.length + 1 > shortest:
         raise UserError(
             f"data.length={conf.length} needs {conf.length + 1:,} tokens in a row, but there are "

@@ -23,8 +23,18 @@ from core.launcher import detect_launcher, processes_of
 from core.stop_signals import STOPPED, Preempted, Signals, requeue
 from core.units import bits_per_byte
 from core.writable import check_writable
-from data.batches import Batches
-from data.store import Corpus, prepare
+from data.mixed_order import MixIndex
+from data.mixture import (
+    Data,
+    Heldout,
+    Mixture,
+    by_name,
+    heldout,
+    index_of,
+    mean_loss,
+    open_data,
+    warn_of_repeats,
+)
 from models.long_context.sequence_parallel import sequence_parallel
 from models.meta import build_meta
 from models.registry import ModelSpec, build, nature
@@ -150,9 +160,14 @@ class Run:
     """What rank 0 has read of `from=`, until the model has it."""
 
     @functools.cached_property
-    def corpus(self) -> Corpus:
+    def corpus(self) -> Data:
         """The tokens; the first use prepares them, which may take minutes."""
-        return prepare(self.conf.data)
+        return open_data(self.conf.data)
+
+    @functools.cached_property
+    def texts(self) -> tuple[Heldout, ...]:
+        """What validates, prepared likewise."""
+        return heldout(self.conf.data, self.corpus)
 
     def execute(self, gather: Gather) -> dict[str, Any]:
         """Do as rank 0 what is left to do of the run, if anything, and return its summary."""
@@ -229,7 +244,11 @@ class Run:
         folder.sweep()
         if conf.init_from and not saved(folder) and Begun.read(folder) is None:
             check_early(conf)
-        vocab_size = self.corpus.vocab_size
+        # Whatever cannot be read is refused here, before anything is written of the run.
+        vocab_size, _ = self.corpus.vocab_size, self.texts
+        accumulate = conf.trainer.accumulate_grad_batches
+        index = index_of(self.corpus, conf.data, conf.seed, accumulate)
+        warn_of_repeats(index, conf.trainer.max_steps * accumulate * conf.data.batch_size)
         self.spec = replace(self.spec, config={**self.spec.config, "vocab_size": vocab_size})
         folder.check()
 
@@ -360,17 +379,21 @@ class Run:
             folder, conf, self.identity, self.decided_by, signals, self.rank, content
         )
         model.gradient_checkpointing = conf.training.gradient_checkpointing
-        index = Batches(self.corpus, conf.data, conf.seed, accumulate=accumulate).index
+        index = index_of(self.corpus, conf.data, conf.seed, accumulate)
         guard = NanGuard(conf.training.on_nan, index, saver.last_good)
-        mode = SequenceMode.of(conf, self.corpus.tokenizer, self.corpus.masked)
-        module = LanguageModel(model, conf.optim, conf.trainer.max_steps, mode, ledger)
+        masked = any(each.masked for each in (self.corpus, *(text.corpus for text in self.texts)))
+        mode = SequenceMode.of(conf, self.corpus.tokenizer, masked)
+        shares = [text.share for text in self.texts]
+        module = LanguageModel(model, conf.optim, conf.trainer.max_steps, mode, ledger, shares)
         split = conf.trainer.sequence_parallel
         datamodule = Tokens(
-            self.corpus, conf.data, conf.seed, conf.training.val_windows, whole=split
+            self.corpus, conf.data, conf.seed, conf.training.val_windows, split, self.texts
         )
         monitor = Monitor(conf, self.corpus.meta.val_tokens_per_byte, ledger, flops)
         if index.growth is not None:
             monitor.grow(index.growth, meta.flops)
+        parts_of = index.tokens_of if isinstance(index, MixIndex) else None
+        monitor.tell_apart(self.texts, parts_of)
         if before is not None:
             monitor.go_on_after(before)
         early = EarlyEnd.of(conf, folder.path)
@@ -419,15 +442,17 @@ class Run:
             model = build(spec)
             model.load_state_dict(weights)
             model = module.model = model.to(module.device)
-        loss = final_validation(conf, corpus, model, module.sequence_mode)
+        losses = final_validation(conf, self.texts, model, module.sequence_mode)
+        loss = mean_loss(losses, module.shares)
         averaged = None
         if average is not None:
-            averaged = final_validation(conf, corpus, average.model, module.sequence_mode)
+            every = final_validation(conf, self.texts, average.model, module.sequence_mode)
+            averaged = mean_loss(every, module.shares)
         steps, ledger = trainer.global_step, monitor.ledger
         order_hash = None
         if ledger.order is not None:
             accumulate = conf.trainer.accumulate_grad_batches
-            index = Batches(corpus, conf.data, conf.seed, accumulate=accumulate).index
+            index = index_of(corpus, conf.data, conf.seed, accumulate)
             order_hash = index.order_hash(steps * accumulate)
         return self.folder.write_summary(
             {
@@ -453,6 +478,8 @@ class Run:
                 "val_loss": loss,
                 "val_ema_loss": averaged,
                 "val_bits_per_byte": bits_per_byte(loss, corpus.meta.val_tokens_per_byte),
+                "validation": by_name(self.texts, losses),
+                "parts": corpus.read(ledger.parts) if isinstance(corpus, Mixture) else {},
                 "unigram_entropy": corpus.meta.unigram_entropy,
                 "gzip_bits_per_byte": corpus.meta.gzip_bits_per_byte,
                 "xz_bits_per_byte": corpus.meta.xz_bits_per_byte,

@@ -27,7 +27,8 @@ MOST_KEYS = 4  # that the name of a setting lists
 SIZE_TOLERANCE = 0.01  # relative difference of parameters within which models are matched
 # What a corpus's fingerprint decides.
 CORPUS_KEYS = (
-    "data.corpus", *READING, "data.tokenizer", "data.vocab_size", "data.val_fraction",
+    "data.corpus", *READING, "data.tokenizer", "data.vocab_size", "data.val_fraction", "data.mix",
+    "data.parts",
 )  # fmt: skip
 UNKNOWN = "unknown"
 LOSS = ("val_loss", "nats per token", "loss")
@@ -204,7 +205,7 @@ def decisive(run: TrainingRun) -> dict[str, Any]:
         return {"run": str(run.path)}
     kept = {}
     for key, value in run.config.items():
-        if is_in(key, HOUSEKEEPING) or key in ("seed", *CORPUS_KEYS, "model.config.vocab_size"):
+        if is_in(key, (*HOUSEKEEPING, *CORPUS_KEYS, "seed", "model.config.vocab_size")):
             continue
         is_model = key == "model" or key.startswith("model.")
         if is_model and not key.startswith("model.config."):

@@ -162,7 +162,8 @@ def _evaluate(config: EvaluateConf) -> Iterator[str]:
         yield from corpus_problems(config.data)
         for key in (
             "tokenizer", "vocab_size", "length", "batch_size", "packing", "workers", "verify",
-            "batch_warmup", "length_warmup", "cache_dir",
+            "batch_warmup", "length_warmup", "cache_dir", "order", "magic_prime", "mix",
+            "validation",
         ):  # fmt: skip
             if (value := getattr(config.data, key)) != getattr(DataConf, key):
                 way_out = {

@@ -19,6 +19,7 @@ from conf.schema import (
 from core.errors import UserError
 from core.writable import check_writable
 from data.corpora import early_problems
+from data.parts import part_confs, validation_confs
 from scripts.cli.collisions import folder_of
 from training.run_folder.folder import find_place
 
@@ -32,8 +33,11 @@ def place_problems(confs: Iterable[Any]) -> list[str]:
                 folder = Path(folder_of(conf))
                 if not (folder / "summary.json").exists():  # a finished run has nothing to write
                     check_writable(folder, hint="choose another runs_dir")
-                    if conf.data.corpus == "text":
-                        problems += early_problems(conf.data)
+                    own = [] if conf.data.mix else [conf.data]
+                    named = part_confs(conf.data) | validation_confs(conf.data)
+                    for one in (*own, *named.values()):
+                        if one.corpus == "text":
+                            problems += early_problems(one)
             elif isinstance(conf, ProbeConf):
                 check_writable(Path(conf.runs_dir, conf.group), hint="choose another runs_dir")
             elif isinstance(conf, WeightsConf):

@@ -11,6 +11,7 @@ from typing import Any
 from conf.schema import DataConf
 from core.errors import UserError
 from data.corpora import CORPORA
+from data.parts import part_confs, part_problems, validation_confs
 from data.readers.paths import unnamed
 from data.readers.records import parsed_template
 from data.readers.text_encoding import is_utf8
@@ -20,7 +21,18 @@ from training.run_folder.folder import check_name
 
 
 def corpus_problems(data: DataConf) -> Iterator[str]:
-    """Whether there is such a corpus, and it is named as it is read."""
+    """Whether there are such corpora, and they are named as they are read."""
+    problems = list(part_problems(data))
+    yield from problems
+    named = {} if data.mix else {"": data}
+    if not problems:
+        named |= {f"data.parts.{name}: ": one for name, one in part_confs(data).items()}
+        named |= {f"data.validation.{name}: ": one for name, one in validation_confs(data).items()}
+    for place, one in named.items():
+        yield from (place + problem for problem in _of_one_corpus(one))
+
+
+def _of_one_corpus(data: DataConf) -> Iterator[str]:
     if data.corpus not in CORPORA:
         yield f"data.corpus={data.corpus!r}: no such corpus{nearest(data.corpus, list(CORPORA))}"
     if data.corpus in CORPORA and data.corpus != "stdlib" and not data.paths:

@@ -22,13 +22,14 @@ NEEDED = {
     "generate": ("run=none",),
     "convert": ("source=none", "target=none.pth", "format=official"),
 }
-WRONG: dict[type, tuple[str, ...]] = {
+WRONG: dict[Any, tuple[str, ...]] = {
     int: ("ten", "1.5", "1e3.", "[1]", "{a: 1}", "1_", "nan", "inf", "0x", "1,", "- 1", "true?"),
     float: ("fast", "nan", "inf", "-inf", "[0.1]", "{a: 0.1}", "1e", "0.1.2", "1,5?", "--1"),
     bool: ("maybe", "7", "[true]", "{a: true}", "truee", "0.5"),
     str: ("[a]", "{a: b}", "[", "{", "'open", "a b'c", "${nothing}", "${oc.create:", "a=b}"),
     dict: ("text", "[a]", "3", "{", "{a: 1", "}"),
     list: ("{a: b}", "[[1, 2]]", "[", "[{a: 1}]", "[1,", "]"),
+    Any: ("text", "[a]", "3", "{", "{a: {b: 1}}", "{a: -1}", "{}"),  # names, with values or words
 }
 GRAMMAR = (
     "=", "==", "=x", "trainer", "trainer.max_steps", "trainer.max_steps==3", "a b=c",

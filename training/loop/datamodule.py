@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import lightning
 import torch
@@ -11,20 +11,29 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from conf.schema import DataConf
 from data.batches import train_loader, validation_windows
+from data.mixture import Data, Heldout, own_heldout
 from data.store import Corpus
 
 
 class Tokens(lightning.LightningDataModule):
     """Training batches are a function of the step, so resuming is starting at another number.
 
-    Processes get rows of every batch, or `whole` batches to read their own span of each row.
+    Processes get rows of every batch, or `whole` batches to read their own span of each row. Each
+    of the texts that validate has a loader of its own.
     """
 
     def __init__(
-        self, corpus: Corpus, conf: DataConf, seed: int, val_windows: int, whole: bool = False
+        self,
+        data: Data,
+        conf: DataConf,
+        seed: int,
+        val_windows: int,
+        whole: bool = False,
+        texts: Sequence[Heldout] = (),
     ) -> None:
+        """`texts` validate; without them, what is held out of `data`."""
         super().__init__()
-        self._corpus = corpus
+        self._data, self._texts = data, texts or own_heldout(data)
         self._conf = conf
         self._seed = seed
         self._val_windows = val_windows
@@ -41,12 +50,15 @@ class Tokens(lightning.LightningDataModule):
         start = self.trainer.global_step * self.trainer.accumulate_grad_batches
         rank, world = self._share()
         accumulate = self.trainer.accumulate_grad_batches
-        return train_loader(self._corpus, self._conf, self._seed, start, rank, world, accumulate)
+        return train_loader(self._data, self._conf, self._seed, start, rank, world, accumulate)
 
-    def val_dataloader(self) -> DataLoader:
-        windows = ValidationWindows(self._corpus, self._conf, self._val_windows, *self._share())
-        # A generator of its own: else iterating would advance the global one.
-        return DataLoader(windows, batch_size=None, generator=torch.Generator())
+    def val_dataloader(self) -> list[DataLoader]:
+        loaders = []
+        for text in self._texts:
+            windows = ValidationWindows(text.corpus, self._conf, self._val_windows, *self._share())
+            # A generator of its own: else iterating would advance the global one.
+            loaders.append(DataLoader(windows, batch_size=None, generator=torch.Generator()))
+        return loaders
 
 
 class ValidationWindows(IterableDataset):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from conf.schema import OptimConf
+from data.mixture import mean_loss
 
 KEY = "ema"
 """Key of a checkpoint: the averages under the names of `state_dict`."""
@@ -35,8 +36,8 @@ class WeightAverage(lightning.Callback):
         self._decay = decay
         self.model: Any = copy.deepcopy(model).requires_grad_(False)
         self._step = 0
-        self._sum = torch.zeros(2)
-        """Summed validation loss and its number of targets."""
+        self._sum = torch.zeros(1, 2)
+        """Summed validation loss and its number of targets, of each text that validates."""
 
     @classmethod
     def of(cls, conf: OptimConf, model: nn.Module) -> WeightAverage | None:
@@ -61,20 +62,27 @@ class WeightAverage(lightning.Callback):
                 average.copy_(buffer)
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self._sum = torch.zeros(2, dtype=torch.float64)
+        self._sum = torch.zeros(len(pl_module.shares), 2, dtype=torch.float64)
 
     def on_validation_batch_end(
-        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any
+        self,
+        trainer: lightning.Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         tokens, targets, counts = batch
         with trainer.precision_plugin.val_step_context():
             sums = pl_module.sequence_mode.summed(self.model, tokens, targets)
         if counts:
-            self._sum += torch.tensor(sums, dtype=torch.float64)
+            self._sum[dataloader_idx] += torch.tensor(sums, dtype=torch.float64)
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         total = trainer.strategy.reduce(self._sum.to(pl_module.device), reduce_op="sum")
-        pl_module.val_ema_loss = float(total[0] / total[1])
+        losses = (total[:, 0] / total[:, 1]).tolist()
+        pl_module.val_ema_loss = mean_loss(losses, pl_module.shares)
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]

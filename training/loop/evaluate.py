@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
 from conf.schema import TrainConf
 from data.batches import all_validation
+from data.mixture import Heldout
 from data.store import Corpus
 from models.contract import Model
 from tracking.progress import Windows
@@ -46,11 +48,24 @@ def full_validation(
     return total / count
 
 
-def final_validation(conf: TrainConf, corpus: Corpus, model: Model, mode: SequenceMode) -> float:
-    """`full_validation` of a run; it shows its progress, as it may take longer than training."""
-    sizes = conf.data.length, conf.data.batch_size
+def final_validation(
+    conf: TrainConf, texts: Sequence[Heldout], model: Model, mode: SequenceMode
+) -> list[float]:
+    """`full_validation` of a run on each text that validates, nats per token.
+
+    It shows its progress, as it may take longer than training.
+    """
+    corpora, sizes = [text.corpus for text in texts], (conf.data.length, conf.data.batch_size)
     if not conf.trainer.enable_progress_bar:
-        return full_validation(model, corpus, *sizes, mode)
-    windows = number_of_windows(corpus, conf.data.length)
-    with Windows(f"{conf.name}  final validation", windows) as progress:
-        return full_validation(model, corpus, *sizes, mode, progress.show)
+        return [full_validation(model, corpus, *sizes, mode) for corpus in corpora]
+    windows = [number_of_windows(corpus, conf.data.length) for corpus in corpora]
+    losses: list[float] = []
+    with Windows(f"{conf.name}  final validation", sum(windows)) as progress:
+        for corpus in corpora:
+            show = partial(_show, progress, sum(windows[: len(losses)]))
+            losses.append(full_validation(model, corpus, *sizes, mode, show))
+    return losses
+
+
+def _show(progress: Windows, before: int, done: int) -> None:
+    progress.show(before + done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -13,6 +14,7 @@ from torch import Tensor
 from conf.schema import OptimConf
 from core.units import listing
 from data.batches import Masked
+from data.mixture import mean_loss
 from models.contract import Model
 from models.ops.backends import build_for
 from training.loop.nan_guard import NanGuard
@@ -34,7 +36,9 @@ class LanguageModel(lightning.LightningModule):
         max_steps: int,
         sequence_mode: SequenceMode = WHOLE,
         ledger: Ledger | None = None,
+        shares: Sequence[float] = (1.0,),
     ) -> None:
+        """`shares` are the weights of the texts that validate in the validation loss."""
         super().__init__()
         self.model = model
         self.ledger = ledger or Ledger()
@@ -54,8 +58,11 @@ class LanguageModel(lightning.LightningModule):
         """Mean of the last validation over all ranks, nats per token."""
         self.val_ema_loss: float | None = None
         """That of the averaged weights, where there are any (`training.loop.ema`)."""
-        self._val_sum = torch.zeros(2)
-        """Summed validation loss and its number of targets."""
+        self.val_losses: list[float] = []
+        """That of each text that validates, of which `val_loss` is the mean in `shares`."""
+        self.shares = shares
+        self._val_sum = torch.zeros(len(shares), 2)
+        """Summed validation loss and its number of targets, of each text."""
 
     def training_step(self, batch: Tensor | Masked, batch_idx: int) -> Tensor:
         mode, optim = self.sequence_mode, self.optim
@@ -105,17 +112,20 @@ class LanguageModel(lightning.LightningModule):
         return all(guard.allow_step(self.trainer, self.losses, grad_norm) for guard in guards)
 
     def on_validation_epoch_start(self) -> None:
-        self._val_sum = torch.zeros(2, dtype=torch.float64)
+        self._val_sum = torch.zeros(len(self.shares), 2, dtype=torch.float64)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, bool], batch_idx: int) -> None:
+    def validation_step(
+        self, batch: tuple[Tensor, Tensor, bool], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         tokens, targets, counts = batch
         sums = self.sequence_mode.summed(self.model, tokens, targets)
         if counts:
-            self._val_sum += torch.tensor(sums, dtype=torch.float64)
+            self._val_sum[dataloader_idx] += torch.tensor(sums, dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         total = self.trainer.strategy.reduce(self._val_sum.to(self.device), reduce_op="sum")
-        self.val_loss = float(total[0] / total[1])
+        self.val_losses = (total[:, 0] / total[:, 1]).tolist()
+        self.val_loss = mean_loss(self.val_losses, self.shares)
         # For callbacks that monitor it. The loggers' rows, in full precision, are the `Monitor`'s.
         self.log("val/loss", self.val_loss, logger=False, batch_size=1)
 

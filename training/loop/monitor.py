@@ -6,7 +6,7 @@ import functools
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from conf.schema import TrainConf
 from core.units import bits_per_byte, size_bytes
 from data.growth import Growth
+from data.mixture import Heldout
 from models.contract import TRAINING_FACTOR
 from tracking.progress import time_left
 from tracking.throughput import Throughput
@@ -62,6 +63,10 @@ class Monitor(lightning.Callback):
         """Losses of the optimizer steps since the last line, still on the device."""
         self._cost_of: Callable[[int], tuple[int, int]] | None = None
         """Tokens and operations of a step counted from 0, where steps differ."""
+        self._parts_of: Callable[[int], dict[str, int]] | None = None
+        """Tokens of each part of a mixture in a micro-batch, counted from 0."""
+        self._accumulate = conf.trainer.accumulate_grad_batches
+        self._texts: Sequence[Heldout] = ()
         self._last_step = 0
         self._masked = False
         """Whether steps learn only some of their tokens."""
@@ -76,6 +81,12 @@ class Monitor(lightning.Callback):
             return growth.accumulate * rows * length, growth.accumulate * flops(rows, length)
 
         self._cost_of = lambda step: cost_of(*growth.shape(step))
+
+    def tell_apart(
+        self, texts: Sequence[Heldout], parts_of: Callable[[int], dict[str, int]] | None
+    ) -> None:
+        """Report each named text that validates, and enter the tokens of each part of a mixture."""
+        self._texts, self._parts_of = texts, parts_of
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._last_step = trainer.global_step
@@ -112,6 +123,9 @@ class Monitor(lightning.Callback):
             tokens, flops = self._cost_of(step - 1)
         self.throughput.step(tokens)
         self.ledger.add(tokens, flops, module.learned)
+        if self._parts_of is not None:
+            for number in range((step - 1) * self._accumulate, step * self._accumulate):
+                self.ledger.add_parts(self._parts_of(number))
         if step % self._log_every and step != trainer.max_steps:
             return
         # One small batch says little: people are shown the mean since the last line.
@@ -141,6 +155,11 @@ class Monitor(lightning.Callback):
         row = self._losses("val/", loss)
         if averaged is not None:
             row["val/ema_loss"] = averaged
+        for text, own in zip(self._texts, pl_module.val_losses, strict=False):
+            if text.name:
+                per_byte = text.corpus.meta.val_tokens_per_byte
+                row[f"val/{text.name}/loss"] = own
+                row[f"val/{text.name}/bits_per_byte"] = bits_per_byte(own, per_byte)
         self._log(trainer, row)
         self._interrupted = True
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
-from data.batches import BatchIndex
+from data.order import Order
 
 SHOWN = 16  # windows of a batch that a message names
 
@@ -25,9 +25,7 @@ class NanGuard(lightning.Callback):
     infinite gradient. `last_good` finds the checkpoint that a message names.
     """
 
-    def __init__(
-        self, on_nan: str, index: BatchIndex, last_good: Callable[[], Path | None]
-    ) -> None:
+    def __init__(self, on_nan: str, index: Order, last_good: Callable[[], Path | None]) -> None:
         self._skip = on_nan == "skip"
         self._index = index
         self._last_good = last_good
@@ -78,8 +76,8 @@ class NanGuard(lightning.Callback):
         # Without a loss to blame, every micro-batch of the step is under suspicion.
         suspects = [i for i in range(accumulate) if not finite[i]] or range(accumulate)
         numbers = [step * accumulate + i for i in suspects]
-        starts = [start for number in numbers for start in self._index.starts(number).tolist()]
-        shown = ", ".join(map(str, starts[:SHOWN])) + (", ..." if len(starts) > SHOWN else "")
+        starts = [start for number in numbers for start in self._index.named(number)]
+        shown = ", ".join(starts[:SHOWN]) + (", ..." if len(starts) > SHOWN else "")
         return (
             f"step {step + 1}: loss {losses.mean().item():g}, gradient norm {grad_norm.item():g}. "
             f"Micro-batches {', '.join(map(str, numbers))}: windows of {self._index.length + 1} "

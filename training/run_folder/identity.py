@@ -45,6 +45,8 @@ CHANGEABLE = (
     "data.cache_dir",
     "data.verify",
     *READING,  # the corpus's fingerprint decides
+    "data.parts",
+    "data.validation",
     "objective",
     "resume",
     "runs_dir",
@@ -71,9 +73,9 @@ def deciding(described: dict[str, Any]) -> dict[str, Any]:
 # What changes neither the weights nor the figures of a training.
 WITHOUT_EFFECT = (
     "trainer.log_every_n_steps", "trainer.enable_progress_bar", "checkpoint.", "wandb.",
-    "data.workers", "data.cache_dir", "data.verify", *READING, "objective", "resume",
-    "runs_dir", "init_from", "take", "resize_vocab", "trunk", "model.", "loggers",
-    "training.profile", "training.sample_", *COUNTED,
+    "data.workers", "data.cache_dir", "data.verify", *READING, "data.parts", "data.validation",
+    "objective", "resume", "runs_dir", "init_from", "take", "resize_vocab", "trunk", "model.",
+    "loggers", "training.profile", "training.sample_", *COUNTED,
 )  # fmt: skip
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conf.schema import TrainConf
+from conf.schema import DataConf, TrainConf
 from core.parsing import Unreadable, read_yaml
 
 
@@ -34,6 +35,8 @@ class Ledger:
     """What happened to the learning rate where a start continued with another schedule."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What the steps since the last start are made with, by dotted key."""
+    parts: dict[str, int] = field(default_factory=dict)
+    """Those of `tokens` that were read of each part of a mixture, by its name."""
     changes: list[dict[str, Any]] = field(default_factory=list)
     """Where a start continued with other settings: `step`, the last one made with the old ones, and
     `changed`, each key's old and new value."""
@@ -113,6 +116,11 @@ class Ledger:
         if self.forward_flops is not None:
             self.forward_flops += forward_flops
 
+    def add_parts(self, tokens: Mapping[str, int]) -> None:
+        """So many tokens of a step were of these parts of a mixture."""
+        for name, count in tokens.items():
+            self.parts[name] = self.parts.get(name, 0) + count
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -120,12 +128,15 @@ class Ledger:
 def order_of(conf: TrainConf) -> dict[str, Any]:
     """What decides which tokens a step reads, besides the corpus."""
     growing = {key: getattr(conf.data, key) for key in ("batch_warmup", "length_warmup")}
+    other = conf.data.order != DataConf.order
+    prime = {key: getattr(conf.data, key) for key in ("order", "magic_prime")} if other else {}
     return {
         "seed": conf.seed,
         "length": conf.data.length,
         "batch_size": conf.data.batch_size,
         "accumulate": conf.trainer.accumulate_grad_batches,
         **{key: steps for key, steps in growing.items() if steps},
+        **prime,
     }
 
 

@@ -79,6 +79,7 @@ CASES = [
     Case("data.batch_size", 4, {*DATA, "tokens"}),
     Case("data.batch_warmup", 8, {*DATA, "tokens"}),
     Case("data.length_warmup", 8, {*DATA, "tokens"}),
+    Case("data.order", "magic_prime", DATA),
     Case("data.packing", "documents", {*TRAINED, "first loss", "forward passes"}),
     Case("data.verify", True, set()),
     Case("trainer.max_steps", 5, {*TRAINED, "steps", "tokens", "rates", "rows", "forward passes"}),
@@ -102,6 +103,10 @@ ELSEWHERE = {
     **dict.fromkeys(
         (key for key in READING if key != "data.paths"), "of the texts: tests/data/readers/"
     ),
+    "data.mix": "several corpora: tests/training/test_mixed_training.py",
+    "data.parts": "several corpora: tests/training/test_mixed_training.py",
+    "data.validation": "changes no bits: tests/training/test_mixed_training.py",
+    "data.magic_prime": "which windows it means: tests/data/test_magic_prime.py",
     "data.workers": "changes no bits: tests/training/test_exact.py",
     "data.cache_dir": "a place",
     "trainer.accelerator": "needs a GPU",
