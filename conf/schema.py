@@ -106,6 +106,12 @@ class DataConf:
         "text of a record, instead of one field: '{title}\\n{body}' joins the fields it names",
         verbatim=True,
     )
+    split: str = key("train", "split of a Hugging Face data set, with data.corpus=hub")
+    ids: str = key(
+        "uint16",
+        "type of the token ids in a .bin without index",
+        choices=("uint16", "uint32", "int32"),
+    )
     encoding: str = key("utf-8", "encoding of texts and JSON lines, such as latin-1 or utf-16")
     on_bad: str = key(
         "stop",
@@ -846,7 +852,7 @@ SPELLING = {key: word for word, key in SPELLED.items()}
 ADDED = (
     "optim.name", "optim.schedule", "optim.decay_steps", "init_from", "take", "resize_vocab",
     "data.batch_warmup", "data.length_warmup",
-    "data.field", "data.template", "data.encoding", "data.on_bad",
+    "data.field", "data.template", "data.encoding", "data.on_bad", "data.split", "data.ids",
     "optim.decay_share", "optim.z_loss", "optim.ema", "trunk",
     "training.patience", "training.target_loss", "training.prune",
     "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",
@@ -859,6 +865,7 @@ ADDED = (
 what was done before it existed."""
 READING = (
     "data.paths", "data.markup", "data.field", "data.template", "data.encoding", "data.on_bad",
+    "data.split", "data.ids",
 )  # fmt: skip
 """Keys that say which texts a corpus has. Its fingerprint decides what they are."""
 COUNTED = (

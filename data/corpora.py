@@ -13,9 +13,12 @@ from conf.schema import DataConf
 from core.errors import UserError
 from data.documents import Document, Split, split
 from data.readers import text
+from data.readers.hub import HubFiles
 from data.readers.jsonl import jsonl
+from data.readers.mixed import MixedFiles
 from data.readers.stdlib import stdlib
 from data.readers.tables import tables
+from data.readers.tokens import TokenFiles
 
 Reader = Callable[[DataConf], Iterable[Document]]
 CORPORA: dict[str, Reader] = {
@@ -23,6 +26,9 @@ CORPORA: dict[str, Reader] = {
     "text": text.TextFiles,
     "jsonl": jsonl,
     "tables": tables,
+    "tokens": TokenFiles,
+    "hub": HubFiles,
+    "files": MixedFiles,
 }
 
 

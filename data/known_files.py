@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -51,25 +50,19 @@ class Outline:
         return self.train if name == "train" else self.val
 
 
-@runtime_checkable
-class HasFiles(Protocol):
-    """Documents that lie in files, one in each or many, and follow from them and the words."""
-
-    files: Sequence[Path]
-    verbatim: bool
-    """Whether each document is what one of the files holds, in their order."""
-
-
 class KnownFiles:
     """The files of a corpus as they are now, and what was found in them when they were read."""
 
     @classmethod
     def of(cls, conf: DataConf, documents: object) -> KnownFiles | None:
-        """Those of `documents`; None if they have none, or not all of them are there."""
-        if not isinstance(documents, HasFiles) or not documents.files:
-            return None
+        """Those of `documents`; None if they have none, or not all of them are there.
+
+        Documents that lie in files have `files`, all that decide what they are, and `verbatim`,
+        whether each is what one of these holds.
+        """
+        files: Sequence[Path] = getattr(documents, "files", ())
         try:
-            return cls(conf, documents.files, documents.verbatim)
+            return cls(conf, files, getattr(documents, "verbatim", False)) if files else None
         except OSError:
             return None
 

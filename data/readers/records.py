@@ -39,8 +39,10 @@ class BadRecord(Exception):
 class Shape(Protocol):
     """Makes a document of a record."""
 
-    fields: Sequence[str] | None
-    """The fields that it looks at; None: all."""
+    @property
+    def fields(self) -> Sequence[str] | None:
+        """The fields that it looks at; None: all."""
+        ...
 
     def document(self, record: Record) -> Document:
         """The document. Raises `BadRecord`."""
@@ -57,8 +59,11 @@ class TextShape:
     def __init__(self, conf: DataConf) -> None:
         """Raises `UserError` for a template that is none."""
         self._template = parsed_template(conf.template) if conf.template else [("", conf.field)]
-        self._words = [text for text, _ in self._template]
-        self.fields = [name for _, name in self._template if name is not None]
+
+    @property
+    def fields(self) -> list[str]:
+        """The names in the template."""
+        return [name for _, name in self._template if name is not None]
 
     def document(self, record: Record) -> Document:
         """Its text, UTF-8. Raises `BadRecord` if a field is missing or no text."""
@@ -120,7 +125,7 @@ class Documents:
     def __init__(self, conf: DataConf) -> None:
         """Raises `UserError` for a shape that is none."""
         self._conf, self.shape = conf, shape_of(conf)
-        self._told = False
+        self._told, self._first = False, ""
 
     def of(self, records: Iterable[Record]) -> Iterator[Document]:
         """The documents of some records. Raises `UserError` with the place of a bad one."""

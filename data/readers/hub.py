@@ -1,0 +1,101 @@
+"""Data sets of Hugging Face: saved in a folder, or by name through the package `datasets`.
+
+What is read are Arrow's files; no script of a data set is ever run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conf.schema import DataConf
+from core.errors import UserError, shown
+from core.parsing import read_object
+from data.documents import Document
+from data.readers import tables
+from data.readers.optional import needed
+from data.readers.paths import unnamed
+from data.readers.records import Documents
+
+STATE, SPLITS, INFO = "state.json", "dataset_dict.json", "dataset_info.json"
+"""Files of a saved data set that hold no documents."""
+_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
+
+
+class HubFiles:
+    """The documents of the data sets that `data.paths` names, of the split `data.split`."""
+
+    verbatim = False
+
+    def __init__(self, conf: DataConf) -> None:
+        """Finds the files, which downloads a data set that is named for the first time.
+
+        Raises `UserError` if nothing is named, or there is no such data set or split.
+        """
+        if not conf.paths:
+            raise UserError(unnamed("hub"))
+        self._conf, self._documents = conf, Documents(conf)
+        self.files = [file for name in conf.paths for file in _files(name, conf.split)]
+
+    def __iter__(self) -> Iterator[Document]:
+        self._documents.begin()
+        for path in self.files:
+            records = tables.records(path, self._conf, self._documents.shape.fields)
+            yield from self._documents.of(records)
+        self._documents.end()
+
+
+def _files(name: str, split: str) -> list[Path]:
+    folder = Path(name).expanduser()
+    try:
+        if folder.is_dir():
+            return saved(folder.resolve(), split)
+    except (OSError, ValueError):  # too long a name, a NUL in it
+        pass
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"data.paths: {shown(name, 200)} is neither a folder nor the name of a data set, "
+            "as OWNER/NAME or OWNER/NAME:CONFIGURATION"
+        )
+    return downloaded(name, split)
+
+
+def saved(folder: Path, split: str) -> list[Path]:
+    """The files of a data set that `save_to_disk` has written.
+
+    Raises `UserError` if there is none, or it has no such split.
+    """
+    if (folder / SPLITS).is_file():
+        there = read_object(folder / SPLITS).get("splits")
+        if not isinstance(there, list) or split not in there:
+            raise UserError(
+                f"{folder} has no split {split!r}; those it has: {shown(there, 200)} (data.split=)"
+            )
+        folder = folder / split
+    if not (folder / STATE).is_file():
+        raise UserError(
+            f"{folder} is no data set that was saved by datasets' save_to_disk: data=files reads "
+            "whatever is in a folder"
+        )
+    entries = read_object(folder / STATE).get("_data_files")
+    names = [entry.get("filename") for entry in entries] if isinstance(entries, list) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise UserError(f"{folder / STATE} is damaged: it names no files of its folder")
+    return [folder / name for name in names]
+
+
+def downloaded(name: str, split: str) -> list[Path]:
+    """The files of a data set of that name, in the cache of `datasets`.
+
+    Raises `UserError` if there is none, or it cannot be had.
+    """
+    datasets = needed("datasets")
+    name, _, configuration = name.partition(":")
+    try:
+        found: Any = datasets.load_dataset(name, configuration or None, split=split)
+    except Exception as error:  # of the network, of the server, of the data set
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"data.paths: the data set {name} cannot be read: {reason}") from None
+    return [Path(entry["filename"]) for entry in found.cache_files]

@@ -1,0 +1,182 @@
+"""Token ids in files: where they lie, and the documents that they are.
+
+    X.npy                a one-dimensional array of whole numbers
+    X.bin                nothing but ids (nanoGPT), or 1,024 bytes before them (llm.c)
+    X.bin and X.idx      see `data.readers.binidx`
+
+Ids stay exactly what they are. The end-of-text token of their tokenizer parts one document from
+the next; where there is none, what a file or an entry of an index holds is one document.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from core.errors import UserError
+from core.parsing import Unreadable, regular
+from data.documents import Document
+from data.text import REPLACEMENT, TextTokenizer
+
+NUMPY = b"\x93NUMPY"
+PART = 1 << 10
+"""Tokens of a document that are decoded together; a lone document is cut between such parts."""
+HELD = 1 << 20
+"""Tokens of a document that are kept in memory rather than read anew."""
+MOST_HELD = 4 * PART
+"""Tokens after which bytes that are no text are no longer taken for half a character."""
+_MAGIC = {(20240520, 1): "<u2", (20240801, 7): "<u4"}  # llm.c's
+_HEADER = 1024  # bytes of theirs
+_MOST_BACK = 8  # tokens: more than a character takes
+
+
+@dataclass(frozen=True)
+class Run:
+    """Tokens that lie one after the other in a file."""
+
+    path: Path
+    dtype: np.dtype
+    begin: int
+    """Byte of the first."""
+    count: int
+    place: str
+    """What a message calls it."""
+
+    def blocks(self, first: int = 0, count: int | None = None) -> Iterator[np.ndarray]:
+        """The ids from number `first` on, int64 `[T]`. Raises `Unreadable` if the file ends."""
+        left = self.count - first if count is None else count
+        with regular(self.path) as file:
+            file.seek(self.begin + first * self.dtype.itemsize)
+            while left > 0:
+                content = file.read(min(left, HELD) * self.dtype.itemsize)
+                if len(content) < min(left, HELD) * self.dtype.itemsize:
+                    raise Unreadable(self.path, "is cut short")
+                ids = np.frombuffer(content, self.dtype)
+                left -= len(ids)
+                yield ids.astype(np.int64)
+
+
+def run_of(path: Path, dtype: str) -> Run:
+    """All the ids in a `.npy`, or in a file of nothing but ids of that type.
+
+    Raises `Unreadable` for another kind of array, and a size that is none of so many ids.
+    """
+    with regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(_HEADER)
+        begin, kind, count = 0, np.dtype(dtype).newbyteorder("<"), None
+        if head.startswith(NUMPY):
+            file.seek(0)
+            kind, count = _array(path, file)
+            begin = file.tell()
+        elif len(head) == _HEADER:
+            magic, version, tokens = np.frombuffer(head[:12], "<i4").tolist()
+            if (magic, version) in _MAGIC:
+                begin, kind, count = _HEADER, np.dtype(_MAGIC[magic, version]), tokens
+        there, rest = divmod(size - begin, kind.itemsize)
+        if rest or (count is not None and count != there):
+            raise Unreadable(
+                path, f"cut short, or of other ids than {kind.name}: it has {size:,} bytes"
+            )
+    return Run(path, kind, begin, there, str(path))
+
+
+def _array(path: Path, file: BinaryIO) -> tuple[np.dtype, int]:
+    """Type and number of the ids in an array of NumPy's."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except ValueError as error:
+        raise Unreadable(path, f"no array of NumPy's that can be read ({error})") from None
+    if len(shape) != 1 or dtype.kind not in "iu":
+        raise Unreadable(
+            path, f"{dtype} {list(shape)}: token ids are whole numbers in one dimension"
+        )
+    return dtype, shape[0]
+
+
+def documents(run: Run, tokenizer: TextTokenizer) -> Iterator[Document]:
+    """The documents in a run, cut at the tokens that end a text.
+
+    Reading one raises `UserError` for an id that the tokenizer does not have.
+    """
+    start = done = 0
+    waiting: list[np.ndarray] = []  # of the document that has not ended
+    for block in run.blocks():
+        ends = (
+            np.flatnonzero(block == tokenizer.end_of_text)
+            if tokenizer.end_of_text is not None
+            else ()
+        )
+        for end in (*ends, None):
+            ids = block[max(0, start - done) : end]
+            waiting.append(ids)
+            if end is None:
+                break
+            yield from _document(run, tokenizer, start, waiting, done + int(end) - start)
+            start, waiting = done + int(end) + 1, []
+        done += len(block)
+        if done - start > HELD:
+            waiting = []
+    yield from _document(run, tokenizer, start, waiting, done - start)
+
+
+def _document(
+    run: Run, tokenizer: TextTokenizer, first: int, ids: list[np.ndarray], count: int
+) -> Iterator[Document]:
+    if not count:
+        return
+    place = run.place if count == run.count else f"{run.place}: token {first:,}"
+    if sum(map(len, ids)) == count:  # all of it is here
+        blocks = partial(iter, [np.concatenate(ids)])
+    else:
+        blocks = partial(run.blocks, first, count)
+    yield Document.of_tokens(lambda: pieces(blocks(), tokenizer, place), place)
+
+
+def pieces(
+    blocks: Iterable[np.ndarray], tokenizer: TextTokenizer, place: str
+) -> Iterator[tuple[bytes, np.ndarray]]:
+    """Ids with the text that they are, in parts that end between characters and hold some text."""
+    last: tuple[bytes, np.ndarray] | None = None
+    held = np.zeros(0, dtype=np.uint32)
+    for ids in _parts(blocks):
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= tokenizer.vocab_size:
+            raise UserError(
+                f"{place}: the token id {low if low < 0 else high:,} is none of the "
+                f"{tokenizer.vocab_size:,} of data.tokenizer: name the one that the ids belong to"
+            )
+        held = np.concatenate([held, ids.astype(np.uint32)])
+        for back in range(min(_MOST_BACK, len(held))):
+            text = tokenizer.decode(held[: len(held) - back].tolist())
+            if text and (not text.endswith(REPLACEMENT) or len(held) > MOST_HELD):
+                if last is not None:
+                    yield last
+                last = (text.encode(), held[: len(held) - back])
+                held = held[len(held) - back :]
+                break
+    if len(held):
+        text = tokenizer.decode(held.tolist())
+        if text and last is not None:
+            yield last
+            last = None
+        before = last or (b"", held[:0])
+        last = (before[0] + text.encode(), np.concatenate([before[1], held]))
+    if last is not None:
+        yield last
+
+
+def _parts(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    for block in blocks:
+        for first in range(0, len(block), PART):
+            yield block[first : first + PART]

@@ -1,0 +1,142 @@
+"""Token ids in files: kept as they are, parted into documents, refused where they are none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conf.schema import DataConf
+from core.errors import UserError
+from data.readers import binidx, token_files
+from data.readers.token_files import run_of
+from data.readers.tokens import TokenFiles
+from data.store import prepare
+from data.tokenizers import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+END = TOKENIZER.end_of_text
+TEXTS = ["first document ü 漢\n" * 90, "second", "x" * 5000, "漢字" * 700]
+DOCUMENTS = [TOKENIZER.encode(text) for text in TEXTS]
+FLAT = [id_ for ids in DOCUMENTS for id_ in (*ids, END)]
+
+
+def conf(path: Path, **settings: object) -> DataConf:
+    settings = {"tokenizer": "bytes", "cache_dir": str(path.parent / "cache"), **settings}
+    return DataConf(corpus="tokens", paths=[str(path)], length=8, **settings)
+
+
+def read(path: Path, **settings: object) -> list[list[int]]:
+    """The ids of each document, whose text must be theirs."""
+    found = []
+    for document in TokenFiles(conf(path, **settings)):
+        pieces = [*document.tokens()]
+        ids = [i for _, part in pieces for i in part.tolist()]
+        assert b"".join(text for text, _ in pieces) == TOKENIZER.decode(ids).encode()
+        assert all(text.decode() and len(part) for text, part in pieces)
+        found.append(ids)
+    return found
+
+
+def refusal(path: Path, **settings: object) -> str:
+    with pytest.raises(UserError) as caught:
+        read(path, **settings)
+    return str(caught.value)
+
+
+def write_bin(path: Path, ids: list[int]) -> None:
+    np.array(ids, "<u2").tofile(path)
+
+
+def write_npy(path: Path, ids: list[int]) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.array(ids, "<i4"))
+
+
+def write_llm_c(path: Path, ids: list[int]) -> None:
+    header = np.zeros(256, "<i4")
+    header[:3] = 20240520, 1, len(ids)
+    path.write_bytes(header.tobytes() + np.array(ids, "<u2").tobytes())
+
+
+Writer = Callable[[Path, list[int]], None]
+WRITERS: list[Writer] = [write_bin, write_npy, write_llm_c]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("held", [1 << 20, 50])
+def test_ids_stay_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Writer, held: int
+) -> None:
+    monkeypatch.setattr(token_files, "HELD", held)
+    monkeypatch.setattr(token_files, "PART", 7)
+    path = tmp_path / "a.bin"
+    write(path, [END, *FLAT, END])
+    assert read(path) == DOCUMENTS
+
+
+def test_a_file_without_an_end_of_text_is_one_document(tmp_path: Path) -> None:
+    write_bin(tmp_path / "a.bin", DOCUMENTS[0])
+    (document,) = TokenFiles(conf(tmp_path / "a.bin"))
+    assert document.title.endswith("a.bin")
+    corpus = prepare(conf(tmp_path / "a.bin", val_fraction=0.4))
+    both = np.concatenate([corpus.train[1:], corpus.val[1:]])
+    assert both.tolist() == DOCUMENTS[0]
+    assert 0.3 < len(corpus.val) / len(both) < 0.6
+
+
+def test_bytes_that_are_no_text_are_kept_too(tmp_path: Path) -> None:
+    ids = [*TOKENIZER.encode("ab"), *[TOKENIZER.encode("é")[0]] * 9000]
+    write_bin(tmp_path / "a.bin", ids)
+    assert read(tmp_path / "a.bin") == [ids]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_what_is_cut_short_is_told(tmp_path: Path, write: Writer) -> None:
+    path = tmp_path / "a.bin"
+    write(path, FLAT)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "cut short" in refusal(path)
+
+
+def test_arrays_that_are_no_ids_are_refused(tmp_path: Path) -> None:
+    for array in (np.zeros((2, 3), "i4"), np.zeros(3), np.array([{}])):
+        np.save(tmp_path / "a.npy", array, allow_pickle=True)
+        assert "token ids are whole numbers in one dimension" in refusal(tmp_path / "a.npy")
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00\x05\x00xxxxx")
+    assert "no array of NumPy's that can be read" in refusal(tmp_path / "a.npy")
+
+
+def test_ids_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    write_bin(tmp_path / "a.bin", [1, 2, 3, 50256])
+    assert "the token id 50,256 is none of the 257 of data.tokenizer" in refusal(tmp_path / "a.bin")
+    write_npy(tmp_path / "a.npy", [1, 2, -1])
+    assert "the token id -1 is none" in refusal(tmp_path / "a.npy")
+    for made in ("bpe", "chars"):
+        assert "is made of texts" in refusal(tmp_path / "a.bin", tokenizer=made)
+
+
+def test_bits_per_byte_come_from_the_text(tmp_path: Path) -> None:
+    write_bin(tmp_path / "a.bin", FLAT)
+    (tmp_path / "tokenizer.json").write_text(TOKENIZER.definition)
+    tokenizer = str(tmp_path / "tokenizer.json")
+    corpus = prepare(conf(tmp_path / "a.bin", tokenizer=tokenizer, val_fraction=0.5))
+    sizes = sorted(len(text.encode()) for text in TEXTS)
+    assert corpus.meta.train_bytes + corpus.meta.val_bytes == sum(sizes)
+    assert corpus.meta.train_tokens + corpus.meta.val_tokens == len(FLAT)
+    assert json.loads((tmp_path / "tokenizer.json").read_text())
+
+
+def test_uint32_is_read_by_its_name(tmp_path: Path) -> None:
+    np.array(FLAT, "<u4").tofile(tmp_path / "a.bin")
+    assert read(tmp_path / "a.bin", ids="uint32") == DOCUMENTS
+
+
+def test_a_binidx_is_read_with_its_index(tmp_path: Path) -> None:
+    binidx.write(tmp_path / "a", ([np.array([*ids, END])] for ids in DOCUMENTS), 257)
+    for name in ("a.bin", "a.idx", "a.*"):
+        assert read(tmp_path / name) == DOCUMENTS
+    assert run_of(tmp_path / "a.bin", "uint16").count == len(FLAT)
