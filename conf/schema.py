@@ -47,6 +47,7 @@ TIMES = 10**6
 AMOUNT = 1e21  # of operations, bytes or tokens
 EVERYTHING = "everything"
 TAKES = ("weights", "ema", "weights,optimizer", EVERYTHING)
+CHATS = ("rwkv", "chatml", "tokenizer")
 OPTIMIZERS = ("adamw", "muon")
 PROBES = (
     "train", "prefill", "ttft", "decode", "generate", "layer", "operator",
@@ -112,6 +113,13 @@ class DataConf:
         "type of the token ids in a .bin without index",
         choices=("uint16", "uint32", "int32"),
     )
+    chat: str = key(
+        "",
+        "template that writes conversations, of which only what the assistant says is learned",
+        choices=("", *CHATS),
+    )
+    prompt: str = key("", "field that holds a prompt, which is read and not learned", verbatim=True)
+    answer: str = key("", "field that holds its answer, which is learned", verbatim=True)
     encoding: str = key("utf-8", "encoding of texts and JSON lines, such as latin-1 or utf-16")
     on_bad: str = key(
         "stop",
@@ -853,6 +861,7 @@ ADDED = (
     "optim.name", "optim.schedule", "optim.decay_steps", "init_from", "take", "resize_vocab",
     "data.batch_warmup", "data.length_warmup",
     "data.field", "data.template", "data.encoding", "data.on_bad", "data.split", "data.ids",
+    "data.chat", "data.prompt", "data.answer",
     "optim.decay_share", "optim.z_loss", "optim.ema", "trunk",
     "training.patience", "training.target_loss", "training.prune",
     "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",
@@ -865,7 +874,7 @@ ADDED = (
 what was done before it existed."""
 READING = (
     "data.paths", "data.markup", "data.field", "data.template", "data.encoding", "data.on_bad",
-    "data.split", "data.ids",
+    "data.split", "data.ids", "data.chat", "data.prompt", "data.answer",
 )  # fmt: skip
 """Keys that say which texts a corpus has. Its fingerprint decides what they are."""
 COUNTED = (

@@ -162,8 +162,7 @@ def all_validation(corpus: Corpus, length: int, batch: int = 1) -> Iterator[tupl
 
     The last batch of full windows may be smaller, and what does not fill a window comes at the end
     as one shorter row: weigh losses by the number of targets, of which those that are not learned
-    are `IGNORE`. Raises `UserError` if the file is no
-    longer what was prepared.
+    are `IGNORE`. Raises `UserError` if the file is no longer what was prepared.
     """
     targets = len(corpus.val) - 1
     full = targets // length * length

@@ -27,6 +27,7 @@ from core.errors import UserError
 from core.files import atomic, sha256
 from core.parsing import Unreadable, parse_json, read_bytes, regular
 from data.documents import SIDES, Side, Split
+from data.readers.chat_templates import template_file
 
 FORMAT = 2
 SETTLED = 2_000_000_000  # nanoseconds before it was read since which a file must not have changed
@@ -70,6 +71,8 @@ class KnownFiles:
         """Raises `OSError` if a file is gone."""
         reading = [getattr(conf, name.removeprefix("data.")) for name in READING]
         words = [FORMAT, conf.corpus, *reading, conf.val_fraction, str(Path.cwd())]
+        if template := template_file(conf):
+            words.append(template.decode())
         key = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
         self._path = Path(conf.cache_dir) / "known" / key
         self._files, self._verbatim = files, verbatim

@@ -8,7 +8,7 @@ from typing import Any
 FORMAT = 1  # of the folder; raise it when the same corpus would be stored differently
 META, TOKENIZER = "meta.json", "tokenizer.json"
 MASK_DTYPE = "uint8"
-"""Of a mask: 1 for a token that is learned, 0 for one that is only read."""
+"""A mask has 1 for a token that is learned, and 0 for one that is only read."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 from conf.schema import DataConf
 from core.parsing import Unreadable, parse_json, plain
 from data.readers.compressed import opened
-from data.readers.records import Record, RecordFiles
+from data.readers.records import RecordFiles
+from data.readers.shapes import Record
 from data.readers.text_encoding import decoded, is_utf8
 
 LONGEST = 256 << 20

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 from conf.schema import DataConf
 from core.parsing import Unreadable, regular
 from data.readers.optional import needed
-from data.readers.records import Record, RecordFiles
+from data.readers.records import RecordFiles
+from data.readers.shapes import Record
 
 PARQUET, ARROW, STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 """How files of each kind begin."""

@@ -13,7 +13,7 @@ from core.errors import UserError
 from data.corpora import CORPORA
 from data.parts import part_confs, part_problems, validation_confs
 from data.readers.paths import unnamed
-from data.readers.records import parsed_template
+from data.readers.records import shape_of
 from data.readers.text_encoding import is_utf8
 from models.registry import ModelSpec
 from scripts.cli.model_spec import model_spec, nearest
@@ -41,8 +41,13 @@ def _of_one_corpus(data: DataConf) -> Iterator[str]:
         yield f"data.paths={data.paths} is not read by data=stdlib; did you mean data=text?"
     try:
         is_utf8(data.encoding)
-        if data.template:
-            parsed_template(data.template)
+        if data.template or data.chat or data.prompt or data.answer:
+            shape_of(data)
+        if data.corpus in ("text", "stdlib") and (data.chat or data.prompt or data.answer):
+            yield (
+                f"data.chat, data.prompt and data.answer are for records, and data={data.corpus} "
+                "reads whole files; use data=jsonl, tables, hub or files"
+            )
     except UserError as error:
         yield str(error)
 

@@ -16,7 +16,7 @@ from conf.schema import DataConf
 from core.errors import UserError
 from data.readers import jsonl as module
 from data.readers.jsonl import jsonl, records
-from data.readers.records import parsed_template
+from data.readers.shapes import parsed_template
 
 TEXTS = ["one\ntwo", "drei ü 漢", "", "vier " * 50]
 LINES = "".join(json.dumps({"text": text, "id": i}) + "\n" for i, text in enumerate(TEXTS))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data import corpora
-from data.documents import Document
+from conf.schema import TrainConf
 from tests.training.runs import run, run_conf
 from tracking.jsonl import read_rows
 from training.checkpoints.find import saved
@@ -18,22 +17,22 @@ from training.checkpoints.find import saved
 SUMS = 1e-5  # of fp32 rounding between two ways to sum the same gradients
 
 
-@pytest.fixture
-def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Long questions and answers between none and many words: windows learn different numbers."""
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions and answers of many lengths: windows learn different numbers of tokens."""
     draw = random.Random(1)
-
-    def talks() -> Iterator[Document]:
+    path = tmp_path_factory.mktemp("corpus") / "pairs.jsonl"
+    with path.open("w") as file:
         for number in range(60):
             question = f"question {number} " * draw.choice((1, 9, 30))
-            answer = "answer " * draw.choice((1, 2, 20))
-            content = (question + answer).encode()
-            spans = ((0, len(question)),)
-            yield Document(f"{number:03}", lambda content=content: [content], unlearned=spans)
+            pair = {"question": question, "answer": "answer " * draw.choice((1, 2, 20))}
+            file.write(json.dumps(pair) + "\n")
+    return path
 
-    documents = list(talks())
-    monkeypatch.setitem(corpora.CORPORA, "text", lambda conf: documents)
-    return tmp_path / "none"
+
+def pairs_conf(folder: Path, corpus: Path, **changes: Any) -> TrainConf:
+    words = {"data__corpus": "jsonl", "data__prompt": "question", "data__answer": "answer"}
+    return run_conf(folder, corpus, **words, **changes)
 
 
 def figures(rows: list[dict[str, Any]], *keys: str) -> dict[str, list[float]]:
@@ -41,15 +40,16 @@ def figures(rows: list[dict[str, Any]], *keys: str) -> dict[str, list[float]]:
 
 
 def test_a_step_is_the_mean_over_all_that_it_learns(tmp_path: Path, corpus: Path) -> None:
-    """However its rows are spread over micro-batches, which learn different numbers of targets."""
+    """However its rows are spread over micro-batches and processes, whose numbers differ."""
     compared = ("train/loss", "train/grad_norm", "val/loss", "train/trained_tokens")
     found, summaries = [], []
-    for batch, accumulate in ((8, 1), (2, 4)):
-        conf = run_conf(
+    for batch, accumulate, devices in ((8, 1, 1), (2, 4, 1), (4, 2, 2)):
+        conf = pairs_conf(
             tmp_path / str(batch),
             corpus,
             data__batch_size=batch,
             trainer__accumulate_grad_batches=accumulate,
+            trainer__devices=devices,
             trainer__max_steps=4,
             optim__l2wrap=1e-3,
             optim__z_loss=1e-3,
@@ -57,9 +57,10 @@ def test_a_step_is_the_mean_over_all_that_it_learns(tmp_path: Path, corpus: Path
         summary, folder = run(conf, "rwkv4")
         found.append(figures(read_rows(folder.metrics), *compared))
         summaries.append(summary)
-    for key in compared:
-        assert found[0][key] == pytest.approx(found[1][key], rel=SUMS), key
-    assert summaries[0]["val_loss"] == pytest.approx(summaries[1]["val_loss"], rel=SUMS)
+    for other, summary in zip(found[1:], summaries[1:], strict=True):
+        for key in compared:
+            assert found[0][key] == pytest.approx(other[key], rel=SUMS), key
+        assert summaries[0]["val_loss"] == pytest.approx(summary["val_loss"], rel=SUMS)
     assert summaries[0]["tokens"] == 4 * 8 * 32
     assert 0 < summaries[0]["trained_tokens"] == found[0]["train/trained_tokens"][-1] < 4 * 8 * 32
     assert summaries[0]["forward_flops"] == summaries[1]["forward_flops"]
@@ -67,7 +68,7 @@ def test_a_step_is_the_mean_over_all_that_it_learns(tmp_path: Path, corpus: Path
 
 def test_steps_without_anything_to_learn_are_no_nan(tmp_path: Path, corpus: Path) -> None:
     """They have no loss, count no trained token, and the run resumes as if it had not stopped."""
-    conf = run_conf(
+    conf = pairs_conf(
         tmp_path, corpus, data__batch_size=1, data__length=16, trainer__max_steps=24,
         checkpoint__every_n_train_steps=9, optim__ema=0.9,
     )  # fmt: skip
@@ -93,8 +94,20 @@ def test_other_ways_to_read_learn_the_same_targets(
     tmp_path: Path, corpus: Path, changes: dict[str, Any]
 ) -> None:
     changes = {"trainer__max_steps": 3, **changes}
-    whole, _ = run(run_conf(tmp_path / "whole", corpus, trainer__max_steps=3), "rwkv7")
-    other, _ = run(run_conf(tmp_path / "other", corpus, **changes), "rwkv7")
+    whole, _ = run(pairs_conf(tmp_path / "whole", corpus, trainer__max_steps=3), "rwkv7")
+    other, _ = run(pairs_conf(tmp_path / "other", corpus, **changes), "rwkv7")
     assert other["trained_tokens"] == whole["trained_tokens"]
     if "training__segment" in changes:
         assert other["val_loss"] == pytest.approx(whole["val_loss"], rel=SUMS)
+
+
+def test_a_masked_text_validates_what_is_trained_on_another(tmp_path: Path, corpus: Path) -> None:
+    """And the other way round; each loss is that of what is learned."""
+    plain = tmp_path / "plain.txt"
+    plain.write_text("answer question " * 300)
+    words = {"corpus": "jsonl", "prompt": "question", "answer": "answer", "paths": [str(corpus)]}
+    conf = run_conf(tmp_path, plain, trainer__max_steps=3, data__validation={"pairs": words})
+    summary, folder = run(conf)
+    assert summary["trained_tokens"] == summary["tokens"]
+    (row,) = (row for row in read_rows(folder.metrics) if "val/pairs/loss" in row)
+    assert 0 < row["val/pairs/loss"] < 10 and "train/trained_tokens" not in row

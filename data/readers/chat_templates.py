@@ -1,0 +1,234 @@
+"""How a conversation is written: RWKV World's words, ChatML, or the template of a tokenizer.
+
+What the assistant says is learned, with the end of its turn; everything else is only read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+from conf.schema import DataConf
+from core.errors import UserError, shown
+from core.parsing import Missing, Unreadable, read_object, read_text
+from data.readers.shapes import BadRecord
+
+ANSWERS = "assistant"
+"""The role whose turns are learned."""
+CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+"""Files beside a tokenizer that may hold its template."""
+_RWKV = {"system": "System", "user": "User", ANSWERS: "Assistant"}
+_MOST = 16 << 20  # bytes of a file that holds a template
+
+
+class Turn(NamedTuple):
+    """What somebody says."""
+
+    role: str
+    text: str
+
+
+class Span(NamedTuple):
+    """A stretch of what is written."""
+
+    text: str
+    learned: bool
+    special: bool = False
+    """Whether it is the name of a special token."""
+
+
+class Template(Protocol):
+    """Writes conversations."""
+
+    def spans(self, turns: Sequence[Turn]) -> Sequence[Span]:
+        """All of a conversation, in order. Raises `BadRecord` for one that it cannot write."""
+        ...
+
+
+def template_of(conf: DataConf) -> Template:
+    """The template that `data.chat` names. Raises `UserError` if the tokenizer has none."""
+    if conf.chat == "rwkv":
+        return Rwkv()
+    return ChatML() if conf.chat == "chatml" else Jinja(Path(conf.tokenizer))
+
+
+class Rwkv:
+    """RWKV World's: `User: ...`, a blank line, `Assistant: ...`, a blank line.
+
+    A blank line ends a turn, so what is asked must have none; answers are left as they are.
+    """
+
+    def spans(self, turns: Sequence[Turn]) -> list[Span]:
+        spans = []
+        for turn in turns:
+            if turn.role not in _RWKV:
+                raise BadRecord(
+                    f"data.chat=rwkv has no word for {shown(turn.role)}, only for "
+                    f"{', '.join(_RWKV)}"
+                )
+            text, name = turn.text.replace("\r\n", "\n").strip(), _RWKV[turn.role]
+            if turn.role == ANSWERS:
+                spans += [Span(f"{name}:", False), Span(f" {text}\n\n", True)]
+            else:
+                text = re.sub(r"\n{2,}", "\n", text)
+                spans.append(Span(f"{name}: {text}\n\n", False))
+        return spans
+
+
+class ChatML:
+    """`<|im_start|>user`, the text, `<|im_end|>`: a turn each."""
+
+    def spans(self, turns: Sequence[Turn]) -> list[Span]:
+        spans = []
+        for turn in turns:
+            learned = turn.role == ANSWERS
+            spans += [
+                Span("<|im_start|>", False, True),
+                Span(f"{turn.role}\n", False),
+                Span(turn.text, learned),
+                Span("<|im_end|>", learned, True),
+                Span("\n", False),
+            ]
+        return spans
+
+
+class Jinja:
+    """The template beside a `tokenizer.json`, in the language of Hugging Face's `transformers`.
+
+    It is run in jinja2's sandbox. What it adds for a turn of the assistant, after its own prompt
+    for one, is learned.
+    """
+
+    def __init__(self, tokenizer: Path) -> None:
+        """Raises `UserError` if there is none, or it is not valid."""
+        from jinja2 import TemplateSyntaxError
+
+        folder = tokenizer if tokenizer.is_dir() else tokenizer.parent
+        self._path, text, self._words, names = _read(folder)
+        try:
+            self._template = _environment().from_string(text)
+        except (TemplateSyntaxError, RecursionError) as error:
+            raise UserError(f"{self._path}: its chat template is not valid ({error})") from None
+        by_length = sorted(names, key=len, reverse=True)
+        self._names = re.compile("|".join(map(re.escape, by_length)) if names else r"(?!)")
+
+    def spans(self, turns: Sequence[Turn]) -> list[Span]:
+        pieces, done = [], ""
+        for number, turn in enumerate(turns):
+            if turn.role == ANSWERS:
+                for upto, asks in ((number, True), (number + 1, False)):
+                    written = self._written(turns[:upto], asks)
+                    pieces.append((self._added(written, done), not asks))
+                    done = written
+        pieces.append((self._added(self._written(turns, False), done), False))
+        return [span for text, learned in pieces for span in self._parted(text, learned)]
+
+    def _written(self, turns: Sequence[Turn], asks: bool) -> str:
+        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=asks, **self._words
+            )
+        except Exception as error:  # whatever a template may raise: it is somebody's program
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise BadRecord(f"the chat template of {self._path} fails: {reason}") from None
+
+    def _added(self, written: str, done: str) -> str:
+        if not written.startswith(done):
+            raise BadRecord(
+                f"the chat template of {self._path} writes a turn otherwise once another follows, "
+                "so what is learned cannot be told apart; use data.chat=chatml or rwkv"
+            )
+        return written[len(done) :]
+
+    def _parted(self, text: str, learned: bool) -> Iterator[Span]:
+        """The text and the special tokens in it. Space after the last of them is not learned."""
+        place = 0
+        for match in self._names.finditer(text):
+            yield Span(text[place : match.start()], learned)
+            yield Span(match[0], learned, True)
+            place = match.end()
+        rest = text[place:]
+        yield Span(rest, learned and bool(rest.strip() or not place))
+
+
+def template_file(conf: DataConf) -> bytes:
+    """What decides how a tokenizer's own template writes; empty for the others."""
+    if conf.chat != "tokenizer":
+        return b""
+    path = Path(conf.tokenizer)
+    try:
+        return json.dumps(_read(path if path.is_dir() else path.parent)[1:]).encode()
+    except UserError:  # told where it is used
+        return b""
+
+
+def _read(folder: Path) -> tuple[Path, str, dict[str, str], list[str]]:
+    """File and text of a template, the words that it may use, and names of special tokens.
+
+    Raises `UserError` if there is none.
+    """
+    path, config = folder / CONFIG, dict[str, Any]()
+    try:
+        config = read_object(path, most=_MOST)
+    except Missing:
+        pass
+    except Unreadable as error:
+        raise UserError(f"data.chat=tokenizer: {error}") from None
+    words = {key: _name(value) for key, value in config.items() if key.endswith("_token")}
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        template = next((t.get("template") for t in template if t.get("name") == "default"), None)
+    if not isinstance(template, str):
+        path = folder / TEMPLATE
+        try:
+            template = read_text(path, _MOST)
+        except Missing:
+            raise UserError(
+                f"data.chat=tokenizer: there is no chat template beside the tokenizer: neither "
+                f"chat_template in {folder / CONFIG} nor {path}; choose data.chat=rwkv or chatml"
+            ) from None
+        except Unreadable as error:
+            raise UserError(f"data.chat=tokenizer: {error}") from None
+    added = config.get("added_tokens_decoder")
+    listed = [*added.values()] if isinstance(added, dict) else []
+    names = {_name(each) for each in listed if isinstance(each, dict) and each.get("special")}
+    known = {word: name for word, name in words.items() if name}
+    return path, template, known, sorted(filter(None, names | set(known.values())))
+
+
+def _name(token: Any) -> str:
+    """The text of a token in `tokenizer_config.json`."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""
+
+
+def _environment() -> Any:
+    """Jinja as `transformers` sets it up, but without a clock: a text must not depend on it."""
+    from jinja2 import TemplateError, nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}`, which encloses what an assistant says: read as what it encloses."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def fail(message: str) -> NoReturn:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = lambda value, indent=None, **options: json.dumps(
+        value, ensure_ascii=False, indent=indent
+    )
+    environment.globals["raise_exception"] = fail
+    return environment

@@ -1,0 +1,111 @@
+"""Records, and the shapes that make documents of them."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from conf.schema import DataConf
+from core.errors import UserError, shown
+from data.documents import Document
+
+ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
+"""What a template may write for characters that a command line cannot hold."""
+
+
+class Record(NamedTuple):
+    """A JSON object, or a row of a table."""
+
+    place: str
+    """Where it is, e.g. `file:line`."""
+    value: dict[str, Any]
+    problem: str = ""
+    """What is wrong with it, if it is none."""
+
+
+class BadRecord(Exception):
+    """Why no document can be made of a record."""
+
+
+class Shape(Protocol):
+    """Makes a document of a record."""
+
+    @property
+    def fields(self) -> Sequence[str] | None:
+        """The fields that it looks at; None: all."""
+        ...
+
+    def document(self, record: Record) -> Document:
+        """The document. Raises `BadRecord`."""
+        ...
+
+
+class TextShape:
+    """The text of one field, or of several that a template joins."""
+
+    def __init__(self, conf: DataConf) -> None:
+        """Raises `UserError` for a template that is none."""
+        self._template = parsed_template(conf.template) if conf.template else [("", conf.field)]
+
+    @property
+    def fields(self) -> list[str]:
+        """The names in the template."""
+        return [name for _, name in self._template if name is not None]
+
+    def document(self, record: Record) -> Document:
+        """Its text, UTF-8. Raises `BadRecord` if a field is missing or no text."""
+        return Document.of("", utf8(self.text(record.value)), record.place)
+
+    def text(self, value: dict[str, Any]) -> str:
+        """The text of a record. Raises `BadRecord` if a field is missing or no text."""
+        return "".join(
+            text if name is None else text + self._text(value, name)
+            for text, name in self._template
+        )
+
+    def _text(self, value: dict[str, Any], name: str) -> str:
+        if name not in value:
+            raise BadRecord(f"has no field {name!r}; those it has: {fields_of(value)}")
+        text = value[name]
+        if isinstance(text, str):
+            return text
+        if len(self._template) > 1 and isinstance(text, int | float) and not isinstance(text, bool):
+            return str(text)
+        kind = "null" if text is None else type(text).__name__
+        raise BadRecord(f"the field {name!r} is no text ({kind})")
+
+
+def parsed_template(template: str) -> list[tuple[str, str | None]]:
+    """Literal text and the name of the field after it; None at the end.
+
+    `{{` and `}}` are braces. Raises `UserError` if it names no field, or more than a name stands in
+    braces.
+    """
+    for escape, character in ESCAPES.items():
+        template = template.replace(escape, character)
+    try:
+        parts = [*string.Formatter().parse(template)]
+    except ValueError as error:
+        raise UserError(f"data.template={template!r}: {error}") from None
+    if not any(name is not None for _, name, _, _ in parts):
+        raise UserError(
+            f"data.template={template!r} names no field, as '{{title}}\\n{{body}}' does"
+        )
+    for _, name, spec, conversion in parts:
+        if name is not None and (not name or spec or conversion):
+            raise UserError(f"data.template={template!r}: braces hold the name of a field alone")
+    return [(text, name) for text, name, _, _ in parts]
+
+
+def utf8(text: str) -> bytes:
+    """Raises `BadRecord` for a text that is not Unicode."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise BadRecord("a text that is not Unicode") from None
+
+
+def fields_of(value: dict[str, Any]) -> str:
+    """The names of the fields that there are, for a message."""
+    return ", ".join(map(shown, list(value)[:20])) or "none"
