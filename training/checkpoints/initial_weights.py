@@ -19,7 +19,7 @@ from core.errors import UserError, shown
 from core.files import recorded_digest, sha256
 from core.parsing import Unreadable, read_yaml
 from data import foreign
-from data.store import Corpus
+from data.mixture import Data
 from models.formats.crossover import AVERAGE, RAW, content_of
 from models.formats.load import read as read_weights
 from models.formats.run_checkpoints import PATTERN, is_sharded
@@ -184,7 +184,7 @@ def check_early(conf: TrainConf) -> None:
 
 
 def initial_weights(
-    conf: TrainConf, spec: ModelSpec, corpus: Corpus, begun: Parent | None
+    conf: TrainConf, spec: ModelSpec, corpus: Data, begun: Parent | None
 ) -> Initial:
     """Read and check what `from=` names; `begun` is what an earlier start of this run has taken.
 
@@ -218,7 +218,7 @@ def initial_weights(
     return Initial(weights, parent, content)
 
 
-def _check_tokenizer(source: Source, corpus: Corpus) -> None:
+def _check_tokenizer(source: Source, corpus: Data) -> None:
     """Raise `UserError` if the tokenizer beside the weights is not the corpus's."""
     check_tokenizer(source, corpus.tokenizer)
     if source.tokenizer is None:
