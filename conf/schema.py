@@ -795,6 +795,21 @@ class ConvertConf:
 
 
 @dataclass
+class PrepareConf:
+    """Prepare the corpus of a training, once and before it, and write it for other tools."""
+
+    data: DataConf = field(default_factory=DataConf)
+    binidx: str | None = key(
+        None,
+        "path without suffix: RWKV-LM's and Megatron's .bin and .idx are written there",
+        verbatim=True,
+        path=True,
+    )
+    part: str = key("train", "documents that go into binidx=", choices=("train", "val", "all"))
+    overwrite: bool = key(False, "replace the files if they exist")
+
+
+@dataclass
 class DemoConf:
     """Train two small models, measure them and write the report, within minutes."""
 
@@ -842,6 +857,7 @@ SCRIPTS: dict[str, type] = {
     "generate": GenerateConf,
     "evaluate": EvaluateConf,
     "convert": ConvertConf,
+    "prepare": PrepareConf,
     "torture": TortureConf,
     "demo": DemoConf,
 }

@@ -27,6 +27,7 @@ SHORT = {
     "generate": ["tokens=5"],
     "evaluate": ["data.val_fraction=0.002"],
     "convert": [],
+    "prepare": ["data.vocab_size=320", "data.length=64"],
     "doctor": [],
     "runs": [],
     "plan": ["model.size=tiny", "data.vocab_size=512", "data.length=64", "segment=32"],
@@ -53,7 +54,12 @@ def test_the_commands_run_in_order(capfd: pytest.CaptureFixture[str], tmp_path: 
         script = Path(words[1]).stem
         arguments = [word.replace("[runs/", f"[{tmp_path}/") for word in words[2:]]
         arguments += SHORT[script]
-        for key in ("target=", "run=first.", "tokenizer=runs/"):  # files that commands write
+        for key in (
+            "target=",
+            "binidx=",
+            "run=first.",
+            "tokenizer=runs/",
+        ):  # files that commands write
             inside = f"{key.partition('=')[0]}={tmp_path}/{key.partition('=')[2]}".replace(
                 "runs/", ""
             )
@@ -61,7 +67,7 @@ def test_the_commands_run_in_order(capfd: pytest.CaptureFixture[str], tmp_path: 
         if script in ("train", "probe", "generate", "evaluate", "convert", "runs"):
             arguments.append(f"runs_dir={tmp_path}")
         arguments = [word.replace("out=runs/", f"out={tmp_path}/") for word in arguments]
-        if script == "train":
+        if script in ("train", "prepare"):
             arguments.append(cache)
         done = run_script(capfd, script, *arguments)
         assert done.status == 0, f"{line}\n{done.err}"

@@ -18,6 +18,7 @@ from conf.schema import (
     DemoConf,
     EvaluateConf,
     PlanConf,
+    PrepareConf,
     ProbeConf,
     ReportConf,
     TortureConf,
@@ -154,6 +155,15 @@ def _weights(config: WeightsConf) -> Iterator[str]:
         yield f"tokenizer={config.tokenizer!r}: no such file"
 
 
+@check("prepare")
+def _prepare(config: PrepareConf) -> Iterator[str]:
+    yield from corpus_problems(config.data)
+    if config.binidx is None and config.part != "train":
+        yield f"part={config.part} is about what is written: give binidx=PATH too"
+    if config.binidx is not None and config.data.mix:
+        yield "binidx= is written of one corpus: prepare each part of data.mix by itself"
+
+
 @check("evaluate")
 def _evaluate(config: EvaluateConf) -> Iterator[str]:
     if config.data is None and not config.tasks:
@@ -165,6 +175,8 @@ def _evaluate(config: EvaluateConf) -> Iterator[str]:
             "batch_warmup", "length_warmup", "cache_dir", "order", "magic_prime", "mix",
             "validation",
         ):  # fmt: skip
+            if key == "tokenizer" and config.data.corpus in ("tokens", "files"):
+                continue  # the one that token ids belong to
             if (value := getattr(config.data, key)) != getattr(DataConf, key):
                 way_out = {
                     "length": "the context is context=",

@@ -1,0 +1,53 @@
+"""`scripts/prepare.py`: tokenized before a training, and written for other tools."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data.readers import binidx
+from data.tokenizers import byte_tokenizer
+from tests.scripts.commands import run_script
+
+TEXTS = [f"line {i} of a text ü\n" * 5 for i in range(30)]
+
+
+def test_a_corpus_is_prepared_once_and_written_for_others(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = "".join(json.dumps({"body": text}) + "\n" for text in TEXTS)
+    (tmp_path / "a.jsonl").write_text(lines)
+    words = ["data=jsonl", f"data.paths=[{tmp_path / 'a.jsonl'}]", "data.field=body"]
+    words += ["data.tokenizer=bytes", f"data.cache_dir={tmp_path / 'cache'}", "data.length=16"]
+    words += ["data.val_fraction=0.2"]
+    done = run_script(capfd, "prepare", *words)
+    assert done.status == 0 and "30 documents" not in done.out and "tokens of 257" in done.out
+    written = [*words, f"binidx={tmp_path / 'out' / 'all'}", "part=all"]
+    done = run_script(capfd, "prepare", *written)
+    assert done.status == 0 and "wrote " in done.out and "prepared" not in done.err
+    runs = [*binidx.documents(tmp_path / "out" / "all.idx")]
+    tokenizer = byte_tokenizer()
+    found = [[i for block in run.blocks() for i in block.tolist()] for run in runs]
+    assert sorted(tokenizer.decode(ids[:-1]) for ids in found) == sorted(TEXTS)
+    assert {ids[-1] for ids in found} == {tokenizer.end_of_text}
+    assert "overwrite=true replaces it" in run_script(capfd, "prepare", *written).err
+    assert run_script(capfd, "prepare", *written, "overwrite=true").status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data=jsonl"], "data=jsonl needs data.paths"),
+        (["data.encoding=klingon"], "is no encoding of texts"),
+        (["data.template=none"], "names no field"),
+        (["part=val"], "give binidx=PATH too"),
+        (["data.on_bad=ignore"], "data.on_bad"),
+    ],
+)
+def test_wrong_words_are_refused(
+    capfd: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    done = run_script(capfd, "prepare", *words)
+    assert done.status == 2 and message in done.err
