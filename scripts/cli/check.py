@@ -131,10 +131,10 @@ def read(config_name: str, argv: list[str]) -> Line:
 def examine(config_name: str, line: Line) -> Examined:
     """Check everything about a line that takes less than a second."""
     words = quoted(config_name, line.words, line.multirun)
-    if line.multirun:
-        words = [*_recipe_sweep(words, line.config_dir), *words]
     examined = Examined([], [], [], [])
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
+        if line.multirun:
+            words = [*_recipe_sweep(config_name, words, line.config_dir), *words]
         overrides, problems = _parse(config_name, words, line.multirun)
         groups = [override for override in overrides if _is_group(override)]
         keys = [override for override in overrides if not _is_group(override)]
@@ -351,16 +351,22 @@ def _unreadable(word: str, reason: str) -> str:
     )
 
 
-def _recipe_sweep(words: list[str], config_dir: Path | None) -> list[str]:
-    """What an experiment sweeps by itself (`hydra.sweeper.params`), as words of a command line.
+def _recipe_sweep(config_name: str, words: list[str], config_dir: Path | None) -> list[str]:
+    """What an experiment sweeps by itself, or those it stands on (`hydra.sweeper.params`), as words
+    of a command line.
 
     Keys that the line gives are the line's, as in Hydra.
     """
     given = dict(word.split("=", 1) for word in words if "=" in word)
-    name = f"experiment/{given.get('experiment')}.yaml"
-    paths = [folder / name for folder in folders(config_dir) if (folder / name).is_file()]
-    recipe = OmegaConf.load(paths[0]) if paths else OmegaConf.create()
-    params = OmegaConf.select(recipe, "hydra.sweeper.params") or {}
+    if given.get("experiment", "null") == "null":
+        return []
+    chosen = [*search_words(config_dir), f"experiment={given['experiment']}"]
+    try:
+        config = compose(config_name, overrides=chosen, return_hydra_config=True)
+    except Exception:  # what is wrong with it is told where the whole line is composed
+        return []
+    params = OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create())
+    assert isinstance(params, dict)
     return [f"{name}={values}" for name, values in params.items() if name not in given]
 
 

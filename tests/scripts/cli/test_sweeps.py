@@ -19,7 +19,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from conf import schema
 from conf.schema import FOLDER
-from scripts.cli.check import problems_of
+from scripts.cli.check import examine, problems_of, read
 
 SWEEPS = sorted((FOLDER / "wandb_sweeps").glob("*.yaml"))
 
@@ -86,3 +86,26 @@ def test_sweeps_go_to_the_default_project_and_optimise_what_is_logged() -> None:
         sweep = yaml.safe_load(path.read_text())
         assert sweep["project"] == schema.WandbConf().project
         assert sweep.get("metric", {}).get("name") in (None, "val/bits_per_byte")
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("demo_search", None),
+        ("scaling_search", 10),
+        ("scaling_law", 24),
+        ("scaling_law_trunks", 64),
+    ],
+)
+def test_the_runs_of_a_recipe_are_those_that_were_checked(name: str, count: int | None) -> None:
+    """Hydra adds what the experiments sweep that a recipe stands on."""
+    line = read("train", ["-m", f"experiment={name}", "seed=0"])
+    examined = examine("train", line)
+    assert examined.problems == []
+    with initialize_config_dir(str(FOLDER), version_base="1.3"):
+        config = compose("train", overrides=[f"experiment={name}"], return_hydra_config=True)
+    params = [f"{key}={values}" for key, values in config.hydra.sweeper.params.items()]
+    made = jobs([*params, *line.words])
+    assert {frozenset(words.split()) for words in examined.words} == set(map(frozenset, made))
+    assert len(examined.configs) == len(made) and count in (None, len(made))
+    assert len({conf.name for conf in examined.configs}) == len(made)
