@@ -194,6 +194,25 @@ class DataConf:
 
 
 @dataclass
+class TuneConf:
+    """What is trained of a model whose weights from= gives (docs/training.md)."""
+
+    mode: str = key(
+        "full",
+        "full: all weights; lora: low-rank adapters beside them; state: the state before the "
+        "first token",
+        choices=("full", "lora", "state"),
+    )
+    rank: int = key(32, "rank of the adapters of tune=lora", low=1, high=2**20)
+    alpha: float = key(32.0, "the adapters' product is scaled by alpha / rank", low=1e-6, high=1e6)
+    targets: list[str] = key(
+        [],
+        "linear layers that get an adapter: att.key, or att or key for all in or of that name; "
+        "none named: all of the blocks",
+    )
+
+
+@dataclass
 class OptimConf:
     """The optimizer and its schedule: linear warm-up, then one of several decays."""
 
@@ -466,6 +485,7 @@ class TrainConf:
     )
     model: Any = MISSING
     data: DataConf = field(default_factory=DataConf)
+    tune: TuneConf = field(default_factory=TuneConf)
     optim: OptimConf = field(default_factory=OptimConf)
     trainer: TrainerConf = field(default_factory=TrainerConf)
     training: TrainingConf = field(default_factory=TrainingConf)
@@ -776,8 +796,9 @@ class ConvertConf:
     target: str = key(MISSING, "file or, for hf, directory to write", verbatim=True, path=True)
     format: str = key(
         MISSING,
-        "official: RWKV's .pth; hf: Hugging Face directory; safetensors: one file; gguf: llama.cpp",
-        choices=("official", "hf", "safetensors", "gguf"),
+        "official: RWKV's .pth; hf: Hugging Face directory; safetensors: one file; gguf: "
+        "llama.cpp; adapter, state: what tune=lora or tune=state has trained, alone",
+        choices=("official", "hf", "safetensors", "gguf", "adapter", "state"),
     )
     tokenizer: str | None = key(
         None,
@@ -885,6 +906,7 @@ ADDED = (
     "training.sample_prompt", "training.sample_tokens", "callbacks", "loggers",
     "checkpoint.sharded",
     "data.mix", "data.parts", "data.validation", "data.order", "data.magic_prime",
+    "tune.mode", "tune.rank", "tune.alpha", "tune.targets",
 )  # fmt: skip
 """Keys of a training that runs of older versions have not recorded. The default of such a key is
 what was done before it existed."""
@@ -927,4 +949,5 @@ def register() -> None:
     for script, node in SCRIPTS.items():
         store.store(name=f"{script}_schema", node=node)
     store.store(group="data", name="schema", node=DataConf)
+    store.store(group="tune", name="schema", node=TuneConf)
     store.store(group="machine", name="schema", node=MachineConf)

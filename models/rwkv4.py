@@ -88,6 +88,16 @@ class TimeMix(Mixer):
             "wkv": wkv4_initial_state(batch, weight.shape[0], weight.device),
         }
 
+    def learnable_state(self) -> dict[str, Any]:
+        """The value `[1, C]` of a token before the first, from zero.
+
+        Its weight stays e^-5: the logits are nearly those of before, and no sum of weights can come
+        near zero. With no weight, as the state is otherwise, its value would have no gradient.
+        """
+        width, device = len(self.key.weight), self.key.weight.device
+        weight = torch.tensor([[1.0], [-5.0]], device="cpu").repeat(1, width)
+        return {"wkv": (torch.zeros(1, width, device=device), weight)}
+
     def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         linear = (self.key, self.value, self.receptance, self.output)
         products = sum(linear_flops(layer, batch * length) for layer in linear)

@@ -68,7 +68,7 @@ def fill(model: Any, spec: Trained) -> None:
     path = Path(spec.path)
     if _stamp(path) != spec.stamp:
         raise UserError(f"{path} has changed since the sweep began: the same command starts again")
-    model.load_state_dict(read(path).tensors)
+    read(path).put(model)
 
 
 def _files(path: Path) -> list[Path]:

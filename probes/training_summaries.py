@@ -40,6 +40,7 @@ KNOWN: dict[str, Any] = {
     "trained_tokens": Count | None,
     "forward_flops": Operations | None,
     "own_forward_flops": Operations | None,
+    "spared_flops": Operations | None,
     "last_rate": Ratio | None,
     "parent": dict[Name, Scalar | Text] | None,
     "tokens_per_second": Rate | None,

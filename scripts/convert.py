@@ -16,7 +16,7 @@ from data.companions import hugging_face_files, llama_cpp_vocabulary
 from data.tokenizers import check_fits
 from models.formats.gguf_file import Vocabulary
 from models.formats.load import read
-from models.formats.save import TOKENIZED, Beside, save
+from models.formats.save import PARTS, TOKENIZED, Beside, save
 from models.formats.weights import DTYPES, Weights, common_dtype
 from training.checkpoints.weights_source import Source, check_tokenizer, find_source
 
@@ -34,8 +34,10 @@ def main(conf: ConvertConf) -> None:
         weights = weights.to(DTYPES[conf.dtype])
     beside = tokenizer_of(conf, source, weights) if conf.format in TOKENIZED else None
     save(weights, target, conf.format, conf.overwrite, beside)
-    count = sum(tensor.numel() for tensor in weights.tensors.values())
-    dtype = str(common_dtype(weights.tensors)).removeprefix("torch.")
+    learned = weights.tuned if conf.format in PARTS else None
+    written = weights.tensors if learned is None else learned.tensors
+    count = sum(tensor.numel() for tensor in written.values())
+    dtype = str(common_dtype(written)).removeprefix("torch.")
     print(f"{target}: {weights.spec.name}, {count:,} parameters, {dtype}, format {conf.format}")
 
 

@@ -34,6 +34,9 @@ class Question:
     """Lengths of the pieces that the tokens are read in, for each way to read them."""
     greedy: int = 0
     """Tokens to generate after them."""
+    states: str = ""
+    """A file of tuned states to begin with, as RWKV Runner loads it; empty: the file's own, or
+    none."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def _answer(question: Question) -> Answer:
     model: Any = RWKV(question.pth.removesuffix(".pth"), "cpu fp32")
     logits = []
     for split in question.splits:
-        state, start, rows = None, 0, []
+        state, start, rows = _begin(model, question), 0, []
         for length in split:
             piece = question.tokens[start : start + length]
             out, state = model.forward(piece, state, full_output=True)
@@ -89,6 +92,20 @@ def _answer(question: Question) -> Answer:
         greedy.append(int(last.argmax()))
         last, state = model.forward(greedy[-1:], state)
     return Answer(logits, greedy)
+
+
+def _begin(model: Any, question: Question) -> list[Tensor] | None:
+    """The state of the runtime: a shift, a matrix and a shift for each layer."""
+    if not question.states:
+        return None
+    tuned, state = torch.load(question.states), []
+    for layer in range(len(tuned)):
+        matrix = tuned[f"blocks.{layer}.att.time_state"].float()
+        if question.version != "rwkv7":
+            matrix = matrix.transpose(1, 2)
+        shift = torch.zeros(model.args.n_embd)
+        state += [shift, matrix.contiguous(), shift.clone()]
+    return state
 
 
 if __name__ == "__main__":

@@ -38,9 +38,11 @@ from data.mixture import (
 from models.long_context.sequence_parallel import sequence_parallel
 from models.meta import build_meta
 from models.registry import ModelSpec, build, nature
+from models.tuning import spared_flops, tune
 from tracking.configuration import flatten, setting_of, today
 from tracking.lightning_loggers import JsonlLogger, TrackingLogger
 from tracking.wandb_run import Tracker, train_axes
+from training.checkpoints import frozen
 from training.checkpoints.callback import Checkpointer
 from training.checkpoints.find import read, read_whole, saved, weights_of
 from training.checkpoints.initial_weights import (
@@ -275,6 +277,7 @@ class Run:
             if start.parent is not None:
                 check_branch(start.path, start.content, conf)
                 start = replace(start, parent=replace(start.parent, step=step))
+            frozen.bring(start.path, start.content, folder)
         begin(start, conf.resume, folder)
         write_text(folder.config, yaml.safe_dump(describe(conf, self.spec), sort_keys=False))
         with replacing(folder.tokenizer) as aside:
@@ -304,6 +307,8 @@ class Run:
         initial = initial_weights(
             self.conf, self.spec, self.corpus, begun.parent if begun else None
         )
+        if frozen.tuning_of(self.conf.tune) is not None:
+            frozen.keep(initial.weights, self.spec, self.folder)
         Begun(self.conf.resume, initial.parent).write(self.folder)
         self.initial = initial
         log.warning(
@@ -348,6 +353,11 @@ class Run:
         conf, folder = self.conf, self.folder
         # FLOPs of the forward passes of one optimizer step, over all ranks.
         meta, accumulate = build_meta(self.spec), conf.trainer.accumulate_grad_batches
+        tuning, tuned, spared = frozen.tuning_of(conf.tune), None, 0
+        if tuning is not None:
+            with torch.device("meta"):
+                tune(meta, tuning)
+            spared = spared_flops(meta, accumulate * conf.data.batch_size * conf.data.length)
         flops = int(accumulate * meta.flops(conf.data.batch_size, conf.data.length))
         begun = Begun.read(folder)
         parent = begun.parent if begun else None
@@ -362,10 +372,13 @@ class Run:
         if self.spec.config.get("dropout"):  # ranks read other rows, and drop other parts of them
             torch.manual_seed(conf.seed + self.rank.rank)
         before = None  # what the steps of another training took
+        if tuning is not None:
+            frozen.prepare(folder, model, tuning, conf.seed)
+            tuned = frozen.reference(folder, tuning)
         if content is None and parent is not None:
             initial = self.initial or initial_weights(conf, self.spec, self.corpus, parent)
             self.initial = None  # a large file is not kept beside the model
-            initial.put(model)
+            initial.put(model) if tuned is None else initial.put_state(model)
             ledger, content = initial.ledger(ledger), initial.with_optimizer()
             before = initial.spent()
             del initial
@@ -384,12 +397,14 @@ class Run:
         masked = any(each.masked for each in (self.corpus, *(text.corpus for text in self.texts)))
         mode = SequenceMode.of(conf, self.corpus.tokenizer, masked)
         shares = [text.share for text in self.texts]
-        module = LanguageModel(model, conf.optim, conf.trainer.max_steps, mode, ledger, shares)
+        module = LanguageModel(
+            model, conf.optim, conf.trainer.max_steps, mode, ledger, shares, tuned
+        )
         split = conf.trainer.sequence_parallel
         datamodule = Tokens(
             self.corpus, conf.data, conf.seed, conf.training.val_windows, split, self.texts
         )
-        monitor = Monitor(conf, self.corpus.meta.val_tokens_per_byte, ledger, flops)
+        monitor = Monitor(conf, self.corpus.meta.val_tokens_per_byte, ledger, flops, spared)
         if index.growth is not None:
             monitor.grow(index.growth, meta.flops)
         parts_of = index.tokens_of if isinstance(index, MixIndex) else None
@@ -463,6 +478,9 @@ class Run:
                 "config": dict(spec.config),
                 **asdict(nature(spec.target, spec.config)),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "trained_parameters": sum(
+                    parameter.numel() for parameter in model.parameters() if parameter.requires_grad
+                ),
                 "steps": steps,
                 "ended_early": (early.reason if early else None) or stopped,
                 "pruned": early is not None and early.pruned,
@@ -474,6 +492,7 @@ class Run:
                 "trained_tokens": ledger.trained_tokens,
                 "forward_flops": ledger.forward_flops,
                 "own_forward_flops": ledger.own_flops,
+                "spared_flops": ledger.spared_flops,
                 "last_rate": lr_factor(steps - 1, conf.trainer.max_steps, conf.optim),
                 "val_loss": loss,
                 "val_ema_loss": averaged,

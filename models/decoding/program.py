@@ -198,6 +198,7 @@ def is_possible(model: Any) -> bool:
     """Whether single tokens of `model` can be native steps, as it is now."""
     weight = model.emb.weight
     usable = weight.device.type == "cpu" and weight.dtype in _DTYPES
+    usable = usable and not model.is_adapted  # instructions read the weights of a layer alone
     return usable and backends.resolve("step", "auto", weight.device) == "cpu"
 
 

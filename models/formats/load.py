@@ -7,6 +7,7 @@
 | official RWKV weights (4, 5.1, 5.2, 6, 7) | any other file of `torch.save`, usually `.pth` |
 | checkpoint of nanoGPT | such a file with `model_args`, usually `ckpt.pt` |
 | one self-describing file, or official names | `.safetensors` |
+| adapters alone, merged into the weights that they name | `.safetensors` |
 | Hugging Face directory | a folder with `config.json`; the layouts are `families.FAMILIES` |
 
 Official weights may lie inside a training checkpoint of another program (`state_dict`, `model`,
@@ -22,7 +23,7 @@ import torch
 
 from core.errors import UserError
 from models.contract import Model
-from models.formats import crossover, hugging_face, nanogpt, official, run_checkpoints
+from models.formats import crossover, hugging_face, nanogpt, official, run_checkpoints, tuned
 from models.formats.crossover import RAW
 from models.formats.tensor_files import named_tensors, read_torch
 from models.formats.weights import Weights
@@ -74,6 +75,8 @@ def read(path: str | Path, part: str = RAW) -> Weights:
             )
         return hugging_face.read(path)
     if path.suffix == ".safetensors":
+        if (adapters := crossover.read_adapters(path)) is not None:
+            return tuned.merge_file(path, *adapters, read)
         return crossover.read(path)
     content = read_torch(path)
     if nanogpt.is_one(content):

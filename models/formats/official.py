@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from core.errors import UserError, shown
+from models.formats import tuned
 from models.formats.tensor_files import write_pth
 from models.formats.weights import Weights, checked, listed, shapes_of
 from models.registry import ModelSpec
@@ -43,13 +44,25 @@ _UNREAD = re.compile(r"blocks\.0\.att\.v[012]")
 
 
 def write(weights: Weights, path: Path) -> None:
-    """An official `.pth`. Raises `UserError` if the model is not an RWKV."""
+    """An official `.pth`; a learned state is in it where the package `rwkv` takes it from there.
+
+    Raises `UserError` if the model is not an RWKV, or the package takes no state of it there.
+    """
     if weights.spec.target not in TARGETS.values():
         raise UserError(
             f"format=official is for {', '.join(TARGETS)}, and this is a {weights.spec.name}: "
             "use format=safetensors"
         )
-    write_pth(path, {**weights.tensors, **weights.unused})
+    states = {}
+    if weights.initial:
+        if not tuned.LAYOUTS.get(weights.spec.target):
+            raise UserError(
+                f"format=official: the package rwkv takes no state of {weights.spec.name} from a "
+                "file of weights: format=state writes the state alone, for the weights that the "
+                "run began with; format=safetensors keeps both"
+            )
+        states = tuned.time_states(weights, "format=official")
+    write_pth(path, {**weights.tensors, **weights.unused, **states})
 
 
 def from_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Weights:

@@ -13,6 +13,7 @@ from core.files import damage, is_sealed
 log = logging.getLogger("crossover")
 
 FOLDER = "checkpoints"  # below the run's
+FROZEN = "frozen.safetensors"  # beside it, where only a part of the model is trained
 PATTERN = re.compile(r"step-(\d{8})\.ckpt")
 SHARDS = "shards"
 """Key of what was read of a sharded checkpoint, with its path."""

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from core.errors import UserError
 from core.files import replacing
 from core.writable import foresee, reason
-from models.formats import crossover, gguf_file, hugging_face, official
+from models.formats import crossover, gguf_file, hugging_face, official, tuned
 from models.formats.weights import Weights
 
 
@@ -39,10 +39,19 @@ WRITERS: dict[str, Callable[[Weights, Path, Beside], None]] = {
     "hf": _write_directory,
     "safetensors": lambda weights, path, _: crossover.write(weights, path),
     "gguf": lambda weights, path, beside: gguf_file.write(weights, path, beside.vocabulary),
+    "adapter": lambda weights, path, _: crossover.write_adapters(weights, path),
+    "state": lambda weights, path, _: tuned.write_state(weights, path),
 }
 TOKENIZED = ("hf", "gguf")
 """Formats that hold the tokenizer too."""
-SUFFIXES = {"official": ".pth", "safetensors": ".safetensors", "gguf": ".gguf"}
+PARTS = ("adapter", "state")
+"""Formats of what a fine-tuning has learned, alone."""
+STATELESS = ("hf", "gguf")
+"""Formats that have no place for a learned state."""
+SUFFIXES = {
+    "official": ".pth", "safetensors": ".safetensors", "gguf": ".gguf",
+    "adapter": ".safetensors", "state": ".pth",
+}  # fmt: skip
 """By which readers know them."""
 
 
@@ -78,6 +87,12 @@ def save(
     and if the format cannot hold this model or the target cannot be written.
     """
     check_target(target, format, overwrite)
+    if weights.initial and format in STATELESS:
+        raise UserError(
+            f"format={format} would lose the state that tune=state has trained: format=state "
+            "writes it for RWKV's tools, beside the weights that the run began with; "
+            "format=safetensors keeps both"
+        )
     try:
         with replacing(target) as aside:
             WRITERS[format](weights, aside, beside or Beside())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +18,26 @@ from core.errors import UserError, shown
 from models.contract import Model
 from models.meta import build_meta
 from models.registry import ModelSpec
+from models.tuning import STATE, Tuning
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHOWN = 5  # problems of a file named in one message
 LONGEST = 300  # characters of each
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a fine-tuning has learned beside weights that it left as they were."""
+
+    tuning: Tuning
+    tensors: Mapping[str, Tensor]
+    """Adapters or a state, under the names they have in the tuned model."""
+    frozen: str
+    """SHA-256 of the run's file of the weights that stayed."""
+    parent: dict[str, Any] | None = None
+    """What the run began with: `path`, `step`, `sha256` and `take`."""
+    run: str | None = None
+    """The run's folder."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,20 @@ class Weights:
     tensors: Mapping[str, Tensor]
     unused: Mapping[str, Tensor] = field(default_factory=dict)
     """Tensors of an official file that no computation reads; written back with the others."""
+    tuned: Tuned | None = None
+    """What was learned apart. Adapters are in `tensors` too, merged; a state is not."""
+
+    @property
+    def initial(self) -> Mapping[str, Tensor]:
+        """The learned state before the first token; empty where there is none."""
+        is_state = self.tuned is not None and self.tuned.tuning.mode == STATE
+        return self.tuned.tensors if self.tuned is not None and is_state else {}
+
+    def put(self, model: Any) -> None:
+        """Give these to a model of `spec`, in its own precision."""
+        if self.initial:
+            model.learn_state()
+        model.load_state_dict({**self.tensors, **self.initial})
 
     def model(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Model:
         """The model, in eval mode. Default `dtype`: the narrowest that holds every tensor."""
@@ -41,6 +72,9 @@ class Weights:
             name: tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
             for name, tensor in self.tensors.items()
         }
+        if self.initial:
+            model.learn_state()
+            copies |= {name: each.to(device, copy=True) for name, each in self.initial.items()}
         model.load_state_dict(copies, assign=True)
         return model.eval()
 
@@ -61,7 +95,8 @@ class Weights:
                     )
             return changed
 
-        return replace(self, tensors=cast(self.tensors), unused=cast(self.unused))
+        tuned = self.tuned and replace(self.tuned, tensors=cast(self.tuned.tensors))
+        return replace(self, tensors=cast(self.tensors), unused=cast(self.unused), tuned=tuned)
 
 
 def common_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:

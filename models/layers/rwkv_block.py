@@ -40,6 +40,10 @@ class MatrixTimeMix(Mixer):
             "wkv": torch.zeros(shape, dtype=torch.float32, device=device),
         }
 
+    def learnable_state(self) -> dict[str, Any]:
+        """The matrices of the recurrence `[H, N, N]`, from zero; not the last token."""
+        return {"wkv": self.init_state(1, None)["wkv"][0]}
+
 
 class RWKVBlock(Block):
     """x + time mix(norm(x)), then x + channel mix(norm(x)); block 0 also norms the embedding."""
@@ -64,6 +68,9 @@ class RWKVBlock(Block):
     def init_state(self, batch: int, capacity: int | None) -> State:
         parts = {"att": self.att, "ffn": self.ffn}
         return {name: part.init_state(batch, capacity) for name, part in parts.items()}
+
+    def learnable_state(self) -> dict[str, Any]:
+        return {"att": self.att.learnable_state()}
 
     def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         return sum(part.flops(batch, length, past, dense) for part in (self.att, self.ffn))

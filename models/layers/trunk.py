@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.contract import ParamGroup, State
+from models.contract import ParamGroup, State, map_state
 from models.decoding.program import Program, applies, invalidate, is_possible, program_for
+from models.layers.adapters import Adapted
+from models.layers.learned_state import LearnedState
 from models.layers.loss import linear_cross_entropy
 from models.long_context.packing import hidden_of_documents
 from models.ops.intercept import interceptable
@@ -41,6 +43,11 @@ class Block(nn.Module, ABC):
     @abstractmethod
     def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         """Forward operations of this layer; see `models.contract.Model.flops`."""
+
+    def learnable_state(self) -> dict[str, Any]:
+        """What of the state before the first token a training may learn: the leaves at the values
+        it begins with, as `LearnedState` takes them. By default all of them, as they are."""
+        return map_state(self.init_state(1, None), lambda leaf: leaf[0])
 
     def step(self, program: Program, x: Tensor, layer: int) -> None:
         """The layer for a single token, as instructions that advance the buffer x `[B, C]`.
@@ -70,6 +77,10 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         """Forward operations of this part; see `models.contract.Model.flops`."""
+
+    def learnable_state(self) -> dict[str, Any]:
+        """Its part of the block's; see `Block.learnable_state`."""
+        return map_state(self.init_state(1, None), lambda leaf: leaf[0])
 
     @abstractmethod
     def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
@@ -102,6 +113,10 @@ class Trunk(nn.Module, ABC):
         self.ln_out = self.build_norm()
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.gradient_checkpointing = False
+        self.is_adapted = False
+        """Whether adapters stand beside the weights of layers (`models.tuning`)."""
+        self.initial: LearnedState | None = None
+        """The state before the first token where it is learned, by layer."""
         self.register_load_state_dict_post_hook(invalidate)
         if getattr(config, "tie_embeddings", None):
             self.tie()
@@ -110,6 +125,11 @@ class Trunk(nn.Module, ABC):
     def tie(self, *_: Any) -> None:
         """Let the head read the embedding's weight `[V, C]`: one parameter under both names."""
         self.head.weight = self.emb.weight
+
+    def learn_state(self) -> None:
+        """Make the state before the first token a parameter. Only for a recurrent model."""
+        values = {str(layer): block.learnable_state() for layer, block in enumerate(self.layers)}
+        self.initial = LearnedState(values)
 
     @abstractmethod
     def build_block(self, layer: int) -> Block:
@@ -151,6 +171,9 @@ class Trunk(nn.Module, ABC):
         """Normed residual `[B, T, C]` that the head reads, and the state after the last token."""
         if starts is not None:
             return hidden_of_documents(self, tokens, starts, state)
+        continues = state is not None
+        if self.initial is not None and not continues:
+            state = self.init_state(len(tokens))
         stream = self.embed(tokens, state)
         after: State | None = None if state is None else self.advance(state, tokens.shape[1])
         for layer, block in enumerate(self.layers):
@@ -161,7 +184,7 @@ class Trunk(nn.Module, ABC):
                 stream, new = block(stream, before)
             if after is not None:
                 after["blocks"][str(layer)] = new
-        return self.ln_out(self.readout(stream)), after
+        return self.ln_out(self.readout(stream)), after if continues else None
 
     def forward(
         self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None
@@ -233,12 +256,10 @@ class Trunk(nn.Module, ABC):
         return *linear_cross_entropy(hidden, weight, targets, l2wrap, z_loss, total), state
 
     def init_state(self, batch: int, capacity: int | None = None) -> State:
-        return {
-            "blocks": {
-                str(layer): block.init_state(batch, capacity)
-                for layer, block in enumerate(self.layers)
-            }
+        blocks = {
+            str(layer): block.init_state(batch, capacity) for layer, block in enumerate(self.layers)
         }
+        return {"blocks": blocks if self.initial is None else self.initial.put_into(blocks)}
 
     def advance(self, state: State, length: int) -> State:
         """The part of the state above the blocks after `length` more tokens."""
@@ -250,5 +271,7 @@ class Trunk(nn.Module, ABC):
 
 
 def linear_flops(layer: nn.Linear, rows: int) -> int:
-    """Two operations per weight and row."""
-    return 2 * rows * layer.in_features * layer.out_features
+    """Two operations per weight and row, those of an adapter included."""
+    sides = layer.in_features + layer.out_features
+    beside = len(layer.lora_A) * sides if isinstance(layer, Adapted) else 0
+    return 2 * rows * (layer.in_features * layer.out_features + beside)

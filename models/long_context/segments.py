@@ -63,7 +63,8 @@ def segmented_objective(
     gradient, and nothing else, at every boundary. Then the gradients are computed in the forward
     pass, so a loss scaled in fp16 comes too late for them.
 
-    Raises `UserError` for a model whose state carries no gradient, or a segment longer than T.
+    Raises `UserError` for a model whose state carries no gradient, a segment longer than T, or
+    `truncated` where the state before the first token is learned.
     """
     if not model.recurrent:
         raise UserError(
@@ -73,6 +74,10 @@ def segmented_objective(
     if not 1 <= segment <= tokens.shape[1]:
         raise UserError(
             f"a segment of {segment} tokens does not fit in a sequence of {tokens.shape[1]}"
+        )
+    if truncated and getattr(model, "initial", None) is not None:
+        raise UserError(
+            "truncated gradients do not reach the state before the first token, which is learned"
         )
     length = tokens.shape[1]
     segments = []
@@ -150,6 +155,16 @@ class _Exact(torch.autograd.Function):
         state_grads = [torch.zeros_like(leaf) for leaf in _leaves(_at(ctx.before, 0))]
         for number in reversed(range(len(ctx.segments))):
             _pull_back(ctx, number, grad, sums, state_grads)
+        with torch.enable_grad():  # where the state before the first token is learned
+            begins = _leaves(ctx.model.init_state(len(ctx.segments[0].tokens)))
+        learned = [
+            (leaf, pulled)
+            for leaf, pulled in zip(begins, state_grads, strict=True)
+            if leaf.requires_grad
+        ]
+        if learned:
+            leaves, pulled = zip(*learned, strict=True)
+            _add(sums, torch.autograd.grad(leaves, ctx.parameters, pulled, allow_unused=True))
         return None, None, None, *sums
 
 
@@ -165,12 +180,14 @@ def _pull_back(
     with torch.enable_grad(), ctx.autocast():
         objective, _, after = _objective(ctx.model, piece, state, ctx.options)
     ends, begins = _leaves(after), _leaves(state)
-    pulled = [
-        grad * piece.share,
-        *(x.to(y.dtype) for x, y in zip(state_grads, ends, strict=True)),
+    # What only frozen weights have made of the tokens has no gradient, as a shifted embedding.
+    pairs = [
+        (end, pulled) for end, pulled in zip(ends, state_grads, strict=True) if end.requires_grad
     ]
+    outputs = [objective, *(end for end, _ in pairs)]
+    pulled = [grad * piece.share, *(pulled.to(end.dtype) for end, pulled in pairs)]
     inputs = [*ctx.parameters, *begins]
-    gradients = torch.autograd.grad([objective, *ends], inputs, pulled, allow_unused=True)
+    gradients = torch.autograd.grad(outputs, inputs, pulled, allow_unused=True)
     _add(sums, gradients[: len(sums)])
     _copy(state_grads, gradients[len(sums) :])
 

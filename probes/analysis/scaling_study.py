@@ -145,14 +145,16 @@ def swept(trainings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Those of before the summary knew its compute do not count, nor those that were pruned: what
     those end with says how they were chosen, not what their compute gives. Nor does a trunk: a
-    training that others here have left, and whose rate was still at its peak in the last step.
+    training that others here have left, and whose rate was still at its peak in the last step; nor
+    a fine-tuning, of which most weights were trained elsewhere.
     """
     trainings = list(trainings)
     left = {id(origin) for origin in origins(trainings) if isinstance(origin, dict)}
     by_family: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in trainings:
         is_trunk = run.get("last_rate") == 1 and id(run) in left
-        if run.get("forward_flops") and not was_pruned(run) and not is_trunk:
+        is_tuned = bool(run.get("spared_flops"))
+        if run.get("forward_flops") and not was_pruned(run) and not is_trunk and not is_tuned:
             by_family[family_of(run)].append(run)
     several = [
         runs for runs in by_family.values() if len({run["forward_flops"] for run in runs}) >= FEWEST

@@ -196,7 +196,7 @@ def grid(runs: Sequence[TrainingRun]) -> Grid:
 def compute(run: TrainingRun) -> float | None:
     """Operations of the whole training, forward and backward."""
     flops = run.figure("forward_flops")
-    return None if flops is None else TRAINING_FACTOR * flops
+    return None if flops is None else TRAINING_FACTOR * flops - (run.figure("spared_flops") or 0)
 
 
 def decisive(run: TrainingRun) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from scripts.cli.shared_checks import (
     on_gpu,
     size_problems,
 )
+from scripts.cli.tuning_checks import deep_tuning_problems, tuning_problems
 from training.checkpoints.keep import Keep
 from training.loop import plugins
 from training.run_folder.folder import resume_target
@@ -52,6 +53,7 @@ def training_problems(config: TrainConf) -> Iterator[str]:
     yield from _trunk(config)
     if config.take != "auto" and not config.init_from:
         yield f"take={config.take} says how much of from= is taken over: give from= too"
+    yield from tuning_problems(config)
     if config.resize_vocab and not config.init_from:
         yield "resize_vocab=true is about the weights of from=: give from= too"
     if config.training.price_per_hour is not None and config.training.currency is None:
@@ -198,7 +200,8 @@ def deep_training_problems(config: TrainConf) -> Iterator[str]:
             yield str(error)
     yield from device_problems(trainer.accelerator)
     spec = model_spec(config.model, data.vocab_size)
-    yield from build_problems(spec, data.length, "data.length")
+    wrong = list(build_problems(spec, data.length, "data.length"))
+    yield from wrong or deep_tuning_problems(config, spec)
     if config.training.sample_every:  # the prompt, whose tokens are not known yet, comes on top
         yield from build_problems(spec, config.training.sample_tokens, "training.sample_tokens")
     if config.training.segment and not model_class(config.model["target"]).recurrent:

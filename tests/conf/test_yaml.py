@@ -20,7 +20,7 @@ from scripts.cli.help import help_text
 from tests.registered_models import FOLDER, NAMES, spec_of
 
 CONF = Path(schema.__file__).parent
-GROUPS = ["data", "experiment", "model"]
+GROUPS = ["data", "experiment", "model", "tune"]
 
 
 def typed(script: str, *words: str) -> Any:
@@ -35,6 +35,8 @@ def test_every_choice_composes(group: str) -> None:
         words = [f"{group}={path.stem}"]
         if (group == "data" and path.stem != "stdlib") or path.stem == "nanogpt_cpu":
             words.append("data.paths=[book.txt]")
+        if path.stem in ("lora", "state"):
+            words.append("init_from=first")
         config = typed("train", *words)
         assert configuration_problems("train", config) == [], path
         assert isinstance(OmegaConf.to_object(config), schema.TrainConf)

@@ -14,6 +14,7 @@ from conf.schema import TrainConf
 from core.files import discard, manifest_path, write_text
 from core.stop_signals import Preempted, Signals
 from models.formats.run_checkpoints import is_sharded, is_there
+from models.formats.tuned import PART
 from tracking.lightning_loggers import JsonlLogger
 from training.checkpoints.async_io import BackgroundIO
 from training.checkpoints.find import path_of, saved, step_of
@@ -128,6 +129,8 @@ class Checkpointer(lightning.Callback):
             "moments": len((checkpoint["optimizer_states"][0] or {}).get("state", {})),
             "machine": machine(pl_module.device, self.member.world),
         }
+        if pl_module.tuned is not None:
+            checkpoint["crossover"][PART] = pl_module.tuned
 
     def last_good(self) -> Path | None:
         """The newest checkpoint, once one still being written is safe."""

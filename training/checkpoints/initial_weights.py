@@ -26,8 +26,10 @@ from models.formats.run_checkpoints import PATTERN, is_sharded
 from models.formats.weights import Weights
 from models.meta import build_meta
 from models.registry import ModelSpec, model_class
+from models.tuning import STATE
 from training.checkpoints.find import read as read_checkpoint
 from training.checkpoints.find import step_of
+from training.checkpoints.frozen import is_tuned_alike
 from training.checkpoints.starting_point import check_optimizer
 from training.checkpoints.validation import Unfit, check_whole, fresh_loops
 from training.checkpoints.weights_source import Source, check_tokenizer, find_source
@@ -48,6 +50,11 @@ class Initial:
     parent: Parent
     content: dict[str, Any] | None = None
     """The whole checkpoint, where the weights are those of a run of ours."""
+
+    def put_state(self, model: nn.Module) -> None:
+        """Give a model that learns its state the one that the weights begin with, if they do."""
+        if self.weights.initial:
+            model.load_state_dict(self.weights.initial, strict=False)
 
     def put(self, model: nn.Module) -> None:
         """Give the model these weights; rows of tokens that they lack keep their initial values."""
@@ -70,6 +77,7 @@ class Initial:
             tokens=before["tokens"],
             trained_tokens=before.get("trained_tokens", before["tokens"]),
             forward_flops=before["forward_flops"],
+            spared_flops=before.get("spared_flops", 0),
             order=None,
         )
 
@@ -113,8 +121,14 @@ def taken(conf: TrainConf, source: Source) -> str:
     Raises `UserError` if more is asked for than a file of weights holds.
     """
     is_ours = PATTERN.fullmatch(source.weights.name) is not None
+    goes_on = is_ours and is_tuned_alike(conf, source.weights)
     if conf.take == "auto":
-        return EVERYTHING if is_ours else "weights"
+        return EVERYTHING if goes_on else "weights"
+    if is_ours and conf.take in (EVERYTHING, "weights,optimizer") and not goes_on:
+        raise UserError(
+            f"take={conf.take}: {source.weights} is of a training of other parts of the model than "
+            f"tune={conf.tune.mode} with these settings trains; use take=weights"
+        )
     if conf.take != "weights" and not is_ours:
         raise UserError(
             f"take={conf.take}: {source.weights} holds weights and nothing else; use take=weights"
@@ -208,6 +222,11 @@ def initial_weights(
             "back, or resume=never starts again from what it is now"
         )
     weights = read_weights(source.weights, AVERAGE if parent.take == AVERAGE else RAW)
+    if weights.initial and conf.tune.mode != STATE:
+        raise UserError(
+            f"from={source.weights} begins with a state that tune=state has trained, and tune="
+            f"{conf.tune.mode} would lose it: use tune=state, or from= what that run began with"
+        )
     _check_tokenizer(source, corpus)
     _check_fits(source.weights, weights, spec, conf.resize_vocab)
     content = None

@@ -20,6 +20,7 @@ from core.errors import UserError, shown
 from core.files import damage, manifest_path, recorded_digest
 from models.formats.run_checkpoints import is_there
 from training.checkpoints.find import newest, saved, step_of
+from training.checkpoints.frozen import recorded_tuning, tuning_of
 from training.run_folder.begun import Begun, Parent
 from training.run_folder.folder import RunFolder, resume_target
 
@@ -127,12 +128,17 @@ def check_optimizer(path: Path, content: dict[str, Any], conf: TrainConf) -> Non
 
 
 def check_branch(path: Path, content: dict[str, Any], conf: TrainConf) -> None:
-    """Raise `UserError` if a branch has another optimizer, or would raise the rate again after a
-    decay of `schedule=wsd`.
+    """Raise `UserError` if a branch has another optimizer, trains other parts of the model, or
+    would raise the rate again after a decay of `schedule=wsd`.
 
     What the latter reaches is neither the trunk's next part nor a point of its curve.
     """
     check_optimizer(path, content, conf)
+    if recorded_tuning(content) != tuning_of(conf.tune):
+        raise UserError(
+            f"{path} is of a training of other parts of the model than tune={conf.tune.mode} with "
+            f"these settings trains: from={path} take=weights begins anew with its weights"
+        )
     ours = content["crossover"]
     before = ours.get("run", {})
     last = ours["ledger"]["max_steps"]
@@ -198,7 +204,7 @@ def _set_aside(folder: RunFolder, paths: list[Path]) -> None:
     aside = RunFolder(folder.aside())
     aside.checkpoints.mkdir(parents=True)
     beside = (folder.config, folder.tokenizer, folder.metrics, folder.start, folder.summary_path)
-    for path in beside:
+    for path in (*beside, folder.frozen, manifest_path(folder.frozen)):
         if path.is_file():
             shutil.copy2(path, aside.path)
     for path in paths:  # never at its new place without its manifest

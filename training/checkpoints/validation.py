@@ -19,10 +19,12 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import Tensor
 
 from conf.schema import OPTIMIZERS
-from core.errors import shown
+from core.errors import UserError, shown
 from core.parsing import plain
+from models.formats.tuned import PART
 from models.meta import build_meta
 from models.registry import ModelSpec
+from models.tuning import Tuning, frozen_names, tune
 from training.loop import ema
 from training.loop.optim import LIKE_ADAMW, SETTINGS, AdamW, optimizer_groups
 from training.loop.quiet_lightning import quiet
@@ -101,11 +103,16 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
     skipped = content.get("skipped_steps", 0)
     _need(is_count(skipped) and skipped <= step, "skipped_steps")
     model = build_meta(spec)
+    _check_tuning(ours.get(PART), model)
     kept = WEIGHTS.get(precision, torch.float32) if precision else None
     _check_weights(content.get("state_dict"), model, kept)
     if ema.KEY in content or ours.get("run", {}).get("optim.ema"):
         _check_weights(content.get(ema.KEY), model, torch.float32, ema.KEY)
-    weights = {name: content["state_dict"][f"model.{name}"] for name, _ in model.named_parameters()}
+    weights = {
+        name: content["state_dict"][f"model.{name}"]
+        for name, each in model.named_parameters()
+        if each.requires_grad
+    }
     name = content["crossover"].get("run", {}).get("optim.name", "adamw")
     _need(name in OPTIMIZERS, "crossover.run, optim.name")
     groups = [
@@ -195,6 +202,19 @@ def _check_own(ours: dict[str, Any], step: int) -> None:
         _check_random(state)
 
 
+def _check_tuning(part: Any, model: Any) -> None:
+    """Give the model the parts that a fine-tuning trains, if the checkpoint is of one."""
+    if part is None:
+        return
+    _need_keys(part, ("tuning", "frozen"), PART)
+    _need(isinstance(part["frozen"], str), f"{PART}.frozen")
+    try:
+        with torch.device("meta"):
+            tune(model, Tuning.parse(part["tuning"]))
+    except (ValueError, UserError):
+        raise Unfit(f"{PART}.tuning is missing or wrong") from None
+
+
 def _check_early_end(state: Any) -> None:
     if isinstance(state, dict):
         state = {"pruned": False, **state}  # older checkpoints do not say
@@ -208,10 +228,11 @@ def _check_early_end(state: Any) -> None:
 def _check_ledger(ledger: Any) -> None:
     if isinstance(ledger, dict):
         # Older checkpoints have none.
-        added = {"inherited_flops": None, "trained_tokens": None}
+        added = {"inherited_flops": None, "trained_tokens": None, "spared_flops": 0}
         ledger = {"settings": {}, "changes": [], **added, **ledger}
     _need_keys(ledger, (field.name for field in fields(Ledger)), "ledger")
-    for key in ("tokens", "trained_tokens", "forward_flops", "inherited_flops", "max_steps"):
+    sums = "tokens", "trained_tokens", "forward_flops", "inherited_flops", "spared_flops"
+    for key in (*sums, "max_steps"):
         value = ledger[key]
         _need(value is None or (type(value) is int and value >= 0), f"ledger.{key}")
     if ledger["order"] is not None:
@@ -252,7 +273,10 @@ def _check_weights(
     weights: Any, model: Any, kept: torch.dtype | None, part: str = "state_dict"
 ) -> None:
     _need(isinstance(weights, dict), part)
-    expected = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    left = frozen_names(model)
+    expected = {
+        f"model.{name}": tensor for name, tensor in model.state_dict().items() if name not in left
+    }
     if odd := sorted(map(str, weights.keys() ^ expected.keys())):
         raise Unfit(f"{part} has not the tensors of this model ({shown(odd[0], 80)})")
     for name, tensor in expected.items():
@@ -261,7 +285,7 @@ def _check_weights(
         if tensor.is_floating_point() and kept is not None:
             same = weights[name].dtype == kept
         _need(same, f"{part}, {name}: its type")
-    if getattr(model.config, "tie_embeddings", None):
+    if getattr(model.config, "tie_embeddings", None) and not left:
         head = weights["model.head.weight"]
         same = head.is_meta or torch.equal(weights["model.emb.weight"], head)
         _need(same, f"{part}, head.weight (it is tied)")

@@ -77,8 +77,9 @@ def _cgroup_limits() -> Iterator[int]:
 def too_large(conf: TrainConf, spec: ModelSpec, on_gpu: bool) -> str | None:
     """Why a training cannot fit whatever else is done, in words, or None.
 
-    Only what must exist counts: weights, gradients and the optimizer's state, and the inputs of
-    all blocks, which even gradient checkpointing keeps; so what passes may still not fit.
+    Only what must exist counts: weights, of those that are trained gradients and the optimizer's
+    state, and the inputs of all blocks, which even gradient checkpointing keeps; so what passes may
+    still not fit.
     """
     place, world = detect_launcher(), processes_of(conf.trainer.devices)
     here = 1 if on_gpu else place.local_world if place else world
@@ -86,6 +87,8 @@ def too_large(conf: TrainConf, spec: ModelSpec, on_gpu: bool) -> str | None:
     weights = WEIGHT // 2 if conf.trainer.precision == "bf16-true" else WEIGHT
     sharded = {"fsdp": weights, "deepspeed_1": 8, "deepspeed_2": 12, "deepspeed_3": weights}
     apart = sharded.get(conf.trainer.strategy, 0)
+    if conf.tune.mode != "full":  # all but a few are frozen, and have no gradient
+        weights //= 4
     if on_gpu and conf.trainer.offload:
         apart = weights = 0  # they lie elsewhere
     held = count * (weights - apart + -(-apart // world)) * here
@@ -136,7 +139,7 @@ def _remedies(conf: TrainConf, spec: ModelSpec, free: int) -> str:
     data, on = conf.data, conf.training.gradient_checkpointing
     batch = max(1, data.batch_size // conf.trainer.devices)
 
-    weights = WEIGHT * count_parameters(spec)
+    weights = (WEIGHT if conf.tune.mode == "full" else WEIGHT // 4) * count_parameters(spec)
 
     @cache  # a trace takes a second, and does not depend on the batch
     def kept(length: int, recompute: bool) -> int:

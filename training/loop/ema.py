@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from conf.schema import OptimConf
 from data.mixture import mean_loss
+from models.tuning import frozen_names
 
 KEY = "ema"
 """Key of a checkpoint: the averages under the names of `state_dict`."""
@@ -53,7 +54,9 @@ class WeightAverage(lightning.Callback):
         if step == self._step:  # a micro-batch of an unfinished optimizer step
             return
         self._step = step
-        averages, weights = list(self.model.parameters()), list(pl_module.model.parameters())
+        pairs = zip(self.model.parameters(), pl_module.model.parameters(), strict=True)
+        trained = [(average, weight) for average, weight in pairs if weight.requires_grad]
+        averages, weights = ([*each] for each in zip(*trained, strict=True))
         with torch.no_grad():
             torch._foreach_lerp_(averages, weights, 1 - kept_share(self._decay, step))
             for average, buffer in zip(
@@ -87,10 +90,13 @@ class WeightAverage(lightning.Callback):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint[KEY] = {f"model.{name}": one for name, one in self.model.state_dict().items()}
+        left = frozen_names(pl_module.model)
+        averages = self.model.state_dict().items()
+        checkpoint[KEY] = {f"model.{name}": one for name, one in averages if name not in left}
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
         held: Mapping[str, Tensor] = checkpoint.get(KEY, checkpoint["state_dict"])
-        self.model.load_state_dict({name.removeprefix("model."): held[name] for name in held})
+        averages = {name.removeprefix("model."): held[name] for name in held}
+        self.model.load_state_dict({**self.model.state_dict(), **averages})

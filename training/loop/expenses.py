@@ -13,7 +13,6 @@ import torch
 from conf.schema import TrainConf, TrainingConf
 from core import energy
 from core.peak_rate import highest_rate
-from models.contract import TRAINING_FACTOR
 
 log = logging.getLogger("crossover")
 
@@ -29,9 +28,9 @@ class Expenses:
     """
 
     def __init__(self, conf: TrainingConf, precision: str, flops_per_token: float) -> None:
-        """`flops_per_token` counts the forward pass."""
+        """`flops_per_token` counts forward and backward pass."""
         self._conf, self._precision = conf, precision
-        self._flops_per_token = TRAINING_FACTOR * flops_per_token
+        self._flops_per_token = flops_per_token
         self._counter: energy.Counter | None = None
         self._peak: float | None = conf.peak_flops or None
         self._joules: float | None = 0.0

@@ -17,6 +17,7 @@ from data.batches import Masked
 from data.mixture import mean_loss
 from models.contract import Model
 from models.ops.backends import build_for
+from models.tuning import frozen_names
 from training.loop.nan_guard import NanGuard
 from training.loop.objective import WHOLE, SequenceMode
 from training.loop.optim import build_optimizer, clip_gradients, configured, set_configured
@@ -37,11 +38,14 @@ class LanguageModel(lightning.LightningModule):
         sequence_mode: SequenceMode = WHOLE,
         ledger: Ledger | None = None,
         shares: Sequence[float] = (1.0,),
+        tuned: dict[str, Any] | None = None,
     ) -> None:
-        """`shares` are the weights of the texts that validate in the validation loss."""
+        """`shares` are the weights of the texts that validate in the validation loss; `tuned` is
+        what checkpoints say of weights that stay as they are (`training.checkpoints.frozen`)."""
         super().__init__()
         self.model = model
         self.ledger = ledger or Ledger()
+        self.tuned = tuned
         self.optim = optim
         self.sequence_mode = sequence_mode
         self.max_steps = max_steps
@@ -88,6 +92,17 @@ class LanguageModel(lightning.LightningModule):
         if operator and getattr(self.model.config, "wkv", "auto") == "reference":
             operator = None
         build_for(self.device.type, filter(None, ("pointwise", operator)))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out what stays as it is, which lies in the run's folder once."""
+        if self.tuned is not None:
+            for name in frozen_names(self.model):  # type: ignore[arg-type]
+                del checkpoint["state_dict"][f"model.{name}"]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what was left out: the model has it already."""
+        if self.tuned is not None:
+            checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # Read here: as soon as the step is made, the schedule puts the next one's in its place.

@@ -50,14 +50,20 @@ class Monitor(lightning.Callback):
         tokens_per_byte: float | None,
         ledger: Ledger | None = None,
         flops_per_step: int = 0,
+        spared_per_step: int = 0,
     ) -> None:
+        """`flops_per_step` are those of forward passes; `spared_per_step` those of gradients that
+        frozen weights do not need."""
         self._log_every = conf.trainer.log_every_n_steps
         self._tokens_per_step = (
             conf.data.batch_size * conf.data.length * conf.trainer.accumulate_grad_batches
         )
         self._tokens_per_byte = tokens_per_byte
         self.ledger, self._flops_per_step = ledger or Ledger(), flops_per_step
-        self._expenses = Expenses.of(conf, flops_per_step, self._tokens_per_step)
+        self._spared_per_token = spared_per_step // self._tokens_per_step
+        self._expenses = Expenses.of(
+            conf, TRAINING_FACTOR * flops_per_step - spared_per_step, self._tokens_per_step
+        )
         self._line = Line(str(conf.name)) if conf.trainer.enable_progress_bar else None
         self._since_line: list[Any] = []
         """Losses of the optimizer steps since the last line, still on the device."""
@@ -122,7 +128,8 @@ class Monitor(lightning.Callback):
         if self._cost_of is not None:
             tokens, flops = self._cost_of(step - 1)
         self.throughput.step(tokens)
-        self.ledger.add(tokens, flops, module.learned)
+        spared = tokens * self._spared_per_token
+        self.ledger.add(tokens, flops, module.learned, spared)
         if self._parts_of is not None:
             for number in range((step - 1) * self._accumulate, step * self._accumulate):
                 self.ledger.add_parts(self._parts_of(number))
@@ -172,13 +179,13 @@ class Monitor(lightning.Callback):
 
     def _spent(self) -> dict[str, float]:
         """What the training has cost so far, as far as it is known: the axes of every row."""
-        flops, spent = self.ledger.forward_flops, self.throughput.all_seconds
+        flops, spent = self.ledger.operations, self.throughput.all_seconds
         ledger = self.ledger
         only_some = self._masked or ledger.trained_tokens != ledger.tokens
         known = {
             "train/tokens": ledger.tokens,
             "train/trained_tokens": ledger.trained_tokens if only_some else None,
-            "train/flops": None if flops is None else TRAINING_FACTOR * flops,
+            "train/flops": flops,
             "train/seconds": spent,
         }
         figures = {key: value for key, value in known.items() if value is not None}

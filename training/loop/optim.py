@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from conf.schema import OptimConf
+from models.tuning import frozen_names, tuned_groups
 
 
 class AdamW(torch.optim.AdamW):
@@ -66,12 +67,14 @@ def optimizer_groups(model: nn.Module, name: str) -> list[Group]:
 
     Muon takes the matrices inside the blocks. Embedding and head, whose rows are looked up or
     compared one by one, and everything that is no matrix stay with AdamW (Jordan et al. 2024).
+    Frozen parameters are in no group.
     Raises `ValueError` unless the model's `param_groups` name every parameter exactly once.
     """
     parameters = dict(model.named_parameters())
-    groups = model.param_groups()  # type: ignore[operator]
+    left = frozen_names(model)
+    groups = tuned_groups(model) if left else model.param_groups()  # type: ignore[operator]
     named = [name for group in groups for name in group.names]
-    if sorted(named) != sorted(parameters):
+    if sorted(named) != sorted(name for name in parameters if name not in left):
         raise ValueError(f"param_groups of {type(model).__name__} must name each parameter once")
 
     def is_muon(parameter: str) -> bool:

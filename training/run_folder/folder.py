@@ -8,6 +8,7 @@ runs/[GROUP/]NAME/
     samples.jsonl    texts that the model wrote, with training.sample_every
     summary.json     written when the run has finished
     start.json       how it was begun, if by resume=never or from another checkpoint
+    frozen.safetensors  the weights that stay as they are, with tune=lora or tune=state
     wandb/           the Weights & Biases id, and the records (with a group: in runs/GROUP/wandb/)
     lock             who is working on it, as long as somebody is
 """
@@ -94,13 +95,18 @@ class RunFolder:
         return self.path / "start.json"
 
     @property
+    def frozen(self) -> Path:
+        return self.path / run_checkpoints.FROZEN
+
+    @property
     def summary_path(self) -> Path:
         return self.path / "summary.json"
 
     def check(self) -> None:
         """Raise `UserError` if where the run keeps a file there is something that is none, or
         where it keeps a folder something else."""
-        for path in (self.config, self.metrics, self.tokenizer, self.start, self.summary_path):
+        files = self.config, self.metrics, self.tokenizer, self.start, self.summary_path
+        for path in (*files, self.frozen):
             self._must_be_file(path)
         for path in (self.checkpoints, self.path / "wandb"):
             if os.path.lexists(path) and not path.is_dir():

@@ -9,6 +9,7 @@ from typing import Any
 
 from conf.schema import DataConf, TrainConf
 from core.parsing import Unreadable, read_yaml
+from models.contract import TRAINING_FACTOR
 
 
 @dataclass
@@ -29,6 +30,8 @@ class Ledger:
     parent: dict[str, Any] | None = None
     """The `path`, `step`, `sha256` and `take` of the checkpoint that this branch has left."""
     max_steps: int | None = None
+    spared_flops: int | None = 0
+    """Operations of gradients that were not computed, because the weights were frozen."""
     inherited_flops: int | None = 0
     """Those of `forward_flops` that the runs before this one have spent."""
     schedule_changes: list[str] = field(default_factory=list)
@@ -91,6 +94,13 @@ class Ledger:
         self.settings = settings
 
     @property
+    def operations(self) -> int | None:
+        """Those of forward and backward passes, without gradients that were not computed."""
+        if self.forward_flops is None or self.spared_flops is None:
+            return None
+        return TRAINING_FACTOR * self.forward_flops - self.spared_flops
+
+    @property
     def own_flops(self) -> int | None:
         """Operations of the forward passes that this run has made itself."""
         if self.forward_flops is None or self.inherited_flops is None:
@@ -107,8 +117,12 @@ class Ledger:
             self.inherited_flops = self.forward_flops
         self.parent = parent
 
-    def add(self, tokens: int, forward_flops: int, trained: int | None = None) -> None:
+    def add(
+        self, tokens: int, forward_flops: int, trained: int | None = None, spared_flops: int = 0
+    ) -> None:
         """One optimizer step has been made; it learned `trained` of its tokens, or all."""
+        if self.spared_flops is not None:
+            self.spared_flops += spared_flops
         if self.tokens is not None:
             self.tokens += tokens
         if self.trained_tokens is not None:

@@ -48,6 +48,7 @@ SHORT = {
     "optim.beta1": "beta1_",
     "optim.beta2": "beta2_",
     "optim.weight_decay": "wd",
+    "tune.mode": "",
     "trainer.max_steps": "n",
     "trainer.devices": "dev",
     "trainer.accelerator": "",
