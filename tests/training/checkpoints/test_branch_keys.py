@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from conf.schema import COUNTED, READING, DataConf, OptimConf, TrainerConf, TrainingConf
+from conf.schema import COUNTED, READING, DataConf, OptimConf, TrainerConf, TrainingConf, TuneConf
 from tests.training.runs import run, run_conf
 from tracking.jsonl import read_rows
 from training.checkpoints.find import read, saved
@@ -22,7 +22,13 @@ from training.run_folder.digest import digest
 from training.run_folder.folder import RunFolder
 from training.run_folder.identity import WITHOUT_EFFECT
 
-GROUPS = {"optim": OptimConf, "data": DataConf, "trainer": TrainerConf, "training": TrainingConf}
+GROUPS = {
+    "optim": OptimConf,
+    "data": DataConf,
+    "trainer": TrainerConf,
+    "training": TrainingConf,
+    "tune": TuneConf,
+}
 PARENT: dict[str, Any] = {
     "trainer.max_steps": 4,
     "trainer.val_check_interval": 2,
@@ -124,6 +130,10 @@ ELSEWHERE = {
     "training.sample_every": "changes no bits: tests/training/loop/test_samples.py",
     "training.sample_prompt": "changes no bits: tests/training/loop/test_samples.py",
     "training.sample_tokens": "changes no bits: tests/training/loop/test_samples.py",
+    **dict.fromkeys(
+        ("tune.mode", "tune.rank", "tune.alpha", "tune.targets"),
+        "begins anew with the weights: tests/training/checkpoints/test_frozen.py",
+    ),
     "training.on_nan": "needs a NaN: tests/training/loop/test_nan_guard.py",
 }
 """Keys that take no effect on a branch of one process on a CPU, or one that other tests show."""
