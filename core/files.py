@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from core.errors import UserError, shown
 from core.parsing import Missing, Unreadable, read_object, regular
 
-ASIDE = re.compile(r"\..+\.\d+\.tmp")  # what `atomic` writes to
+ASIDE = re.compile(r"\..+\.\d+\.tmp|\.[0-9a-f]{16}(\.\w+)?")  # what is written to at first
 MANIFEST = 1 << 10  # bytes that one may have
 FILES = "files.json"  # in a folder with a manifest: what each other file there must contain
 
@@ -49,8 +49,9 @@ def atomic(path: Path, manifest: bool = False) -> Iterator[BinaryIO]:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what killed processes left of `atomic`; none may be writing there now."""
-    for path in folder.glob(".*.tmp"):
+    """Delete the files that killed processes left of `atomic` and `replacing`; none may be writing
+    there now."""
+    for path in folder.glob(".*"):
         if not ASIDE.fullmatch(path.name):
             continue
         with suppress(OSError):  # a folder, which is none of ours

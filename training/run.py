@@ -391,6 +391,7 @@ class Run:
         saver = Checkpointer(
             folder, conf, self.identity, self.decided_by, signals, self.rank, content
         )
+        saver.finish_tidying()
         model.gradient_checkpointing = conf.training.gradient_checkpointing
         index = index_of(self.corpus, conf.data, conf.seed, accumulate)
         guard = NanGuard(conf.training.on_nan, index, saver.last_good)

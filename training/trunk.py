@@ -9,6 +9,9 @@ scratch would have ended in.
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +22,18 @@ from training.checkpoints.find import saved, step_of
 from training.loop.schedules import decay_start
 from training.run import train
 from training.run_folder.folder import RunFolder
+from training.run_folder.lock import Busy
+
+log = logging.getLogger("crossover")
+
+GLANCE = 1.0  # seconds between looks at whether another process has finished the trunk
+Summary = dict[str, Any] | None
 
 
 def after_trunk(conf: TrainConf, spec: ModelSpec) -> TrainConf:
     """Train the run `conf.trunk` to where the decay of `conf` begins; `conf` as its branch.
 
+    Where another process is training the trunk, this one waits for it first.
     A training that has left its trunk already needs it no more, and does without. Raises as
     `training.run.train` does, and `UserError` if the trunk has no checkpoint of that step.
     """
@@ -40,7 +50,7 @@ def after_trunk(conf: TrainConf, spec: ModelSpec) -> TrainConf:
             training=replace(conf.training, patience=0, target_loss=0.0, prune="never"),
         )
         shared = RunFolder.of(conf.runs_dir, conf.group, str(conf.trunk))
-        summary = train(trunk, spec, shared)
+        summary = _once_free(lambda: train(trunk, spec, shared), shared)
         if start not in (steps := [step_of(path) for path in saved(shared)]):
             raise UserError(
                 f"trunk={conf.trunk}: {shared.path} has no checkpoint of step {start}, where the "
@@ -49,6 +59,20 @@ def after_trunk(conf: TrainConf, spec: ModelSpec) -> TrainConf:
             )
     place = "/".join(filter(None, [conf.group, conf.trunk]))
     return replace(conf, init_from=f"{place}@{start}")
+
+
+def _once_free(work: Callable[[], Summary], folder: RunFolder) -> Summary:
+    """What `work` returns, once no other process works on the run in `folder`: branches that are
+    started at the same time need the trunk one after the other."""
+    told = False
+    while True:
+        try:
+            return work()
+        except Busy:
+            if not told:
+                log.warning("%s: another process is training it; waiting for that", folder.path)
+            told = True
+            time.sleep(GLANCE)
 
 
 def _why(summary: dict[str, Any], start: int, steps: list[int]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,30 @@ def test_a_trunk_that_went_past_a_new_budget_says_which_steps_it_has(
     with pytest.raises(UserError, match=r"of step 4, .* keeps its steps 8, 9: give"):
         train(conf)
     assert not (study / "study" / "n5").exists()
+
+
+def test_a_branch_waits_for_the_process_that_trains_its_trunk(
+    study: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = RunFolder(study / "study" / "trunk")
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); "
+        "print('here', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(shared.lock)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    glances = []
+
+    with subprocess.Popen(command, text=True, **pipes) as other:  # type: ignore[call-overload]
+        assert other.stdout.readline() == "here\n"
+
+        def sleep(seconds: float) -> None:
+            glances.append(seconds)
+            other.communicate("\n")
+
+        monkeypatch.setattr(trunk.time, "sleep", sleep)
+        summary = train(point(study, corpus, 16, trunk="trunk"))
+    assert glances == [trunk.GLANCE] and summary["parent"]["step"] == 12
 
 
 def test_a_trunk_without_the_step_says_why() -> None:

@@ -77,6 +77,12 @@ class Checkpointer(lightning.Callback):
 
         return ShardedIO(self.member, start, self._tidy)
 
+    def finish_tidying(self) -> None:
+        """Do what a kill after the last save may have left undone: that may be the last step."""
+        ours = (self._start or {}).get("crossover", {})
+        if self.member.rank == 0 and "lowest" in ours:
+            self._tidy({"crossover": ours})
+
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if self._start is not None and "crossover" in self._start:
             set_random_state(self._start["crossover"]["random"], self.member.rank)

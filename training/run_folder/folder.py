@@ -173,6 +173,12 @@ class RunFolder:
             if run_checkpoints.ASIDE.fullmatch(path.name):
                 with suppress(OSError):  # as above: what cannot go is in nobody's way
                     remove(path)
+        for path in self.checkpoints.glob("step-*.json"):  # manifests come first and go last
+            checkpoint = path.with_suffix(".ckpt")
+            is_ours = run_checkpoints.PATTERN.fullmatch(checkpoint.name)
+            if is_ours and not os.path.lexists(checkpoint):
+                with suppress(OSError):
+                    path.unlink()
 
     def aside(self) -> Path:
         """The first free NAME.old-K beside it."""

@@ -23,13 +23,17 @@ FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 NOT_A_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV)  # a folder, a link, a device
 
 
+class Busy(UserError):
+    """Another process is working on the run."""
+
+
 @contextmanager
 def owned(folder: RunFolder) -> Iterator[None]:
     """Own the run's folder, making it if need be; one that stays empty is removed again.
 
     The lock is a record lock of the kernel on the file `lock`: it ends with this process however
-    that ends, and forked loader processes do not inherit it. Raises `UserError`, naming the
-    owner, if another process has it.
+    that ends, and forked loader processes do not inherit it. Raises `Busy`, naming the owner, if
+    another process has it.
     """
     made = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
     file = _acquire(folder)
@@ -66,7 +70,7 @@ def _acquire(folder: RunFolder) -> int:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 os.close(file)
-                raise UserError(refusal(folder)) from None
+                raise Busy(refusal(folder)) from None
             log.warning("%s: this file system has no locks (%s); take care", folder.path, error)
         try:
             is_still_there = os.path.samestat(os.fstat(file), folder.lock.stat())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core.errors import UserError
 from core.files import damage
 from tests.training.runs import run, run_conf
+from training.checkpoints.callback import Checkpointer
 from training.checkpoints.find import read, saved, step_of
 from training.checkpoints.keep import Keep
 from training.run_folder.folder import RunFolder, find_place
@@ -81,13 +83,42 @@ def test_a_run_keeps_what_was_promised_at_every_moment(
         assert seen == [[1, 2, 4], [2, 4, 5, 6]] and steps(folder) == seen[-1]
         kill_at = 0
         run(conf)
-    assert seen[2:] == [[2, 4, 5, 6, 8], [4, 5, 6, 8]]
+    assert seen[2:] == [[2, 4, 5, 6], [4, 5, 6, 8]]  # at once, and after the last save
     assert steps(folder) == [5, 6, 8]
     last = read(saved(folder)[-1])["crossover"]
     assert last["lowest"] == [{"step": 8, "val_loss": 1.7}, {"step": 6, "val_loss": 1.8}]
     assert last["best"] == last["lowest"][0]
     with pytest.raises(UserError, match="has no checkpoint of step 4; there are: 5, 6, 8"):
         find_place("from", f"{folder.path}@4", "runs")
+
+
+def test_a_kill_after_the_last_save_leaves_nothing_behind(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left to train then, and so nothing would be saved and tidied any more."""
+    conf = run_conf(
+        tmp_path, corpus, trainer__val_check_interval=2, trainer__max_steps=4,
+        checkpoint__every_n_train_steps=2, checkpoint__keep="last:1,best:1", checkpoint__best=True,
+    )  # fmt: skip
+    tidy = Checkpointer._tidy
+
+    def killed(saver: Checkpointer, checkpoint: dict[str, Any]) -> None:
+        if checkpoint["global_step"] == 4:
+            raise Killed
+        tidy(saver, checkpoint)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Checkpointer, "_tidy", killed)
+        run(conf)
+    folder = RunFolder(tmp_path / "run")
+    assert steps(folder) == [2, 4] and json.loads(folder.best.read_text())["step"] == 2
+    left = [folder.path / f".{'0' * 16}.json", folder.checkpoints / "step-00000001.json"]
+    for path in left:
+        path.write_text("{}")
+    summary, _ = run(conf)
+    assert summary["steps"] == 4 and steps(folder) == [4]
+    assert json.loads(folder.best.read_text())["step"] == 4
+    assert not any(path.exists() for path in left)
 
 
 def test_the_best_is_named_only_where_it_stays(tmp_path: Path, corpus: Path) -> None:
