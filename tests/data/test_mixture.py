@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import pickle
 from dataclasses import replace
@@ -16,7 +17,7 @@ import torch
 
 from conf.schema import DataConf
 from core.errors import UserError
-from data import mixture, shared_tokenizer
+from data import mixture, preparation, shared_tokenizer, store
 from data.batches import Batches, train_loader
 from data.mixed_order import MixIndex
 from data.mixture import Mixture, heldout, index_of, mean_loss, open_data, warn_of_repeats
@@ -218,3 +219,43 @@ def test_a_part_that_is_read_often_is_told_of(
         assert not caplog.messages
         warn_of_repeats(index, rows + 40)
     assert "the part code is read 4." in caplog.text and "wiki" not in caplog.text
+
+
+def test_a_part_that_changes_underway_leaves_nothing_half_made(
+    conf: DataConf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, "code", "x = x +", 90)
+    parts = {**conf.parts, "code": {"paths": path}}
+    settings = changed(conf, parts=parts, cache_dir=str(tmp_path / "cache"))
+    fill = store.fill
+
+    def late(folder: Path, fingerprint: str, one: DataConf, *rest: Any) -> None:
+        if one.paths == [path]:
+            Path(path).write_text("another text altogether\n" * 90)
+        fill(folder, fingerprint, one, *rest)
+
+    monkeypatch.setattr(store, "fill", late)
+    with pytest.raises(UserError, match=r"data\.parts\.code: code\.txt changed while the corpus"):
+        open_data(settings)
+    left = {path.name for path in (tmp_path / "cache").iterdir()} - {"known"}
+    assert left == {prepare(alone(settings, "wiki")).folder.name}
+    monkeypatch.undo()
+    assert isinstance(open_data(settings), Mixture)  # with the text as it is now
+
+
+def test_a_disk_that_fills_leaves_nothing_half_made(
+    conf: DataConf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = changed(conf, cache_dir=str(tmp_path / "cache"))
+    write_ids = preparation._Tokens._write
+
+    def full(self: Any, encoded: Any) -> int:
+        write_ids(self, encoded)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(preparation._Tokens, "_write", full)
+    with pytest.raises(UserError, match=r"data\.parts\.wiki: .*cache: .*No space left.*make room"):
+        open_data(settings)
+    assert {path.name for path in (tmp_path / "cache").iterdir()} <= {"known"}
+    monkeypatch.undo()
+    assert isinstance(open_data(settings), Mixture)
