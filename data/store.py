@@ -27,6 +27,7 @@ import numpy as np
 from conf.schema import DataConf
 from core.atomic_folders import make_folder
 from core.errors import UserError
+from core.processes import return_free_memory
 from data import corpora, recipes, tokenizers
 from data.documents import SIDES, Split
 from data.documents import split as split_in_two
@@ -218,8 +219,10 @@ def _make(conf: DataConf, split: Split, file: Foreign | None) -> Corpus:
         )
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise UserError(
-            f"data.cache_dir={conf.cache_dir}: cannot store the prepared corpus there ({error})"
+            f"data.cache_dir={conf.cache_dir}: cannot store the prepared corpus there ({error}): "
+            "make room or choose another folder"
         ) from None
+    return_free_memory()  # gigabytes, of a process that may go on to train for weeks
     try:
         return open_folder(folder, fingerprint, split)
     except Unfit as problem:

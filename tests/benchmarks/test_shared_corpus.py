@@ -1,32 +1,31 @@
-"""Several processes on one corpus: prepared by one of them, and in memory once."""
+"""Several processes on one corpus: prepared by one of them, read by all."""
 
 from __future__ import annotations
 
-import random
-from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import preparation, shared_corpus
+from benchmarks import shared_corpus
 
 
-def test_processes_share_the_work_and_the_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    random.seed(0)
-    lines = [f"line number {i} of a source" for i in range(100)]
-    monkeypatch.setattr(preparation, "sources", lambda: [lines])
-    arguments = Namespace(megabytes=1, processes=2)
-    rows = list(shared_corpus.rows(arguments, tmp_path))
-    assert [row.what for row in rows] == ["2, which prepare it", "1, again", "2, at once"]
-    assert [row.figures[1] for row in rows] == ["1", "0", "0"]
+def conf_of(folder: Path) -> dict[str, Any]:
+    return {
+        "corpus": "text", "paths": [str(folder / "text.txt")], "tokenizer": "bytes",
+        "length": 64, "batch_size": 8, "cache_dir": str(folder / "cache"),
+    }  # fmt: skip
 
 
-def test_a_process_that_fails_ends_the_others(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    conf = {"corpus": "text", "paths": [str(tmp_path / "none")], "cache_dir": str(tmp_path)}
+def test_two_processes_prepare_once_and_share_the_batches(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("".join(f"line number {i}\n" for i in range(9000)))
+    found = shared_corpus.together(conf_of(tmp_path), 2)
+    assert sum(each[3] for each in found) == 1
+    assert all(after > before > 0 for before, after, *_ in found)
+    assert found[0][5] == found[1][5] > found[0][2] / 2  # every window, half of them each
+
+
+def test_a_process_that_fails_ends_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="its message is above"):
-        shared_corpus.together(conf, 2)
+        shared_corpus.together(conf_of(tmp_path), 1)
     assert "matches no file" in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import subprocess
@@ -51,3 +52,19 @@ def test_a_child_leaves_with_its_parent() -> None:
     assert done.returncode == 0, done.stderr
     with suppress(psutil.NoSuchProcess):  # it may be quicker
         psutil.Process(int(done.stdout)).wait(timeout=60)
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs an allocator that can"
+)
+def test_freed_memory_goes_back() -> None:
+    def held() -> int:
+        return psutil.Process().memory_info().rss
+
+    blocks = [bytes(20_000) for _ in range(4000)]  # 80 MB that malloc takes from its heap
+    pins = blocks[::100]  # so that the heap cannot shrink at its end
+    before = held()
+    del blocks
+    processes.return_free_memory()
+    assert before - held() > 40 << 20
+    assert len(pins) == 40
