@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from benchmarks import shared_corpus
 
 
@@ -23,9 +21,3 @@ def test_two_processes_prepare_once_and_share_the_batches(tmp_path: Path) -> Non
     assert sum(each[3] for each in found) == 1
     assert all(after > before > 0 for before, after, *_ in found)
     assert found[0][5] == found[1][5] > found[0][2] / 2  # every window, half of them each
-
-
-def test_a_process_that_fails_ends_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="its message is above"):
-        shared_corpus.together(conf_of(tmp_path), 1)
-    assert "matches no file" in capfd.readouterr().err
