@@ -276,8 +276,9 @@ class Run:
                 )  # while a run killed between its last save and its summary may go on
             if start.parent is not None:
                 check_branch(start.path, start.content, conf)
-                start = replace(start, parent=replace(start.parent, step=step))
             frozen.bring(start.path, start.content, folder)
+            if start.parent is not None:
+                start = replace(start, parent=replace(start.parent, step=step))
         begin(start, conf.resume, folder)
         write_text(folder.config, yaml.safe_dump(describe(conf, self.spec), sort_keys=False))
         with replacing(folder.tokenizer) as aside:

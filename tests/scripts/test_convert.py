@@ -20,10 +20,10 @@ PROMPT = "prompt=alpha ("
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two trained runs, `rwkv4` and `transformer`."""
+    """A folder of three trained runs, `rwkv4`, `rwkv7` and `transformer`."""
     folder = tmp_path_factory.mktemp("runs")
     corpus = write_corpus(folder)
-    for name in ("rwkv4", "transformer"):
+    for name in ("rwkv4", "rwkv7", "transformer"):
         conf = run_conf(folder, corpus, name=name, data__tokenizer="bpe", data__vocab_size=300)
         run(conf, name)
     return folder
@@ -115,6 +115,35 @@ def test_generating_in_bfloat16_and_float32(capfd: Capture, tmp_path: Path, runs
     for dtype in ("auto", "float32"):
         done = generate(capfd, runs, *ask, f"dtype={dtype}")
         assert done.status == 0 and len(done.out) > 12, done.err
+
+
+def test_what_a_fine_tuning_has_learned_in_every_format(
+    capfd: Capture, tmp_path: Path, runs: Path
+) -> None:
+    """Each file continues a text as the run does."""
+    for mode in ("lora", "state"):
+        source = str(runs / "rwkv7")
+        conf = run_conf(
+            runs, runs / "corpus.txt", name=mode, data__tokenizer="bpe", data__vocab_size=300,
+            init_from=source, tune__mode=mode, optim__lr=0.3, optim__warmup_steps=0,
+        )  # fmt: skip
+        run(conf, "rwkv7")
+    tokenizer = f"tokenizer={runs / 'rwkv7' / 'tokenizer.json'}"
+    cases = [("lora", "official", "a.pth"), ("lora", "adapter", "a.safetensors"),
+             ("state", "safetensors", "b.safetensors")]  # fmt: skip
+    for mode, format, name in cases:
+        expected, target = generate(capfd, runs, f"run={mode}").out, tmp_path / name
+        done = convert(capfd, runs, f"source={mode}", f"target={target}", f"format={format}")
+        assert done.status == 0, done.err
+        asked = generate(capfd, runs, f"run={target}", tokenizer)
+        assert asked.out == expected, asked.err
+    target = tmp_path / "states.pth"
+    words = ["source=state", f"target={target}", "format=state"]
+    assert "2,048 parameters" in convert(capfd, runs, *words).out
+    assert [*torch.load(target)] == ["blocks.0.att.time_state", "blocks.1.att.time_state"]
+    words = ["source=state", f"target={tmp_path / 'c.pth'}", "format=official"]
+    done = convert(capfd, runs, *words)
+    assert done.status == 2 and "format=state writes the state alone" in done.err
 
 
 def test_refusals_are_one_line_and_leave_no_file(

@@ -61,7 +61,7 @@ def numbers(folder: RunFolder, name: str) -> torch.Tensor:
     return torch.tensor([row[name] for row in read_rows(folder.metrics) if name in row])
 
 
-def check(conf: TrainConf, single: RunFolder) -> None:
+def check(conf: TrainConf, single: RunFolder, clipped: bool = True) -> None:
     """Two processes against one: losses, norms, validation and the file that remains."""
     folder, steps = RunFolder(folder_of(conf)), conf.trainer.max_steps
 
@@ -77,7 +77,7 @@ def check(conf: TrainConf, single: RunFolder) -> None:
         assert len(expected) == (1 if name == "val/loss" else steps)
         got = numbers(folder, name)
         torch.testing.assert_close(got, expected, rtol=tolerance, atol=0, msg=what)
-    assert (numbers(folder, "train/grad_norm") > 0.5).any(), "nothing was clipped"
+    assert (numbers(folder, "train/grad_norm") > 0.5).any() == clipped, "nothing was clipped"
 
     ours, theirs = read(saved(folder)[-1]), read(saved(single)[-1])
     assert ours["state_dict"].keys() == theirs["state_dict"].keys()
@@ -134,6 +134,24 @@ def test_two_processes_train_as_one_and_resume(
         for segment in (0, 16)
     ]  # fmt: skip
     jobs += [Job(conf, "rwkv4") for conf in spans]
+    # A fine-tuning in one process, and in two that share the rows or the sequences.
+    begun = {
+        "init_from": str(single.path),
+        "trainer__max_steps": 2,
+        "trainer__val_check_interval": 2,
+    }
+    lora, state = ({**begun, "tune__mode": mode} for mode in ("lora", "state"))
+    tuned = {
+        mode: run(place(tmp_path / "one", corpus, mode, "auto", **kind), "rwkv4")[1]
+        for mode, kind in (("lora", lora), ("state", state))
+    }
+    split = {"trainer__sequence_parallel": True}
+    tunings = [
+        ("lora", place(tmp_path / "h", corpus, "lora", "ddp", **lora)),
+        ("lora", place(tmp_path / "h", corpus, "lora-spans", "ddp", **lora, **split)),
+        ("state", place(tmp_path / "h", corpus, "state", "ddp", **state)),
+    ]
+    jobs += [Job(conf, "rwkv4") for _, conf in tunings]
     jobs.append(Job(place(tmp_path / "f", corpus, "odd", "fsdp", data__batch_size=3), "rwkv4"))
     *passed, refused = launch(jobs, tmp_path)
 
@@ -143,6 +161,8 @@ def test_two_processes_train_as_one_and_resume(
         check(conf, single)
     for conf in packed.values():
         check(conf, apart)
+    for mode, conf in tunings:
+        check(conf, tuned[mode], clipped=False)
     for strategy in strategies:
         before, after = (RunFolder(folder_of(of[strategy])).summary() for of in (whole, again))
         assert before is not None and after is not None
