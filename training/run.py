@@ -178,7 +178,9 @@ class Run:
             with Signals() as signals:
                 if conf.resume == "never" and folder.path.exists() and not self._was_interrupted():
                     with owned(folder):
-                        log.warning("%s existed: it is now %s", folder.path, folder.set_aside())
+                        # Another process that began at the same time may have done so already.
+                        if any(path != folder.lock for path in folder.path.iterdir()):
+                            log.warning("%s existed: it is now %s", folder.path, folder.set_aside())
                 check_same_run(folder, describe(conf, self.spec))
                 finished = folder.summary()
                 if finished is not None and is_finished(

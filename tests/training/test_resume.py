@@ -200,7 +200,9 @@ def test_a_checkpoint_can_start_another_run(tmp_path: Path, corpus: Path) -> Non
 
 
 def test_resume_never_keeps_the_old_folder_aside(tmp_path: Path, corpus: Path) -> None:
-    run(run_conf(tmp_path, corpus))
+    (tmp_path / "run").mkdir()  # nothing to keep, as where another process has just done so
+    run(run_conf(tmp_path, corpus, resume="never"))
+    assert not (tmp_path / "run.old-1").exists()
     _, folder = run(run_conf(tmp_path, corpus, resume="never", trainer__max_steps=2))
     assert [path.name for path in saved(folder)] == ["step-00000002.ckpt"]
     assert len(saved(RunFolder(tmp_path / "run.old-1"))) == 2

@@ -66,7 +66,9 @@ class BackgroundIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
             self._after(checkpoint)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as the latter
-            raise cannot_be_written(path, error) from error
+            is_full = "inline_container" in str(error)
+            reason = "the disk is full, or files may not grow so large" if is_full else error
+            raise cannot_be_written(path, reason) from error
 
 
 def cannot_be_written(path: Path, reason: object) -> UserError:
