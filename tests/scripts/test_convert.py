@@ -139,7 +139,7 @@ def test_what_a_fine_tuning_has_learned_in_every_format(
         assert asked.out == expected, asked.err
     target = tmp_path / "states.pth"
     words = ["source=state", f"target={target}", "format=state"]
-    assert "2,048 parameters" in convert(capfd, runs, *words).out
+    assert "4,096 parameters" in convert(capfd, runs, *words).out
     assert [*torch.load(target)] == ["blocks.0.att.time_state", "blocks.1.att.time_state"]
     words = ["source=state", f"target={tmp_path / 'c.pth'}", "format=official"]
     done = convert(capfd, runs, *words)
