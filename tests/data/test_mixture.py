@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import pickle
 from dataclasses import replace
@@ -18,7 +19,7 @@ import torch
 from conf.schema import DataConf
 from core.errors import UserError
 from data import mixture, preparation, shared_tokenizer, store
-from data.batches import Batches, train_loader
+from data.batches import IGNORE, Batches, Masked, train_loader
 from data.mixed_order import MixIndex
 from data.mixture import Mixture, heldout, index_of, mean_loss, open_data, warn_of_repeats
 from data.store import Corpus, prepare
@@ -259,3 +260,22 @@ def test_a_disk_that_fills_leaves_nothing_half_made(
     assert {path.name for path in (tmp_path / "cache").iterdir()} <= {"known"}
     monkeypatch.undo()
     assert isinstance(open_data(settings), Mixture)
+
+
+def test_a_part_with_masks_beside_one_without(conf: DataConf, tmp_path: Path) -> None:
+    rows = [{"q": f"what is {n} and {n}?", "a": f"it is {2 * n}"} for n in range(80)]
+    (tmp_path / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answered = {"corpus": "jsonl", "paths": str(tmp_path / "qa.jsonl"), "prompt": "q"}
+    parts = {"wiki": conf.parts["wiki"], "code": {**answered, "answer": "a"}}
+    settings = changed(conf, parts=parts)
+    data = open_data(settings)
+    assert isinstance(data, Mixture) and data.masked
+    batch = Batches(data, settings, seed=0)[2]
+    assert isinstance(batch, Masked)
+    names = [data.parts[number].name for number in Batches(data, settings, 0).index.places(2)[0]]
+    learned = (batch.targets != IGNORE).sum(dim=1).tolist()
+    assert all(count == 16 for name, count in zip(names, learned, strict=True) if name == "wiki")
+    assert sum(c for name, c in zip(names, learned, strict=True) if name == "code") < 3 * 16
+    assert batch.learned == sum(learned)
+    assert data.meta.train_learned is not None
+    assert data.meta.train_learned < data.meta.train_tokens
