@@ -20,6 +20,7 @@ from conf.schema import DataConf
 from core.errors import UserError
 from data.mixture import Data, Mixture, index_of
 from data.store import Corpus
+from data.tasks.task_data import TaskData, TaskRows, heldout_rows, training_rows
 from data.token_rows import TokenRows
 
 IGNORE = -100
@@ -64,8 +65,12 @@ class Batches(Dataset[Any]):
         self._rank, self._world = rank, world
         rows = conf.batch_size // world
         self._share = slice(rank * rows, (rank + 1) * rows)
-        corpora = [part.corpus for part in data.parts] if isinstance(data, Mixture) else [data]
-        self._parts = [TokenRows(corpus) for corpus in corpora]
+        self._parts: list[TokenRows | TaskRows]
+        if isinstance(data, TaskData):
+            self._parts = [training_rows(data, seed)]
+        else:
+            corpora = [part.corpus for part in data.parts] if isinstance(data, Mixture) else [data]
+            self._parts = [TokenRows(corpus) for corpus in corpora]
         self._masked, self._accumulate = data.masked, accumulate
         self._counted: tuple[int, int] | None = None
         """An optimizer step, and the targets that it learns."""
@@ -136,15 +141,18 @@ def train_loader(
 
 
 def validation_windows(
-    corpus: Corpus, length: int, count: int, batch: int = 1
+    corpus: Corpus | TaskData, length: int, count: int, batch: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """At most `count` windows spread evenly over the validation tokens: pairs `[batch, T]`.
 
     A pair is inputs and targets, `IGNORE` where nothing is learned; only windows in which something
     is learned are taken. Windows do not overlap (but for the token where one ends and the next
     begins), so there may be fewer than `count`; the last batch may be smaller. Raises `UserError`
-    if the file is no longer what was prepared.
+    if the file is no longer what was prepared. Of a task, they are its first held-out sequences.
     """
+    if isinstance(corpus, TaskData):
+        yield from _sequences(corpus, min(count, corpus.heldout), batch)
+        return
     targets = len(corpus.val) - 1
     if corpus.masked:
         starts = _windows_to_learn(corpus, length)
@@ -157,13 +165,19 @@ def validation_windows(
         yield _inputs_and_targets(corpus, starts[first : first + batch], length)
 
 
-def all_validation(corpus: Corpus, length: int, batch: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+def all_validation(
+    corpus: Corpus | TaskData, length: int, batch: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Every validation token but the first as a target exactly once: pairs `[batch, T]`.
 
     The last batch of full windows may be smaller, and what does not fill a window comes at the end
     as one shorter row: weigh losses by the number of targets, of which those that are not learned
-    are `IGNORE`. Raises `UserError` if the file is no longer what was prepared.
+    are `IGNORE`. Raises `UserError` if the file is no longer what was prepared. Of a task, all of
+    its held-out sequences.
     """
+    if isinstance(corpus, TaskData):
+        yield from _sequences(corpus, corpus.heldout, batch)
+        return
     targets = len(corpus.val) - 1
     full = targets // length * length
     for first in range(0, full, batch * length):
@@ -171,6 +185,14 @@ def all_validation(corpus: Corpus, length: int, batch: int = 1) -> Iterator[tupl
         yield _inputs_and_targets(corpus, starts, length)
     if full < targets:
         yield _inputs_and_targets(corpus, [full], targets - full)
+
+
+def _sequences(data: TaskData, count: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first `count` held-out sequences of a task: pairs `[batch, T]`."""
+    for first in range(0, count, batch):
+        rows = heldout_rows(data, first, min(count, first + batch))
+        tokens, learned = map(torch.from_numpy, rows)
+        yield tokens[:, :-1], tokens[:, 1:].masked_fill(~learned[:, 1:], IGNORE)
 
 
 def _windows_to_learn(corpus: Corpus, length: int) -> list[int]:

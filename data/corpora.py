@@ -19,6 +19,7 @@ from data.readers.mixed import MixedFiles
 from data.readers.stdlib import stdlib
 from data.readers.tables import tables
 from data.readers.tokens import TokenFiles
+from data.tasks.task_data import TASKS
 
 Reader = Callable[[DataConf], Iterable[Document]]
 CORPORA: dict[str, Reader] = {
@@ -37,6 +38,8 @@ def documents(conf: DataConf) -> Iterable[Document]:
 
     Raises `UserError` if the name is unknown, or nothing is named.
     """
+    if conf.corpus in TASKS:
+        raise UserError(f"data.corpus={conf.corpus}: a task has no texts; it is for trainings only")
     if conf.corpus not in CORPORA:
         raise UserError(
             f"data.corpus={conf.corpus!r}: no such corpus; choose one of {', '.join(CORPORA)}"

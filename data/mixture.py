@@ -23,9 +23,12 @@ from data.order import BatchIndex
 from data.parts import part_confs, validation_confs
 from data.shared_tokenizer import shared_tokenizer
 from data.store import Corpus, prepare
+from data.tasks.task_data import TASKS, TaskData, TaskOrder, open_task
 from data.text import TextTokenizer
 
 log = logging.getLogger("crossover")
+
+Index = BatchIndex | MixIndex | TaskOrder
 
 OFTEN = 4.0
 """Epochs over one part from which a training is told of it: up to about 4, repeated text is worth
@@ -46,10 +49,16 @@ class Heldout(NamedTuple):
 
     name: str
     """Empty where it is all there is."""
-    corpus: Corpus
+    corpus: Corpus | TaskData
     """Whose `val` it is."""
     share: float
     """Weight of its loss in the validation loss; 0 for one that only has a curve."""
+
+    def losses(self, group: str, loss: float) -> dict[str, float]:
+        """A loss in nats per token, and in bits per byte where there is a text."""
+        per_byte = self.corpus.meta.val_tokens_per_byte
+        bits = {} if per_byte is None else {f"{group}bits_per_byte": bits_per_byte(loss, per_byte)}
+        return {f"{group}loss": loss, **bits}
 
 
 @dataclass(frozen=True)
@@ -140,17 +149,18 @@ def learned(some: int | None, every: int) -> int:
     return every if some is None else some
 
 
-Data = Corpus | Mixture
+Data = Corpus | Mixture | TaskData
 
 
 def open_data(conf: DataConf) -> Data:
-    """The corpus of `conf`, or the mixture of its parts, prepared where they have not been.
+    """The corpus of `conf`, or the mixture of its parts, prepared where they have not been; or its
+    task, of which nothing is prepared.
 
     Raises `UserError` as `data.store.prepare` does, with the name of the part.
     """
     confs = part_confs(conf)
     if not confs:
-        return prepare(conf)
+        return open_task(conf) if conf.corpus in TASKS else prepare(conf)
     shared = shared_tokenizer(conf, confs)
     corpora = {name: _prepare(f"data.parts.{name}", one, shared) for name, one in confs.items()}
     if len(corpora) == 1:
@@ -166,7 +176,7 @@ def open_data(conf: DataConf) -> Data:
     return Mixture(tuple(sorted(parts, key=lambda one: (one.corpus.fingerprint, one.quota))))
 
 
-def index_of(data: Data, conf: DataConf, seed: int, accumulate: int = 1) -> BatchIndex | MixIndex:
+def index_of(data: Data, conf: DataConf, seed: int, accumulate: int = 1) -> Index:
     """The order in which a training reads `data`. Raises `UserError` for a prime that is none."""
     growth = Growth.of(conf, accumulate)
 
@@ -178,6 +188,8 @@ def index_of(data: Data, conf: DataConf, seed: int, accumulate: int = 1) -> Batc
             tokens, conf.length, conf.batch_size, corpus.fingerprint, seed, growth, prime
         )
 
+    if isinstance(data, TaskData):
+        return TaskOrder(conf.length, conf.batch_size, data.fingerprint, seed, growth)
     if not isinstance(data, Mixture):
         return of(data, growth)
     names, corpora, rows = zip(*data.parts, strict=True)
@@ -194,6 +206,7 @@ def heldout(conf: DataConf, data: Data) -> tuple[Heldout, ...]:
     own, further = own_heldout(data), []
     for name, one in validation_confs(conf).items():
         first = own[0].corpus
+        assert isinstance(first, Corpus)  # a task has been refused
         # What is trained or counted on a text is not made anew for another one.
         made = conf.tokenizer in ("bpe", "chars")
         file = str(first.folder / TOKENIZER) if made else conf.tokenizer
@@ -224,8 +237,7 @@ def by_name(texts: Iterable[Heldout], losses: Iterable[float]) -> dict[str, dict
     """The loss of each named text, in nats per token and in bits per byte."""
     return {
         text.name: {
-            "loss": loss,
-            "bits_per_byte": bits_per_byte(loss, text.corpus.meta.val_tokens_per_byte),
+            **text.losses("", loss),
             "share": text.share,
         }
         for text, loss in zip(texts, losses, strict=True)
@@ -233,7 +245,7 @@ def by_name(texts: Iterable[Heldout], losses: Iterable[float]) -> dict[str, dict
     }
 
 
-def warn_of_repeats(index: BatchIndex | MixIndex, rows: int) -> None:
+def warn_of_repeats(index: Index, rows: int) -> None:
     """Say which parts of a mixture a training of so many rows reads more often than `OFTEN`."""
     if isinstance(index, MixIndex):
         for name, epochs in index.epochs(rows).items():

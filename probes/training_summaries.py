@@ -29,7 +29,7 @@ from probes.rows import RENAMED, said_by
 NEEDED: dict[str, Any] = {
     "model": Name,
     "val_loss": Loss,
-    "val_bits_per_byte": Loss,
+    "val_bits_per_byte": Loss | None,
 }
 KNOWN: dict[str, Any] = {
     "name": Name,
@@ -44,6 +44,7 @@ KNOWN: dict[str, Any] = {
     "last_rate": Ratio | None,
     "parent": dict[Name, Scalar | Text] | None,
     "tokens_per_second": Rate | None,
+    "val_accuracy": Ratio | None,
     "unigram_entropy": Loss | None,
     "gzip_bits_per_byte": Loss | None,
     "xz_bits_per_byte": Loss | None,

@@ -72,7 +72,7 @@ def read_documents(conf: DataConf, part: str) -> list[bytes]:
     Raises `UserError` for a corpus that cannot be read.
     """
     if part == "all":
-        contents = [b"".join(document.parts()) for document in corpora.CORPORA[conf.corpus](conf)]
+        contents = [b"".join(document.parts()) for document in corpora.documents(conf)]
         return [content for content in contents if content]
     documents: list[list[bytes]] = []
     for piece in corpora.load(conf).parts(side=part):

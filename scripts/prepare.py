@@ -14,6 +14,7 @@ from core.errors import UserError
 from core.writable import check_writable
 from data.export import write_binidx
 from data.mixture import Mixture, open_data
+from data.tasks.task_data import TaskData
 
 
 def main(conf: PrepareConf) -> None:
@@ -25,6 +26,8 @@ def main(conf: PrepareConf) -> None:
             if path.exists() and not conf.overwrite:
                 raise UserError(f"{path} is there already: overwrite=true replaces it")
     data = open_data(conf.data)
+    if isinstance(data, TaskData):
+        raise UserError(f"data={data.name} is made while it is trained on: nothing is prepared")
     for corpus in [part.corpus for part in data.parts] if isinstance(data, Mixture) else [data]:
         meta = corpus.meta
         print(

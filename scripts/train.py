@@ -28,10 +28,16 @@ def main(conf: TrainConf) -> float | None:
     folder = RunFolder.of(conf.runs_dir, conf.group, str(conf.name))
     print(
         f"{folder.path}: {summary['parameters']:,} parameters, step {summary['steps']}, "
-        f"validation loss {summary['val_loss']:.4f} nats/token, "
-        f"{summary['val_bits_per_byte']:.4f} bits/byte"
+        f"validation loss {summary['val_loss']:.4f} nats/token{_beside(summary)}"
     )
     return float(summary[OBJECTIVES[conf.objective]])
+
+
+def _beside(summary: dict[str, Any]) -> str:
+    """What is said beside the loss: of a text bits per byte, of a task how much is right."""
+    if summary["val_bits_per_byte"] is None:
+        return f", {summary['val_accuracy']:.2%} right"
+    return f", {summary['val_bits_per_byte']:.4f} bits/byte"
 
 
 def run(conf: TrainConf) -> dict[str, Any] | None:

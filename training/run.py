@@ -35,6 +35,7 @@ from data.mixture import (
     open_data,
     warn_of_repeats,
 )
+from data.tasks.task_data import TaskData
 from models.long_context.sequence_parallel import sequence_parallel
 from models.meta import build_meta
 from models.registry import ModelSpec, build, nature
@@ -73,7 +74,7 @@ from training.failures.explain import explained, let_go
 from training.loop.datamodule import Tokens
 from training.loop.early_end import EarlyEnd
 from training.loop.ema import WeightAverage
-from training.loop.evaluate import final_validation
+from training.loop.evaluate import final_validation, full_accuracy
 from training.loop.module import LanguageModel
 from training.loop.monitor import Monitor, peak_memory
 from training.loop.nan_guard import NanGuard
@@ -402,7 +403,14 @@ class Run:
         mode = SequenceMode.of(conf, self.corpus.tokenizer, masked)
         shares = [text.share for text in self.texts]
         module = LanguageModel(
-            model, conf.optim, conf.trainer.max_steps, mode, ledger, shares, tuned
+            model,
+            conf.optim,
+            conf.trainer.max_steps,
+            mode,
+            ledger,
+            shares,
+            tuned,
+            isinstance(self.corpus, TaskData),
         )
         split = conf.trainer.sequence_parallel
         datamodule = Tokens(
@@ -463,6 +471,10 @@ class Run:
             model = module.model = model.to(module.device)
         losses = final_validation(conf, self.texts, model, module.sequence_mode)
         loss = mean_loss(losses, module.shares)
+        accuracy, per_byte = {}, corpus.meta.val_tokens_per_byte
+        if isinstance(corpus, TaskData):
+            right = full_accuracy(model, corpus, conf.data.batch_size, module.sequence_mode)
+            accuracy = {"val_accuracy": right}
         averaged = None
         if average is not None:
             every = final_validation(conf, self.texts, average.model, module.sequence_mode)
@@ -500,7 +512,8 @@ class Run:
                 "last_rate": lr_factor(steps - 1, conf.trainer.max_steps, conf.optim),
                 "val_loss": loss,
                 "val_ema_loss": averaged,
-                "val_bits_per_byte": bits_per_byte(loss, corpus.meta.val_tokens_per_byte),
+                "val_bits_per_byte": None if per_byte is None else bits_per_byte(loss, per_byte),
+                **accuracy,
                 "validation": by_name(self.texts, losses),
                 "parts": corpus.read(ledger.parts) if isinstance(corpus, Mixture) else {},
                 "unigram_entropy": corpus.meta.unigram_entropy,

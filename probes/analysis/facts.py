@@ -33,9 +33,11 @@ def model_facts(dataset: Dataset, series: Series) -> dict[str, Any]:
     if runs := dataset.trainings_of(series):
         # A training of very few steps has no speed.
         speeds = [speed for run in runs if (speed := run.get("tokens_per_second")) is not None]
+        # Trainings on synthetic tasks have no text.
+        bits = [b for run in runs if (b := run["val_bits_per_byte"]) is not None]
         facts |= {
             "val_loss": fmean(run["val_loss"] for run in runs),
-            "bits_per_byte": fmean(run["val_bits_per_byte"] for run in runs),
+            "bits_per_byte": fmean(bits) if bits else None,
             "tokens_per_second": fmean(speeds) if speeds else None,
             "trained_tokens": runs[0].get("tokens"),
             "trainings": [run.get("name") for run in runs],

@@ -314,13 +314,14 @@ def _quality(dataset: Dataset, pair: tuple[Series, Series]) -> tuple[str, bool]:
         for cut in cut_every(runs)
     )
     loss = [fmean(run["val_loss"] for run in runs) for runs in (mine, other)]
-    bits = [fmean(run["val_bits_per_byte"] for run in runs) for runs in (mine, other)]
+    of_texts = all(run["val_bits_per_byte"] is not None for run in (*mine, *other))
     shown = [f"{value:.3f}" for value in loss]
     mean = "" if len(mine) == len(other) == 1 else "mean "
-    numbers = (
-        f"a {mean}validation loss of {shown[0]} against {shown[1]} nats per token "
-        f"({bits[0]:.3f} against {bits[1]:.3f} bits per byte), lower being better"
-    )
+    numbers = f"a {mean}validation loss of {shown[0]} against {shown[1]} nats per token"
+    if of_texts:
+        bits = [fmean(run["val_bits_per_byte"] for run in runs) for runs in (mine, other)]
+        numbers += f" ({bits[0]:.3f} against {bits[1]:.3f} bits per byte)"
+    numbers += ", lower being better"
     if mean:
         numbers += f", over {len(mine)} and {len(other)} trainings"
     first, second = phrases.spoken(pair[0]), phrases.spoken(pair[1])

@@ -15,6 +15,7 @@ from data.parts import part_confs, part_problems, validation_confs
 from data.readers.paths import unnamed
 from data.readers.records import shape_of
 from data.readers.text_encoding import is_utf8
+from data.tasks.task_data import TASKS, task_problems
 from models.registry import ModelSpec
 from scripts.cli.model_spec import model_spec, nearest
 from training.run_folder.folder import check_name
@@ -26,6 +27,9 @@ def corpus_problems(data: DataConf) -> Iterator[str]:
     yield from problems
     named = {} if data.mix else {"": data}
     if not problems:
+        for name, one in {**part_confs(data), **validation_confs(data)}.items():
+            if one.corpus in TASKS:
+                yield f"{name}: a task is trained and validated alone: data={one.corpus}"
         named |= {f"data.parts.{name}: ": one for name, one in part_confs(data).items()}
         named |= {f"data.validation.{name}: ": one for name, one in validation_confs(data).items()}
     for place, one in named.items():
@@ -33,8 +37,12 @@ def corpus_problems(data: DataConf) -> Iterator[str]:
 
 
 def _of_one_corpus(data: DataConf) -> Iterator[str]:
+    if data.corpus in TASKS:
+        yield from task_problems(data)
+        return
     if data.corpus not in CORPORA:
-        yield f"data.corpus={data.corpus!r}: no such corpus{nearest(data.corpus, list(CORPORA))}"
+        known = [*CORPORA, *TASKS]
+        yield f"data.corpus={data.corpus!r}: no such corpus{nearest(data.corpus, known)}"
     if data.corpus in CORPORA and data.corpus != "stdlib" and not data.paths:
         yield unnamed(data.corpus)
     if data.corpus == "stdlib" and data.paths:

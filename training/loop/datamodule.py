@@ -13,6 +13,7 @@ from conf.schema import DataConf
 from data.batches import train_loader, validation_windows
 from data.mixture import Data, Heldout, own_heldout
 from data.store import Corpus
+from data.tasks.task_data import TaskData
 
 
 class Tokens(lightning.LightningDataModule):
@@ -68,7 +69,9 @@ class ValidationWindows(IterableDataset):
     not count: where weights are sharded, no process can read without the others.
     """
 
-    def __init__(self, corpus: Corpus, conf: DataConf, windows: int, rank: int, world: int) -> None:
+    def __init__(
+        self, corpus: Corpus | TaskData, conf: DataConf, windows: int, rank: int, world: int
+    ) -> None:
         self._corpus, self._conf, self._windows = corpus, conf, windows
         self._rank, self._world = rank, world
 

@@ -12,20 +12,23 @@ from conf.schema import TrainConf
 from data.batches import all_validation
 from data.mixture import Heldout
 from data.store import Corpus
+from data.tasks.task_data import TaskData
 from models.contract import Model
 from tracking.progress import Windows
 from training.loop.objective import WHOLE, SequenceMode
 
 
-def number_of_windows(corpus: Corpus, length: int) -> int:
+def number_of_windows(corpus: Corpus | TaskData, length: int) -> int:
     """Number of windows of the whole validation set; the last may be shorter than `length`."""
+    if isinstance(corpus, TaskData):
+        return corpus.heldout
     return math.ceil((len(corpus.val) - 1) / length)
 
 
 @torch.no_grad()
 def full_validation(
     model: Model,
-    corpus: Corpus,
+    corpus: Corpus | TaskData,
     length: int,
     batch: int,
     mode: SequenceMode = WHOLE,
@@ -46,6 +49,20 @@ def full_validation(
         windows += len(targets)
         show(windows)
     return total / count
+
+
+@torch.no_grad()
+def full_accuracy(model: Model, data: TaskData, batch: int, mode: SequenceMode) -> float:
+    """The share of what a task asks for that the model answers right, over all held-out sequences.
+
+    Right is a target that is the likeliest token where it stands.
+    """
+    right = count = 0
+    device = next(model.parameters()).device  # type: ignore[attr-defined]
+    for tokens, targets in all_validation(data, data.length, batch):
+        right += mode.right(model, tokens.to(device), targets.to(device))
+        count += int((targets >= 0).sum())
+    return right / count
 
 
 def final_validation(

@@ -39,9 +39,11 @@ class LanguageModel(lightning.LightningModule):
         ledger: Ledger | None = None,
         shares: Sequence[float] = (1.0,),
         tuned: dict[str, Any] | None = None,
+        accuracy: bool = False,
     ) -> None:
         """`shares` are the weights of the texts that validate in the validation loss; `tuned` is
-        what checkpoints say of weights that stay as they are (`training.checkpoints.frozen`)."""
+        what checkpoints say of weights that stay as they are (`training.checkpoints.frozen`);
+        `accuracy` counts the right answers of the first text, which is a task."""
         super().__init__()
         self.model = model
         self.ledger = ledger or Ledger()
@@ -65,6 +67,10 @@ class LanguageModel(lightning.LightningModule):
         self.val_losses: list[float] = []
         """That of each text that validates, of which `val_loss` is the mean in `shares`."""
         self.shares = shares
+        self.accuracy = accuracy
+        self.val_accuracy: float | None = None
+        """Share of right answers in the last validation, where they are counted."""
+        self._right = torch.zeros(1)
         self._val_sum = torch.zeros(len(shares), 2)
         """Summed validation loss and its number of targets, of each text."""
 
@@ -128,12 +134,15 @@ class LanguageModel(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._val_sum = torch.zeros(len(self.shares), 2, dtype=torch.float64)
+        self._right = torch.zeros(1, dtype=torch.float64)
 
     def validation_step(
         self, batch: tuple[Tensor, Tensor, bool], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         tokens, targets, counts = batch
         sums = self.sequence_mode.summed(self.model, tokens, targets)
+        if self.accuracy and dataloader_idx == 0:
+            self._right += int(counts) * self.sequence_mode.right(self.model, tokens, targets)
         if counts:
             self._val_sum[dataloader_idx] += torch.tensor(sums, dtype=torch.float64)
 
@@ -141,6 +150,9 @@ class LanguageModel(lightning.LightningModule):
         total = self.trainer.strategy.reduce(self._val_sum.to(self.device), reduce_op="sum")
         self.val_losses = (total[:, 0] / total[:, 1]).tolist()
         self.val_loss = mean_loss(self.val_losses, self.shares)
+        if self.accuracy:
+            right = self.trainer.strategy.reduce(self._right.to(self.device), reduce_op="sum")
+            self.val_accuracy = float(right / total[0, 1])
         # For callbacks that monitor it. The loggers' rows, in full precision, are the `Monitor`'s.
         self.log("val/loss", self.val_loss, logger=False, batch_size=1)
 

@@ -162,11 +162,11 @@ class Monitor(lightning.Callback):
         row = self._losses("val/", loss)
         if averaged is not None:
             row["val/ema_loss"] = averaged
+        if pl_module.val_accuracy is not None:
+            row["val/accuracy"] = pl_module.val_accuracy
         for text, own in zip(self._texts, pl_module.val_losses, strict=False):
             if text.name:
-                per_byte = text.corpus.meta.val_tokens_per_byte
-                row[f"val/{text.name}/loss"] = own
-                row[f"val/{text.name}/bits_per_byte"] = bits_per_byte(own, per_byte)
+                row |= text.losses(f"val/{text.name}/", own)
         self._log(trainer, row)
         self._interrupted = True
 
@@ -287,6 +287,8 @@ def describe(figures: dict[str, float]) -> str:
         parts.append(f"{figures['mean/bits_per_byte']:.3f} bits/byte")
     if "val/loss" in figures:
         parts.append(f"val {figures['val/loss']:.3f}")
+    if "val/accuracy" in figures:
+        parts.append(f"{figures['val/accuracy']:.1%} right")
     if "train/tokens_per_second" in figures:
         parts.append(f"{figures['train/tokens_per_second']:,.0f} tokens/s")
     if "train/peak_memory_bytes" in figures:

@@ -78,6 +78,24 @@ class SequenceMode:
         ]
         return torch.cat(spans, dim=1)
 
+    @torch.no_grad()
+    def right(self, model: Model, tokens: Tensor, targets: Tensor) -> int:
+        """How many of the learned `targets[B, T]` are the likeliest token where they stand.
+
+        Where processes share a sequence, those of this one's span.
+        """
+        segment, split = self.segment, sequence_parallel.current()
+        if split is not None:
+            tokens, targets = (self._own(split, part) for part in (tokens, targets))
+            segment //= split.world
+        size = segment or tokens.shape[1]
+        state = model.init_state(len(tokens)) if size < tokens.shape[1] else None
+        count = 0
+        for piece, wanted in zip(tokens.split(size, 1), targets.split(size, 1), strict=True):
+            logits, state = model(piece, state)
+            count += int((logits.argmax(-1) == wanted).sum())
+        return count
+
     def summed(self, model: Model, tokens: Tensor, targets: Tensor) -> tuple[float, int]:
         """Summed cross entropy of `targets[B, T]` in nats, and the number of those that count.
 

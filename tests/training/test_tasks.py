@@ -1,0 +1,79 @@
+"""Trainings on a synthetic task: what is learned, how much is right, and that resuming is exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conf.schema import TrainConf
+from data.tasks import task_data
+from data.tasks.task_data import TaskData, heldout_rows
+from models import load
+from tests.training.runs import run, run_conf
+from tracking.jsonl import read_rows
+from training.checkpoints.find import saved
+
+SUMS = 1e-5  # of fp32 rounding between two ways to sum the same gradients
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_data, "VALIDATED", 600)
+
+
+def task_conf(folder: Path, **changes: Any) -> TrainConf:
+    words = {"data__corpus": "copy", "data__paths": [], "data__tokenizer": "chars"}
+    return run_conf(folder, folder / "none", **words, data__length=12, **changes)
+
+
+def test_a_task_is_trained_measured_and_resumed(tmp_path: Path) -> None:
+    conf = task_conf(tmp_path)
+    summary, folder = run(conf)
+    rows = list(read_rows(folder.metrics))
+    validated = [row for row in rows if "val/loss" in row]
+    assert validated and all(0 <= row["val/accuracy"] <= 1 for row in validated)
+    assert not any("bits_per_byte" in key for row in rows for key in row)
+    assert (summary["tokens"], summary["trained_tokens"]) == (8 * 4 * 12, 8 * 4 * 6)
+    assert summary["val_bits_per_byte"] is None and summary["unigram_entropy"] is None
+
+    tokens, learned = heldout_rows(TaskData("copy", 12), 0, 50)
+    logits, _ = load(folder.path)(torch.from_numpy(tokens[:, :-1]))
+    right = (logits.argmax(-1).numpy() == tokens[:, 1:])[learned[:, 1:]]
+    assert summary["val_accuracy"] == np.mean(right)
+
+    folder.summary_path.unlink()
+    for checkpoint in saved(folder)[1:]:
+        checkpoint.unlink()
+    again, _ = run(conf)
+    for key in ("digest", "val_loss", "val_accuracy", "order_hash", "trained_tokens"):
+        assert again[key] == summary[key], key
+
+
+def test_a_task_can_be_learned(tmp_path: Path) -> None:
+    """Two letters, copied: above what guessing one of sixteen letters gives."""
+    changes = {"data__batch_size": 64, "trainer__max_steps": 70, "optim__lr": 1e-2}
+    changes |= {"trainer__val_check_interval": 0, "trainer__log_every_n_steps": 70}
+    conf = task_conf(tmp_path, **changes)
+    conf.data.length = 4
+    summary, _ = run(conf, "transformer")
+    assert summary["val_accuracy"] > 0.5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trainer__devices": 2, "trainer__sequence_parallel": True},
+        {"training__segment": 4},
+    ],
+)
+def test_however_it_is_read_the_same_is_right(tmp_path: Path, changes: dict[str, Any]) -> None:
+    whole, _ = run(task_conf(tmp_path / "whole", trainer__max_steps=3), "rwkv7")
+    other, folder = run(task_conf(tmp_path / "other", trainer__max_steps=3, **changes), "rwkv7")
+    assert other["val_loss"] == pytest.approx(whole["val_loss"], rel=SUMS)
+    assert other["val_accuracy"] == pytest.approx(whole["val_accuracy"], abs=0.02)
+    (row,) = (row for row in read_rows(folder.metrics) if "val/accuracy" in row)
+    assert 0 <= row["val/accuracy"] <= 1
