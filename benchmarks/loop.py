@@ -3,7 +3,8 @@
 
 Both run the same model on the same batches with the same optimizer, schedule and clipping, in
 turns. The model is nanoGPT's preset for a CPU. What the monitor alone costs is told apart by
-switching it on and off in turns of the same training.
+switching it on and off in turns of the same training; so is, with `--off`, what remains of a
+training's callbacks where profile, samples, figures, rows and saves are all switched off.
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ from time import perf_counter, thread_time
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
+import yaml
 
 from benchmarks.harness import Row, Samples, interleave, parse, parser, publish, table
-from conf.schema import CheckpointConf, DataConf, TrainConf, TrainerConf
+from conf.schema import FOLDER, CheckpointConf, DataConf, TrainConf, TrainerConf
 from core.stop_signals import Signals
 from data.batches import Batches
 from data.store import Corpus, prepare
 from models.registry import ModelSpec, build
+from scripts.cli.model_spec import model_spec
 from tracking.lightning_loggers import JsonlLogger
 from tracking.throughput import Throughput
+from training.checkpoints.callback import Checkpointer
 from training.checkpoints.starting_point import Start
 from training.distributed.local_processes import RankInfo
 from training.loop.datamodule import Tokens
@@ -54,6 +59,9 @@ def main() -> None:
     made = parser(__doc__, rounds=5)
     made.add_argument("--text", help="a text file; default: Python's standard library")
     made.add_argument("--steps", type=int, default=200, help="of one round")
+    made.add_argument(
+        "--off", nargs="*", metavar="MODEL-SIZE", help="measure only this, of presets"
+    )
     arguments = parse(made)
     rounds, steps = arguments.rounds, arguments.steps
     data = DataConf(corpus="stdlib", tokenizer="bytes", length=64, batch_size=12)
@@ -62,6 +70,12 @@ def main() -> None:
         data.val_fraction = 0.1
     corpus = prepare(data)
     conf = training_of(data, steps, every=10 * steps)
+    if arguments.off:
+        rows = (switched_off(name, corpus, rounds * steps) for name in arguments.off)
+        columns = ("model", "steps", "ms/step", "with / without, median of pairs", "95 % interval",
+                   "CPU share")  # fmt: skip
+        publish("Switched off", table(columns, rows), arguments=arguments)
+        return
     every = CheckpointConf().every_n_train_steps
     saved = training_of(data, 5 * every, every)
     publish(
@@ -100,34 +114,73 @@ TURN = 20
 
 
 class Switched(lightning.Callback):
-    """The monitor in every second turn of steps, and a clock around all of them."""
+    """Callbacks in every second turn of steps, and a clock around all of them."""
 
-    def __init__(self, monitor: Monitor) -> None:
-        self.monitor, self.turns = monitor, [0.0]
+    def __init__(self, *callbacks: lightning.Callback, turn: int) -> None:
+        self.callbacks, self.turn, self.turns = callbacks, turn, [0.0]
         self.inside = self.spent = 0.0
-        """CPU seconds of this thread: in the monitor, and in all turns with it."""
+        """CPU seconds of this thread: in the callbacks, and in all turns with them."""
         self._began = self._cpu = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self.monitor.on_train_start(trainer, pl_module)
+        for callback in self.callbacks:
+            callback.on_train_start(trainer, pl_module)
         self._began, self._cpu = perf_counter(), thread_time()
 
-    def on_train_batch_start(self, *args: Any) -> None:
-        if len(self.turns) % 2:
-            self.monitor.on_train_batch_start(*args)
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
+    def _call(self, hook: str, *args: Any) -> None:
         if len(self.turns) % 2:
             before = thread_time()
-            self.monitor.on_train_batch_end(trainer, pl_module, *args)
+            for callback in self.callbacks:
+                getattr(callback, hook)(*args)
             self.inside += thread_time() - before
-        if trainer.global_step % TURN == 0:
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self._call("on_train_batch_start", *args)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
+        self._call("on_train_batch_end", trainer, pl_module, *args)
+        if trainer.global_step % self.turn == 0:
             now = perf_counter()
-            self.turns[-1], self._began = (now - self._began) / TURN, now
+            self.turns[-1], self._began = (now - self._began) / self.turn, now
             cpu = thread_time()
             self.spent += (cpu - self._cpu) * (len(self.turns) % 2)
             self._cpu = cpu
             self.turns.append(0.0)
+
+    @property
+    def pairs(self) -> list[tuple[float, float]]:
+        """Seconds per step of each turn with the callbacks, and of the next one without; the first
+        two warm up."""
+        return list(zip(self.turns[2:-1:2], self.turns[3:-1:2], strict=False))
+
+
+def switched_off(preset: str, corpus: Corpus, steps: int) -> Row:
+    """What the monitor and the saver of a training cost per step where nothing is asked of them: no
+    profile, samples, figures, rows of metrics or saves; two steps with them, two without."""
+    name, _, size = preset.partition("-")
+    group = yaml.safe_load((FOLDER / "model" / f"{name}.yaml").read_text())
+    spec = model_spec({**group, "size": size}, corpus.vocab_size)
+    data = DataConf(length=128, batch_size=1)
+    trainer = TrainerConf(max_steps=steps, accelerator="cpu", log_every_n_steps=10**9,
+                          val_check_interval=0, enable_progress_bar=False)  # fmt: skip
+    conf = TrainConf(data=data, trainer=trainer, checkpoint=CheckpointConf(every_n_train_steps=0))
+    lightning.seed_everything(conf.seed, verbose=False)
+    with tempfile.TemporaryDirectory() as place, quiet():
+        folder = RunFolder(Path(place))
+        monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
+        saver = Checkpointer(folder, conf, {}, {}, Signals(), RankInfo(), None)
+        module = LanguageModel(build(spec), conf.optim, steps)
+        switched = Switched(monitor, saver, turn=2)
+        fitted = build_trainer(conf, RankInfo(), [], [switched], [])
+        fitted.fit(module, Tokens(corpus, conf.data, conf.seed, 1))
+        saver.close()
+    ratios = np.array([on / off for on, off in switched.pairs])
+    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    milliseconds = 1e3 * float(np.median([off for _, off in switched.pairs]))
+    cells = (f"{steps:,}", f"{milliseconds:.2f}", f"{np.median(ratios):.4f}",
+             f"{low:.4f} to {high:.4f}", f"{switched.inside / switched.spent:.3%}")  # fmt: skip
+    return Row(preset, cells)
 
 
 def monitor_cost(name: str, conf: TrainConf, corpus: Corpus, steps: int) -> Row:
@@ -136,13 +189,12 @@ def monitor_cost(name: str, conf: TrainConf, corpus: Corpus, steps: int) -> Row:
     conf = replace(conf, trainer=replace(conf.trainer, max_steps=steps, log_every_n_steps=every))
     lightning.seed_everything(conf.seed, verbose=False)
     with tempfile.TemporaryDirectory() as folder, quiet():
-        switched = Switched(Monitor(conf, corpus.meta.val_tokens_per_byte))
+        switched = Switched(Monitor(conf, corpus.meta.val_tokens_per_byte), turn=TURN)
         metrics = JsonlLogger(Path(folder) / "metrics.jsonl")
         trainer = build_trainer(conf, RankInfo(), [metrics], [switched], [])
         module = LanguageModel(build(spec_of(name, corpus)), conf.optim, steps)
         trainer.fit(module, Tokens(corpus, conf.data, conf.seed, 1))
-    pairs = list(zip(switched.turns[2:-1:2], switched.turns[3:-1:2], strict=False))
-    on, off = (Samples(turns) for turns in zip(*pairs, strict=True))  # the first pair warms up
+    on, off = (Samples(turns) for turns in zip(*switched.pairs, strict=True))
     share = f"{switched.inside / switched.spent:.3%}"
     return Row(name, (f"{1e3 * off.median:.2f}", on.over(off).middle(".4f"), share))
 

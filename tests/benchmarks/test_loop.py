@@ -43,3 +43,15 @@ def test_the_monitor_is_switched_on_and_off(
     row = loop.monitor_cost("rwkv4", *training, steps=16)
     milliseconds, ratio, share = row.figures
     assert float(milliseconds) > 0 and " to " in ratio and share.endswith("%")
+
+
+def test_what_is_switched_off_is_compared_with_what_is_not_there(
+    training: tuple[TrainConf, Corpus],
+) -> None:
+    _, corpus = training
+    steps, milliseconds, ratio, interval, share = loop.switched_off(
+        "rwkv4-tiny", corpus, 12
+    ).figures
+    low, high = map(float, interval.split(" to "))
+    assert steps == "12" and float(milliseconds) > 0 and low <= float(ratio) <= high
+    assert 0 < float(share.rstrip("%")) < 100
