@@ -65,7 +65,7 @@ class Monitor(lightning.Callback):
             conf, TRAINING_FACTOR * flops_per_step - spared_per_step, self._tokens_per_step
         )
         self._line = Line(str(conf.name)) if conf.trainer.enable_progress_bar else None
-        self._since_line: list[Any] = []
+        self._since_line: list[list[Any]] = []
         """Losses of the optimizer steps since the last line, still on the device."""
         self._cost_of: Callable[[int], tuple[int, int]] | None = None
         """Tokens and operations of a step counted from 0, where steps differ."""
@@ -121,9 +121,8 @@ class Monitor(lightning.Callback):
         self._last_step = step
         module: LanguageModel = pl_module
         self._masked = module.learned is not None
-        mean = torch.as_tensor(sum(module.losses)) / len(module.losses)
         if module.learned != 0:  # else there is no loss
-            self._since_line.append(mean)
+            self._since_line.append(module.losses)  # their means are taken where they are shown
         tokens, flops = self._tokens_per_step, self._flops_per_step
         if self._cost_of is not None:
             tokens, flops = self._cost_of(step - 1)
@@ -137,7 +136,8 @@ class Monitor(lightning.Callback):
             return
         # One small batch says little: people are shown the mean since the last line.
         known = bool(self._since_line)
-        both = torch.stack([mean, torch.stack(self._since_line or [mean]).mean()])
+        mean, means = _mean(module.losses), [_mean(losses) for losses in self._since_line]
+        both = torch.stack([mean, torch.stack(means or [mean]).mean()])
         self._since_line.clear()
         loss, running = trainer.strategy.reduce(both, reduce_op="mean").tolist()
         row = {
@@ -227,6 +227,11 @@ class Monitor(lightning.Callback):
         if self._line is not None and trainer.is_global_zero:
             mean = {} if running is None else self._losses("mean/", running)
             self._line.show(trainer.global_step, {**row, **mean})
+
+
+def _mean(losses: list[Any]) -> torch.Tensor:
+    """The mean loss of the micro-batches of one optimizer step."""
+    return torch.as_tensor(sum(losses)) / len(losses)
 
 
 class Line:
