@@ -52,7 +52,7 @@ def model_of(path: Path) -> ModelSpec:
 
 @functools.cache
 def _model_in(path: Path, stamp: object) -> ModelSpec:
-    """As `model_of`, while the files have the same `stamp`."""
+    """The model of a file that still has this `stamp`."""
     from models.formats.load import spec_of
 
     return spec_of(path)

@@ -31,7 +31,7 @@ class Parent:
 
     @property
     def taken(self) -> str:
-        """The same in words."""
+        """What was taken over, in words."""
         return {"ema": "averaged weights"}.get(self.take, self.take.replace(",", " and "))
 
     @classmethod
