@@ -365,8 +365,7 @@ def _recipe_sweep(config_name: str, words: list[str], config_dir: Path | None) -
         config = compose(config_name, overrides=chosen, return_hydra_config=True)
     except Exception:  # what is wrong with it is told where the whole line is composed
         return []
-    params = OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create())
-    assert isinstance(params, dict)
+    params: Any = OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create())
     return [f"{name}={values}" for name, values in params.items() if name not in given]
 
 

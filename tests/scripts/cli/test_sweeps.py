@@ -99,6 +99,7 @@ def test_sweeps_go_to_the_default_project_and_optimise_what_is_logged() -> None:
 )
 def test_the_runs_of_a_recipe_are_those_that_were_checked(name: str, count: int | None) -> None:
     """Hydra adds what the experiments sweep that a recipe stands on."""
+    schema.register()
     line = read("train", ["-m", f"experiment={name}", "seed=0"])
     examined = examine("train", line)
     assert examined.problems == []
