@@ -117,7 +117,9 @@ class Encoder:
     def _encoded(self, group: list[tuple[str, bool, int]]) -> Encoded:
         ids = array(IDS)
         many = self._tokenizer.encode_many([piece for piece, _, _ in group])
-        for (_, first, mark), tokens in zip(group, many, strict=True):
+        for (piece, first, mark), tokens in zip(group, many, strict=True):
+            if mark & SPECIAL and piece in self._tokenizer.special_tokens:
+                tokens = [self._tokenizer.special_tokens[piece]]
             if mark:
                 ids.extend(_marked(self._separator if first else [], tokens, mark))
             else:

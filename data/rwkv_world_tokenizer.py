@@ -39,6 +39,7 @@ class WorldTokenizer:
     def __init__(self, tokens: Sequence[bytes]) -> None:
         """`tokens[i]` has id i + 1; all are different, and every single byte is among them."""
         self.tokens = tokens
+        self.special_tokens: dict[str, int] = {}
         self._longest = max(map(len, tokens))
         self._window = max(WINDOW, 2 * self._longest)
         self._matcher = BytesAhoCorasick(

@@ -22,6 +22,8 @@ class TextTokenizer(Protocol):
     vocab_size: int
     """Number of ids that a model needs to have."""
     end_of_text: int | None
+    special_tokens: dict[str, int]
+    """Ids of control tokens by their names."""
 
     @property
     def fingerprint(self) -> str:

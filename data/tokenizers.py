@@ -63,6 +63,8 @@ class LibraryTokenizer:
         vocab = tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size: int = max(vocab.values()) + 1
         self.end_of_text: int | None = next((vocab[t] for t in _KNOWN_ENDS if t in vocab), None)
+        added = tokenizer.get_added_tokens_decoder().items()
+        self.special_tokens = {token.content: i for i, token in added if token.special}
         definition = json.loads(tokenizer.to_str())
         self._first_space_is_free = first_space_is_free(definition)
         self._by_character = by_character(definition)

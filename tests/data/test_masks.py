@@ -195,3 +195,15 @@ def test_validation_reads_windows_with_something_to_learn(conf: DataConf) -> Non
     found = sum(int((targets >= 0).sum()) for _, targets in windows)
     assert found == int(corpus.val_mask[1 : 1 + full].sum())
     assert len(list(validation_windows(corpus, 16, 3))) == 3
+
+
+def test_special_tokens_stay_whole_where_they_are_meant(
+    conf: DataConf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are text where people wrote their names."""
+    name = b"<|endoftext|>"
+    meant = Document("a", lambda: [name + b" said " + name], special=((0, 13),))
+    monkeypatch.setitem(corpora.CORPORA, "talks", lambda conf: [meant, Document.of("b", b"x" * 99)])
+    corpus = prepare(conf)
+    side = corpus.val if len(corpus.val) < len(corpus.train) else corpus.train
+    assert side.tolist() == [256, 256, *(b" said " + name)]
