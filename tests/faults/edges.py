@@ -72,8 +72,8 @@ SWEEPS = (
     "int(" * 99 + "1" + ")" * 99,
     "json_str([1])", "float(1e400)", "bool(2)",
 )  # fmt: skip
-VALUES: dict[type, tuple[Any, ...]] = {
-    int: INTEGERS, float: NUMBERS, bool: SWITCHES, str: TEXTS, list: LISTS, dict: MAPS
+VALUES: dict[Any, tuple[Any, ...]] = {
+    int: INTEGERS, float: NUMBERS, bool: SWITCHES, str: TEXTS, list: LISTS, dict: MAPS, Any: MAPS
 }  # fmt: skip
 ODD: tuple[Line, ...] = (
     ("train", *("seed=1",) * 10_000),
