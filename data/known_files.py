@@ -61,13 +61,13 @@ class KnownFiles:
         Documents that lie in files have `files`, all that decide what they are, and `verbatim`,
         whether each is what one of these holds.
         """
-        files: Sequence[Path] = getattr(documents, "files", ())
+        files: Sequence[str] = getattr(documents, "files", ())
         try:
             return cls(conf, files, getattr(documents, "verbatim", False)) if files else None
         except OSError:
             return None
 
-    def __init__(self, conf: DataConf, files: Sequence[Path], verbatim: bool) -> None:
+    def __init__(self, conf: DataConf, files: Sequence[str], verbatim: bool) -> None:
         """Raises `OSError` if a file is gone."""
         reading = [getattr(conf, name.removeprefix("data.")) for name in READING]
         words = [FORMAT, conf.corpus, *reading, conf.val_fraction, str(Path.cwd())]
@@ -77,7 +77,7 @@ class KnownFiles:
         self._path = Path(conf.cache_dir) / "known" / key
         self._files, self._verbatim = files, verbatim
         self._begun = time.time_ns()
-        self._names = "\0".join(map(str, files)).encode()
+        self._names = "\0".join(files).encode()
         self._stamps = stamps(files)
 
     def find(self) -> Outline | None:
@@ -125,7 +125,7 @@ class KnownFiles:
         found = split.digests.copy() if self._verbatim else np.zeros((len(self._files), 32), "u1")
         for number, (file, size) in enumerate(zip(self._files, self._stamps[:, 0], strict=True)):
             if not self._verbatim or size > SAMPLED:
-                found[number] = np.frombuffer(bytes.fromhex(digest(file, int(size))), "u1")
+                found[number] = np.frombuffer(bytes.fromhex(digest(Path(file), int(size))), "u1")
         return found
 
     def _sampled(self, digests: bytes) -> bool:
@@ -134,7 +134,7 @@ class KnownFiles:
         every = range(len(self._files))
         for number in draw.sample(every, min(SAMPLES, len(every))):
             with suppress(Unreadable):
-                found = digest(self._files[number], int(self._stamps[number, 0]))
+                found = digest(Path(self._files[number]), int(self._stamps[number, 0]))
                 if found == digests[32 * number : 32 * number + 32].hex():
                     continue
             return False
@@ -153,7 +153,7 @@ def digest(path: Path, size: int) -> str:
     return total.hexdigest()
 
 
-def stamps(files: Sequence[Path]) -> np.ndarray:
+def stamps(files: Sequence[str]) -> np.ndarray:
     """Size, times of modification and change, inode and device of each file, int64 `[N, 5]`."""
     found = np.empty((len(files), _STAMP), dtype=np.int64)
     for number, file in enumerate(files):

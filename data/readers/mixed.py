@@ -33,7 +33,7 @@ class MixedFiles:
         self._named = NamedFiles(conf, folders=True)
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> list[str]:
         """All files that decide the documents; none if something is wrong with the paths."""
         files = tokens.with_indices(self._named.files)
         return [*files, *tokens.vocabulary_file(self._conf)] if files else []

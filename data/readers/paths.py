@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -33,18 +33,27 @@ class NamedFiles:
             raise UserError(unnamed(conf.corpus))
         self._conf = conf
         self.sources = Sources(folders)
-        self.paths = sorted(
-            {path for pattern in conf.paths for path in self.sources.expand(pattern)}
-        )
+        found = {path for pattern in conf.paths for path in self.sources.expand(pattern)}
+        self.all = sorted(found, key=in_order)
 
     @property
-    def files(self) -> list[Path]:
+    def paths(self) -> Iterator[Path]:
+        """The files that were found, in order."""
+        return map(Path, self.all)
+
+    @property
+    def files(self) -> list[str]:
         """The files; none if something is wrong with any."""
-        return [] if self.sources.problems else self.paths
+        return [] if self.sources.problems else self.all
 
     def refuse(self) -> None:
         """Raise `UserError` if anything is wrong with the paths, or with what was read there."""
         refuse_paths(self._conf, self.sources)
+
+
+def in_order(path: str) -> str:
+    """What files are sorted by: their folders' names, one after the other, then their own."""
+    return path.replace("/", "\0")  # which sorts before all that a name can have
 
 
 def refuse_paths(conf: DataConf, sources: Sources) -> None:

@@ -88,7 +88,7 @@ class RecordFiles:
         self._named, self._documents = NamedFiles(conf), Documents(conf)
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> list[str]:
         """The files, each of many documents; none if something is wrong with the paths."""
         return self._named.files
 

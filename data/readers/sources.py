@@ -27,6 +27,7 @@ SMALL = 16 << 20  # bytes of a file that is judged by all that it holds
 PART = 4 << 20  # bytes read at once
 LARGEST = 256 << 20  # bytes of a file that is read whole
 
+_MAGIC = re.compile(r"[*?[]")
 KERNEL = {  # types of file systems without files of their own
     *("autofs", "bpf", "binfmt_misc", "cgroup", "cgroup2", "configfs", "debugfs", "devpts"),
     *("efivarfs", "fusectl", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs"),
@@ -41,12 +42,14 @@ class Sources:
         """With `folders`, the path of one stands for every file in it and below it."""
         self.problems: list[str] = []
         self._folders = folders
-        self._real: dict[Path, Path] = {}  # folders as the links to them lead
         self._kernel = kernel_devices()
         self._in_kernel = False  # whether a glob has led there
 
-    def expand(self, pattern: str) -> list[Path]:
-        """The absolute paths of the files that `pattern` names: a file, or a glob."""
+    def expand(self, pattern: str) -> list[str]:
+        """The absolute paths of the files that `pattern` names: a file, or a glob.
+
+        They are plain texts, because there may be hundreds of thousands.
+        """
         try:
             pattern.encode()
             path = Path(pattern).expanduser().absolute()
@@ -103,7 +106,7 @@ class Sources:
                 reason = f"cannot be read ({reason})"
             self.problems.append(f"{path} {reason}")
 
-    def _named(self, path: Path) -> list[Path]:
+    def _named(self, path: Path) -> list[str]:
         """The one path that is there, whatever it is."""
         mode = self._mode(path)
         if mode is not None and stat.S_ISDIR(mode):
@@ -117,7 +120,7 @@ class Sources:
             kind = "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
             self.problems.append(f"{shown(path)} is {kind}, not a file")
         elif mode is not None:
-            return [path.resolve()]
+            return [str(path.resolve())]
         return []
 
     def _mode(self, path: Path) -> int | None:
@@ -128,11 +131,11 @@ class Sources:
             self.problems.append(f"{shown(path)} cannot be opened: {why}")
             return None
 
-    def _is_usable(self, path: Path) -> bool:
+    def _is_usable(self, path: str) -> bool:
         problem = ""
         try:
-            str(path).encode()
-            if path.stat().st_dev in self._kernel:
+            path.encode()
+            if os.stat(path).st_dev in self._kernel:  # noqa: PTH116
                 problem = "is made up by the kernel while it is read: copy what you need to a file"
         except UnicodeEncodeError:
             problem = "has a name that is not UTF-8: rename it"
@@ -142,7 +145,7 @@ class Sources:
             self.problems.append(f"{shown(path)} {problem}")
         return not problem
 
-    def _matches(self, path: Path) -> list[Path]:
+    def _matches(self, path: Path) -> list[str]:
         """The files that a glob names. A folder that several ways lead to is entered once."""
         self._in_kernel = False
         parts = path.parts[1:]
@@ -160,8 +163,7 @@ class Sources:
                     if stat.S_ISDIR(status.st_mode):
                         folders.setdefault((status.st_dev, status.st_ino), folder)
             level = [*folders.values()]
-        # Path.is_file raises for too long a name.
-        files = [self._resolved(f) for f in self._below(level, last) if os.path.isfile(f)]  # noqa: PTH113
+        files = [file for folder in level for file in self._files(folder, last)]
         if not files:
             why = "leads to what the kernel makes up while it is read, and"
             self.problems.append(
@@ -169,32 +171,39 @@ class Sources:
             )
         return files
 
-    def _inside(self, folder: Path) -> list[Path]:
+    def _inside(self, folder: Path) -> list[str]:
         """The files in a folder and below it, but those that are hidden."""
         files = []
         for each in self._descend(folder, set()):
             if not any(part.startswith(".") for part in each.relative_to(folder).parts):
-                names = [e.name for e in self._in(each) if e.is_file() and e.name[:1] != "."]
-                files += [self._resolved(each / name) for name in names]
+                files += self._files(each, "[!.]*")
         if not files:
             self.problems.append(f"{shown(folder)} is a folder without files")
         return files
 
-    def _resolved(self, file: Path) -> Path:
-        """Where a file really is; of many in one folder, the way to that is looked up once."""
-        if file.is_symlink():
-            return file.resolve()
-        folder = file.parent
-        if folder not in self._real:
-            self._real[folder] = folder.resolve()
-        return self._real[folder] / file.name
+    def _files(self, folder: Path, part: str) -> list[str]:
+        """The files in a folder whose names match, without links in their paths."""
+        if not _MAGIC.search(part):
+            file = folder / part  # Path.is_file raises for too long a name
+            return [os.path.realpath(file)] if os.path.isfile(file) else []  # noqa: PTH113
+        real = os.path.realpath(folder)
+        matches = re.compile(fnmatch.translate(part)).match
+        found = []
+        for entry in self._in(folder):
+            if matches(entry.name):
+                with suppress(OSError):  # of a link that leads to itself
+                    if entry.is_file(follow_symlinks=False):
+                        found.append(os.path.join(real, entry.name))  # noqa: PTH118
+                    elif entry.is_file():
+                        found.append(os.path.realpath(entry.path))
+        return found
 
     def _below(self, folders: list[Path], part: str) -> Iterator[Path]:
         if part == "**":
             seen: set[Path] = set()
             for folder in folders:
                 yield from self._descend(folder, seen)
-        elif not re.search(r"[*?[]", part):
+        elif not _MAGIC.search(part):
             yield from (folder / part for folder in folders)
         else:
             matches = re.compile(fnmatch.translate(part)).match

@@ -27,7 +27,7 @@ class TextFiles:
         self._conf, self._named = conf, NamedFiles(conf)
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> list[str]:
         """The file of each document; none if something is wrong with the paths."""
         return self._named.files
 
@@ -37,10 +37,10 @@ class TextFiles:
         return is_utf8(self._conf.encoding)
 
     def __iter__(self) -> Iterator[Document]:
-        paths, sources, conf = self._named.paths, self._named.sources, self._conf
-        if paths:
-            base = os.path.commonpath([path.parent for path in paths])
-            for path in paths:
+        sources, conf = self._named.sources, self._conf
+        if self._named.all:
+            base = os.path.commonpath([os.path.dirname(path) for path in self._named.all])  # noqa: PTH120
+            for path in self._named.paths:
                 parts = partial(sources.parts, path, conf.markup, conf.encoding)
                 yield Document(path.relative_to(base).as_posix(), parts)
         self._named.refuse()
@@ -51,7 +51,8 @@ def early_problems(conf: DataConf) -> list[str]:
     sources, room = Sources(), AT_ONCE
     named = [pattern for pattern in conf.paths if not has_magic(pattern)]
     try:
-        for path in sorted({path for pattern in named for path in sources.expand(pattern)}):
+        found = {path for pattern in named for path in sources.expand(pattern)}
+        for path in map(Path, sorted(found)):
             if (size := path.stat().st_size) <= room:
                 room -= size
                 for _ in sources.parts(path, conf.markup, conf.encoding):

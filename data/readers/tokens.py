@@ -11,7 +11,7 @@ from core.errors import UserError
 from core.parsing import regular
 from data.documents import Document
 from data.readers import binidx, token_files
-from data.readers.paths import NamedFiles
+from data.readers.paths import NamedFiles, in_order
 from data.text import TextTokenizer
 
 
@@ -28,7 +28,7 @@ class TokenFiles:
         self._conf, self._named = conf, NamedFiles(conf)
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> list[str]:
         """All files that decide the documents, the tokenizer's too; none if one is not there."""
         files = with_indices(self._named.files)
         return [*files, *vocabulary_file(self._conf)] if files else []
@@ -36,7 +36,7 @@ class TokenFiles:
     def __iter__(self) -> Iterator[Document]:
         self._named.refuse()
         tokenizer = tokenizer_of(self._conf)
-        for path in with_indices(self._named.paths):
+        for path in map(Path, with_indices(self._named.all)):
             yield from documents(path, self._conf, tokenizer)
 
 
@@ -59,11 +59,14 @@ def has_index(path: Path) -> bool:
     return path.suffix == ".bin" and path.with_suffix(".idx").is_file()
 
 
-def with_indices(paths: list[Path]) -> list[Path]:
+def with_indices(paths: list[str]) -> list[str]:
     """These files, once and in order, each `.bin` with its `.idx` if it has one, and vice versa."""
-    more = {path.with_suffix(".bin") for path in paths if path.suffix == ".idx"}
-    more |= {path.with_suffix(".idx") for path in paths if has_index(path)}
-    return sorted({*paths, *more})
+    more = [f"{path[:-4]}.bin" for path in paths if path.endswith(".idx")]
+    more += [
+        f"{path[:-4]}.idx" for path in paths if path.endswith(".bin") and has_index(Path(path))
+    ]
+    new = {*more} - {*paths}
+    return sorted([*paths, *new], key=in_order) if new else paths
 
 
 def tokenizer_of(conf: DataConf) -> TextTokenizer:
@@ -83,7 +86,7 @@ def tokenizer_of(conf: DataConf) -> TextTokenizer:
         return file.tokenizer()
 
 
-def vocabulary_file(conf: DataConf) -> list[Path]:
+def vocabulary_file(conf: DataConf) -> list[str]:
     """The file of the tokenizer, if it has one."""
     is_file = os.path.isfile(conf.tokenizer)  # noqa: PTH113  Path.is_file raises for too long a name
-    return [Path(conf.tokenizer).resolve()] if is_file else []
+    return [os.path.realpath(conf.tokenizer)] if is_file else []
