@@ -97,10 +97,11 @@ def rows(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
     limit = int(arguments.limit * 2**30)
     for kind in arguments.kinds:
         path, tokenizer = tokenizer_of(kind, folder)
-        large, small = ({
+        confs: list[dict[str, Any]] = [{
             "corpus": "text", "paths": [str(folder / name / "*.txt")], "vocab_size": VOCAB_SIZE,
             "tokenizer": path, "cache_dir": str(folder / f"cache-{kind}-{name}"), "markup": True,
-        } for name in ("large", "small"))  # fmt: skip
+        } for name in ("large", "small")]  # fmt: skip
+        large, small = confs
         peaks: list[int] = []
 
         def preparation(conf: dict[str, Any] = large, peaks: list[int] = peaks) -> float:

@@ -182,6 +182,7 @@ def test_further_texts_validate_whole(conf: DataConf, mixed: Mixture, tmp_path: 
             ("code", 0.3), ("wiki", 0.7), ("books", 0.0),
         ]  # fmt: skip
         corpus = texts[-1].corpus
+        assert isinstance(corpus, Corpus)
         assert corpus.meta.train_tokens == 0
         assert corpus.tokenizer.fingerprint == data.tokenizer.fingerprint
         assert corpus.tokenizer.decode(corpus.val[1:].tolist()) == Path(books).read_text()
