@@ -49,11 +49,13 @@ sys.path.insert(0, sys.argv[1])
 limit = int(sys.argv[3])
 if limit:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+import numpy as np
 from conf.schema import DataConf
 from data.store import prepare
+from data.token_rows import TokenRows
 begun = time.perf_counter()
 corpus = prepare(DataConf(**json.loads(sys.argv[2])))
-first = int(corpus.train[0]) + int(corpus.val[0])
+row = TokenRows(corpus).tokens(np.array([0]), 16)
 print(json.dumps([time.perf_counter() - begun, corpus.meta.train_tokens + corpus.meta.val_tokens]))
 """
 
@@ -97,11 +99,10 @@ def rows(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
     limit = int(arguments.limit * 2**30)
     for kind in arguments.kinds:
         path, tokenizer = tokenizer_of(kind, folder)
-        confs: list[dict[str, Any]] = [{
-            "corpus": "text", "paths": [str(folder / name / "*.txt")], "vocab_size": VOCAB_SIZE,
-            "tokenizer": path, "cache_dir": str(folder / f"cache-{kind}-{name}"), "markup": True,
-        } for name in ("large", "small")]  # fmt: skip
-        large, small = confs
+        large, small = (
+            settings(folder / name, path, folder / f"cache-{kind}-{name}")
+            for name in ("large", "small")
+        )
         peaks: list[int] = []
 
         def preparation(conf: dict[str, Any] = large, peaks: list[int] = peaks) -> float:
@@ -124,6 +125,14 @@ def rows(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
             *(f"{seconds:.2f}" for seconds, _ in again),
             *(f"{peak / 2**20:,.0f}" for _, peak in again),
         ))  # fmt: skip
+
+
+def settings(texts: Path, tokenizer: str, cache: Path) -> dict[str, Any]:
+    """The words of a `DataConf` for all files in a folder."""
+    return {
+        "corpus": "text", "paths": [str(texts / "*.txt")], "markup": True, "tokenizer": tokenizer,
+        "vocab_size": VOCAB_SIZE, "cache_dir": str(cache),
+    }  # fmt: skip
 
 
 def alone_on(tokenizer: TextTokenizer, conf: DataConf) -> Callable[[], None]:

@@ -131,8 +131,15 @@ class DataConf:
     )
     tokenizer: str = key(
         "bpe",
-        "bpe, bytes, chars, or the path of a tokenizer.json or of RWKV World's vocabulary",
+        "bpe, bytes, chars, or the path of a tokenizer.json, RWKV World's vocabulary, a model of "
+        "SentencePiece, tiktoken's ranks, a vocab.json, or a folder with one of them",
         path=True,
+    )
+    special_tokens: str = key(
+        "text",
+        "names of special tokens that occur in a text. text: are encoded as the text they are; "
+        "whole: are those tokens, whoever wrote them",
+        choices=("text", "whole"),
     )
     vocab_size: int = key(
         3072, "number of tokens of a bpe tokenizer trained on the corpus", low=257, high=65536

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from core.errors import UserError
 from data.rwkv_world_tokenizer import VOCABULARY, WorldTokenizer
+from data.sentencepiece_tokenizer import SentencePieceTokenizer
 from data.text import END_OF_TEXT, TextTokenizer
 from data.tokenizers import LibraryTokenizer
 from data.traits import byte_symbols
@@ -31,19 +32,23 @@ NORMAL, CONTROL = 1, 3
 _Trie = dict[str, Any]  # of further tries; "" ends a token
 
 
-def hugging_face_files(tokenizer: TextTokenizer) -> dict[str, str]:
+def hugging_face_files(tokenizer: TextTokenizer) -> dict[str, str | bytes]:
     """The content of each file, by its name in the directory.
 
+    A model of SentencePiece is its `tokenizer.model`, of which `transformers` makes what it makes.
     Raises `UserError` for a vocabulary of RWKV World's kind with tokens beyond `LONGEST`.
     """
-    files: dict[str, str] = {}
+    files: dict[str, str | bytes] = {}
     if isinstance(tokenizer, WorldTokenizer):
         files[VOCABULARY] = tokenizer.vocabulary()
         files["tokenizer.json"] = greedy(tokenizer.tokens).to_str()
     elif isinstance(tokenizer, LibraryTokenizer):
         files["tokenizer.json"] = tokenizer.definition
+    pieces = isinstance(tokenizer, SentencePieceTokenizer)
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        files["tokenizer.model"] = tokenizer.model
     config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": "LlamaTokenizer" if pieces else "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
     }
     if tokenizer.end_of_text is not None:

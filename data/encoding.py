@@ -80,9 +80,9 @@ class Encoder:
     documents, wherever their parts end.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, size: int = GROUP) -> None:
-        """`size` characters are encoded in one call."""
-        self._tokenizer, self._size = tokenizer, size
+    def __init__(self, tokenizer: TextTokenizer, size: int = GROUP, whole: bool = False) -> None:
+        """`size` characters are encoded in one call; `whole` keeps special tokens whole."""
+        self._tokenizer, self._size, self._whole = tokenizer, size, whole
         end = tokenizer.end_of_text
         self._separator = [] if end is None else [end]
         self._pieces = Pieces(tokenizer.cut)
@@ -116,7 +116,8 @@ class Encoder:
 
     def _encoded(self, group: list[tuple[str, bool, int]]) -> Encoded:
         ids = array(IDS)
-        many = self._tokenizer.encode_many([piece for piece, _, _ in group])
+        pieces, begins, _ = zip(*group, strict=True)
+        many = self._tokenizer.encode_many(pieces, self._whole, begins)
         for (piece, first, mark), tokens in zip(group, many, strict=True):
             if mark & SPECIAL and piece in self._tokenizer.special_tokens:
                 tokens = [self._tokenizer.special_tokens[piece]]

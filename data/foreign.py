@@ -23,14 +23,13 @@ from threading import Lock
 import psutil
 
 from core.errors import UserError
-from core.parsing import read_bytes
+from data import tokenizer_files
 from data.encoding import GROUP, IDS, Encoded, Encodes
 from data.guest import HEADER, NUMBER, send
 from data.interruptible import Call
 from data.text import TextTokenizer
 from data.tokenizers import parse
 
-LARGEST = 64 << 20  # bytes of a tokenizer's file
 SECONDS = 5.0  # of processor time that any request may take
 SECONDS_PER_MIB = 0.15  # more for a file; 64 MiB with 256 Ki entries take 8 s in all
 STARVED = 60.0  # seconds, instead, where another process has the processor
@@ -54,9 +53,9 @@ class Foreign:
     """A tokenizer's file, opened in another process; a context manager."""
 
     def __init__(self, path: str | Path) -> None:
-        """Raises `UserError` if it is no file, or too large."""
+        """Raises `UserError` if there is none, or it is too large."""
         self.path = Path(path)
-        self.content = read_bytes(self.path, LARGEST)
+        self.content = tokenizer_files.content(self.path)
         self._process: subprocess.Popen[bytes] | None = None
         self._spent, self._bytes = 0.0, 0  # processor time for so much text
         self._encoders = 0
@@ -94,10 +93,13 @@ class Foreign:
         """This tokenizer in this process, after `try_on`."""
         return parse(self.content.decode(), self.path)
 
-    def encoder(self) -> Encodes:
-        """Encode a sequence of documents in the other process, after `try_on`."""
+    def encoder(self, whole: bool = False) -> Encodes:
+        """Encode a sequence of documents in the other process, after `try_on`.
+
+        `whole` keeps special tokens whole.
+        """
         self._encoders += 1
-        return _Encoder(self, self._encoders)
+        return _Encoder(self, self._encoders, whole)
 
     def _start(self, largest: int) -> bool:
         memory = MEMORY + PER_BYTE_OF_FILE * len(self.content)
@@ -127,16 +129,22 @@ class Foreign:
                 return bool(json.loads(answer)["apart"])
         raise self._ended("to be read")
 
-    def encode(self, number: int, parts: Sequence[Passage], held: int = 0) -> Iterator[Encoded]:
+    def encode(
+        self, number: int, parts: Sequence[Passage], held: int = 0, whole: bool = False
+    ) -> Iterator[Encoded]:
         """Send parts of the documents of sequence `number`, before which it holds `held` bytes.
 
         One request at a time: another thread's waits.
         """
         with self._lock:
-            yield from self._encode(number, parts, held)
+            yield from self._encode(number, parts, held, whole)
 
-    def _encode(self, number: int, parts: Sequence[Passage], held: int) -> Iterator[Encoded]:
-        content = json.dumps([number, parts], ensure_ascii=False).encode(errors="surrogatepass")
+    def _encode(
+        self, number: int, parts: Sequence[Passage], held: int, whole: bool
+    ) -> Iterator[Encoded]:
+        content = json.dumps([number, whole, parts], ensure_ascii=False).encode(
+            errors="surrogatepass"
+        )
         sizes = [_size(text) for text, *_ in parts]
         total = sum(sizes)
         rate = self._bytes / self._spent if self._spent > 0.1 else 1 << 20
@@ -217,8 +225,8 @@ class Foreign:
 class _Encoder:
     """One sequence of documents for the other process; see `data.encoding.Encodes`."""
 
-    def __init__(self, file: Foreign, number: int) -> None:
-        self._file, self._number = file, number
+    def __init__(self, file: Foreign, number: int, whole: bool) -> None:
+        self._file, self._number, self._whole = file, number, whole
         self._parts: list[Passage] = []
         self._waiting = 0  # bytes of them
         self._sent = 0  # bytes that the other process may hold
@@ -242,7 +250,9 @@ class _Encoder:
             parts, held = self._parts, self._sent
             self._sent += self._waiting
             self._parts, self._waiting = [], 0
-            self._running = Call(lambda: [*self._file.encode(self._number, parts, held)])
+            self._running = Call(
+                lambda: [*self._file.encode(self._number, parts, held, self._whole)]
+            )
 
     def _answers(self) -> Iterator[Encoded]:
         call, self._running = self._running, None

@@ -1,8 +1,9 @@
 """The process in which a foreign tokenizer runs, and which dies of what it must not do.
 
 A frame is a letter, the length of what follows in 8 bytes, and that. Requests: `L` a tokenizer's
-name, a newline and its file; `E` a JSON list of the number of a sequence of documents and parts of
-them, each a text, whether it begins and whether it ends a document. Answers: `I` a JSON object; `T`
+name, a newline and its content; `E` a JSON list of the number of a sequence of documents, whether
+special tokens are kept whole in it, and parts of them, each a text, whether it begins and whether
+it ends a document. Answers: `I` a JSON object; `T`
 8 bytes of how many bytes of text were encoded, and their ids of 32 bits; `D` done; `X` a message
 for the user; `P` that of a failure inside the library. After `X` and `P` what was held of documents
 is forgotten. See `data.foreign` for the other side.
@@ -49,8 +50,8 @@ def serve(memory: int, size: int) -> None:
                 send(answers, b"I", json.dumps({"apart": apart}).encode())
             else:
                 assert tokenizer is not None
-                number, parts = json.loads(content.decode(errors="surrogatepass"))
-                encoder = encoders.setdefault(number, Encoder(tokenizer, size))
+                number, whole, parts = json.loads(content.decode(errors="surrogatepass"))
+                encoder = encoders.setdefault(number, Encoder(tokenizer, size, whole))
                 for part in parts:
                     _answer(answers, encoder.push(*part))
                 _answer(answers, encoder.flush())

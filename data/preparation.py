@@ -58,7 +58,8 @@ def fill(
         done = _Done.read(folder, fingerprint, split.unlearned is not None)
         with _shown(conf, split, done) as advance:
             tokenizer = done.tokenizer(folder, conf, split, file)
-            _encode(folder, split, tokenizer, file, done, advance)
+            whole = recipes.keeps_whole(conf)
+            _encode(folder, split, tokenizer, file, whole, done, advance)
         _finish(folder, fingerprint, conf, split, tokenizer)
     except BaseException:
         if not (folder / PROGRESS).exists():  # nothing to go on with
@@ -228,6 +229,7 @@ def _encode(
     split: Split,
     tokenizer: TextTokenizer,
     file: Foreign | None,
+    whole: bool,
     done: _Done,
     advance: Any,
 ) -> None:
@@ -237,7 +239,7 @@ def _encode(
             targets: list[BinaryIO] = [
                 stack.enter_context((folder / name).open("ab")) for name in done.files(side)
             ]
-            encoder = Encoder(tokenizer) if file is None else file.encoder()
+            encoder = Encoder(tokenizer, whole=whole) if file is None else file.encoder(whole)
             sides[side] = _Tokens(targets, encoder, tokenizer, done.text()[side])
         unsaved = 0
         for part in split.parts(done.text()):

@@ -16,6 +16,7 @@ from data.text import TextTokenizer
 OWN = ("bpe", "bytes", "chars")  # any other is the path of a file
 SAMPLE = 1 << 12  # bytes of a document that a file is tried on
 _APART = " apart"  # once cut in places where such a tokenizer does not separate words
+_WHOLE = " whole"  # where names of special tokens are those tokens
 
 
 def foreign(conf: DataConf) -> Foreign | None:
@@ -39,10 +40,17 @@ def possible(conf: DataConf, file: Foreign | None) -> list[str]:
 
     Only trying a file tells which (`chosen`); what has been prepared need not be tried again.
     """
+    special = _WHOLE if keeps_whole(conf) else ""
     if file is None:
-        return [f"bpe {conf.vocab_size}" if conf.tokenizer == "bpe" else conf.tokenizer]
+        own = f"bpe {conf.vocab_size}" if conf.tokenizer == "bpe" else conf.tokenizer
+        return [own + special]
     key = f"file {hashlib.sha256(file.content).hexdigest()}"
-    return [key, key + _APART]
+    return [key + special, key + _APART + special]
+
+
+def keeps_whole(conf: DataConf) -> bool:
+    """Whether names of special tokens in a text are those tokens."""
+    return conf.special_tokens == "whole"
 
 
 def chosen(conf: DataConf, file: Foreign | None, split: Split) -> str:

@@ -13,7 +13,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,8 @@ class WorldTokenizer:
 
     def __init__(self, tokens: Sequence[bytes]) -> None:
         """`tokens[i]` has id i + 1; all are different, and every single byte is among them."""
+        self.special_tokens = {END_OF_TEXT: 0}
         self.tokens = tokens
-        self.special_tokens: dict[str, int] = {}
         self._longest = max(map(len, tokens))
         self._window = max(WINDOW, 2 * self._longest)
         self._matcher = BytesAhoCorasick(
@@ -70,8 +70,13 @@ class WorldTokenizer:
         except UnicodeEncodeError:  # a str may hold lone surrogates, which no UTF-8 text has
             raise UserError("the text to encode is not valid Unicode") from None
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
+    def encode_many(
+        self, texts: Sequence[str], whole: bool = False, begins: Sequence[bool] | None = None
+    ) -> list[list[int]]:
+        if not whole:
+            return [self.encode(text) for text in texts]
+        parted = ([self.encode(part) for part in text.split(END_OF_TEXT)] for text in texts)
+        return [reduce(lambda left, right: [*left, 0, *right], parts) for parts in parted]
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Token ids of any bytes, UTF-8 or not."""

@@ -15,15 +15,15 @@ _KEPT = 8  # tokens: more than a character takes
 class TextTokenizer(Protocol):
     """Text to token ids and back, without loss.
 
-    Special tokens that occur in a text are encoded as the plain text they are: only the store puts
-    `end_of_text` between documents.
+    Special tokens that occur in a text are encoded as the plain text they are, unless they are
+    asked for: only the store puts `end_of_text` between documents.
     """
 
     vocab_size: int
     """Number of ids that a model needs to have."""
     end_of_text: int | None
     special_tokens: dict[str, int]
-    """Ids of control tokens by their names."""
+    """The ids that stand for no text, by their names."""
 
     @property
     def fingerprint(self) -> str:
@@ -38,8 +38,14 @@ class TextTokenizer(Protocol):
         """Token ids of `text`. Raises `UserError` naming what cannot be represented."""
         ...
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text."""
+    def encode_many(
+        self, texts: Sequence[str], whole: bool = False, begins: Sequence[bool] | None = None
+    ) -> list[list[int]]:
+        """`encode` of each text.
+
+        `whole` keeps special tokens whole where their names occur. `begins` says which texts are
+        not later pieces of `cut`; by default, all are texts of their own.
+        """
         ...
 
     def decode(self, ids: Iterable[int]) -> str:

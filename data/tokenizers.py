@@ -1,8 +1,9 @@
 """Tokenizers: which there are, and how each is made or read.
 
 `bpe` is trained on the training documents, `bytes` and `chars` need no training, and anything else
-is the path of a file made elsewhere: a `tokenizer.json`, or the vocabulary of RWKV World. All but
-the last are a `tokenizers.Tokenizer`. Every kind is saved as one file, `tokenizer.json`.
+is the path of what was made elsewhere, see `data.tokenizer_files`. All but RWKV World's vocabulary
+and SentencePiece's models are a `tokenizers.Tokenizer`. Every kind is saved as one file,
+`tokenizer.json`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from heapq import heappop, heappush
 from itertools import accumulate, islice
 from pathlib import Path
@@ -19,10 +21,17 @@ from pathlib import Path
 from tokenizers import Encoding, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from core.errors import UserError
-from core.parsing import Missing, read_text
-from data import rwkv_world_tokenizer
+from core.parsing import Missing
+from data import (
+    merges,
+    rwkv_world_tokenizer,
+    sentencepiece_tokenizer,
+    tiktoken_ranks,
+    tokenizer_files,
+)
 from data.interruptible import interruptible
 from data.text import END_OF_TEXT, TextTokenizer
+from data.tokenizer_files import WITH_END
 from data.traits import by_character, byte_symbols, first_space_is_free, has, loses_nothing
 
 # The tokenizers library uses threads, and warns in every process forked afterwards unless this is
@@ -32,9 +41,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 _KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
 
 _BETWEEN_WORDS = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=\S)")
-
-MOST = 64 << 20
-"""Bytes of a tokenizer's file; the largest in use have 33 MB."""
 
 TRAINING_SAMPLE = 32 << 20
 """Bytes of text a BPE is trained on at most; beyond it, pieces are drawn by their hash."""
@@ -47,6 +53,9 @@ ones (DNA, base64, some Chinese) are cut for the training alone."""
 MOST_IDS = 1 << 20
 """A vocabulary has fewer: the largest known have a quarter of a million."""
 
+SPARE = 2048
+"""Ids that a model may have beyond its tokenizer's, to be rounded up or for tokens to come."""
+
 _LONG = 1 << 16  # characters that take long enough to encode for Ctrl-C to matter
 _TRIES = 64  # places to cut at, before a text is taken to have none
 _AROUND = 256  # characters on each side of a place that decide whether words end there
@@ -55,17 +64,23 @@ _AROUND = 256  # characters on each side of a place that decide whether words en
 class LibraryTokenizer:
     """A `tokenizers.Tokenizer`; see `data.text.TextTokenizer` for the methods."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, end_of_text: str | None = None) -> None:
+        """`end_of_text` names the token that ends a text, where it is not one of the usual ones."""
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True  # not part of tokenizer.json
         self._tokenizer = tokenizer
         vocab = tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size: int = max(vocab.values()) + 1
-        self.end_of_text: int | None = next((vocab[t] for t in _KNOWN_ENDS if t in vocab), None)
-        added = tokenizer.get_added_tokens_decoder().items()
-        self.special_tokens = {token.content: i for i, token in added if token.special}
+        usual = next((token for token in _KNOWN_ENDS if token in vocab), None)
+        self._end = end_of_text if end_of_text in vocab and end_of_text != usual else None
+        end = self._end or usual
+        self.end_of_text: int | None = None if end is None else vocab[end]
         definition = json.loads(tokenizer.to_str())
+        added = definition.get("added_tokens") or []
+        self.special_tokens: dict[str, int] = {
+            token["content"]: token["id"] for token in added if token["special"]
+        }
         self._first_space_is_free = first_space_is_free(definition)
         self._by_character = by_character(definition)
         self._loses_nothing = loses_nothing(definition)
@@ -83,20 +98,30 @@ class LibraryTokenizer:
         return self._tokenizer.to_str()
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(self.definition, encoding="utf-8")
+        Path(path).write_text(self._saved, encoding="utf-8")
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(self.definition.encode()).hexdigest()[:16]
+        return hashlib.sha256(self._saved.encode()).hexdigest()[:16]
+
+    @property
+    def _saved(self) -> str:
+        if self._end is None:
+            return self.definition
+        content = {"type": WITH_END, "end_of_text": self._end, "tokenizer": self.definition}
+        return json.dumps(content)
 
     def encode(self, text: str) -> list[int]:
         return self.encode_many([text])[0]
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_many(
+        self, texts: Sequence[str], whole: bool = False, begins: Sequence[bool] | None = None
+    ) -> list[list[int]]:
         """`encode` of each text, on all processors."""
+        tokenizer = self._keeping if whole else self._tokenizer
 
         def encode() -> list[Encoding]:
-            return self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+            return tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
 
         try:
             long = sum(map(len, texts)) > _LONG
@@ -104,11 +129,11 @@ class LibraryTokenizer:
         except TypeError:  # a str may hold lone surrogates, which no UTF-8 text has
             raise UserError("the text to encode is not valid Unicode") from None
         ids = [encoding.ids for encoding in encodings]
-        if self._loses_nothing:
+        if self._loses_nothing and not whole:
             return ids
-        decoded = self._tokenizer.decode_batch(ids, skip_special_tokens=False)
+        decoded = tokenizer.decode_batch(ids, skip_special_tokens=False)
         for text, back in zip(texts, decoded, strict=True):
-            if back != text and not self._promised(text, back):
+            if back != text and not self._promised(text, back, whole):
                 raise UserError(_loss(text, back))
         return ids
 
@@ -118,9 +143,22 @@ class LibraryTokenizer:
     def cut(self, text: str, size: int = 1 << 16) -> Iterator[str]:
         return cut(text, size, None if self._by_character else self._apart)
 
-    def _promised(self, text: str, back: str) -> bool:
+    @cached_property
+    def _keeping(self) -> Tokenizer:
+        """This tokenizer, but special tokens in a text are not text to it."""
+        spaced = next((name for name in self.special_tokens if " " in name), None)
+        if spaced is not None:
+            raise UserError(
+                f"special tokens are kept whole only where they have no space: {spaced!r} has one"
+            )
+        return Tokenizer.from_str(self.definition)
+
+    def _promised(self, text: str, back: str, whole: bool) -> bool:
         """Whether `back` is all that this tokenizer ever promises to give back of `text`."""
-        if back == self._normalised(text):  # say to NFC
+        if whole and self._first_space_is_free:  # a text begins behind a special token, too
+            after = re.compile(f"({'|'.join(map(re.escape, self.special_tokens))}) ?")
+            text, back = after.sub(r"\1", text), after.sub(r"\1", back)
+        if back in (text, self._normalised(text)):  # say to NFC
             return True
         return self._first_space_is_free and (text == " " + back or back == " " + text)
 
@@ -146,57 +184,81 @@ class LibraryTokenizer:
 
 
 def load(path: str | Path) -> TextTokenizer:
-    """Read a `tokenizer.json` or the vocabulary of RWKV World.
+    """Read the tokenizer that a file or folder of our own holds.
 
-    Raises `UserError` if there is no such file, or it is neither.
+    Raises `UserError` if there is none.
     """
     path = Path(path)
     try:
-        return parse(read_text(path, MOST), path)
+        found = tokenizer_files.content(path)
+        return parse(found.decode(), path)
     except Missing:
         raise UserError(f"{path}: no such tokenizer file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not readable as text ({error})") from None
 
 
 def parse(text: str, path: Path) -> TextTokenizer:
-    """The tokenizer that the text of a file defines; messages name `path`. Raises `UserError`."""
+    """The tokenizer that a content defines, see `data.tokenizer_files`; messages name `path`.
+
+    Raises `UserError`.
+    """
     if not text.lstrip().startswith(("{", "[")):
         return rwkv_world_tokenizer.read_vocabulary(path, text)
     try:
         content = json.loads(text)
-        if isinstance(content, dict) and content.get("type") == rwkv_world_tokenizer.KIND:
+        kind = content.get("type") if isinstance(content, dict) else None
+        if kind == rwkv_world_tokenizer.KIND:
             return rwkv_world_tokenizer.read_saved(path, content)
-        # Ids that no model could have are refused before the library reads them.
-        model = content["model"]
-        entries = model["vocab"]
-        if len(entries) > MOST_IDS:
-            raise ValueError(f"{len(entries):,} entries, and {MOST_IDS:,} is the most there may be")
-        listed = [*entries.items()] if isinstance(entries, dict) else []
-        added = [(token["content"], token["id"]) for token in content.get("added_tokens") or ()]
-        for token, i in listed + added:
-            if not isinstance(i, int) or not 0 <= i < MOST_IDS:
-                raise ValueError(
-                    f"the id {i!r} of {token[:40]!r} is not from 0 to {MOST_IDS - 1:,}"
-                )
-        names = {i: token for token, i in listed}
-        for token, i in listed:
-            if names[i] != token:
-                raise ValueError(f"{token[:40]!r} and {names[i][:40]!r} both have the id {i}")
-        return LibraryTokenizer(Tokenizer.from_str(text))
+        if kind == tokenizer_files.SENTENCEPIECE:
+            return sentencepiece_tokenizer.read(content)
+        if kind == tokenizer_files.TIKTOKEN:
+            return _library(tiktoken_ranks.definition(content["name"], content["ranks"]))
+        if kind == tokenizer_files.PAIR:
+            config = content["config"]
+            made = merges.definition(content["vocab"], content["merges"], config)
+            return _library(made, config.get("end_of_text"))
+        if kind == WITH_END:
+            return _library(content["tokenizer"], content["end_of_text"])
+        return _library(text)
     except UserError:
         raise
     except BaseException as error:  # bare Exception, ValueError on no vocab, Rust's own panics
         if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
             raise
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: not a valid tokenizer.json ({reason})") from None
+        raise UserError(f"{path}: not a valid tokenizer ({reason})") from None
+
+
+def _library(text: str, end_of_text: str | None = None) -> LibraryTokenizer:
+    """That of a `tokenizer.json`. Ids that no model could have are refused before it is read."""
+    content = json.loads(text)
+    entries = content["model"]["vocab"]
+    if len(entries) > MOST_IDS:
+        raise ValueError(f"{len(entries):,} entries, and {MOST_IDS:,} is the most there may be")
+    listed = [*entries.items()] if isinstance(entries, dict) else []
+    added = [(token["content"], token["id"]) for token in content.get("added_tokens") or ()]
+    for token, i in listed + added:
+        if not isinstance(i, int) or not 0 <= i < MOST_IDS:
+            raise ValueError(f"the id {i!r} of {token[:40]!r} is not from 0 to {MOST_IDS - 1:,}")
+    names = {i: token for token, i in listed}
+    for token, i in listed:
+        if names[i] != token:
+            raise ValueError(f"{token[:40]!r} and {names[i][:40]!r} both have the id {i}")
+    return LibraryTokenizer(Tokenizer.from_str(text), end_of_text)
 
 
 def check_fits(tokenizer: TextTokenizer, vocab_size: int, model: str) -> None:
-    """Raise `UserError` if `model` has no embedding for some id of `tokenizer`."""
+    """Raise `UserError` if `model` has no embedding for some id of `tokenizer`, or far too many."""
     if tokenizer.vocab_size > vocab_size:
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size:,} ids and {model} only {vocab_size:,}: it "
             "was trained with another tokenizer"
+        )
+    if vocab_size > max(2 * tokenizer.vocab_size, tokenizer.vocab_size + SPARE):
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size:,} ids and {model} {vocab_size:,}, more than "
+            "any rounding up: it was trained with another tokenizer"
         )
 
 

@@ -18,7 +18,7 @@ from models.formats.gguf_file import Vocabulary
 from models.formats.load import read
 from models.formats.save import PARTS, TOKENIZED, Beside, save
 from models.formats.weights import DTYPES, Weights, common_dtype
-from training.checkpoints.weights_source import Source, check_tokenizer, find_source
+from training.checkpoints.weights_source import Source, check_alike, check_tokenizer, find_source
 
 
 def main(conf: ConvertConf) -> None:
@@ -43,12 +43,14 @@ def main(conf: ConvertConf) -> None:
 
 def tokenizer_of(conf: ConvertConf, source: Source, weights: Weights) -> Beside:
     """What is written of the tokenizer. Raises `UserError` if it is not that of the weights."""
-    path = Path(conf.tokenizer) if conf.tokenizer else source.tokenizer
+    given = Path(conf.tokenizer) if conf.tokenizer else None
+    path = given or source.tokenizer
     if path is None:
         return Beside()
     tokenizer = foreign.load(path, [])
-    if not conf.tokenizer:
-        check_tokenizer(source, tokenizer)
+    check_tokenizer(source, tokenizer, given)
+    if given is not None:
+        check_alike(source, tokenizer, given)
     check_fits(tokenizer, weights.spec.config["vocab_size"], str(source.weights))
     if conf.format == "gguf":
         return Beside(vocabulary=Vocabulary(**llama_cpp_vocabulary(tokenizer)))

@@ -19,7 +19,7 @@ from models.formats.weights import Weights
 class Beside:
     """What is written of the tokenizer, in formats that have a place for it."""
 
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
     """The content of files in a directory, by name."""
     end_of_text: int | None = None
     """The id of the token that ends a text."""
@@ -29,8 +29,9 @@ class Beside:
 
 def _write_directory(weights: Weights, folder: Path, beside: Beside) -> None:
     folder.mkdir()
-    for name, text in beside.files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    for name, content in beside.files.items():
+        content = content.encode() if isinstance(content, str) else content
+        (folder / name).write_bytes(content)
     hugging_face.write(weights, folder, beside.end_of_text)
 
 

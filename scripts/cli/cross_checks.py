@@ -151,8 +151,8 @@ def _demo(config: DemoConf) -> Iterator[str]:
 
 @check("generate", "evaluate")
 def _weights(config: WeightsConf) -> Iterator[str]:
-    if config.tokenizer is not None and not Path(config.tokenizer).is_file():
-        yield f"tokenizer={config.tokenizer!r}: no such file"
+    if config.tokenizer is not None and not Path(config.tokenizer).exists():
+        yield f"tokenizer={config.tokenizer!r}: no such file or folder"
 
 
 @check("prepare")
@@ -173,7 +173,7 @@ def _evaluate(config: EvaluateConf) -> Iterator[str]:
         for key in (
             "tokenizer", "vocab_size", "length", "batch_size", "packing", "workers", "verify",
             "batch_warmup", "length_warmup", "cache_dir", "order", "magic_prime", "mix",
-            "validation",
+            "validation", "special_tokens",
         ):  # fmt: skip
             if key == "tokenizer" and config.data.corpus in ("tokens", "files"):
                 continue  # the one that token ids belong to

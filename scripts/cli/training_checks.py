@@ -85,8 +85,8 @@ def training_problems(config: TrainConf) -> Iterator[str]:
     yield from _processes(config)
     if trainer.precision == "16-mixed" and trainer.accelerator == "cpu":
         yield NO_HALF
-    if data.tokenizer not in ("bpe", "bytes", "chars") and not Path(data.tokenizer).is_file():
-        yield f"data.tokenizer={data.tokenizer!r}: not bpe, bytes or chars, and no such file"
+    if data.tokenizer not in ("bpe", "bytes", "chars") and not Path(data.tokenizer).exists():
+        yield f"data.tokenizer={data.tokenizer!r}: not bpe, bytes or chars; no such file or folder"
     if config.resume not in ("auto", "never"):
         try:
             resume_target(config.resume, config.runs_dir)

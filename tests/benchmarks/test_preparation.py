@@ -28,10 +28,8 @@ def test_no_two_texts_are_alike(texts: Path) -> None:
 
 
 def test_a_fresh_process_prepares_within_a_limit(texts: Path, tmp_path: Path) -> None:
-    conf = {
-        "corpus": "text", "paths": [str(texts / "*.txt")], "tokenizer": "bytes",
-        "cache_dir": str(tmp_path / "cache"), "length": 16, "val_fraction": 0.3,
-    }  # fmt: skip
+    conf = preparation.settings(texts, "bytes", tmp_path / "cache")
+    conf |= {"length": 16, "val_fraction": 0.3}
     seconds, peak = preparation.prepared(conf, 1 << 31)
     assert seconds > 0 and peak > 10 << 20
     preparation.alone_on(tokenizers.byte_tokenizer(), DataConf(**conf))()

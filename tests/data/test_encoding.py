@@ -89,3 +89,13 @@ def test_a_text_of_one_word_is_looked_at_seldom(monkeypatch: pytest.MonkeyPatch)
         assert list(pieces.push(part, ends=False)) == []
     assert "".join(pieces.push("b", ends=True)) == part * 200 + "b"
     assert sum(looked) < 4 * 200 * len(part)
+
+
+def test_a_part_that_is_a_special_token_is_one_id() -> None:
+    used = tokenizer("bpe")
+    encoder = Encoder(used)
+    names = [(name, False, True, encoding.SPECIAL) for name in ("<|endoftext|>", "<none>")]
+    parts = [("a", True, True, 0), *names]
+    given = [*chain.from_iterable(encoder.push(*part) for part in parts), *encoder.flush()]
+    ids = [*chain.from_iterable(ids for ids, _ in given)]
+    assert ids == [0, *used.encode("a"), 0, *used.encode("<none>")]

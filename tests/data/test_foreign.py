@@ -13,7 +13,7 @@ import pytest
 
 from conf.schema import DataConf
 from core.errors import UserError
-from data import foreign, recipes, tokenizers
+from data import foreign, recipes, tokenizer_files, tokenizers
 from data.documents import Document, split
 from data.encoding import Encoded, Encoder, Encodes
 from data.foreign import Foreign
@@ -73,7 +73,7 @@ def test_recipe_and_build_follow_the_configuration() -> None:
     assert built[2].fingerprint == tokenizers.byte_tokenizer().fingerprint
     with pytest.raises(UserError, match="'bpee': neither bpe, bytes, chars nor a file"):
         recipes.foreign(conf("bpee"))
-    with pytest.raises(UserError, match=r"data\.tokenizer='/': a folder, not a file"):
+    with pytest.raises(UserError, match=r"data\.tokenizer='/': a folder without a tokenizer"):
         recipes.foreign(conf("/"))
 
 
@@ -159,7 +159,7 @@ def test_vocabularies_that_are_none(
 def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     with path.open("wb") as file:
-        file.truncate(foreign.LARGEST + 1)
+        file.truncate(tokenizer_files.LARGEST + 1)
     with pytest.raises(UserError, match="larger than"):
         Foreign(path)
 

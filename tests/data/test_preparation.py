@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,9 +80,9 @@ def encoded_bytes(conf: DataConf, monkeypatch: pytest.MonkeyPatch) -> tuple[Corp
     sizes: list[int] = []
     encode = tokenizers.LibraryTokenizer.encode_many
 
-    def counted(self: tokenizers.LibraryTokenizer, texts: list[str]) -> list[list[int]]:
+    def counted(self: tokenizers.LibraryTokenizer, texts: list[str], *how: Any) -> list[list[int]]:
         sizes.append(sum(len(text.encode()) for text in texts))
-        return encode(self, texts)
+        return encode(self, texts, *how)
 
     with monkeypatch.context() as patch:
         patch.setattr(tokenizers.LibraryTokenizer, "encode_many", counted)

@@ -165,3 +165,10 @@ def test_damaged_saved_vocabularies_are_refused(tmp_path: Path, tokens: str) -> 
 def test_a_line_too_long_to_be_a_token_is_not_read() -> None:
     with pytest.raises(UserError, match=r"line 1: 5,000,012 characters are no token"):
         rwkv_world_tokenizer.read_vocabulary(Path("vocab.txt"), f"1 '{'a' * 5_000_000}' 5000000\n")
+
+
+def test_the_end_of_a_text_is_kept_whole_on_request() -> None:
+    tokenizer = WorldTokenizer([bytes([i]) for i in range(256)])
+    text = f"a{END_OF_TEXT}b{END_OF_TEXT}"
+    assert tokenizer.encode_many([text, "c"], whole=True) == [[98, 0, 99, 0], [100]]
+    assert 0 not in tokenizer.encode(text)

@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -316,3 +317,26 @@ def test_ctrl_c_reaches_whoever_waits(listening: None) -> None:
     assert interruptible(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         interruptible(lambda: 1 // 0)
+
+
+def test_special_tokens_are_kept_whole_on_request(bpe: TextTokenizer) -> None:
+    text = f"The fox{END_OF_TEXT} jumps"
+    (ids,) = bpe.encode_many([text], whole=True)
+    assert ids == [*bpe.encode("The fox"), 0, *bpe.encode(" jumps")]
+    assert bpe.decode(ids) == text
+    assert bpe.special_tokens == {END_OF_TEXT: 0}
+    assert 0 not in bpe.encode(text)
+
+
+def test_a_special_token_with_a_space_is_not_kept_whole(bpe: TextTokenizer) -> None:
+    library = Tokenizer.from_str(bpe._tokenizer.to_str())  # type: ignore[attr-defined]
+    library.add_special_tokens(["<a b>"])
+    with pytest.raises(UserError, match="'<a b>' has one"):
+        LibraryTokenizer(library).encode_many(["x"], whole=True)
+
+
+@pytest.mark.parametrize(("ids", "fits"), [(299, False), (300, True), (2300, True), (3000, False)])
+def test_a_vocabulary_of_another_size_is_noticed(bpe: TextTokenizer, ids: int, fits: bool) -> None:
+    refused = pytest.raises(UserError, match=r"model\.pth .*trained with another tokenizer")
+    with nullcontext() if fits else refused:
+        tokenizers.check_fits(bpe, ids, "model.pth")

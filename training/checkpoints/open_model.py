@@ -18,7 +18,7 @@ from models import load
 from models.contract import Model
 from models.formats.run_checkpoints import PATTERN
 from models.formats.weights import DTYPES
-from training.checkpoints.weights_source import Source, check_tokenizer, find_source
+from training.checkpoints.weights_source import Source, check_alike, check_tokenizer, find_source
 from training.run_folder.folder import RunFolder
 
 
@@ -55,15 +55,17 @@ def open_model(conf: WeightsConf, texts: Sequence[str] = ()) -> Opened:
     does not fit together.
     """
     source = find_source("run", conf.run, conf.runs_dir)
-    path = Path(conf.tokenizer) if conf.tokenizer else source.tokenizer
+    given = Path(conf.tokenizer) if conf.tokenizer else None
+    path = given or source.tokenizer
     if path is None:
         raise UserError(
             f"run={conf.run!r} comes without a tokenizer: add tokenizer=PATH, a tokenizer.json or "
             "the vocabulary of RWKV World (rwkv_vocab_v20230424.txt)"
         )
     tokenizer = foreign.load(path, texts)
-    if not conf.tokenizer:
-        check_tokenizer(source, tokenizer)
+    check_tokenizer(source, tokenizer, given)
+    if given is not None:
+        check_alike(source, tokenizer, given)
     on_gpu = conf.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     model = load(source.weights, device, DTYPES.get(conf.dtype), conf.weights)

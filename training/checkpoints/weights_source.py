@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.files import inside
+from data import foreign, tokenizer_files
 from data.rwkv_world_tokenizer import VOCABULARY
 from data.text import TextTokenizer
 from models.formats.crossover import KEY, content_of, part
@@ -14,6 +15,9 @@ from models.formats.run_checkpoints import PATTERN, is_sharded
 from training.checkpoints.find import newest
 from training.run_folder.folder import RunFolder, find_place
 from training.run_folder.identity import TOKENIZER
+
+SAMPLE = "In 1984, the user's 3 tests (all of them) didn't pass.\n\n\tdef f(x): return x + 10"
+"""A text that different vocabularies hardly encode alike, in characters that all of them have."""
 
 
 @dataclass(frozen=True)
@@ -37,25 +41,47 @@ def find_source(key: str, name: str, runs_dir: str) -> Source:
         return Source(checkpoint, _if_file(folder.tokenizer))
     if path.is_dir() and not is_sharded(path):
         # RWKV's own vocabulary, which says more than what others make of it.
-        vocabulary = _if_file(path / VOCABULARY)
-        return Source(path, vocabulary or _if_file(path / "tokenizer.json"))
+        vocabulary = _if_file(path / VOCABULARY) or _if_file(path / "tokenizer.json")
+        others = None if tokenizer_files.find(path) is None else path
+        return Source(path, vocabulary or others)
     if path.suffix == ".ckpt":
         return Source(path, _if_file(RunFolder(path.parent.parent).tokenizer))
     return Source(path, None)
 
 
-def check_tokenizer(source: Source, tokenizer: TextTokenizer) -> None:
-    """Raise `UserError` unless the tokenizer beside a run's checkpoint is the one it knows."""
-    if source.tokenizer is None or not PATTERN.fullmatch(source.weights.name):
+def check_tokenizer(source: Source, tokenizer: TextTokenizer, given: Path | None = None) -> None:
+    """Raise `UserError` unless a tokenizer is the one that a run's checkpoint knows.
+
+    `given` is where it was read, if that is not what lies beside the checkpoint.
+    """
+    path = given or source.tokenizer
+    if path is None or not PATTERN.fullmatch(source.weights.name):
         return
     try:
         recorded = part(content_of(source.weights), KEY, "run", TOKENIZER)
     except KeyError:  # another program's, or written before this was recorded
         return
     if recorded != tokenizer.fingerprint:
+        way_out = "give the right one with tokenizer=PATH, or resume the run, which writes it again"
+        if given is not None and source.tokenizer is not None:
+            way_out = f"leave tokenizer= out, and {source.tokenizer} is used"
         raise UserError(
-            f"{source.tokenizer} is not the tokenizer that {source.weights} was trained with: "
-            "give the right one with tokenizer=PATH, or resume the run, which writes it again"
+            f"{path} is not the tokenizer that {source.weights} was trained with: {way_out}"
+        )
+
+
+def check_alike(source: Source, tokenizer: TextTokenizer, given: Path) -> None:
+    """Raise `UserError` if the tokenizer beside weights of others encodes texts differently."""
+    if source.tokenizer is None or PATTERN.fullmatch(source.weights.name):
+        return
+    try:
+        theirs = foreign.load(source.tokenizer, [SAMPLE]).encode(SAMPLE)
+    except UserError:  # which may be why another one is given
+        return
+    if theirs != tokenizer.encode(SAMPLE):
+        raise UserError(
+            f"{given} encodes text differently from {source.tokenizer}, which lies beside the "
+            f"weights: leave tokenizer= out, or take {source.tokenizer.name} away if it is wrong"
         )
 
 

@@ -10,8 +10,8 @@ import torch
 import models
 from core.errors import UserError
 from core.files import write_manifest
-from data.tokenizers import byte_tokenizer
-from training.checkpoints.weights_source import Source, check_tokenizer, find_source
+from data.tokenizers import byte_tokenizer, char_tokenizer
+from training.checkpoints.weights_source import Source, check_alike, check_tokenizer, find_source
 
 
 def make_run(folder: Path, steps: int) -> Path:
@@ -79,3 +79,23 @@ def test_a_checkpoint_that_is_a_tensor_is_none(
     with pytest.raises(UserError, match="is not a Crossover checkpoint"):
         models.load(path)
     assert not recwarn.list
+
+
+def test_a_tokenizer_beside_foreign_weights_encodes_as_the_given_one_does(tmp_path: Path) -> None:
+    given = tmp_path / "other.json"
+    source = Source(tmp_path / "hf", tmp_path / "tokenizer.json")
+    byte_tokenizer().save(tmp_path / "tokenizer.json")
+    check_alike(source, byte_tokenizer(), given)
+    letters = char_tokenizer(map(chr, range(300)))
+    check_alike(Source(tmp_path / "hf", None), letters, given)
+    check_alike(source, letters, given)  # bytes and characters of ASCII have the same ids
+    with pytest.raises(UserError, match=r"encodes text differently from .*leave tokenizer= out"):
+        check_alike(source, char_tokenizer(map(chr, range(9, 300))), given)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    check_alike(source, letters, given)
+
+
+def test_other_files_of_tokenizers_lie_beside_weights(tmp_path: Path) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "tokenizer.model").touch()
+    assert find_source("run", str(tmp_path / "hf"), "runs").tokenizer == tmp_path / "hf"

@@ -1,0 +1,57 @@
+"""What a path is taken for, and what a folder's configuration adds to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.errors import UserError
+from core.parsing import Missing
+from data import foreign, tokenizer_files, tokenizers
+from tests.data.test_tokenizers import ENGLISH
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tokenizer with two special tokens, of which the usual one ends a text."""
+    library = tokenizers.train_bpe([ENGLISH], 280)
+    library._tokenizer.add_special_tokens(["<|im_end|>"])
+    library.save(tmp_path / "tokenizer.json")
+    return tmp_path
+
+
+def test_a_single_file_is_what_it_is(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
+    assert tokenizer_files.content(path) == path.read_bytes()
+    assert foreign.load(path).end_of_text == 0
+
+
+def test_a_folder_says_what_ends_a_text(folder: Path) -> None:
+    plain = foreign.load(folder)
+    assert plain.fingerprint == tokenizers.load(folder / "tokenizer.json").fingerprint
+    config = folder / "tokenizer_config.json"
+    for eos, end in (("<|im_end|>", 280), ("<|endoftext|>", 0), ("<none>", 0)):
+        config.write_text(json.dumps({"eos_token": {"content": eos}}))
+        loaded = foreign.load(folder)
+        assert loaded.end_of_text == end
+        assert (loaded.fingerprint == plain.fingerprint) == (end == 0)
+
+
+def test_a_folder_without_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a folder without a tokenizer"):
+        tokenizer_files.content(tmp_path)
+    with pytest.raises(Missing):
+        tokenizer_files.content(tmp_path / "none.tiktoken")
+
+
+def test_the_file_that_says_most_comes_first(folder: Path) -> None:
+    for name in ("tokenizer.model", "vocab.json", "x.tiktoken", tokenizer_files.VOCABULARY):
+        (folder / name).touch()
+    order = [tokenizer_files.VOCABULARY, "tokenizer.json", "tokenizer.model", "vocab.json"]
+    for name in [*order, "x.tiktoken"]:
+        assert tokenizer_files.find(folder) == folder / name
+        (folder / name).unlink()
+    assert tokenizer_files.find(folder) is None
