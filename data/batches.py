@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from conf.schema import DataConf
 from core.errors import UserError
 from data.mixture import Data, Mixture, index_of
+from data.order import shape_of
 from data.store import Corpus
 from data.tasks.task_data import TaskData, TaskRows, heldout_rows, training_rows
 from data.token_rows import TokenRows
@@ -63,8 +64,6 @@ class Batches(Dataset[Any]):
         if self.index.growth is not None:
             self.index.growth.check_shared(world)
         self._rank, self._world = rank, world
-        rows = conf.batch_size // world
-        self._share = slice(rank * rows, (rank + 1) * rows)
         self._parts: list[TokenRows | TaskRows]
         if isinstance(data, TaskData):
             self._parts = [training_rows(data, seed)]
@@ -76,10 +75,8 @@ class Batches(Dataset[Any]):
         """An optimizer step, and the targets that it learns."""
 
     def __getitem__(self, step: int) -> Any:
-        share, length = self._share, self.index.length
-        if self.index.growth is not None:
-            rows, length = self.index.growth.shape_of(step)
-            share = slice(self._rank * rows // self._world, (self._rank + 1) * rows // self._world)
+        rows, length = shape_of(self.index, step)
+        share = slice(self._rank * rows // self._world, (self._rank + 1) * rows // self._world)
         numbers, starts = (each[share] for each in self.index.places(step))
         tokens = torch.from_numpy(self._read("tokens", numbers, starts, length + 1))
         if not self._masked:
@@ -104,12 +101,10 @@ class Batches(Dataset[Any]):
         Each process counts them all in the masks, so none has to ask the others.
         """
         if self._counted is None or self._counted[0] != step:
-            total, length = 0, self.index.length
+            total = 0
             for number in range(step * self._accumulate, (step + 1) * self._accumulate):
-                parts, starts = self.index.places(number)
-                if self.index.growth is not None:
-                    rows, length = self.index.growth.shape_of(number)
-                    parts, starts = parts[:rows], starts[:rows]
+                rows, length = shape_of(self.index, number)
+                parts, starts = (each[:rows] for each in self.index.places(number))
                 total += int(self._read("mask", parts, starts + 1, length).sum())
             self._counted = step, total
         return self._counted[1]

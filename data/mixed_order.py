@@ -19,7 +19,17 @@ import numpy as np
 
 from core.errors import UserError
 from data.growth import Growth
-from data.order import ROUNDS, BatchIndex, permute, random_numbers, rows_of, scramble
+from data.order import (
+    ROUNDS,
+    SPLITMIX_STEP,
+    BatchIndex,
+    hash_of_rows,
+    permute,
+    random_numbers,
+    rows_of,
+    scramble,
+    shape_of,
+)
 
 MOST_ROWS = 4096
 """Rows of a block; shares that are no multiples of one part in so many are rounded to them."""
@@ -106,20 +116,11 @@ class MixIndex:
 
     def order_hash(self, steps: int) -> str:
         """16 hex digits over the first `steps` batches: equal for equal tokens in equal order."""
-        total = hashlib.sha256(f"{self.fingerprint} {self.length} {self.batch_size}".encode())
-        if self.growth is not None:
-            total.update(repr(self.growth).encode())
-        rows = steps * self.batch_size
-        for first in range(0, rows, 1 << 16):
-            for each in self.row_places(np.arange(first, min(rows, first + (1 << 16)))):
-                total.update(each.astype("<i8").tobytes())
-        return total.hexdigest()[:16]
+        return hash_of_rows(self, steps, self.row_places)
 
     def tokens_of(self, step: int) -> dict[str, int]:
         """Tokens that the batch at `step` reads of each part."""
-        rows, length = (self.batch_size, self.length)
-        if self.growth is not None:
-            rows, length = self.growth.shape_of(step)
+        rows, length = shape_of(self, step)
         counts = np.bincount(self.places(step)[0][:rows], minlength=len(self.names))
         return {name: int(count) * length for name, count in zip(self.names, counts, strict=True)}
 
@@ -132,10 +133,8 @@ class MixIndex:
         """The random numbers of the blocks, one for each round: uint64 `[rounds, N]`."""
         name = f"{self.fingerprint} {self.seed} mixture"
         base = np.array(random_numbers(name, ROUNDS), dtype=np.uint64)
-        return scramble(base[:, None] + scramble(blocks.astype(np.uint64) + _ODD))
-
-
-_ODD = np.uint64(0x9E3779B97F4A7C15)  # the step of SplitMix64; without it block 0 would stay 0
+        # Without the step block 0 would stay 0.
+        return scramble(base[:, None] + scramble(blocks.astype(np.uint64) + SPLITMIX_STEP))
 
 
 def fingerprint_of(parts: Sequence[tuple[str, int]]) -> str:

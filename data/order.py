@@ -9,7 +9,7 @@ that RWKV-LM reads as its sample r (`data.magic_prime`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +19,8 @@ from core.errors import UserError
 from data.growth import Growth
 from data.magic_prime import window_of
 
+SPLITMIX_STEP = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 over the golden ratio, which SplitMix64 adds from one number to the next."""
 ROUNDS = 6  # of the Feistel network; 4 already look random (Luby and Rackoff 1988)
 
 
@@ -27,6 +29,12 @@ class Order(Protocol):
 
     @property
     def length(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
     @property
     def growth(self) -> Growth | None: ...
@@ -85,14 +93,7 @@ class BatchIndex:
 
     def order_hash(self, steps: int) -> str:
         """16 hex digits over the first `steps` batches: equal for equal tokens in equal order."""
-        total = hashlib.sha256(f"{self.fingerprint} {self.length} {self.batch_size}".encode())
-        if self.growth is not None:
-            total.update(repr(self.growth).encode())
-        rows = steps * self.batch_size
-        for first in range(0, rows, 1 << 16):
-            part = self.row_starts(np.arange(first, min(rows, first + (1 << 16))))
-            total.update(part.astype("<i8").tobytes())
-        return total.hexdigest()[:16]
+        return hash_of_rows(self, steps, lambda rows: [self.row_starts(rows)])
 
     def row_starts(self, rows: np.ndarray) -> np.ndarray:
         """First token of each of `rows` of the endless list of windows: int64 `[N]`."""
@@ -115,6 +116,27 @@ class BatchIndex:
 def rows_of(step: int, batch_size: int) -> np.ndarray:
     """Numbers of the rows of the batch at `step`: int64 `[B]`."""
     return np.arange(step * batch_size, (step + 1) * batch_size)
+
+
+def shape_of(order: Order, step: int) -> tuple[int, int]:
+    """Rows over all processes, and tokens of each, of the batch at `step`."""
+    if order.growth is None:
+        return order.batch_size, order.length
+    return order.growth.shape_of(step)
+
+
+def hash_of_rows(
+    order: Order, steps: int, columns: Callable[[np.ndarray], Iterable[np.ndarray]]
+) -> str:
+    """16 hex digits over what `columns` says of each row of the first `steps` batches."""
+    total = hashlib.sha256(f"{order.fingerprint} {order.length} {order.batch_size}".encode())
+    if order.growth is not None:
+        total.update(repr(order.growth).encode())
+    rows = steps * order.batch_size
+    for first in range(0, rows, 1 << 16):
+        for column in columns(np.arange(first, min(rows, first + (1 << 16)))):
+            total.update(column.astype("<i8").tobytes())
+    return total.hexdigest()[:16]
 
 
 def random_numbers(name: str, count: int) -> list[int]:

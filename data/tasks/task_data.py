@@ -16,7 +16,7 @@ from conf.schema import DataConf
 from core.errors import UserError
 from data.growth import Growth
 from data.meta import MASK_DTYPE
-from data.order import random_numbers, rows_of, scramble
+from data.order import SPLITMIX_STEP, random_numbers, rows_of, scramble
 from data.tasks.copying import Copying
 from data.tasks.task import Task
 from data.text import TextTokenizer
@@ -26,7 +26,6 @@ TASKS: dict[str, Task] = {"copy": Copying()}
 """By the name that `data.corpus` has for it. A further one needs a YAML in `conf/data/` too."""
 VALIDATED = 1 << 16
 """Tokens of the sequences that validate at the end."""
-_STEP = np.uint64(0x9E3779B97F4A7C15)  # of SplitMix64: 2^64 over the golden ratio
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,8 @@ class TaskRows:
 
     def rows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens `[N, T + 1]` of the rows of these numbers `[N]`, and which are learned."""
-        begin = scramble(self._key + numbers.astype(np.uint64) * _STEP)
-        steps = np.arange(1, self._width + 1, dtype=np.uint64) * _STEP
+        begin = scramble(self._key + numbers.astype(np.uint64) * SPLITMIX_STEP)
+        steps = np.arange(1, self._width + 1, dtype=np.uint64) * SPLITMIX_STEP
         return self._task.sequences(scramble(begin[:, None] + steps))
 
     def _part(self, rows: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
