@@ -20,7 +20,6 @@ from data.order import SPLITMIX_STEP, random_numbers, rows_of, scramble
 from data.tasks.copying import Copying
 from data.tasks.task import Task
 from data.text import TextTokenizer
-from data.tokenizers import char_tokenizer
 
 TASKS: dict[str, Task] = {"copy": Copying()}
 """By the name that `data.corpus` has for it. A further one needs a YAML in `conf/data/` too."""
@@ -56,6 +55,8 @@ class TaskData:
     @property
     def tokenizer(self) -> TextTokenizer:
         """A token for each symbol, and no end of text."""
+        from data.tokenizers import char_tokenizer  # imports the library; a command line needs none
+
         return char_tokenizer(self.task.symbols)
 
     @property
