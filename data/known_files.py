@@ -15,7 +15,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,8 @@ from conf.schema import READING, DataConf
 from core.errors import UserError
 from core.files import atomic, sha256
 from core.parsing import Unreadable, parse_json, read_bytes, regular
-from data.documents import SIDES, Side, Split
+from data.documents import SIDES, Document, Side, Split
+from data.documents import split as split_in_two
 from data.readers.chat_templates import template_file
 
 FORMAT = 2
@@ -151,6 +152,23 @@ def digest(path: Path, size: int) -> str:
             file.seek((size - BLOCK) * number // (BLOCKS - 1))
             total.update(file.read(BLOCK))
     return total.hexdigest()
+
+
+class Survey:
+    """What the documents of a corpus are, read only where that is not known for certain."""
+
+    def __init__(self, conf: DataConf, documents: Iterable[Document]) -> None:
+        """With `data.verify` nothing is known."""
+        self._conf, self._documents = conf, documents
+        self._known = KnownFiles.of(conf, documents)
+        self.outline = self._known.find() if self._known is not None and not conf.verify else None
+
+    def split(self) -> Split:
+        """Read all of them, and remember what was found. Raises as `data.documents.split`."""
+        found = split_in_two(self._documents, self._conf.val_fraction)
+        if self._known is not None:
+            self._known.remember(found)
+        return found
 
 
 def stamps(files: Sequence[str]) -> np.ndarray:

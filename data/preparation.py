@@ -37,6 +37,7 @@ from data.encoding import AFTER_NOT_LEARNED, READ_ONLY, Encoder, Encodes
 from data.foreign import Foreign
 from data.manifest import seal
 from data.meta import FORMAT, MASK_DTYPE, META, TOKENIZER, Meta, token_dtype
+from data.notices import say
 from data.text import TextTokenizer
 
 PROGRESS = "progress.json"
@@ -371,8 +372,3 @@ def _shown(conf: DataConf, split: Split, done: _Done) -> Iterator[Any]:
             say(f"preparing {conf.corpus}: {share:.0%}, {clock(left)} left")
 
     yield advance
-
-
-def say(line: str) -> None:
-    """Print a line to the console."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)

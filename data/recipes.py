@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 
 from conf.schema import DataConf
 from core.errors import UserError
@@ -70,14 +71,23 @@ def build(conf: DataConf, file: Foreign | None, split: Split) -> TextTokenizer:
     if file is not None:
         return file.tokenizer()
     if conf.tokenizer == "bpe":
-        cutter = Pieces(tokenizers.cut)
-        training = (
-            piece for text, ends in split.texts("train") for piece in cutter.push(text, ends)
-        )
-        return tokenizers.train_bpe(training, conf.vocab_size)
+        return tokenizers.train_bpe(training_pieces(split), conf.vocab_size)
     if conf.tokenizer == "bytes":
         return tokenizers.byte_tokenizer()
+    return characters_of([split])
+
+
+def training_pieces(split: Split) -> Iterator[str]:
+    """The training documents in the pieces that a BPE is trained on."""
+    cutter = Pieces(tokenizers.cut)
+    for text, ends in split.texts("train"):
+        yield from cutter.push(text, ends)
+
+
+def characters_of(splits: Iterable[Split]) -> TextTokenizer:
+    """A token for each character of any document."""
     alphabet: set[str] = set()
-    for part in split.parts():
-        alphabet.update(part.content.decode())
+    for split in splits:
+        for part in split.parts():
+            alphabet.update(part.content.decode())
     return tokenizers.char_tokenizer(alphabet)

@@ -23,11 +23,11 @@ from core.files import damage, write_manifest
 from data import corpora, tokenizers
 from data.documents import Split
 from data.documents import split as split_in_two
-from data.encoding import Pieces
-from data.known_files import KnownFiles, Outline
+from data.known_files import Outline, Survey
 from data.meta import FORMAT
 from data.mixed_order import quotas
-from data.preparation import say
+from data.notices import say
+from data.recipes import characters_of, training_pieces
 from data.text import TextTokenizer
 
 FILE = "shared.tokenizer"
@@ -77,17 +77,10 @@ def shared_tokenizer(conf: DataConf, parts: Mapping[str, DataConf]) -> str:
 def _surveyed(name: str, conf: DataConf) -> Split | Outline:
     """What the documents of a part are, read only if they are not known."""
     try:
-        documents = corpora.documents(conf)
-        known = KnownFiles.of(conf, documents)
-        outline = known.find() if known is not None and not conf.verify else None
-        if outline is not None:
-            return outline
-        split = split_in_two(documents, conf.val_fraction)
+        survey = Survey(conf, corpora.documents(conf))
+        return survey.outline or survey.split()
     except UserError as error:
         raise UserError(f"data.parts.{name}: {error}") from None
-    if known is not None:
-        known.remember(split)
-    return split
 
 
 def _split(name: str, conf: DataConf, text: Split | Outline) -> Split:
@@ -104,21 +97,13 @@ def _split(name: str, conf: DataConf, text: Split | Outline) -> Split:
 
 def _made(conf: DataConf, splits: list[Split], rows: list[int]) -> TextTokenizer:
     if conf.tokenizer == "chars":
-        alphabet: set[str] = set()
-        for split in splits:
-            for part in split.parts():
-                alphabet.update(part.content.decode())
-        return tokenizers.char_tokenizer(alphabet)
+        return characters_of(splits)
     sizes = [split.side("train").bytes for split in splits]
     wanted = [Fraction(share, sum(rows)) * sum(sizes) for share in rows]
 
     def texts() -> Iterator[str]:
         for split, size, bytes_wanted in zip(splits, sizes, wanted, strict=True):
-            cutter = Pieces(tokenizers.cut)
-            pieces = (
-                piece for text, ends in split.texts("train") for piece in cutter.push(text, ends)
-            )
-            yield from in_share(pieces, bytes_wanted / size)
+            yield from in_share(training_pieces(split), bytes_wanted / size)
 
     return tokenizers.train_bpe(texts(), conf.vocab_size)
 

@@ -30,13 +30,13 @@ from core.errors import UserError
 from core.processes import return_free_memory
 from data import corpora, recipes, tokenizers
 from data.documents import SIDES, Split
-from data.documents import split as split_in_two
 from data.file_change_guard import FileChangeGuard
 from data.foreign import Foreign
-from data.known_files import KnownFiles, Outline
+from data.known_files import Outline, Survey
 from data.manifest import MASKS, Blocks, Unfit, open_sealed
 from data.meta import FORMAT, MASK_DTYPE, META, TOKENIZER, Meta, token_dtype
-from data.preparation import fill, say
+from data.notices import say
+from data.preparation import fill
 from data.text import TextTokenizer
 
 
@@ -103,18 +103,15 @@ def prepare(conf: DataConf) -> Corpus:
     Any number of processes may call this at once. Raises `UserError` for a corpus or tokenizer that
     cannot be used, for text the tokenizer cannot represent, and for `conf.length` too long.
     """
-    documents = corpora.documents(conf)
-    known = KnownFiles.of(conf, documents)
-    outline = known.find() if known is not None and not conf.verify else None
+    survey = Survey(conf, corpora.documents(conf))
+    outline = survey.outline
     with ExitStack() as stack:
         file = recipes.foreign(conf)
         if file is not None:
             stack.enter_context(file)
         corpus = _opened(conf, outline, file) if outline is not None else None
         if corpus is None:
-            split = split_in_two(documents, conf.val_fraction)
-            if known is not None:
-                known.remember(split)
+            split = survey.split()
             if outline is None or outline.fingerprint != split.fingerprint:
                 corpus = _opened(conf, split, file)
             corpus = corpus or _make(conf, split, file)

@@ -36,15 +36,11 @@ class HubFiles:
         """
         if not conf.paths:
             raise UserError(unnamed("hub"))
-        self._conf, self._documents = conf, Documents(conf)
+        self._documents = Documents(conf)
         self.files = [str(file) for name in conf.paths for file in _files(name, conf.split)]
 
     def __iter__(self) -> Iterator[Document]:
-        self._documents.begin()
-        for path in map(Path, self.files):
-            records = tables.records(path, self._conf, self._documents.shape.fields)
-            yield from self._documents.of(records)
-        self._documents.end()
+        yield from self._documents.in_files(map(Path, self.files), tables.records)
 
 
 def _files(name: str, split: str) -> list[Path]:

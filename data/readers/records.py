@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from conf.schema import DataConf
 from core.errors import UserError
 from data.documents import Document
+from data.notices import say
 from data.readers.conversations import ConversationShape, PairShape
 from data.readers.paths import NamedFiles
 from data.readers.shapes import BadRecord, Record, Shape, TextShape
@@ -61,6 +60,13 @@ class Documents:
                 self._good += 1
                 yield document
 
+    def in_files(self, paths: Iterable[Path], read: Format) -> Iterator[Document]:
+        """All documents of a corpus of files of one format."""
+        self.begin()
+        for path in paths:
+            yield from self.of(read(path, self._conf, self.shape.fields))
+        self.end()
+
     def begin(self) -> None:
         """Count anew: the corpus is read from its beginning."""
         self._good = self._bad = 0
@@ -74,7 +80,7 @@ class Documents:
             self._told = True
             total = self._good + self._bad
             line = f"left out {self._bad:,} of {total:,} records; the first: {self._first}"
-            Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
+            say(line)
 
 
 class RecordFiles:
@@ -84,7 +90,7 @@ class RecordFiles:
 
     def __init__(self, conf: DataConf, read: Format) -> None:
         """Raises `UserError` if nothing is named, or the shape is none."""
-        self._conf, self._read = conf, read
+        self._read = read
         self._named, self._documents = NamedFiles(conf), Documents(conf)
 
     @property
@@ -94,8 +100,4 @@ class RecordFiles:
 
     def __iter__(self) -> Iterator[Document]:
         self._named.refuse()
-        self._documents.begin()
-        for path in self._named.paths:
-            records = self._read(path, self._conf, self._documents.shape.fields)
-            yield from self._documents.of(records)
-        self._documents.end()
+        yield from self._documents.in_files(self._named.paths, self._read)

@@ -11,7 +11,7 @@ import pytest
 
 from conf.schema import DataConf
 from core.parsing import read_bytes
-from data import known_files, store
+from data import known_files
 from data.documents import Split
 from data.store import prepare
 
@@ -41,9 +41,9 @@ def reads(conf: DataConf, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
         count += 1
         return split(*arguments)
 
-    split = store.split_in_two
+    split = known_files.split_in_two
     with monkeypatch.context() as patch:
-        patch.setattr(store, "split_in_two", counted)
+        patch.setattr(known_files, "split_in_two", counted)
         fingerprint = prepare(conf).fingerprint
     return count, fingerprint
 

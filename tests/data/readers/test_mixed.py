@@ -16,7 +16,7 @@ import pytest
 
 from conf.schema import DataConf
 from core.errors import UserError
-from data import known_files, store
+from data import known_files
 from data.readers import binidx
 from data.readers.mixed import MixedFiles
 from data.store import Corpus, prepare
@@ -121,7 +121,7 @@ def test_a_second_start_reads_nothing(
     WRITERS[name](tmp_path / name)
     first = prepare(conf(tmp_path / name))
     with monkeypatch.context() as patch:
-        patch.setattr(store, "split_in_two", None)
+        patch.setattr(known_files, "split_in_two", None)
         assert prepare(conf(tmp_path / name)).folder == first.folder
     (tmp_path / name / "more.txt").write_text("another text")
     assert prepare(conf(tmp_path / name)).folder != first.folder
