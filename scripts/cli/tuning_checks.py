@@ -51,12 +51,14 @@ def deep_tuning_problems(config: TrainConf, spec: ModelSpec) -> Iterator[str]:
     if config.tune.mode == "full":
         return
     from models.meta import build_meta
-    from models.tuning import Tuning, check
+    from models.tuning import check
+    from training.checkpoints.frozen import tuning_of
 
+    tuning = tuning_of(config.tune)
+    assert tuning is not None
     layers = min(LAYERS, spec.config["n_layer"])
-    tune = config.tune
     try:
         model = build_meta(replace(spec, config={**spec.config, "n_layer": layers}))
-        check(model, Tuning.of(tune.mode, tune.rank, tune.alpha, tune.targets))
+        check(model, tuning)
     except UserError as error:
         yield str(error)

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import torch
 
+from core.processes import return_free_memory
+
 MIB = 1 << 20
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -47,7 +49,7 @@ def reset_peak(device: str) -> str:
     if sys.platform != "linux":
         return f"not measured on {sys.platform}"
     # Blocks freed but kept by the allocator would count as memory of what runs next.
-    ctypes.CDLL(None).malloc_trim(0)
+    return_free_memory()
     try:
         CLEAR_REFS.write_text("5")  # sets the kernel's peak back to the present size
     except OSError:
@@ -90,8 +92,8 @@ def _retire_free_blocks() -> None:
     `malloc_trim` returns pages, but not the blocks: tensors would be cut from them, and stay
     resident once freed. Here they are taken, largest first, until the next one is mapped anew.
     """
+    return_free_memory()
     libc = ctypes.CDLL(None)
-    libc.malloc_trim(0)
     libc.malloc.restype = ctypes.c_void_p
     size = LARGEST_FREE
     while size >= LEAST_MMAP:
