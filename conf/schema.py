@@ -905,7 +905,7 @@ ADDED = (
     "optim.name", "optim.schedule", "optim.decay_steps", "init_from", "take", "resize_vocab",
     "data.batch_warmup", "data.length_warmup",
     "data.field", "data.template", "data.encoding", "data.on_bad", "data.split", "data.ids",
-    "data.chat", "data.prompt", "data.answer",
+    "data.chat", "data.prompt", "data.answer", "data.special_tokens",
     "optim.decay_share", "optim.z_loss", "optim.ema", "trunk",
     "training.patience", "training.target_loss", "training.prune",
     "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",

@@ -27,8 +27,8 @@ MOST_KEYS = 4  # that the name of a setting lists
 SIZE_TOLERANCE = 0.01  # relative difference of parameters within which models are matched
 # What a corpus's fingerprint decides.
 CORPUS_KEYS = (
-    "data.corpus", *READING, "data.tokenizer", "data.vocab_size", "data.val_fraction", "data.mix",
-    "data.parts",
+    "data.corpus", *READING, "data.tokenizer", "data.vocab_size", "data.val_fraction",
+    "data.special_tokens", "data.mix", "data.parts",
 )  # fmt: skip
 UNKNOWN = "unknown"
 LOSS = ("val_loss", "nats per token", "loss")

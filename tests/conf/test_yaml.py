@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from models.registry import model_class
 from scripts.cli.check import configuration_problems
 from scripts.cli.help import help_text
 from tests.registered_models import FOLDER, NAMES, spec_of
+from tracking.configuration import flatten
 
 CONF = Path(schema.__file__).parent
 GROUPS = ["data", "experiment", "model", "tune"]
@@ -103,6 +104,13 @@ def test_every_size_of_every_model_is_built(name: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(sketch, "EXACT", 2)  # layers; further ones are like the second
     for size in group["sizes"]:
         assert sketch.sketch(spec_of(name, str(size))).parameters > 0
+
+
+def test_runs_of_older_versions_are_the_same_runs_beside_new_keys() -> None:
+    """Keys of the first version need no default in `ADDED`; every later one has it there."""
+    every = flatten(asdict(schema.TrainConf()))
+    assert {*schema.ADDED} <= every.keys()
+    assert len(every.keys() - {*schema.ADDED}) == 54
 
 
 def test_every_key_is_documented() -> None:

@@ -106,6 +106,7 @@ ELSEWHERE = {
     "data.corpus": "another corpus is data.paths here",
     "data.tokenizer": "refused on a branch: test_initial_weights.py",
     "data.vocab_size": "of the tokenizer, which must stay",
+    "data.special_tokens": "of the prepared corpus: tests/data/test_store.py",
     **dict.fromkeys(
         (key for key in READING if key != "data.paths"), "of the texts: tests/data/readers/"
     ),
