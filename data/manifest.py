@@ -91,8 +91,11 @@ class Opened:
         self.contents, self.blocks = contents, blocks
 
 
-def seal(folder: Path, fingerprint: str) -> None:
-    """Write the digests and the manifest of a folder that has everything else."""
+def seal(folder: Path, fingerprint: str, leave_out: str = "") -> None:
+    """Write the digests and the manifest of a folder that has everything else.
+
+    The file `leave_out` is no part of it.
+    """
     sampled = [name for name in (*TOKENS, *MASKS) if (folder / name).exists()]
     for name in sampled:
         path = folder / name
@@ -104,7 +107,7 @@ def seal(folder: Path, fingerprint: str) -> None:
     for path in sorted(folder.iterdir()):
         if path.name in sampled:
             files[path.name] = _stamp(path)
-        elif path.name != MANIFEST:
+        elif path.name not in (MANIFEST, leave_out):
             content = path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
             files[path.name] = {"bytes": len(content), "sha256": digest}

@@ -5,7 +5,7 @@
     train.bin val.bin  grow, and train.mask val.mask where some text is not learned
 
 A process that is stopped continues at its last whole shard; every shard is compared with its
-digest first. Everything but `progress.json` then belongs to the prepared corpus.
+digest first. Everything but `progress.json`, which goes last, belongs to the prepared corpus.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from rich.progress import Progress
 
 from conf.schema import DataConf
 from core.errors import UserError
-from core.files import own_digest, sync, write_text
+from core.files import own_digest, write_text
 from core.parsing import read_object, regular
 from core.units import clock
 from data import recipes, tokenizers
 from data.documents import SIDES, Part, Split
 from data.encoding import AFTER_NOT_LEARNED, READ_ONLY, Encoder, Encodes
 from data.foreign import Foreign
-from data.manifest import seal
+from data.manifest import MANIFEST, seal
 from data.meta import FORMAT, MASK_DTYPE, META, TOKENIZER, Meta, token_dtype
 from data.notices import say
 from data.text import TextTokenizer
@@ -52,8 +52,8 @@ def fill(
 ) -> None:
     """Make `folder` the prepared corpus of `split`, going on where an earlier call was stopped.
 
-    Raises `UserError` for text that the tokenizer cannot represent, and for documents that change
-    meanwhile.
+    `progress.json` is still there then. Raises `UserError` for text that the tokenizer cannot
+    represent, and for documents that change meanwhile.
     """
     try:
         done = _Done.read(folder, fingerprint, split.unlearned is not None)
@@ -63,7 +63,7 @@ def fill(
             _encode(folder, split, tokenizer, file, whole, done, advance)
         _finish(folder, fingerprint, conf, split, tokenizer)
     except BaseException:
-        if not (folder / PROGRESS).exists():  # nothing to go on with
+        if not any((folder / name).exists() for name in (PROGRESS, MANIFEST)):  # of no use
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
@@ -291,9 +291,7 @@ def _finish(
         val_learned=learned["val"],
     )
     (folder / META).write_text(json.dumps(meta.as_dict(), indent=2) + "\n", encoding="utf-8")
-    (folder / PROGRESS).unlink(missing_ok=True)
-    sync(folder)
-    seal(folder, fingerprint)
+    seal(folder, fingerprint, leave_out=PROGRESS)
     say(
         f"prepared {conf.corpus}: {meta.train_tokens:,} training and {meta.val_tokens:,} "
         f"validation tokens of a {meta.vocab_size:,}-entry vocabulary"

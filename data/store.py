@@ -27,6 +27,7 @@ import numpy as np
 from conf.schema import DataConf
 from core.atomic_folders import make_folder
 from core.errors import UserError
+from core.files import sweep
 from core.processes import return_free_memory
 from data import corpora, recipes, tokenizers
 from data.documents import SIDES, Split
@@ -36,7 +37,7 @@ from data.known_files import Outline, Survey
 from data.manifest import MASKS, Blocks, Unfit, open_sealed
 from data.meta import FORMAT, MASK_DTYPE, META, TOKENIZER, Meta, token_dtype
 from data.notices import say
-from data.preparation import fill
+from data.preparation import PROGRESS, fill
 from data.text import TextTokenizer
 
 
@@ -207,10 +208,16 @@ def _make(conf: DataConf, split: Split, file: Foreign | None) -> Corpus:
             return False
         return True
 
+    def make(aside: Path) -> None:
+        sweep(aside)
+        if not sound(aside):  # else a process was stopped in its last moment
+            fill(aside, fingerprint, conf, split, file)
+        (aside / PROGRESS).unlink(missing_ok=True)
+
     try:
         make_folder(
             folder,
-            lambda aside: fill(aside, fingerprint, conf, split, file),
+            make,
             sound,
             lambda: say(f"another process prepares {folder}: waiting for it"),
         )

@@ -115,6 +115,25 @@ def test_before_the_first_shard_nothing_is_left(
     assert left(conf) == []
 
 
+def test_stopped_before_it_is_renamed_it_need_not_be_done_again(
+    conf: DataConf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is sealed nothing is encoded again, and no leftover of a kill is part of it."""
+    sound = whole(conf)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("core.atomic_folders._replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(conf)
+    (partial,) = Path(conf.cache_dir).glob("*.partial")
+    (partial / ".manifest.json.123.tmp").write_text("{")
+    corpus, encoded = encoded_bytes(conf, monkeypatch)
+    assert encoded == 0 and contents(corpus.folder) == sound
+
+
 def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 3)
 
