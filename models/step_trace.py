@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from models.layers.loss import loss_as_on
 from models.ops.elementwise.fused import native_disabled
 from models.registry import ModelSpec, build
 
@@ -38,6 +39,10 @@ PRECISIONS = {
 # pass, depending on whether a block's activations or its gradients are larger.
 EARLIER, LAST, LOSS, TOP, BELOW = range(5)
 """Forward of all blocks but the last; of the last; the loss; backward of the last block; rest."""
+
+ATEN = torch.ops.aten
+ONLY_MEMORY = (ATEN.empty, ATEN.empty_like, ATEN.empty_strided, ATEN.new_empty)
+BY_INDEX = (ATEN.gather, ATEN.scatter, ATEN.scatter_, ATEN.scatter_add, ATEN.scatter_add_)
 
 THIN = 128  # columns of a product below which it is bound by its operands, not its arithmetic
 
@@ -77,8 +82,10 @@ def trace(
     `device` says whose kernels are meant: `cpu`, or `cuda`, which has no fused elementwise ones.
     """
     deep = replace(spec, config={**spec.config, "n_layer": layers})
-    kernels = native_disabled() if device == "cuda" else contextlib.nullcontext()
-    with FakeTensorMode(), kernels:
+    with FakeTensorMode(), contextlib.ExitStack() as kernels:
+        if device == "cuda":
+            kernels.enter_context(native_disabled())
+            kernels.enter_context(loss_as_on(device))
         model: Any = build(deep)
         if precision == "bf16-true":
             # What `model.to` does, which tensors without memory refuse.
@@ -165,9 +172,11 @@ class Recorder(TorchDispatchMode):
         seconds = self._clock() - start
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         fresh = sum([self._keep(result) for result in results])
-        operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        read = {name: value for name, value in kwargs.items() if name != "out"}
+        operands = [leaf for leaf in tree_leaves((args, read)) if isinstance(leaf, Tensor)]
         writes = fresh > 0 or func._schema.is_mutable
-        if writes:  # anything else is a view or asks for a property
+        # Anything else is a view, asks for a property, or only takes memory.
+        if writes and func._overloadpacket not in ONLY_MEMORY:
             self.ops.append(self._op(func, args, kwargs, out, operands, results, seconds))
         return out
 
@@ -190,8 +199,12 @@ class Recorder(TorchDispatchMode):
         seconds: float,
     ) -> Op:
         kind, flops = _arithmetic(func, args, kwargs, out)
-        once = {tensor.untyped_storage()._cdata: _bytes(tensor) for tensor in operands}
-        moved = sum(once.values()) + sum(map(_bytes, results))
+        if func._overloadpacket in BY_INDEX:  # of the first operand only what the index names
+            index = operands[1]
+            moved = _bytes(index) + 2 * index.numel() * results[0].element_size()
+        else:
+            once = {tensor.untyped_storage()._cdata: _bytes(tensor) for tensor in operands}
+            moved = sum(once.values()) + sum(map(_bytes, results))
         return Op(
             kind, self.phase, flops, moved, self._activation_bytes, self._gradient_bytes, seconds
         )
@@ -244,5 +257,7 @@ def _arithmetic(
         shapes = [leaf.shape for leaf in args if isinstance(leaf, Tensor)]
         sizes = [size for shape in shapes for size in shape[-2:] if size > 1]
         kind = "thin matmul" if min(sizes, default=0) < THIN else "matmul"
-        return kind, float(flop_registry[packet](*args, **kwargs, out_val=out))
+        # Without the type of the result, which some products are given: not all formulas take it.
+        given = [leaf for leaf in args if not isinstance(leaf, torch.dtype)]
+        return kind, float(flop_registry[packet](*given, **kwargs, out_val=out))
     return (name if namespace == "crossover" else "memory"), 0.0

@@ -303,6 +303,11 @@ class Run:
                 conf.optim.warmup_steps,
                 conf.trainer.max_steps,
             )
+        if conf.trainer.precision == "bf16-true":
+            log.warning(
+                "trainer.precision=bf16-true keeps weights and moments in bf16: an update below "
+                "1/256 of a weight is lost. bf16-mixed computes as fast and loses none"
+            )
         return start, metrics
 
     def _take_over(self) -> None:
@@ -501,6 +506,7 @@ class Run:
                 "ended_early": (early.reason if early else None) or stopped,
                 "pruned": early is not None and early.pruned,
                 "skipped_steps": guard.skipped,
+                "overflowed_steps": guard.overflowed,
                 "parent": ledger.parent,
                 "schedule_changes": ledger.schedule_changes,
                 "changes": ledger.changes,

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from core.errors import UserError
 from models.contract import named_tensors
-from models.layers.loss import CHUNK_TOKENS
+from models.layers.loss import chunk_tokens
 from models.meta import parameters
 from models.registry import ModelSpec, build, model_class
 from models.sketch import Stack
@@ -104,11 +104,16 @@ class CostModel:
         """Whether a state of constant size is all that one segment leaves to the next."""
         return bool(model_class(self.spec.target).recurrent)
 
+    @property
+    def _chunk(self) -> int:
+        """Tokens after which the loss needs no more memory, but more operations."""
+        return chunk_tokens(self.device, self.spec.config["vocab_size"])
+
     def work(self, batch: int, length: int, checkpointing: bool) -> StepCost:
         """Forward and backward on `[batch, length]` tokens."""
         lengths, batches = self._traced_lengths(length), [batch]
         if batch * length > DIRECT_TOKENS and batch > 1:
-            fewest = max(2, 2 * CHUNK_TOKENS // length)  # a single sequence saves some copies
+            fewest = max(2, 2 * self._chunk // length)  # a single sequence saves some copies
             batches = [fewest, 2 * fewest]
         weights = {
             (b, t): of_batch * of_length
@@ -157,8 +162,8 @@ class CostModel:
 
     def _traced_lengths(self, length: int) -> list[int]:
         window = self.spec.config.get("window") or 0
-        shortest = max(1, -(-2 * CHUNK_TOKENS // max(2 * window, 1))) * 2 * window
-        shortest = shortest or 2 * CHUNK_TOKENS
+        shortest = max(1, -(-2 * self._chunk // max(2 * window, 1))) * 2 * window
+        shortest = shortest or 2 * self._chunk
         if length <= max(DIRECT_LENGTH, 2 * shortest):
             return [length]
         return [shortest * factor for factor in ((1, 2) if self.recurrent else (1, 2, 4))]

@@ -265,8 +265,6 @@ def _processes(config: TrainConf) -> Iterator[str]:
             f"model.tie_embeddings=true: trainer.strategy={trainer.strategy} would share out the "
             "tied weight twice; use fsdp or ddp"
         )
-    if trainer.strategy == "fsdp" and trainer.precision == "16-mixed":
-        yield "trainer.precision='16-mixed' scales losses, which fsdp does not; use 'bf16-mixed'"
     if trainer.offload and trainer.strategy in ("auto", "ddp"):
         yield "trainer.offload=true needs trainer.strategy=fsdp or deepspeed_1, _2, _3"
     if trainer.strategy == "fsdp" and trainer.offload and trainer.accelerator == "cpu":

@@ -107,7 +107,7 @@ def test_the_scaling_study_compares_what_they_are() -> None:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traces of 16 tokens and up, so that a loop over tokens is traced soon."""
-    monkeypatch.setattr(cost_model, "CHUNK_TOKENS", 8)
+    monkeypatch.setattr(cost_model, "chunk_tokens", lambda device, vocab: 8)
     monkeypatch.setattr(cost_model, "DIRECT_LENGTH", 32)
 
 

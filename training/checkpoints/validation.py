@@ -100,8 +100,11 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
         f"Lightning's version ({shown(version, 20)}, not {minor}.*)",
     )
     _need(is_count(content.get("epoch")), "epoch")
-    skipped = content.get("skipped_steps", 0)
-    _need(is_count(skipped) and skipped <= step, "skipped_steps")
+    left_out = 0
+    for key in ("skipped_steps", "overflowed_steps"):  # older checkpoints have not the second
+        count = content.get(key, 0)
+        _need(is_count(count) and left_out + count <= step, key)
+        left_out += count
     model = build_meta(spec)
     _check_tuning(ours.get(PART), model)
     kept = WEIGHTS.get(precision, torch.float32) if precision else None
@@ -119,7 +122,7 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
         (group.muon, [weights[name] for name in group.names])
         for group in optimizer_groups(model, name)
     ]
-    _check_optimizer(content, groups, step, step == skipped)
+    _check_optimizer(content, groups, step, step == left_out)
     _check_schedule(content.get("lr_schedulers"), len(groups), step)
     _check_loops(content.get("loops"), step)
     callbacks = content.get("callbacks")

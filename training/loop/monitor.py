@@ -146,8 +146,9 @@ class Monitor(lightning.Callback):
             "train/grad_norm": float(module.grad_norm),
             "train/peak_memory_bytes": peak_memory(module.device),
         }
-        if skipped := sum(guard.skipped for guard in NanGuard.among(trainer)):
-            row["train/skipped_steps"] = skipped
+        for guard in NanGuard.among(trainer):
+            counts = {"skipped": guard.skipped, "overflowed": guard.overflowed}
+            row |= {f"train/{what}_steps": count for what, count in counts.items() if count}
         if (rate := self.throughput.tokens_per_second_now) is not None:
             row["train/tokens_per_second"] = rate
             # Operations per token are those of whole sequences.

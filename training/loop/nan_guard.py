@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from data.order import Order
+from training.loop.loss_scaling import overflows
 
 SHOWN = 16  # windows of a batch that a message names
 
@@ -21,8 +22,9 @@ class NanGuard(lightning.Callback):
 
     `LanguageModel` calls `allow_step` where Lightning clips gradients, the one place where their
     norm is known and the step is not taken yet. `on_nan` is `stop` or `skip`. A check costs one
-    wait for the device per optimizer step. With precision 16-mixed the loss scaler handles an
-    infinite gradient. `last_good` finds the checkpoint that a message names.
+    wait for the device per optimizer step. With precision 16-mixed a step whose gradient overflows
+    is left out and counted apart, whatever `on_nan` says: the next one has a lower loss scale.
+    `last_good` finds the checkpoint that a message names.
     """
 
     def __init__(self, on_nan: str, index: Order, last_good: Callable[[], Path | None]) -> None:
@@ -31,6 +33,8 @@ class NanGuard(lightning.Callback):
         self._last_good = last_good
         self.skipped = 0
         """Optimizer steps left out so far, over all processes and restarts."""
+        self.overflowed = 0
+        """Those left out because the scale of fp16 losses was too large."""
 
     @classmethod
     def among(cls, trainer: lightning.Trainer) -> list[NanGuard]:
@@ -47,14 +51,13 @@ class NanGuard(lightning.Callback):
         and the run is to stop.
         """
         all_losses = torch.stack(losses)
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        trouble = ~all_losses.isfinite().all()
-        if not scaled:
-            trouble = trouble | ~grad_norm.isfinite()
+        overflow = overflows(trainer.precision_plugin, grad_norm)
+        trouble = ~all_losses.isfinite().all() | (~grad_norm.isfinite() & ~overflow)
         if trainer.world_size > 1:
             trouble = trainer.strategy.reduce(trouble.float(), reduce_op="sum")
         if not trouble:
-            return True
+            self.overflowed += bool(overflow)
+            return not overflow
         if not self._skip:
             raise UserError(self._message(trainer, all_losses, grad_norm))
         self.skipped += 1
@@ -64,11 +67,13 @@ class NanGuard(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["skipped_steps"] = self.skipped
+        checkpoint["overflowed_steps"] = self.overflowed
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
         self.skipped = checkpoint.get("skipped_steps", 0)
+        self.overflowed = checkpoint.get("overflowed_steps", 0)
 
     def _message(self, trainer: lightning.Trainer, losses: Tensor, grad_norm: Tensor) -> str:
         step, accumulate = trainer.global_step, len(losses)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.profilers import Profiler
@@ -13,6 +14,7 @@ from lightning.pytorch.profilers import Profiler
 from conf.schema import TrainConf
 from training.distributed.local_processes import RankInfo
 from training.distributed.strategies import build_strategy, precision_of
+from training.loop.loss_scaling import MixedPrecision
 
 
 def build_trainer(
@@ -26,6 +28,10 @@ def build_trainer(
     """Lightning's Trainer with our own checkpoints, progress and endless single epoch."""
     accumulate = conf.trainer.accumulate_grad_batches
     val_every = conf.trainer.val_check_interval
+    precision: Any = precision_of(conf.trainer)
+    if precision == "16-mixed":
+        on_cpu = conf.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+        plugins, precision = [*plugins, MixedPrecision("cpu" if on_cpu else "cuda")], None
     trainer = lightning.Trainer(
         max_steps=conf.trainer.max_steps,
         max_epochs=-1,
@@ -33,7 +39,7 @@ def build_trainer(
         devices=rank.local_world,
         num_nodes=rank.world // rank.local_world,
         strategy=build_strategy(conf),
-        precision=precision_of(conf.trainer),  # type: ignore[arg-type]
+        precision=precision,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=conf.trainer.gradient_clip_val,
         val_check_interval=val_every * accumulate if val_every else 1.0,
