@@ -188,7 +188,9 @@ class _DividedChunk:
 
 
 class _Chunk:
-    """Some positions in any type, undivided; hidden `[n, C]`, matrix `[V, C]` and the gradients have one type.
+    """Some positions in any type: their summed losses and undivided gradients.
+
+    hidden `[n, C]`, matrix `[V, C]`, both and the gradients in one type, target `[n, 1]`.
 
     Few passes over `[n, V]`: log softmax, and its exponential, which is rounded to the gradients'
     type as it is written. Only the targets' gradients are computed apart, so that softmax - 1 is
