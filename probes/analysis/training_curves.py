@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -23,6 +24,8 @@ AXES = {
     "cost": ("cost", ""),
 }
 """What a curve can be drawn over: the label of its axis, and its unit."""
+NAMED = re.compile(r"val/([A-Za-z][A-Za-z0-9_-]{0,39})/(\w+)")
+"""The figure of a named text that validates, in a row of metrics."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ class LossCurve:
 def curves_of(
     settings: Sequence[Setting], kind: str, measure: str, price: Price | None
 ) -> list[LossCurve]:
-    """The curves of `kind` (`train` or `val`) and the rows' figure `measure`, where there are any.
+    """The curves of `kind` and the rows' figure `measure`, where there are any.
+
+    The kinds are `train`, `val`, and `val/NAME` of a named text that validates.
 
     Trainings that were not trained to their last step are curves of their own.
     """
@@ -70,6 +75,17 @@ def curves_of(
             elif points:
                 found.append(LossCurve(setting, runs, is_complete, points))
     return found
+
+
+def named_texts(runs: Sequence[TrainingRun], measure: str) -> list[str]:
+    """The named texts of which some row has the figure `measure`, in the order of their rows."""
+    found: dict[str, None] = {}
+    for run in runs:
+        for row in run.rows:
+            for key in row:
+                if (match := NAMED.fullmatch(key)) and match[2] == measure:
+                    found[match[1]] = None
+    return [*found]
 
 
 def axes_of(curves: Sequence[LossCurve]) -> list[str]:

@@ -17,6 +17,7 @@ from probes.analysis.training_curves import (
     axes_of,
     currency_of,
     curves_of,
+    named_texts,
 )
 from probes.analysis.training_grid import Arm, Grid, Setting, compute
 from probes.report import trainings_text
@@ -26,19 +27,19 @@ from probes.report.trainings_text import band, name, number, series
 from probes.training_runs import TrainingRun
 
 MOST_CURVES = 24  # of a chart
-KINDS = {
-    "val": (
-        "Validation loss while training",
-        "Each point is a validation on a part of the held-out text; the losses in the tables are "
-        "on all of it.",
-    ),
-    "train": ("Training loss", "On the batch of each step that was logged."),
-}  # fmt: skip
+MOST_TEXTS = 12  # named ones that validate, each of which has charts
+HELDOUT = (
+    "Validation loss while training",
+    "Each point is a validation on a part of the held-out text; the losses in the tables are "
+    "on all of it.",
+)
+TRAINED = ("Training loss", "On the batch of each step that was logged.")
 BANDS = (
     "A curve is a setting; the band reaches from the lowest to the highest of its seeds. Trainings "
     "that were not trained to their last step, repeat a seed, or have rows at other steps than the "
     "other seeds are curves of their own."
 )
+NONE = "No row of metrics with a loss was found, so there is no curve."
 KEYS = (
     "For each value the setting with the lowest mean loss, over all other keys; the band reaches "
     "from the lowest to the highest of its seeds."
@@ -73,6 +74,8 @@ class Chart:
     axis: str
     key: str
     """The searched key that it is drawn over; empty where the switch of axes says over what."""
+    heldout: str
+    """The kind of validation loss, of which a switch shows one; empty for a chart always shown."""
     labels: tuple[str, ...]
     """Values of a key that are no numbers, by their places 1, 2, 3 ..."""
     curves: tuple[ShownCurve, ...]
@@ -94,6 +97,8 @@ class Contents:
     """By the same ids, the arm or setting whose colour a curve has."""
     axes: dict[str, str]
     """Axes that the data have, and their labels."""
+    heldouts: tuple[str, ...]
+    """Kinds of validation losses: `val`, and `val/NAME` of each named text."""
     bands: str
     charts: tuple[Chart, ...]
     best: Table
@@ -110,10 +115,12 @@ def contents(grid: Grid, price: Price | None) -> Contents:
     currency = currency_of(grid.runs, price)
     drawn: list[tuple[str, str, list[tuple[Arm, LossCurve]], int]] = []
     texts = list(dict.fromkeys(arm.text for arm in grid.arms))
+    named = named_texts(grid.runs, grid.measure[2])
+    kinds = ["val", *(f"val/{one}" for one in named[:MOST_TEXTS]), "train"]
     for text in texts:
         arms = [arm for arm in grid.arms if arm.text == text]
         where = "" if len(texts) < 2 else ", " + units.listing([name(arm) for arm in arms])
-        for kind in KINDS:
+        for kind in kinds:
             found = [
                 (arm, curve)
                 for arm in arms
@@ -142,6 +149,7 @@ def contents(grid: Grid, price: Price | None) -> Contents:
     by_arm = {curve.arm for chart in charts if chart.key for curve in chart.curves}
     names |= {arm.name: name(arm) for arm in grid.arms if arm.name in by_arm}
     colours |= {arm: arm for arm in by_arm}
+    heldouts = [kind for kind in kinds if any(chart.heldout == kind for chart in charts)]
     models = list(dict.fromkeys(name(arm) for arm in grid.arms))
     summaries = [run.summary or {} for run in grid.runs]
     rate = f"{price.text(price.per_hour)} an hour" if price else ""
@@ -162,7 +170,8 @@ def contents(grid: Grid, price: Price | None) -> Contents:
         names=names,
         colours=colours,
         axes=labels,
-        bands=BANDS if drawn else "No row of metrics with a loss was found, so there is no curve.",
+        heldouts=tuple(heldouts),
+        bands=_bands(named) if drawn else NONE,
         charts=tuple(charts),
         best=_best(grid),
         trainings=_trainings(grid, currency, price),
@@ -170,6 +179,32 @@ def contents(grid: Grid, price: Price | None) -> Contents:
 
 
 # ---- charts --------------------------------------------------------------------------------------
+
+
+def _bands(named: Sequence[str]) -> str:
+    """What a curve is, and which texts have curves of their own."""
+    text = BANDS
+    if named:
+        text += " A switch chooses the text that validates."
+    if len(named) > MOST_TEXTS:
+        text += f" Of {len(named)} named ones the first {MOST_TEXTS} are drawn."
+    return text
+
+
+def _words(kind: str, runs: Sequence[TrainingRun]) -> tuple[str, str]:
+    """Title and caption of the loss curves of these trainings."""
+    if kind in ("val", "train"):
+        return HELDOUT if kind == "val" else TRAINED
+    text = kind.removeprefix("val/")
+    keys = tuple(f"data.{group}.{text}." for group in ("parts", "validation"))
+    said = {
+        str(sorted((key, str(value)) for key, value in run.config.items() if key.startswith(keys)))
+        for run in runs
+    }
+    caption = f"Each point is a validation on a part of the text `{text}`."
+    if len(said) > 1:
+        caption += " Not all of these trainings describe a text of this name in the same words."
+    return f"Validation loss on {text} while training", caption
 
 
 def _id(curve: LossCurve) -> str:
@@ -193,7 +228,7 @@ def _loss_chart(
     grid: Grid, kind: str, where: str, found: Sequence[tuple[Arm, LossCurve]], every: int,
     axes: Sequence[str], currency: str | None,
 ) -> Chart:  # fmt: skip
-    title, caption = KINDS[kind]
+    title, caption = _words(kind, [run for _, curve in found for run in curve.runs])
     most = max(point.rows for _, curve in found for point in curve.points)
     if most > 1:
         caption += f" A point is the mean over up to {most} neighbouring rows."
@@ -214,6 +249,7 @@ def _loss_chart(
         alt=f"{title}{where}, {unit}",
         axis=f"{title.lower()}, {unit}",
         key="",
+        heldout="" if kind == "train" else kind,
         labels=(),
         curves=tuple(
             ShownCurve(_id(curve), tuple(_shown(point, axes, curve) for point in curve.points))
@@ -277,6 +313,7 @@ def _key_chart(grid: Grid, key: str, text: str) -> Chart | None:
         alt=f"{title}, {unit}",
         axis=f"validation loss, {unit}",
         key=key,
+        heldout="",
         labels=() if are_numbers else tuple(order),
         curves=tuple(curves),
         table=Table("", ("model", f"#{key}", f"loss, {unit}", "setting"), tuple(lines)),

@@ -27,6 +27,7 @@ def page(grid: Grid, contents: Contents, price: Price | None) -> str:
     data: dict[str, Any] = {
         "arms": arms,
         "axes": axes,
+        "heldouts": list(contents.heldouts),
         "scale": "linear",
         "charts": [_chart(chart) for chart in contents.charts],
         "columns": list(COLUMNS),
@@ -63,6 +64,7 @@ def _chart(chart: Chart) -> dict[str, Any]:
         "axis": chart.axis,
         "alt": chart.alt,
         "key": chart.key,
+        "heldout": chart.heldout,
         "labels": list(chart.labels),
         "series": [
             {

@@ -13,7 +13,7 @@ const ARMS = new Map(DATA.arms.map((arm) => [arm.label, arm]));
 const AXES = DATA.axes || [];
 const MOST_LETTERS = 26; // of a name inside a chart
 const called = (label) => { const { name } = ARMS.get(label); return name.length > MOST_LETTERS ? name.slice(0, MOST_LETTERS - 1) + "…" : name; };
-const view = { hidden: new Set(), scale: DATA.scale || "log", axis: AXES.length ? AXES[0].key : "" };
+const view = { hidden: new Set(), scale: DATA.scale || "log", axis: AXES.length ? AXES[0].key : "", heldout: (DATA.heldouts || [])[0] || "" };
 const MOST_DOTS = 40, MOST_NAMES = 12; // beyond which a curve has no dots, a chart no names
 
 // ---- numbers, as in words.py
@@ -265,7 +265,16 @@ function nearest(figure, event) {
 // ---- wiring
 
 const figures = [...document.querySelectorAll("figure[data-chart]")].map((figure) => [figure, DATA.charts[figure.dataset.chart]]);
-const drawAll = () => figures.forEach(([figure, chart]) => { draw(figure, chart); tip(figure, chart, null); });
+// Of the charts of several texts that validate, those of one are shown.
+const isShown = (chart) => !chart.heldout || chart.heldout === view.heldout;
+function drawAll() {
+  for (const [figure, chart] of figures) {
+    figure.hidden = !isShown(chart);
+    if (figure.hidden) continue;
+    draw(figure, chart);
+    tip(figure, chart, null);
+  }
+}
 
 for (const [figure, chart] of figures) {
   const plot = figure.querySelector(".plot");
@@ -288,7 +297,7 @@ for (const button of document.querySelectorAll("[data-arm]"))
     button.setAttribute("aria-pressed", String(!hide));
     drawAll();
   });
-for (const what of ["scale", "axis"]) {
+for (const what of ["scale", "axis", "heldout"]) {
   const buttons = [...document.querySelectorAll(`[data-${what}]`)];
   for (const button of buttons)
     button.addEventListener("click", () => {

@@ -346,6 +346,60 @@ def test_numbers_that_json_cannot_hold(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Two models with two seeds, and two further texts; the name of one means two files."""
+    folder = tmp_path_factory.mktemp("watched")
+    for model in BASE:
+        for seed in range(2):
+            path = "b.txt" if model == "transformer" else "a.txt"
+            texts = {"wiki": {"paths": "wiki.txt"}, "code": {"paths": path}}
+            run = write_training(folder / "runs", model, lost(model, 1.4e-3, seed), seed,
+                                 data__validation=texts)  # fmt: skip
+            rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            for row in rows:
+                for number, name in enumerate(texts, 1):
+                    if "val/loss" in row:
+                        row[f"val/{name}/loss"] = row["val/loss"] + number
+            (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return write(folder / "out", folder / "runs")
+
+
+def test_named_texts_have_curves_of_their_own(watched: Report) -> None:
+    """Each the mean of what the rows say of it, with its own ends in the table."""
+    page = record(watched)["page"]
+    assert page["heldouts"] == ["val", "val/wiki", "val/code"]
+    charts = {chart["heldout"]: chart for chart in page["charts"]}
+    assert [chart["heldout"] for chart in page["charts"]] == ["val", "val/wiki", "val/code", ""]
+    assert "switch chooses the text" in page["bands"]
+    for number, kind in enumerate(("val", "val/wiki", "val/code")):
+        curves = {one["arm"].split()[0]: one["points"] for one in charts[kind]["curves"]}
+        assert set(curves) == set(BASE)
+        for model, points in curves.items():
+            ends = [lost(model, 1.4e-3, seed) + number for seed in range(2)]
+            assert len(points) == 5 and points[-1]["value"] == pytest.approx(fmean(ends))
+            assert points[-1]["middle_half"] == pytest.approx(ends)
+            assert points[-1]["at"]["tokens"] == 102_400
+    assert charts["val/wiki"]["title"] == "Validation loss on wiki while training"
+    assert "same words" not in charts["val/wiki"]["caption"]
+    assert "Not all of these trainings describe" in charts["val/code"]["caption"]
+
+
+def test_a_page_without_named_texts_has_no_switch(grid: Report) -> None:
+    assert record(grid)["page"]["heldouts"] == ["val"]
+    assert "data-heldout=" not in (grid.out / "index.html").read_text()
+
+
+def test_many_named_texts_are_counted(tmp_path: Path) -> None:
+    run = write_training(tmp_path / "runs", "rwkv4", 4.8)
+    row = {"step": 100, **{f"val/t{number}/loss": 3.0 for number in range(20)}, "val/<b>/loss": 1.0}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    page = record(write(tmp_path / "out", run))["page"]
+    assert page["heldouts"] == ["val", *(f"val/t{number}" for number in range(12))]
+    assert "Of 20 named ones the first 12 are drawn." in page["bands"]
+
+
 # ---- in a browser --------------------------------------------------------------------------------
 
 
@@ -371,6 +425,31 @@ def test_charts_follow_the_switch_of_axes(tmp_path: Path, grid: Report) -> None:
     assert 'data-first="14:' in body and "optimizer steps" in body
     assert 'data-cost="14:' in body and "cost, EUR" in body and 'data-last="12"' in body
     assert "7.215" not in body and "step 20" in body
+
+
+@needs_browser
+def test_one_of_the_texts_that_validate_is_shown(tmp_path: Path, watched: Report) -> None:
+    actions = """
+      const curves = (one) => one.querySelectorAll('.curve').length;
+      const seen = () => [...document.querySelectorAll('figure')].filter((one) => one.offsetParent)
+        .map((one) => one.querySelector('h3').textContent + ' ' + curves(one)).join('|');
+      document.body.dataset.first = seen();
+      document.querySelector('[data-heldout="val/code"]').click();
+      document.body.dataset.code = seen();
+      document.querySelector('[data-axis="flops"]').click();
+      document.querySelector('[data-heldout="val"]').click();
+      document.body.dataset.back = seen();
+      document.body.dataset.pressed = [...document.querySelectorAll('[data-heldout]')]
+        .map((one) => one.textContent + one.ariaPressed).join('|');
+    """
+    dom = browse(tmp_path, scripted(tmp_path, watched.out / "index.html", actions))
+    body = dom[dom.index("<body") : dom.index("<main")]
+    both = "Validation loss while training 2|Training loss 2"
+    assert "data-error" not in dom and "NaN" not in dom and 'data-charts="4"' in dom
+    assert f'data-first="{both}"' in body and f'data-back="{both}"' in body
+    code = "Validation loss on code while training 2|Training loss 2"
+    assert f'data-code="{code}"' in body
+    assert 'data-pressed="valtrue|val/wikifalse|val/codefalse"' in body
 
 
 @needs_browser
