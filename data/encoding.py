@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 from data.interruptible import Call
@@ -28,6 +29,8 @@ READ_ONLY = 1 << 31
 
 Encoded = tuple["array[int]", int]
 """Token ids, with `READ_ONLY` where it applies, and the bytes of text that they encode."""
+Group = Sequence[tuple[str, bool, int]]
+"""Pieces that are encoded in one call: text, whether it begins a document, and its mark."""
 
 
 class Encodes(Protocol):
@@ -80,11 +83,20 @@ class Encoder:
     documents, wherever their parts end.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, size: int = GROUP, whole: bool = False) -> None:
-        """`size` characters are encoded in one call; `whole` keeps special tokens whole."""
-        self._tokenizer, self._size, self._whole = tokenizer, size, whole
-        end = tokenizer.end_of_text
-        self._separator = [] if end is None else [end]
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        size: int = GROUP,
+        whole: bool = False,
+        ahead: int = AHEAD,
+        encode: Callable[[bool, Group], Encoded] | None = None,
+    ) -> None:
+        """`size` characters are encoded in one call; `whole` keeps special tokens whole.
+
+        `ahead` calls of `encode` run at once, each in a thread; by default that is `encode_group`.
+        """
+        self._size, self._whole, self._ahead = size, whole, ahead
+        self._encode = encode or partial(encode_group, tokenizer)
         self._pieces = Pieces(tokenizer.cut)
         self._first = False  # whether the next piece begins a document
         self._group: list[tuple[str, bool, int]] = []
@@ -99,7 +111,7 @@ class Encoder:
             self._first = False
             self._held += len(piece)
             if self._held >= self._size:
-                if len(self._running) == AHEAD:
+                if len(self._running) == self._ahead:
                     yield self._running.popleft().result()
                 self._begin()
 
@@ -112,20 +124,23 @@ class Encoder:
         """Encode the group, while what follows it is read."""
         if group := self._group:
             self._group, self._held = [], 0
-            self._running.append(Call(lambda: self._encoded(group)))
+            self._running.append(Call(partial(self._encode, self._whole, group)))
 
-    def _encoded(self, group: list[tuple[str, bool, int]]) -> Encoded:
-        ids = array(IDS)
-        pieces, begins, _ = zip(*group, strict=True)
-        many = self._tokenizer.encode_many(pieces, self._whole, begins)
-        for (piece, first, mark), tokens in zip(group, many, strict=True):
-            if mark & SPECIAL and piece in self._tokenizer.special_tokens:
-                tokens = [self._tokenizer.special_tokens[piece]]
-            if mark:
-                ids.extend(_marked(self._separator if first else [], tokens, mark))
-            else:
-                ids.extend(self._separator + tokens if first else tokens)
-        return ids, sum(len(piece.encode()) for piece, _, _ in group)
+
+def encode_group(tokenizer: TextTokenizer, whole: bool, group: Group) -> Encoded:
+    """The ids of some pieces, with the separator before those that begin a document."""
+    ids = array(IDS)
+    separator = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+    pieces, begins, _ = zip(*group, strict=True)
+    many = tokenizer.encode_many(pieces, whole, begins)
+    for (piece, first, mark), tokens in zip(group, many, strict=True):
+        if mark & SPECIAL and piece in tokenizer.special_tokens:
+            tokens = [tokenizer.special_tokens[piece]]
+        if mark:
+            ids.extend(_marked(separator if first else [], tokens, mark))
+        else:
+            ids.extend(separator + tokens if first else tokens)
+    return ids, sum(len(piece.encode()) for piece, _, _ in group)
 
 
 def _marked(separator: list[int], tokens: list[int], mark: int) -> list[int]:

@@ -19,13 +19,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import psutil
 
 from core.errors import UserError
 from data import tokenizer_files
 from data.encoding import GROUP, IDS, Encoded, Encodes
-from data.guest import HEADER, NUMBER, send
+from data.guest import HEADER, NUMBER, Passage, packed, send
 from data.interruptible import Call
 from data.text import TextTokenizer
 from data.tokenizers import parse
@@ -42,8 +43,6 @@ PROBES = [  # what catastrophic patterns fail on, beside texts of the corpus
     *(run * 2000 for run in ("a", " ", "\n", "7", "!", "aB", "a ", "é", "漢")),
     "The 3 quick brown foxes' jump: over\n\tthe lazy_dog (again) -- e\u0301 🎉 \u2581x\r\n" * 20,
 ]
-Passage = tuple[str, bool, bool, int]
-"""A part of a document, whether it begins it, whether its last word ends with it, and its mark."""
 
 _ROOT = str(Path(__file__).resolve().parents[1])
 _GLANCE = 0.05  # seconds between looks at the processor time of the other process
@@ -57,7 +56,9 @@ class Foreign:
         self.path = Path(path)
         self.content = tokenizer_files.content(self.path)
         self._process: subprocess.Popen[bytes] | None = None
-        self._spent, self._bytes = 0.0, 0  # processor time for so much text
+        self._pids: list[int] = []  # of the process, and of those that it encodes in
+        self._single = False  # whether the tokenizer uses one processor alone
+        self._loaded, self._bytes = 0.0, 0  # processor time before any text, and bytes since
         self._encoders = 0
         self._lock = Lock()  # of the pipes
 
@@ -96,17 +97,21 @@ class Foreign:
     def encoder(self, whole: bool = False) -> Encodes:
         """Encode a sequence of documents in the other process, after `try_on`.
 
-        `whole` keeps special tokens whole.
+        `whole` keeps special tokens whole. A tokenizer that uses one processor alone encodes in as
+        many processes as there are processors.
         """
+        if self._single:
+            self._single = False
+            self._divide()
         self._encoders += 1
         return _Encoder(self, self._encoders, whole)
 
     def _start(self, largest: int) -> bool:
         memory = MEMORY + PER_BYTE_OF_FILE * len(self.content)
-        memory += PER_BYTE_OF_TEXT * (largest + REQUEST) + (16 << 20) * (os.cpu_count() or 1)
+        memory += PER_BYTE_OF_TEXT * (largest + REQUEST) + (16 << 20) * processors()
         available = psutil.virtual_memory().available
         self._memory = min(memory, max(MEMORY, available))
-        size = min(GROUP, (1 << 16) * max(4, os.cpu_count() or 1))
+        size = min(GROUP, (1 << 16) * max(4, processors()))
         code = f"import sys; sys.path.insert(0, {_ROOT!r}); from data.guest import serve; "
         try:
             self._process = subprocess.Popen(
@@ -121,46 +126,63 @@ class Foreign:
                 f"{self.path} is read in a process of its own, and none can be started here: "
                 f"{sys.executable}: {error.strerror}"
             ) from None
+        self._pids = [self._process.pid]
         name = json.dumps(str(self.path)).encode()
         content = name + b"\n" + self.content
         seconds = SECONDS + SECONDS_PER_MIB * len(self.content) / 2**20
-        for kind, answer in self._ask(b"L", content, seconds, "to be read"):
-            if kind == b"I":
-                return bool(json.loads(answer)["apart"])
-        raise self._ended("to be read")
+        facts = self._facts(b"L", content, seconds, "to be read")
+        self._single = facts["single"]
+        self._loaded = self._processor_time()
+        return bool(facts["apart"])
+
+    def _divide(self) -> None:
+        """Have the other process encode in several, as many as there are processors and memory."""
+        count = min(processors(), psutil.virtual_memory().available // MEMORY)
+        if count > 1:
+            self._pids += self._facts(b"W", b"%d" % count, SECONDS, "to be shared")["pids"]
+
+    def _facts(self, kind: bytes, content: bytes, seconds: float, what: str) -> dict[str, Any]:
+        """The answer to a request that is no text."""
+        for answer, body in self._ask(kind, content, seconds, what):
+            if answer == b"I":
+                facts: dict[str, Any] = json.loads(body)
+                return facts
+        raise self._ended(what)
 
     def encode(
-        self, number: int, parts: Sequence[Passage], held: int = 0, whole: bool = False
+        self,
+        number: int,
+        parts: Sequence[Passage],
+        held: int = 0,
+        whole: bool = False,
+        flush: bool = True,
     ) -> Iterator[Encoded]:
         """Send parts of the documents of sequence `number`, before which it holds `held` bytes.
 
-        One request at a time: another thread's waits.
+        One request at a time: another thread's waits. Without `flush` some of the ids come with
+        later requests.
         """
         with self._lock:
-            yield from self._encode(number, parts, held, whole)
+            yield from self._encode(number, parts, held, whole, flush)
 
     def _encode(
-        self, number: int, parts: Sequence[Passage], held: int, whole: bool
+        self, number: int, parts: Sequence[Passage], held: int, whole: bool, flush: bool
     ) -> Iterator[Encoded]:
-        content = json.dumps([number, whole, parts], ensure_ascii=False).encode(
-            errors="surrogatepass"
-        )
         sizes = [_size(text) for text, *_ in parts]
-        total = sum(sizes)
-        rate = self._bytes / self._spent if self._spent > 0.1 else 1 << 20
+        total = held + sum(sizes)
+        spent = self._processor_time() - self._loaded
+        rate = self._bytes / spent if spent > 0.1 else 1 << 20
         # At once, if it cannot be cut; so much more than usual, and it will not end.
-        seconds = SECONDS + SLOWER * min(held + total, held + max(sizes) + GROUP) / max(rate, 1.0)
-        before, done = self._processor_time(), 0
-        what = f"for {total:,} bytes of text such as {parts[0][0][:20]!r}"
-        for kind, answer in self._ask(b"E", content, seconds, what):
+        seconds = SECONDS + SLOWER * min(total, held + max(sizes, default=0) + GROUP) / max(rate, 1)
+        such = f" such as {parts[0][0][:20]!r}" if parts else ""
+        content = packed(number, whole, flush, parts)
+        for kind, answer in self._ask(b"E", content, seconds, f"for {total:,} bytes of text{such}"):
             if kind == b"T":
                 ids = array(IDS)
                 ids.frombytes(memoryview(answer)[NUMBER.size :])
                 size = NUMBER.unpack_from(answer)[0]
-                done += size
+                self._bytes += size
                 yield ids, size
-        self._spent += self._processor_time() - before
-        self._bytes += done
 
     def _ask(
         self, kind: bytes, content: bytes, seconds: float, what: str
@@ -206,12 +228,13 @@ class Foreign:
         return b"".join(parts)
 
     def _processor_time(self) -> float:
-        assert self._process is not None
-        try:
-            times = psutil.Process(self._process.pid).cpu_times()
-        except psutil.Error:
-            return 0.0
-        return float(times.user + times.system)
+        """Seconds, of all processes together."""
+        total = 0.0
+        for pid in self._pids:
+            with suppress(psutil.Error):
+                times = psutil.Process(pid).cpu_times()
+                total += times.user + times.system
+        return total
 
     def _ended(self, what: str) -> UserError:
         """What to say of a process that has ended by itself."""
@@ -237,28 +260,36 @@ class _Encoder:
         self._waiting += _size(text)
         if self._waiting >= REQUEST:
             yield from self._answers()
-            self._send()
+            self._send(flush=False)
 
     def flush(self) -> Iterator[Encoded]:
         yield from self._answers()
-        self._send()
+        if self._parts or self._sent:
+            self._send(flush=True)
         yield from self._answers()
 
-    def _send(self) -> None:
+    def _send(self, flush: bool) -> None:
         """Let the other process encode what waits, while more text is read here."""
-        if self._parts:
-            parts, held = self._parts, self._sent
-            self._sent += self._waiting
-            self._parts, self._waiting = [], 0
-            self._running = Call(
-                lambda: [*self._file.encode(self._number, parts, held, self._whole)]
-            )
+        parts, held = self._parts, self._sent
+        self._sent += self._waiting
+        self._parts, self._waiting = [], 0
+        self._running = Call(
+            lambda: [*self._file.encode(self._number, parts, held, self._whole, flush)]
+        )
 
     def _answers(self) -> Iterator[Encoded]:
         call, self._running = self._running, None
         for ids, size in call.result() if call is not None else ():
             self._sent -= size
             yield ids, size
+
+
+def processors() -> int:
+    """Those that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # another system than Linux
+        return os.cpu_count() or 1
 
 
 def _size(text: str) -> int:

@@ -19,6 +19,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +36,7 @@ from data import recipes, tokenizers
 from data.documents import SIDES, Part, Split
 from data.encoding import AFTER_NOT_LEARNED, READ_ONLY, Encoder, Encodes
 from data.foreign import Foreign
+from data.interruptible import Call
 from data.manifest import MANIFEST, seal
 from data.meta import FORMAT, MASK_DTYPE, META, TOKENIZER, Meta, token_dtype
 from data.notices import say
@@ -60,8 +62,9 @@ def fill(
         with _shown(conf, split, done) as advance:
             tokenizer = done.tokenizer(folder, conf, split, file)
             whole = recipes.keeps_whole(conf)
+            compressed = Call(partial(_compressed, _first_validation_text(split)))
             _encode(folder, split, tokenizer, file, whole, done, advance)
-        _finish(folder, fingerprint, conf, split, tokenizer)
+        _finish(folder, fingerprint, conf, split, tokenizer, compressed.result())
     except BaseException:
         if not any((folder / name).exists() for name in (PROGRESS, MANIFEST)):  # of no use
             shutil.rmtree(folder, ignore_errors=True)
@@ -255,13 +258,17 @@ def _encode(
 
 
 def _finish(
-    folder: Path, fingerprint: str, conf: DataConf, split: Split, tokenizer: TextTokenizer
+    folder: Path,
+    fingerprint: str,
+    conf: DataConf,
+    split: Split,
+    tokenizer: TextTokenizer,
+    compressed: tuple[float, float],
 ) -> None:
     dtype = token_dtype(tokenizer.vocab_size)
     size = np.dtype(dtype).itemsize
     train, val = (split.side(side) for side in SIDES)
     tokens = {side: (folder / f"{side}.bin").stat().st_size // size for side in SIDES}
-    compressed, gzipped, xzipped = _compressed(split)
     learned_bytes, learned, val_mask = val.bytes, dict.fromkeys(SIDES), None
     if split.unlearned is not None:
         learned_bytes -= split.unlearned["val"]
@@ -285,8 +292,8 @@ def _finish(
         unigram_entropy=unigram_entropy(
             np.memmap(folder / "val.bin", dtype=dtype, mode="r"), val_mask
         ),
-        gzip_bits_per_byte=8 * gzipped / compressed,
-        xz_bits_per_byte=8 * xzipped / compressed,
+        gzip_bits_per_byte=compressed[0],
+        xz_bits_per_byte=compressed[1],
         train_learned=learned["train"],
         val_learned=learned["val"],
     )
@@ -300,18 +307,26 @@ def _finish(
         say(f"the text is too short for data.vocab_size={conf.vocab_size}: use {meta.vocab_size}")
 
 
-def _compressed(split: Split) -> tuple[int, int, int]:
-    """Bytes of the first validation text, and of it in one stream by `gzip -9` and by `xz -9`."""
-    gzip, xz = zlib.compressobj(9, wbits=31), lzma.LZMACompressor(preset=9)
-    size = gzipped = xzipped = 0
+def _first_validation_text(split: Split) -> bytes:
+    """The first `COMPRESSED` bytes to validate with, or all if there are fewer."""
+    text = bytearray()
     for part in split.parts(side="val"):
-        content = part.content[: COMPRESSED - size]
-        size += len(content)
-        gzipped += len(gzip.compress(content))
-        xzipped += len(xz.compress(content))
-        if size >= COMPRESSED:
+        text += part.content[: COMPRESSED - len(text)]
+        if len(text) >= COMPRESSED:
             break
-    return size, gzipped + len(gzip.flush()), xzipped + len(xz.flush())
+    return bytes(text)
+
+
+def _compressed(text: bytes) -> tuple[float, float]:
+    """Bits per byte of a text in one stream by `gzip -9`, and by `xz -9`."""
+    gzip = zlib.compressobj(9, wbits=31)
+    # The dictionary of xz -9 has 64 MiB and takes 700 MB of memory; no text here is so long.
+    xz = lzma.LZMACompressor(
+        filters=[{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": COMPRESSED}]
+    )
+    gzipped = len(gzip.compress(text)) + len(gzip.flush())
+    xzipped = len(xz.compress(text)) + len(xz.flush())
+    return 8 * gzipped / len(text), 8 * xzipped / len(text)
 
 
 def _learned(mask: Path, conf: DataConf) -> int:

@@ -30,6 +30,16 @@ def test_no_two_texts_are_alike(texts: Path) -> None:
 def test_a_fresh_process_prepares_within_a_limit(texts: Path, tmp_path: Path) -> None:
     conf = preparation.settings(texts, "bytes", tmp_path / "cache")
     conf |= {"length": 16, "val_fraction": 0.3}
-    seconds, peak = preparation.prepared(conf, 1 << 31)
-    assert seconds > 0 and peak > 10 << 20
-    preparation.alone_on(tokenizers.byte_tokenizer(), DataConf(**conf))()
+    seconds, peak, processor = preparation.prepared(conf, 1 << 31)
+    assert seconds > 0 and peak > 10 << 20 and processor >= 0
+
+
+def test_several_processes_share_all_texts_and_encode_them(texts: Path, tmp_path: Path) -> None:
+    tokenizers.byte_tokenizer().save(tmp_path / "bytes.json")
+    conf = preparation.settings(texts, "bytes", tmp_path / "cache")
+    shares = preparation.shares(DataConf(**conf), 2)
+    assert sorted(shares[0] + shares[1]) == sorted(texts.iterdir())
+    sizes = [sum(file.stat().st_size for file in share) for share in shares]
+    assert min(sizes) > 40_000
+    seconds, processor = preparation.alone(tmp_path / "bytes.json", conf, 2)
+    assert seconds > 0 and processor >= 0
