@@ -41,5 +41,7 @@ def test_several_processes_share_all_texts_and_encode_them(texts: Path, tmp_path
     assert sorted(shares[0] + shares[1]) == sorted(texts.iterdir())
     sizes = [sum(file.stat().st_size for file in share) for share in shares]
     assert min(sizes) > 40_000
+    (some,) = preparation.shares(DataConf(**conf), 1, 20_000)
+    assert 20_000 <= sum(file.stat().st_size for file in some) < 40_000
     seconds, processor = preparation.alone(tmp_path / "bytes.json", conf, 2)
     assert seconds > 0 and processor >= 0
