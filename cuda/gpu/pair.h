@@ -1,12 +1,8 @@
 // Two channels of one GPU thread: the value type wkv4/math.h is compiled for there, and the loads
-// and stores that go with it. Compiles for the host too, so that the GPU code can be tested on one.
+// and stores that go with it.
 #pragma once
 
 #include "common/elements.h"
-
-#ifndef __CUDACC__
-#include <cmath>
-#endif
 
 struct Mask {
   bool x, y;
@@ -40,13 +36,7 @@ WKV_HD Pair expm1_(Pair a) { return {expm1f(a.x), expm1f(a.y)}; }
 WKV_HD bool any_above(Pair a, float limit) { return a.x > limit || a.y > limit; }
 WKV_HD bool same(Pair a, Pair b) { return a.x == b.x && a.y == b.y; }
 
-WKV_HD Pair quick_exp_(Pair a) {
-#ifdef __CUDA_ARCH__
-  return {__expf(a.x), __expf(a.y)};
-#else
-  return exp_(a);
-#endif
-}
+WKV_HD Pair quick_exp_(Pair a) { return {__expf(a.x), __expf(a.y)}; }
 
 // Two elements in memory, aligned as one.
 template <class E>
@@ -57,7 +47,6 @@ struct alignas(2 * sizeof(E)) Packed {
 // Of data no thread writes meanwhile, so that loads may be moved ahead of stores.
 template <class E>
 WKV_HD Packed<E> load_packed(const E* p) {
-#ifdef __CUDA_ARCH__
   if constexpr (sizeof(E) == 4) {
     float2 both = __ldg(reinterpret_cast<const float2*>(p));
     return {both.x, both.y};
@@ -65,9 +54,6 @@ WKV_HD Packed<E> load_packed(const E* p) {
     unsigned both = __ldg(reinterpret_cast<const unsigned*>(p));
     return {{(unsigned short)(both)}, {(unsigned short)(both >> 16)}};
   }
-#else
-  return *reinterpret_cast<const Packed<E>*>(p);
-#endif
 }
 
 // Both elements, aligned.

@@ -1,12 +1,8 @@
 // One number per GPU thread, with the names that the arithmetic shared with the CPU's vectors uses,
-// and four numbers moved at once. Compiles for the host too, so that the GPU code can be tested on one.
+// and four numbers moved at once.
 #pragma once
 
 #include "common/elements.h"
-
-#ifndef __CUDACC__
-#include <cmath>
-#endif
 
 WKV_HD float exp_(float x) { return expf(x); }
 WKV_HD float where_(bool condition, float yes, float no) { return condition ? yes : no; }

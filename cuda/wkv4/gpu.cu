@@ -10,7 +10,7 @@ namespace wkv {
 __device__ void wait_for(const unsigned* flags, int count, int lane) {
   unsigned value = lane >= count;
   while (!value) {
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flags + lane) : "memory");
+    value = gpu::load_acquire(flags + lane);
     if (!value) __nanosleep(20);
   }
   __syncwarp();
@@ -20,8 +20,7 @@ __device__ void wait_for(const unsigned* flags, int count, int lane) {
 __device__ void raise(unsigned* flag, int lane) {
   __threadfence();
   __syncwarp();
-  if (lane == 0)
-    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(1u) : "memory");
+  if (lane == 0) gpu::store_release(flag, 1);
 }
 
 template <class Pass>
@@ -47,7 +46,7 @@ using namespace wkv;
       Index B, Index T, Index C, const float* w, const float* u, const E* k, const E* v,         \
       const float* state, E* y, float* state_out, float* checkpoints, unsigned* ticket,          \
       unsigned* posted, unsigned* totalled, Pair* summaries, Pair* totals) {                     \
-    __shared__ Shared shared;                                                                    \
+    GPU_SHARED(Shared, shared);                                                                  \
     Board board{ticket, posted, totalled, summaries, totals};                                    \
     scan(Forward<E>{{B, T, C}, w, u, k, v, state, y, state_out, checkpoints, board}, shared);    \
   }                                                                                              \
@@ -56,7 +55,7 @@ using namespace wkv;
       const float* checkpoints, const float* adjoint, const E* grad, float* partial, E* gk,      \
       E* gv, float* adjoint_in, unsigned* ticket, unsigned* posted, unsigned* totalled,          \
       Pair* summaries, Pair* totals) {                                                           \
-    __shared__ Shared shared;                                                                    \
+    GPU_SHARED(Shared, shared);                                                                  \
     Board board{ticket, posted, totalled, summaries, totals};                                    \
     Backward<E> pass{{B, T, C}, w,       u,  k,  v,          checkpoints,                        \
                      adjoint,   grad,    partial, gk, gv, adjoint_in,  board};                   \
@@ -72,7 +71,8 @@ WKV4(float16, fp16)
 // out[c] = sum of `count` rows of `width` floats, in a fixed order. 32 x 32 threads, 32 columns.
 extern "C" __global__ void __launch_bounds__(1024) wkv4_reduce(Index count, Index width,
                                                                const float* rows, float* out) {
-  __shared__ double part[32][33];
+  using Part = double[32][33];
+  GPU_SHARED(Part, part);
   int x = threadIdx.x % 32, y = threadIdx.x / 32;
   Index c = Index(blockIdx.x) * 32 + x;
   double sum = 0;

@@ -9,8 +9,8 @@
 // belongs to blocks that already run: no deadlock however the hardware schedules them. What is
 // combined with what depends on positions alone, so results do not change from run to run.
 //
-// The phases between two barriers of a block are plain functions of (warp, lane): the kernels in
-// wkv4/gpu.cu call them in parallel, wkv4/emulate.cpp one thread after the other, to test them.
+// The phases between two barriers of a block are functions of (warp, lane), called by the kernels in
+// wkv4/gpu.cu.
 #pragma once
 
 #include "wkv4/lookback.h"

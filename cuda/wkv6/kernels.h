@@ -1,5 +1,5 @@
 // The kernels of WKV-5 and WKV-6 for the GPU and one head size, around wkv6/scan.h and wkv6/key_gradients.h.
-// Included by wkv6_cuda_<size>.cu, so that only the sizes in use are compiled.
+// Included by wkv6/gpu_<size>.cu, so that only the sizes in use are compiled.
 #pragma once
 
 #define NAN __int_as_float(0x7fc00000)
@@ -29,7 +29,7 @@ using namespace wkv6;
       Index T, Index H, Index constant, Index back, Index segments, Index span, const float* w,   \
       const float* u, const E* p, const E* q, float* sums, float* logs) {                         \
     using Run = Pass<N, E>;                                                                       \
-    __shared__ Run::Shared shared;                                                                \
+    GPU_SHARED(Run::Shared, shared);                                                              \
     Block<Run::Registers> block;                                                                  \
     Index head = blockIdx.x / (segments - 1), segment = blockIdx.x % (segments - 1);              \
     Run run{{T, H, constant}, back != 0, p, p, q, w, u, nullptr};                                 \
@@ -40,7 +40,7 @@ using namespace wkv6;
       const float* u, const E* z, const E* p, const E* q, E* out, const float* start,             \
       float* result, float* checkpoints) {                                                        \
     using Run = Pass<N, E>;                                                                       \
-    __shared__ Run::Shared shared;                                                                \
+    GPU_SHARED(Run::Shared, shared);                                                              \
     Block<Run::Registers> block;                                                                  \
     Index head = blockIdx.x / segments, segment = blockIdx.x % segments;                          \
     Run run{{T, H, constant}, back != 0, z, p, q, w, u, out};                                     \
@@ -61,7 +61,7 @@ using namespace wkv6;
       const void* v, const float* u, const void* grad_y, const float* states,                     \
       const float* adjoints, void* gr, float* gw, void* gk, float* gu) {                          \
     using Run = KeyGradients<N>;                                                                  \
-    __shared__ Run::Shared shared;                                                                \
+    GPU_SHARED(Run::Shared, shared);                                                              \
     Block<Run::Registers> block;                                                                  \
     Run run{{T, H, constant}, type, r, k, v, grad_y, w, u, states, adjoints, gr, gk, gw, gu};     \
     Index chunks = run.shape.chunks();                                                            \

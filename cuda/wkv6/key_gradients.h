@@ -1,5 +1,5 @@
 // The gradients of r, k, w and u on the GPU: one block for one chunk of one head, given the state
-// before the chunk and the adjoint after it. Host-and-device code, as wkv6/scan.h.
+// before the chunk and the adjoint after it. For wkv6/kernels.h.
 #pragma once
 
 #include "wkv6/scan.h"

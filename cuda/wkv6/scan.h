@@ -1,7 +1,6 @@
 // WKV-5 and WKV-6 on the GPU: what one block does with one time segment of one head, as phases
-// between its barriers. Host-and-device code: wkv6_cuda.cu makes kernels of it, wkv6/emulate.cpp runs it
-// on the CPU for tests. A Block has each(f), which calls f(thread, its registers) for all threads and
-// ends with a barrier.
+// between its barriers. wkv6/kernels.h makes kernels of it. A Block has each(f), which calls
+// f(thread, its registers) and ends with a barrier.
 #pragma once
 
 #include "gpu/scalar.h"

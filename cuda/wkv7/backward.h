@@ -203,7 +203,7 @@ WKV_WARP void unscale(BackwardShared<typename Math::Cell>& sh, const Place& at,
                       const Backward<E>& pass, Index t, int n, int warp) {
   Chunk<typename Math::Cell>& chunk = sh.chunk;
   Index origin = at.row(t);
-  Rows<BACKWARD_WARPS>::each(warp, [&](int, int, int row, int own, int c) {
+  Rows<BACKWARD_WARPS>::each(warp, [&](int, int row, int own, int c) {
     if (row >= n) return;
     int first = row * STRIDE + c, second = first + CHUNK * STRIDE;
     float *grad_a = sh.grad_q() + row * STRIDE, *grad_r = grad_a + CHUNK * STRIDE;

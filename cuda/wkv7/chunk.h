@@ -89,13 +89,13 @@ struct Rows {
     return all + warp * (EACH + 1) * SPREAD;
   }
 
-  // f(lane, i, row, its number in the warp, first channel) for the i-th row of each thread
+  // f(i, row, its number in the warp, first channel) for the i-th row of each thread
   template <class F>
   static WKV_WARP void each(int warp, F f) {
     each_lane([&](int lane) {
       WKV_UNROLL
       for (int i = 0; i < EACH / 4; i++)
-        f(lane, i, warp * EACH + 4 * i + lane / 8, 4 * i + lane / 8, lane % 8 * 8);
+        f(i, warp * EACH + 4 * i + lane / 8, 4 * i + lane / 8, lane % 8 * 8);
     });
   }
 
@@ -106,17 +106,17 @@ struct Rows {
 
     WKV_WARP Held(const Place& at, const E* from, Index t, int most, int warp) {
       const E* rows = from + at.row(t);
-      each(warp, [&](int lane, int i, int row, int, int c) {
-        eights.at(lane, i) = load_eight(rows + (smaller(row, most - 1) * at.stride + c));
+      each(warp, [&](int i, int row, int, int c) {
+        eights[i] = load_eight(rows + (smaller(row, most - 1) * at.stride + c));
       });
     }
     template <class Cell>
     WKV_WARP void store(Cell* to, int warp, bool zero) const {
-      each(warp, [&](int lane, int i, int row, int, int c) {
+      each(warp, [&](int i, int row, int, int c) {
         Eight<Cell> out{};
         WKV_UNROLL
         for (int j = 0; j < 4; j++)
-          if (!zero) out.set(j, eights.at(lane, i).get(j));
+          if (!zero) out.set(j, eights[i].get(j));
         store_eight(to + row * STRIDE + c, out);
       });
     }
@@ -152,7 +152,7 @@ template <int WARPS, class Cell>
 WKV_WARP int fitting(Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most,
                      int warp) {
   constexpr int EACH = Rows<WARPS>::EACH;
-  Registers<int, 1> fit;
+  int fit;
   each_lane([&](int lane) {
     Pair sum{};
     WKV_UNROLL
@@ -160,9 +160,9 @@ WKV_WARP int fitting(Chunk<Cell>& sh, const Place& at, const float* w, Index t, 
       if (i == warp) store_pair(sh.bases[warp] + spread(2 * lane), sum);
       sum += pair_at(Rows<WARPS>::steps(sh.steps, i) + EACH * SPREAD + spread(2 * lane));
     }
-    fit.at(lane, 0) = fabsf(sum.x) <= RANGE && fabsf(sum.y) <= RANGE ? most : 0;
+    fit = fabsf(sum.x) <= RANGE && fabsf(sum.y) <= RANGE ? most : 0;
   });
-  sync_warp();
+  __syncwarp();
   if (least(fit) == most) return most;
   each_lane([&](int lane) {
     const float* from = w + at.row(t) + 2 * lane;
@@ -173,7 +173,7 @@ WKV_WARP int fitting(Chunk<Cell>& sh, const Place& at, const float* w, Index t, 
       sum += floored(load_pair(from + count * at.stride));
       if (!(fabsf(sum.x) <= RANGE && fabsf(sum.y) <= RANGE)) break;
     }
-    fit.at(lane, 0) = count > 1 ? count : 1;
+    fit = count > 1 ? count : 1;
   });
   return least(fit);
 }
@@ -205,16 +205,16 @@ WKV_WARP void scale(Chunk<typename Math::Cell>& sh, const Place& at, const Input
   Held a{at, in.a, t, most, warp}, r{at, in.r, t, most, warp};
   Held b{at, in.b, t, most, warp}, k{at, in.k, t, most, warp};
   int n = fitting<WARPS>(sh, at, in.w, t, most, warp);
-  Rows<WARPS>::each(warp, [&](int lane, int slot, int row, int own, int c) {
+  Rows<WARPS>::each(warp, [&](int slot, int row, int own, int c) {
     Factors<Math, WARPS> x(sh, warp, own, c);
     Eight<Cell> a_, r_, b_, k_;
     WKV_UNROLL
     for (int i = 0; i < 4; i++) {
       Pair here = x.to_here(i), grown = x.grown(i);
-      a_.set(i, a.eights.at(lane, slot).get(i) * x.to_before(i));
-      r_.set(i, r.eights.at(lane, slot).get(i) * here);
-      b_.set(i, b.eights.at(lane, slot).get(i) * grown);
-      k_.set(i, k.eights.at(lane, slot).get(i) * grown);
+      a_.set(i, a.eights[slot].get(i) * x.to_before(i));
+      r_.set(i, r.eights[slot].get(i) * here);
+      b_.set(i, b.eights[slot].get(i) * grown);
+      k_.set(i, k.eights[slot].get(i) * grown);
       if (row == n - 1) store_pair(sh.last + c + 2 * i, here);
     }
     if (row >= n) a_ = r_ = b_ = k_ = Eight<Cell>{};
@@ -237,7 +237,7 @@ WKV_WARP void announce_rows(const Place& at, const X* from, Index t) {
     const X* rows = from + at.row(t) + lane % COUNT * SECTOR;
     WKV_UNROLL
     for (int row = lane / COUNT; row < CHUNK; row += LANES / COUNT)
-      prefetch(rows + row * at.stride);
+      gpu::prefetch(rows + row * at.stride);
   });
 }
 // Of all inputs and of one more, unless null, if there is a whole chunk. Four warps.
@@ -249,12 +249,12 @@ WKV_WARP void announce(const Place& at, const Inputs<E>& in, const E* also, Inde
   if (warp == 2) announce_rows(at, in.b, t);
   if (warp == 2 && also) announce_rows(at, also, t);
   if (warp == 3) announce_rows(at, in.w, t);
-  sync_warp();
+  __syncwarp();
 }
 // Of a state.
 WKV_WARP void announce_state(const float* state) {
   each_lane([&](int lane) {
-    for (int i = 8 * lane; i < N * N; i += 8 * LANES) prefetch(state + i);
+    for (int i = 8 * lane; i < N * N; i += 8 * LANES) gpu::prefetch(state + i);
   });
 }
 

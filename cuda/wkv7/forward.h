@@ -112,9 +112,8 @@ WKV_WARP void forward_segment(Block& block, ForwardShared<typename Math::Cell>& 
     block.phase([&](int warp, ForwardOwn& own) {
       forward_solved<Math>(sh, own);
       if (pass.y) {
-        sync_warp();  // its columns of v, which only this warp reads, are free now
-        put(sh.v, 16 * warp, own.y);
-        sync_warp();
+        put(sh.v, 16 * warp, own.y);  // its columns of v, which only this warp has read
+        __syncwarp();
         write_rows(pass.y, at, sh.v, t, n, 16 * warp);
       }
       if (t + n < at.end) begin(t + n, warp, own);

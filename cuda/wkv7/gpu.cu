@@ -5,15 +5,13 @@
 
 using namespace wkv7;
 
-extern __shared__ uint4 shared_memory[];
-
 // Four blocks of the forward and two of the backward pass share a multiprocessor with 16-bit types.
 #define WKV7(NAME, E, MATH, BLOCKS)                                                               \
   extern "C" __global__ void __launch_bounds__(FORWARD_WARPS* LANES, 2 * BLOCKS)                  \
       wkv7_forward_##NAME(Index B, Index T, Index H, Index span, const E* r, const float* w,      \
                           const E* k, const E* v, const E* a, const E* b, const float* start,     \
                           E* y, float* end, float* checkpoints) {                                 \
-    auto& shared = *reinterpret_cast<ForwardShared<MATH::Cell>*>(shared_memory);                  \
+    auto& shared = *static_cast<ForwardShared<MATH::Cell>*>(gpu::shared_memory());                \
     Block<ForwardOwn> block;                                                                      \
     Mode mode = gridDim.z == 1 ? GIVEN : blockIdx.z == 0 ? FROM_ZERO : FROM_IDENTITY;             \
     forward_job<MATH>(block, shared, {B, T, H, span},                                             \
@@ -25,7 +23,7 @@ extern __shared__ uint4 shared_memory[];
                            const E* k, const E* v, const E* a, const E* b,                        \
                            const float* checkpoints, const float* start, const E* grad_y, E* gr,  \
                            float* gw, E* gk, E* gv, E* ga, E* gb, float* end) {                   \
-    auto& shared = *reinterpret_cast<BackwardShared<MATH::Cell>*>(shared_memory);                 \
+    auto& shared = *static_cast<BackwardShared<MATH::Cell>*>(gpu::shared_memory());               \
     Block<BackwardOwn> block;                                                                     \
     bool given = gridDim.z == 1;                                                                  \
     Mode mode = given ? GIVEN : blockIdx.z == 0 ? FROM_ZERO : FROM_IDENTITY;                      \
@@ -42,7 +40,8 @@ WKV7(float16, fp16, Exact<2>, 1)
 extern "C" __global__ void __launch_bounds__(JOIN_WARPS* LANES)
     wkv7_join(Index B, Index T, Index H, Index span, const float* given, const float* summaries,
               float* starts, Index backwards) {
-  __shared__ float rows[JOIN_ROWS][N];
+  using Rows = float[JOIN_ROWS][N];
+  GPU_SHARED(Rows, rows);
   Block<JoinOwn> block;
   join(block, rows, {B, T, H, span}, given, summaries, starts, blockIdx.x, blockIdx.y, backwards);
 }

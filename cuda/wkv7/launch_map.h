@@ -84,20 +84,20 @@ WKV_WARP void join(Block& block, float (&rows)[JOIN_ROWS][N], Shape shape, const
                    const float* summaries, float* starts, Index column, Index group,
                    bool backwards) {
   auto each_four = [](int warp, auto f) {
-    each_lane([&](int lane) { f(lane, (warp * LANES + lane) / 16, lane % 16 * 4); });
+    each_lane([&](int lane) { f((warp * LANES + lane) / 16, lane % 16 * 4); });
   };
   Index from = group * JOIN_ROWS * N, segments = shape.segments();
   block.phase([&](int warp, JoinOwn& own) {
-    each_four(warp, [&](int lane, int row, int c) {
-      own.x.at(lane, 0) =
+    each_four(warp, [&](int row, int c) {
+      own.x[0] =
           *reinterpret_cast<const Four*>(given + column * N * N + from + row * N + c);
     });
   });
   for (Index i = 0; i < segments; i++) {
     Index segment = backwards ? segments - 1 - i : i;
     block.phase([&](int warp, JoinOwn& own) {
-      each_four(warp, [&](int lane, int row, int c) {
-        Four x = own.x.at(lane, 0);
+      each_four(warp, [&](int row, int c) {
+        Four x = own.x[0];
         *reinterpret_cast<Four*>(starts + shape.state(column, segment) + from + row * N + c) = x;
         for (int j = 0; j < 4; j++) rows[row][c + j] = x.x[j];
       });
@@ -106,14 +106,14 @@ WKV_WARP void join(Block& block, float (&rows)[JOIN_ROWS][N], Shape shape, const
     const float* zero = summaries + shape.summary(column, segment, FROM_ZERO) + from;
     const float* transition = summaries + shape.summary(column, segment, FROM_IDENTITY);
     block.phase([&](int warp, JoinOwn& own) {
-      each_four(warp, [&](int lane, int row, int c) {
+      each_four(warp, [&](int row, int c) {
         Four x = *reinterpret_cast<const Four*>(zero + row * N + c);
         WKV_UNROLL
         for (int k = 0; k < N; k++) {
           Four p = *reinterpret_cast<const Four*>(transition + k * N + c);
           for (int j = 0; j < 4; j++) x.x[j] += rows[row][k] * p.x[j];
         }
-        own.x.at(lane, 0) = x;
+        own.x[0] = x;
       });
     });
   }

@@ -1,22 +1,14 @@
 // One warp: its lanes, what they hold, and how they read and write. For wkv7/warp_mma.h.
 //
-// What a lane holds is in struct Registers. On the GPU that is the lane's own; compiled for the
-// host it is that of all 32 lanes, and each_lane is a loop. So tests run the very code of the
-// kernels.
+// What a lane holds is in struct Registers; what it does with it stands in each_lane.
 #pragma once
 
 #include "gpu/pair.h"
 
-#ifdef __CUDACC__
 #define WKV_WARP __device__ __forceinline__
 #define WKV_UNROLL _Pragma("unroll")
 // Loops over tiles in shared memory: a little, or the code would not fit the instruction cache.
 #define WKV_SOME(Math) _Pragma("unroll (Math::PARTS == 1 ? 2 : 1)")
-#else
-#define WKV_WARP inline
-#define WKV_UNROLL
-#define WKV_SOME(Math)
-#endif
 
 namespace wkv7 {
 
@@ -26,54 +18,26 @@ constexpr int LANES = 32;
 
 // ---------------------------------------------------------------- lanes
 
-#ifdef __CUDACC__
-constexpr int HELD = 1;
 template <class F>
 WKV_WARP void each_lane(F f) {
   f(int(threadIdx.x % LANES));
 }
-WKV_WARP void sync_warp() { __syncwarp(); }
-// Bring the 32 bytes around p into the L2 cache.
-WKV_WARP void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
-#else
-constexpr int HELD = LANES;
-template <class F>
-void each_lane(F f) {
-  for (int lane = 0; lane < LANES; lane++) f(lane);
-}
-inline void sync_warp() {}
-inline void prefetch(const void*) {}
-#endif
 
 template <class X, int COUNT>
 struct Registers {
-  X held[HELD][COUNT];
-  WKV_WARP X& at(int lane, int i) { return held[HELD == 1 ? 0 : lane][i]; }
-  WKV_WARP const X& at(int lane, int i) const { return held[HELD == 1 ? 0 : lane][i]; }
+  X held[COUNT];
+  WKV_WARP X& operator[](int i) { return held[i]; }
+  WKV_WARP const X& operator[](int i) const { return held[i]; }
 };
 
 // The least of the lanes' values.
-WKV_WARP int least(const Registers<int, 1>& x) {
-#ifdef __CUDACC__
-  return __reduce_min_sync(~0u, x.at(0, 0));
-#else
-  int all = x.at(0, 0);
-  for (int lane = 1; lane < LANES; lane++) all = x.at(lane, 0) < all ? x.at(lane, 0) : all;
-  return all;
-#endif
-}
+WKV_WARP int least(int x) { return __reduce_min_sync(~0u, x); }
 
 // To each lane's value that of the lane whose number differs in bit `far`.
 template <int COUNT>
 WKV_WARP void add_from(Registers<float, COUNT>& x, int far) {
-#ifdef __CUDACC__
   WKV_UNROLL
-  for (int i = 0; i < COUNT; i++) x.at(0, i) += __shfl_xor_sync(~0u, x.at(0, i), far);
-#else
-  Registers<float, COUNT> all = x;
-  for (int lane = 0; lane < LANES; lane++)
-    for (int i = 0; i < COUNT; i++) x.at(lane, i) += all.at(lane ^ far, i);
-#endif
+  for (int i = 0; i < COUNT; i++) x[i] += __shfl_xor_sync(~0u, x[i], far);
 }
 
 // ---------------------------------------------------------------- kinds of arithmetic
@@ -82,14 +46,7 @@ WKV_WARP void add_from(Registers<float, COUNT>& x, int far) {
 struct Fast {
   using Cell = bf16;
   static constexpr int PARTS = 1;
-#ifdef __CUDACC__
-  static WKV_WARP float exp2(float x) {
-    asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
-    return x;
-  }
-#else
-  static float exp2(float x) { return exp2f(x); }
-#endif
+  static WKV_WARP float exp2(float x) { return gpu::quick_exp2(x); }
 };
 
 // Tiles of fp32 in shared memory, split into parts on the way to the tensor core.
@@ -107,25 +64,7 @@ WKV_WARP Pair exp2_(Pair x) {
 
 // ---------------------------------------------------------------- neighbours in memory
 
-WKV_WARP unsigned pack(float low, float high) {
-#ifdef __CUDACC__
-  unsigned both;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-  return both;
-#else
-  bf16 x, y;
-  from_float(low, x);
-  from_float(high, y);
-  return x.bits | unsigned(y.bits) << 16;
-#endif
-}
-WKV_WARP Pair unpack(unsigned both) {
-#ifdef __CUDACC__
-  return {__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000)};
-#else
-  return {to_float(bf16{(unsigned short)(both)}), to_float(bf16{(unsigned short)(both >> 16)})};
-#endif
-}
+WKV_WARP Pair unpack(unsigned both) { return {float_of(both << 16), float_of(both & 0xffff0000)}; }
 
 // Two in shared memory, aligned as one.
 WKV_WARP Pair pair_at(const float* p) {
@@ -148,36 +87,24 @@ template <>
 struct alignas(16) Eight<bf16> {
   unsigned x[4];
   WKV_WARP Pair get(int i) const { return unpack(x[i]); }
-  WKV_WARP void set(int i, Pair value) { x[i] = pack(value.x, value.y); }
+  WKV_WARP void set(int i, Pair value) { x[i] = gpu::to_two_bf16(value.x, value.y); }
 };
 
 // From a tensor that no thread writes meanwhile.
 template <class E>
 WKV_WARP Eight<E> load_eight(const E* p) {
-#ifdef __CUDACC__
   Eight<E> out;
   WKV_UNROLL
   for (int i = 0; i < int(sizeof(E) / 2); i++)
     reinterpret_cast<uint4*>(&out)[i] = __ldg(reinterpret_cast<const uint4*>(p) + i);
   return out;
-#else
-  return *reinterpret_cast<const Eight<E>*>(p);
-#endif
 }
 // To a tensor.
 template <class E>
 WKV_WARP void write_eight(E* p, const Eight<E>& x) {
-#ifdef __CUDACC__
   WKV_UNROLL
-  for (int i = 0; i < int(sizeof(E) / 2); i++) {
-    uint4 four = reinterpret_cast<const uint4*>(&x)[i];  // compilers split it into four otherwise
-    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p + 16 / sizeof(E) * i),
-                 "r"(four.x), "r"(four.y), "r"(four.z), "r"(four.w)
-                 : "memory");
-  }
-#else
-  *reinterpret_cast<Eight<E>*>(p) = x;
-#endif
+  for (int i = 0; i < int(sizeof(E) / 2); i++)
+    gpu::store_four(p + 16 / sizeof(E) * i, reinterpret_cast<const uint4*>(&x)[i]);
 }
 // In shared memory.
 template <class E>
@@ -208,8 +135,7 @@ WKV_WARP void store_spread(float* row, int c, const Eight<float>& x) {
 
 // ---------------------------------------------------------------- the block
 
-// Runs phases. On the GPU each warp runs its own and then waits for the others.
-#ifdef __CUDACC__
+// Runs phases: each warp runs its own and then waits for the others.
 template <class Own>
 struct Block {
   Own own;
@@ -220,6 +146,5 @@ struct Block {
     __syncthreads();
   }
 };
-#endif
 
 }  // namespace wkv7

@@ -1,8 +1,6 @@
 // Matrix arithmetic of one warp: 16x16 operands, 16x8 tiles of sums, tensor cores. For
 // wkv7/chunk.h.
 //
-// On the host, the tensor core's instruction is emulated from the layout that its manual gives.
-//
 // An operand is a sum of PARTS bf16 matrices, each the rounded rest of those before it. One part
 // has 8 bits; two have 16, three have all 24 of a float.
 #pragma once
@@ -27,7 +25,7 @@ WKV_WARP void each_pair_of(Strip<TILES>& s, F f) {
     for (int j = FROM; j < TO; j++) {
       WKV_UNROLL
       for (int i = 0; i < 4; i += 2)
-        f(lane / 4 + 4 * i, 8 * j + lane % 4 * 2, s.tile[j].at(lane, i), s.tile[j].at(lane, i + 1));
+        f(lane / 4 + 4 * i, 8 * j + lane % 4 * 2, s.tile[j][i], s.tile[j][i + 1]);
     }
   });
 }
@@ -51,14 +49,14 @@ WKV_WARP void sum_rows(const Strip<TILES>& s, const Cell* tile, int stride, floa
       const Cell* p = tile + lane / 4 * stride + 8 * j + lane % 4 * 2;
       Pair first = pair_at(p), second = pair_at(p + 8 * stride);
       const Registers<float, 4>& x = s.tile[j];
-      sum.at(lane, 0) = x.at(lane, 0) * first.x + x.at(lane, 2) * second.x;
-      sum.at(lane, 1) = x.at(lane, 1) * first.y + x.at(lane, 3) * second.y;
+      sum[0] = x[0] * first.x + x[2] * second.x;
+      sum[1] = x[1] * first.y + x[3] * second.y;
     });
     WKV_UNROLL
     for (int far = LANES / 2; far >= 4; far /= 2) add_from(sum, far);
     each_lane([&](int lane) {
       if (lane < 4)
-        out[8 * j + 2 * lane] = sum.at(lane, 0), out[8 * j + 2 * lane + 1] = sum.at(lane, 1);
+        out[8 * j + 2 * lane] = sum[0], out[8 * j + 2 * lane + 1] = sum[1];
     });
   }
 }
@@ -74,11 +72,11 @@ struct Operand {
 };
 
 template <int PARTS>
-WKV_WARP void split(Operand<PARTS>& out, int lane, int i, float x, float y) {
+WKV_WARP void split(Operand<PARTS>& out, int i, float x, float y) {
   WKV_UNROLL
   for (int p = 0; p < PARTS; p++) {
-    unsigned both = pack(x, y);
-    out.part[p].at(lane, i) = both;
+    unsigned both = gpu::to_two_bf16(x, y);
+    out.part[p][i] = both;
     Pair rest = Pair{x, y} - unpack(both);
     x = rest.x, y = rest.y;
   }
@@ -88,13 +86,11 @@ WKV_WARP void split(Operand<PARTS>& out, int lane, int i, float x, float y) {
 template <int PARTS, int TILES>
 WKV_WARP Operand<PARTS> to_left(const Strip<TILES>& s, int j) {
   Operand<PARTS> out;
-  each_lane([&](int lane) {
-    WKV_UNROLL
-    for (int i = 0; i < 4; i++) {
-      const Registers<float, 4>& tile = s.tile[2 * j + i / 2];
-      split(out, lane, i, tile.at(lane, i % 2 * 2), tile.at(lane, i % 2 * 2 + 1));
-    }
-  });
+  WKV_UNROLL
+  for (int i = 0; i < 4; i++) {
+    const Registers<float, 4>& tile = s.tile[2 * j + i / 2];
+    split(out, i, tile[i % 2 * 2], tile[i % 2 * 2 + 1]);
+  }
   return out;
 }
 
@@ -105,38 +101,11 @@ constexpr bool LEFT = true, RIGHT = false;
 template <bool SIDE, bool TURNED>
 WKV_WARP Operand<1> load(const bf16* tile, int stride, int o, int k) {
   Operand<1> out;
-#ifdef __CUDACC__
   int lane = threadIdx.x % LANES, i = lane / 8, second = SIDE == LEFT ? i % 2 : i / 2;
   int to_o = o + 8 * second, to_k = k + 8 * (SIDE == LEFT ? i / 2 : i % 2), row = lane % 8;
   const bf16* p =
       TURNED ? tile + (to_k + row) * stride + to_o : tile + (to_o + row) * stride + to_k;
-  unsigned from = unsigned(__cvta_generic_to_shared(p));
-  unsigned (&r)[4] = out.part[0].held[0];
-  if constexpr (TURNED)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(from)
-                 : "memory");
-  else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(from)
-                 : "memory");
-#else
-  each_lane([&](int lane) {
-    for (int i = 0; i < 4; i++) {
-      int to_o = o + 8 * (SIDE == LEFT ? i % 2 : i / 2),
-          to_k = k + 8 * (SIDE == LEFT ? i / 2 : i % 2);
-      auto cell = [&](int next) {  // lanes get what ldmatrix gives them
-        int row = TURNED ? lane % 4 * 2 + next : lane / 4,
-            col = TURNED ? lane / 4 : lane % 4 * 2 + next;
-        return unsigned(
-            tile[((TURNED ? to_k : to_o) + row) * stride + (TURNED ? to_o : to_k) + col].bits);
-      };
-      out.part[0].at(lane, i) = cell(0) | cell(1) << 16;
-    }
-  });
-#endif
+  gpu::load_matrices<TURNED>(p, out.part[0].held);
   return out;
 }
 
@@ -149,7 +118,7 @@ WKV_WARP Operand<PARTS> gather(const float* tile, int stride, int o, int k) {
       int to_o = o + 8 * (SIDE == LEFT ? i % 2 : i / 2) + lane / 4;
       int to_k = k + 8 * (SIDE == LEFT ? i / 2 : i % 2) + lane % 4 * 2;
       const float* p = TURNED ? tile + to_k * stride + to_o : tile + to_o * stride + to_k;
-      split(out, lane, i, p[0], p[TURNED ? stride : 1]);
+      split(out, i, p[0], p[TURNED ? stride : 1]);
     }
   });
   return out;
@@ -168,37 +137,7 @@ WKV_WARP Operand<Math::PARTS> operand(const typename Math::Cell* tile, int strid
 // d += A B, where B is the half of a right factor with columns 8 * half and on.
 WKV_WARP void mma(Registers<float, 4>& d, const Registers<unsigned, 4>& a,
                   const Registers<unsigned, 4>& b, int half) {
-#ifdef __CUDACC__
-  float (&x)[4] = d.held[0];
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3])
-      : "r"(a.at(0, 0)), "r"(a.at(0, 1)), "r"(a.at(0, 2)), "r"(a.at(0, 3)), "r"(b.at(0, 2 * half)),
-        "r"(b.at(0, 2 * half + 1)));
-#else
-  float A[16][16], B[8][16];
-  auto value = [](unsigned both, int next) {
-    return to_float(bf16{(unsigned short)(both >> 16 * next)});
-  };
-  for (int lane = 0; lane < LANES; lane++)
-    for (int next = 0; next < 2; next++) {
-      int k = lane % 4 * 2 + next;
-      for (int i = 0; i < 4; i++)
-        A[lane / 4 + i % 2 * 8][k + i / 2 * 8] = value(a.at(lane, i), next);
-      for (int i = 0; i < 2; i++) B[lane / 4][k + i * 8] = value(b.at(lane, 2 * half + i), next);
-    }
-  for (int lane = 0; lane < LANES; lane++)
-    for (int i = 0; i < 4; i++) {
-      const float *row = A[lane / 4 + i / 2 * 8], *column = B[lane % 4 * 2 + i % 2];
-      double sum = d.at(lane, i);
-      for (int k = 0; k < 16; k++) sum += double(row[k]) * column[k];
-      float rounded = float(sum);  // towards zero, as tensor cores do
-      if (fabs(double(rounded)) > fabs(sum) && rounded - rounded == 0)
-        rounded = nextafterf(rounded, 0.f);
-      d.at(lane, i) = rounded;
-    }
-#endif
+  gpu::multiply_matrices(d.held, a.held, b[2 * half], b[2 * half + 1]);
 }
 
 // Tiles j and j + 1 of d += A B; the smallest parts first.

@@ -12,7 +12,14 @@ from models.ops.wkv4.reference import CHUNK
 _DTYPES = ("float32", "bfloat16", "float16")
 library = CudaLibrary(
     "wkv4/gpu.cu",
-    ("wkv4/scan.h", "wkv4/lookback.h", "wkv4/math.h", "gpu/pair.h", "common/elements.h"),
+    (
+        "wkv4/scan.h",
+        "wkv4/lookback.h",
+        "wkv4/math.h",
+        "gpu/pair.h",
+        "gpu/machine.h",
+        "common/elements.h",
+    ),
     (
         *(f"wkv4_forward_{dtype}" for dtype in _DTYPES),
         *(f"wkv4_backward_{dtype}" for dtype in _DTYPES),

@@ -17,6 +17,7 @@ _HEADERS = (
     "wkv6/scan.h",
     "wkv6/math.h",
     "gpu/scalar.h",
+    "gpu/machine.h",
     "common/elements.h",
 )
 libraries = {

@@ -33,6 +33,7 @@ library = CudaLibrary(
         "wkv7/warp_mma.h",
         "wkv7/warp.h",
         "gpu/pair.h",
+        "gpu/machine.h",
         "common/elements.h",
     ),
     (

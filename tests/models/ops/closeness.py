@@ -1,7 +1,8 @@
-"""How far the results of an operator are from the true ones."""
+"""How far the results of an operator are from the true ones, and the same tensors elsewhere."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -25,3 +26,13 @@ def assert_close(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: flo
     """Fail naming every result that is off by more than `tolerance`, relative."""
     wrong = {name: e for name, e in errors(got, want).items() if not e <= tolerance}
     assert not wrong, wrong
+
+
+def moved(x: Tensor) -> Tensor:
+    """x, beginning one element behind where tensors begin."""
+    return torch.cat([x.new_zeros(1), x.flatten()])[1:].view_as(x)
+
+
+def turned(x: Tensor) -> Tensor:
+    """x with its first two dimensions the other way round in memory."""
+    return x.transpose(0, 1).contiguous().transpose(0, 1) if x.dim() > 1 else x

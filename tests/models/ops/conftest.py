@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from tests.emulator.driver import gpu
+
+__all__ = ["gpu"]
+
 
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
