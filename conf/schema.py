@@ -297,9 +297,9 @@ class TrainerConf:
     )
     offload: bool = key(False, "keep the shards of fsdp or deepspeed in CPU memory")
     precision: str = key(
-        "32-true",
-        "precision of arithmetic and weights",
-        choices=("32-true", "bf16-mixed", "16-mixed", "bf16-true"),
+        "auto",
+        "precision of arithmetic and weights; auto: bf16-mixed on GPUs that have it, else 32-true",
+        choices=("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true"),
         aliases=PRECISIONS,
     )
     accumulate_grad_batches: int = key(
@@ -569,9 +569,9 @@ class ProbeConf:
     )
     accelerator: str = key("auto", "device to measure on", choices=("auto", "cpu", "gpu"))
     precision: str = key(
-        "float32",
-        "precision of weights and arithmetic",
-        choices=("float32", "bfloat16", "float16"),
+        "auto",
+        "precision of weights and arithmetic; auto: bfloat16 on GPUs that have it, else float32",
+        choices=("auto", "float32", "bfloat16", "float16"),
         aliases=SHORT,
     )
     threads: str = key(

@@ -67,7 +67,7 @@ def track(conf: ProbeConf, identity: Path, rows: list[Row]) -> None:
         records=identity.parents[1],
         config={
             "setting": f"probe {name} {rows[0].size}",  # by which a workspace groups runs
-            "precision": conf.precision,
+            "precision": rows[0].precision,
             **{f"model.{key}": value for key, value in rows[0].config.items()},
             **{f"device.{key}": value for key, value in rows[0].device.items()},
             **{f"weights.{key}": value for key, value in rows[0].weights.items()},

@@ -20,6 +20,7 @@ from conf.schema import TrainConf
 from core.errors import UserError
 from core.files import replacing, write_text
 from core.launcher import detect_launcher, processes_of
+from core.precision import AUTO, fp32_products
 from core.stop_signals import STOPPED, Preempted, Signals, requeue
 from core.units import bits_per_byte
 from core.writable import check_writable
@@ -69,7 +70,13 @@ from training.distributed.local_processes import (
     spawn_ranks,
 )
 from training.distributed.rendezvous import Leader, follow_rank_zero
-from training.distributed.strategies import SHARDED, precision_of, reads_shares
+from training.distributed.strategies import (
+    SHARDED,
+    arithmetic_of,
+    on_gpu,
+    precision_of,
+    reads_shares,
+)
 from training.failures.explain import explained, let_go
 from training.loop.datamodule import Tokens
 from training.loop.early_end import EarlyEnd
@@ -96,6 +103,7 @@ from training.run_folder.identity import (
     deciding,
     describe,
     effective,
+    recorded_precision,
 )
 from training.run_folder.ledger import Ledger
 from training.run_folder.lock import owned
@@ -115,6 +123,10 @@ def train(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> dict[str, Any]
     mend, `Preempted` when asked to stop; whatever had been saved before stays.
     """
     conf = replace(conf, resume=resume_of(conf, folder))
+    trainer = conf.trainer
+    if trainer.precision == AUTO:
+        precision = recorded_precision(folder, conf.resume) or arithmetic_of(trainer)
+        conf = replace(conf, trainer=replace(trainer, precision=precision))
     place = detect_launcher()
     if place is None:
         devices, strategy = conf.trainer.devices, conf.trainer.strategy
@@ -401,6 +413,7 @@ class Run:
             folder, conf, self.identity, self.decided_by, signals, self.rank, content
         )
         saver.finish_tidying()
+        fp32_products(conf.trainer.precision, on_gpu(conf.trainer))
         model.gradient_checkpointing = conf.training.gradient_checkpointing
         index = index_of(self.corpus, conf.data, conf.seed, accumulate)
         guard = NanGuard(conf.training.on_nan, index, saver.last_good)
@@ -533,7 +546,8 @@ class Run:
                 "packing": conf.data.packing,
                 "segment": conf.training.segment,
                 "bptt": conf.training.bptt,
-                "backends": model.backends(),
+                "backends": model.backends()
+                | fp32_products(conf.trainer.precision, on_gpu(conf.trainer)),
                 "peak_bytes": peak_memory(module.device),
                 "digest": digest(content),
             }

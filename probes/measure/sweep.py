@@ -12,6 +12,7 @@ from pathlib import Path
 from conf.schema import ProbeConf
 from core import environment
 from core.errors import UserError
+from core.precision import AUTO, of_probe
 from models.registry import ModelSpec
 from probes.analysis.bootstrap import typical
 from probes.analysis.comparability import check_sizes
@@ -45,16 +46,23 @@ def run_sweep(
     after `VISITS` times or `conf.remeasure` of the time of the sweep; of each such group the less
     disturbed measurement stays.
 
+    `conf.precision=auto` is that of the rows that `path` holds of this device, if they agree, or
+    what suits the device.
+
     Raises `UserError` if the configuration makes no sense or, unless `conf.unmatched`, if the
     models differ in their numbers of parameters, before anything is measured.
     """
-    if conf.precision not in DTYPES:
+    if conf.precision not in (AUTO, *DTYPES):
         raise UserError(f"precision={conf.precision!r}: choose from {', '.join(DTYPES)}")
     points = list_points(specs, conf)
     for spec in specs:
         check_name_of(spec)
     kind = environment.device_kind(conf.accelerator)
     earlier = read_rows(path)
+    if conf.precision == AUTO:
+        before = {row.precision for row in earlier if row.device["kind"] == kind}
+        only = before.pop() if len(before) == 1 else of_probe(AUTO, kind == "cuda")
+        conf = replace(conf, precision=only)
     if not conf.unmatched:
         check_sizes(specs, earlier, path)
     modules = ["probes.measure.worker", *{spec.target.rpartition(".")[0] for spec in specs}]

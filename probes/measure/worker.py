@@ -15,6 +15,7 @@ import torch
 from core import energy, environment
 from core.errors import UserError
 from core.peak_rate import highest_rate
+from core.precision import fp32_products
 from models.contract import TRAINING_FACTOR
 from models.layers.trunk import Trunk
 from models.registry import build
@@ -45,7 +46,7 @@ def calibrate(report: Report, device: str, threads: int, precision: str) -> None
 
     The rate is the best of a few products of square matrices, in operations per second.
     """
-    _prepare(device, threads)
+    _prepare(device, threads, precision)
     returned = peak_memory.return_blocks(device)
     method = peak_memory.reset_peak(device)
     if returned:
@@ -66,7 +67,7 @@ def measure(report: Report, task: Task) -> None:
 
     Raises `UserError` if the model cannot be built or has another vocabulary than the sweep.
     """
-    _prepare(task.device, task.threads)
+    products = _prepare(task.device, task.threads, task.precision)
     peak_memory.return_blocks(task.device)
     peak_memory.limit(task.device, task.memory_bytes)
     torch.manual_seed(task.seed)
@@ -84,7 +85,7 @@ def measure(report: Report, task: Task) -> None:
     peak_memory.reset_peak(task.device)
     facts = TASKS[task.probe](model, task, energy.find(task.device))
     with autocast(task):  # kernels are chosen by the precision they will see
-        report({**facts, "backends": dict(model.backends())})
+        report({**facts, "backends": model.backends() | products})
 
 
 def flops(model: Any, task: Task, dense: bool = False) -> int | None:
@@ -109,9 +110,14 @@ def flops(model: Any, task: Task, dense: bool = False) -> int | None:
     return forward * TRAINING_FACTOR if task.probe in TRAINING else forward
 
 
-def _prepare(device: str, threads: int) -> None:
-    """Start torch's threads (or the GPU's context) now: they belong to the baseline."""
+def _prepare(device: str, threads: int, precision: str) -> dict[str, str]:
+    """Start torch's threads (or the GPU's context) now: they belong to the baseline.
+
+    Returns how fp32 products are made, as an entry of back ends.
+    """
     if threads:
         torch.set_num_threads(threads)
+    products = fp32_products(precision, device == "cuda")
     torch.zeros(1 << 20, device=device).add_(1)
     _ = torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)
+    return products

@@ -215,6 +215,7 @@ def memory_problems(config: Any) -> list[str]:
     """What cannot fit into this machine; of a configuration that is sound otherwise."""
     if not isinstance(config, TrainConf | ProbeConf):
         return []
+    from core.precision import of_probe
     from training.failures import oom_advice
 
     has_gpu = getattr(config, "accelerator", "") != "cpu" and on_gpu()
@@ -225,7 +226,7 @@ def memory_problems(config: Any) -> list[str]:
         has_gpu = config.trainer.accelerator != "cpu" and on_gpu()
         problem = oom_advice.too_large(config, model_spec(config.model, least), has_gpu)
     else:
-        width = 4 if config.precision == "float32" else 2
+        width = 4 if of_probe(config.precision, has_gpu) == "float32" else 2
         problem = oom_advice.weights_too_large(probed_model(config), width, has_gpu)
     return [problem] if problem else []
 

@@ -248,7 +248,7 @@ def _processes(config: TrainConf) -> Iterator[str]:
             f"trainer.strategy={trainer.strategy!r} needs the package deepspeed: "
             "pip install -e '.[scale]', or choose fsdp"
         )
-    if zero and trainer.precision not in ("32-true", "bf16-mixed"):
+    if zero and trainer.precision not in ("auto", "32-true", "bf16-mixed"):
         yield f"trainer.precision={trainer.precision!r}: with deepspeed, 32-true or bf16-mixed"
     if trainer.strategy == "deepspeed_3":
         by_need = {

@@ -219,3 +219,21 @@ def test_a_run_of_before_keys_were_renamed_goes_on(tmp_path: Path, corpus: Path)
     folder.config.write_text(yaml.safe_dump(described))
     summary, _ = run(run_conf(tmp_path, corpus, trainer__max_steps=6))
     assert summary["steps"] == 6
+
+
+def test_auto_precision_stays_what_it_was_when_a_run_goes_on(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun where auto meant bf16; this machine would choose fp32, and does for a new run."""
+    monkeypatch.setattr("training.run.arithmetic_of", lambda conf: "bf16-mixed")
+    short = {"trainer__max_steps": 2, "checkpoint__every_n_train_steps": 2}
+    summary, folder = run(run_conf(tmp_path, corpus, **short))
+    assert summary["precision"] == "bf16-mixed"
+    assert yaml.safe_load(folder.config.read_text())["trainer"]["precision"] == "bf16-mixed"
+    monkeypatch.undo()
+    longer, _ = run(run_conf(tmp_path, corpus, trainer__max_steps=3))
+    assert longer["precision"] == "bf16-mixed" and longer["steps"] == 3
+    again, _ = run(run_conf(tmp_path, corpus, trainer__max_steps=1, resume="never"))
+    assert again["precision"] == "32-true"
+    other, _ = run(run_conf(tmp_path, corpus, trainer__max_steps=1, name="other"))
+    assert other["precision"] == "32-true"

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.strategies import Strategy
 
 from conf.schema import TrainConf, TrainerConf
+from core.precision import of_training
 
 SHARDED = ("fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3")
 
@@ -27,9 +28,8 @@ def build_strategy(conf: TrainConf) -> Strategy | str:
     if trainer.strategy.startswith("deepspeed_"):
         from training.distributed.zero import Zero
 
-        on_cpu = trainer.accelerator == "cpu" or not torch.cuda.is_available()
         stage = int(trainer.strategy[-1])
-        return Zero(stage, trainer.offload, trainer.precision, on_cpu)
+        return Zero(stage, trainer.offload, arithmetic_of(trainer), not on_gpu(trainer))
     return trainer.strategy
 
 
@@ -46,4 +46,14 @@ def reads_shares(conf: TrainerConf) -> bool:
 
 def precision_of(conf: TrainerConf) -> str:
     """Precision of Lightning's Trainer: ZeRO keeps weights in fp32 and casts by itself."""
-    return "32-true" if conf.strategy.startswith("deepspeed_") else conf.precision
+    return "32-true" if conf.strategy.startswith("deepspeed_") else arithmetic_of(conf)
+
+
+def arithmetic_of(conf: TrainerConf) -> str:
+    """`trainer.precision`, or what it means on this machine where it is `auto`."""
+    return of_training(conf.precision, on_gpu(conf))
+
+
+def on_gpu(conf: TrainerConf) -> bool:
+    """Whether a training is on a GPU of CUDA here."""
+    return conf.accelerator != "cpu" and torch.cuda.is_available()

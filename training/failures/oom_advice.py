@@ -11,6 +11,7 @@ import torch
 
 from conf.schema import TrainConf
 from core.launcher import detect_launcher, processes_of
+from core.precision import of_training
 from core.units import size_bytes
 from models.meta import count_parameters
 from models.registry import ModelSpec
@@ -84,7 +85,8 @@ def too_large(conf: TrainConf, spec: ModelSpec, on_gpu: bool) -> str | None:
     place, world = detect_launcher(), processes_of(conf.trainer.devices)
     here = 1 if on_gpu else place.local_world if place else world
     count = sketch(spec).parameters
-    weights = WEIGHT // 2 if conf.trainer.precision == "bf16-true" else WEIGHT
+    precision = of_training(conf.trainer.precision, on_gpu)
+    weights = WEIGHT // 2 if precision == "bf16-true" else WEIGHT
     sharded = {"fsdp": weights, "deepspeed_1": 8, "deepspeed_2": 12, "deepspeed_3": weights}
     apart = sharded.get(conf.trainer.strategy, 0)
     if conf.tune.mode != "full":  # all but a few are frozen, and have no gradient
@@ -95,7 +97,7 @@ def too_large(conf: TrainConf, spec: ModelSpec, on_gpu: bool) -> str | None:
     tokens = conf.data.batch_size * conf.data.length * here // world
     if 0 < conf.training.segment < conf.data.length:
         tokens = tokens * conf.training.segment // conf.data.length
-    half = 4 if conf.trainer.precision == "32-true" else 2
+    half = 4 if precision == "32-true" else 2
     inputs = tokens * spec.config["n_layer"] * spec.config["n_embd"] * half
     processes = 0 if on_gpu else here * PROCESS
     room = capacity(on_gpu)

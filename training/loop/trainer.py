@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.profilers import Profiler
 
 from conf.schema import TrainConf
 from training.distributed.local_processes import RankInfo
-from training.distributed.strategies import build_strategy, precision_of
+from training.distributed.strategies import build_strategy, on_gpu, precision_of
 from training.loop.loss_scaling import MixedPrecision
 
 
@@ -30,8 +29,8 @@ def build_trainer(
     val_every = conf.trainer.val_check_interval
     precision: Any = precision_of(conf.trainer)
     if precision == "16-mixed":
-        on_cpu = conf.trainer.accelerator == "cpu" or not torch.cuda.is_available()
-        plugins, precision = [*plugins, MixedPrecision("cpu" if on_cpu else "cuda")], None
+        device = "cuda" if on_gpu(conf.trainer) else "cpu"
+        plugins, precision = [*plugins, MixedPrecision(device)], None
     trainer = lightning.Trainer(
         max_steps=conf.trainer.max_steps,
         max_epochs=-1,

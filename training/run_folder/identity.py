@@ -11,6 +11,7 @@ from typing import Any
 from conf.schema import COUNTED, EVERYTHING, READING, RENAMED, TrainConf
 from core.errors import UserError, shown
 from core.parsing import Missing, Unreadable, current_names, read_yaml
+from core.precision import AUTO
 from models.registry import ModelSpec
 from tracking.configuration import flatten, today
 from training.run_folder.folder import RunFolder
@@ -87,6 +88,18 @@ def effective(described: dict[str, Any], corpus: str) -> dict[str, Any]:
         for key, value in flatten(described).items()
         if key not in NAMES and not key.startswith(WITHOUT_EFFECT)
     } | {"corpus": corpus}
+
+
+def recorded_precision(folder: RunFolder, resume: str) -> str | None:
+    """What `trainer.precision=auto` has meant in the run that lies there and is to go on, if any:
+    another machine would choose another."""
+    if resume == "never":
+        return None
+    try:
+        recorded = today(flatten(read_yaml(folder.config))).get("trainer.precision")
+    except (Missing, Unreadable):
+        return None
+    return recorded if isinstance(recorded, str) and recorded != AUTO else None
 
 
 def check_same_run(folder: RunFolder, described: dict[str, Any]) -> None:

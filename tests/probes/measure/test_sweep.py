@@ -105,6 +105,15 @@ def test_measured_again_if_more_repeats_or_another_model_are_asked_for(tmp_path:
     assert [len(row.seconds) for row in again] == [3, 2, 2]
 
 
+def test_auto_precision_is_that_of_the_rows_that_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "probes.jsonl"
+    half = run_sweep([transformer()], small(precision="bfloat16"), path, ignore)
+    assert run_sweep([transformer()], small(), path, pytest.fail) == half
+    plain = run_sweep([transformer()], small(), tmp_path / "other.jsonl", ignore)
+    assert [row.precision for row in (*half, *plain)] == ["bfloat16", "float32"]
+    assert plain[0].backends == half[0].backends  # which say more of a GPU only
+
+
 def test_each_process_is_a_row_and_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "probes.jsonl"
     first = run_sweep(SPECS, small(), path, ignore)
