@@ -62,7 +62,7 @@ batches = Batches(data, DataConf(**conf), 0, rank, world)
 opened = time.perf_counter() - begun
 wait("opened")
 read = 0
-for step in range(-(-batches.index.windows // conf["batch_size"])):
+for step in range(-(-batches.order.windows // conf["batch_size"])):
     read += batches[step].numel()
 wait("read")
 print(json.dumps([before, held(), data.meta.train_tokens, len(made), opened, read]), flush=True)

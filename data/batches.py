@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from conf.schema import DataConf
 from core.errors import UserError
-from data.mixture import Data, Mixture, index_of
+from data.mixture import Data, Mixture, order_of
 from data.order import shape_of
 from data.store import Corpus
 from data.tasks.task_data import TaskData, TaskRows, heldout_rows, training_rows
@@ -60,9 +60,9 @@ class Batches(Dataset[Any]):
                 f"data.batch_size={conf.batch_size} cannot be shared by {world} processes evenly: "
                 f"choose a positive multiple of {world}"
             )
-        self.index = index_of(data, conf, seed, accumulate)
-        if self.index.growth is not None:
-            self.index.growth.check_shared(world)
+        self.order = order_of(data, conf, seed, accumulate)
+        if self.order.growth is not None:
+            self.order.growth.check_shared(world)
         self._rank, self._world = rank, world
         self._parts: list[TokenRows | TaskRows]
         if isinstance(data, TaskData):
@@ -75,9 +75,9 @@ class Batches(Dataset[Any]):
         """An optimizer step, and the targets that it learns."""
 
     def __getitem__(self, step: int) -> Any:
-        rows, length = shape_of(self.index, step)
+        rows, length = shape_of(self.order, step)
         share = slice(self._rank * rows // self._world, (self._rank + 1) * rows // self._world)
-        numbers, starts = (each[share] for each in self.index.places(step))
+        numbers, starts = (each[share] for each in self.order.places(step))
         tokens = torch.from_numpy(self._read("tokens", numbers, starts, length + 1))
         if not self._masked:
             return tokens
@@ -103,8 +103,8 @@ class Batches(Dataset[Any]):
         if self._counted is None or self._counted[0] != step:
             total = 0
             for number in range(step * self._accumulate, (step + 1) * self._accumulate):
-                rows, length = shape_of(self.index, number)
-                parts, starts = (each[:rows] for each in self.index.places(number))
+                rows, length = shape_of(self.order, number)
+                parts, starts = (each[:rows] for each in self.order.places(number))
                 total += int(self._read("mask", parts, starts + 1, length).sum())
             self._counted = step, total
         return self._counted[1]

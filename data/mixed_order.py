@@ -2,7 +2,7 @@
 
 The rows of all batches lie in blocks of so many rows that every part's share of one is a whole
 number, its quota. Inside a block they are in pseudo-random order. The rows of one part, counted
-over all blocks, are the rows of its own `BatchIndex`: it visits each of its windows once per epoch
+over all blocks, are the rows of its own `WindowOrder`: it visits each of its windows once per epoch
 of its own. Row r of the mixture, its part and its number within the part follow from one another
 without a sum over what comes before, so any step can be asked for at once.
 """
@@ -22,7 +22,7 @@ from data.growth import Growth
 from data.order import (
     ROUNDS,
     SPLITMIX_STEP,
-    BatchIndex,
+    WindowOrder,
     hash_of_rows,
     permute,
     random_numbers,
@@ -66,12 +66,12 @@ def quotas(weights: Mapping[str, float]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class MixIndex:
+class MixedOrder:
     """Where each batch of a mixture starts, in which part. Holds no tokens."""
 
     names: tuple[str, ...]
     """What the parts are called."""
-    parts: tuple[BatchIndex, ...]
+    parts: tuple[WindowOrder, ...]
     """The order of each part's own rows; their `batch_size` means nothing here."""
     quotas: tuple[int, ...]
     """Rows of each part in a block."""

@@ -18,8 +18,8 @@ from core.units import bits_per_byte
 from data.growth import Growth
 from data.magic_prime import magic_prime
 from data.meta import FORMAT, TOKENIZER, Meta
-from data.mixed_order import MixIndex, fingerprint_of, quotas
-from data.order import BatchIndex
+from data.mixed_order import MixedOrder, fingerprint_of, quotas
+from data.order import Order, WindowOrder
 from data.parts import part_confs, validation_confs
 from data.shared_tokenizer import shared_tokenizer
 from data.store import Corpus, prepare
@@ -27,8 +27,6 @@ from data.tasks.task_data import TASKS, TaskData, TaskOrder, open_task
 from data.text import TextTokenizer
 
 log = logging.getLogger("crossover")
-
-Index = BatchIndex | MixIndex | TaskOrder
 
 OFTEN = 4.0
 """Epochs over one part from which a training is told of it: up to about 4, repeated text is worth
@@ -176,15 +174,15 @@ def open_data(conf: DataConf) -> Data:
     return Mixture(tuple(sorted(parts, key=lambda one: (one.corpus.fingerprint, one.quota))))
 
 
-def index_of(data: Data, conf: DataConf, seed: int, accumulate: int = 1) -> Index:
+def order_of(data: Data, conf: DataConf, seed: int, accumulate: int = 1) -> Order:
     """The order in which a training reads `data`. Raises `UserError` for a prime that is none."""
     growth = Growth.of(conf, accumulate)
 
-    def of(corpus: Corpus, growth: Growth | None) -> BatchIndex:
+    def of(corpus: Corpus, growth: Growth | None) -> WindowOrder:
         tokens, prime = corpus.meta.train_tokens, 0
         if conf.order == "magic_prime":
             prime = magic_prime(tokens, conf.length, conf.magic_prime)
-        return BatchIndex(
+        return WindowOrder(
             tokens, conf.length, conf.batch_size, corpus.fingerprint, seed, growth, prime
         )
 
@@ -194,7 +192,7 @@ def index_of(data: Data, conf: DataConf, seed: int, accumulate: int = 1) -> Inde
         return of(data, growth)
     names, corpora, rows = zip(*data.parts, strict=True)
     orders = tuple(of(corpus, None) for corpus in corpora)
-    return MixIndex(names, orders, rows, conf.batch_size, data.fingerprint, seed, growth)
+    return MixedOrder(names, orders, rows, conf.batch_size, data.fingerprint, seed, growth)
 
 
 def heldout(conf: DataConf, data: Data) -> tuple[Heldout, ...]:
@@ -245,10 +243,10 @@ def by_name(texts: Iterable[Heldout], losses: Iterable[float]) -> dict[str, dict
     }
 
 
-def warn_of_repeats(index: Index, rows: int) -> None:
+def warn_of_repeats(order: Order, rows: int) -> None:
     """Say which parts of a mixture a training of so many rows reads more often than `OFTEN`."""
-    if isinstance(index, MixIndex):
-        for name, epochs in index.epochs(rows).items():
+    if isinstance(order, MixedOrder):
+        for name, epochs in order.epochs(rows).items():
             if epochs > OFTEN:
                 log.warning(
                     "the part %s is read %.1f times in this training: it is short for its share",

@@ -25,7 +25,7 @@ ROUNDS = 6  # of the Feistel network; 4 already look random (Luby and Rackoff 19
 
 
 class Order(Protocol):
-    """Where the rows of every batch start: `BatchIndex`, or `data.mixed_order.MixIndex`."""
+    """Where the rows of every batch start: `WindowOrder`, or `data.mixed_order.MixedOrder`."""
 
     @property
     def length(self) -> int: ...
@@ -47,7 +47,7 @@ class Order(Protocol):
 
 
 @dataclass(frozen=True)
-class BatchIndex:
+class WindowOrder:
     """Where each batch starts. Holds no tokens, so it costs nothing to copy to a worker."""
 
     tokens: int

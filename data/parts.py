@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from difflib import get_close_matches
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from conf.schema import DataConf
+from core.bounds import nearest, type_problem, value_problems
 from core.errors import UserError
 from data.mixed_order import quotas
 
@@ -69,8 +69,8 @@ def part_problems(conf: DataConf) -> Iterator[str]:
         if name in mix:
             yield f"data.validation.{name}: the held-out text of the part {name} has that name"
     for name, share in mix.items():
-        if not _fits(share, float):
-            yield f"data.mix.{name}={share!r:.80}: expected a number"
+        if problem := type_problem(share, float):
+            yield f"data.mix.{name}={share!r:.80}: {problem}"
             return
     if mix:
         try:
@@ -108,36 +108,10 @@ def _word_problems(place: str, words: Any, only_validates: bool) -> Iterator[str
         elif word == "val_fraction" and only_validates:
             yield f"{place}.{word}: all of its text validates; leave it out"
         elif word not in known:
-            near = get_close_matches(str(word), known, 1)
-            meant = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(known)}"
-            yield f"{place}.{word}: no key of a corpus{meant}"
-        elif not _fits(value, types[word]) and not (word == "paths" and isinstance(value, str)):
-            yield f"{place}.{word}={value!r:.80}: not a value of data.{word}"
+            yield f"{place}.{word}: no key of a corpus{nearest(str(word), [*known])}"
+        elif (problem := type_problem(value, types[word])) and not (
+            word == "paths" and isinstance(value, str)
+        ):
+            yield f"{place}.{word}={value!r:.80}: {problem}"
         else:
-            yield from _bounds(f"{place}.{word}", value, known[word].metadata)
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is one of the type of a key."""
-    if kind is Any:
-        return True
-    inner = get_args(kind)
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
-    if get_origin(kind) is dict:
-        return isinstance(value, dict) and all(_fits(each, inner[1]) for each in value.values())
-    if inner:  # a union
-        return any(_fits(value, each) for each in inner)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-
-
-def _bounds(place: str, value: Any, metadata: Any) -> Iterator[str]:
-    for each in value if isinstance(value, list) else [value]:
-        if (choices := metadata.get("choices")) and each not in choices:
-            yield f"{place}={each!r}: choose one of {', '.join(choices)}"
-        if isinstance(each, int | float) and not isinstance(each, bool):
-            low, high = metadata.get("low"), metadata.get("high")
-            if not (low is None or low <= each) or not (high is None or each <= high):
-                yield f"{place}={each}: must lie between {low} and {high}"
+            yield from value_problems(f"{place}.{word}", value, known[word].metadata)

@@ -24,16 +24,16 @@ from core.precision import AUTO, fp32_products
 from core.stop_signals import STOPPED, Preempted, Signals, requeue
 from core.units import bits_per_byte
 from core.writable import check_writable
-from data.mixed_order import MixIndex
+from data.mixed_order import MixedOrder
 from data.mixture import (
     Data,
     Heldout,
     Mixture,
     by_name,
     heldout,
-    index_of,
     mean_loss,
     open_data,
+    order_of,
     warn_of_repeats,
 )
 from data.tasks.task_data import TaskData
@@ -264,8 +264,8 @@ class Run:
         # Whatever cannot be read is refused here, before anything is written of the run.
         vocab_size, _ = self.corpus.vocab_size, self.texts
         accumulate = conf.trainer.accumulate_grad_batches
-        index = index_of(self.corpus, conf.data, conf.seed, accumulate)
-        warn_of_repeats(index, conf.trainer.max_steps * accumulate * conf.data.batch_size)
+        order = order_of(self.corpus, conf.data, conf.seed, accumulate)
+        warn_of_repeats(order, conf.trainer.max_steps * accumulate * conf.data.batch_size)
         self.spec = replace(self.spec, config={**self.spec.config, "vocab_size": vocab_size})
         folder.check()
 
@@ -415,8 +415,8 @@ class Run:
         saver.finish_tidying()
         fp32_products(conf.trainer.precision, on_gpu(conf.trainer))
         model.gradient_checkpointing = conf.training.gradient_checkpointing
-        index = index_of(self.corpus, conf.data, conf.seed, accumulate)
-        guard = NanGuard(conf.training.on_nan, index, saver.last_good)
+        order = order_of(self.corpus, conf.data, conf.seed, accumulate)
+        guard = NanGuard(conf.training.on_nan, order, saver.last_good)
         masked = any(each.masked for each in (self.corpus, *(text.corpus for text in self.texts)))
         mode = SequenceMode.of(conf, self.corpus.tokenizer, masked)
         shares = [text.share for text in self.texts]
@@ -435,9 +435,9 @@ class Run:
             self.corpus, conf.data, conf.seed, conf.training.val_windows, split, self.texts
         )
         monitor = Monitor(conf, self.corpus.meta.val_tokens_per_byte, ledger, flops, spared)
-        if index.growth is not None:
-            monitor.grow(index.growth, meta.flops)
-        parts_of = index.tokens_of if isinstance(index, MixIndex) else None
+        if order.growth is not None:
+            monitor.grow(order.growth, meta.flops)
+        parts_of = order.tokens_of if isinstance(order, MixedOrder) else None
         monitor.tell_apart(self.texts, parts_of)
         if before is not None:
             monitor.go_on_after(before)
@@ -501,8 +501,8 @@ class Run:
         order_hash = None
         if ledger.order is not None:
             accumulate = conf.trainer.accumulate_grad_batches
-            index = index_of(corpus, conf.data, conf.seed, accumulate)
-            order_hash = index.order_hash(steps * accumulate)
+            order = order_of(corpus, conf.data, conf.seed, accumulate)
+            order_hash = order.order_hash(steps * accumulate)
         return self.folder.write_summary(
             {
                 "name": conf.name,

@@ -201,7 +201,7 @@ def _words(kind: str, runs: Sequence[TrainingRun]) -> tuple[str, str]:
         str(sorted((key, str(value)) for key, value in run.config.items() if key.startswith(keys)))
         for run in runs
     }
-    caption = f"Each point is a validation on a part of the text `{text}`."
+    caption = f"Each point is a validation on a part of the text {text}."
     if len(said) > 1:
         caption += " Not all of these trainings describe a text of this name in the same words."
     return f"Validation loss on {text} while training", caption

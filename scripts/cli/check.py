@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf import schema
 from conf.schema import FOLDER
+from core.bounds import nearest, value_problems
 from core.errors import UserError
 from models.registry import model_class
 from scripts.cli import arguments as words_of
@@ -39,8 +40,8 @@ from scripts.cli.cross_checks import (
 )
 from scripts.cli.hydra_flags import Line, hydra_problem, parse, sweeper_problem
 from scripts.cli.hydra_keys import own_problems, unmade
-from scripts.cli.limits import excess, shown, text_problem, too_many_jobs
-from scripts.cli.model_spec import model_spec, nearest
+from scripts.cli.limits import excess, too_many_jobs
+from scripts.cli.model_spec import model_spec
 from scripts.cli.probed_models import word_problems
 from scripts.cli.source_model import with_source_model
 from scripts.cli.values import has, misfit, names
@@ -476,20 +477,4 @@ def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:
         if is_dataclass(value):
             yield from _bound_problems(value, f"{name}.")
             continue
-        choices, low, high = (item.metadata.get(bound) for bound in ("choices", "low", "high"))
-        if value is None:  # where that is allowed it means "not set"
-            continue
-        for element in value if isinstance(value, list) else [value]:
-            if isinstance(element, str) and (problem := text_problem(element, item.metadata)):
-                yield f"{name}={shown(element)}: {problem}"
-                continue
-            if isinstance(element, float) and not isfinite(element):
-                yield f"{name}={element}: must be a finite number"
-                continue
-            if choices and element not in choices:
-                hint = nearest(str(element), list(choices), item.metadata["aliases"])
-                yield f"{name}={element!r}: not one of its values{hint}"
-            if low is not None and element < low:
-                yield f"{name}={element}: must be at least {low}"
-            if high is not None and element > high:
-                yield f"{name}={element}: must be at most {high}"
+        yield from value_problems(name, value, item.metadata)

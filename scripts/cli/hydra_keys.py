@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.cli.model_spec import nearest
+from core.bounds import nearest
 from scripts.cli.values import has, misfit, names
 
 LAUNCHER = "hydra/launcher"

@@ -8,7 +8,7 @@ refused here, in one line that says what a line may hold.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from math import isfinite, prod
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 
 from conf import schema
+from core.bounds import beginning
 from core.errors import UNPRINTABLE
 from scripts.cli.arguments import keys
 
@@ -25,18 +26,11 @@ VALUES = 2_000
 DEPTH = 20
 INTERPOLATIONS = 20
 JOBS = 1_000
-PATH, NAME = 4095, 255  # bytes, on Linux
-LONGEST_WORD = 80  # of which a message shows so much
 
 UNREADABLE = re.compile(r"[\x00\ud800-\udfff]")  # in a text that is taken as typed
 INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{([^{}]*)\}?")
 KEY = re.compile(r"[A-Za-z]\w*(\.\w+)*")
 ENVIRONMENT = re.compile(r"oc\.env:\w+(,[^\[\]'\"]*)?")
-
-
-def shown(text: str) -> str:
-    """The beginning of a word, as a message can show it."""
-    return repr(text if len(text) <= LONGEST_WORD else f"{text[:LONGEST_WORD]}...")
 
 
 def excess(config_name: str, words: Sequence[str]) -> list[str]:
@@ -54,23 +48,25 @@ def excess(config_name: str, words: Sequence[str]) -> list[str]:
         name, _, text = word.partition("=")
         if by_name.get(name, {}).get("verbatim"):
             if UNREADABLE.search(text):
-                return [f"{shown(word)}: a text must be UTF-8 without NUL"]
+                return [f"{beginning(word)}: a text must be UTF-8 without NUL"]
         else:
             read.append(word)
             if UNPRINTABLE.search(word):
-                return [f"{shown(word)}: a word must be UTF-8 without control characters"]
+                return [f"{beginning(word)}: a word must be UTF-8 without control characters"]
     if (size := sum(map(len, read))) > CHARACTERS:
         longest = max(read, key=len)
         return [
-            f"{size:,} characters, {len(longest):,} of them in {shown(longest)}: a command line "
-            f"may have {CHARACTERS:,}"
+            f"{size:,} characters, {len(longest):,} of them in {beginning(longest)}: a command "
+            f"line may have {CHARACTERS:,}"
         ]
     if (count := sum(word.count(",") for word in read)) > VALUES:
         return [f"{count:,} values: a command line may have {VALUES:,}; give files as a pattern"]
     for word in read:
         steps = ((letter in "[{(") - (letter in ")}]") for letter in word)
         if (depth := max(accumulate(steps, initial=0))) > DEPTH:
-            return [f"{shown(word)}: {depth} brackets within one another, at most {DEPTH} can be"]
+            return [
+                f"{beginning(word)}: {depth} brackets within one another, at most {DEPTH} can be"
+            ]
     paths = {name for name, metadata in by_name.items() if metadata["path"]}
     return list(_interpolations(read, paths))
 
@@ -89,25 +85,11 @@ def _interpolations(words: Sequence[str], paths: set[str]) -> Iterator[str]:
                 continue
             if not KEY.fullmatch(text):
                 yield (
-                    f"{shown(word)}: {shown('${' + text + '}')} is no key; only another key's "
-                    "value can be put in, as in name=a-${seed}; variables are the shell's"
+                    f"{beginning(word)}: {beginning('${' + text + '}')} is no key; only another "
+                    "key's value can be put in, as in name=a-${seed}; variables are the shell's"
                 )
             elif text in chained:
-                yield f"{shown(word)}: {text} stands for other keys itself; name those"
-
-
-def text_problem(text: str, metadata: Mapping[str, Any]) -> str | None:
-    """What is wrong with the value of a key as a text or a path."""
-    if metadata["verbatim"] and not metadata["path"]:
-        return None
-    if UNPRINTABLE.search(text):
-        return "must be UTF-8 without control characters"
-    if metadata["path"]:
-        if len(text.encode()) > PATH or any(len(part.encode()) > NAME for part in text.split("/")):
-            return f"a path may have {PATH:,} bytes, and {NAME} between two slashes"
-    elif len(text) > NAME:
-        return f"must be at most {NAME} characters long"
-    return None
+                yield f"{beginning(word)}: {text} stands for other keys itself; name those"
 
 
 def too_many_jobs(overrides: Sequence[Override]) -> str | None:

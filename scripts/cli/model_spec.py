@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
 from conf.schema import NOT_FIELDS
+from core.bounds import nearest
 from core.errors import UserError
 from models.registry import ModelSpec
 
@@ -23,17 +23,3 @@ def model_spec(model: dict[str, Any], vocab_size: int) -> ModelSpec:
     }
     config = {"vocab_size": vocab_size, **sizes[size], **by_hand}
     return ModelSpec(model["name"], size, model["target"], config)
-
-
-def nearest(word: str, choices: list[str], aliases: dict[str, str] | None = None) -> str:
-    """`; did you mean X?` or `; choose one of X, Y`, to end a message with.
-
-    `aliases` are other people's words, with the choice that means the same.
-    """
-    meant = (aliases or {}).get(word.lower())
-    if meant in choices:
-        return f"; did you mean {meant!r}?"
-    close = get_close_matches(word, choices, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; choose one of {', '.join(choices)}" if choices else ""

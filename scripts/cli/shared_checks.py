@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from conf.schema import DataConf
+from core.bounds import nearest
 from core.errors import UserError
 from data.corpora import CORPORA
 from data.parts import part_confs, part_problems, validation_confs
@@ -17,7 +18,7 @@ from data.readers.records import shape_of
 from data.readers.text_encoding import is_utf8
 from data.tasks.task_data import TASKS, task_problems
 from models.registry import ModelSpec
-from scripts.cli.model_spec import model_spec, nearest
+from scripts.cli.model_spec import model_spec
 from training.run_folder.folder import check_name
 
 

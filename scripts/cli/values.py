@@ -12,13 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core.bounds import INTEGER, NUMBER, TRUTH, VALUES
 from scripts.cli.limits import beyond
 
-KINDS = {
-    "Integer": "expected an integer",
-    "Float": "expected a number",
-    "bool": "expected true or false",
-}
+KINDS = {"Integer": INTEGER, "Float": NUMBER, "bool": TRUTH}
 
 
 def has(config: Any, name: str) -> bool:
@@ -55,7 +52,7 @@ def misfit(trial: DictConfig, name: str, text: str) -> str | None:
     is_mixed = OmegaConf.is_list(old) and old._metadata.element_type is Any
     nested = (list,) if is_mixed else (list, dict)  # of names, and mappings with arguments
     if isinstance(value, list) and any(isinstance(element, nested) for element in value):
-        return f"{name}={text}: expected a list of single values"
+        return f"{name}={text}: {VALUES}"
     if OmegaConf.is_dict(old) and not isinstance(value, dict):
         such = "".join(f", such as {name}.{key}" for key in itertools.islice(old, 1))
         return f"{name}={text}: {name} is a group of keys{such}"

@@ -47,7 +47,7 @@ def test_batch_is_the_tokens_at_its_starts(corpus: Corpus, conf: DataConf) -> No
     batches = Batches(corpus, conf, seed=1)
     batch = batches[5]
     assert batch.shape == (4, 17) and batch.dtype == torch.int64
-    for row, start in zip(batch, batches.index.places(5)[1], strict=True):
+    for row, start in zip(batch, batches.order.places(5)[1], strict=True):
         assert row.tolist() == corpus.train[start : start + 17].tolist()
 
 

@@ -64,7 +64,7 @@ def test_a_small_batch_is_the_beginning_of_the_whole_one(tmp_path: Path, corpus:
         assert torch.equal(small[number], whole[number][:rows, : length + 1])
         assert torch.equal(torch.cat([part[number] for part in parts]), small[number])
     assert torch.equal(small[8], whole[8])
-    assert small.index.order_hash(3) != whole.index.order_hash(3)
+    assert small.order.order_hash(3) != whole.order.order_hash(3)
     with pytest.raises(UserError, match=r"make data\.batch_size a multiple of 32"):
         Batches(prepare(conf), conf, 0, 0, 4)
 

@@ -10,8 +10,8 @@ import pytest
 from conf.schema import DataConf
 from core.errors import UserError
 from data.magic_prime import is_prime, magic_prime, window_of
-from data.mixture import index_of
-from data.order import BatchIndex
+from data.mixture import order_of
+from data.order import WindowOrder
 from tests.data.test_mixture import corpus_of
 
 
@@ -60,7 +60,7 @@ def test_windows_are_those_of_rwkv_lm(prime: int) -> None:
 def test_processes_of_rwkv_lm_read_the_rows_of_our_batches() -> None:
     """Each micro-batch of theirs is one of ours, over all processes."""
     world, micro, prime = 2, 3, 101
-    index = BatchIndex(102 * 8 + 1, 8, world * micro, "f", 0, prime=prime)
+    index = WindowOrder(102 * 8 + 1, 8, world * micro, "f", 0, prime=prime)
     epoch_steps = 10
     for epoch, step in ((0, 0), (0, 4), (2, 7)):
         read = {
@@ -75,7 +75,7 @@ def test_a_prime_visits_each_of_its_windows_once() -> None:
     tokens, length = 8 * 60 + 3, 8
     prime = magic_prime(tokens, length)
     assert prime == 59
-    index = BatchIndex(tokens, length, 1, "f", 0, prime=prime)
+    index = WindowOrder(tokens, length, 1, "f", 0, prime=prime)
     starts = [int(index.starts(step)[0]) for step in range(prime)]
     assert sorted(starts) == [8 * window for window in range(prime)]
     assert [int(index.starts(step + prime)[0]) for step in range(prime)] == starts
@@ -101,11 +101,11 @@ def test_a_prime_that_rwkv_lm_would_not_take_is_refused(given: int, problem: str
 def test_the_configuration_chooses_the_order() -> None:
     corpus = corpus_of("f", 1001)
     conf = DataConf(corpus="text", length=8, batch_size=4)
-    plain = index_of(corpus, conf, 0)
+    plain = order_of(corpus, conf, 0)
     conf.order = "magic_prime"
-    magic = index_of(corpus, conf, 0)
-    assert isinstance(magic, BatchIndex) and magic.prime == 113
-    assert magic.order_hash(9) == index_of(corpus, conf, 7).order_hash(9)  # no seed
+    magic = order_of(corpus, conf, 0)
+    assert isinstance(magic, WindowOrder) and magic.prime == 113
+    assert magic.order_hash(9) == order_of(corpus, conf, 7).order_hash(9)  # no seed
     assert magic.order_hash(9) != plain.order_hash(9)
     conf.magic_prime = 113
-    assert index_of(corpus, conf, 0) == magic
+    assert order_of(corpus, conf, 0) == magic

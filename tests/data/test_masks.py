@@ -163,7 +163,7 @@ def test_batch_has_the_targets_that_are_learned(conf: DataConf) -> None:
     mask = np.fromfile(corpus.folder / "train.mask", np.uint8)
     batches = [Batches(corpus, conf, 3, rank, 2, accumulate=2) for rank in (0, 1)]
     for step in range(8):
-        starts = batches[0].index.places(step)[1]
+        starts = batches[0].order.places(step)[1]
         both = [each[step] for each in batches]
         tokens, targets = (torch.cat([batch[i] for batch in both]) for i in (0, 1))
         for row, start in enumerate(starts):
@@ -172,7 +172,7 @@ def test_batch_has_the_targets_that_are_learned(conf: DataConf) -> None:
             assert torch.equal(tokens[row], window[:-1])
             assert torch.equal(targets[row], window[1:].where(learned, IGNORE))
         pair = step // 2 * 2, step // 2 * 2 + 1
-        others = [batches[0].index.places(number)[1] for number in pair]
+        others = [batches[0].order.places(number)[1] for number in pair]
         total = sum(int(mask[start + 1 : start + 17].sum()) for start in np.concatenate(others))
         assert [batch.learned for batch in both] == [total, total]
 

@@ -10,17 +10,17 @@ import pytest
 
 from core.errors import UserError
 from data.growth import Growth
-from data.mixed_order import MOST_ROWS, MixIndex, fingerprint_of, quotas
-from data.order import BatchIndex
+from data.mixed_order import MOST_ROWS, MixedOrder, fingerprint_of, quotas
+from data.order import WindowOrder
 
 
-def mix(rows: tuple[int, ...] = (7, 3), batch_size: int = 4, seed: int = 0) -> MixIndex:
+def mix(rows: tuple[int, ...] = (7, 3), batch_size: int = 4, seed: int = 0) -> MixedOrder:
     parts = tuple(
-        BatchIndex(100 + 57 * number, 8, batch_size, f"part {number}", seed)
+        WindowOrder(100 + 57 * number, 8, batch_size, f"part {number}", seed)
         for number in range(len(rows))
     )
     names = tuple("abcdef"[: len(rows)])
-    return MixIndex(names, parts, rows, batch_size, "mixed", seed)
+    return MixedOrder(names, parts, rows, batch_size, "mixed", seed)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from conf.schema import DataConf
 from core.errors import UserError
 from data import mixture, preparation, shared_tokenizer, store
 from data.batches import IGNORE, Batches, Masked, train_loader
-from data.mixed_order import MixIndex
-from data.mixture import Mixture, heldout, index_of, mean_loss, open_data, warn_of_repeats
+from data.mixed_order import MixedOrder
+from data.mixture import Mixture, heldout, mean_loss, open_data, order_of, warn_of_repeats
 from data.store import Corpus, prepare
 
 
@@ -84,7 +84,7 @@ def test_batches_are_rows_of_the_parts_in_their_shares(conf: DataConf, mixed: Mi
     corpora = [part.corpus for part in mixed.parts]
     names = [part.name for part in mixed.parts]
     for step in (0, 3, 40):
-        batch, (numbers, starts) = batches[step], batches.index.places(step)
+        batch, (numbers, starts) = batches[step], batches.order.places(step)
         assert batch.shape == (10, 17) and batch.dtype == torch.int64
         assert sorted(names[number] for number in numbers) == ["code"] * 3 + ["wiki"] * 7
         for row, number, start in zip(batch, numbers, starts, strict=True):
@@ -210,8 +210,8 @@ def test_a_part_that_is_too_short_is_named(conf: DataConf, tmp_path: Path) -> No
 def test_a_part_that_is_read_often_is_told_of(
     conf: DataConf, mixed: Mixture, caplog: pytest.LogCaptureFixture
 ) -> None:
-    index = index_of(mixed, conf, 0)
-    assert isinstance(index, MixIndex)
+    index = order_of(mixed, conf, 0)
+    assert isinstance(index, MixedOrder)
     code = dict(zip(index.names, index.parts, strict=True))["code"]
     rows = round(mixture.OFTEN * code.windows / 0.3)
     index = replace(index, parts=tuple(replace(part, tokens=10**6) if part != code else part
@@ -273,7 +273,7 @@ def test_a_part_with_masks_beside_one_without(conf: DataConf, tmp_path: Path) ->
     assert isinstance(data, Mixture) and data.masked
     batch = Batches(data, settings, seed=0)[2]
     assert isinstance(batch, Masked)
-    names = [data.parts[number].name for number in Batches(data, settings, 0).index.places(2)[0]]
+    names = [data.parts[number].name for number in Batches(data, settings, 0).order.places(2)[0]]
     learned = (batch.targets != IGNORE).sum(dim=1).tolist()
     assert all(count == 16 for name, count in zip(names, learned, strict=True) if name == "wiki")
     assert sum(c for name, c in zip(names, learned, strict=True) if name == "code") < 3 * 16

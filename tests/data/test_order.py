@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from core.errors import UserError
-from data.order import BatchIndex, permute
+from data.order import WindowOrder, permute
 
 
-def index(**changes: int | str) -> BatchIndex:
+def index(**changes: int | str) -> WindowOrder:
     fields = {"tokens": 1000, "length": 8, "batch_size": 4, "fingerprint": "f", "seed": 0}
-    return BatchIndex(**{**fields, **changes})
+    return WindowOrder(**{**fields, **changes})
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 17, 100, 255, 256, 257, 4097, 70_000])

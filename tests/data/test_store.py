@@ -330,7 +330,7 @@ def test_a_changed_byte_that_no_sample_shows_is_never_used(
 ) -> None:
     conf = long_conf(conf, tmp_path)
     corpus, split = prepare(conf), corpora.load(conf)
-    first = int(Batches(corpus, conf, 0).index.places(0)[1][0]) * 2
+    first = int(Batches(corpus, conf, 0).order.places(0)[1][0]) * 2
     flip_unseen(corpus.folder, "train.bin", first)
     monkeypatch.setattr(manifest, "SAMPLES", 0)
     unseen = store.open_folder(corpus.folder, corpus.fingerprint, split)

@@ -27,9 +27,9 @@ class NanGuard(lightning.Callback):
     `last_good` finds the checkpoint that a message names.
     """
 
-    def __init__(self, on_nan: str, index: Order, last_good: Callable[[], Path | None]) -> None:
+    def __init__(self, on_nan: str, order: Order, last_good: Callable[[], Path | None]) -> None:
         self._skip = on_nan == "skip"
-        self._index = index
+        self._order = order
         self._last_good = last_good
         self.skipped = 0
         """Optimizer steps left out so far, over all processes and restarts."""
@@ -81,11 +81,11 @@ class NanGuard(lightning.Callback):
         # Without a loss to blame, every micro-batch of the step is under suspicion.
         suspects = [i for i in range(accumulate) if not finite[i]] or range(accumulate)
         numbers = [step * accumulate + i for i in suspects]
-        starts = [start for number in numbers for start in self._index.named(number)]
+        starts = [start for number in numbers for start in self._order.named(number)]
         shown = ", ".join(starts[:SHOWN]) + (", ..." if len(starts) > SHOWN else "")
         return (
             f"step {step + 1}: loss {losses.mean().item():g}, gradient norm {grad_norm.item():g}. "
-            f"Micro-batches {', '.join(map(str, numbers))}: windows of {self._index.length + 1} "
+            f"Micro-batches {', '.join(map(str, numbers))}: windows of {self._order.length + 1} "
             f"training tokens from {shown} on. Nothing was changed by this step; the last good "
             f"checkpoint is {self._last_good() or 'none yet'}. The same command "
             "with training.on_nan=skip leaves such steps out and counts them; a lower optim.lr "

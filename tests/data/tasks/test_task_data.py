@@ -11,7 +11,7 @@ import torch
 from conf.schema import DataConf
 from core.errors import UserError
 from data.batches import Batches, all_validation, validation_windows
-from data.mixture import index_of, open_data
+from data.mixture import open_data, order_of
 from data.tasks import task_data
 from data.tasks.task_data import TASKS, TaskData, heldout_rows, open_task, training_rows
 
@@ -73,7 +73,7 @@ def test_validation_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_order_hash_tells_what_is_read() -> None:
     def hashed(steps: int = 3, seed: int = 0, **settings: Any) -> str:
-        return index_of(opened(**settings), conf(**settings), seed).order_hash(steps)
+        return order_of(opened(**settings), conf(**settings), seed).order_hash(steps)
 
     others = [hashed(4), hashed(seed=1), hashed(length=12), hashed(batch_size=5)]
     assert hashed() == hashed() and len({hashed(), *others}) == 5
