@@ -15,10 +15,8 @@ from conf.schema import DataConf
 from core.errors import UserError, shown
 from data.documents import Document
 from data.readers.chat_templates import ANSWERS, Span, Turn, template_of
-from data.readers.shapes import BadRecord, Record, TextShape, fields_of, utf8
+from data.readers.shapes import CONVERSATIONS, BadRecord, Record, TextShape, fields_of, utf8
 
-LISTS = ("messages", "conversations")
-"""Fields that hold a conversation as a list of messages."""
 ROLES = {
     **dict.fromkeys(("human", "prompter"), "user"),
     **dict.fromkeys(("gpt", "chatgpt", "bot", "model", "bing", "bard"), ANSWERS),
@@ -74,7 +72,7 @@ class PairShape:
 
 def turns_of(value: dict[str, Any]) -> list[Turn]:
     """The turns of a record in one of the formats. Raises `BadRecord` for any other."""
-    for name in LISTS:
+    for name in CONVERSATIONS:
         if name in value:
             messages = value[name]
             if not isinstance(messages, list) or not messages:
@@ -89,8 +87,8 @@ def turns_of(value: dict[str, Any]) -> list[Turn]:
         turns = [Turn("user", "\n".join(filter(None, asked))), Turn(ANSWERS, answer)]
         return [Turn("system", system), *turns] if system else turns
     raise BadRecord(
-        f"has none of {', '.join(LISTS)}, and no instruction with an output; the fields it has: "
-        f"{fields_of(value)} (data.prompt and data.answer name others)"
+        f"has none of {', '.join(CONVERSATIONS)}, and no instruction with an output; the fields "
+        f"it has: {fields_of(value)} (data.prompt and data.answer name others)"
     )
 
 

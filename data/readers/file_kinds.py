@@ -6,6 +6,7 @@ and, as half of these formats look like text, by its suffix too.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 from data.text import END_OF_TEXT
 
 HEAD = 1 << 16  # characters looked at, where the beginning decides
+LITTLE = 64  # bytes: fewer may be text by chance
 SNIPPET = 1 << 12  # characters of JSON that a text may well consist of
 PARSED = 1 << 24  # characters of JSON; as objects they can take fifty times their size
 RECORDS = 5  # of a table, before lines of equal shape are no coincidence
@@ -55,13 +57,35 @@ _BEGINNINGS = {  # of files that are not text
 }
 
 
-def binary(content: bytes) -> str:
+def marked(content: bytes) -> str:
+    """What the mark at the beginning of a file says that it is, with its reader; or nothing."""
+    return next((kind for start, kind in _BEGINNINGS.items() if content.startswith(start)), "")
+
+
+def textual(path: Path, head: bytes) -> str:
+    """What a file is that begins so and holds text, with its reader; nothing if it holds none.
+
+    A few bytes say nothing.
+    """
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # the end may be cut
+    except UnicodeDecodeError:
+        return ""
+    if len(head) < LITTLE or _NEVER_TEXT.search(head):
+        return ""
+    kind = markup(path.name, text, whole=False)
+    if kind is None:
+        return "plain text: data=text reads it"
+    return f"{kind}: data={READERS[kind]} reads it" if kind in READERS else kind
+
+
+def binary(path: Path, content: bytes) -> str:
     """What a file is that is not UTF-8 text."""
-    kinds = (kind for start, kind in _BEGINNINGS.items() if content.startswith(start))
-    if kind := next(kinds, ""):
+    if kind := marked(content):
         return kind
     if _NEVER_TEXT.search(content[:HEAD]):
-        return "binary, or compressed"
+        ids = path.suffix == ".bin"
+        return "binary: data=tokens reads token ids" if ids else "binary, or compressed"
     return "in another encoding, perhaps: data.encoding=latin-1, or its name, converts it"
 
 

@@ -48,8 +48,11 @@ def _files(name: str, split: str) -> list[Path]:
     try:
         if folder.is_dir():
             return saved(folder.resolve(), split)
+        is_file = folder.exists()
     except (OSError, ValueError):  # too long a name, a NUL in it
-        pass
+        is_file = False
+    if is_file:
+        raise UserError(f"data.paths: {shown(name, 200)} is no folder: data=files reads files")
     if not _NAME.fullmatch(name):
         raise UserError(
             f"data.paths: {shown(name, 200)} is neither a folder nor the name of a data set, "
@@ -76,6 +79,8 @@ def saved(folder: Path, split: str) -> list[Path]:
             "whatever is in a folder"
         )
     entries = read_object(folder / STATE).get("_data_files")
+    if entries == []:
+        raise UserError(f"{folder} has no rows: the data set, or this split of it, is empty")
     names = [entry.get("filename") for entry in entries] if isinstance(entries, list) else []
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise UserError(f"{folder / STATE} is damaged: it names no files of its folder")

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from conf.schema import DataConf
 from core.parsing import Unreadable, parse_json, plain
+from data.readers import file_kinds
 from data.readers.compressed import opened
 from data.readers.records import RecordFiles
 from data.readers.shapes import Record
@@ -32,14 +33,21 @@ def jsonl(conf: DataConf) -> RecordFiles:
 def records(path: Path, conf: DataConf, fields: Sequence[str] | None = None) -> Iterator[Record]:
     """Every object of a file, with all of its fields; a problem where a line holds none.
 
-    Raises `Unreadable` for what is no file, is damaged, in another encoding, or never ends a line.
+    Raises `Unreadable` for what is no file, is of another kind, damaged, in another encoding, or
+    never ends a line.
     """
     del fields  # a line is read whole
     with opened(path) as file:
         blocks = _utf8(path, file, conf.encoding)
         first = next(blocks, b"").removeprefix(codecs.BOM_UTF8)
-        kind = _elements if first.lstrip()[:1] == b"[" else _lines
-        yield from kind(path, chain([first], blocks))
+        if other := file_kinds.marked(first):
+            raise Unreadable(path, f"is {other}")
+        if first.lstrip()[:1] == b"[":
+            yield from _elements(path, chain([first], blocks))
+        else:
+            other = "" if b"{" in first else file_kinds.textual(Path(path.stem), first)
+            hint = f"; the file seems to be {other}" if other else ""
+            yield from _lines(path, chain([first], blocks), hint)
 
 
 def _utf8(path: Path, file: BinaryIO, encoding: str) -> Iterator[bytes]:
@@ -51,7 +59,8 @@ def _utf8(path: Path, file: BinaryIO, encoding: str) -> Iterator[bytes]:
         yield from (text.encode() for text in decoded(path, blocks, encoding))
 
 
-def _lines(path: Path, blocks: Iterable[bytes]) -> Iterator[Record]:
+def _lines(path: Path, blocks: Iterable[bytes], hint: str) -> Iterator[Record]:
+    """A record for each line; `hint` says what the file may be, where a line is no JSON."""
     number = 0
     for number, line in enumerate(_split(path, blocks), start=1):
         if not line.strip():
@@ -62,7 +71,7 @@ def _lines(path: Path, blocks: Iterable[bytes]) -> Iterator[Record]:
         except UnicodeDecodeError:
             yield Record(place, {}, "not UTF-8 (data.encoding=latin-1 and others convert it)")
         except ValueError as error:
-            yield Record(place, {}, str(error))
+            yield Record(place, {}, f"{error}{hint}")
 
 
 def _split(path: Path, blocks: Iterable[bytes]) -> Iterator[bytes]:

@@ -17,8 +17,11 @@ EXAMPLES = {"jsonl": "book.jsonl", "tables": "book.parquet", "hub": "folder", "t
 
 def unnamed(corpus: str) -> str:
     """What to say where a reader is given no files."""
-    example = EXAMPLES.get(corpus, "book.txt")
-    return f"data={corpus} needs data.paths, e.g. data.paths='[{example}]'"
+    return f"data={corpus} needs data.paths, e.g. data.paths='[{_example(corpus)}]'"
+
+
+def _example(corpus: str) -> str:
+    return EXAMPLES.get(corpus, "book.txt")
 
 
 class NamedFiles:
@@ -32,7 +35,7 @@ class NamedFiles:
         if not conf.paths:
             raise UserError(unnamed(conf.corpus))
         self._conf = conf
-        self.sources = Sources(folders)
+        self.sources = Sources(folders, f"*{Path(_example(conf.corpus)).suffix}")
         found = {path for pattern in conf.paths for path in self.sources.expand(pattern)}
         self.all = sorted(found, key=in_order)
 

@@ -14,6 +14,10 @@ ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 """What a template may write for characters that a command line cannot hold."""
 
 
+CONVERSATIONS = ("messages", "conversations")
+"""Fields that hold a conversation as a list of messages."""
+
+
 class Record(NamedTuple):
     """A JSON object, or a row of a table."""
 
@@ -66,7 +70,9 @@ class TextShape:
 
     def _text(self, value: dict[str, Any], name: str) -> str:
         if name not in value:
-            raise BadRecord(f"has no field {name!r}; those it has: {fields_of(value)}")
+            talks = any(field in value for field in CONVERSATIONS)
+            hint = "; data.chat=rwkv, or another template, reads conversations" if talks else ""
+            raise BadRecord(f"has no field {name!r}; those it has: {fields_of(value)}{hint}")
         text = value[name]
         if isinstance(text, str):
             return text

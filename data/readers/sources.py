@@ -38,10 +38,13 @@ KERNEL = {  # types of file systems without files of their own
 class Sources:
     """Files by path and glob. What cannot be used is collected in `problems`."""
 
-    def __init__(self, folders: bool = False) -> None:
-        """With `folders`, the path of one stands for every file in it and below it."""
+    def __init__(self, folders: bool = False, example: str = "*.txt") -> None:
+        """With `folders`, the path of one stands for every file in it and below it.
+
+        `example` names files as a message proposes them.
+        """
         self.problems: list[str] = []
-        self._folders = folders
+        self._folders, self._example = folders, example
         self._kernel = kernel_devices()
         self._in_kernel = False  # whether a glob has led there
 
@@ -113,8 +116,8 @@ class Sources:
             if self._folders:
                 return self._inside(path)
             self.problems.append(
-                f"{shown(path)} is a folder (name its files, e.g. {path / '**/*.txt'}, or let "
-                "data=files read whatever is in it)"
+                f"{shown(path)} is a folder (name its files, e.g. {path / '**' / self._example}, "
+                "or let data=files read whatever is in it)"
             )
         elif mode is not None and not stat.S_ISREG(mode):
             kind = "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
@@ -299,7 +302,7 @@ def _not_text(path: Path, file: BinaryIO, size: int, markup: bool, encoding: str
 
 
 def _binary(path: Path, content: bytes) -> str:
-    return f"{path} is not UTF-8 text ({file_kinds.binary(content)})"
+    return f"{path} is not UTF-8 text ({file_kinds.binary(path, content)})"
 
 
 def _utf8(path: Path, file: BinaryIO, size: int, encoding: str) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from conf.schema import DataConf
 from core.parsing import Unreadable, regular
+from data.readers import file_kinds
 from data.readers.optional import needed
 from data.readers.records import RecordFiles
 from data.readers.shapes import Record
@@ -59,7 +60,9 @@ def _batches(path: Path, file: BinaryIO, fields: Sequence[str] | None) -> Iterat
     elif head.startswith((ARROW, STREAM)):
         yield from _arrow(path, file, fields, head)
     else:
-        raise Unreadable(path, "is neither a Parquet file nor one of Arrow")
+        head = file.read(file_kinds.HEAD) or b""
+        other = file_kinds.marked(head) or file_kinds.textual(path, head)
+        raise Unreadable(path, f"is {other or 'neither a Parquet file nor one of Arrow'}")
 
 
 def _parquet(file: BinaryIO, fields: Sequence[str] | None) -> Iterator[Any]:

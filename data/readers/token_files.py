@@ -22,6 +22,7 @@ import numpy as np
 from core.errors import UserError
 from core.parsing import Unreadable, regular
 from data.documents import Document
+from data.readers import file_kinds
 from data.text import REPLACEMENT, TextTokenizer
 
 NUMPY = b"\x93NUMPY"
@@ -33,6 +34,8 @@ MOST_HELD = 4 * PART
 """Tokens after which bytes that are no text are no longer taken for half a character."""
 _MAGIC = {(20240520, 1): "<u2", (20240801, 7): "<u4"}  # llm.c's
 _HEADER = 1024  # bytes of theirs
+_RECOGNISED = (b"PAR1", b"ARROW1")  # longer than a few ids that happen to be the same
+_TELLING = 64  # ids, of which every second is 0
 _MOST_BACK = 8  # tokens: more than a character takes
 
 
@@ -79,12 +82,26 @@ def run_of(path: Path, dtype: str) -> Run:
             magic, version, tokens = np.frombuffer(head[:12], "<i4").tolist()
             if (magic, version) in _MAGIC:
                 begin, kind, count = _HEADER, np.dtype(_MAGIC[magic, version]), tokens
+        if not begin and (other := _of_no_ids(path, head, kind)):
+            raise Unreadable(path, other)
         there, rest = divmod(size - begin, kind.itemsize)
         if rest or (count is not None and count != there):
             raise Unreadable(
                 path, f"cut short, or of other ids than {kind.name}: it has {size:,} bytes"
             )
     return Run(path, kind, begin, there, str(path))
+
+
+def _of_no_ids(path: Path, head: bytes, kind: np.dtype) -> str:
+    """Why a file that begins so is not one of ids of that type; nothing if it may be one."""
+    if head.startswith(_RECOGNISED):
+        return f"is {file_kinds.marked(head)}"
+    if text := file_kinds.textual(path, head):
+        return f"is {text}"
+    halves = np.frombuffer(head[: len(head) // 4 * 4], "<u2")
+    if kind.itemsize == 2 and len(halves) >= _TELLING and not halves[1::2].any() and halves.any():
+        return "every second id is 0, as where ids have four bytes: data.ids=uint32 reads those"
+    return ""
 
 
 def _array(path: Path, file: BinaryIO) -> tuple[np.dtype, int]:

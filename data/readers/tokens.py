@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from conf.schema import DataConf
@@ -25,7 +26,8 @@ class TokenFiles:
 
     def __init__(self, conf: DataConf) -> None:
         """Raises `UserError` if nothing is named, or `data.tokenizer` can be that of no ids."""
-        self._conf, self._named = conf, NamedFiles(conf)
+        paths = [f"{path}.bin" if _is_prefix(path) else path for path in conf.paths]
+        self._conf, self._named = conf, NamedFiles(replace(conf, paths=paths))
 
     @property
     def files(self) -> list[str]:
@@ -52,6 +54,16 @@ def documents(path: Path, conf: DataConf, tokenizer: TextTokenizer) -> Iterator[
     runs = binidx.documents(index) if has_index(path) else [token_files.run_of(path, conf.ids)]
     for run in runs:
         yield from token_files.documents(run, tokenizer)
+
+
+def _is_prefix(path: str) -> bool:
+    """Whether this is what RWKV-LM and Megatron call a binidx: the path without a suffix."""
+    try:
+        place = Path(path).expanduser()
+        names = [place.with_name(f"{place.name}.{end}") for end in ("bin", "idx")]
+        return not place.exists() and all(name.is_file() for name in names)
+    except (OSError, ValueError, RuntimeError):  # no path at all, which is told where it is opened
+        return False
 
 
 def has_index(path: Path) -> bool:

@@ -139,3 +139,10 @@ def test_a_bad_line_is_named_or_left_out(tmp_path: Path, capfd: pytest.CaptureFi
         list(corpora.documents(conf(paths=[str(path)])))
     assert len(list(corpora.documents(conf(paths=[str(path)], on_bad="skip")))) == 2
     assert f"left out 1 of 3 records; the first: {path}:2" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("field", ["messages", "conversations"])
+def test_the_way_to_read_conversations_is_told_where_a_text_is_looked_for(field: str) -> None:
+    with pytest.raises(BadRecord) as caught:
+        shape_of(DataConf()).document(Record("a:1", {field: []}))
+    assert "data.chat=rwkv, or another template, reads conversations" in str(caught.value)

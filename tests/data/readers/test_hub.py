@@ -44,6 +44,12 @@ def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
     )
 
 
+def test_an_empty_split_is_told(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_dict({"text": TEXTS})
+    datasets.DatasetDict(train=rows, test=rows.select([])).save_to_disk(tmp_path / "a")
+    assert "has no rows" in refusal(tmp_path / "a", split="test")
+
+
 def test_one_by_name_is_read_from_the_cache_of_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +79,7 @@ def test_a_script_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("names", [None, [], [{"filename": "../a.arrow"}], [{}], 3])
+@pytest.mark.parametrize("names", [None, [{"filename": "../a.arrow"}], [{}], 3])
 def test_a_damaged_description_is_told(tmp_path: Path, names: object) -> None:
     (tmp_path / "state.json").write_text(json.dumps({"_data_files": names}))
     assert "state.json is damaged" in refusal(tmp_path)

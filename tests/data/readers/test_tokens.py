@@ -140,3 +140,18 @@ def test_a_binidx_is_read_with_its_index(tmp_path: Path) -> None:
     for name in ("a.bin", "a.idx", "a.*"):
         assert read(tmp_path / name) == DOCUMENTS
     assert run_of(tmp_path / "a.bin", "uint16").count == len(FLAT)
+
+
+def test_a_binidx_may_be_named_without_a_suffix(tmp_path: Path) -> None:
+    write = [iter([np.array([*ids, END])]) for ids in DOCUMENTS]
+    binidx.write(tmp_path / "a.b", iter(write), TOKENIZER.vocab_size)
+    assert read(tmp_path / "a.b") == DOCUMENTS == read(tmp_path / "a.b.bin")
+    assert "does not exist and matches no file" in refusal(tmp_path / "a")
+
+
+@pytest.mark.parametrize("dtype", ["<u4", "<i4"])
+def test_ids_of_four_bytes_are_not_taken_for_twice_as_many(tmp_path: Path, dtype: str) -> None:
+    np.array(FLAT, dtype).tofile(tmp_path / "a.bin")
+    message = refusal(tmp_path / "a.bin")
+    assert "every second id is 0, as where ids have four bytes: data.ids=uint32" in message
+    assert read(tmp_path / "a.bin", ids="uint32") == DOCUMENTS
