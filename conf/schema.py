@@ -7,6 +7,7 @@ not listed here: its keys are the fields of the model's own config dataclass (se
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -950,11 +951,11 @@ def script_path(name: str) -> str:
     return f"{PLACES.get(name, 'scripts')}/{name}.py"
 
 
-def register() -> None:
-    """Make the schemas known to Hydra, under the names the YAML files use."""
+@functools.cache  # Hydra takes tens of milliseconds to read all of them, and keeps them
+def register(script: str) -> None:
+    """Make the schemas of a script known to Hydra, under the names the YAML files use."""
     store = ConfigStore.instance()
-    for script, node in SCRIPTS.items():
-        store.store(name=f"{script}_schema", node=node)
+    store.store(name=f"{script}_schema", node=SCRIPTS[script])
     store.store(group="data", name="schema", node=DataConf)
     store.store(group="tune", name="schema", node=TuneConf)
     store.store(group="machine", name="schema", node=MachineConf)

@@ -41,7 +41,7 @@ def configure(script: str, *words: str) -> list[Any]:
     More than one where words hold several values (`model=rwkv4,gpt`). Raises `UserError` with
     every problem of the words, one on each line.
     """
-    schema.register()
+    schema.register(script)
     setup_logging()
     several = script == "probe" or any("," in word.partition("=")[2] for word in words)
     line = read(script, [*(["-m"] if several else []), *words])

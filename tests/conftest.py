@@ -1,5 +1,6 @@
 """What every test finds ready."""
 
+import sys
 from multiprocessing import forkserver
 
 import pytest
@@ -15,6 +16,12 @@ PRELOADED = (
     "tests.models.long_context.span_ranks",
     "scripts.probe",  # children import the script that runs
 )
+TRAINING = (
+    "tests.training.children",
+    "tests.training.ranks",
+    "torch._dynamo",  # every optimizer imports the compiler, which takes longer than a run
+)
+"""For children that train; left out where no test that was collected trains in children."""
 
 
 LONGEST = "tests/test_readme.py"
@@ -32,6 +39,7 @@ def _warm_server() -> None:
     There is one server to a process: it is started here, or the first test to need one would
     decide what it has imported, and memory would be measured with other imports in it.
     """
-    isolated.preload(PRELOADED)
+    trains = any(name in sys.modules for name in TRAINING if name.startswith("tests."))
+    isolated.preload((*PRELOADED, *TRAINING) if trains else PRELOADED)
     if START_METHOD == "forkserver":
         forkserver.ensure_running()

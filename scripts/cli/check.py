@@ -83,7 +83,7 @@ def problems_of(config_name: str, argv: list[str]) -> list[str]:
 
     What only the models decide is checked for a line that is fine otherwise.
     """
-    schema.register()
+    schema.register(config_name)
     line = read(config_name, argv)
     if line.problems:
         return line.problems

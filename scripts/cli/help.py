@@ -19,7 +19,7 @@ WIDTH = 120
 def help_text(config_name: str) -> str:
     """The help page of one script, with the defaults that are in force for it."""
     node = SCRIPTS[config_name]
-    register()
+    register(config_name)
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         defaults = OmegaConf.to_container(compose(config_name))
     command = script_path(config_name)

@@ -59,7 +59,7 @@ PLAIN_HYDRA = (
 def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
     """Check the words `argv`, run `task` as `scripts.cli.launch.launch` says; the exit status."""
     setup_logging()
-    schema.register()
+    schema.register(config_name)
     line = read(config_name, argv)
     if line.asks("--shell-completion") and not line.problems:
         return complete(config_name, line.asks("--shell-completion").partition("=")[2])

@@ -26,7 +26,7 @@ GROUPS = ["data", "experiment", "model", "tune"]
 
 
 def typed(script: str, *words: str) -> Any:
-    schema.register()
+    schema.register(script)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(script, overrides=list(words))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1, Signals
 from typing import Any
@@ -13,17 +12,11 @@ from typing import Any
 import pytest
 
 from core.stop_signals import INTERRUPTED, STOPPED
-from tests.training.children import end, run_in_child, server, start
+from tests.training.children import end, run_in_child, start
 from tests.training.runs import run_conf, write_corpus
 from tracking.jsonl import read_rows
 from training.checkpoints.find import saved
 from training.run_folder.folder import RunFolder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def children() -> Iterator[None]:
-    with server():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -339,7 +339,7 @@ def inside(way: Way, number: int, as_nobody: bool, place: Path, here: Path, seed
     ):
         os.chown(place / "place", NOBODY, NOBODY)
     if as_nobody:  # Python's own modules may lie where only root reads
-        schema.register()
+        schema.register(way.script)
         file = schema.script_path(way.script)
         importlib.import_module(file.removesuffix(".py").replace("/", "."))
         problems_of("plan", ["model=gpt", "data.length=64"])

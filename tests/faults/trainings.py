@@ -83,7 +83,7 @@ class Lab:
     def conf(self, variant: tuple[str, ...]) -> TrainConf:
         """What the words of a command line ask for, of this text."""
         place = (f"data.paths=[{self._text}]", f"data.cache_dir={self.folder / 'cache'}")
-        register()
+        register("train")
         with initialize_config_dir(str(FOLDER), version_base="1.3"):
             composed = compose("train", overrides=[*COMMON, *variant, *place])
         conf: Any = OmegaConf.to_object(composed)

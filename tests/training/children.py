@@ -1,5 +1,5 @@
-"""Runs in processes of their own, so that they can be killed: forked from a server that has
-imported everything, because imports take longer than the runs."""
+"""Runs in processes of their own, so that they can be killed: forked from the server of
+`tests/conftest.py`, which has imported everything, because imports take longer than the runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import os
 import runpy
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,20 +29,6 @@ class Ended(NamedTuple):
     status: int
     """Exit status, or minus the number of the signal that ended the process."""
     err: str
-
-
-@contextmanager
-def server() -> Iterator[None]:
-    """A fork server with the training imported; the one of other tests has other modules."""
-    context: Any = multiprocessing.get_context("forkserver")
-    running: Any = forkserver._forkserver
-    others = running._preload_modules
-    running._stop()
-    # An optimizer imports the compiler, which takes longer than a run.
-    context.set_forkserver_preload(["tests.training.children", "torch._dynamo"])
-    yield
-    running._stop()
-    context.set_forkserver_preload(others)
 
 
 def start(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from core.stop_signals import STOPPED
-from tests.training.children import Stop, run_in_child, server
+from tests.training.children import Stop, run_in_child
 from tests.training.runs import run, run_conf, write_corpus
 from tracking.jsonl import read_rows
 from training.run_folder.folder import RunFolder
@@ -41,12 +40,6 @@ STOPS: tuple[Stop, ...] = ((3, SIGKILL), (5, SIGTERM))
 MEASURED = (  # and what the file of the checkpoint holds of them
     "train_seconds", "tokens_per_second", "peak_bytes", "checkpoint_sha256", "sha256",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def children() -> Iterator[None]:
-    with server():
-        yield
 
 
 @pytest.fixture(scope="module")

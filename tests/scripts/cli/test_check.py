@@ -286,7 +286,7 @@ def test_checking_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_verbatim_values_survive(text: str) -> None:
-    schema.register()
+    schema.register("generate")
     words = quoted("generate", ["run=first", f"prompt={text}"])
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         config = compose("generate", overrides=words)

@@ -169,12 +169,12 @@ def test_what_hydra_takes_is_let_through() -> None:
         "seed=1,2",
     ]
     line = read(TRAIN, ["-m", *words])
-    schema.register()
+    schema.register(TRAIN)
     assert (line.problems or examine(TRAIN, line).problems) == []
 
 
 def test_an_exception_of_hydra_is_one_message(capfd: Capture) -> None:
-    schema.register()
+    schema.register(TRAIN)
     with pytest.raises(UserError, match=r"Hydra makes no .* \(Could not override 'nosuch'\.?\)"):
         compose_jobs(TRAIN, Line(["nosuch=1"]), lambda config: None)
     assert capfd.readouterr() == ("", "")
@@ -184,7 +184,7 @@ def test_an_exception_of_a_job_is_no_mistake_of_the_line() -> None:
     def task(config: object) -> None:
         raise ValueError("a bug")
 
-    schema.register()
+    schema.register("demo")
     with pytest.raises(ValueError, match="a bug"):
         compose_jobs("demo", Line([]), task)
 

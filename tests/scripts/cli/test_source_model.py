@@ -39,7 +39,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def model_of(*words: str) -> dict[str, Any]:
     """The composed model group of a line that has no problem."""
-    register()
+    register("train")
     line = read("train", [*words])
     assert not line.problems
     examined = examine("train", line)

@@ -58,7 +58,7 @@ def jobs(words: list[str]) -> list[list[str]]:
 
 
 def configuration(script: str, words: list[str]) -> dict[str, Any]:
-    schema.register()
+    schema.register(script)
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         config = compose(script, overrides=words)
     plain: Any = OmegaConf.to_container(config, resolve=True)
@@ -99,7 +99,7 @@ def test_sweeps_go_to_the_default_project_and_optimise_what_is_logged() -> None:
 )
 def test_the_runs_of_a_recipe_are_those_that_were_checked(name: str, count: int | None) -> None:
     """Hydra adds what the experiments sweep that a recipe stands on."""
-    schema.register()
+    schema.register("train")
     line = read("train", ["-m", f"experiment={name}", "seed=0"])
     examined = examine("train", line)
     assert examined.problems == []

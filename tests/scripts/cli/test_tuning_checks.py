@@ -44,7 +44,7 @@ BAD = [
 
 
 def problems(*words: str) -> list[str]:
-    schema.register()
+    schema.register("train")
     plain = [word.replace("weights,optimizer", "'weights,optimizer'") for word in words]
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         return configuration_problems("train", compose("train", overrides=plain))

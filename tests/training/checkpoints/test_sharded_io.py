@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from core.errors import UserError
 from core.files import FILES, damage, described, manifest_path, seal
 from models.formats.load import read as read_weights
 from models.formats.sharded import REST, Shards
-from tests.training.children import _main, end, run_in_child, server
+from tests.training.children import _main, end, run_in_child
 from tests.training.ranks import folder_of, interrupted
 from tests.training.runs import run_conf, write_corpus
 from training.checkpoints import sharded_io
@@ -64,9 +63,8 @@ def digest_of(folder: RunFolder) -> str:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with server():
-        yield write_corpus(tmp_path_factory.mktemp("corpus"))
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
