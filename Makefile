@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Where there is an NVIDIA driver, what compiles the CUDA kernels comes along.
+DRIVER := $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi)
+EXTRA := $(if $(strip $(DRIVER)),[cuda])
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo check types quick test test-slow coverage torture busy lint bench clean
@@ -14,7 +17,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	@if [ -e $(VENV)/unfinished ]; then rm -rf $(VENV); fi
 	$(PYTHON) -m venv $(VENV) && touch $(VENV)/unfinished
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.$(EXTRA)'
 	@mv $(VENV)/unfinished $@
 
 $(VENV)/installed-dev: $(VENV)/installed

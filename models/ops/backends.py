@@ -24,6 +24,7 @@ BINDINGS: dict[str, dict[str, str]] = {
 }
 """Modules with native kernels, by operator and device; each has a `library` to load, and `SIZES`
 where it has kernels for some head sizes only."""
+_refuses = False
 _log = logging.getLogger("crossover.wkv")
 
 
@@ -33,8 +34,9 @@ def resolve(operator: str, backend: str, device: torch.device, size: int | None 
     `size` is the head size N of an operator that has one.
 
     `auto` takes the native one of the device if it can be built here, else the reference after one
-    line of notice. Raises `UserError` if a back end asked for by name cannot work; its message
-    ends with the compiler's last lines where there are any.
+    line of notice. Raises `UserError` if a back end asked for by name cannot work, or if `auto`
+    cannot on a GPU and `refuse_reference_on_gpu` was called; its message ends with the compiler's
+    last lines where there are any.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
@@ -43,7 +45,10 @@ def resolve(operator: str, backend: str, device: torch.device, size: int | None 
     native = device.type if device.type in BINDINGS[operator] else None
     if backend == "auto":
         if native is None or (problem := _problem(operator, native, size)):
-            _notice(f"{device.type}: {problem if native else 'no kernels for this device'}")
+            reason = f"{device.type}: {problem if native else 'no kernels for this device'}"
+            if device.type == "cuda" and native and _refuses:
+                raise UserError(no_kernels(operator, reason))
+            _notice(reason)
             return "reference"
         return native
     if backend != native:
@@ -51,6 +56,21 @@ def resolve(operator: str, backend: str, device: torch.device, size: int | None 
     if problem := _problem(operator, backend, size):
         raise UserError(f"backend={backend!r} cannot work here: {problem}")
     return backend
+
+
+def refuse_reference_on_gpu() -> None:
+    """From now on in this process `auto` never means the reference on a GPU: its times, a multiple
+    of the kernels', would be taken for the model's."""
+    global _refuses
+    _refuses = True
+
+
+def no_kernels(operator: str, reason: str) -> str:
+    """That a measurement on a GPU would be one of the reference, and the ways out."""
+    return (
+        f"{operator} has no kernels to measure on this GPU ({reason}). Install what they need, or "
+        "ask for the slow reference by name: model.wkv=reference"
+    )
 
 
 @functools.cache
@@ -111,7 +131,15 @@ def _notice(reason: str) -> None:
     """Say once per reason that the slow path is taken."""
     lines = reason.splitlines()
     summary = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1].strip()}"
-    _log.warning("wkv: using the chunked reference, which is slower (%s)", summary)
+    if not reason.startswith("cuda:"):
+        _log.warning("wkv: using the chunked reference, which is slower (%s)", summary)
+        return
+    _log.warning(
+        "wkv: NO KERNELS ON THIS GPU, using the chunked reference, which takes many times as long "
+        "and more memory (%s). pip install -e '.[cuda]' brings what compiles them; "
+        "model.wkv=reference asks for the reference and ends this warning",
+        summary,
+    )
 
 
 def bindings(operator: str, name: str) -> Any:

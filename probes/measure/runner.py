@@ -16,6 +16,7 @@ import psutil
 from conf.schema import ProbeConf
 from core import environment
 from core.errors import UserError
+from models.ops.backends import no_kernels
 from probes.measure import isolated
 from probes.measure.counters import disturbance
 from probes.measure.feasibility import Predictor
@@ -35,15 +36,24 @@ class SweepRunner:
     """Configuration, machine, and the facts of the import-only child.
 
     `earlier` are the rows of the same sweep, if it is continued: all points of one have the same
-    number of threads. Raises `UserError` if that child fails: then nothing can be measured here.
+    number of threads. Raises `UserError` if that child fails: then nothing can be measured here;
+    and if one of `operators`, for which native kernels are wanted, has none on a GPU.
     """
 
-    def __init__(self, conf: ProbeConf, kind: str, earlier: Sequence[Row] = ()) -> None:
+    def __init__(
+        self,
+        conf: ProbeConf,
+        kind: str,
+        earlier: Sequence[Row] = (),
+        operators: Sequence[str] = (),
+    ) -> None:
         self.threads, self.threads_chosen = choose_threads(conf.threads, kind, earlier)
-        arguments = (kind, self.threads, conf.precision)
+        arguments = (kind, self.threads, conf.precision, operators)
         outcome = isolated.run(calibrate, arguments, CALIBRATE_SECONDS)
         if "baseline_bytes" not in outcome.facts:
             raise UserError(f"a process that only imports torch fails here: {outcome.error}")
+        for operator, reason in outcome.facts.get("no_kernels", {}).items():
+            raise UserError(no_kernels(operator, reason))
         self.conf = conf
         self.facts = outcome.facts
         self.versions = environment.versions()

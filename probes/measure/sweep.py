@@ -13,7 +13,7 @@ from conf.schema import ProbeConf
 from core import environment
 from core.errors import UserError
 from core.precision import AUTO, of_probe
-from models.registry import ModelSpec
+from models.registry import ModelSpec, model_class
 from probes.analysis.bootstrap import typical
 from probes.analysis.comparability import check_sizes
 from probes.measure import isolated
@@ -69,7 +69,12 @@ def run_sweep(
     if any(isinstance(spec, Trained) for spec in specs):
         modules.append("models.formats.load")  # before the baseline of memory is taken
     isolated.preload(modules)
-    bench = SweepRunner(conf, kind, earlier)
+    operators = {
+        getattr(model_class(spec.target), "operator", None)
+        for spec in specs
+        if spec.config.get("wkv", "auto") == "auto"
+    }
+    bench = SweepRunner(conf, kind, earlier, sorted(filter(None, operators)))
     with Screen() as screen:
         sweep = _Sweep(bench, points, path, on_row, screen)
         sweep.begin(earlier, left_out(conf))

@@ -7,7 +7,7 @@ docs/probes.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from core.peak_rate import highest_rate
 from core.precision import fp32_products
 from models.contract import TRAINING_FACTOR
 from models.layers.trunk import Trunk
+from models.ops.backends import build_for, refuse_reference_on_gpu
 from models.registry import build
 from probes.measure.counters import peak_memory
 from probes.measure.isolated import Report
@@ -41,12 +42,19 @@ TASKS: dict[str, Probe] = {
 }
 
 
-def calibrate(report: Report, device: str, threads: int, precision: str) -> None:
+def calibrate(
+    report: Report, device: str, threads: int, precision: str, operators: Sequence[str] = ()
+) -> None:
     """Work of the import-only child: device, baseline of the memory peak, and highest rate.
+
+    On a GPU also which of `operators` have no kernels there, and why.
 
     The rate is the best of a few products of square matrices, in operations per second.
     """
     _prepare(device, threads, precision)
+    if device == "cuda":
+        problems = build_for(device, operators).items()
+        report({"no_kernels": {name: problem for name, problem in problems if problem}})
     returned = peak_memory.return_blocks(device)
     method = peak_memory.reset_peak(device)
     if returned:
@@ -68,6 +76,7 @@ def measure(report: Report, task: Task) -> None:
     Raises `UserError` if the model cannot be built or has another vocabulary than the sweep.
     """
     products = _prepare(task.device, task.threads, task.precision)
+    refuse_reference_on_gpu()
     peak_memory.return_blocks(task.device)
     peak_memory.limit(task.device, task.memory_bytes)
     torch.manual_seed(task.seed)

@@ -79,3 +79,23 @@ def test_one_line_of_notice_and_the_reference_goes_on(
     (notice,) = [line for line in result.stderr.splitlines() if "chunked reference" in line]
     assert reason in notice
     assert "backend='cpu' cannot work here" in result.stdout and reason in result.stdout
+
+
+def test_the_reference_on_a_gpu_is_loud_or_refused(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loud in a training, an error where it would be measured; asked for by name it is neither."""
+    monkeypatch.setattr(backends, "_problem", lambda *_: "cuda-core is not installed")
+    monkeypatch.setattr(backends, "_refuses", False)
+    backends._notice.cache_clear()
+    gpu = torch.device("cuda")
+    assert backends.resolve("wkv7", "auto", gpu, 64) == "reference"
+    (said,) = caplog.records
+    assert "NO KERNELS ON THIS GPU" in said.message and "cuda-core is not" in said.message
+    backends.refuse_reference_on_gpu()
+    with pytest.raises(UserError, match=r"wkv7 has no kernels to measure.*model\.wkv=reference"):
+        backends.resolve("wkv7", "auto", gpu, 64)
+    assert backends.resolve("wkv7", "reference", gpu, 64) == "reference"
+    assert backends.resolve("wkv7", "auto", CPU, 64) == "reference"
+    assert backends.resolve("step", "auto", gpu) == "reference"  # which has kernels on CPUs only
+    backends._notice.cache_clear()

@@ -1,11 +1,13 @@
-"""The number of threads of a sweep."""
+"""What is settled before a sweep: the number of threads, and that there are kernels."""
 
 from __future__ import annotations
 
 import pytest
 
+from conf.schema import ProbeConf
 from core.errors import UserError
-from probes.measure.runner import choose_threads
+from probes.measure.isolated import Outcome
+from probes.measure.runner import SweepRunner, choose_threads
 from tests.probes.test_rows import make_row
 
 
@@ -44,3 +46,20 @@ def test_the_users_limit_on_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
     assert choose_threads(2, "cpu", two) == (2, "2 were asked for")
     monkeypatch.setenv("OMP_NUM_THREADS", "16")
     assert choose_threads("auto", "cpu", []) == (3, "auto: 3 of 4 cores were free")
+
+
+def test_a_gpu_without_kernels_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    facts = {"no_kernels": {"wkv7": "cuda-core is not installed"}, "baseline_bytes": 1}
+    asked = []
+
+    def child(work: object, arguments: tuple[object, ...], seconds: float) -> Outcome:
+        asked.append(arguments)
+        return Outcome("ok", None, facts)
+
+    monkeypatch.setattr("probes.measure.isolated.run", child)
+    conf = ProbeConf(threads="2", precision="bfloat16")
+    with pytest.raises(UserError, match=r"wkv7 .*cuda-core is not.* model\.wkv=reference"):
+        SweepRunner(conf, "cuda", operators=["wkv7"])
+    assert asked == [("cuda", 2, "bfloat16", ["wkv7"])]
