@@ -22,6 +22,7 @@ from models.decoding.program import Program
 from models.layers.init import init_normal, split_decay
 from models.layers.trunk import Block, Mixer, Stream, Trunk, linear_flops
 from models.ops.attention import KERNELS, attend, first_position, query_key_pairs
+from models.ops.attention_choice import in_use
 from models.ops.elementwise import rotate
 
 Rope = tuple[Tensor, Tensor]
@@ -146,13 +147,16 @@ class Attention(Mixer):
         p.linear(out, self.output, x, sink="add")
 
     def kernel_in_use(self) -> str:
-        """The kernel that PyTorch dispatches a training step to, by name."""
+        """The kernel of a training step, by name: the one that was found fastest on a GPU, or the
+        one that PyTorch dispatches to."""
         if self.kernel != "auto":
             return self.kernel
         like = self.qkv.weight
         dtype = like.dtype
         if torch.is_autocast_enabled(like.device.type):
             dtype = torch.get_autocast_dtype(like.device.type)
+        if found := in_use(like.device, dtype, self.n_head, self.head_size):
+            return found
         q = torch.empty(1, self.n_head, 16, self.head_size, dtype=dtype, device=like.device)
         # Windows are masked, which not every kernel can do.
         keys = 32 if self.window else 16

@@ -7,17 +7,11 @@ import contextlib
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import sdpa_kernel
 
 from core.errors import UserError
+from models.ops.attention_choice import KERNELS, fastest
 from models.ops.intercept import interceptable, mixer
-
-KERNELS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "math": SDPBackend.MATH,
-}
 
 
 @mixer
@@ -26,7 +20,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str, window: int | None = No
 
     q `[B, H, T, N]`, k and v `[B, G, S, N]` with S >= T; returns `[B, H, T, N]`. With a `window` W
     a query sees its own key and the W - 1 before it (Mistral 7B, arXiv 2310.06825, section 2), at a
-    cost of O(T W) in time and in memory, whatever the kernel. Raises `UserError` for a kernel that
+    cost of O(T W) in time and in memory, whatever the kernel. `kernel` is a name of `KERNELS` or
+    `auto`, the fastest on a GPU, PyTorch's choice elsewhere. Raises `UserError` for a kernel that
     cannot do it.
     """
     k, v = k.to(q.dtype), v.to(q.dtype)
@@ -117,7 +112,8 @@ def _call(
             "model.attention=flash cannot mask on a GPU, which windows and chunks of a prompt "
             "need: use auto or efficient"
         )
-    with contextlib.nullcontext() if kernel == "auto" else sdpa_kernel(KERNELS[kernel]):
+    name = fastest(q, k, v, mask, causal) if kernel == "auto" else kernel
+    with contextlib.nullcontext() if name is None else sdpa_kernel(KERNELS[name]):
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
         )
