@@ -573,6 +573,12 @@ def wrong_files(group: Group, out: Path, ended: Ended) -> str | None:
     looked.feed(page)
     if looked.odd or not page.rstrip().endswith("</html>"):
         return f"a page with {looked.odd or 'no end'}"
+    if (trainings := out / "trainings.json").exists():  # no row was left, so nothing was probed
+        json.loads(trainings.read_text(), parse_constant=_refuse)
+        if group.kept:
+            return f"{len(group.kept)} sound rows are not in the report"
+        said = not group.lines or "left out" in page
+        return None if said else "the page does not say what is left out"
     json.loads((out / "crossover.json").read_text(), parse_constant=_refuse)
     with (out / "rows.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
