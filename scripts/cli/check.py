@@ -38,11 +38,12 @@ from scripts.cli.cross_checks import (
     deep_combination_problems,
     memory_problems,
 )
-from scripts.cli.hydra_flags import Line, hydra_problem, parse, sweeper_problem
+from scripts.cli.hydra_flags import Line, hydra_problem, parse
 from scripts.cli.hydra_keys import own_problems, unmade
 from scripts.cli.limits import excess, too_many_jobs
 from scripts.cli.model_spec import model_spec
 from scripts.cli.probed_models import word_problems
+from scripts.cli.search import read_other_search, sweeper_of
 from scripts.cli.source_model import with_source_model
 from scripts.cli.values import has, misfit, names
 
@@ -87,9 +88,10 @@ def problems_of(config_name: str, argv: list[str]) -> list[str]:
     line = read(config_name, argv)
     if line.problems:
         return line.problems
-    if study.is_study(line):
+    if (sweeper := sweeper_of(line)) and config_name == "train":
         try:
-            line = study.begin(line)[2][0]
+            is_study = sweeper == study.NAME
+            line = study.begin(line)[2][0] if is_study else read_other_search(line).lines()[0]
         except UserError as error:
             return [str(error)]
     examined = examine(config_name, line)
@@ -117,7 +119,6 @@ def read(config_name: str, argv: list[str]) -> Line:
     added = {f"+{group}" for group in nulls}
     line.words = [word[1:] if word.partition("=")[0] in added else word for word in line.words]
     line.words = [word for word in line.words if word not in idle]
-    line.problems = line.problems or sweeper_problem(line.words)
     if config_name == "train" and any(word.startswith("init_from=") for word in line.words):
         line.words, problems = with_source_model(line.words)
         line.problems = line.problems or problems

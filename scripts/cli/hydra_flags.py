@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 SHELLS = ("bash", "zsh", "fish")
@@ -23,7 +22,9 @@ FLAGS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 CONFIG_DIR = ("--config-dir", "-cd")
-HYDRA = re.compile(r"hydra(/launcher=\w+|\.(verbose|launcher\.[a-z]\w*|sweeper\.max_\w+)=[^{$]*)")
+HYDRA = re.compile(
+    r"hydra(/launcher=\w+|/sweeper=basic|\.(verbose|launcher\.[a-z]\w*|sweeper\.max_\w+)=[^{$]*)"
+)
 
 
 @dataclass
@@ -91,16 +92,3 @@ def hydra_problem(word: str) -> list[str]:
     if HYDRA.fullmatch(word):
         return []
     return [f"{word!r}: of Hydra's own keys only its launcher's can be set"]
-
-
-def sweeper_problem(words: list[str]) -> list[str]:
-    """Why there is no such sweeper as the words ask for; what else they say is for it to judge."""
-    for word in words:
-        group, _, name = word.partition("=")
-        if group == "hydra/sweeper" and name != "optuna":
-            near = "did you mean optuna? " if get_close_matches(name, ["optuna"]) else ""
-            return [
-                f"{word!r}: no such sweeper is installed here; {near}hydra/sweeper=optuna searches "
-                "(pip install -e '.[sweeps]'), and without the word a grid is run"
-            ]
-    return []

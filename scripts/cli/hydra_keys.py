@@ -15,30 +15,34 @@ from omegaconf import DictConfig, OmegaConf
 from core.bounds import nearest
 from scripts.cli.values import has, misfit, names
 
-LAUNCHER = "hydra/launcher"
+LAUNCHER, SWEEPER = "hydra/launcher", "hydra/sweeper"
 
 
-def own_problems(config_name: str, overrides: Sequence[Override]) -> list[str]:
-    """What is wrong with overrides that `scripts.cli.hydra_flags.hydra_problem` lets through."""
+def own_problems(
+    config_name: str, overrides: Sequence[Override], sweeper: str = "basic"
+) -> list[str]:
+    """What is wrong with overrides of a line whose jobs `sweeper` proposes."""
     if not overrides:
         return []
-    groups = [override for override in overrides if override.key_or_group == LAUNCHER]
-    launchers = GlobalHydra.instance().config_loader().get_group_options(LAUNCHER)
+    loader = GlobalHydra.instance().config_loader()
+    groups = [override for override in overrides if "/" in override.key_or_group]
     problems = []
     for override in groups:
-        name = override.get_value_element_as_str()
-        if name in launchers:
+        group, name = override.key_or_group, override.get_value_element_as_str()
+        members = loader.get_group_options(group)
+        if name in members:
             continue
-        if name.startswith("submitit_"):
+        if group == LAUNCHER and name.startswith("submitit_"):
             problems.append(
                 f"{LAUNCHER}={name} needs the package hydra-submitit-launcher: "
                 "pip install -e '.[scale]'"
             )
         else:
-            problems.append(f"{LAUNCHER}={name}: no such launcher{nearest(name, launchers)}")
+            what = group.rpartition("/")[2]
+            problems.append(f"{group}={name}: no such {what}{nearest(name, members)}")
     if problems:
         return problems
-    words = [str(override.input_line) for override in groups]
+    words = [f"{SWEEPER}={sweeper}", *(str(override.input_line) for override in groups)]
     try:
         base = compose(config_name, overrides=words, return_hydra_config=True)
     except Exception as error:
@@ -65,9 +69,11 @@ def _problems(base: DictConfig, override: Override) -> Iterator[str]:
         yield f"{override.input_line!r}: Hydra's own keys hold for all runs: give one value"
         return
     if not has(base, name):
-        launcher = base.hydra.runtime.choices[LAUNCHER]
-        of = f" of {LAUNCHER}={launcher}" if parent == "hydra.launcher" else ""
-        prefix = "max_" if parent == "hydra.sweeper" else ""  # the others are not for a line
+        choices = base.hydra.runtime.choices
+        is_grid = parent == "hydra.sweeper" and choices[SWEEPER] == "basic"
+        group = LAUNCHER if parent == "hydra.launcher" else SWEEPER
+        of = "" if is_grid else f" of {group}={choices[group]}"
+        prefix = "max_" if is_grid else ""  # the others are not for a line
         keys = [
             key
             for key in names(OmegaConf.select(base, parent), f"{parent}.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import hydra
 from hydra._internal import utils
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 from conf import schema
@@ -36,8 +38,9 @@ from scripts.cli.config_folder import search_words
 from scripts.cli.console import CRASHED, REFUSED, print_error, setup_logging
 from scripts.cli.help import help_text
 from scripts.cli.hydra_flags import Line
-from scripts.cli.hydra_keys import unmade
+from scripts.cli.hydra_keys import SWEEPER, unmade
 from scripts.cli.path_checks import place_problems
+from scripts.cli.search import read_other_search, sweeper_of
 from scripts.cli.task import load_task
 
 MOST_SHOWN, LONGEST_SHOWN = 30, 1200  # problems of one line, and characters of each
@@ -59,6 +62,7 @@ PLAIN_HYDRA = (
 def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
     """Check the words `argv`, run `task` as `scripts.cli.launch.launch` says; the exit status."""
     setup_logging()
+    load_plugins()
     schema.register(config_name)
     line = read(config_name, argv)
     if line.asks("--shell-completion") and not line.problems:
@@ -71,8 +75,12 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
     if line.asks("--hydra-help"):
         compose_jobs(config_name, line, lambda config: None)
         return 0
-    if study.is_study(line):
-        return run_study(config_name, task, line)
+    if sweeper := sweeper_of(line):
+        if config_name != "train":
+            return print_problems(
+                [f"{SWEEPER}={sweeper}: {config_name}.py has no objective to search"]
+            )
+        return (run_study if sweeper == study.NAME else run_search)(task, line)
     examined = examine(config_name, line)
     if line.asks("--info"):
         if not examined.line_problems:
@@ -144,6 +152,21 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
     return REFUSED if refused else CRASHED
 
 
+def load_plugins() -> None:
+    """Raises `UserError` where a plug-in of Hydra's that somebody installed cannot be loaded."""
+    try:
+        Plugins.instance()
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        files = [frame.filename for frame in frames if "hydra_plugins" in frame.filename]
+        if not files:
+            raise
+        raise UserError(
+            f"Hydra cannot load the plug-in {files[-1]} ({type(error).__name__}: {error}): "
+            "uninstall its package, or install a version of it for this Python"
+        ) from error
+
+
 def complete(config_name: str, what: str) -> int:
     """Hydra's own completion of words in a shell, as `install=bash`; the exit status."""
     before = sys.argv
@@ -158,28 +181,84 @@ def complete(config_name: str, what: str) -> int:
     return 0
 
 
-def run_study(config_name: str, task: str, line: Line) -> int:
+def run_study(task: str, line: Line) -> int:
     """Search with Optuna, as `scripts.cli.study` says; the exit status."""
-    if config_name != "train":
-        return print_problems(
-            [f"hydra/sweeper=optuna: {config_name}.py has no objective to search"]
-        )
     search, trials, lines = study.begin(line)
-    for possible in lines:
-        if problems := job_problems(config_name, possible, examine(config_name, possible)):
-            return print_problems(problems)
+    _, problems = _first_of(lines)
+    if problems:
+        return print_problems(problems)
     function = load_task(task)
     terminal.expect_interrupts()
 
     def conf_of(words: list[str]) -> Any:
-        trial = Line(words, config_dir=line.config_dir)
-        examined = examine(config_name, trial)
-        if problems := job_problems(config_name, trial, examined):
+        conf, problems = _first_of([Line(words, config_dir=line.config_dir)])
+        if problems:
             raise UserError("; ".join(map(one_line, problems)))
-        return expanded(OmegaConf.to_object(examined.configs[0]))
+        return conf
 
     failed = study.run(search, trials, conf_of, function, print_error)
     return REFUSED if failed else 0
+
+
+def run_search(task: str, line: Line) -> int:
+    """Run the trainings that a sweeper of Hydra's proposes, as `scripts.cli.search` says; the exit
+    status.
+
+    A trial that fails raises, as Hydra's sweepers expect: their options say what follows from it.
+    """
+    search = read_other_search(line)
+    first, problems = _first_of(search.lines())
+    if problems:
+        return print_problems(problems)
+    function = load_task(task)
+    terminal.expect_interrupts()
+    ended: list[tuple[float, str]] = []
+    failures: list[Exception] = []
+
+    def hydra_job(config: DictConfig) -> float:
+        setup_logging()  # Hydra's launcher may have brought this to another process
+        try:
+            if late := configuration_problems("train", config):
+                raise UserError("; ".join(map(one_line, late)))
+            value = function(expanded(OmegaConf.to_object(config)))
+            if not isinstance(value, float) or not math.isfinite(value):
+                raise UserError(f"its objective is {value}")
+        except Exception as error:
+            failures.append(error)
+            words = " ".join(HydraConfig.get().overrides.task)
+            print_error(one_line(f"{words}: {error}"))
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            raise
+        given = (word.partition("=") for word in HydraConfig.get().overrides.task)
+        words = [f"{key}={text}" for key, _, text in given if key in search.space]
+        ended.append((value, " ".join(words)))
+        return value
+
+    folder = Path(first.runs_dir, first.group)
+    try:
+        compose_jobs("train", line, hydra_job, folder)
+    except Exception as error:
+        if error not in failures:  # which have been printed
+            raise
+        print_error(f"{folder}: the sweeper has ended at a failed run; the same command goes on")
+    if ended:
+        print(f"{folder}: {len(ended)} trials, the best first")
+        for value, words in sorted(ended):
+            print(f"  {value:>9.4f}  {words}")
+    refused = all(isinstance(error, UserError) for error in failures)
+    return 0 if not failures else REFUSED if refused else CRASHED
+
+
+def _first_of(lines: list[Line]) -> tuple[Any, list[str]]:
+    """The configuration of the first of several possible trainings, and the problems of one."""
+    configs = []
+    for possible in lines:
+        examined = examine("train", possible)
+        if problems := job_problems("train", possible, examined):
+            return None, problems
+        configs.append(examined.configs[0])
+    return expanded(OmegaConf.to_object(configs[0])), []
 
 
 def job_problems(config_name: str, line: Line, examined: Examined) -> list[str]:
@@ -207,8 +286,8 @@ def places(conf: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
                         yield f"{prefix}{item.name}", path
 
 
-def compose_jobs(config_name: str, line: Line, job: Any) -> None:
-    """Hydra's own main, on the words of the line.
+def compose_jobs(config_name: str, line: Line, job: Any, folder: Path | None = None) -> None:
+    """Hydra's own main, on the words of the line; what a sweeper notes goes into `folder`.
 
     Raises `UserError` for whatever Hydra itself raises, and what a job raises as it is.
     """
@@ -221,9 +300,9 @@ def compose_jobs(config_name: str, line: Line, job: Any) -> None:
     # Hydra composes every job of a batch before the first one starts.
     alone = line.multirun and not any(word.startswith("hydra") for word in words)
     batches = ["hydra.sweeper.max_batch_size=16"] if alone else []
-    with scratch() as folder:
+    with scratch() if folder is None else nullcontext(folder) as notes:
         # Quoted: a folder may have any name.
-        place = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+        place = str(notes).replace("\\", "\\\\").replace("'", "\\'")
         sys.argv = [
             before[0],
             *line.flags,

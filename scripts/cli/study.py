@@ -34,12 +34,13 @@ from core.files import write_text
 from core.parsing import Missing, Unreadable, read_object
 from core.stop_signals import STOPPED, Preempted, Signals, requeue
 from scripts.cli.arguments import parsed
-from scripts.cli.collisions import PLACING, is_idle
 from scripts.cli.hydra_flags import Line
+from scripts.cli.hydra_keys import SWEEPER
+from scripts.cli.search import MOST_VALUES, read_search
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import owned
 
-SWEEPER = "hydra/sweeper"
+NAME = "optuna"
 SAMPLERS = ("tpe", "random")
 OPTIONS: dict[str, str] = {
     "hydra/sweeper/sampler": "tpe",
@@ -48,7 +49,6 @@ OPTIONS: dict[str, str] = {
 }
 """Words that a study takes beside the keys of the run, with their defaults."""
 DIGITS = 4  # of a proposed number
-MOST_VALUES = 1000  # of one key
 ORDER = {"complete": 0, "pruned": 1, "failed": 2, "running": 3}
 """States of a trial, as the table has them."""
 
@@ -153,14 +153,8 @@ def _trial(content: Any, number: int, spaces: dict[str, Any]) -> Trial:
     return trial
 
 
-def is_study(line: Line) -> bool:
-    return f"{SWEEPER}=optuna" in line.words
-
-
 def begin(line: Line) -> tuple[Study, int, list[Line]]:
     """The study that a line asks for, its number of trials, and lines that its trials may have.
-
-    There is one line for each value of a list, so that a wrong one is found before any trial.
 
     Raises `UserError` if optuna is missing, an option is wrong, or nothing is searched.
     """
@@ -168,61 +162,21 @@ def begin(line: Line) -> tuple[Study, int, list[Line]]:
         import optuna  # noqa: F401
     except ImportError:
         raise UserError(
-            f"{SWEEPER}=optuna needs the package optuna: pip install -e '.[sweeps]'"
+            f"{SWEEPER}={NAME} needs the package optuna: pip install -e '.[sweeps]'"
         ) from None
-    if not line.multirun:
-        raise UserError(f"{SWEEPER}=optuna runs several trials: add -m")
-    if printed := line.asks("--cfg") or line.asks("--info"):
-        raise UserError(f"{printed}: a study has no configuration to print; leave one of them out")
-    options, space, fixed = dict(OPTIONS), {}, []
-    for word in line.words:
+    search = read_search(line)
+    options = dict(OPTIONS)
+    for word in search.options:
         key, _, text = word.partition("=")
-        override = parsed(word)
-        if key == SWEEPER:
-            continue
-        if key.startswith("hydra"):
-            if key not in OPTIONS:
-                raise UserError(f"{word!r}: a study takes {', '.join(OPTIONS)}")
-            options[key] = text
-        elif override is None:
-            raise UserError(
-                f"{word!r} cannot be read: write key=value, key=a,b or key=interval(LOW,HIGH)"
-            )
-        elif override.is_sweep_override():
-            if is_idle(key) or key in PLACING:
-                raise UserError(
-                    f"{word!r}: {key} decides nothing about what a trial ends in: give it one value"
-                )
-            space[key] = text
-        else:
-            fixed.append(word)
-    if not space:
-        raise UserError("nothing to search: give a key several values, or interval(LOW,HIGH)")
-    groups = [word.partition("=")[2] for word in fixed if word.startswith("group=")]
-    if not groups or groups[-1] in ("", "null"):
-        raise UserError("a study needs group=NAME: runs/NAME holds its runs and study.json")
-    if any(word.startswith("name=") for word in fixed):
-        raise UserError(
-            "name= would name every trial: leave it out; trials are trial-0, trial-1 ..."
-        )
+        if key not in OPTIONS:
+            raise UserError(f"{word!r}: a study takes {', '.join(OPTIONS)}")
+        options[key] = text
     if (sampler := options["hydra/sweeper/sampler"]) not in SAMPLERS:
         raise UserError(f"hydra/sweeper/sampler={sampler}: choose one of {', '.join(SAMPLERS)}")
     trials, seed = (_count(key, options[key]) for key in list(OPTIONS)[1:])
-    study = Study(space, fixed, sampler, seed)
-    first = study.first()
-    possible = [first] + [
-        {**first, key: choice}
-        for key, drawn in study.distributions().items()
-        for choice in getattr(drawn, "choices", ())[1:]
-    ]
-    lines = [
-        Line(
-            [*fixed, *(f"{key}={value}" for key, value in words.items())],
-            config_dir=line.config_dir,
-        )
-        for words in possible
-    ]
-    return study, trials, lines
+    study = Study(search.space, search.fixed, sampler, seed)
+    study.distributions()
+    return study, trials, search.lines()
 
 
 def run(

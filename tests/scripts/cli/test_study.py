@@ -68,7 +68,8 @@ def test_words_and_space_are_told_apart() -> None:
     assert search.space == {"optim.lr": "tag(log,interval(1e-4,1e-1))", "model": "rwkv4,rwkv7"}
     assert search.fixed == ["group=g", "trainer.max_steps=3"]
     assert [line.words for line in lines] == [
-        [*search.fixed, "optim.lr=0.0001", f"model={model}"] for model in ("rwkv4", "rwkv7")
+        [*search.fixed, f"optim.lr={rate}", f"model={model}"]
+        for rate, model in (("0.0001", "rwkv4"), ("0.1", "rwkv4"), ("0.0001", "rwkv7"))
     ]
 
 
