@@ -41,7 +41,7 @@ def make_folder(
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder.parent)
-    with _alone(folder.with_name(f"{folder.name}.lock"), waiting) as (waited, is_alone):
+    with alone(folder.with_name(f"{folder.name}.lock"), waiting) as (waited, is_alone):
         if waited and sound(folder):
             return
         # Two processes must not write into one folder: without a lock each has one of its own.
@@ -82,7 +82,7 @@ def _replace(folder: Path, aside: Path, sound: Callable[[Path], bool]) -> None:
 
 
 @contextmanager
-def _alone(path: Path, waiting: Callable[[], None]) -> Iterator[tuple[bool, bool]]:
+def alone(path: Path, waiting: Callable[[], None]) -> Iterator[tuple[bool, bool]]:
     """Hold the lock file `path`, which goes again; whether another process had it, and whether
     there are locks here at all.
 

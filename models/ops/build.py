@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from core.atomic_folders import alone
 from core.files import replacing
 from core.processor import instruction_sets
 
@@ -21,6 +23,7 @@ SOURCES = Path(__file__).parents[2] / "cuda"
 TAIL_LINES = 12
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC")
+_log = logging.getLogger("crossover.wkv")
 
 
 class BuildError(Exception):
@@ -51,13 +54,21 @@ def fingerprint(files: list[Path], *facts: object) -> str:
 def cached(name: str, write: Callable[[Path], None]) -> Path:
     """The file `name` of the cache, made by `write(path)` if it is not there yet.
 
-    Built under another name and renamed, so that several processes may build at once and an
-    interrupted build leaves nothing that could be taken for a finished one.
+    One process builds it while the others that share the folder wait; where the file system has no
+    locks, several may. Built under another name and renamed, so that an interrupted build leaves
+    nothing that could be taken for a finished one.
     """
     target = cache_dir() / name
-    if not target.exists():
-        with replacing(target) as aside:
-            write(aside)
+    if target.exists():
+        return target
+
+    def waiting() -> None:
+        _log.info("waiting for another process that compiles %s", name)
+
+    with alone(target.with_name(f"{name}.lock"), waiting):
+        if not target.exists():
+            with replacing(target) as aside:
+                write(aside)
     return target
 
 

@@ -3,6 +3,8 @@
 import concurrent.futures
 import ctypes
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,29 @@ def test_several_may_build_at_once(folder: Path) -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         paths = list(pool.map(lambda _: build.cached("a.so", write), range(32)))
     assert {path.read_text() for path in paths} == {"kernel"}
+    assert [path.name for path in build.cache_dir().iterdir()] == ["a.so"]
+
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+from models.ops import build
+build.SOURCES = Path(sys.argv[1]) / "cuda"
+def write(path):
+    with open(sys.argv[2], "a") as file:
+        file.write("compiled\\n")
+    time.sleep(0.5)
+    path.write_text("kernel")
+print(build.cached("a.so", write).read_text(), end="")
+"""
+
+
+def test_one_process_builds_for_all_of_a_node(folder: Path, tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    command = [sys.executable, "-c", BUILDER, str(folder), str(record)]
+    ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [rank.communicate(timeout=120)[0] for rank in ranks] == ["kernel"] * 3
+    assert record.read_text() == "compiled\n"
     assert [path.name for path in build.cache_dir().iterdir()] == ["a.so"]
 
 
