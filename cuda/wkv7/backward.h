@@ -14,7 +14,7 @@ constexpr int BACKWARD_WARPS = 8;
 
 template <class Cell>
 struct BackwardShared {
-  Chunk<Cell> chunk;
+  Chunk<Cell, BACKWARD_WARPS> chunk;
   // Rows of [N] channels: u, v, e = adjoint of u before the solution, gradient of y. Later, as
   // floats, the gradients of A~ and R~; then, in their place, what they contribute to the gradient
   // of w.
@@ -89,7 +89,7 @@ template <class Math>
 WKV_WARP void adjoint_known(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own, int warp,
                             bool all) {
   using Cell = typename Math::Cell;
-  Chunk<Cell>& chunk = sh.chunk;
+  auto& chunk = sh.chunk;
   each_pair(own.adjoint, [&](int row, int c, float& x, float& y) {
     Pair decay = pair_at(chunk.last + c);
     x *= decay.x, y *= decay.y;
@@ -131,7 +131,7 @@ WKV_WARP void state_known(BackwardShared<typename Math::Cell>& sh, BackwardOwn& 
 template <class Math>
 WKV_WARP void adjoint_solved(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own, int warp,
                              bool all) {
-  Chunk<typename Math::Cell>& chunk = sh.chunk;
+  auto& chunk = sh.chunk;
   Strip<4> read = solved_backwards<Math>(chunk, own.u);
   auto e = [&](int half) { return to_left<Math::PARTS>(read, half); };
   WKV_UNROLL
@@ -201,7 +201,7 @@ WKV_WARP void contract(BackwardShared<typename Math::Cell>& sh, BackwardOwn& own
 template <class Math, class E>
 WKV_WARP void unscale(BackwardShared<typename Math::Cell>& sh, const Place& at,
                       const Backward<E>& pass, Index t, int n, int warp) {
-  Chunk<typename Math::Cell>& chunk = sh.chunk;
+  auto& chunk = sh.chunk;
   Index origin = at.row(t);
   Rows<BACKWARD_WARPS>::each(warp, [&](int, int row, int own, int c) {
     if (row >= n) return;
@@ -259,7 +259,7 @@ WKV_WARP void decay_gradient(BackwardShared<Cell>& sh, const Place& at, float* g
 template <class Math, class E, class Block>
 WKV_WARP void backward_piece(Block& block, BackwardShared<typename Math::Cell>& sh,
                              const Backward<E>& pass, const Place& at, Index t, int n) {
-  Chunk<typename Math::Cell>& chunk = sh.chunk;
+  auto& chunk = sh.chunk;
   const bool all = pass.gr;
   block.phase([&](int warp, BackwardOwn&) {
     announce<E>(at, pass.in, pass.grad_y, t - CHUNK, warp);
@@ -291,7 +291,7 @@ WKV_WARP void backward_piece(Block& block, BackwardShared<typename Math::Cell>& 
 template <class Math, class E, class Block>
 WKV_WARP void backward_segment(Block& block, BackwardShared<typename Math::Cell>& sh,
                                const Backward<E>& pass, const Place& at, Mode mode) {
-  Chunk<typename Math::Cell>& chunk = sh.chunk;
+  auto& chunk = sh.chunk;
   using Held = typename Rows<BACKWARD_WARPS>::template Held<E>;
   block.phase([&](int warp, BackwardOwn& own) {
     if (warp < 4) start_state(own.adjoint, mode, pass.start, warp);

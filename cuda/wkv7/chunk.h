@@ -25,7 +25,6 @@ constexpr int NARROW = HALF + 8;  // the same for tiles of half of them
 constexpr int ROW = HALF + 4;     // floats from row to row of the equations
 constexpr int BLOCK = HALF * ROW + HALF;  // and from one half of them to the other
 constexpr int SPREAD = N + 4;             // floats of a row that is spread
-constexpr int MOST_WARPS = 8;             // of a block
 // Logarithms of decays are to base 2.
 constexpr float LOG2E = 1.44269504f;
 constexpr float RANGE = 88;   // 2^88 leaves room for sums of products in a float
@@ -33,8 +32,8 @@ constexpr float FLOOR = -88;  // of one token; so little of a state is as good a
 
 enum Scores { AB, AK, RB, RK };
 
-// In shared memory.
-template <class Cell>
+// In shared memory, of a block of WARPS warps.
+template <class Cell, int WARPS>
 struct alignas(16) Chunk {
   Cell q[2 * CHUNK * STRIDE];  // A~, then R~
   Cell k[2 * CHUNK * STRIDE];  // B~, then K~
@@ -44,8 +43,8 @@ struct alignas(16) Chunk {
   float ab[2 * BLOCK];           // both diagonal blocks of tril(A~ B~^T, -1), transposed
   // Sums of log-decays, from the first row of a warp to before (row i) and after (row i + 1) each
   // of its rows, one more than it has rows. They and `bases` are spread.
-  float steps[(CHUNK + MOST_WARPS) * SPREAD];
-  float bases[MOST_WARPS][SPREAD];  // from the start of the piece to the first row of a warp
+  float steps[(CHUNK + WARPS) * SPREAD];
+  float bases[WARPS][SPREAD];  // from the start of the piece to the first row of a warp
   float last[N];                    // the decay over the whole piece
   int tokens;                       // of the piece
 };
@@ -125,7 +124,7 @@ struct Rows {
 
 // Reads the log-decays of `most` tokens from t on and adds them up.
 template <int WARPS, class Cell>
-WKV_WARP void add_up(Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most,
+WKV_WARP void add_up(Chunk<Cell, WARPS>& sh, const Place& at, const float* w, Index t, int most,
                      int warp) {
   constexpr int EACH = Rows<WARPS>::EACH;
   each_lane([&](int lane) {
@@ -149,7 +148,7 @@ WKV_WARP void add_up(Chunk<Cell>& sh, const Place& at, const float* w, Index t, 
 // Tokens of the piece that starts at t: up to `most`, as long as decays are within RANGE. After
 // add_up; the same in every warp. On the way, the warp's row of `bases`.
 template <int WARPS, class Cell>
-WKV_WARP int fitting(Chunk<Cell>& sh, const Place& at, const float* w, Index t, int most,
+WKV_WARP int fitting(Chunk<Cell, WARPS>& sh, const Place& at, const float* w, Index t, int most,
                      int warp) {
   constexpr int EACH = Rows<WARPS>::EACH;
   int fit;
@@ -185,7 +184,7 @@ struct Factors {
   Eight<float> base, before, here;
 
   template <class Cell>
-  WKV_WARP Factors(const Chunk<Cell>& sh, int warp, int row, int c) {
+  WKV_WARP Factors(const Chunk<Cell, WARPS>& sh, int warp, int row, int c) {
     const float* steps = Rows<WARPS>::steps(sh.steps, warp) + row * SPREAD;
     base = spread_at(sh.bases[warp], c);
     before = spread_at(steps, c);
@@ -198,8 +197,8 @@ struct Factors {
 
 // The piece from t on, scaled, to shared memory; rows beyond are zero.
 template <class Math, int WARPS, class E>
-WKV_WARP void scale(Chunk<typename Math::Cell>& sh, const Place& at, const Inputs<E>& in, Index t,
-                    int most, int warp) {
+WKV_WARP void scale(Chunk<typename Math::Cell, WARPS>& sh, const Place& at, const Inputs<E>& in,
+                    Index t, int most, int warp) {
   using Cell = typename Math::Cell;
   using Held = typename Rows<WARPS>::template Held<E>;
   Held a{at, in.a, t, most, warp}, r{at, in.r, t, most, warp};

@@ -13,7 +13,7 @@ enum Mode { GIVEN, FROM_ZERO, FROM_IDENTITY };
 
 template <class Cell>
 struct ForwardShared {
-  Chunk<Cell> chunk;
+  Chunk<Cell, FORWARD_WARPS> chunk;
   Cell v[CHUNK * STRIDE];
 };
 
@@ -41,7 +41,7 @@ WKV_WARP void start_state(Strip<8>& s, Mode mode, const float* from, int warp) {
 // u = S0 A~^T + V^T tril(A~ K~^T)^T and the parts of y and the state that do not need the solution.
 template <class Math>
 WKV_WARP void forward_known(ForwardShared<typename Math::Cell>& sh, ForwardOwn& own, int warp) {
-  Chunk<typename Math::Cell>& chunk = sh.chunk;
+  auto& chunk = sh.chunk;
   clear(own.u);
   clear(own.y);
   WKV_UNROLL
@@ -63,7 +63,7 @@ WKV_WARP void forward_known(ForwardShared<typename Math::Cell>& sh, ForwardOwn& 
 // The rest, with the solution.
 template <class Math>
 WKV_WARP void forward_solved(ForwardShared<typename Math::Cell>& sh, ForwardOwn& own) {
-  Chunk<typename Math::Cell>& chunk = sh.chunk;
+  auto& chunk = sh.chunk;
   Strip<4> written = solved<Math>(chunk, own.u);
   auto u = [&](int half) { return to_left<Math::PARTS>(written, half); };
   add_later<Math>(own.y, u, chunk.scores[RB]);
@@ -80,7 +80,7 @@ template <class Math, class E, class Block>
 WKV_WARP void forward_segment(Block& block, ForwardShared<typename Math::Cell>& sh,
                               const Forward<E>& pass, const Place& at, Mode mode) {
   using Held = typename Rows<FORWARD_WARPS>::template Held<E>;
-  Chunk<typename Math::Cell>& chunk = sh.chunk;
+  auto& chunk = sh.chunk;
   auto most = [&](Index t) { return smaller(CHUNK - t % CHUNK, at.end - t); };
   auto begin = [&](Index t, int warp, ForwardOwn& own) {
     if (pass.checkpoints && t % CHUNK == 0)

@@ -8,8 +8,8 @@ namespace wkv7 {
 
 // Half the columns of what `score` makes, to where they belong: the diagonal blocks of A~ B~^T to
 // the equations, the rest to its tile.
-template <int PART, class Cell>
-WKV_WARP void keep(Chunk<Cell>& sh, Strip<4>& sum, int strip, int side) {
+template <int PART, class Cell, int WARPS>
+WKV_WARP void keep(Chunk<Cell, WARPS>& sh, Strip<4>& sum, int strip, int side) {
   bool reads = strip / 2, late = strip % 2, diagonal = late == PART;
   if (diagonal && !reads && !side) {
     float* to = sh.ab + PART * BLOCK;
@@ -29,8 +29,8 @@ WKV_WARP void keep(Chunk<Cell>& sh, Strip<4>& sum, int strip, int side) {
 
 // 16 rows of [A~; R~] (number `strip` of 4) times B~ (side 0) or K~ (side 1), masked. What is above
 // the diagonal blocks is never read, so it is not written.
-template <class Math>
-WKV_WARP void score(Chunk<typename Math::Cell>& sh, int strip, int side) {
+template <class Math, int WARPS>
+WKV_WARP void score(Chunk<typename Math::Cell, WARPS>& sh, int strip, int side) {
   bool late = strip % 2;  // second half of the tokens
   Strip<4> sum;
   clear(sum);
@@ -46,8 +46,8 @@ WKV_WARP void score(Chunk<typename Math::Cell>& sh, int strip, int side) {
 }
 
 // The inverses by forward substitution in fp32, a column per lane of one warp.
-template <class Cell>
-WKV_WARP void solve(Chunk<Cell>& sh) {
+template <class Cell, int WARPS>
+WKV_WARP void solve(Chunk<Cell, WARPS>& sh) {
   each_lane([&](int lane) {
     int half = lane / HALF, own = lane % HALF;
     const float* ab = sh.ab + half * BLOCK;
@@ -103,8 +103,8 @@ WKV_WARP void add_earlier(Strip<4>& d, F left, const typename Math::Cell* m) {
 
 // x (1 - tril(A~ B~^T, -1))^-T for x[values, t]: the first half of the tokens, what it means for
 // the second, the second half. x is used up.
-template <class Math>
-WKV_WARP Strip<4> solved(const Chunk<typename Math::Cell>& sh, Strip<4>& x) {
+template <class Math, int WARPS>
+WKV_WARP Strip<4> solved(const Chunk<typename Math::Cell, WARPS>& sh, Strip<4>& x) {
   Strip<4> out;
   clear(out);
   add_tiles<false, Math, 0, 2>(out, to_left<Math::PARTS>(x, 0), sh.inverse, NARROW, 0);
@@ -113,8 +113,8 @@ WKV_WARP Strip<4> solved(const Chunk<typename Math::Cell>& sh, Strip<4>& x) {
   return out;
 }
 // x (1 - tril(A~ B~^T, -1))^-1: the other way round.
-template <class Math>
-WKV_WARP Strip<4> solved_backwards(const Chunk<typename Math::Cell>& sh, Strip<4>& x) {
+template <class Math, int WARPS>
+WKV_WARP Strip<4> solved_backwards(const Chunk<typename Math::Cell, WARPS>& sh, Strip<4>& x) {
   Strip<4> out;
   clear(out);
   // Tiles 2 and 3 begin at column 16 of the whole inverse, at 0 of its block.

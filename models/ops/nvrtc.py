@@ -24,8 +24,15 @@ OPTIONS = {"std": "c++17", "ftz": True, "prec_div": False}
 class CudaLibrary:
     """One source file of `cuda/` and the kernels it defines."""
 
-    def __init__(self, source: str, headers: tuple[str, ...], kernels: tuple[str, ...]) -> None:
-        self.source, self.headers, self.kernels = source, headers, kernels
+    def __init__(
+        self,
+        source: str,
+        headers: tuple[str, ...],
+        kernels: tuple[str, ...],
+        oldest: tuple[int, int] = (7, 5),
+    ) -> None:
+        """`oldest` is the compute capability that the kernels need."""
+        self.source, self.headers, self.kernels, self.oldest = source, headers, kernels, oldest
         self._loaded: dict[int, dict[str, Any]] = {}
         self._allowed: set[tuple[str, int, int]] = set()
 
@@ -34,6 +41,11 @@ class CudaLibrary:
         if not torch.cuda.is_available():
             raise BuildError("PyTorch sees no CUDA GPU here")
         self._kernels(torch.cuda.current_device())
+
+    def supports(self, arch: str) -> bool:
+        """Whether there are kernels for `arch`, e.g. "sm_90"."""
+        number = int(arch.removeprefix("sm_"))
+        return divmod(number, 10) >= self.oldest
 
     def compile_for(self, arch: str) -> bytes:
         """The kernels as a cubin for `arch`, e.g. "sm_90". Raises `BuildError`."""
@@ -107,6 +119,11 @@ class CudaLibrary:
         """The kernels by name, loaded for GPU number `device`. Raises `BuildError`."""
         if device not in self._loaded:
             major, minor = torch.cuda.get_device_capability(device)
+            if not self.supports(f"sm_{major}{minor}"):
+                raise BuildError(
+                    f"the kernels of cuda/{self.source} need a GPU of compute capability "
+                    f"{self.oldest[0]}.{self.oldest[1]} or later, this one has {major}.{minor}"
+                )
             path = self.cubin(f"sm_{major}{minor}")
             try:
                 module = _core().ObjectCode.from_cubin(path.read_bytes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ library = CudaLibrary(
         *(f"wkv7_backward_{dtype}" for dtype in _DTYPES),
         "wkv7_join",
     ),
+    oldest=(8, 0),  # for bf16 on tensor cores
 )
 
 
@@ -49,7 +50,8 @@ class _TooLittle(Exception):
 
 
 class _Kernel(NamedTuple):
-    """Geometry of a block: threads, blocks that share a multiprocessor, bytes they share."""
+    """Geometry of a block: threads, blocks that a multiprocessor has registers for, bytes of shared
+    memory of each."""
 
     threads: int
     resident: int
@@ -57,10 +59,11 @@ class _Kernel(NamedTuple):
 
 
 # Of cuda/wkv7/gpu.cu, by the width of a tile's cells there: bf16 for itself, else fp32.
-_FORWARD = {2: _Kernel(128, 4, 50832), 4: _Kernel(128, 2, 85648)}
+_FORWARD = {2: _Kernel(128, 4, 48656), 4: _Kernel(128, 2, 83472)}
 _BACKWARD = {2: _Kernel(256, 2, 88720), 4: _Kernel(256, 1, 160400)}
 _JOIN_THREADS, _JOIN_ROWS = 256, 16
 _BUSY = 2  # blocks that keep a multiprocessor busy
+_RESERVED = 1024  # bytes of shared memory that CUDA takes of each block
 _LEAST_SPAN = 8 * CHUNK  # tokens of a segment
 
 
@@ -130,6 +133,28 @@ def wkv7_backward(
     return gr, gw, gk, gv, ga, gb, _cut(before, size, rows=True)
 
 
+class _Machine(NamedTuple):
+    """A GPU: its multiprocessors, and bytes of shared memory that each has and a block may have."""
+
+    multiprocessors: int
+    shared: int
+    most_shared: int
+
+    @classmethod
+    def of(cls, device: torch.device) -> _Machine:
+        # PyTorch's stubs do not know all of them.
+        properties: Any = torch.cuda.get_device_properties(device)
+        return cls(
+            properties.multi_processor_count,
+            properties.shared_memory_per_multiprocessor,
+            properties.shared_memory_per_block_optin,
+        )
+
+    def resident(self, kernel: _Kernel) -> int:
+        """Blocks of a kernel that a multiprocessor runs at a time."""
+        return max(1, min(kernel.resident, self.shared // (kernel.shared + _RESERVED)))
+
+
 class _Grid(NamedTuple):
     """Heads of all sequences times segments of `span` tokens, for one kind of kernel."""
 
@@ -146,12 +171,14 @@ class _Grid(NamedTuple):
         """
         batch, length, heads, _ = like.shape
         kernel = kernels[2 if like.dtype == torch.bfloat16 else 4]
-        count, most = _machine(like.device)
-        if kernel.shared > most:
-            raise _TooLittle(f"{kernel.shared} bytes for a block, this GPU has {most}")
+        machine = _Machine.of(like.device)
+        if kernel.shared > machine.most_shared:
+            raise _TooLittle(
+                f"{kernel.shared} bytes for a block, this GPU has {machine.most_shared}"
+            )
         segments = 1
-        if 2 * batch * heads <= count:
-            blocks = count * min(_BUSY, kernel.resident)
+        if 2 * batch * heads <= machine.multiprocessors:
+            blocks = machine.multiprocessors * min(_BUSY, machine.resident(kernel))
             segments = max(min(blocks // (batch * heads), length // _LEAST_SPAN), 1)
         span = -(-length // segments)
         return cls((batch, length, heads), -(-span // CHUNK) * CHUNK, kernel, like)
@@ -212,13 +239,6 @@ class _Grid(NamedTuple):
 def _notice(dtype: torch.dtype, reason: str) -> None:
     """Say once that the slow path is taken."""
     _log.warning("wkv7: the backward pass in %s runs in PyTorch (shared memory: %s)", dtype, reason)
-
-
-def _machine(device: torch.device) -> tuple[int, int]:
-    """Multiprocessors of a GPU and the bytes of shared memory that a block of its may have."""
-    properties = torch.cuda.get_device_properties(device)
-    # PyTorch's stubs do not know the second.
-    return properties.multi_processor_count, properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
 
 
 def _ready(x: Tensor, rows: bool = False) -> Tensor:

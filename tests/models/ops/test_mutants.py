@@ -146,8 +146,8 @@ WKV7 = (
     Mutant(
         "rows of outputs leave before all lanes have put theirs",
         "wkv7/forward.h",
-        "        put(sh.v, 16 * warp, own.y);\n        __syncwarp();\n",
-        "        put(sh.v, 16 * warp, own.y);\n",
+        "        __syncwarp();\n        write_rows(pass.y",
+        "        write_rows(pass.y",
     ),
     Mutant(
         "rows behind the last are read",

@@ -131,6 +131,26 @@ def test_where_shared_memory_is_too_little_the_backward_pass_is_the_references(
     assert "runs in PyTorch" in caplog.text
 
 
+# Kilobytes of shared memory of a multiprocessor and of a block, as NVIDIA gives them.
+MEMORY = {"A100": (164, 163), "RTX 4090": (100, 99), "L40S": (100, 99), "H100": (228, 227)}
+RESIDENT = {  # forward and backward, bf16 and then fp32
+    "A100": (3, 1, 1, 1),
+    "RTX 4090": (2, 1, 1, 0),
+    "L40S": (2, 1, 1, 0),
+    "H100": (4, 2, 2, 1),
+}
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_blocks_are_planned_by_the_memory_of_the_gpu(gpu: Gpu, name: str) -> None:
+    """0 is a backward pass that is left to the reference."""
+    gpu.shared_of_multiprocessor, gpu.shared_of_block = (one << 10 for one in MEMORY[name])
+    machine = cuda._Machine.of(torch.device("cpu"))
+    plans = [table[width] for width in (2, 4) for table in (cuda._FORWARD, cuda._BACKWARD)]
+    resident = [machine.resident(x) * (x.shared <= machine.most_shared) for x in plans]
+    assert tuple(resident) == RESIDENT[name]
+
+
 def test_a_nan_stays_in_its_head(gpu: Gpu) -> None:
     case = in_dtype(random_case(2, 70, 2, 64), torch.bfloat16)
     clean = kernels(*case.inputs)[0]
