@@ -16,9 +16,11 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from core.errors import UserError
+from data import sentencepiece_json
 from data.rwkv_world_tokenizer import VOCABULARY, WorldTokenizer
 from data.sentencepiece_tokenizer import SentencePieceTokenizer
 from data.text import END_OF_TEXT, TextTokenizer
+from data.tokenizer_files import PIECES
 from data.tokenizers import LibraryTokenizer
 from data.traits import byte_symbols
 
@@ -35,7 +37,8 @@ _Trie = dict[str, Any]  # of further tries; "" ends a token
 def hugging_face_files(tokenizer: TextTokenizer) -> dict[str, str | bytes]:
     """The content of each file, by its name in the directory.
 
-    A model of SentencePiece is its `tokenizer.model`, of which `transformers` makes what it makes.
+    A model of SentencePiece is there as it is too, under a name from which `transformers` makes
+    nothing of its own; it comes without a `tokenizer.json` where none gives its ids.
     Raises `UserError` for a vocabulary of RWKV World's kind with tokens beyond `LONGEST`.
     """
     files: dict[str, str | bytes] = {}
@@ -44,11 +47,13 @@ def hugging_face_files(tokenizer: TextTokenizer) -> dict[str, str | bytes]:
         files["tokenizer.json"] = greedy(tokenizer.tokens).to_str()
     elif isinstance(tokenizer, LibraryTokenizer):
         files["tokenizer.json"] = tokenizer.definition
-    pieces = isinstance(tokenizer, SentencePieceTokenizer)
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        files["tokenizer.model"] = tokenizer.model
+    elif isinstance(tokenizer, SentencePieceTokenizer):
+        files[PIECES] = tokenizer.model
+        if (made := sentencepiece_json.definition(tokenizer)) is None:
+            return files
+        files["tokenizer.json"] = made
     config: dict[str, Any] = {
-        "tokenizer_class": "LlamaTokenizer" if pieces else "PreTrainedTokenizerFast",
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
     }
     if tokenizer.end_of_text is not None:

@@ -77,8 +77,8 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         pieces = [*self.cut(text)]
-        later = [False] * (len(pieces) - 1)
-        return [*chain.from_iterable(self.encode_many(pieces, begins=[True, *later]))]
+        begins = [number == 0 for number in range(len(pieces))]
+        return [*chain.from_iterable(self.encode_many(pieces, begins=begins))]
 
     def encode_many(
         self, texts: Sequence[str], whole: bool = False, begins: Sequence[bool] | None = None

@@ -28,7 +28,9 @@ SENTENCEPIECE, TIKTOKEN, PAIR, WITH_END = "SentencePiece", "tiktoken", "vocab an
 """Types of contents that are not the file itself."""
 
 _CONFIG = "tokenizer_config.json"
-_IN_FOLDERS = (VOCABULARY, "tokenizer.json", "tokenizer.model", "vocab.json")
+PIECES = "sentencepiece.model"
+"""A model of SentencePiece, where a `tokenizer.json` beside it was made from it."""
+_IN_FOLDERS = (VOCABULARY, PIECES, "tokenizer.json", "tokenizer.model", "vocab.json")
 """In the order in which they are looked for: the one that says most comes first."""
 _RANK = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]{1,7}\r?\n")
 

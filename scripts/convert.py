@@ -13,6 +13,7 @@ from conf.schema import ConvertConf
 from core.errors import UserError
 from data import foreign
 from data.companions import hugging_face_files, llama_cpp_vocabulary
+from data.tokenizer_files import PIECES
 from data.tokenizers import check_fits
 from models.formats.gguf_file import Vocabulary
 from models.formats.load import read
@@ -34,6 +35,12 @@ def main(conf: ConvertConf) -> None:
         weights = weights.to(DTYPES[conf.dtype])
     beside = tokenizer_of(conf, source, weights) if conf.format in TOKENIZED else None
     save(weights, target, conf.format, conf.overwrite, beside)
+    if beside is not None and PIECES in beside.files and "tokenizer.json" not in beside.files:
+        print(
+            f"{target / PIECES}: no tokenizer.json gives the ids of this model of SentencePiece, "
+            "so transformers has no tokenizer for these weights: read it with the package "
+            "sentencepiece, or with tokenizer= here"
+        )
     learned = weights.tuned if conf.format in PARTS else None
     written = weights.tensors if learned is None else learned.tensors
     count = sum(tensor.numel() for tensor in written.values())

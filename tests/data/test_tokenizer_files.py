@@ -48,9 +48,12 @@ def test_a_folder_without_one(tmp_path: Path) -> None:
 
 
 def test_the_file_that_says_most_comes_first(folder: Path) -> None:
-    for name in ("tokenizer.model", "vocab.json", "x.tiktoken", tokenizer_files.VOCABULARY):
+    order = [
+        tokenizer_files.VOCABULARY, tokenizer_files.PIECES, "tokenizer.json", "tokenizer.model",
+        "vocab.json",
+    ]  # fmt: skip
+    for name in [*order, "x.tiktoken"]:
         (folder / name).touch()
-    order = [tokenizer_files.VOCABULARY, "tokenizer.json", "tokenizer.model", "vocab.json"]
     for name in [*order, "x.tiktoken"]:
         assert tokenizer_files.find(folder) == folder / name
         (folder / name).unlink()
