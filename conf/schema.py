@@ -142,6 +142,12 @@ class DataConf:
         "whole: are those tokens, whoever wrote them",
         choices=("text", "whole"),
     )
+    end_of_text: str = key(
+        "before",
+        "where the end-of-text token of a document stands. before: before it; after: after it, as "
+        "in RWKV-LM, and the ids of data=tokens are taken as they are",
+        choices=("before", "after"),
+    )
     vocab_size: int = key(
         3072, "number of tokens of a bpe tokenizer trained on the corpus", low=257, high=65536
     )
@@ -153,7 +159,11 @@ class DataConf:
         choices=("stream", "documents"),
     )
     val_fraction: float = key(
-        0.02, "fraction of the corpus held out for validation", low=0.0001, high=0.9
+        0.02,
+        "fraction of the corpus held out for validation; 0: the first text of data.validation "
+        "validates",
+        low=0,
+        high=0.9,
     )
     mix: Any = key(
         None,
@@ -907,6 +917,7 @@ ADDED = (
     "data.batch_warmup", "data.length_warmup",
     "data.field", "data.template", "data.encoding", "data.on_bad", "data.split", "data.ids",
     "data.chat", "data.prompt", "data.answer", "data.special_tokens",
+    "data.end_of_text",
     "optim.decay_share", "optim.z_loss", "optim.ema", "trunk",
     "training.patience", "training.target_loss", "training.prune",
     "training.also", "training.peak_flops", "training.price_per_hour", "training.currency",
@@ -920,7 +931,7 @@ ADDED = (
 what was done before it existed."""
 READING = (
     "data.paths", "data.markup", "data.field", "data.template", "data.encoding", "data.on_bad",
-    "data.split", "data.ids", "data.chat", "data.prompt", "data.answer",
+    "data.split", "data.ids", "data.chat", "data.prompt", "data.answer", "data.end_of_text",
 )  # fmt: skip
 """Keys that say which texts a corpus has. Its fingerprint decides what they are."""
 COUNTED = (

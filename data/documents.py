@@ -231,10 +231,10 @@ def split(documents: Iterable[Document], val_fraction: float) -> Split:
 
     Empty documents and exact copies of an earlier one are left out first. Several documents are
     split whole, a single one is cut in two: its end validates, as in nanoGPT's character-level
-    Tiny Shakespeare (`val_fraction=0.1`). With `val_fraction=1` all text validates. Raises
-    `UserError` if there is too little text.
+    Tiny Shakespeare (`val_fraction=0.1`). With `val_fraction=1` all text validates, with 0 none.
+    Raises `UserError` if there is too little text.
     """
-    if not 0 < val_fraction <= 1:
+    if not 0 <= val_fraction <= 1:
         raise UserError(f"data.val_fraction={val_fraction}: must lie between 0 and 1")
     names, sizes, digests = _Names(), array("q"), bytearray()
     all_ids = hashlib.sha256()
@@ -260,7 +260,7 @@ def split(documents: Iterable[Document], val_fraction: float) -> Split:
     if not len(kept):
         raise UserError("the corpus is empty: no file has any text in it")
     tokens = all_ids.digest() if all_ids.digest() != fresh else b""
-    if len(kept) == 1 and val_fraction < 1:
+    if len(kept) == 1 and 0 < val_fraction < 1:
         return _cut(documents, val_fraction, size_of, digest_of, sides, int(kept[0]), tokens)
     # Whole documents, drawn in an order nobody chose, until the validation share is full.
     keys = [
@@ -274,7 +274,7 @@ def split(documents: Iterable[Document], val_fraction: float) -> Split:
         if size <= room:
             room -= size
             held_out.append(kept[place])
-    if not held_out:
+    if not held_out and val_fraction:
         smallest = min(range(len(kept)), key=lambda i: (int(size_of[kept[i]]), keys[i]))
         held_out = [kept[smallest]]
     sides[held_out] = SIDES.index("val")

@@ -31,6 +31,15 @@ def documents(corpus: Corpus, side: str) -> Iterator[Iterator[np.ndarray]]:
     if end is None:
         yield _parts(corpus, side, 0, len(tokens), None)
         return
+    if corpus.meta.end_of_text == "after":
+        begin = 0
+        for first in range(0, len(tokens), BLOCK):
+            for place in np.flatnonzero(tokens[first : first + BLOCK] == end).tolist():
+                yield _parts(corpus, side, begin, first + place + 1, None)
+                begin = first + place + 1
+        if begin < len(tokens):  # ids of others, which end in no such token
+            yield _parts(corpus, side, begin, len(tokens), None)
+        return
     start: int | None = None
     for first in range(0, len(tokens), BLOCK):
         for place in np.flatnonzero(tokens[first : first + BLOCK] == end).tolist():

@@ -27,11 +27,11 @@ class Meta:
     train_bytes: int
     val_bytes: int
     train_tokens: int
-    """Including the end-of-text token before each document."""
+    """Including the end-of-text token before or after each document."""
     val_tokens: int
     val_tokens_per_byte: float
     """Times nats per token, divided by ln 2: bits per byte, comparable across tokenizers. Of the
-    tokens and bytes that are learned."""
+    tokens and bytes that are learned. This and what follows is 0 where nothing is held out."""
     unigram_entropy: float
     """Nats per learned validation token under these tokens' own frequencies."""
     gzip_bits_per_byte: float
@@ -41,6 +41,8 @@ class Meta:
     train_learned: int | None = None
     """Training tokens that are learned; None: all, and there are no masks."""
     val_learned: int | None = None
+    end_of_text: str | None = None
+    """`after`: the end-of-text token stands after each document; None: before it."""
 
     def as_dict(self) -> dict[str, Any]:
         """What `meta.json` holds: nothing of masks where there are none."""

@@ -8,7 +8,7 @@ is that part.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -20,10 +20,10 @@ from data.magic_prime import magic_prime
 from data.meta import FORMAT, TOKENIZER, Meta
 from data.mixed_order import MixedOrder, fingerprint_of, quotas
 from data.order import Order, WindowOrder
-from data.parts import part_confs, validation_confs
+from data.parts import HOLDS_NOTHING, part_confs, validation_confs
 from data.shared_tokenizer import shared_tokenizer
 from data.store import Corpus, prepare
-from data.tasks.task_data import TASKS, TaskData, TaskOrder, open_task
+from data.tasks.task_data import TASKS, NoText, TaskData, TaskOrder, open_task
 from data.text import TextTokenizer
 
 log = logging.getLogger("crossover")
@@ -201,9 +201,9 @@ def heldout(conf: DataConf, data: Data) -> tuple[Heldout, ...]:
     Of a mixture, those of its parts by their names, whose losses have the parts' shares in the
     validation loss. Raises `UserError` for one that cannot be read.
     """
-    own, further = own_heldout(data), []
+    own, further = own_heldout(data), list[Heldout]()
     for name, one in validation_confs(conf).items():
-        first = own[0].corpus
+        first = data.parts[0].corpus if isinstance(data, Mixture) else data
         assert isinstance(first, Corpus)  # a task has been refused
         # What is trained or counted on a text is not made anew for another one.
         made = conf.tokenizer in ("bpe", "chars")
@@ -214,12 +214,21 @@ def heldout(conf: DataConf, data: Data) -> tuple[Heldout, ...]:
                 f"data.validation.{name} was prepared with another tokenizer than the training's: "
                 f"{file} has changed meanwhile; run it again"
             )
-        further.append(Heldout(name, corpus, 0.0))
+        further.append(Heldout(name, corpus, 0.0 if own or further else 1.0))
+    if not own and not further:
+        raise UserError(HOLDS_NOTHING)
     return (*own, *further)
 
 
+def measured_on(data: Data, texts: Sequence[Heldout]) -> Meta | NoText:
+    """What is said of the text whose loss is the validation loss of a training on `data`."""
+    return data.meta if own_heldout(data) else texts[0].corpus.meta
+
+
 def own_heldout(data: Data) -> tuple[Heldout, ...]:
-    """What is held out of the corpus, or of each part of the mixture, by its name."""
+    """What is held out of the corpus, if anything, or of each part of the mixture, by its name."""
+    if isinstance(data, Corpus) and not data.meta.val_tokens:
+        return ()
     if not isinstance(data, Mixture):
         return (Heldout("", data, 1.0),)
     parts = sorted(data.parts, key=lambda part: part.name)

@@ -17,13 +17,18 @@ from core.errors import UserError
 from data.mixed_order import quotas
 
 SHARED = (
-    "tokenizer", "vocab_size", "length", "batch_size", "packing", "batch_warmup", "length_warmup",
-    "order", "magic_prime", "workers", "cache_dir", "verify", "mix", "parts", "validation",
+    "tokenizer", "end_of_text", "vocab_size", "length", "batch_size", "packing", "batch_warmup",
+    "length_warmup", "order", "magic_prime", "workers", "cache_dir", "verify", "mix", "parts",
+    "validation",
 )  # fmt: skip
 """Keys of `data` that belong to the training, not to one of its corpora."""
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 WHOLE = 1.0
 """The `val_fraction` of a corpus that only validates."""
+HOLDS_NOTHING = (
+    "data.val_fraction=0 holds nothing out: name a text that validates, as in "
+    "data.validation={books: {paths: [b.txt]}}"
+)
 _TAKEN = ("loss", "ema_loss", "bits_per_byte")  # names of curves already: val/loss
 
 

@@ -61,9 +61,8 @@ def fill(
         done = _Done.read(folder, fingerprint, split.unlearned is not None)
         with _shown(conf, split, done) as advance:
             tokenizer = done.tokenizer(folder, conf, split, file)
-            whole = recipes.keeps_whole(conf)
             compressed = Call(partial(_compressed, _first_validation_text(split)))
-            _encode(folder, split, tokenizer, file, whole, done, advance)
+            _encode(folder, conf, split, tokenizer, file, done, advance)
         _finish(folder, fingerprint, conf, split, tokenizer, compressed.result())
     except BaseException:
         if not any((folder / name).exists() for name in (PROGRESS, MANIFEST)):  # of no use
@@ -172,6 +171,13 @@ class _Growing:
         self._file.write(content)
         self._digest.update(content)
 
+    def last(self) -> int:
+        """The last byte."""
+        self._file.flush()
+        with Path(self._file.name).open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1)[0]
+
     def end_shard(self) -> dict[str, Any]:
         """Put everything on the disk; the size of the file, and a digest of what is new."""
         self._file.flush()
@@ -184,7 +190,12 @@ class _Tokens:
     """One growing file of token ids, and one of which are learned if not all are."""
 
     def __init__(
-        self, files: list[BinaryIO], encoder: Encodes, tokenizer: TextTokenizer, text: int
+        self,
+        conf: DataConf,
+        files: list[BinaryIO],
+        encoder: Encodes,
+        tokenizer: TextTokenizer,
+        text: int,
     ) -> None:
         """`text` bytes are in the files already."""
         self._encoder, self._text = encoder, text
@@ -192,7 +203,12 @@ class _Tokens:
         self._mask = masks[0] if masks else None
         self._dtype = np.dtype(token_dtype(tokenizer.vocab_size))
         end = tokenizer.end_of_text
-        self._separator = [] if end is None else [end]
+        after = recipes.ends_after(conf)
+        as_they_are = after and conf.corpus == "tokens"
+        self._separator = [] if end is None or as_they_are else [end]
+        # One after each document, and none before the first, is all tokens moved by one place.
+        self._moved = after and bool(self._separator)
+        self._drops = self._moved and not text
 
     def push(self, part: Part) -> int:
         """Write the ids that are certain after a part of a document; bytes of text they encode."""
@@ -210,6 +226,15 @@ class _Tokens:
         """Write all ids that can be; returns the bytes of text they encode."""
         return self._write(self._encoder.flush())
 
+    def end(self) -> None:
+        """Write the token that ends the last document, where it stands after it."""
+        if not self._moved or self._drops:
+            return
+        ids = np.array(self._separator, np.uint32)
+        if self._mask is not None and not self._mask.last():
+            ids |= READ_ONLY
+        self._write(iter([(ids, 0)]))
+
     def end_shard(self) -> dict[str, Any]:
         """Put everything on the disk: text and tokens in the file, and a digest of the new ones."""
         mask = {} if self._mask is None else {"mask": self._mask.end_shard()}
@@ -219,6 +244,8 @@ class _Tokens:
         text = 0
         for ids, size in encoded:
             tokens: np.ndarray = np.frombuffer(ids, dtype=np.uint32)
+            if self._drops and tokens.size:
+                tokens, self._drops = tokens[1:], False
             if self._mask is not None:
                 self._mask.write((tokens < READ_ONLY).astype(MASK_DTYPE).tobytes())
                 tokens = tokens & (READ_ONLY - 1)
@@ -230,13 +257,14 @@ class _Tokens:
 
 def _encode(
     folder: Path,
+    conf: DataConf,
     split: Split,
     tokenizer: TextTokenizer,
     file: Foreign | None,
-    whole: bool,
     done: _Done,
     advance: Any,
 ) -> None:
+    whole = recipes.keeps_whole(conf)
     with ExitStack() as stack:
         sides = {}
         for side in SIDES:
@@ -244,7 +272,7 @@ def _encode(
                 stack.enter_context((folder / name).open("ab")) for name in done.files(side)
             ]
             encoder = Encoder(tokenizer, whole=whole) if file is None else file.encoder(whole)
-            sides[side] = _Tokens(targets, encoder, tokenizer, done.text()[side])
+            sides[side] = _Tokens(conf, targets, encoder, tokenizer, done.text()[side])
         unsaved = 0
         for part in split.parts(done.text()):
             advance(sides[part.side].push(part))
@@ -255,6 +283,7 @@ def _encode(
                 unsaved = 0
         for tokens in sides.values():
             advance(tokens.flush())
+            tokens.end()
 
 
 def _finish(
@@ -273,7 +302,7 @@ def _finish(
     if split.unlearned is not None:
         learned_bytes -= split.unlearned["val"]
         learned = {side: _learned(folder / f"{side}.mask", conf) for side in SIDES}
-        val_mask = np.memmap(folder / "val.mask", MASK_DTYPE, mode="r")
+        val_mask = _mapped(folder / "val.mask", MASK_DTYPE)
     meta = Meta(
         format=FORMAT,
         corpus=conf.corpus,
@@ -288,14 +317,13 @@ def _finish(
         val_bytes=val.bytes,
         train_tokens=tokens["train"],
         val_tokens=tokens["val"],
-        val_tokens_per_byte=(learned["val"] or tokens["val"]) / learned_bytes,
-        unigram_entropy=unigram_entropy(
-            np.memmap(folder / "val.bin", dtype=dtype, mode="r"), val_mask
-        ),
+        val_tokens_per_byte=(learned["val"] or tokens["val"]) / max(learned_bytes, 1),
+        unigram_entropy=unigram_entropy(_mapped(folder / "val.bin", dtype), val_mask),
         gzip_bits_per_byte=compressed[0],
         xz_bits_per_byte=compressed[1],
         train_learned=learned["train"],
         val_learned=learned["val"],
+        end_of_text=conf.end_of_text if recipes.ends_after(conf) else None,
     )
     (folder / META).write_text(json.dumps(meta.as_dict(), indent=2) + "\n", encoding="utf-8")
     seal(folder, fingerprint, leave_out=PROGRESS)
@@ -319,6 +347,8 @@ def _first_validation_text(split: Split) -> bytes:
 
 def _compressed(text: bytes) -> tuple[float, float]:
     """Bits per byte of a text in one stream by `gzip -9`, and by `xz -9`."""
+    if not text:  # nothing is held out
+        return 0.0, 0.0
     gzip = zlib.compressobj(9, wbits=31)
     # The dictionary of xz -9 has 64 MiB and takes 700 MB of memory; no text here is so long.
     xz = lzma.LZMACompressor(
@@ -331,7 +361,7 @@ def _compressed(text: bytes) -> tuple[float, float]:
 
 def _learned(mask: Path, conf: DataConf) -> int:
     """Tokens that are learned. Raises `UserError` for a text of which none can ever be."""
-    if not mask.stat().st_size:  # all text validates
+    if not mask.stat().st_size:  # all text validates, or none
         return 0
     values = np.memmap(mask, MASK_DTYPE, mode="r")
     if not values[1:].any():
@@ -343,11 +373,18 @@ def _learned(mask: Path, conf: DataConf) -> int:
     return int(np.count_nonzero(values))
 
 
+def _mapped(path: Path, dtype: str) -> np.ndarray:
+    """The array in a file, which may be empty."""
+    return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+
+
 def unigram_entropy(tokens: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Entropy in nats per token of `tokens[T]` under their own frequencies: -sum p ln p.
 
     With `mask[T]` of those that are not 0 in it.
     """
+    if not tokens.size:
+        return 0.0
     counts = np.zeros(int(tokens.max()) + 1, dtype=np.int64)
     for first in range(0, tokens.size, _COUNTED):
         part = tokens[first : first + _COUNTED]

@@ -17,6 +17,7 @@ from data.text import TextTokenizer
 OWN = ("bpe", "bytes", "chars")  # any other is the path of a file
 SAMPLE = 1 << 12  # bytes of a document that a file is tried on
 _APART = " apart"  # once cut in places where such a tokenizer does not separate words
+_AFTER = " after"  # where documents are ended, and not begun, by the end-of-text token
 _WHOLE = " whole"  # where names of special tokens are those tokens
 
 
@@ -41,7 +42,7 @@ def possible(conf: DataConf, file: Foreign | None) -> list[str]:
 
     Only trying a file tells which (`chosen`); what has been prepared need not be tried again.
     """
-    special = _WHOLE if keeps_whole(conf) else ""
+    special = (_WHOLE if keeps_whole(conf) else "") + (_AFTER if ends_after(conf) else "")
     if file is None:
         own = f"bpe {conf.vocab_size}" if conf.tokenizer == "bpe" else conf.tokenizer
         return [own + special]
@@ -52,6 +53,11 @@ def possible(conf: DataConf, file: Foreign | None) -> list[str]:
 def keeps_whole(conf: DataConf) -> bool:
     """Whether names of special tokens in a text are those tokens."""
     return conf.special_tokens == "whole"
+
+
+def ends_after(conf: DataConf) -> bool:
+    """Whether the end-of-text token stands after each document, and not before it."""
+    return conf.end_of_text == "after"
 
 
 def chosen(conf: DataConf, file: Foreign | None, split: Split) -> str:

@@ -118,10 +118,11 @@ def prepare(conf: DataConf) -> Corpus:
             corpus = corpus or _make(conf, split, file)
     meta = corpus.meta
     validates_only = conf.val_fraction == 1
-    shortest = meta.val_tokens if validates_only else min(meta.train_tokens, meta.val_tokens)
+    sides = [] if validates_only else [meta.train_tokens]
+    shortest = min([*sides, meta.val_tokens] if conf.val_fraction else sides)
     if conf.length < 1:
         raise UserError(f"data.length={conf.length}: must be at least 1")
-    if conf.length + 1 > shortest and validates_only:
+    if conf.length + 1 > shortest and conf.val_fraction in (0, 1):
         raise UserError(
             f"data.length={conf.length} needs {conf.length + 1:,} tokens in a row, and this text "
             f"has {shortest:,}: give more text, or lower data.length"

@@ -32,6 +32,7 @@ from data.mixture import (
     by_name,
     heldout,
     mean_loss,
+    measured_on,
     open_data,
     order_of,
     warn_of_repeats,
@@ -434,7 +435,8 @@ class Run:
         datamodule = Tokens(
             self.corpus, conf.data, conf.seed, conf.training.val_windows, split, self.texts
         )
-        monitor = Monitor(conf, self.corpus.meta.val_tokens_per_byte, ledger, flops, spared)
+        per_byte = measured_on(self.corpus, self.texts).val_tokens_per_byte
+        monitor = Monitor(conf, per_byte, ledger, flops, spared)
         if order.growth is not None:
             monitor.grow(order.growth, meta.flops)
         parts_of = order.tokens_of if isinstance(order, MixedOrder) else None
@@ -489,7 +491,8 @@ class Run:
             model = module.model = model.to(module.device)
         losses = final_validation(conf, self.texts, model, module.sequence_mode)
         loss = mean_loss(losses, module.shares)
-        accuracy, per_byte = {}, corpus.meta.val_tokens_per_byte
+        text = measured_on(corpus, self.texts)
+        accuracy, per_byte = {}, text.val_tokens_per_byte
         if isinstance(corpus, TaskData):
             right = full_accuracy(model, corpus, conf.data.batch_size, module.sequence_mode)
             accuracy = {"val_accuracy": right}
@@ -535,9 +538,9 @@ class Run:
                 **accuracy,
                 "validation": by_name(self.texts, losses),
                 "parts": corpus.read(ledger.parts) if isinstance(corpus, Mixture) else {},
-                "unigram_entropy": corpus.meta.unigram_entropy,
-                "gzip_bits_per_byte": corpus.meta.gzip_bits_per_byte,
-                "xz_bits_per_byte": corpus.meta.xz_bits_per_byte,
+                "unigram_entropy": text.unigram_entropy,
+                "gzip_bits_per_byte": text.gzip_bits_per_byte,
+                "xz_bits_per_byte": text.xz_bits_per_byte,
                 "order_hash": order_hash,
                 "data_fingerprint": corpus.fingerprint,
                 "tokens_per_second": monitor.throughput.tokens_per_second,

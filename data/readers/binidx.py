@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -48,6 +49,17 @@ def documents(index: Path) -> Iterator[Run]:
             raise Unreadable(index, f"{cut}has {size:,} bytes, and {needed:,} belong to it")
         dtype = np.dtype(_TYPES[code])
         yield from _documents(index, path, there, dtype, sequences, firsts)
+
+
+def whole(index: Path) -> Run:
+    """All tokens of the `.bin` beside an index, as they lie there. Raises as `documents`."""
+    path = index.with_suffix(".bin")
+    found = deque(documents(index), maxlen=1)  # all are looked at, which proves the files whole
+    if not found:
+        raise Unreadable(path, "has no tokens")
+    last = found[0]
+    count = last.begin // last.dtype.itemsize + last.count
+    return Run(path, last.dtype, 0, count, str(path))
 
 
 def _documents(

@@ -147,6 +147,11 @@ def documents(run: Run, tokenizer: TextTokenizer) -> Iterator[Document]:
     yield from _document(run, tokenizer, start, waiting, done - start)
 
 
+def whole(run: Run, tokenizer: TextTokenizer) -> Iterator[Document]:
+    """A run as one document, with the tokens that end texts inside it. Raises as `documents`."""
+    return _document(run, tokenizer, 0, [], run.count)
+
+
 def _document(
     run: Run, tokenizer: TextTokenizer, first: int, ids: list[np.ndarray], count: int
 ) -> Iterator[Document]:
@@ -164,6 +169,11 @@ def pieces(
     blocks: Iterable[np.ndarray], tokenizer: TextTokenizer, place: str
 ) -> Iterator[tuple[bytes, np.ndarray]]:
     """Ids with the text that they are, in parts that end between characters and hold some text."""
+    end = tokenizer.end_of_text
+
+    def decoded(ids: np.ndarray) -> str:
+        return tokenizer.decode((ids if end is None else ids[ids != end]).tolist())
+
     last: tuple[bytes, np.ndarray] | None = None
     held = np.zeros(0, dtype=np.uint32)
     for ids in _parts(blocks):
@@ -175,7 +185,7 @@ def pieces(
             )
         held = np.concatenate([held, ids.astype(np.uint32)])
         for back in range(min(_MOST_BACK, len(held))):
-            text = tokenizer.decode(held[: len(held) - back].tolist())
+            text = decoded(held[: len(held) - back])
             if text and (not text.endswith(REPLACEMENT) or len(held) > MOST_HELD):
                 if last is not None:
                     yield last
@@ -183,7 +193,7 @@ def pieces(
                 held = held[len(held) - back :]
                 break
     if len(held):
-        text = tokenizer.decode(held.tolist())
+        text = decoded(held)
         if text and last is not None:
             yield last
             last = None

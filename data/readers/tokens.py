@@ -51,6 +51,10 @@ def documents(path: Path, conf: DataConf, tokenizer: TextTokenizer) -> Iterator[
         with regular(path.with_suffix(".bin")):
             return
     index = path.with_suffix(".idx")
+    if conf.corpus == "tokens" and conf.end_of_text == "after":  # as they are
+        run = binidx.whole(index) if has_index(path) else token_files.run_of(path, conf.ids)
+        yield from token_files.whole(run, tokenizer)
+        return
     runs = binidx.documents(index) if has_index(path) else [token_files.run_of(path, conf.ids)]
     for run in runs:
         yield from token_files.documents(run, tokenizer)

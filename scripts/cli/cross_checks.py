@@ -170,10 +170,12 @@ def _evaluate(config: EvaluateConf) -> Iterator[str]:
         yield "nothing to evaluate on: give data=text data.paths='[book.txt]', tasks=NAME, or both"
     if config.data is not None:
         yield from corpus_problems(config.data)
+        if config.data.val_fraction == 0 and config.part == "val":
+            yield "part=val: with data.val_fraction=0 nothing is held out"
         for key in (
             "tokenizer", "vocab_size", "length", "batch_size", "packing", "workers", "verify",
             "batch_warmup", "length_warmup", "cache_dir", "order", "magic_prime", "mix",
-            "validation", "special_tokens",
+            "validation", "special_tokens", "end_of_text",
         ):  # fmt: skip
             if key == "tokenizer" and config.data.corpus in ("tokens", "files"):
                 continue  # the one that token ids belong to

@@ -21,6 +21,9 @@ from models.registry import ModelSpec
 from scripts.cli.model_spec import model_spec
 from training.run_folder.folder import check_name
 
+LEAST = 0.0001
+"""The smallest share of a corpus that is held out, if any is."""
+
 
 def corpus_problems(data: DataConf) -> Iterator[str]:
     """Whether there are such corpora, and they are named as they are read."""
@@ -33,11 +36,20 @@ def corpus_problems(data: DataConf) -> Iterator[str]:
                 yield f"{name}: a task is trained and validated alone: data={one.corpus}"
         named |= {f"data.parts.{name}: ": one for name, one in part_confs(data).items()}
         named |= {f"data.validation.{name}: ": one for name, one in validation_confs(data).items()}
+    if data.end_of_text == "after" and data.packing == "documents":
+        yield (
+            "data.packing=documents knows documents by the token before them: not with "
+            "data.end_of_text=after"
+        )
+    if data.mix and any(one.val_fraction == 0 for one in named.values()):
+        yield "data.val_fraction=0 is for one corpus: each part of data.mix holds a share out"
     for place, one in named.items():
         yield from (place + problem for problem in _of_one_corpus(one))
 
 
 def _of_one_corpus(data: DataConf) -> Iterator[str]:
+    if 0 < data.val_fraction < LEAST:
+        yield f"data.val_fraction={data.val_fraction}: must be 0, or at least {LEAST}"
     if data.corpus in TASKS:
         yield from task_problems(data)
         return

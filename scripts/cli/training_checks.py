@@ -10,6 +10,7 @@ from conf.schema import TrainConf, TrainingConf, decay_steps
 from core.errors import UserError, shown
 from core.launcher import detect_launcher, processes_of
 from data.growth import Growth
+from data.parts import HOLDS_NOTHING
 from data.tasks.task_data import TASKS
 from models.registry import model_class
 from scripts.cli.model_spec import model_spec
@@ -40,6 +41,8 @@ def training_problems(config: TrainConf) -> Iterator[str]:
     for key, name in (("name", config.name), ("group", config.group)):
         yield from name_problems(key, name)
     yield from corpus_problems(data)
+    if data.val_fraction == 0 and not data.validation:
+        yield HOLDS_NOTHING
     if data.corpus in TASKS and config.objective == "val/bits_per_byte":
         yield f"objective={config.objective}: data={data.corpus} has no text; use val/loss"
     yield from size_problems(config.model)
