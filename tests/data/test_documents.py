@@ -117,7 +117,14 @@ def test_fingerprint_sees_the_split() -> None:
     assert split(single, 0.1).fingerprint != split(single, 0.3).fingerprint
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.1, -0.1, 2.0])
+def test_nothing_is_held_out_of_one_text_or_many() -> None:
+    for texts in (many(), documents("some text " * 50)):
+        whole = split(texts, 0.0)
+        assert whole.side("val") == (0, 0) and {part.side for part in whole.parts()} == {"train"}
+        assert whole.side("train").bytes == sum(len(part.content) for part in whole.parts())
+
+
+@pytest.mark.parametrize("fraction", [1.1, -0.1, 2.0])
 def test_impossible_fraction_is_refused(fraction: float) -> None:
     with pytest.raises(UserError, match="val_fraction"):
         split(many(), fraction)
