@@ -47,6 +47,16 @@ def parameters(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def linear_weights(model: nn.Module) -> list[torch.Tensor]:
+    """The weights of linear layers that are no embeddings too: what mixed precision rounds before
+    each use."""
+    linear, tables = (
+        {id(each.weight): each.weight for each in model.modules() if isinstance(each, kind)}
+        for kind in (nn.Linear, nn.Embedding)
+    )
+    return [weight for key, weight in linear.items() if key not in tables]
+
+
 def count_parameters(spec: ModelSpec) -> int:
     """`parameters` of the model that `spec` describes. Raises what `build` raises, and whatever the
     model's constructor does."""

@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from core.errors import UserError
 from models.contract import named_tensors
 from models.layers.loss import chunk_tokens
-from models.meta import parameters
+from models.meta import linear_weights, parameters
 from models.registry import ModelSpec, build, model_class
 from models.sketch import Stack
 from models.step_trace import BELOW, EARLIER, LOSS, Op, trace
@@ -42,6 +42,8 @@ class ModelSizes:
     """Bytes of the largest block."""
     root: int
     """Bytes of what is in no block: embedding, final norm, head."""
+    matrices: int
+    """Parameters of linear layers, which mixed precision rounds before each use."""
     state_bytes: int
     """Carried from one token to the next by one sequence; of a recurrent model, else 0."""
     forward_flops: int
@@ -95,9 +97,12 @@ class CostModel:
                 )
             forward = stack.whole(lambda model: model.flops(1, length))
             total = stack.whole(parameters)
+            matrices = stack.whole(
+                lambda model: sum(weight.numel() for weight in linear_weights(model))
+            )
             blocks = [parameters(block) for block in cast(Any, stack.last).blocks]
             root = parameters(stack.last) - sum(blocks)
-        return ModelSizes(total, max(blocks), root, states, forward)
+        return ModelSizes(total, max(blocks), root, matrices, states, forward)
 
     @property
     def recurrent(self) -> bool:

@@ -4,10 +4,12 @@
 |---|---|---|---|---|
 | ddp | whole | whole, and once more in buckets | whole | all-reduce: 2 G |
 | zero-1, zero-2 | whole | whole; shared | shared | reduce-scatter G, all-gather W |
-| zero-3 (fsdp) | shared | shared | shared | all-gather W forward and backward, reduce-scatter G |
+| zero-3, fsdp | shared | shared | shared | all-gather W forward and backward, reduce-scatter G |
 
 times (n - 1) / n of n devices (Rajbhandari et al. 2020, arXiv 1910.02054, section 7). What is
-shared is gathered one block at a time, the next one while the present one computes.
+shared is gathered one block at a time, the next one while the present one computes. Weights and
+gradients travel in the precision of the weights, but for the matrices that fsdp sends in the
+precision of products.
 """
 
 from __future__ import annotations
@@ -23,8 +25,7 @@ BUCKET = 200_000_000  # elements that Lightning's DeepSpeed reduces or gathers a
 GATHERED_BLOCKS = 2  # the present one and the next
 
 WEIGHT_BYTES = {"32-true": 4, "bf16-mixed": 4, "bf16-true": 2}
-SENT_BYTES = {"32-true": 4, "bf16-mixed": 2, "bf16-true": 2}
-"""Bytes of a gathered weight: in mixed precision it travels in the precision of arithmetic."""
+PRODUCT_BYTES = {"32-true": 4, "bf16-mixed": 2, "bf16-true": 2}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Strategy:
     gradients: bool = False
     optimizer: bool = False
     alone: bool = False
+    rounds: bool = False
+    """Whether matrices are sent as products want them (`training/distributed/half_gather.py`)."""
 
 
 STRATEGIES = (
@@ -43,7 +46,8 @@ STRATEGIES = (
     Strategy("ddp"),
     Strategy("zero-1", optimizer=True),
     Strategy("zero-2", optimizer=True, gradients=True),
-    Strategy("fsdp, zero-3", optimizer=True, gradients=True, weights=True),
+    Strategy("zero-3", optimizer=True, gradients=True, weights=True),
+    Strategy("fsdp", optimizer=True, gradients=True, weights=True, rounds=True),
 )
 
 
@@ -81,9 +85,11 @@ def memory(
     unit = sizes.root + GATHERED_BLOCKS * sizes.block
     gathered = 0.0
     if strategy.weights:
-        gathered = unit * SENT_BYTES[precision]
+        gathered = unit * WEIGHT_BYTES[precision]
+        if strategy.rounds and precision == "bf16-mixed":  # as they arrive, beside what they become
+            gathered += sizes.block * PRODUCT_BYTES[precision]
     elif strategy.optimizer:
-        gathered = min(BUCKET, sizes.parameters) * SENT_BYTES[precision]
+        gathered = min(BUCKET, sizes.parameters) * WEIGHT_BYTES[precision]
     elif not strategy.alone:
         gathered = whole
     kept = 1 / devices if strategy.gradients else 1.0
@@ -107,7 +113,9 @@ def traffic(
     if strategy.alone or devices == 1:
         return 0.0
     gradients = float(sizes.parameters * WEIGHT_BYTES[precision])
-    weights = float(sizes.parameters * SENT_BYTES[precision])
+    weights = gradients
+    if strategy.rounds:
+        weights -= sizes.matrices * (WEIGHT_BYTES[precision] - PRODUCT_BYTES[precision])
     times = max(segments, 1)
     if strategy.weights:
         passes = 3 if segments else 2  # forward, forward again, backward

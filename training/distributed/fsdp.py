@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from models.formats.run_checkpoints import SHARDS
 from models.formats.sharded import Shards
+from training.distributed.half_gather import gather_in_half
 
 WEIGHTS, MOMENTS = "state_dict", "optimizer_states"  # of Lightning's checkpoints
 
@@ -31,9 +32,13 @@ class FullyShard(DDPStrategy):
     on CPUs over gloo as on GPUs; Lightning's own FSDP and ModelParallel strategies want GPUs.
     """
 
-    def __init__(self, at_once: bool, offload: bool, sharded: bool) -> None:
-        """`sharded`: a checkpoint gets the shares of each process, and none is gathered."""
+    def __init__(self, at_once: bool, offload: bool, sharded: bool, half: bool = False) -> None:
+        """`sharded`: a checkpoint gets the shares of each process, and none is gathered.
+
+        `half`: products are made in bf16, and so are matrices sent.
+        """
         super().__init__()
+        self._half = half
         self._gathers = not sharded
         self._start: Shards | None = None
         """The sharded checkpoint that is being continued."""
@@ -46,6 +51,8 @@ class FullyShard(DDPStrategy):
         blocks = [] if self._at_once else module.model.layers
         for unit in (*blocks, module):  # the last holds what is left: embedding, norm, head
             fully_shard(unit, mesh=mesh, offload_policy=self._offload)
+            if self._half:
+                gather_in_half(unit)
         for name in ("training_step", "validation_step"):
             register_fsdp_forward_method(module, name)
         if self._start is not None:

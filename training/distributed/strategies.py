@@ -24,7 +24,8 @@ def build_strategy(conf: TrainConf) -> Strategy | str:
     if trainer.strategy == "fsdp":
         from training.distributed.fsdp import FullyShard
 
-        return FullyShard(calls_by_need(conf), trainer.offload, conf.checkpoint.sharded)
+        half = arithmetic_of(trainer) == "bf16-mixed"
+        return FullyShard(calls_by_need(conf), trainer.offload, conf.checkpoint.sharded, half)
     if trainer.strategy.startswith("deepspeed_"):
         from training.distributed.zero import Zero
 

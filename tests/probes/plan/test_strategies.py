@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from torch.nn import Linear
 
 from conf.schema import MachineConf
+from models.meta import build_meta
 from models.step_trace import Op
 from probes.plan.cost_model import CostModel
 from probes.plan.device_rates import Curve, Roofline, fit_curves
@@ -23,7 +25,7 @@ def test_what_is_shared_is_held_in_part() -> None:
     held = {name: memory(strategy, 8, sizes, work, "32-true") for name, strategy in BY_NAME.items()}
     whole = 4 * sizes.parameters
     assert held["one device"].weights == held["ddp"].weights == held["zero-2"].weights == whole
-    assert held["fsdp, zero-3"].weights == whole / 8
+    assert held["fsdp"].weights == held["zero-3"].weights == whole / 8
     assert held["ddp"].optimizer == 2 * whole
     assert held["zero-1"].optimizer == held["zero-2"].optimizer == 2 * whole / 8
     assert held["one device"].gathered == 0
@@ -40,13 +42,30 @@ def test_traffic_is_that_of_rings() -> None:
         name: traffic(strategy, 4, sizes, "32-true") / whole for name, strategy in BY_NAME.items()
     }
     assert sent == pytest.approx(
-        {"one device": 0, "ddp": 1.5, "zero-1": 1.5, "zero-2": 1.5, "fsdp, zero-3": 2.25}
+        {"one device": 0, "ddp": 1.5, "zero-1": 1.5, "zero-2": 1.5, "zero-3": 2.25, "fsdp": 2.25}
     )
-    segments = traffic(BY_NAME["fsdp, zero-3"], 4, sizes, "32-true", segments=10)
+    segments = traffic(BY_NAME["fsdp"], 4, sizes, "32-true", segments=10)
     assert segments == pytest.approx(10 * 3 * whole)
     assert traffic(BY_NAME["ddp"], 1, sizes, "32-true") == 0
     machine = MachineConf(devices_per_node=8, link_bytes_s=9.0, network_bytes_s=4.0)
     assert [bandwidth(machine, devices) for devices in (8, 9)] == [9.0, 4.0]
+
+
+def test_mixed_precision_sends_what_the_strategies_send() -> None:
+    """All but fsdp were said to send bf16, and none did; fsdp does for matrices."""
+    model = build_meta(spec_of("transformer"))
+    matrices = sum(each.weight.numel() for each in model.modules() if isinstance(each, Linear))
+    assert 0 < matrices < sum(parameter.numel() for parameter in model.parameters())
+    sizes = CostModel(spec_of("transformer"), "cpu", "bf16-mixed").sizes(256)
+    assert sizes.matrices == matrices
+
+    def sent(name: str, precision: str) -> float:
+        return traffic(BY_NAME[name], 4, sizes, precision) / 0.75
+
+    for name in ("ddp", "zero-1", "zero-2", "zero-3"):
+        assert sent(name, "bf16-mixed") == sent(name, "32-true") == 2 * sent(name, "bf16-true")
+    assert sent("zero-3", "bf16-mixed") - sent("fsdp", "bf16-mixed") == 2 * 2 * matrices
+    assert sent("fsdp", "32-true") == sent("zero-3", "32-true")
 
 
 def test_the_checkpoint_interval_loses_least() -> None:
