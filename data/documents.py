@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.errors import UserError
-from data.encoding import AFTER_NOT_LEARNED, NOT_LEARNED, SPECIAL
+from data.encoding import AFTER_NOT_LEARNED, NOT_LEARNED, SPECIAL, Marked
 
 SIDES = ("train", "val")
 _LEFT_OUT = len(SIDES)
@@ -87,6 +87,15 @@ class Document:
                 yield edge, mark
                 place = edge
             mark += changes[edge]
+
+    def whole(self) -> Marked:
+        """All of it, in memory, with what is learned of it."""
+        content, first = b"".join(self.parts()), 0
+        parts = []
+        for edge, mark in self.marks(0, len(content)):
+            parts.append((content[first:edge].decode(), True, mark))
+            first = edge
+        return parts
 
     def unlearned_bytes(self, first: int, end: int) -> int:
         """How many of its bytes from `first` to `end` are not learned."""

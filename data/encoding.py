@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -150,9 +150,18 @@ def _marked(separator: list[int], tokens: list[int], mark: int) -> list[int]:
     return [token | before for token in separator] + [token | bit for token in tokens]
 
 
-def encoded(texts: Iterable[str], tokenizer: TextTokenizer) -> Iterator[Encoded]:
-    """The ids of whole documents, in order; see `Encoder`."""
+Marked = Sequence[tuple[str, bool, int]]
+"""A whole document in parts: the text of each, whether its last word ends with it, its mark."""
+
+
+def plain(text: str) -> Marked:
+    """A document that is learned whole."""
+    return [(text, True, 0)] if text else []
+
+
+def encoded(document: Marked, tokenizer: TextTokenizer) -> Iterator[Encoded]:
+    """The ids of a whole document; see `Encoder`."""
     encoder = Encoder(tokenizer)
-    for text in texts:
-        yield from encoder.push(text, begins=True, ends=True)
+    for number, (text, ends, mark) in enumerate(document):
+        yield from encoder.push(text, not number, ends, mark)
     yield from encoder.flush()

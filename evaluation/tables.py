@@ -12,6 +12,9 @@ def of_text(text: dict[str, Any]) -> str:
     """The loss on a text, as a whole and by the tokens of context that a prediction had."""
     most = text["context"]
     reading = "each document as a whole" if most is None else f"at most {most:,} tokens of context"
+    tokens = f"{text['tokens']:,} tokens"
+    if text["read_tokens"] != text["tokens"]:
+        tokens = f"{text['tokens']:,} learned tokens of {text['read_tokens']:,}"
     rows = [
         (f"{each['low']:,} to {each['high']:,}", f"{each['tokens']:,}", f"{each['loss']:.4f}")
         for each in text["buckets"]
@@ -19,7 +22,7 @@ def of_text(text: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{counted(text['documents'], 'document')}, {text['bytes']:,} bytes, "
-            f"{text['tokens']:,} tokens, {reading}:",
+            f"{tokens}, {reading}:",
             f"  loss {text['loss']:.4f} nats/token, {text['bits_per_byte']:.4f} bits/byte",
             *_columns(("context, tokens", "predictions", "nats/token"), rows),
         ]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
-from data.encoding import encoded
+from data.encoding import NOT_LEARNED, READ_ONLY, Marked, encoded
 from data.text import TextTokenizer
 from evaluation.shared_prefixes import LOGITS, log_probabilities
 from models.contract import Model
@@ -44,9 +44,11 @@ class TextLoss:
     """Most tokens of context; None: all that there are."""
     documents: int = 0
     bytes: int = 0
-    """Size of the texts whose tokens were predicted, UTF-8."""
+    """Size of the texts whose tokens count, UTF-8."""
     tokens: int = 0
-    """Number of tokens that were predicted."""
+    """Number of tokens that were predicted and count: those that a training would learn."""
+    read_tokens: int = 0
+    """Number of tokens that were predicted, with those that a training would only read."""
     nats: float = 0.0
     """Sum of their losses."""
     buckets: list[Bucket] = field(default_factory=list)
@@ -88,28 +90,39 @@ class TextLoss:
 def text_loss(
     model: Model,
     tokenizer: TextTokenizer,
-    texts: Iterable[bytes],
+    texts: Iterable[Marked],
     context: int | None = None,
     show: Callable[[int], object] = lambda read: None,
 ) -> TextLoss:
     """Read every text by itself. `show` is called after each with how many have been read.
 
     A text begins with the tokenizer's end-of-text token; where it has none, its first token is not
-    predicted, and the bytes of that token do not count. With `context`, no prediction has more
-    tokens before it. Raises `UserError` if there is no token to predict.
+    predicted, and the bytes of that token do not count. Nor does what a training would only read:
+    it is context alone. With `context`, no prediction has more tokens before it. Raises `UserError`
+    if there is no token to predict.
     """
     result = TextLoss(context)
-    for content in texts:
-        ids = [int(i) for part, _ in encoded([content.decode()], tokenizer) for i in part]
+    for text in texts:
+        marked = [int(i) for part, _ in encoded(text, tokenizer) for i in part]
+        ids = [token & ~READ_ONLY for token in marked]
+        learned = torch.tensor([not token & READ_ONLY for token in marked], dtype=torch.bool)
         result.documents += 1
         if len(ids) > 1:
-            unread = "" if tokenizer.end_of_text is not None else tokenizer.decode(ids[:1])
-            result.bytes += len(content) - len(unread.encode())
+            result.bytes += sum(len(part.encode()) for part, _, m in text if not m & NOT_LEARNED)
+            if tokenizer.end_of_text is None and learned[0]:
+                result.bytes -= len(tokenizer.decode(ids[:1]).encode())
+            read = 1
             for contexts, losses in token_losses(model, ids, context):
-                result.add(contexts, losses)
+                kept = learned[read : read + len(losses)]
+                read += len(losses)
+                result.add(contexts[kept], losses[kept])
+            result.read_tokens += len(ids) - 1
         show(result.documents)
     if not result.tokens:
-        raise UserError("these texts have no token to predict: they are empty, or one token long")
+        raise UserError(
+            "these texts have no token to predict: they are empty, one token long, or nothing of "
+            "them is learned"
+        )
     return result
 
 

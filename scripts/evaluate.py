@@ -15,6 +15,7 @@ from conf.schema import DataConf, EvaluateConf
 from core.files import write_text
 from core.writable import check_writable, writing
 from data import corpora
+from data.encoding import Marked
 from evaluation import tables
 from evaluation.text_loss import text_loss
 from models.formats.crossover import AVERAGE
@@ -35,7 +36,7 @@ def main(conf: EvaluateConf) -> None:
 
         tasks = Tasks(conf.tasks, conf.include_path)
     documents = read_documents(conf.data, conf.part) if conf.data else []
-    opened = open_model(conf, [each.decode(errors="ignore") for each in documents[:8]])
+    opened = open_model(conf, ["".join(part for part, *_ in each) for each in documents[:8]])
     context, model = context_of(opened, conf.context), opened.model
     result: dict[str, Any] = {
         "weights": str(opened.source.weights),
@@ -66,20 +67,19 @@ def main(conf: EvaluateConf) -> None:
     print(f"wrote {folder / 'evaluation.json'}")
 
 
-def read_documents(conf: DataConf, part: str) -> list[bytes]:
+def read_documents(conf: DataConf, part: str) -> list[Marked]:
     """The texts of a corpus: all of them as they are, or one side of a training's split.
 
     Raises `UserError` for a corpus that cannot be read.
     """
     if part == "all":
-        contents = [b"".join(document.parts()) for document in corpora.documents(conf)]
-        return [content for content in contents if content]
-    documents: list[list[bytes]] = []
+        return [found for document in corpora.documents(conf) if (found := document.whole())]
+    documents: list[list[tuple[str, bool, int]]] = []
     for piece in corpora.load(conf).parts(side=part):
         if piece.begins:
             documents.append([])
-        documents[-1].append(piece.content)
-    return [b"".join(pieces) for pieces in documents]
+        documents[-1].append((piece.content.decode(), piece.ends, piece.mark))
+    return [*documents]
 
 
 def context_of(opened: Opened, asked: int) -> int | None:

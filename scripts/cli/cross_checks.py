@@ -179,6 +179,8 @@ def _evaluate(config: EvaluateConf) -> Iterator[str]:
         ):  # fmt: skip
             if key == "tokenizer" and config.data.corpus in ("tokens", "files"):
                 continue  # the one that token ids belong to
+            if key == "tokenizer" and config.data.chat == "tokenizer":
+                continue  # the one whose chat template it is
             if (value := getattr(config.data, key)) != getattr(DataConf, key):
                 way_out = {
                     "length": "the context is context=",

@@ -14,7 +14,7 @@ from tiktoken_ext import openai_public
 
 from core.errors import UserError
 from data import foreign, tiktoken_ranks, tokenizers
-from data.encoding import encoded
+from data.encoding import encoded, plain
 from data.traits import byte_symbols
 from tests.data.test_tokenizers import AWKWARD, ENGLISH
 
@@ -86,7 +86,7 @@ def test_a_saved_one_is_a_tokenizer_json(
     assert saved.fingerprint == ours.fingerprint
     assert saved.encode(CODE) == ours.encode(CODE)
     long = (CODE + ENGLISH) * 40
-    assert [i for ids, _ in encoded([long], ours) for i in ids][1:] == ours.encode(long)
+    assert [i for ids, _ in encoded(plain(long), ours) for i in ids][1:] == ours.encode(long)
 
 
 def test_a_name_says_how_words_are_separated(ranks: dict[bytes, int], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from core.errors import UserError
+from data.encoding import NOT_LEARNED, Marked, plain
 from data.tokenizers import byte_tokenizer, char_tokenizer
 from evaluation import tables, text_loss
 from tests.registered_models import VOCAB, shaken
@@ -54,15 +55,15 @@ def test_windows_predict_each_token_once_with_half_a_window_before_it(context: i
         assert losses[place - 1] == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("texts", [[], [b""]])
-def test_texts_without_a_token_to_predict_are_refused(texts: list[bytes]) -> None:
+@pytest.mark.parametrize("texts", [[], [plain("")], [[("a", True, NOT_LEARNED)]]])
+def test_texts_without_a_token_to_predict_are_refused(texts: list[Marked]) -> None:
     with pytest.raises(UserError, match="no token to predict"):
         text_loss.text_loss(shaken("rwkv4", vocab=257), byte_tokenizer(), texts)
 
 
 def test_a_text_counts_by_its_bytes_and_its_contexts() -> None:
     model = shaken("rwkv4", vocab=257)
-    texts = ["héllo wörld".encode(), b"ab", b"x" * 20]
+    texts = [plain("héllo wörld"), plain("ab"), plain("x" * 20)]
     found = text_loss.text_loss(model, byte_tokenizer(), texts)
     assert (found.documents, found.bytes, found.tokens) == (3, 35, 35)
     assert found.bits_per_byte == pytest.approx(found.loss / math.log(2))
@@ -77,5 +78,26 @@ def test_a_text_counts_by_its_bytes_and_its_contexts() -> None:
 
 def test_without_an_end_of_text_the_first_token_is_not_predicted() -> None:
     model = shaken("rwkv4", vocab=4)
-    found = text_loss.text_loss(model, char_tokenizer("abcé"), ["éab".encode(), b"c"])
+    found = text_loss.text_loss(model, char_tokenizer("abcé"), [plain("éab"), plain("c")])
     assert (found.documents, found.tokens, found.bytes) == (2, 2, 2)
+
+
+def test_what_is_only_read_is_context_and_does_not_count() -> None:
+    model = shaken("rwkv4", vocab=257)
+    tokenizer = byte_tokenizer()
+    parts = [("User: héy ", True, NOT_LEARNED), ("Assistant: wörld", True, 0)]
+    masked = text_loss.text_loss(model, tokenizer, [parts])
+    assert tokenizer.end_of_text is not None
+    whole = [tokenizer.end_of_text, *tokenizer.encode("User: héy Assistant: wörld")]
+    losses = torch.cat([theirs for _, theirs in text_loss.token_losses(model, whole)])
+    answer = len(tokenizer.encode("Assistant: wörld"))
+    assert masked.tokens == answer == masked.bytes and masked.read_tokens == len(whole) - 1
+    assert masked.nats == pytest.approx(losses[-answer:].sum().item(), rel=1e-6)
+    assert masked.buckets[0].tokens == 0
+    assert f"{answer} learned tokens of {len(whole) - 1}" in tables.of_text(masked.as_dict())
+
+
+def test_without_an_end_of_text_an_unlearned_beginning_has_no_bytes_to_leave_out() -> None:
+    parts = [("éa", True, NOT_LEARNED), ("b", True, 0)]
+    found = text_loss.text_loss(shaken("rwkv4", vocab=4), char_tokenizer("abcé"), [parts])
+    assert (found.tokens, found.bytes, found.read_tokens) == (1, 1, 2)

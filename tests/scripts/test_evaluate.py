@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from conf.schema import DataConf, EvaluateConf
+from data.encoding import NOT_LEARNED
 from scripts.cli import cross_checks
+from scripts.evaluate import read_documents
 from tests.scripts.commands import run_script
 
 Capture = pytest.CaptureFixture[str]
@@ -82,3 +85,27 @@ def test_without_the_harness_one_message(capfd: Capture, monkeypatch: pytest.Mon
     done = run_script(capfd, "evaluate", "run=.", "tasks=lambada_openai")
     assert done.status == 2 and done.err.count("error:") == 1
     assert "pip install -e '.[eval]'" in done.err
+
+
+def test_the_texts_of_conversations_come_with_what_is_learned_of_them(tmp_path: Path) -> None:
+    rows = [{"instruction": f"q{i}", "output": f"a{i} é"} for i in range(9)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    conf = DataConf(
+        corpus="jsonl", paths=[f"{tmp_path}/a.jsonl"], chat="rwkv", val_fraction=0.5,
+        cache_dir=f"{tmp_path}/cache",
+    )  # fmt: skip
+
+    def learned(part: str) -> list[str]:
+        documents = read_documents(conf, part)
+        return sorted(text for one in documents for text, _, mark in one if not mark & NOT_LEARNED)
+
+    assert learned("all") == [f" a{i} é\n\n" for i in range(9)]
+    assert sorted(learned("train") + learned("val")) == learned("all") and learned("val")
+
+
+def test_a_chat_template_is_that_of_the_tokenizer_that_is_named(tmp_path: Path) -> None:
+    data = DataConf(corpus="jsonl", paths=["a"], tokenizer="folder")
+    conf = EvaluateConf(data=data)
+    assert any("give tokenizer=PATH" in each for each in cross_checks._evaluate(conf))
+    data.chat = "tokenizer"
+    assert not any("give tokenizer=PATH" in each for each in cross_checks._evaluate(conf))
