@@ -7,13 +7,16 @@ from scripts.cli.launch import launch
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
     launch("prepare", "scripts.prepare:main")
 
+from dataclasses import replace
 from pathlib import Path
 
 from conf.schema import PrepareConf
 from core.errors import UserError
+from core.units import counted
 from core.writable import check_writable
 from data.export import write_binidx
 from data.mixture import Mixture, open_data
+from data.store import Corpus
 from data.tasks.task_data import TaskData
 
 
@@ -25,16 +28,29 @@ def main(conf: PrepareConf) -> None:
         for path in (prefix.with_name(f"{prefix.name}.{end}") for end in ("bin", "idx")):
             if path.exists() and not conf.overwrite:
                 raise UserError(f"{path} is there already: overwrite=true replaces it")
-    data = open_data(conf.data)
+    # What is written for others is no training: it may be shorter than a sequence.
+    data = open_data(replace(conf.data, length=1) if prefix is not None else conf.data)
     if isinstance(data, TaskData):
         raise UserError(f"data={data.name} is made while it is trained on: nothing is prepared")
-    for corpus in [part.corpus for part in data.parts] if isinstance(data, Mixture) else [data]:
-        meta = corpus.meta
-        print(
-            f"{corpus.folder}: {meta.train_documents:,} + {meta.val_documents:,} documents, "
-            f"{meta.train_tokens:,} + {meta.val_tokens:,} tokens of {meta.vocab_size:,}"
-        )
+    if isinstance(data, Mixture):
+        for part in sorted(data.parts, key=lambda part: part.name):
+            print(f"{part.name}: {described(part.corpus)}")
+    else:
+        print(described(data))
     if prefix is not None:
         assert not isinstance(data, Mixture)  # it has been refused
         count = write_binidx(data, conf.part, prefix)
         print(f"wrote {prefix}.bin and {prefix}.idx: {count:,} tokens")
+
+
+def described(corpus: Corpus) -> str:
+    """Where a prepared corpus lies, and how much of it is there on each side of its split."""
+    meta = corpus.meta
+
+    def side(documents: int, tokens: int, learned: int | None) -> str:
+        of_which = "" if learned is None else f" ({learned:,} learned)"
+        return f"{counted(documents, 'document')} with {tokens:,} tokens{of_which}"
+
+    train = side(meta.train_documents, meta.train_tokens, meta.train_learned)
+    val = side(meta.val_documents, meta.val_tokens, meta.val_learned)
+    return f"{corpus.folder}: training {train}, validation {val}, vocabulary {meta.vocab_size:,}"

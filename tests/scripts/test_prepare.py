@@ -23,7 +23,8 @@ def test_a_corpus_is_prepared_once_and_written_for_others(
     words += ["data.tokenizer=bytes", f"data.cache_dir={tmp_path / 'cache'}", "data.length=16"]
     words += ["data.val_fraction=0.2"]
     done = run_script(capfd, "prepare", *words)
-    assert done.status == 0 and "30 documents" not in done.out and "tokens of 257" in done.out
+    assert done.status == 0 and "30 documents" not in done.out and "vocabulary 257" in done.out
+    assert "training 2" in done.out and "validation " in done.out and "learned" not in done.out
     written = [*words, f"binidx={tmp_path / 'out' / 'all'}", "part=all"]
     done = run_script(capfd, "prepare", *written)
     assert done.status == 0 and "wrote " in done.out and "prepared" not in done.err
@@ -34,6 +35,21 @@ def test_a_corpus_is_prepared_once_and_written_for_others(
     assert {ids[-1] for ids in found} == {tokenizer.end_of_text}
     assert "overwrite=true replaces it" in run_script(capfd, "prepare", *written).err
     assert run_script(capfd, "prepare", *written, "overwrite=true").status == 0
+
+
+def test_what_is_written_for_others_may_be_shorter_than_a_sequence_of_a_training(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(4)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["data=jsonl", f"data.paths=[{tmp_path / 'a.jsonl'}]", "data.tokenizer=bytes"]
+    words += ["data.prompt=question", "data.answer=answer", f"data.cache_dir={tmp_path / 'cache'}"]
+    done = run_script(capfd, "prepare", *words, f"binidx={tmp_path / 'b'}")
+    assert done.status == 0 and "wrote " in done.out
+    # An end of text, "q0" and "a0": five tokens, of which the first and the last two are learned.
+    assert "training 3 documents with 15 tokens (9 learned), validation 1 document" in done.out
+    done = run_script(capfd, "prepare", *words)
+    assert done.status == 2 and "data.length=512 needs 513 tokens in a row" in done.err
 
 
 @pytest.mark.parametrize(
