@@ -182,7 +182,8 @@ def begin(start: Start, resume: str, folder: RunFolder) -> None:
             again = resume if resume != "auto" else start.parent.path
             Begun(again, start.parent).write(folder)
     elif resume == "never" and start.path is None:
-        Begun(resume).write(folder)
+        begun = Begun.read(folder)  # with the weights of from=, if it has taken any over
+        Begun(resume, begun.parent if begun else None).write(folder)
     elif start.path is not None:
         for path in saved(folder):
             if step_of(path) > step_of(start.path):

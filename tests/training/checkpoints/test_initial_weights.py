@@ -83,6 +83,19 @@ def test_a_training_begins_with_what_was_taken(
     assert summary["order_hash"] is None  # its tokens follow from no single order
 
 
+def test_a_run_that_starts_again_begins_with_the_weights_too(
+    tmp_path: Path, corpus: Path, parent: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"init_from": f"{parent.path}@2", "take": "weights"}
+    conf = run_conf(tmp_path, corpus, resume="never", **settings)
+    content = read(saved(parent)[0])
+    for _ in range(2):  # the second puts the first aside
+        weights, _, summary = first_step(monkeypatch, conf)
+        for name, tensor in weights.items():
+            assert torch.equal(tensor, content["state_dict"][f"model.{name}"])
+        assert summary["parent"]["take"] == "weights" and summary["tokens"] == (2 + 8) * TOKENS
+
+
 def test_everything_is_a_branch_and_one_that_changes_nothing_ends_in_the_parents_bits(
     tmp_path: Path, corpus: Path, parent: RunFolder
 ) -> None:
