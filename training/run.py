@@ -191,6 +191,7 @@ class Run:
         try:
             with Signals() as signals:
                 if conf.resume == "never" and folder.path.exists() and not self._was_interrupted():
+                    _ = self.spec, self.texts  # a text that is refused moves no run aside
                     with owned(folder):
                         # Another process that began at the same time may have done so already.
                         if any(path != folder.lock for path in folder.path.iterdir()):
