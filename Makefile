@@ -31,8 +31,9 @@ install: $(VENV)/installed ## make .venv with everything a run needs
 demo: $(VENV)/installed ## train two models, measure them, write runs/demo/report/; about 5 minutes
 	$(BIN)/python scripts/demo.py
 
+# A process keeps its neighbouring tests, which share what they prepare, until the other has none left.
 test: $(VENV)/installed-dev lint ## lint, types and the whole test-suite (without the slow ones)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal --durations=15
 
 # Tests that take milliseconds each; of these folders, some files train, fork or draw hundreds of samples.
 QUICK := tests/core tests/data tests/models/layers tests/probes/analysis tests/test_house.py tests/test_prose.py
@@ -52,7 +53,7 @@ quick: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not slow' $(QUICK) $(addprefix --ignore=,$(NOT_QUICK))
 
 coverage: $(VENV)/installed-dev ## the test-suite, and which lines of each file it runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal --cov --cov-report=term:skip-covered
 
 test-slow: $(VENV)/installed-dev ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -32,6 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are written without their pictures, which take most of the time."""
+    monkeypatch.setattr("probes.report.figures.draw_all", lambda analysis, folder: [])
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _warm_server() -> None:
     """Children start from a server that has torch and the models, as in a sweep.

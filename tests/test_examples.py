@@ -16,6 +16,7 @@ from scripts.probe import curves
 from tests.official_weights import official_weights
 from tests.probes.synthetic import make_row, make_rows
 from tests.scripts.commands import ROOT
+from tests.training.runs import write_library
 
 NOTEBOOK = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())
 
@@ -41,6 +42,7 @@ def said(folder: Path) -> dict[str, str]:
     """
     weights, rows = folder / "official.pth", folder / "probes.jsonl"
     torch.save(official_weights("rwkv7"), weights)
+    library = str(write_library(folder))
     made = [make_row(who, "train", 64, seconds=[0.25] * 3) for who in ("rwkv4", "gpt")]
     rows.write_text("".join(f"{row.to_json()}\n" for row in made))
     cells = ["".join(one["source"]) for one in NOTEBOOK["cells"] if one["cell_type"] == "code"]
@@ -51,6 +53,9 @@ def said(folder: Path) -> dict[str, str]:
         ("\n".join(cells), []),
     ]
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+    # The notebook's corpus is the standard library, of which some files will do.
+    code += "import data.readers.stdlib as reader\n"
+    code += f"reader.sysconfig = type('', (), {{'get_path': lambda name: {library!r}}})\n"
     for text, words in programs:
         # As `__main__`, whose classes a data class looks up; a notebook has no file.
         code += f"sys.argv[:] = ['example.py', *{words!r}]\nexec({text!r})\nprint({BETWEEN!r})\n"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conf import schema
 from scripts.cli.check import problems_of
 from tests.scripts.commands import ONCE, ROOT, run_script
+from tests.training.runs import write_library
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
@@ -19,15 +21,15 @@ LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.spli
 # Added to each command, to make it short and to keep it inside a temporary folder.
 SHORT = {
     "train": ["model.size=tiny", "trainer.max_steps=2", "data.length=64", "data.batch_size=2",
-              "training.val_windows=2", "data.val_fraction=0.002", "data.vocab_size=320",
+              "training.val_windows=2", "data.val_fraction=0.01", "data.vocab_size=320",
               "wandb.mode=disabled"],
     "probe": ["model.size=tiny", "vocab_size=512", "lengths=[16,32,64]", "fixed_tokens=64",
               "repeats=2", "decode_steps=2", "wandb.mode=disabled", *ONCE],
     "report": ["slope_from=16", "slope_to=64", "wandb.mode=disabled"],
     "generate": ["tokens=5"],
-    "evaluate": ["data.val_fraction=0.002"],
+    "evaluate": ["data.val_fraction=0.01"],
     "convert": [],
-    "prepare": ["data.vocab_size=320", "data.length=64"],
+    "prepare": ["data.vocab_size=320", "data.length=64", "data.val_fraction=0.01"],
     "doctor": [],
     "runs": [],
     "plan": ["model.size=tiny", "data.vocab_size=512", "data.length=64", "segment=32"],
@@ -45,7 +47,18 @@ def test_every_line_is_a_command_we_know() -> None:
             assert words[0] == "python" and Path(words[1]).stem in SHORT, line
 
 
-def test_the_commands_run_in_order(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("library", ["some", pytest.param("whole", marks=pytest.mark.slow)])
+def test_the_commands_run_in_order(
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    library: str,
+) -> None:
+    """On some files of the standard library, and on all."""
+    if library == "some":
+        files = str(write_library(tmp_path / "files"))
+        paths = SimpleNamespace(get_path=lambda name: files)
+        monkeypatch.setattr("data.readers.stdlib.sysconfig", paths)
     cache = f"data.cache_dir={tmp_path / 'cache'}"
     for line in LINES:
         words = shlex.split(line)

@@ -18,6 +18,8 @@ from probes.report import phrases
 from probes.rows import NOT_TRIED
 
 INK, MUTED, GRID = "#1d2433", "#667085", "#e4e7ec"
+End = tuple[int, float, str, str]
+"""The last point of a curve, its name and its colour."""
 LONGEST = 120  # characters of a name
 RECURRENT = ("#0b6e75", "#3c9a6b", "#2f5fb3", "#7a4fb0")
 ATTENTION = ("#c2491d", "#b8860b", "#a83259", "#7d5a3c")
@@ -65,11 +67,13 @@ def draw_all(analysis: Analysis, folder: Path) -> list[Path]:
 def _panels(analysis: Analysis, measures: Sequence[Measure], overview: bool) -> Figure:
     figure = Figure(figsize=(5.4 * len(measures), 4.3), layout="constrained", facecolor="white")
     grid = figure.subplots(1, len(measures), squeeze=False)
+    ends: list[tuple[Axes, list[End]]] = []
     for axes, measure in zip(grid[0], measures, strict=True):
         compared = [
             comparison for comparison in analysis.comparisons if comparison.measure == measure
         ]
-        _panel(axes, analysis, measure, with_state=overview and measure.key == "memory")
+        with_state = overview and measure.key == "memory"
+        ends.append((axes, _panel(axes, analysis, measure, with_state)))
         for comparison in compared if len(analysis.dataset.pairs) == 1 else []:
             for crossing in comparison.crossings:
                 if crossing.ends:
@@ -95,6 +99,9 @@ def _panels(analysis: Analysis, measures: Sequence[Measure], overview: bool) -> 
                     textcoords="offset points", fontsize=8.5, color=INK, va="bottom",
                 )  # fmt: skip
     figure.supxlabel(literal(_where(analysis.dataset)), fontsize=7.5, color=MUTED)
+    figure.draw_without_rendering()  # settles the layout, and with it the pixels of a value
+    for axes, names in ends:
+        _label_ends(axes, names)
     return figure
 
 
@@ -108,15 +115,18 @@ def _where(dataset: Dataset) -> str:
     return f"{names}, threads: {threads}, {precision}, commit {commit}"
 
 
-def _panel(axes: Axes, analysis: Analysis, measure: Measure, with_state: bool) -> None:
-    """One measure; `with_state` adds the bytes carried between tokens as dashed curves."""
+def _panel(axes: Axes, analysis: Analysis, measure: Measure, with_state: bool) -> list[End]:
+    """One measure; `with_state` adds the bytes carried between tokens as dashed curves.
+
+    The last points of its curves, which have no names yet.
+    """
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2 if measure.unit == "B" else 10)
     colours = palette(analysis.dataset.all_series)
     drawn = [(curve, "-", "") for curve in analysis.curves[measure.key]]
     if with_state:
         drawn += [(curve, "--", " state") for curve in analysis.curves.get("state", [])]
-    ends = []
+    ends: list[End] = []
     for curve, dashes, suffix in drawn:
         if curve.measured or curve.disturbed:
             colour = colours[curve.series.label]
@@ -154,7 +164,7 @@ def _panel(axes: Axes, analysis: Analysis, measure: Measure, with_state: bool) -
     axes.margins(x=0.06, y=0.12)
     for place, curve in enumerate(reversed(failed)):
         _draw_failures(axes, curve, colours[curve.series.label], place)
-    _label_ends(axes, ends)
+    return ends
 
 
 def _draw_failures(axes: Axes, curve: Curve, colour: str, place: int) -> None:
@@ -186,11 +196,10 @@ def dress(axes: Axes, title: str, x: str, y: str, rows_above: int = 0) -> None:
     axes.tick_params(colors=MUTED, labelsize=8.5, which="both", length=0)
 
 
-def _label_ends(axes: Axes, ends: list[tuple[int, float, str, str]]) -> None:
-    """Names beside the last points, pushed apart where they would touch."""
+def _label_ends(axes: Axes, ends: list[End]) -> None:
+    """Names beside the last points, pushed apart where they would touch; the layout is settled."""
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
-    figure.draw_without_rendering()  # settles the layout, and with it the pixels of a value
     gap, top = 13 * figure.dpi / 72, axes.bbox.y1
     ends = sorted(ends, key=lambda end: end[1])
     wanted = [axes.transData.transform((x, y))[1] for x, y, _, _ in ends]

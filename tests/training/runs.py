@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,16 @@ def write_corpus(folder: Path) -> Path:
     path = folder / "corpus.txt"
     path.write_text(" ".join(words))
     return path
+
+
+def write_library(folder: Path) -> Path:
+    """Some of Python's standard library, for `data=stdlib` to be prepared in a second."""
+    whole, some = Path(sysconfig.get_path("stdlib")), folder / "library"
+    for package in ("asyncio", "json"):
+        (some / package).mkdir(parents=True)
+        for path in (whole / package).glob("*.py"):
+            shutil.copy(path, some / package)
+    return some
 
 
 def run_conf(folder: Path, corpus: Path, **changes: Any) -> TrainConf:
