@@ -102,7 +102,9 @@ def filling(folder: Path, last: str, former: Iterable[str] = ()) -> Iterator[Pat
     names in `folder`, and the one called `last` comes last. Then those of the `former` names that
     have not been written again go. Other files there are left alone."""
     with making(folder.parent):
-        aside = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+        # In the folder, if it is there: above it may be another file system, or somebody else's.
+        above = folder if folder.is_dir() else folder.parent
+        aside = Path(tempfile.mkdtemp(prefix=".new-", dir=above))
         try:
             yield aside
             for path in aside.iterdir():

@@ -13,9 +13,9 @@ from pathlib import Path
 from conf.schema import PrepareConf
 from core.errors import UserError
 from core.units import counted
-from core.writable import check_writable
+from core.writable import check_writable, writing
 from data.export import write_binidx
-from data.mixture import Mixture, open_data
+from data.mixture import Mixture, heldout, open_data, validation_confs
 from data.store import Corpus
 from data.tasks.task_data import TaskData
 
@@ -24,6 +24,13 @@ def main(conf: PrepareConf) -> None:
     """Prepare what a training with these words reads, say what it is, write it on request."""
     prefix = Path(conf.binidx) if conf.binidx else None
     if prefix is not None:
+        if prefix.is_dir() or str(conf.binidx).endswith("/"):
+            raise UserError(
+                f"binidx={conf.binidx} is a folder: name the files too, as in "
+                f"binidx={prefix / 'train'} for train.bin and train.idx"
+            )
+        if prefix.suffix in (".bin", ".idx"):
+            raise UserError(f"binidx={prefix}: leave out {prefix.suffix}; both files get theirs")
         check_writable(prefix.parent, "binidx")
         for path in (prefix.with_name(f"{prefix.name}.{end}") for end in ("bin", "idx")):
             if path.exists() and not conf.overwrite:
@@ -37,9 +44,15 @@ def main(conf: PrepareConf) -> None:
             print(f"{part.name}: {described(part.corpus)}")
     else:
         print(described(data))
+    if validating := validation_confs(conf.data):
+        for text in heldout(conf.data, data):
+            if text.name in validating:
+                assert isinstance(text.corpus, Corpus)  # a task has been refused
+                print(f"{text.name}: {described(text.corpus)}")
     if prefix is not None:
         assert not isinstance(data, Mixture)  # it has been refused
-        count = write_binidx(data, conf.part, prefix)
+        with writing(prefix, "binidx"):
+            count = write_binidx(data, conf.part, prefix)
         print(f"wrote {prefix}.bin and {prefix}.idx: {count:,} tokens")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,28 @@ def test_a_folder_is_filled_by_all_files_or_none(tmp_path: Path) -> None:
         (aside / "b").write_text("b")
     assert sorted(path.name for path in out.iterdir()) == ["b", "mine"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_is_there_is_filled_from_within(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder above may be another file system, or one in which nothing may be written."""
+    out = tmp_path / "above" / "mounted"
+    out.mkdir(parents=True)
+    made: list[Path] = []
+    make = tempfile.mkdtemp
+
+    def watched(prefix: str, dir: Path) -> str:
+        made.append(dir)
+        return make(prefix=prefix, dir=dir)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", watched)
+    with filling(out, last="a") as aside:
+        (aside / "a").write_text("a")
+    assert made == [out] and [path.name for path in out.iterdir()] == ["a"]
+    with pytest.raises(ValueError, match="in vain"), filling(out, last="a") as aside:
+        raise ValueError("in vain")
+    assert [path.name for path in out.iterdir()] == ["a"]
 
 
 def test_a_bug_is_not_taken_for_a_place() -> None:

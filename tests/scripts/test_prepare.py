@@ -67,3 +67,34 @@ def test_wrong_words_are_refused(
 ) -> None:
     done = run_script(capfd, "prepare", *words)
     assert done.status == 2 and message in done.err
+
+
+def test_texts_that_validate_are_prepared_too(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("".join(f"{name}{text}" for text in TEXTS))
+    words = ["data=text", f"data.paths=[{tmp_path / 'a.txt'}]", "data.tokenizer=bytes"]
+    words += [f"data.cache_dir={tmp_path / 'cache'}", "data.length=8"]
+    further = f"data.validation={{watched: {{paths: {tmp_path / 'b.txt'}}}}}"
+    done = run_script(capfd, "prepare", *words, further)
+    assert done.status == 0 and "watched: " in done.out and "validation 1 document with" in done.out
+    gone = f"data.validation={{watched: {{paths: {tmp_path / 'c.txt'}}}}}"
+    done = run_script(capfd, "prepare", *words, gone)
+    assert done.status == 2 and "data.validation.watched" in done.err
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ("", "is a folder: name the files too"),
+        ("new/", "is a folder: name the files too"),
+        ("a.bin", "leave out .bin"),
+        ("a.idx", "leave out .idx"),
+    ],
+)
+def test_a_prefix_that_is_none(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], prefix: str, message: str
+) -> None:
+    done = run_script(capfd, "prepare", f"binidx={tmp_path}/{prefix}")
+    assert done.status == 2 and message in done.err and not [*tmp_path.iterdir()]
