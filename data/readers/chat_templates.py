@@ -6,8 +6,15 @@ What the assistant says is learned, with the end of its turn; everything else is
 from __future__ import annotations
 
 import json
+import os
 import re
+import resource
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -22,6 +29,13 @@ CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 """Files beside a tokenizer that may hold its template."""
 _RWKV = {"system": "System", "user": "User", ANSWERS: "Assistant"}
 _MOST = 16 << 20  # bytes of a file that holds a template
+_SECONDS, _MEMORY = 5, 1 << 30  # of processor time, and bytes, that a few words may take
+_STARVED = 120.0  # seconds, where other processes have the processor
+_ROOT = str(Path(__file__).resolve().parents[2])
+_TRIALS = (
+    (("user", "Hello."), (ANSWERS, "Hi.")),
+    (("system", "Be brief."), *(("user", "More?"), (ANSWERS, "No.")) * 2),
+)
 
 
 class Turn(NamedTuple):
@@ -29,6 +43,8 @@ class Turn(NamedTuple):
 
     role: str
     text: str
+    learned: bool = True
+    """Whether what the assistant says here is learned."""
 
 
 class Span(NamedTuple):
@@ -71,7 +87,7 @@ class Rwkv:
                 )
             text, name = turn.text.replace("\r\n", "\n").strip(), _RWKV[turn.role]
             if turn.role == ANSWERS:
-                spans += [Span(f"{name}:", False), Span(f" {text}\n\n", True)]
+                spans += [Span(f"{name}:", False), Span(f" {text}\n\n", turn.learned)]
             else:
                 text = re.sub(r"\n{2,}", "\n", text)
                 spans.append(Span(f"{name}: {text}\n\n", False))
@@ -84,7 +100,7 @@ class ChatML:
     def spans(self, turns: Sequence[Turn]) -> list[Span]:
         spans = []
         for turn in turns:
-            learned = turn.role == ANSWERS
+            learned = turn.role == ANSWERS and turn.learned
             spans += [
                 Span("<|im_start|>", False, True),
                 Span(f"{turn.role}\n", False),
@@ -104,14 +120,10 @@ class Jinja:
 
     def __init__(self, tokenizer: Path) -> None:
         """Raises `UserError` if there is none, or it is not valid."""
-        from jinja2 import TemplateSyntaxError
-
         folder = tokenizer if tokenizer.is_dir() else tokenizer.parent
-        self._path, text, self._words, names = _read(folder)
-        try:
-            self._template = _environment().from_string(text)
-        except (TemplateSyntaxError, RecursionError) as error:
-            raise UserError(f"{self._path}: its chat template is not valid ({error})") from None
+        self._path, self._text, self._words, names = _read(folder)
+        with self._told():
+            _environment().parse(self._text)
         by_length = sorted(names, key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, by_length)) if names else r"(?!)")
 
@@ -121,17 +133,32 @@ class Jinja:
             if turn.role == ANSWERS:
                 for upto, asks in ((number, True), (number + 1, False)):
                     written = self._written(turns[:upto], asks)
-                    pieces.append((self._added(written, done), not asks))
+                    pieces.append((self._added(written, done), turn.learned and not asks))
                     done = written
         pieces.append((self._added(self._written(turns, False), done), False))
         return [span for text, learned in pieces for span in self._parted(text, learned)]
 
+    @cached_property
+    def _template(self) -> Any:
+        """The template, after a trial: to translate it computes what is constant in it."""
+        _try(self._path, self._text, self._words)
+        with self._told():
+            return _environment().from_string(self._text)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        from jinja2 import TemplateSyntaxError
+
+        try:
+            yield
+        except (TemplateSyntaxError, RecursionError) as error:
+            raise UserError(f"{self._path}: its chat template is not valid ({error})") from None
+
     def _written(self, turns: Sequence[Turn], asks: bool) -> str:
         messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+        template = self._template
         try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=asks, **self._words
-            )
+            return template.render(messages=messages, add_generation_prompt=asks, **self._words)
         except Exception as error:  # whatever a template may raise: it is somebody's program
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise BadRecord(f"the chat template of {self._path} fails: {reason}") from None
@@ -153,6 +180,58 @@ class Jinja:
             place = match.end()
         rest = text[place:]
         yield Span(rest, learned and bool(rest.strip() or not place))
+
+
+def _try(path: Path, text: str, words: dict[str, str]) -> None:
+    """Run a template on a few words in a process of its own. Raises `UserError` if it goes wild.
+
+    It is somebody's program, and could take all time and memory there is.
+    """
+    code = f"import sys; sys.path.insert(0, {_ROOT!r}); "
+    code += "from data.readers.chat_templates import trial; trial()"
+    command = [sys.executable, "-P", "-c", code]
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps([text, words]).encode(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_STARVED,
+            start_new_session=True,  # Ctrl-C is for this process, which then ends the other
+            check=False,
+        )
+        ended = done.returncode == 0
+    except subprocess.TimeoutExpired:
+        ended = False
+    if not ended:
+        raise UserError(
+            f"{path}: its chat template takes more than {_SECONDS} s, or {_MEMORY >> 30} GiB, for "
+            "a few words: use data.chat=chatml or rwkv"
+        )
+
+
+def trial() -> None:
+    """What `_try` starts: render the template that standard input holds, within limits.
+
+    An error is none here: it is told with the record in which it occurs.
+    """
+    from core.processes import die_with_parent
+    from data.guest import limit
+
+    die_with_parent()
+    text, words = json.load(sys.stdin)
+    limit(_MEMORY)
+    spent = int(time.process_time()) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (spent + _SECONDS, spent + _SECONDS))
+    for turns in _TRIALS:
+        messages = [{"role": role, "content": content} for role, content in turns]
+        for asks in (True, False):
+            with suppress(Exception):
+                try:
+                    template = _environment().from_string(text)
+                    template.render(messages=messages, add_generation_prompt=asks, **words)
+                except MemoryError:
+                    os.abort()
 
 
 def template_file(conf: DataConf) -> bytes:
@@ -181,7 +260,14 @@ def _read(folder: Path) -> tuple[Path, str, dict[str, str], list[str]]:
     words = {key: _name(value) for key, value in config.items() if key.endswith("_token")}
     template = config.get("chat_template")
     if isinstance(template, list):  # several, by name
-        template = next((t.get("template") for t in template if t.get("name") == "default"), None)
+        template = next(
+            (
+                each.get("template")
+                for each in template
+                if isinstance(each, dict) and each.get("name") == "default"
+            ),
+            None,
+        )
     if not isinstance(template, str):
         path = folder / TEMPLATE
         try:

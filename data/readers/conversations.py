@@ -30,6 +30,11 @@ class ConversationShape:
 
     def __init__(self, conf: DataConf) -> None:
         """Raises `UserError` for a template that cannot be had."""
+        if conf.template and not conf.answer:
+            raise UserError(
+                "data.chat writes conversations: data.template is for texts, and for the prompts "
+                "of data.answer"
+            )
         self._template = template_of(conf)
         self._pair = PairShape(conf) if conf.prompt or conf.answer else None
         self.fields = None if self._pair is None else self._pair.fields
@@ -37,8 +42,10 @@ class ConversationShape:
     def document(self, record: Record) -> Document:
         """Raises `BadRecord` for what is no conversation, or has no answer."""
         turns = turns_of(record.value) if self._pair is None else self._pair.turns(record.value)
-        if not any(turn.role == ANSWERS and turn.text.strip() for turn in turns):
-            raise BadRecord("a conversation without an answer")
+        answers = [turn for turn in turns if turn.role == ANSWERS and turn.text.strip()]
+        if not any(turn.learned for turn in answers):
+            weights = " that has a weight" if answers else ""
+            raise BadRecord(f"a conversation without an answer{weights}")
         return document_of(self._template.spans(turns), record.place)
 
 
@@ -52,8 +59,10 @@ class PairShape:
                 "data.prompt and data.answer name the two fields of a pair: give both "
                 "(data.template may write the prompt, instead of data.prompt)"
             )
+        if conf.prompt and conf.template:
+            raise UserError("data.prompt and data.template both name the prompt: leave one out")
         prompt = replace(conf, field=conf.prompt) if conf.prompt else conf
-        self._prompt = TextShape(replace(prompt, template="") if conf.prompt else conf)
+        self._prompt = TextShape(prompt)
         self._answer = TextShape(replace(conf, field=conf.answer, template=""))
         self.fields: Sequence[str] = [*self._prompt.fields, *self._answer.fields]
 
@@ -105,7 +114,13 @@ def _turn(number: int, message: Any) -> Turn:
             other = next(kind for kind in kinds if kind != "text")
             raise BadRecord(f"message {number} has a part that is no text ({shown(other)})")
         text = "".join(_said(f"message {number}", part.get("text")) for part in text)
-    return Turn(ROLES.get(role.lower(), role.lower()), _said(f"message {number}", text))
+    weight = message.get("weight")
+    if weight not in (None, 0, 1):
+        raise BadRecord(
+            f"message {number} has the weight {shown(weight)}, and only 0 and 1 are read"
+        )
+    role = ROLES.get(role.lower(), role.lower())
+    return Turn(role, _said(f"message {number}", text), weight != 0)
 
 
 def _said(what: str, text: Any) -> str:

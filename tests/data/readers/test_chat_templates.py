@@ -135,3 +135,23 @@ def test_without_a_template_the_others_are_named(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text("{")
     with pytest.raises(UserError, match=r"data.chat=tokenizer: .*tokenizer_config.json"):
         template_of(conf(folder))
+
+
+ENDLESS = (
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}"
+    "{% endfor %}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [ENDLESS, "{{ 'a' * 9999999999 }}"])
+def test_a_template_that_goes_wild_is_one_message(folder: Path, template: str) -> None:
+    config(folder, template)
+    with pytest.raises(UserError, match="its chat template takes more than 5 s, or 1 GiB"):
+        Jinja(folder / "tokenizer.json").spans(TURNS)
+
+
+@pytest.mark.parametrize("templates", [["x", 5], [{"name": "default", "template": 7}], [None]])
+def test_a_list_without_a_template(folder: Path, templates: list[object]) -> None:
+    config(folder, templates)
+    with pytest.raises(UserError, match="there is no chat template beside the tokenizer"):
+        Jinja(folder / "tokenizer.json")

@@ -12,6 +12,7 @@ from conf.schema import DataConf
 from core.errors import UserError
 from data import corpora
 from data.documents import Document
+from data.readers.chat_templates import Turn
 from data.readers.conversations import ConversationShape, PairShape, turns_of
 from data.readers.records import shape_of
 from data.readers.shapes import BadRecord, Record
@@ -67,9 +68,9 @@ def test_chatml_learns_the_end_of_a_turn() -> None:
 
 def test_alpaca() -> None:
     value = {"instruction": "Add.", "input": "1 2", "output": "3", "text": "unused"}
-    assert [*turns_of(value)] == [("user", "Add.\n1 2"), ("assistant", "3")]
+    assert [*turns_of(value)] == [Turn("user", "Add.\n1 2"), Turn("assistant", "3")]
     assert turns_of({"instruction": "Sing.", "input": "", "output": "La"})[0].text == "Sing."
-    assert turns_of({**value, "system": "Be"})[0] == ("system", "Be")
+    assert turns_of({**value, "system": "Be"})[0] == Turn("system", "Be")
 
 
 def test_a_pair_is_its_two_fields_and_nothing_else() -> None:
@@ -85,7 +86,7 @@ def test_a_pair_is_its_two_fields_and_nothing_else() -> None:
 
 def test_parts_of_a_message_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert turns_of({"messages": [{"role": "User", "content": parts}]})[0] == ("user", "ab")
+    assert turns_of({"messages": [{"role": "User", "content": parts}]})[0] == Turn("user", "ab")
 
 
 @pytest.mark.parametrize(
@@ -146,3 +147,21 @@ def test_the_way_to_read_conversations_is_told_where_a_text_is_looked_for(field:
     with pytest.raises(BadRecord) as caught:
         shape_of(DataConf()).document(Record("a:1", {field: []}))
     assert "data.chat=rwkv, or another template, reads conversations" in str(caught.value)
+
+
+@pytest.mark.parametrize("chat", ["rwkv", "chatml"])
+def test_an_answer_of_weight_0_is_only_read(chat: str) -> None:
+    first, second = ({"role": "assistant", "content": text} for text in ("No.", "Yes."))
+    messages = [MESSAGES[1], {**first, "weight": 0}, MESSAGES[3], {**second, "weight": 1}]
+    (said,) = learned(shaped({"messages": messages}, chat=chat))
+    assert said.strip().startswith("Yes.")
+    for weight, message in ((0, "without an answer that has a weight"), (0.5, "the weight 0.5")):
+        with pytest.raises(BadRecord, match=message):
+            shaped({"messages": [MESSAGES[1], {**first, "weight": weight}]}, chat=chat)
+
+
+def test_a_template_that_would_not_be_used_is_refused() -> None:
+    for words in ({"prompt": "a", "answer": "b"}, {}):
+        with pytest.raises(UserError, match=r"data\.template"):
+            shape_of(conf(template="{a}", **words))
+    shape_of(conf(template="{a}", answer="b"))
