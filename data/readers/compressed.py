@@ -17,6 +17,7 @@ from data.readers.optional import needed
 
 GZIP, BZIP2, XZ, ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
 MAGIC = 6  # bytes
+SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 
 
 @contextmanager
@@ -34,6 +35,18 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             raise Unreadable(path, "is cut short: its compressed data ends early") from None
         except (zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
             raise Unreadable(path, f"its compressed data is damaged ({error})") from None
+        except OSError as error:
+            if error.errno is not None:  # of the disk's
+                raise
+            reason = str(error)  # bzip2's and zstd's
+            if "runcated" in reason:
+                raise Unreadable(path, "is cut short: its compressed data ends early") from None
+            raise Unreadable(path, f"its compressed data is damaged ({reason})") from None
+
+
+def is_compressed_name(path: Path) -> bool:
+    """Whether a name ends as that of a compressed file."""
+    return path.suffix in SUFFIXES
 
 
 def is_compressed(head: bytes) -> bool:

@@ -66,7 +66,8 @@ def saved(folder: Path, split: str) -> list[Path]:
 
     Raises `UserError` if there is none, or it has no such split.
     """
-    if (folder / SPLITS).is_file():
+    several = (folder / SPLITS).is_file()
+    if several:
         there = read_object(folder / SPLITS).get("splits")
         if not isinstance(there, list) or split not in there:
             raise UserError(
@@ -78,7 +79,12 @@ def saved(folder: Path, split: str) -> list[Path]:
             f"{folder} is no data set that was saved by datasets' save_to_disk: data=files reads "
             "whatever is in a folder"
         )
-    entries = read_object(folder / STATE).get("_data_files")
+    state = read_object(folder / STATE)
+    if not several and split not in ("train", state.get("_split")):
+        raise UserError(
+            f"{folder} has no split {split!r}: it is one data set (leave out data.split)"
+        )
+    entries = state.get("_data_files")
     if entries == []:
         raise UserError(f"{folder} has no rows: the data set, or this split of it, is empty")
     names = [entry.get("filename") for entry in entries] if isinstance(entries, list) else []

@@ -22,7 +22,8 @@ LONGEST = 256 << 20
 """Bytes of a line, or characters of an element of an array."""
 BLOCK = 1 << 20
 """Bytes read at once."""
-_BETWEEN = re.compile(r"[\s,]*")
+_SPACE = re.compile(r"\s*")
+_CUT = "the array has no end: it is cut short"
 
 
 def jsonl(conf: DataConf) -> RecordFiles:
@@ -93,40 +94,81 @@ def _split(path: Path, blocks: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(pending)
 
 
+class _Array:
+    """The text of an array, of which one element at a time is in memory."""
+
+    def __init__(self, path: Path, blocks: Iterable[bytes]) -> None:
+        self._path = path
+        self._pieces = filter(None, decoded(path, blocks, "utf-8"))
+        self._decoder = json.JSONDecoder()
+        self._text, self._place = "", 0
+
+    def character(self) -> str:
+        """The next that is no space, and goes on behind it; empty at the end."""
+        character = self.peek()
+        self._place += len(character)
+        return character
+
+    def peek(self) -> str:
+        """The next that is no space; empty at the end."""
+        while True:
+            space = _SPACE.match(self._text, self._place)
+            assert space is not None  # it matches nothing too
+            self._place = space.end()
+            if self._place < len(self._text):
+                return self._text[self._place]
+            self._text, self._place = next(self._pieces, ""), 0
+            if not self._text:
+                return ""
+
+    def value(self, number: int) -> Any:
+        """The element that begins here. Raises `Unreadable`."""
+        while True:
+            try:
+                value, self._place = self._decoder.raw_decode(self._text, self._place)
+            except (ValueError, RecursionError) as error:
+                rest = self._text[self._place :]  # the element may go on: read as much again
+                more = self._gather(len(rest))
+                if not more or len(rest) > LONGEST:
+                    problem = error if rest else _CUT
+                    raise Unreadable(
+                        self._path, f"element {number}: not JSON ({problem})"
+                    ) from None
+                self._text, self._place = rest + more, 0
+            else:
+                return value
+
+    def _gather(self, size: int) -> str:
+        """The next pieces, until they have `size` characters."""
+        parts = [next(self._pieces, "")]
+        while parts[-1] and sum(map(len, parts)) < size:
+            parts.append(next(self._pieces, ""))
+        return "".join(parts)
+
+
 def _elements(path: Path, blocks: Iterable[bytes]) -> Iterator[Record]:
     """The objects of an array, of which one at a time is in memory."""
-    decoder = json.JSONDecoder()
-    pieces = filter(None, decoded(path, blocks, "utf-8"))
-    text, place, number = next(pieces).lstrip(), 1, 1
-    while True:
-        between = _BETWEEN.match(text, place)
-        assert between is not None  # it matches nothing too
-        place = between.end()
-        if text[place : place + 1] == "]":
-            return
-        try:
-            value, place = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError) as error:
-            rest = text[place:]  # the element may go on: read as much again
-            more = _gather(pieces, len(rest))
-            if not more or len(rest) > LONGEST:
-                problem = f"({error})" if rest else "(the array has no end: it is cut short)"
-                raise Unreadable(path, f"element {number}: not JSON {problem}") from None
-            text, place = rest + more, 0
-            continue
+    array = _Array(path, blocks)
+    array.character()  # its bracket
+    number, character = 1, array.peek()
+    if character == "]":
+        array.character()
+    while character != "]":
+        array.peek()  # so that it begins where the element does
+        value = array.value(number)
         try:
             yield _record(f"{path}: element {number}", plain(value))
         except ValueError as error:
             yield Record(f"{path}: element {number}", {}, str(error))
-        number += 1
-
-
-def _gather(pieces: Iterator[str], size: int) -> str:
-    """The next pieces, until they have `size` characters."""
-    parts = [next(pieces, "")]
-    while parts[-1] and sum(map(len, parts)) < size:
-        parts.append(next(pieces, ""))
-    return "".join(parts)
+        number, character = number + 1, array.character()
+        if character not in (",", "]"):
+            problem = "no comma before it" if character else _CUT
+            raise Unreadable(path, f"element {number}: not JSON ({problem})")
+    if array.peek():
+        raise Unreadable(
+            path,
+            "not JSON (more behind the end of the array): give one array, or a line per record",
+        )
 
 
 def _record(place: str, value: Any) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -10,8 +11,8 @@ from conf.schema import DataConf
 from core.errors import UserError, shown
 from data.documents import Document
 
-ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
-"""What a template may write for characters that a command line cannot hold."""
+ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
+"""What a template may write, after a backslash, for characters that a command line cannot hold."""
 
 
 CONVERSATIONS = ("messages", "conversations")
@@ -88,8 +89,7 @@ def parsed_template(template: str) -> list[tuple[str, str | None]]:
     `{{` and `}}` are braces. Raises `UserError` if it names no field, or more than a name stands in
     braces.
     """
-    for escape, character in ESCAPES.items():
-        template = template.replace(escape, character)
+    template = re.sub(r"\\([nt\\])", lambda found: ESCAPES[found[1]], template)
     try:
         parts = [*string.Formatter().parse(template)]
     except ValueError as error:

@@ -34,8 +34,14 @@ MOST_HELD = 4 * PART
 """Tokens after which bytes that are no text are no longer taken for half a character."""
 _MAGIC = {(20240520, 1): "<u2", (20240801, 7): "<u4"}  # llm.c's
 _HEADER = 1024  # bytes of theirs
-_RECOGNISED = (b"PAR1", b"ARROW1")  # longer than a few ids that happen to be the same
-_TELLING = 64  # ids, of which every second is 0
+_RECOGNISED = (
+    b"PAR1",
+    b"ARROW1",
+    b"PK\x03\x04",
+    b"%PDF-",
+)  # longer than a few ids that happen to be the same
+_TELLING = 64  # ids, of which every second is small
+_HIGH, _LOW = 16, 1 << 10  # upper halves of ids below 1,048,576; what some lower half is above
 _MOST_BACK = 8  # tokens: more than a character takes
 
 
@@ -62,6 +68,8 @@ class Run:
                     raise Unreadable(self.path, "is cut short")
                 ids = np.frombuffer(content, self.dtype)
                 left -= len(ids)
+                if ids.dtype == np.uint64 and int(ids.max()) > np.iinfo(np.int64).max:
+                    raise Unreadable(self.path, f"no tokenizer has the token id {ids.max():,}")
                 yield ids.astype(np.int64)
 
 
@@ -84,8 +92,11 @@ def run_of(path: Path, dtype: str) -> Run:
                 begin, kind, count = _HEADER, np.dtype(_MAGIC[magic, version]), tokens
         if not begin and (other := _of_no_ids(path, head, kind)):
             raise Unreadable(path, other)
+        if count is not None and (needed := begin + count * kind.itemsize) != size:
+            cut = "cut short: " if size < needed else ""
+            raise Unreadable(path, f"{cut}has {size:,} bytes, and {needed:,} belong to it")
         there, rest = divmod(size - begin, kind.itemsize)
-        if rest or (count is not None and count != there):
+        if rest:
             raise Unreadable(
                 path, f"cut short, or of other ids than {kind.name}: it has {size:,} bytes"
             )
@@ -94,13 +105,20 @@ def run_of(path: Path, dtype: str) -> Run:
 
 def _of_no_ids(path: Path, head: bytes, kind: np.dtype) -> str:
     """Why a file that begins so is not one of ids of that type; nothing if it may be one."""
-    if head.startswith(_RECOGNISED):
+    # Two bytes may begin ids as well as a file of gzip; the name tells them apart.
+    if head.startswith(_RECOGNISED) or (path.suffix != ".bin" and file_kinds.marked(head)):
         return f"is {file_kinds.marked(head)}"
     if text := file_kinds.textual(path, head):
         return f"is {text}"
     halves = np.frombuffer(head[: len(head) // 4 * 4], "<u2")
-    if kind.itemsize == 2 and len(halves) >= _TELLING and not halves[1::2].any() and halves.any():
-        return "every second id is 0, as where ids have four bytes: data.ids=uint32 reads those"
+    if kind.itemsize == 2 and len(halves) >= _TELLING and halves.any():
+        low, high = halves[::2].max(), halves[1::2].max()
+        if not high or (high < _HIGH and low >= _LOW):
+            least = "0" if not high else f"below {_HIGH}"
+            return (
+                f"every second id is {least}, as where ids have four bytes: data.ids=uint32 "
+                "reads those"
+            )
     return ""
 
 
@@ -112,8 +130,9 @@ def _array(path: Path, file: BinaryIO) -> tuple[np.dtype, int]:
         if version != (1, 0):
             read = np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
-    except ValueError as error:
-        raise Unreadable(path, f"no array of NumPy's that can be read ({error})") from None
+    except Exception as error:  # of the header, which is Python's syntax, whatever it holds
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise Unreadable(path, f"no array of NumPy's that can be read ({reason})") from None
     if len(shape) != 1 or dtype.kind not in "iu":
         raise Unreadable(
             path, f"{dtype} {list(shape)}: token ids are whole numbers in one dimension"

@@ -83,3 +83,10 @@ def test_a_script_is_not_run(tmp_path: Path) -> None:
 def test_a_damaged_description_is_told(tmp_path: Path, names: object) -> None:
     (tmp_path / "state.json").write_text(json.dumps({"_data_files": names}))
     assert "state.json is damaged" in refusal(tmp_path)
+
+
+def test_a_split_of_a_data_set_without_splits_is_refused(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "a")
+    with pytest.raises(UserError, match="has no split 'test': it is one data set"):
+        HubFiles(DataConf(corpus="hub", paths=[str(tmp_path / "a")], split="test"))
+    assert len(HubFiles(DataConf(corpus="hub", paths=[str(tmp_path / "a")])).files) == 1

@@ -152,3 +152,33 @@ def test_records_have_their_place_and_all_their_fields(file: Path) -> None:
     found = [*records(file, DataConf(corpus="jsonl"))]
     assert found[1].place == f"{file}:2"
     assert found[1].value == {"text": TEXTS[1], "id": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"text": "a"}]\n[{"text": "b"}]', "more behind the end of the array"),
+        ('[{"text": "a"}] {"text": "b"}', "more behind the end of the array"),
+        ("[] 1", "more behind the end of the array"),
+        ('[{"text": "a"} {"text": "b"}]', "element 2: not JSON (no comma before it)"),
+        ('[{"text": "a"},]', "element 2: not JSON (Expecting value"),
+        ('[{"text": "a"},, {"text": "b"}]', "element 2: not JSON"),
+        ('[{"text": "a"},', "element 2: not JSON (the array has no end"),
+        ('[{"text": "a"}', "element 2: not JSON (the array has no end"),
+        ("[", "element 1: not JSON (the array has no end"),
+    ],
+)
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+def test_an_array_is_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, message: str, block: int
+) -> None:
+    monkeypatch.setattr(module, "BLOCK", block)
+    (tmp_path / "a.json").write_text(content)
+    assert message in refusal(tmp_path / "a.json")
+    (tmp_path / "b.json").write_text('[ {"text": "a"} \n,\n{"text": "b"}\n]\n\n')
+    assert read(tmp_path / "b.json") == ["a", "b"]
+
+
+def test_a_backslash_in_a_template() -> None:
+    for written, meant in ((r"\n", "\n"), (r"\\n", r"\n"), (r"\t\\", "\t\\"), (r"\\\n", "\\\n")):
+        assert parsed_template(written + "{a}")[0] == (meant, "a")

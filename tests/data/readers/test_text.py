@@ -57,7 +57,7 @@ def test_text_is_the_same_corpus_wherever_it_lies(
         ("latin1.txt", "café".encode("latin-1"), "latin1.txt is not UTF-8"),
         ("image.png", b"\x89PNG\r\n\0\0\0\rIHDR", "image.png is not UTF-8"),
         ("nul.bin", b"text\0text", "nul.bin is not UTF-8"),
-        ("short.txt", b"x", "too short"),
+        ("short.txt", b"x", "1 byte cannot be split"),
     ],
 )
 def test_bad_file_is_one_message(

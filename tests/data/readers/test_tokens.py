@@ -155,3 +155,60 @@ def test_ids_of_four_bytes_are_not_taken_for_twice_as_many(tmp_path: Path, dtype
     message = refusal(tmp_path / "a.bin")
     assert "every second id is 0, as where ids have four bytes: data.ids=uint32" in message
     assert read(tmp_path / "a.bin", ids="uint32") == DOCUMENTS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.parquet", b"PAR1" + bytes(range(200)), "data=tables reads it"),
+        ("a.bin", b"PAR1" + bytes(range(200)), "data=tables reads it"),
+        ("a.arrow", b"ARROW1\0\0" + bytes(200), "data=tables reads it"),
+        ("a.npz", b"PK\x03\x04" + bytes(200), "a ZIP archive"),
+        ("a.jsonl.gz", b"\x1f\x8b" + bytes(200), "gzip"),
+        ("a.jsonl", b'{"text": "a"}\n' * 30, "data=jsonl reads it"),
+        ("a.txt", b"a text" * 30, "text: data=text reads it"),
+        ("a.bin", b"a text" * 30, "text: data=text reads it"),
+    ],
+)
+def test_other_files_are_no_token_ids(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=name) as caught:
+        run_of(tmp_path / name, "uint16")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "ids", [[0x8B1F, 700] * 200, [0x0280] * 500, [65535] * 200, [97, 98] * 200]
+)
+def test_ids_that_only_look_like_another_file(tmp_path: Path, ids: list[int]) -> None:
+    write_bin(tmp_path / "a.bin", ids)
+    assert run_of(tmp_path / "a.bin", "uint16").count == len(ids)
+
+
+def test_ids_of_32_bits_are_not_taken_for_twice_as_many(tmp_path: Path) -> None:
+    ids = np.arange(100_000, 100_300)
+    ids.astype("<u4").tofile(tmp_path / "a.bin")
+    with pytest.raises(UserError, match=r"data\.ids=uint32"):
+        run_of(tmp_path / "a.bin", "uint16")
+    assert np.concatenate([*run_of(tmp_path / "a.bin", "uint32").blocks()]).tolist() == [*ids]
+
+
+def test_the_size_of_an_array_is_that_of_its_header(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(50, dtype="<u2"))
+    content = (tmp_path / "a.npy").read_bytes()
+    for changed, message in (
+        (content[:-3], "cut short: has 225 bytes, and 228 belong to it"),
+        (content + b"xx", ".npy: has 230 bytes, and 228 belong to it"),
+        (content.replace(b"(50,)", b"(-5,)"), "bytes, and 118 belong to it"),
+        (content.replace(b"'<u2'", b"'<q9'"), "no array of NumPy's that can be read"),
+        (content.replace(b"'<u2'", b"[[[]]"), "no array of NumPy's that can be read"),
+    ):
+        (tmp_path / "b.npy").write_bytes(changed)
+        with pytest.raises(UserError) as caught:
+            run_of(tmp_path / "b.npy", "uint16")
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+    np.save(tmp_path / "c.npy", np.array([1, 2**64 - 1], dtype=np.uint64))
+    with pytest.raises(UserError, match="no tokenizer has the token id 18,446,744,073,709,551,615"):
+        [*run_of(tmp_path / "c.npy", "uint16").blocks()]
