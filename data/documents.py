@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.errors import UserError
+from core.units import counted
 from data.encoding import AFTER_NOT_LEARNED, NOT_LEARNED, SPECIAL, Marked
 
 SIDES = ("train", "val")
@@ -340,7 +341,7 @@ def _cut(
         halves["val"].update(part[at:])
         place += len(part)
     if cut == 0:
-        raise UserError(f"{document.title}: {place} bytes are too short to split; add text")
+        raise UserError(f"{document.title}: {counted(place, 'byte')} cannot be split: add text")
     sides[number] = SIDES.index("train")
     entries = (
         (side, document.name, document.digest(half.digest())) for side, half in halves.items()

@@ -61,7 +61,9 @@ def part_problems(conf: DataConf) -> Iterator[str]:
         return
     for key, names in (("data.mix", mix), ("data.validation", validation)):
         for name in map(str, names):
-            if not NAME.fullmatch(name) or name in _TAKEN:
+            if name in _TAKEN:
+                yield f"{key}.{name}: val/{name} is a curve already; choose another name"
+            elif not NAME.fullmatch(name):
                 yield f"{key}.{name}: a name is a letter, then letters, digits, - or _"
     for name in mix:
         if name not in parts:
@@ -82,7 +84,9 @@ def part_problems(conf: DataConf) -> Iterator[str]:
             quotas(mix)
         except UserError as error:
             yield str(error)
-    if len(mix) > 1 and conf.magic_prime:
+    if conf.magic_prime and conf.order != "magic_prime":
+        yield f"data.magic_prime={conf.magic_prime} is that of data.order=magic_prime: give both"
+    elif len(mix) > 1 and conf.magic_prime:
         yield f"data.magic_prime={conf.magic_prime} is for one corpus: each part finds its own"
     for key, own in (("data.parts", parts), ("data.validation", validation)):
         for name, words in own.items():

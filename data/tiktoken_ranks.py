@@ -71,9 +71,11 @@ def vocabulary(ranks: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
     for number, line in enumerate(ranks.splitlines(), start=1):
         encoded, _, rank = line.partition(" ")
         try:
-            ids[base64.b64decode(encoded, validate=True)] = int(rank)
+            token, id_ = base64.b64decode(encoded, validate=True), int(rank)
         except (binascii.Error, ValueError):
             raise ValueError(f"line {number}: expected a token in base64 and its rank") from None
+        if ids.setdefault(token, id_) != id_:
+            raise ValueError(f"line {number}: the token of rank {ids[token]} once more")
     symbols = byte_symbols()
     names = {token: "".join(symbols[byte] for byte in token) for token in ids}
     merges = []

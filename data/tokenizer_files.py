@@ -32,6 +32,7 @@ PIECES = "sentencepiece.model"
 """A model of SentencePiece, where a `tokenizer.json` beside it was made from it."""
 _IN_FOLDERS = (VOCABULARY, PIECES, "tokenizer.json", "tokenizer.model", "vocab.json")
 """In the order in which they are looked for: the one that says most comes first."""
+_OF_SUFFIX = {".model": "a model of SentencePiece", ".tiktoken": "ranks of tiktoken"}
 _RANK = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]{1,7}\r?\n")
 
 
@@ -63,6 +64,8 @@ def _of_file(path: Path, config: dict[str, Any]) -> bytes:
     if path.name == "merges.txt":
         path = path.with_name("vocab.json")
     found = read_bytes(path, LARGEST)
+    if not found.strip():
+        raise Unreadable(path, "holds no tokenizer: it is empty")
     if path.name == "vocab.json":
         merges = path.with_name("merges.txt")
         try:
@@ -76,6 +79,8 @@ def _of_file(path: Path, config: dict[str, Any]) -> bytes:
         return _object(TIKTOKEN, name=path.stem, ranks=found.decode(errors="replace"))
     if is_sentencepiece(found):
         return _object(SENTENCEPIECE, model=base64.b64encode(found).decode(), **_end(config))
+    if path.suffix in _OF_SUFFIX:
+        raise Unreadable(path, f"does not begin as {_OF_SUFFIX[path.suffix]}")
     if path.name == "tokenizer.json" and _end(config):
         return _object(WITH_END, tokenizer=_text(path, found), **_end(config))
     return found

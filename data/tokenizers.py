@@ -207,7 +207,9 @@ def parse(text: str, path: Path) -> TextTokenizer:
         return rwkv_world_tokenizer.read_vocabulary(path, text)
     try:
         content = json.loads(text)
-        kind = content.get("type") if isinstance(content, dict) else None
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+        kind = content.get("type")
         if kind == rwkv_world_tokenizer.KIND:
             return rwkv_world_tokenizer.read_saved(path, content)
         if kind == tokenizer_files.SENTENCEPIECE:
@@ -227,6 +229,8 @@ def parse(text: str, path: Path) -> TextTokenizer:
         if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
             raise
         reason = " ".join(str(error).split())[:200]
+        if isinstance(error, KeyError):
+            reason = f"it has no {reason}"
         raise UserError(f"{path}: not a valid tokenizer ({reason})") from None
 
 

@@ -15,7 +15,8 @@ from core.errors import UserError
 from core.units import counted
 from core.writable import check_writable, writing
 from data.export import write_binidx
-from data.mixture import Mixture, heldout, open_data, validation_confs
+from data.mixture import Mixture, heldout, open_data
+from data.parts import validation_confs
 from data.store import Corpus
 from data.tasks.task_data import TaskData
 

@@ -24,7 +24,9 @@ from data.text import TextTokenizer
 TASKS: dict[str, Task] = {"copy": Copying()}
 """By the name that `data.corpus` has for it. A further one needs a YAML in `conf/data/` too."""
 VALIDATED = 1 << 16
-"""Tokens of the sequences that validate at the end."""
+"""Tokens of the sequences that validate at the end, at most."""
+SEQUENCES = 1 << 11
+"""Sequences that validate at the end, at most: many short ones would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class TaskData:
     @property
     def heldout(self) -> int:
         """Number of sequences that validate at the end."""
-        return max(1, VALIDATED // self.length)
+        return max(1, min(SEQUENCES, VALIDATED // self.length))
 
 
 def open_task(conf: DataConf) -> TaskData:

@@ -191,5 +191,5 @@ def test_documents_that_change_meanwhile_are_refused(after: list[Document]) -> N
 def test_too_little_text_is_refused() -> None:
     with pytest.raises(UserError, match="the corpus is empty"):
         split(documents("", ""), 0.1)
-    with pytest.raises(UserError, match=r"0\.txt: 1 bytes are too short to split"):
+    with pytest.raises(UserError, match=r"0\.txt: 1 byte cannot be split"):
         split(documents("a"), 0.9)

@@ -61,10 +61,11 @@ def test_keys_that_are_shared_are_keys_of_data() -> None:
         ({"mix": {"wiki": 1.0}}, "data.parts.code has no share"),
         ({"mix": {"wiki": 0.5, "code": 0.0}}, "data.mix.code=0.0: must be above 0"),
         ({"mix": {"wi/ki": 1.0}, "parts": {"wi/ki": WIKI}}, "data.mix.wi/ki: a name is"),
-        ({"validation": {"loss": WIKI}}, "data.validation.loss: a name is"),
+        ({"validation": {"loss": WIKI}}, "data.validation.loss: val/loss is a curve already"),
         ({"validation": {"wiki": WIKI}}, "data.validation.wiki: the held-out text of the part"),
         ({"validation": {"b": {"val_fraction": 0.5}}}, "all of its text validates"),
-        ({"magic_prime": 5}, "data.magic_prime=5 is for one corpus"),
+        ({"magic_prime": 5}, "data.magic_prime=5 is that of data.order=magic_prime"),
+        ({"magic_prime": 5, "order": "magic_prime"}, "data.magic_prime=5 is for one corpus"),
         ({"parts": {"wiki": "w.txt", "code": CODE}}, "data.parts.wiki='w.txt': give its words"),
         ({"parts": {"wiki": {"length": 3}, "code": CODE}}, "data.parts.wiki.length: all parts sh"),
         (

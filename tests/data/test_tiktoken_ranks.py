@@ -98,3 +98,8 @@ def test_a_name_says_how_words_are_separated(ranks: dict[bytes, int], tmp_path: 
 def test_a_line_that_is_none_is_named(line: str) -> None:
     with pytest.raises(ValueError, match="line 2: expected a token in base64"):
         tiktoken_ranks.vocabulary(f"YQ== 0\n{line}\nYg== 1\n")
+
+
+def test_a_token_with_two_ranks_is_named() -> None:
+    with pytest.raises(ValueError, match="line 3: the token of rank 0 once more"):
+        tiktoken_ranks.vocabulary("YQ== 0\nYg== 1\nYQ== 2\n")

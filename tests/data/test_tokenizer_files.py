@@ -58,3 +58,21 @@ def test_the_file_that_says_most_comes_first(folder: Path) -> None:
         assert tokenizer_files.find(folder) == folder / name
         (folder / name).unlink()
     assert tokenizer_files.find(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.model", b"", "it is empty"),
+        ("a.txt", b" \n", "it is empty"),
+        ("a.model", b"hello world", "does not begin as a model of SentencePiece"),
+        ("a.model", b"\xff\xfe\0", "does not begin as a model of SentencePiece"),
+        ("gpt2.tiktoken", b"not base64!! 5\n", "does not begin as ranks of tiktoken"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        tokenizer_files.content(tmp_path / name)

@@ -124,6 +124,13 @@ def test_stored_truncation_and_padding_are_switched_off(tmp_path: Path) -> None:
     assert tokenizers.load(tmp_path / "t.json").encode("ab") == list(b"ab")
 
 
+def test_what_a_tokenizer_lacks_is_named(tmp_path: Path) -> None:
+    for content, message in (("{}", "it has no 'model'"), ("[]", "it is no JSON object")):
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(UserError, match=message):
+            tokenizers.load(tmp_path / "tokenizer.json")
+
+
 @pytest.mark.parametrize("content", [None, "", "not json", '{"model": 1}', "[]"])
 def test_bad_tokenizer_file(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "tokenizer.json"

@@ -106,3 +106,9 @@ def test_every_task_keeps_its_promises(name: str) -> None:
     assert learned[:, 1:].any()
     shortest, some = training_rows(TaskData(name, TASKS[name].shortest), 0).rows(np.arange(40))
     assert shortest.shape[1] == TASKS[name].shortest + 1 and some[:, 1:].any()
+
+
+def test_short_sequences_do_not_validate_by_the_thousands() -> None:
+    assert [opened(length=length).heldout for length in (2, 32, 64, 1 << 17)] == [
+        2048, 2048, 1024, 1,
+    ]  # fmt: skip
