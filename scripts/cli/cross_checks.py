@@ -26,6 +26,7 @@ from conf.schema import (
     WeightsConf,
 )
 from core.errors import UserError
+from data.tasks.task_data import TASKS
 from scripts.cli.model_spec import model_spec
 from scripts.cli.probed_models import probed_model
 from scripts.cli.shared_checks import (
@@ -168,7 +169,9 @@ def _prepare(config: PrepareConf) -> Iterator[str]:
 def _evaluate(config: EvaluateConf) -> Iterator[str]:
     if config.data is None and not config.tasks:
         yield "nothing to evaluate on: give data=text data.paths='[book.txt]', tasks=NAME, or both"
-    if config.data is not None:
+    if config.data is not None and config.data.corpus in TASKS:
+        yield f"data={config.data.corpus} makes its sequences while it is trained on: give texts"
+    elif config.data is not None:
         yield from corpus_problems(config.data)
         if config.data.val_fraction == 0 and config.part == "val":
             yield "part=val: with data.val_fraction=0 nothing is held out"

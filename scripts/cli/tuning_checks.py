@@ -51,7 +51,7 @@ def deep_tuning_problems(config: TrainConf, spec: ModelSpec) -> Iterator[str]:
     if config.tune.mode == "full":
         return
     from models.meta import build_meta
-    from models.tuning import check
+    from models.tuning import LORA, adapted_names, check, linear_layers
     from training.checkpoints.frozen import tuning_of
 
     tuning = tuning_of(config.tune)
@@ -60,5 +60,15 @@ def deep_tuning_problems(config: TrainConf, spec: ModelSpec) -> Iterator[str]:
     try:
         model = build_meta(replace(spec, config={**spec.config, "n_layer": layers}))
         check(model, tuning)
+        if tuning.mode == LORA:
+            names = adapted_names(model, tuning.targets)
+            layers_of = [linear_layers(block) for block in model.blocks]
+            adapted = [each[name] for each in layers_of for name in names if name in each]
+            most = max(min(layer.in_features, layer.out_features) for layer in adapted)
+            if tuning.rank > most:
+                yield (
+                    f"tune.rank={tuning.rank}: the layers that get an adapter have the rank {most} "
+                    "at most: more only takes memory and time"
+                )
     except UserError as error:
         yield str(error)

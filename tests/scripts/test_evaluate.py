@@ -62,6 +62,7 @@ def test_a_run_and_its_weights_as_a_file(capfd: Capture, tmp_path: Path) -> None
         (("limit=3", "data=stdlib"), "limit=3 is about tasks"),
         (("data=stdlib", "data.length=64"), "the context is context="),
         (("data=stdlib", "data.cache_dir=there"), "texts are read, and nothing is prepared"),
+        (("data=copy",), "data=copy makes its sequences while it is trained on: give texts"),
         (("data=stdlib", "data.length_warmup=9"), "changes nothing about an evaluation"),
         (("tasks=[a,b]", "tasks_file=none.jsonl"), "is read by one task"),
         (("tasks=a", "tasks_file=none.jsonl"), "no such file"),

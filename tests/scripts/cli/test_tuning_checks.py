@@ -23,6 +23,10 @@ BAD = [
     (["tune=lora"], "there is no from=: give a run, a checkpoint or a file of weights"),
     (["tune=state", FROM, "model=transformer"], "the Transformer has no recurrent state"),
     (["tune=lora", FROM, "tune.rank=0"], "tune.rank=0: must be at least 1"),
+    (
+        ["tune=lora", FROM, "tune.rank=600", "tune.targets=[att]"],
+        "tune.rank=600: the layers that get an adapter have the rank 256 at most",
+    ),
     (["tune=lora", FROM, "tune.alpha=0"], "tune.alpha=0.0: must be at least"),
     (["tune=lora", FROM, "tune.targets=[att.kei]"], "it has att.key, att.value, att.receptance"),
     (["tune=lora", FROM, "tune.targets=[head]"], "has no linear layer head in its blocks"),
