@@ -65,9 +65,14 @@ def fill(
             _encode(folder, conf, split, tokenizer, file, done, advance)
         _finish(folder, fingerprint, conf, split, tokenizer, compressed.result())
     except BaseException:
-        if not any((folder / name).exists() for name in (PROGRESS, MANIFEST)):  # of no use
-            shutil.rmtree(folder, ignore_errors=True)
+        remove_if_useless(folder)
         raise
+
+
+def remove_if_useless(folder: Path) -> None:
+    """Remove a folder whose preparation was stopped, if there is nothing to go on with."""
+    if not any((folder / name).exists() for name in (PROGRESS, MANIFEST)):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Done:

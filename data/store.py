@@ -29,7 +29,7 @@ from core.atomic_folders import make_folder
 from core.errors import UserError
 from core.files import sweep
 from core.processes import return_free_memory
-from data import corpora, recipes, tokenizers
+from data import corpora, recipes, separate_process, tokenizers
 from data.documents import SIDES, Split
 from data.file_change_guard import FileChangeGuard
 from data.foreign import Foreign
@@ -212,7 +212,12 @@ def _make(conf: DataConf, split: Split, file: Foreign | None) -> Corpus:
     def make(aside: Path) -> None:
         sweep(aside)
         if not sound(aside):  # else a process was stopped in its last moment
-            fill(aside, fingerprint, conf, split, file)
+            if sum(split.side(side).bytes for side in SIDES) >= separate_process.LARGE:
+                if file is not None:
+                    file.close()
+                separate_process.fill_apart(aside, fingerprint, conf, split, recipe)
+            else:
+                fill(aside, fingerprint, conf, split, file)
         (aside / PROGRESS).unlink(missing_ok=True)
 
     try:

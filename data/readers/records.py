@@ -13,7 +13,7 @@ from pathlib import Path
 from conf.schema import DataConf
 from core.errors import UserError
 from data.documents import Document
-from data.notices import say
+from data.notices import say_once
 from data.readers.conversations import ConversationShape, PairShape
 from data.readers.paths import NamedFiles
 from data.readers.shapes import BadRecord, Record, Shape, TextShape
@@ -40,7 +40,7 @@ class Documents:
     def __init__(self, conf: DataConf) -> None:
         """Raises `UserError` for a shape that is none."""
         self._conf, self.shape = conf, shape_of(conf)
-        self._told, self._first = False, ""
+        self._first = ""
 
     def of(self, records: Iterable[Record]) -> Iterator[Document]:
         """The documents of some records. Raises `UserError` with the place of a bad one."""
@@ -76,11 +76,9 @@ class Documents:
         """Tell how many were left out, once. Raises `UserError` if all were."""
         if self._bad and not self._good:
             raise UserError(f"none of {self._bad:,} records can be used: {self._first}")
-        if self._bad and not self._told:
-            self._told = True
+        if self._bad:
             total = self._good + self._bad
-            line = f"left out {self._bad:,} of {total:,} records; the first: {self._first}"
-            say(line)
+            say_once(f"left out {self._bad:,} of {total:,} records; the first: {self._first}")
 
 
 class RecordFiles:

@@ -1,10 +1,12 @@
 """Tables of Parquet and Arrow (files, streams and Feather): a record for each row.
 
 A table is read in batches of rows, of columns that are needed, so it may be larger than the memory.
+Those of Parquet are made here; those of Arrow are as they were written, and a large file is mapped.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +24,8 @@ PARQUET, ARROW, STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 BATCH = 16 << 20
 """Bytes of text that the rows of a batch have, about."""
 MOST_ROWS = 4096
+MAPPED = 256 << 20
+"""Bytes of a file of Arrow's from which on it is mapped and not read: a batch may be all of it."""
 _STREAM_END = b"\0\0\0\0"
 
 
@@ -48,6 +52,12 @@ def records(path: Path, conf: DataConf, fields: Sequence[str] | None = None) -> 
                     yield Record(f"{path}: row {row}", value)
         except (arrow.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
+            if isinstance(error, MemoryError):
+                raise Unreadable(
+                    path,
+                    f"what follows row {row} needs more memory at once than there is ({reason}): "
+                    "write it again with fewer rows in each row group, page or batch",
+                ) from None
             raise Unreadable(path, f"damaged, or cut short, after row {row} ({reason})") from None
 
 
@@ -77,17 +87,21 @@ def _parquet(file: BinaryIO, fields: Sequence[str] | None) -> Iterator[Any]:
 
 
 def _arrow(path: Path, file: BinaryIO, fields: Sequence[str] | None, head: bytes) -> Iterator[Any]:
-    ipc = needed("pyarrow").ipc
+    arrow = needed("pyarrow")
+    ipc = arrow.ipc
+    size = os.fstat(file.fileno()).st_size
+    source: Any = file
+    if size >= MAPPED:  # its pages are the kernel's to take back; one cut meanwhile ends all
+        source = arrow.BufferReader(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     if head.startswith(ARROW):
-        table = ipc.open_file(file)
+        table = ipc.open_file(source)
         batches = (table.get_batch(i) for i in range(table.num_record_batches))
     else:
-        size = file.seek(0, os.SEEK_END)
         file.seek(size - len(_STREAM_END))
         if file.read() != _STREAM_END:
             raise Unreadable(path, "is cut short: a stream of Arrow's has an end, and this none")
         file.seek(0)
-        table = batches = ipc.open_stream(file)
+        table = batches = ipc.open_stream(source)
     columns = _wanted(table.schema.names, fields)
     for batch in batches:
         yield batch.select(columns)

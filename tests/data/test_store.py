@@ -408,7 +408,7 @@ def test_processes_may_prepare_at_once(conf: DataConf) -> None:
     children = [context.Process(target=_prepare_in_child, args=(conf, results)) for _ in range(2)]
     for child in children:
         child.start()
-    tokens = [results.get(timeout=60) for _ in children]
+    tokens = [results.get(timeout=300) for _ in children]
     for child in children:
         child.join()
     assert tokens[0] == tokens[1] == prepare(conf).train.tobytes()

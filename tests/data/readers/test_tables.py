@@ -96,3 +96,30 @@ def test_a_missing_package_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"needs the package pyarrow: pip install -e '\.\[data\]'"):
         read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("write", [arrow_file, arrow_stream])
+def test_a_large_file_of_arrow_is_mapped_and_takes_no_memory(
+    tmp_path: Path, write: Callable[[pyarrow.Table, Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table"
+    write(TABLE, path)
+    monkeypatch.setattr("data.readers.tables.MAPPED", 0)
+    before = pyarrow.total_allocated_bytes()
+    rows = records(path, DataConf(corpus="tables"), ["text"])
+    texts = [str(next(rows).value["text"])]
+    assert pyarrow.total_allocated_bytes() - before < 100  # a batch would take kilobytes
+    assert texts + [str(row.value["text"]) for row in rows] == TEXTS
+
+
+def test_a_page_larger_than_the_memory_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet(TABLE, tmp_path / "a")
+
+    def none_left(*_: object) -> None:
+        raise pyarrow.ArrowMemoryError("malloc of size 1018272000 failed")
+
+    monkeypatch.setattr("data.readers.tables._batches", none_left)
+    with pytest.raises(UserError, match="a: what follows row 0 needs more memory at once than"):
+        read(tmp_path / "a")
