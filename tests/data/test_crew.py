@@ -114,7 +114,8 @@ def test_one_of_them_that_dies_is_one_message(
 
 
 KILLED = """
-import sys, time
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
 sys.path.insert(0, sys.argv[1])
 from data import foreign
 foreign.processors = lambda: 3
@@ -128,14 +129,15 @@ with foreign.Foreign(sys.argv[2]) as file:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["killed", "stopped"])
-def test_none_outlives_the_one_that_started_it(
-    world: Path, stop: signal.Signals, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_none_outlives_the_one_that_started_it(world: Path, stop: signal.Signals) -> None:
     words = [sys.executable, "-c", KILLED, str(ROOT), str(world)]
     child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert child.stdout is not None
-    pids = [*map(int, child.stdout.readline().split())]
-    time.sleep(0.2)
-    child.send_signal(stop)
-    child.wait(timeout=60)
+    try:
+        pids = [*map(int, child.stdout.readline().split())]
+        time.sleep(0.2)
+        child.send_signal(stop)
+        child.wait(timeout=60)
+    finally:
+        child.kill()
     assert len(pids) == 4 and gone(pids)
