@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,18 +70,24 @@ def run_sweep(
     if any(isinstance(spec, Trained) for spec in specs):
         modules.append("models.formats.load")  # before the baseline of memory is taken
     isolated.preload(modules)
-    operators = {
-        getattr(model_class(spec.target), "operator", None)
-        for spec in specs
-        if spec.config.get("wkv", "auto") == "auto"
-    }
-    bench = SweepRunner(conf, kind, earlier, sorted(filter(None, operators)))
+    bench = SweepRunner(conf, kind, earlier, operators_of(specs))
     with Screen() as screen:
         sweep = _Sweep(bench, points, path, on_row, screen)
         sweep.begin(earlier, left_out(conf))
         sweep.pass_over(sweep.turns)
         sweep.repair()
     return [sweep.rows[key] for point in points if (key := bench.key(point)) in sweep.rows]
+
+
+def operators_of(specs: Sequence[ModelSpec]) -> list[str]:
+    """Operators whose back end the models choose by themselves."""
+    names = set()
+    for spec in specs:
+        if spec.config.get("wkv", "auto") != "auto":
+            continue
+        with suppress(UserError):  # of a class that is not there: its rows say so
+            names.add(getattr(model_class(spec.target), "operator", None))
+    return sorted(filter(None, names))
 
 
 class _Sweep:

@@ -102,7 +102,8 @@ def test_a_disk_that_fails_is_the_same_message(
 
 
 STOPPED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
 sys.path.insert(0, sys.argv[1])
 from conf.schema import DataConf
 from data import separate_process, store

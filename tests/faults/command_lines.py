@@ -132,7 +132,7 @@ def _values(draw: random.Random) -> Iterator[Line]:
             if high is not None:
                 wrong += [form.format(int(high) + 1 if whole else max(high + 0.5, 1.01 * high))]
             if item.metadata["choices"]:
-                word = draw.choice(item.metadata["choices"])
+                word = draw.choice([choice for choice in item.metadata["choices"] if choice])
                 wrong += [form.format(word + "x"), form.format(word[1:] + word[0] + "q")]
             for value in draw.sample(wrong, min(len(wrong), 6)):
                 yield _line(script, f"{name}={value}")
