@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import tiktoken
+import transformers
 from tiktoken_ext import openai_public
 
 from core.errors import UserError
 from data import foreign, tiktoken_ranks, tokenizers
+from data.companions import hugging_face_files
 from data.encoding import encoded, plain
 from data.traits import byte_symbols
 from tests.data.test_tokenizers import AWKWARD, ENGLISH
@@ -73,6 +75,22 @@ def test_ids_and_special_tokens_are_those_of_tiktoken(
         other.encode(conversation, allowed_special="all")
     ]
     assert ours.encode(conversation) == other.encode(conversation, disallowed_special=())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_reads_what_is_written_for_it(
+    name: str, ranks: dict[bytes, int], tmp_path: Path
+) -> None:
+    ours = tokenizers.load(written(tmp_path, name, ranks))
+    for file, content in hugging_face_files(ours).items():
+        (tmp_path / file).write_text(str(content), encoding="utf-8")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in samples():
+        assert [theirs.encode(text)] == ours.encode_many([text], whole=True), text
+        assert theirs.decode(ours.encode(text)) == text
+    conversation = "a<|endoftext|>b <|endofprompt|>"
+    assert [theirs.encode(conversation)] == ours.encode_many([conversation], whole=True)
+    assert theirs.eos_token_id == ours.end_of_text
 
 
 @pytest.mark.parametrize("name", ["cl100k_base", "r50k_base"])

@@ -10,6 +10,7 @@ import transformers
 
 from data import tokenizers
 from models.formats.load import read
+from tests.data.test_sentencepiece_tokenizer import KINDS, trained
 from tests.official_weights import official_weights
 from tests.scripts.commands import Done, run_script
 from tests.training.runs import run, run_conf, write_corpus
@@ -177,3 +178,24 @@ def test_refusals_are_one_line_and_leave_no_file(
     assert done.status == 2 and "278 ids and" in done.err and "only 97" in done.err
     done = generate(capfd, runs, ask, "tokenizer=none.json")
     assert done.status == 2 and "no such file" in done.err
+
+
+def test_a_model_of_sentencepiece_beside_weights(
+    capfd: Capture, tmp_path: Path, runs: Path
+) -> None:
+    """The folder has a tokenizer with its ids, or says that there is none."""
+    text = " The  dog</s> a"
+    for name, more in (("llama", {}), ("suffix", {"treat_whitespace_as_suffix": True})):
+        path = tmp_path / f"{name}.model"
+        path.write_bytes(trained(88, **{**KINDS["llama"], "byte_fallback": False, **more}))
+        torch.save(official_weights("rwkv4"), tmp_path / "a.pth")
+        folder = tmp_path / name
+        words = [f"source={tmp_path / 'a.pth'}", f"target={folder}", f"tokenizer={path}"]
+        done = convert(capfd, runs, *words, "format=hf")
+        assert done.status == 0, done.err
+        ours = tokenizers.load(path)
+        assert tokenizers.load(folder).fingerprint == ours.fingerprint
+        assert ("transformers has no tokenizer" in done.out) == (name == "suffix")
+        if name == "llama":
+            theirs = transformers.AutoTokenizer.from_pretrained(folder)
+            assert [theirs.encode(text)] == ours.encode_many([text], whole=True)
