@@ -3,10 +3,10 @@
 Text made of the sources that this machine has is written to a folder of its own and prepared in a
 fresh process; the tokenizer alone encodes the same text, in memory, cut into the same pieces: in
 one process, and, if that uses a single processor, in as many as there are processors, which share
-the texts and have loaded the tokenizer before. All take turns. Memory is the largest sum of all
-processes' resident pages, looked at every 50 ms. Where other work shares the processors, processor
-time tells more than the clock. A second start opens the corpus again, in a fresh process, beside
-one of 10 MB.
+the texts and have loaded the tokenizer before. All take turns. Memory is the most that all
+processes hold together, pages that they share counted once, looked at every 50 ms. Where other work
+shares the processors, processor time tells more than the clock. A second start opens the corpus
+again, in a fresh process, beside one of 10 MB.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ def prepared(conf: dict[str, Any], limit: int) -> tuple[float, int, float]:
 def watch(children: Sequence[subprocess.Popen[bytes]]) -> tuple[int, float]:
     """Wait for processes; the most memory and the processor time of them and all below them.
 
-    Memory is resident bytes, in which pages that they share count for each.
+    Memory is proportional: a page that processes share counts once, split among them.
     """
     peak, spent = 0, dict[int, float]()
     while any(child.poll() is None for child in children):
@@ -273,7 +273,7 @@ def watch(children: Sequence[subprocess.Popen[bytes]]) -> tuple[int, float]:
                 process = psutil.Process(child.pid)
                 for each in (process, *process.children(recursive=True)):
                     with suppress(psutil.Error):
-                        held += each.memory_info().rss
+                        held += each.memory_full_info().pss
                         spent[each.pid] = sum(each.cpu_times()[:2])
         peak = max(peak, held)
         time.sleep(_GLANCE)
