@@ -8,10 +8,12 @@ default names of runs, so with a fixed seed the same command repeats no finished
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -153,11 +155,14 @@ def values_to_check(word: str) -> list[str]:
         value = override.value()
         if isinstance(value, IntervalSweep):
             return list(dict.fromkeys([str(value.start), str(value.end)]))
-        values = [str(each) for each in islice(override.sweep_string_iterator(), MOST_VALUES + 1)]
-        if not values or len(values) > MOST_VALUES:
-            raise ValueError(
-                f"it has {'no values' if not values else f'over {MOST_VALUES} values'}"
-            )
-        return values
+        return listed(override.sweep_string_iterator())
     except UNREADABLE as error:
         raise UserError(f"{word!r} cannot be searched: {error}") from None
+
+
+def listed(values: Iterable[Any]) -> list[str]:
+    """The values of a list. Raises `ValueError` where there is none, or there are too many."""
+    several = [str(each) for each in islice(values, MOST_VALUES + 1)]
+    if not several or len(several) > MOST_VALUES:
+        raise ValueError(f"it has {f'over {MOST_VALUES}' if several else 'no'} values")
+    return several

@@ -21,7 +21,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from core.stop_signals import STOPPED, Preempted, Signals, requeue
 from scripts.cli.arguments import parsed
 from scripts.cli.hydra_flags import Line
 from scripts.cli.hydra_keys import SWEEPER
-from scripts.cli.search import MOST_VALUES, read_search
+from scripts.cli.search import listed, read_search
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import owned
 
@@ -307,12 +306,7 @@ def distribution(override: Override) -> Any:
             if all(isinstance(each, int) for each in parts) and step > 0 and stop > start:
                 last = start + (stop - start - 1) // step * step  # Hydra leaves out the stop
                 return of.IntDistribution(start, last, step=step)
-        values = [str(each) for each in islice(override.sweep_iterator(), MOST_VALUES + 1)]
-        if not values or len(values) > MOST_VALUES:
-            raise ValueError(
-                f"it has {'no values' if not values else f'over {MOST_VALUES} values'}"
-            )
-        return of.CategoricalDistribution(values)
+        return of.CategoricalDistribution(listed(override.sweep_iterator()))
     except (ValueError, ArithmeticError, HydraException) as error:
         raise UserError(f"{word!r} cannot be searched: {error}") from None
 

@@ -17,6 +17,14 @@ from models.layers.loss import (
 from tests.registered_models import shaken, some_tokens
 
 
+def loss_and_term(
+    logits: torch.Tensor, targets: torch.Tensor, l2wrap: float, z_loss: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of logits `[N, V]`, and what the objective adds to it, as their formulas say."""
+    term = l2wrap / 2 * logits.amax(-1).square().mean()
+    return F.cross_entropy(logits, targets), term + z_loss * logits.logsumexp(-1).square().mean()
+
+
 @pytest.mark.parametrize("count", [1, 7, CHUNK_TOKENS + 3])
 @pytest.mark.parametrize(("l2wrap", "z_loss"), [(0.0, 0.0), (1e-4, 0.0), (0.5, 0.1), (0.0, 0.3)])
 def test_objective_and_loss(count: int, l2wrap: float, z_loss: float) -> None:
@@ -28,10 +36,7 @@ def test_objective_and_loss(count: int, l2wrap: float, z_loss: float) -> None:
     ours = torch.autograd.grad(3 * objective, given)
 
     true = [x.double().requires_grad_() for x in (hidden, weight)]
-    logits = true[0] @ true[1].T
-    plain = F.cross_entropy(logits, targets)
-    term = l2wrap / 2 * logits.amax(-1).square().mean()
-    term = term + z_loss * logits.logsumexp(-1).square().mean()
+    plain, term = loss_and_term(true[0] @ true[1].T, targets, l2wrap, z_loss)
     want = torch.autograd.grad(3 * (plain + term), true)
     torch.testing.assert_close(loss.double(), plain.detach(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(objective.double(), plain + term, rtol=1e-6, atol=1e-6)
@@ -61,10 +66,7 @@ def test_what_is_divided_late(
     ours = torch.autograd.grad(300 * objective, given)
 
     true = [x.double().requires_grad_() for x in (hidden, weight)]
-    logits = true[0] @ true[1].T
-    plain = F.cross_entropy(logits, targets)
-    term = l2wrap / 2 * logits.amax(-1).square().mean()
-    term = term + z_loss * logits.logsumexp(-1).square().mean()
+    plain, term = loss_and_term(true[0] @ true[1].T, targets, l2wrap, z_loss)
     want = torch.autograd.grad(300 * (plain + term), true)
     torch.testing.assert_close(loss.double(), plain.detach(), rtol=small, atol=1e-6)
     torch.testing.assert_close(objective.double(), plain + term, rtol=small, atol=1e-6)
