@@ -10,10 +10,21 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+_ROOT = str(Path(__file__).resolve().parents[1])
+
+
+def command_of(module: str, call: str) -> list[str]:
+    """The command of a fresh Python that calls a function of a module of ours, as `serve(3)`.
+
+    It finds the module wherever this process was started, and nothing in the working folder.
+    """
+    code = f"import sys; sys.path.insert(0, {_ROOT!r}); from {module} import "
+    return [sys.executable, "-P", "-c", f"{code}{call.partition('(')[0]}; {call}"]
 
 
 def process_context(preload: Sequence[str] = ()) -> Any:

@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 from core.errors import UserError
+from core.processes import command_of
 from data import tokenizer_files
 from data.encoding import GROUP, IDS, Encoded, Encodes
 from data.guest import HEADER, NUMBER, Passage, packed, send
@@ -44,7 +45,6 @@ PROBES = [  # what catastrophic patterns fail on, beside texts of the corpus
     "The 3 quick brown foxes' jump: over\n\tthe lazy_dog (again) -- e\u0301 🎉 \u2581x\r\n" * 20,
 ]
 
-_ROOT = str(Path(__file__).resolve().parents[1])
 _GLANCE = 0.05  # seconds between looks at the processor time of the other process
 
 
@@ -116,10 +116,9 @@ class Foreign:
         available = psutil.virtual_memory().available
         self._memory = min(memory, max(MEMORY, available))
         size = min(GROUP, (1 << 16) * max(4, processors()))
-        code = f"import sys; sys.path.insert(0, {_ROOT!r}); from data.guest import serve; "
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", f"{code}serve({self._memory}, {size})"],
+                command_of("data.guest", f"serve({self._memory}, {size})"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -19,14 +19,12 @@ from typing import NoReturn
 
 from conf.schema import DataConf
 from core.errors import UserError
-from core.processes import die_with_parent
+from core.processes import command_of, die_with_parent
 from data import corpora, notices, recipes
 from data.documents import Split
 from data.preparation import fill, remove_if_useless
 
 LARGE = 64 << 20  # bytes of text from which on a process of its own is worth its start
-
-_ROOT = str(Path(__file__).resolve().parents[1])
 
 
 def fill_apart(folder: Path, fingerprint: str, conf: DataConf, split: Split, recipe: str) -> None:
@@ -36,10 +34,9 @@ def fill_apart(folder: Path, fingerprint: str, conf: DataConf, split: Split, rec
     """
     asked = (folder, fingerprint, conf, replace(split, documents=()), recipe, notices.once)
     request = pickle.dumps(asked)
-    code = f"import sys; sys.path.insert(0, {_ROOT!r}); from data.separate_process import serve; "
     try:
         with subprocess.Popen(
-            [sys.executable, "-P", "-c", f"{code}serve({len(request)})"],
+            command_of("data.separate_process", f"serve({len(request)})"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         ) as process:

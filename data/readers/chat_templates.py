@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 from conf.schema import DataConf
 from core.errors import UserError, shown
 from core.parsing import Missing, Unreadable, read_object, read_text
+from core.processes import command_of, die_with_parent
 from data.readers.shapes import BadRecord
 
 ANSWERS = "assistant"
@@ -31,7 +32,6 @@ _RWKV = {"system": "System", "user": "User", ANSWERS: "Assistant"}
 _MOST = 16 << 20  # bytes of a file that holds a template
 _SECONDS, _MEMORY = 5, 1 << 30  # of processor time, and bytes, that a few words may take
 _STARVED = 120.0  # seconds, where other processes have the processor
-_ROOT = str(Path(__file__).resolve().parents[2])
 _TRIALS = (
     (("user", "Hello."), (ANSWERS, "Hi.")),
     (("system", "Be brief."), *(("user", "More?"), (ANSWERS, "No.")) * 2),
@@ -187,12 +187,9 @@ def _try(path: Path, text: str, words: dict[str, str]) -> None:
 
     It is somebody's program, and could take all time and memory there is.
     """
-    code = f"import sys; sys.path.insert(0, {_ROOT!r}); "
-    code += "from data.readers.chat_templates import trial; trial()"
-    command = [sys.executable, "-P", "-c", code]
     try:
         done = subprocess.run(
-            command,
+            command_of("data.readers.chat_templates", "trial()"),
             input=json.dumps([text, words]).encode(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -215,7 +212,6 @@ def trial() -> None:
 
     An error is none here: it is told with the record in which it occurs.
     """
-    from core.processes import die_with_parent
     from data.guest import limit
 
     die_with_parent()
