@@ -15,7 +15,12 @@ from tests.fixtures import foreign_models
 FOLDER = Path(__file__).resolve().parents[1] / "conf" / "model"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 FOREIGN = foreign_models.install()
-VARIANTS = [*NAMES, "transformer window=24", *(one for one in FOREIGN if one not in NAMES)]
+VARIANTS = [
+    *NAMES,
+    "transformer window=24",
+    "rwkv5 ungated=true",
+    *(one for one in FOREIGN if one not in NAMES),
+]
 """All that must keep the contract: models as they come, with options that change their cost,
 and models of others."""
 VOCAB = 97

@@ -295,7 +295,7 @@ struct Machine {
   }
 
   // RWKV-5 and 6: out = norm(wkv) silu(g). n: H, N. f: eps.
-  // p: r, k, v, g, time_decay, its change or none, time_faaaa, weight, bias, state, out.
+  // p: r, k, v, g or none, time_decay, its change or none, time_faaaa, weight, bias, state, out.
   void wkv6(const Instruction& i) const {
     Index H = i.n[0], N = i.n[1], C = H * N;
     my_heads(H, [&](Index b, Index h) {
@@ -314,6 +314,7 @@ struct Machine {
         });
       }
       head_norm(N, y, at(i, 7) + channel, at(i, 8) + channel, float(i.f[0]));
+      if (!at<float>(i, 3)) return;
       each_vector(N, [&](Index c, int lanes) {
         vec g = read(work(i, 3) + base + c, lanes);
         write(y + c, read(y + c, lanes) * g * sigmoid(g), lanes);

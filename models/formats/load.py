@@ -4,7 +4,7 @@
 |---|---|
 | run | its folder: the newest undamaged checkpoint in it |
 | checkpoint of a run | `.ckpt`, a file or a folder (`sharded`), with its manifest beside it |
-| official RWKV weights (4, 5.1, 5.2, 6, 7) | any other file of `torch.save`, usually `.pth` |
+| official RWKV weights (4, 5.0, 5.1, 5.2, 6, 7) | any other file of `torch.save`, usually `.pth` |
 | checkpoint of nanoGPT | such a file with `model_args`, usually `ckpt.pt` |
 | one self-describing file, or official names | `.safetensors` |
 | adapters alone, merged into the weights that they name | `.safetensors` |

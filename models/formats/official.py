@@ -1,4 +1,4 @@
-"""Official RWKV weights (4, 5.1, 5.2, 6, 7): flat names and tensors, no configuration.
+"""Official RWKV weights (4, 5.0, 5.1, 5.2, 6, 7): flat names and tensors, no configuration.
 
 The names are those of our models, so that nothing is renamed. Every size is read from the shapes:
 released models follow no one formula for them. What the file holds must then be exactly what the
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from core.errors import UserError, shown
@@ -62,7 +63,10 @@ def write(weights: Weights, path: Path) -> None:
                 "run began with; format=safetensors keeps both"
             )
         states = tuned.time_states(weights, "format=official")
-    write_pth(path, {**weights.tensors, **weights.unused, **states})
+    tensors = weights.tensors
+    if weights.spec.config.get("ungated"):
+        tensors = _per_head(tensors)
+    write_pth(path, {**tensors, **weights.unused, **states})
 
 
 def from_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Weights:
@@ -108,10 +112,6 @@ def version(path: Path, tensors: Mapping[str, Tensor]) -> str:
             raise UserError(f"{path}: a research variant of RWKV-6 (x060a, b or c), not 6.0")
         return "rwkv6"
     if has("time_decay") and has("ln_x.weight"):
-        if not has("gate.weight"):
-            raise UserError(
-                f"{path}: RWKV-5.0, which has no gate: of RWKV-5, 5.1 and 5.2 are supported"
-            )
         return "rwkv5"
     if has("time_decay") and has("time_first"):
         return "rwkv4"
@@ -119,16 +119,16 @@ def version(path: Path, tensors: Mapping[str, Tensor]) -> str:
     if any(name.startswith(("rwkv.", "model.", "transformer.")) for name in tensors):
         hint = "; it looks like Hugging Face's: give its folder, with config.json"
     raise UserError(
-        f"{path}: not an official RWKV file of version 4, 5.1, 5.2, 6 or 7 "
+        f"{path}: not an official RWKV file of version 4, 5, 6 or 7 "
         f"(its tensors are {listed([*tensors]) or 'none'}){hint}"
     )
 
 
 def _per_channel(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """RWKV-5.1 as the 5.2 that computes the same.
+    """RWKV-5.0 and 5.1 as what computes the same with numbers per channel.
 
-    It has one decay and one bonus per head, `[H]`, and not one per channel, `[H, N]`; the bonus may
-    be stored as its logarithm, under another name.
+    They have one decay and one bonus per head, `[H]`, and not one per channel, `[H, N]`; the bonus
+    may be stored as its logarithm, under another name.
     """
     newest = dict(tensors)
     for name, tensor in tensors.items():
@@ -144,6 +144,23 @@ def _per_channel(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             tensor = tensor.reshape(heads, 1).repeat(1, width.numel() // heads)
         newest[name] = tensor
     return newest
+
+
+def _per_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse, for RWKV-5.0, of which the package `rwkv` knows no other form.
+
+    Raises `UserError` if the channels of a head differ, as they do once they have been trained.
+    """
+    lean = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.endswith((".att.time_decay", ".att.time_faaaa")):
+            if not torch.equal(tensor, tensor[:, :1].expand_as(tensor)):
+                raise UserError(
+                    f"format=official: without a gate the package rwkv knows one number per head, "
+                    f"and the channels of {name} differ: use format=safetensors"
+                )
+            lean[name] = tensor[:, 0].clone()
+    return lean
 
 
 def spec_of(path: Path, name: str, tensors: Mapping[str, Tensor]) -> ModelSpec:
@@ -176,6 +193,8 @@ def spec_of(path: Path, name: str, tensors: Mapping[str, Tensor]) -> ModelSpec:
                 f"{path}: its width {config['n_embd']} (emb.weight) is not a multiple of its head "
                 f"size {config['head_size']}"
             )
+    if name == "rwkv5" and first + "gate.weight" not in tensors:
+        config["ungated"] = True
     if name == "rwkv6":
         config["lora_mix"] = size(first + "time_maa_w2", 1)
         config["lora_decay"] = size(first + "time_decay_w1", 1)

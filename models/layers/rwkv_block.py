@@ -87,7 +87,7 @@ class RWKVTrunk(Trunk):
     """Embedding, L blocks, LayerNorm, head; the order of tokens enters through the recurrence."""
 
     recurrent = True
-    options = ("wkv",)
+    options: ClassVar[tuple[str, ...]] = ("wkv",)
     can_span = True
     operator: ClassVar[str]
     """Its recurrence, by the name in `models.ops.backends.BINDINGS`."""

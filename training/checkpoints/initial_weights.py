@@ -23,9 +23,9 @@ from data.mixture import Data
 from models.formats.crossover import AVERAGE, RAW, content_of
 from models.formats.load import read as read_weights
 from models.formats.run_checkpoints import PATTERN, is_sharded
-from models.formats.weights import Weights
+from models.formats.weights import Weights, shapes_of
 from models.meta import build_meta
-from models.registry import ModelSpec, model_class
+from models.registry import ModelSpec, model_class, nature
 from models.tuning import STATE
 from training.checkpoints.find import read as read_checkpoint
 from training.checkpoints.find import step_of
@@ -262,6 +262,7 @@ def _check_fits(path: Path, weights: Weights, spec: ModelSpec, resize: bool) -> 
         different = differences(theirs, ours, keys, "there", "here")
     if different:
         raise UserError(f"from={path} is another model: {different}")
+    _check_options(path, weights.spec, spec)
     tied = bool(spec.config.get("tie_embeddings"))
     if tied and not torch.equal(*(weights.tensors[name] for name in ROWS)):
         raise UserError(
@@ -274,6 +275,17 @@ def _check_fits(path: Path, weights: Weights, spec: ModelSpec, resize: bool) -> 
             f"{needed}: give the tokenizer it was trained with as data.tokenizer=PATH, or "
             "resize_vocab=true adds or cuts rows at the end of embedding and head"
         )
+
+
+def _check_options(path: Path, theirs: ModelSpec, ours: ModelSpec) -> None:
+    """Raise `UserError` if options of the model ask for weights that the file has not, or lose
+    some that it has: options may differ where they only change how a model computes."""
+    if shapes_of(theirs).keys() == shapes_of(ours).keys():
+        return
+    there, here = (nature(spec.target, spec.config).options for spec in (theirs, ours))
+    options = set(model_class(ours.target).options)
+    different = differences(there, here, options, "there", "here")
+    raise UserError(f"from={path} has other weights: model.{different}: leave that out")
 
 
 def _check_optimizer(path: Path, content: dict[str, Any], spec: ModelSpec, conf: TrainConf) -> None:

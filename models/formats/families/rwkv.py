@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from core.errors import UserError
 from models.formats.families.family import (
     Json,
     OneToOne,
@@ -106,6 +107,11 @@ class Rwkv5(Rwkv):
         return super().ours(path, theirs, shapes) | {"head_size": head_size}
 
     def theirs(self, config: Any, dtype: torch.dtype) -> Json:
+        if getattr(config, "ungated", None):
+            raise UserError(
+                "format=hf: no layout here has RWKV-5.0, which has no gate: use format=official "
+                "or format=safetensors"
+            )
         sizes = dict.fromkeys(("head_size", "num_attention_heads"), config.head_size)
         return super().theirs(config, dtype) | sizes | {"head_size_divisor": 8}
 

@@ -25,6 +25,8 @@ from tests.registered_models import shaken, some_tokens, spec_of
 
 Named = dict[str, Tensor]
 TOKENS = torch.randint(0, VOCAB, (19,), generator=torch.Generator().manual_seed(3)).tolist()
+OLDER = ["time_faaaa", "time_first", "time_faaaa 5.0", "time_first 5.0"]
+"""Files of RWKV-5.1 and 5.0, by the name of the bonus."""
 SPLITS = [[19], [1] * 19, [7, 1, 11]]
 
 
@@ -40,9 +42,12 @@ def same_bits(a: Named, b: Named) -> None:
         assert torch.equal(a[name], b[name]), name
 
 
-def per_head(bonus: str) -> Named:
-    """RWKV-5.1: a decay and a bonus for each head; `time_first` is the bonus's logarithm."""
+def per_head(bonus: str, gate: bool = True) -> Named:
+    """RWKV-5.1: a decay and a bonus for each head; `time_first` is the bonus's logarithm.
+    Without a gate it is RWKV-5.0."""
     weights = official_weights("rwkv5")
+    if not gate:
+        weights = without("gate", "time_mix_g")(weights)
     for name in [name for name in weights if "time_decay" in name or "time_faaaa" in name]:
         weights[name.replace("time_faaaa", bonus)] = weights.pop(name)[:, 0].clone()
     return weights
@@ -74,9 +79,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, A
         path = folder / f"{version}-trained.pth"
         save(Weights(spec_of(version), trained(version).state_dict()), path, "official")
         questions[f"{version} trained"] = Question(str(path), version, TOKENS[:5], [], greedy=24)
-    for name in ("time_faaaa", "time_first"):
-        path = pth(folder / f"{name}.pth", per_head(name))
+    for name in OLDER:
+        path = pth(folder / f"{name}.pth", per_head(name.removesuffix(" 5.0"), "5.0" not in name))
         questions[name] = Question(str(path), "rwkv5", TOKENS, SPLITS[-1:])
+    again = folder / "again.pth"
+    save(read(folder / "time_first 5.0.pth"), again, "official")
+    questions["written 5.0"] = Question(str(again), "rwkv5", TOKENS, SPLITS[-1:])
     found = ask(list(questions.values()))
     return {
         name: (Path(question.pth), answer)
@@ -102,13 +110,42 @@ def test_logits_are_those_of_the_official_runtime(
     assert answer.logits[0].abs().max() > 1, "a comparison of nothing"
 
 
-@pytest.mark.parametrize("bonus", ["time_faaaa", "time_first"])
-def test_rwkv_5_1_is_a_5_2_with_equal_channels(
-    answers: dict[str, tuple[Path, Answer]], bonus: str
+@pytest.mark.parametrize("file", [*OLDER, "written 5.0"])
+def test_rwkv_5_0_and_5_1_have_equal_channels(
+    answers: dict[str, tuple[Path, Answer]], file: str
 ) -> None:
-    path, answer = answers[bonus]
-    logits = models.load(path)(torch.tensor([TOKENS]))[0][0].detach()
-    torch.testing.assert_close(logits, answer.logits[0], rtol=0, atol=5e-5)
+    path, answer = answers[file]
+    model: Any = models.load(path)
+    assert bool(model.config.ungated) is ("5.0" in file)
+    with torch.no_grad():
+        whole = model(torch.tensor([TOKENS]))[0][0]
+        state, rows = model.init_state(1), []
+        for token in TOKENS:  # by the native program
+            logits, state = model(torch.tensor([[token]]), state)
+            rows.append(logits[0, 0])
+    for logits in (whole, torch.stack(rows)):
+        torch.testing.assert_close(logits, answer.logits[0], rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_round_of_rwkv_5_0_keeps_every_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+    before = {name: tensor.to(dtype) for name, tensor in per_head("time_faaaa", False).items()}
+    loaded = read(pth(tmp_path / "a.pth", before))
+    assert loaded.spec.config["ungated"] is True
+    save(loaded, tmp_path / "b.safetensors", "safetensors")
+    save(read(tmp_path / "b.safetensors"), tmp_path / "b.pth", "official")
+    same_bits(torch.load(tmp_path / "b.pth"), before)
+
+
+def test_what_no_tool_knows_of_rwkv_5_0_is_not_written(tmp_path: Path) -> None:
+    loaded = read(pth(tmp_path / "a.pth", per_head("time_faaaa", False)))
+    with pytest.raises(UserError, match=r"format=hf: no layout here has RWKV-5\.0"):
+        save(loaded, tmp_path / "a-hf", "hf")
+    loaded.tensors["blocks.1.att.time_decay"][1, 3] += 1  # as a training does
+    message = r"the channels of blocks\.1\.att\.time_decay differ: use format=safetensors"
+    with pytest.raises(UserError, match=message):
+        save(loaded, tmp_path / "b.pth", "official")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -212,7 +249,8 @@ def adding(name: str, *shape: int) -> Callable[[Named], Named]:
 
 
 REFUSED: list[tuple[str, Callable[[Named], Any], str]] = [
-    ("rwkv5", without("gate"), "RWKV-5.0"),
+    ("rwkv5", without("gate"), r"time_mix_g is unknown"),
+    ("rwkv5", without("1.att.gate"), r"blocks\.1\.att\.gate\.weight \[128, 128\] is missing"),
     ("rwkv6", without("gate"), "x060a, b or c"),
     ("rwkv6", adding("blocks.1.att.time_state", 2, 64, 64), r"tuned initial state.*blocks\.1"),
     ("rwkv7", adding("blocks.0.ffn.s_emb.weight", VOCAB, 8), "DeepEmbed"),

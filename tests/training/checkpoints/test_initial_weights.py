@@ -17,6 +17,7 @@ from conf.schema import TrainConf
 from core.errors import UserError
 from models.formats.crossover import write
 from models.formats.load import read as read_weights
+from models.formats.weights import Weights
 from models.registry import build
 from tests.registered_models import spec_of
 from tests.training.runs import run, run_conf
@@ -249,6 +250,20 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, corpus: Path, parent: RunF
     refused("is no run, so it has no steps", init_from=f"{file}@3")
     file.write_bytes(file.read_bytes()[:-100])
     refused("weights.safetensors", init_from=str(file))
+
+
+@pytest.mark.parametrize("option", ["transformer qk_norm=true", "rwkv5 ungated=true"])
+def test_options_that_need_other_weights_are_refused(
+    tmp_path: Path, corpus: Path, option: str
+) -> None:
+    plain, name = option.split()[0], option.split()[1].partition("=")[0]
+    for there, here, values in ((plain, option, "None there, True"), (option, plain, "True there")):
+        spec = spec_of(there, vocab_size=257)
+        file = tmp_path / f"{name}.safetensors"
+        write(Weights(spec, build(spec).state_dict()), file)  # type: ignore[attr-defined]
+        with pytest.raises(UserError, match=rf"has other weights: model\.{name}={values}"):
+            run(run_conf(tmp_path, corpus, init_from=str(file)), here)
+        file.unlink()
 
 
 def test_a_schedule_that_has_decayed_is_not_begun_again(tmp_path: Path, corpus: Path) -> None:
