@@ -7,11 +7,11 @@ CONTRIBUTING.md); here it is built by itself, trained for some steps, and contin
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.contract import ParamGroup, State
 from models.layers.init import init_normal, split_decay
-from models.layers.trunk import Block, Trunk, linear_flops
+from models.layers.trunk import Block, Stream, Trunk, linear_flops
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,15 @@ class EMABlock(Block):
         self.decay = nn.Parameter(torch.linspace(-2, 4, config.n_embd))
         self.output = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
-    def forward(self, stream: Tensor, state: State | None) -> tuple[Tensor, State | None]:
-        h = self.init_state(len(stream), None)["h"] if state is None else state["h"]  # [B, C]
+    def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
+        h = self.init_state(len(stream.x), None)["h"] if state is None else state["h"]  # [B, C]
         decay, average = torch.sigmoid(self.decay), []
-        for x in self.norm(stream).unbind(1):  # [B, C], one token after the other
+        for x in self.norm(stream.x).unbind(1):  # [B, C], one token after the other
             h = decay * h + (1 - decay) * x
             average.append(h)
         y = self.output(torch.stack(average, dim=1))  # [B, T, C]
-        return stream + y, None if state is None else {"h": h}
+        stream = stream._replace(x=stream.x + y)
+        return stream, None if state is None else {"h": h}
 
     def init_state(self, batch: int, capacity: int | None) -> State:
         return {"h": self.decay.new_zeros(batch, len(self.decay)).detach()}  # [B, C]
@@ -53,9 +54,8 @@ class EMA(Trunk):
     title = "the moving average"
     recurrent = True
 
-    def __init__(self, config: EMAConfig) -> None:
-        super().__init__(config)
-        init_normal(self, config.n_layer, residual=("output.weight",))
+    def initialise(self) -> None:
+        init_normal(self, self.config.n_layer, residual=("output.weight",))
 
     def build_block(self, layer: int) -> EMABlock:
         return EMABlock(self.config)

@@ -106,7 +106,7 @@ class GPT(AttentionTrunk):
         end = past + tokens.shape[1]
         self.check_positions(end)
         x = self.emb(tokens) + self.pos_emb.weight[past:end]  # [B, T, C] + [T, C]
-        return dropout(x, self), (past, None)
+        return Stream(dropout(x, self.config.dropout, self), (past, None))
 
     def check_positions(self, end: int) -> None:
         """Raise `UserError` if `end` tokens have no learned positions."""

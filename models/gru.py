@@ -57,9 +57,8 @@ class GRU(Trunk):
     title = "the GRU"
     recurrent = True
 
-    def __init__(self, config: GRUConfig) -> None:
-        super().__init__(config)
-        init_normal(self, config.n_layer, residual=("down.weight",))
+    def initialise(self) -> None:
+        init_normal(self, self.config.n_layer, residual=("down.weight",))
 
     def build_block(self, layer: int) -> GRUBlock:
         return GRUBlock(self.config)

@@ -77,9 +77,8 @@ class LSTM(Trunk):
     title = "the LSTM"
     recurrent = True
 
-    def __init__(self, config: LSTMConfig) -> None:
-        super().__init__(config)
-        init_normal(self, config.n_layer, residual=("down.weight",))
+    def initialise(self) -> None:
+        init_normal(self, self.config.n_layer, residual=("down.weight",))
 
     def build_block(self, layer: int) -> LSTMBlock:
         return LSTMBlock(self.config)

@@ -157,8 +157,10 @@ class RWKV4(RWKVTrunk):
     time_mix, channel_mix = TimeMix, ChannelMix
     lr_scales: ClassVar = {"time_decay": 2.0, "time_first": 3.0}
 
-    def __init__(self, config: RWKV4Config) -> None:
-        super().__init__(config)
-        gains = {"att.value": 1.0, "ffn.key": math.sqrt(max(config.hidden / config.n_embd, 1))}
+    def initialise(self) -> None:
+        gains = {
+            "att.value": 1.0,
+            "ffn.key": math.sqrt(max(self.config.hidden / self.config.n_embd, 1)),
+        }
         zeros = ("att.key", "att.receptance", "att.output", "ffn.receptance", "ffn.value")
         init_matrices(self, 6e-4, gains, zeros)

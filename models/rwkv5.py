@@ -146,10 +146,9 @@ class RWKV5(RWKVTrunk):
     time_mix, channel_mix = TimeMix, ChannelMix
     lr_scales: ClassVar = {"time_decay": 2.0}
 
-    def __init__(self, config: RWKV5Config) -> None:
-        super().__init__(config)
+    def initialise(self) -> None:
         gains = {"att.receptance": 1.0, "att.key": 0.1, "att.value": 1.0, "ffn.key": 1.0}
-        gate = {} if config.ungated else {"att.gate": 0.1}
+        gate = {} if self.config.ungated else {"att.gate": 0.1}
         zeros = ("att.output", "ffn.receptance", "ffn.value")
         init_matrices(self, 1e-4, gains | gate, zeros)
 

@@ -154,7 +154,8 @@ class TimeMix(MatrixTimeMix):
         self.w1, self.w2 = low_rank(width, config.ranks["w"])
         self.a0 = vector(-0.19 + 0.3 * zigzag + 0.4 * linear)
         self.a1, self.a2 = low_rank(width, config.ranks["a"])
-        if schedule.layer > 0:
+        self.is_first = schedule.is_first
+        if not self.is_first:
             self.v0 = vector(0.73 - 0.4 * linear)
             self.v1, self.v2 = low_rank(width, config.ranks["v"])
         self.g1, self.g2 = low_rank(width, config.ranks["g"])
@@ -170,7 +171,7 @@ class TimeMix(MatrixTimeMix):
     def forward(
         self, x: Tensor, state: State | None, v_first: Tensor | None
     ) -> tuple[Tensor, State | None, Tensor]:
-        """x `[B, T, C]` to `[B, T, C]`; v_first is layer 0's value `[B, T, C]`, None in layer 0."""
+        """x `[B, T, C]` to `[B, T, C]`; v_first is the first layer's value, and None there."""
         stored = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)  # [1, 1, C] each
         mixes = 1 - torch.cat(stored).squeeze(1)  # [6, C]
         before, last = shifted(x, state)  # [B, C]
@@ -217,19 +218,19 @@ class TimeMix(MatrixTimeMix):
         low_a = p.low_rank(x_a, self.a1, "low a", parallel=True)
         low_g = p.low_rank(x_g, self.g1, "low g", "sigmoid", parallel=True)
         e_v = None
-        if layer > 0:
+        if not self.is_first:
             low_v = p.low_rank(x_v, self.v1, "low v", parallel=True)
             e_v = p.low_rank(low_v, self.v2, "e v")
-        e_w = p.low_rank(low_w, self.w2, "e w", parallel=layer > 0)
+        e_w = p.low_rank(low_w, self.w2, "e w", parallel=not self.is_first)
         e_a = p.low_rank(low_a, self.a2, "e a", parallel=True)
         g = p.low_rank(low_g, self.g2, "g", parallel=True)
         first, y = p.buffer("v first", width), p.buffer("y", width)
         operands = [
-            r, k, v, g, e_w, e_a, e_v, self.w0, self.a0, self.v0 if layer > 0 else None,
+            r, k, v, g, e_w, e_a, e_v, self.w0, self.a0, None if self.is_first else self.v0,
             self.k_k, self.k_a, self.r_k, self.ln_x.weight, self.ln_x.bias,
             p.leaf("att", "wkv"), first, y,
         ]  # fmt: skip
-        n = [self.heads, width // self.heads, layer == 0]
+        n = [self.heads, width // self.heads, self.is_first]
         p.emit("wkv7", n, operands, self.ln_x.eps)
         p.linear(y, self.output, x, sink="add")
 
@@ -269,7 +270,6 @@ class RWKV7(RWKVTrunk):
     time_mix, channel_mix = TimeMix, ChannelMix
     lr_scales: ClassVar = {"att.w0": 2.0}
 
-    def __init__(self, config: RWKV7Config) -> None:
-        super().__init__(config)
+    def initialise(self) -> None:
         gains = {"att.receptance": 1.0, "att.key": 0.1, "att.value": 1.0, "ffn.key": 1.0}
         init_matrices(self, 1e-4, gains, zeros=("att.output", "ffn.value"))

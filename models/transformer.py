@@ -166,5 +166,6 @@ class Transformer(AttentionTrunk):
     def embed(self, tokens: Tensor, state: State | None) -> Stream:
         length, config = tokens.shape[1], self.config
         past = self.first_position(state, length)
-        x = dropout(self.emb(tokens), self)  # [B, T, C]
-        return x, (past, rope_table(past, length, config.width_of_head, config.rotation, x))
+        x = dropout(self.emb(tokens), config.dropout, self)  # [B, T, C]
+        rope = rope_table(past, length, config.width_of_head, config.rotation, x)
+        return Stream(x, (past, rope))

@@ -183,11 +183,10 @@ class AttentionBlock(Block):
         self.dropout = config.dropout
 
     def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
-        x, positions = stream  # [B, T, C], and what attention knows of its places
-        mixed, state, positions = self.att(self.ln1(x), state, positions)
-        x = x + dropout(mixed, self)
-        x = x + dropout(self.ffn(self.ln2(x)), self)
-        return (x, positions), state
+        mixed, state, _ = self.att(self.ln1(stream.x), state, stream.positions)
+        x = stream.x + dropout(mixed, self.dropout, self)
+        x = x + dropout(self.ffn(self.ln2(x)), self.dropout, self)
+        return stream._replace(x=x), state
 
     def init_state(self, batch: int, capacity: int | None) -> State:
         return self.att.init_state(batch, capacity)
@@ -205,10 +204,9 @@ class AttentionTrunk(Trunk):
 
     can_span = True
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.dropout = config.dropout
-        init_normal(self, config.n_layer, residual=("att.output.weight", "ffn.down.weight"))
+    def initialise(self) -> None:
+        residual = ("att.output.weight", "ffn.down.weight")
+        init_normal(self, self.config.n_layer, residual)
 
     @property
     def can_step(self) -> bool:
@@ -233,9 +231,6 @@ class AttentionTrunk(Trunk):
         """Tokens seen before this call."""
         return 0 if state is None else int(state["length"])
 
-    def readout(self, stream: Stream) -> Tensor:
-        return stream[0]
-
     def init_state(self, batch: int, capacity: int | None = None) -> State:
         # The length lives on the CPU, so that reading it never waits for the GPU.
         length = torch.tensor(0, device="cpu")
@@ -253,15 +248,15 @@ class AttentionTrunk(Trunk):
         return {"attention": attention.kernel_in_use()}
 
 
-def dropout(x: Tensor, module: Any) -> Tensor:
-    """x `[B, T, C]` with a share `module.dropout` of it zero and the rest scaled up.
+def dropout(x: Tensor, share: float | None, module: nn.Module) -> Tensor:
+    """x `[B, T, C]` with a share of it zero and the rest scaled up.
 
-    Only in training mode and where a gradient is wanted: a validation never drops anything
-    (Srivastava et al. 2014; on the residual stream as Radford et al. 2019).
+    Only if the module is in training mode and where a gradient is wanted: a validation never drops
+    anything (Srivastava et al. 2014; on the residual stream as Radford et al. 2019).
     """
-    if not module.dropout or not module.training or not torch.is_grad_enabled():
+    if not share or not module.training or not torch.is_grad_enabled():
         return x
-    return F.dropout(x, module.dropout)
+    return F.dropout(x, share)
 
 
 def check_config(config: Any) -> None:

@@ -41,12 +41,12 @@ class InitSchedule:
     """The quantities official initial values of an RWKV are made of, for one layer.
 
     `depth` goes from 0 at the first layer to 1 at the last, `remaining` from 1 to 1/L; the others
-    are `[C]` over channels.
+    are `[C]` over channels. `is_first` says whether no layer of its kind is below.
     """
 
-    def __init__(self, layer: int, n_layer: int, width: int) -> None:
+    def __init__(self, layer: int, n_layer: int, width: int, is_first: bool) -> None:
         index = torch.arange(width)
-        self.layer = layer
+        self.layer, self.is_first = layer, is_first
         self.depth = layer / max(n_layer - 1, 1)
         self.remaining = 1 - layer / n_layer
         self.output_gain = ((1 + layer) / n_layer) ** 0.7  # weight of the norm of heads

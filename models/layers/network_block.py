@@ -52,11 +52,11 @@ class NetworkBlock(Block):
         """The outputs `[B, T, C]`, and after them the leaves after the last token, `[1, B, C]`."""
 
     def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
-        before = self.init_state(len(stream), None) if state is None else state
-        mixed, after = self._recur(self.ln1(stream), before)
-        x = stream + mixed
+        before = self.init_state(len(stream.x), None) if state is None else state
+        mixed, after = self._recur(self.ln1(stream.x), before)
+        x = stream.x + mixed
         x = x + self.down(F.gelu(self.up(self.ln2(x))))
-        return x, None if state is None else after
+        return stream._replace(x=x), None if state is None else after
 
     def _recur(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """On a CPU in fp32 whatever the precision: oneDNN's has bf16 on a few processors only."""

@@ -57,13 +57,14 @@ class RWKVBlock(Block):
         self.ffn = ffn
 
     def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
-        x, beside = stream  # [B, T, C], and what goes up the stack beside it
+        x = stream.x  # [B, T, C]
         x = x if self.ln0 is None else self.ln0(x)
         att, ffn = (None, None) if state is None else (state["att"], state["ffn"])
-        mixed, att, beside = self.att(self.ln1(x), att, beside)
+        mixed, att, first = self.att(self.ln1(x), att, stream.first_value)
         x = x + mixed
         mixed, ffn = self.ffn(self.ln2(x), ffn)
-        return (x + mixed, beside), None if state is None else {"att": att, "ffn": ffn}
+        stream = stream._replace(x=x + mixed, first_value=first)
+        return stream, None if state is None else {"att": att, "ffn": ffn}
 
     def init_state(self, batch: int, capacity: int | None) -> State:
         parts = {"att": self.att, "ffn": self.ffn}
@@ -103,18 +104,14 @@ class RWKVTrunk(Trunk):
 
     def build_block(self, layer: int) -> RWKVBlock:
         config = self.config
-        schedule = InitSchedule(layer, config.n_layer, config.n_embd)
+        schedule = InitSchedule(
+            layer, config.n_layer, config.n_embd, is_first=layer == self.first_layer
+        )
         att, ffn = self.time_mix(config, schedule), self.channel_mix(config, schedule)
         return RWKVBlock(config.n_embd, layer, att, ffn)
 
     def build_norm(self) -> nn.LayerNorm:
         return nn.LayerNorm(self.config.n_embd)
-
-    def embed(self, tokens: Tensor, state: State | None) -> Stream:
-        return self.emb(tokens), None  # [B, T, C], and nothing beside it yet
-
-    def readout(self, stream: Stream) -> Tensor:
-        return stream[0]
 
     def param_groups(self) -> list[ParamGroup]:
         return official_groups(self, self.lr_scales)

@@ -2,7 +2,7 @@
 
     stream = embed(tokens)            embedding, plus whatever flows up the stack with it
     stream, state = block(stream, state)        once per layer
-    logits = head(norm(readout(stream)))
+    logits = head(norm(stream.x))
 
 Sharing it keeps the comparison fair: the block is the only thing in which two models differ.
 The plug-in unit is the block and not the mixer, because RWKV's channel mix carries state too.
@@ -11,7 +11,7 @@ The plug-in unit is the block and not the mixer, because RWKV's channel mix carr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,16 @@ from models.layers.loss import linear_cross_entropy
 from models.long_context.packing import hidden_of_documents
 from models.ops.intercept import interceptable
 
-# What flows from block to block: the residual stream [B, T, C], or a tuple starting with it.
-Stream = Any
+
+class Stream(NamedTuple):
+    """What flows from block to block. A block hands on what it does not know."""
+
+    x: Tensor
+    """The residual, `[B, T, C]`."""
+    positions: Any = None
+    """Where attention stands in the sequence (`models.layers.attention_block.Positions`)."""
+    first_value: Tensor | None = None
+    """The value of the first layer that has one, `[B, T, C]`, which RWKV-7 reads in all others."""
 
 
 class Block(nn.Module, ABC):
@@ -60,8 +68,8 @@ class Block(nn.Module, ABC):
 class Mixer(nn.Module, ABC):
     """The part of a block in which tokens see one another: attention or an RWKV's time mix.
 
-    `beside` is what flows up the stack beside the residual stream: positions for attention, the
-    first layer's value for RWKV-7, None for the others.
+    `beside` is what it reads of the stream beside the residual: positions for attention, the first
+    layer's value for an RWKV, which all but RWKV-7 hand on as it is.
     """
 
     @abstractmethod
@@ -96,6 +104,8 @@ class Trunk(nn.Module, ABC):
     options: ClassVar[tuple[str, ...]] = ()
     length_field: ClassVar[str] = ""
     """The config field that holds the longest context it can read, if it has one."""
+    first_layer = 0
+    """The lowest of its layers: another one than 0 only in a stack of several kinds of blocks."""
     can_span: ClassVar[bool] = False
     """Whether its blocks mix tokens through operators of `models.ops` alone, so that ranks can
     share a sequence (`models.long_context.sequence_parallel`)."""
@@ -121,6 +131,7 @@ class Trunk(nn.Module, ABC):
         if getattr(config, "tie_embeddings", None):
             self.tie()
             self.register_load_state_dict_post_hook(Trunk.tie)
+        self.initialise()
 
     def tie(self, *_: Any) -> None:
         """Let the head read the embedding's weight `[V, C]`: one parameter under both names."""
@@ -138,6 +149,10 @@ class Trunk(nn.Module, ABC):
     @abstractmethod
     def build_norm(self) -> nn.Module:
         """The final norm over `C`."""
+
+    def initialise(self) -> None:
+        """Give the matrices of embedding, blocks and head their initial values, in place. By
+        default they keep those of torch."""
 
     @abstractmethod
     def param_groups(self) -> list[ParamGroup]:
@@ -158,11 +173,7 @@ class Trunk(nn.Module, ABC):
 
     def embed(self, tokens: Tensor, state: State | None) -> Stream:
         """Tokens `[B, T]` to the stream the first block reads."""
-        return self.emb(tokens)
-
-    def readout(self, stream: Stream) -> Tensor:
-        """The stream after the last block to the residual `[B, T, C]` the final norm reads."""
-        return stream
+        return Stream(self.emb(tokens))
 
     @interceptable
     def hidden(
@@ -184,7 +195,7 @@ class Trunk(nn.Module, ABC):
                 stream, new = block(stream, before)
             if after is not None:
                 after["blocks"][str(layer)] = new
-        return self.ln_out(self.readout(stream)), after if continues else None
+        return self.ln_out(stream.x), after if continues else None
 
     def forward(
         self, tokens: Tensor, state: State | None = None, starts: Tensor | None = None

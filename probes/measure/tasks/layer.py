@@ -26,7 +26,7 @@ def layer(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
     def step(_: None) -> None:
         with autocast(task):
             after, _state = block(stream, None)
-        _backward(model.readout(after))
+        _backward(after.x)
 
     def forget() -> None:
         block.zero_grad(set_to_none=True)
@@ -97,11 +97,9 @@ def middle(model: Any, task: Task) -> tuple[Block, Stream]:
 
 def _gathering(stream: Stream) -> Stream:
     """The stream with its residuals `[B, T, C]` as leaves; tables beside them learn nothing."""
-    if isinstance(stream, tuple):
-        return tuple(_gathering(part) for part in stream)
-    if isinstance(stream, Tensor) and stream.ndim == 3 and stream.is_floating_point():
-        return stream.detach().requires_grad_()
-    return stream
+    first = stream.first_value
+    learned = None if first is None else first.detach().requires_grad_()
+    return stream._replace(x=stream.x.detach().requires_grad_(), first_value=learned)
 
 
 def _tensors(tree: Any) -> list[Tensor]:
