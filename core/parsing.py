@@ -22,6 +22,7 @@ from core.errors import UserError
 MOST_JSON = 16 << 20  # bytes
 MOST_YAML = 256 << 10  # bytes, which take a second
 LONGEST_LINE = 1 << 20  # bytes of a row
+MOST_SKIPPED = 64 << 20  # bytes of a line that is too long; a sparse file may have terabytes
 DEEPEST = 50  # lists and objects in each other
 _BLOCK = 1 << 16  # bytes
 LARGEST = 10**300  # of a whole number: any is also a float
@@ -151,13 +152,14 @@ class Line:
     value: dict[str, Any] | None
     problem: str = ""
     ended: bool = True
-    """By a newline; the last line of a killed process may not be."""
+    """False where the file stops before a newline: the last line of a killed process."""
 
 
 def read_lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[Line]:
     """Every line, of at most `longest` bytes, of a file with one JSON object in each.
 
-    Raises `Missing` or `Unreadable` where the file is none that can be read.
+    A line that is too long is left out; where its end is not found within `MOST_SKIPPED` bytes, so
+    is all that follows. Raises `Missing` or `Unreadable` where the file is none that can be read.
     """
     with regular(path) as file:
         number = 0
@@ -165,8 +167,13 @@ def read_lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[Line]:
             number += 1
             ended = content.endswith(b"\n")
             if len(content) > longest:
-                while not ended and (rest := file.readline(longest)):
-                    ended = rest.endswith(b"\n")
+                skipped = 0
+                while not ended and skipped < MOST_SKIPPED and (rest := file.readline(longest)):
+                    ended, skipped = rest.endswith(b"\n"), skipped + len(rest)
+                if not ended and file.read(1):
+                    reason = f"has no end within {MOST_SKIPPED:,} bytes; nothing after it is read"
+                    yield Line(number, None, reason)
+                    return
                 yield Line(number, None, f"longer than {longest:,} bytes", ended)
                 continue
             try:

@@ -138,7 +138,10 @@ class JsonlLogger(Logger):
         number = 1
         while os.path.lexists(aside := self._path.with_name(f"metrics.damaged-{number}.jsonl")):
             number += 1
-        shutil.copyfile(self._path, aside)
+        try:
+            os.link(self._path, aside)  # a new file takes the old one's name; it may be enormous
+        except OSError:  # a file system without links
+            shutil.copyfile(self._path, aside)
         more = f"; and {len(damaged) - 1} more lines" if len(damaged) > 1 else ""
         log.warning(
             "%s, %s%s: left out; the file as it was is now %s",

@@ -40,11 +40,12 @@ def measured_points(planner: Planner, runs: Sequence[Path]) -> list[Measured]:
         and row.device["kind"] == planner.machine.device
     ]
     if runs and not matching:
+        kind = planner.machine.device.upper()
         raise UserError(
-            f"runs={[str(run) for run in runs]}: none of {len(rows)} rows is a training of "
-            f"{tables.name(planner)} with vocabulary {planner.conf.data.vocab_size}, "
-            f"{planner.sequences} sequence(s) and {planner.conf.precision} on a "
-            f"{planner.machine.device}: probe that, or leave runs= out"
+            f"runs={[str(run) for run in runs]}: none of {units.counted(len(rows), 'row')} is a "
+            f"training of {tables.name(planner)} with vocabulary {planner.conf.data.vocab_size}, "
+            f"{units.counted(planner.sequences, 'sequence')} and {planner.conf.precision} on a "
+            f"{kind if kind == 'CPU' else f'{kind} device'}: probe that, or leave runs= out"
         )
     return matching
 

@@ -168,6 +168,17 @@ def test_each_line_is_a_row_or_says_why_not(tmp_path: Path) -> None:
     assert [line.ended for line in rows] == [True] * 9 + [False]
 
 
+def test_a_line_without_an_end_is_given_up(tmp_path: Path) -> None:
+    """A sparse file of a terabyte holds nothing, and takes hours to read."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n')
+    os.truncate(path, 1 << 40)
+    sound, endless = read_lines(path)
+    assert sound.value == {"a": 1}
+    assert endless.problem == "has no end within 67,108,864 bytes; nothing after it is read"
+    assert endless.ended  # it is damaged, not cut short
+
+
 def test_a_file_that_waits_for_its_content_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import importlib
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -30,12 +31,14 @@ from data.tokenizers import byte_tokenizer
 from models.formats.save import save
 from models.formats.weights import Weights
 from models.registry import build
+from probes.rows import append_rows
 from scripts.cli.check import problems_of
 from scripts.cli.model_spec import model_spec
 from tests.faults import reports
 from tests.faults.child import Ended, script
 from tests.faults.trainings import COMMON
 from tests.faults.trial import Trial, fault, run
+from tests.probes.specs import training_row
 
 NOBODY = 65534
 CLONE_NEWNS = 0x00020000
@@ -75,8 +78,8 @@ WRITERS = (
 )  # fmt: skip
 READERS = (
     Way("report", "runs", "group", ("wandb.mode=disabled", "out=out"), reads=True),
-    Way("plan", "runs", "group", ("model=rwkv4", "model.size=tiny", "data.length=64",
-        "machine=a100", "lengths=[64]", "out=out"), reads=True),
+    Way("plan", "runs", "planned", ("model=rwkv4", "model.size=tiny", "data.length=64",
+        "precision=bf16-mixed", "machine=a100", "lengths=[64]", "out=out"), reads=True),
     Way("convert", "source", "a.safetensors", ("target=b.pth", "format=official"), reads=True),
     Way("generate", "run", "a.safetensors", ("tokenizer={here}/tokenizer.json", "tokens=2",
         "accelerator=cpu"), reads=True),
@@ -284,6 +287,7 @@ def _prepare(here: Path) -> None:
     """What the scripts read: a group of rows, weights, a tokenizer, a text."""
     group = reports.sound(here / "group", random.Random(0))
     group.write()
+    append_rows(here / "planned" / "probes.jsonl", [training_row(64, 65536)])
     torch.manual_seed(0)
     spec = model_spec(TINY, 256)
     model: Any = build(spec)
@@ -342,6 +346,8 @@ def inside(way: Way, number: int, as_nobody: bool, place: Path, here: Path, seed
         schema.register(way.script)
         file = schema.script_path(way.script)
         importlib.import_module(file.removesuffix(".py").replace("/", "."))
+        for method in multiprocessing.get_all_start_methods():
+            importlib.import_module(f"multiprocessing.popen_{method}")
         problems_of("plan", ["model=gpt", "data.length=64"])
         os.setgroups([])
         os.setgid(NOBODY)

@@ -9,27 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from probes.rows import Row, append_rows
-from tests.registered_models import spec_of
+from probes.rows import append_rows
+from tests.probes.specs import training_row
 from tests.scripts.commands import run_script
 
 SMALL = ("model.size=tiny", "data.vocab_size=97", "data.length=64", "machine=h100")
 
 
-def measured_row(length: int) -> Row:
-    spec = spec_of("rwkv4")
-    return Row(
-        probe="train", sweep="batch_1", model=spec.name, size=spec.size, target=spec.target,
-        config=spec.config, parameters=1, context_length=length, batch=1, status="ok", error=None,
-        seconds=[0.01 * length], peak_bytes=1000 * length, peak_method="", state_bytes=None,
-        flops=1, flops_dense=1, backends={}, precision="bfloat16", seed=0,
-        device={"kind": "cuda", "name": "a GPU", "threads": 1, "memory_bytes": 1}, versions={},
-        commit="", load_before=0.0, started="2026-11-21T00:00:00+00:00", command="",
-    )  # fmt: skip
-
-
 def test_a_plan_with_its_files(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    append_rows(tmp_path / "runs" / "probes.jsonl", [measured_row(64)])
+    append_rows(tmp_path / "runs" / "probes.jsonl", [training_row(64, 97)])
     done = run_script(
         capfd, "plan", *SMALL, "model=rwkv4", "devices=16", "tokens=1e9", "segment=32",
         "lengths=[32,64]", f"out={tmp_path / 'plan'}", f"runs=[{tmp_path / 'runs'}]",
@@ -80,7 +68,9 @@ def test_mistakes_get_one_clear_message(
 def test_runs_without_this_model_are_refused(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    row = replace(measured_row(64), config={**asdict(measured_row(64))["config"], "n_layer": 9})
+    row = replace(
+        training_row(64, 97), config={**asdict(training_row(64, 97))["config"], "n_layer": 9}
+    )
     append_rows(tmp_path / "probes.jsonl", [row])
     done = run_script(
         capfd,
@@ -92,5 +82,5 @@ def test_runs_without_this_model_are_refused(
         f"out={tmp_path / 'plan'}",
     )
     assert done.status == 2
-    assert "none of 1 rows is a training of rwkv4 tiny" in done.err
+    assert "none of 1 row is a training of rwkv4 tiny" in done.err
     assert not (tmp_path / "plan").exists()
