@@ -6,6 +6,7 @@ Runs of one sweep share a wandb group and one `wandb/` folder, so that their cur
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import netrc
@@ -15,7 +16,7 @@ import secrets
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ CACHES = ("HOME", "XDG_CACHE_HOME")  # by which wandb's process finds a place fo
 START_SECONDS = 30.0  # to reach the server, before recording offline
 DEAD = (ConnectionResetError, BrokenPipeError)  # what talking to a dead process raises
 ID = re.compile(r"[\w-]{1,128}", re.ASCII)
+LONGEST_TAG = 64
+NOT_IN_PROJECTS = "/\\#?%:"
+LONGEST = 128  # characters that wandb's server takes for a run, a group or an artifact
 RECENT = 1000  # rows
 REVIVALS = 3  # of wandb's process, per run
 FINISH_SECONDS = 600.0  # for uploads at the end; what is left stays on disk for `wandb sync`
@@ -130,8 +134,8 @@ class Tracker:
         options: dict[str, Any] = {
             "project": conf.project,
             "entity": conf.entity,
-            "name": name,
-            "group": group,
+            "name": fitting(name),
+            "group": group and fitting(group),
             "job_type": job_type,
             "tags": list(conf.tags),
             "dir": str(records),
@@ -176,10 +180,14 @@ class Tracker:
         self._each(lambda run: run.log({key: load_wandb().Html(str(path), inject=False)}))
 
     def artifact(self, name: str, kind: str, paths: Iterable[Path], upload: bool = True) -> None:
-        """Files as one artifact; without `upload` wandb gets their place and checksum only."""
+        """Files as one artifact; without `upload` wandb gets their place and checksum only.
+
+        A name that wandb would not take is changed, and stays apart from all others.
+        """
 
         def send(run: Any) -> None:
-            artifact = load_wandb().Artifact(name, type=kind)
+            safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+            artifact = load_wandb().Artifact(fitting(safe, of=name), type=kind)
             for path in paths:
                 if upload and path.is_dir():
                     artifact.add_dir(str(path), name=path.name)
@@ -258,6 +266,30 @@ class Tracker:
         if not self._troubled:
             log.warning("wandb: %s; going on without it", first_line(error))
         self._troubled = True
+
+
+def fitting(text: str, of: str | None = None) -> str:
+    """`text` if it is that `of` which it was made, and as short as wandb needs; else as much of it
+    as fits before a digest."""
+    of = text if of is None else of
+    if text == of and len(text) <= LONGEST:
+        return text
+    digest = hashlib.sha256(of.encode()).hexdigest()[:10]
+    return f"{text[: LONGEST - len(digest) - 1].rstrip('-._')}-{digest}"
+
+
+def wandb_problems(conf: WandbConf) -> Iterator[str]:
+    """What wandb would not take, which a run would find out when it has begun."""
+    if conf.mode == "disabled":
+        return
+    if len(conf.project) > LONGEST or set(conf.project) & set(NOT_IN_PROJECTS):
+        yield (
+            f"wandb.project={conf.project!r:.160}: wandb takes up to {LONGEST} characters, and "
+            f"none of {' '.join(NOT_IN_PROJECTS)}"
+        )
+    for tag in conf.tags:
+        if not 1 <= len(tag) <= LONGEST_TAG:
+            yield f"wandb.tags: {tag!r:.160}: wandb takes 1 to {LONGEST_TAG} characters for a tag"
 
 
 def wait_for_a_new_second(records: Path, run: str) -> None:

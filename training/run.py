@@ -250,7 +250,8 @@ class Run:
                 log.warning("%s: ended early: %s", self.folder.path, summary["ended_early"])
             tracker.summary(summary)
             newest, upload = saved(self.folder)[-1:], self.conf.wandb.log_checkpoint
-            tracker.artifact(f"checkpoint-{self.folder.name}", "model", newest, upload)
+            # Another run of this name, in another group, has another id.
+            tracker.artifact(f"checkpoint-{tracker.version}", "model", newest, upload)
         return summary
 
     def resume(self) -> tuple[Start, JsonlLogger]:

@@ -38,6 +38,7 @@ from scripts.cli.shared_checks import (
     size_problems,
 )
 from scripts.cli.training_checks import deep_training_problems, training_problems
+from tracking.wandb_run import wandb_problems
 
 Checker = Callable[[Any], Iterator[str]]
 
@@ -59,7 +60,9 @@ def check(*scripts: str, deep: bool = False) -> Callable[[Checker], Checker]:
 
 def combination_problems(config_name: str, config: Any) -> list[str]:
     """Every impossible combination in a typed configuration that words alone decide."""
-    return list(CHECKS[config_name](config)) if config_name in CHECKS else []
+    problems = list(CHECKS[config_name](config)) if config_name in CHECKS else []
+    recorded = getattr(config, "wandb", None)
+    return problems if recorded is None else [*problems, *wandb_problems(recorded)]
 
 
 def deep_combination_problems(config_name: str, config: Any) -> list[str]:

@@ -19,7 +19,7 @@ from tests.training.records import recorded
 from tests.training.runs import run, run_conf, write_corpus
 from tracking import wandb_run
 from tracking.jsonl import read_rows
-from tracking.wandb_run import Tracker, wandb_mode
+from tracking.wandb_run import Tracker, wandb_mode, wandb_problems
 from training.loop.module import LanguageModel
 from training.run_folder.folder import RunFolder
 
@@ -77,10 +77,51 @@ def test_a_checkpoint_is_uploaded_only_when_asked(tmp_path: Path, upload: bool) 
     (artifact,) = recorded(folder.path)["run"].artifacts("model")
     (entry,) = artifact["manifest"]["contents"]
     path = folder.checkpoints / "step-00000001.ckpt"
-    assert artifact["name"] == "checkpoint-run" and entry["path"] == path.name
+    identity = (folder.path / "wandb" / "run.id").read_text().strip()
+    assert artifact["name"] == f"checkpoint-{identity}" and entry["path"] == path.name
     assert int(entry["size"]) == path.stat().st_size
     assert (entry.get("ref") == path.as_uri()) is not upload
     assert ("local_path" in entry) is upload
+
+
+def test_names_that_wandb_would_refuse_fit_and_stay_apart(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("a")
+    long = "x" * 150
+    for name, group, artifact in (
+        (f"{long}1", f"{long}1", f"a b {long}"),
+        (f"{long}2", long, "a b"),
+        ("short", None, "a_b"),
+    ):
+        with tracker(tmp_path / name[-5:], name, group=group) as one:
+            one.artifact(artifact, "kind", [file])
+    records = [recorded(tmp_path / place) for place in ("xxxx1", "xxxx2", "short")]
+    names, runs = (
+        [next(iter(one)) for one in records],
+        [next(iter(one.values())) for one in records],
+    )
+    groups = [one.run.get("run_group") for one in runs]
+    artifacts = [one.artifacts("kind")[0]["name"] for one in runs]
+    assert names[2] == "short" and artifacts[2] == "a_b"
+    for each in (names, groups[:2], artifacts):
+        assert len(set(each)) == len(each)
+        assert max(map(len, each)) <= 128 and all(text.startswith(each[0][:3]) for text in each[:2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"project": "a/b"}, "wandb.project='a/b': wandb takes up to 128"),
+        ({"project": "a" * 129}, "wandb.project="),
+        ({"tags": ["good", "x" * 65]}, "wandb.tags: 'xxx"),
+        ({"tags": [""]}, "wandb.tags: '': wandb takes 1 to 64"),
+        ({"project": "a" * 128, "tags": ["x" * 64]}, None),
+        ({"project": "a/b", "mode": "disabled"}, None),
+    ],
+)
+def test_what_wandb_would_not_take_is_told(changes: dict[str, Any], problem: str | None) -> None:
+    found = list(wandb_problems(WandbConf(**changes)))
+    assert (not found) if problem is None else (len(found) == 1 and problem in found[0])
 
 
 def test_a_crashed_run_is_marked_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,10 +66,12 @@ def default_name(conf: TrainConf, model: str, size: str) -> str:
     """`rwkv7-5m-lr3e-3-bs8-s0`, of the model `model` at its preset `size`.
 
     A value that a folder name cannot hold as it is (a path, a list) is shown in part, and the name
-    then ends in a digest of all that differs; so does one that would be too long.
+    then ends in a digest of all that differs; so does one that would be too long, which leaves out
+    whole values, or one that could be read in two ways.
     """
     differing = dict(_differing(conf))
-    parts, whole = [model, size], True
+    parts = [_word(model), _word(size)]
+    whole = parts == [model, size] and not _has_unclear_fields(conf.model)
     for key, value in differing.items():
         text, exact = _text(value)
         is_file = key == "data.tokenizer" and value not in TOKENIZERS
@@ -78,7 +80,8 @@ def default_name(conf: TrainConf, model: str, size: str) -> str:
         if isinstance(value, bool):
             parts.append(prefix if value else f"no_{prefix}")
         else:
-            separator = "_" if prefix and key not in SHORT and text[:1].isalpha() else ""
+            is_word = isinstance(value, str) or text[:1].isalpha()
+            separator = "_" if prefix and key not in SHORT and is_word else ""
             parts.append(f"{prefix}{separator}{text}")
     seed = f"s{conf.seed}"
     name = "-".join([*parts, seed])
@@ -87,9 +90,38 @@ def default_name(conf: TrainConf, model: str, size: str) -> str:
     # A key is digested under its first name: renaming it must not rename runs.
     first = {new: old for old, new in schema.RENAMED.items()}
     named = {first.get(key, key): value for key, value in differing.items()}
+    if parts[:2] != [model, size]:  # of which the name has lost something
+        named |= {"model": model, "size": size}
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:10]
-    name = "-".join(parts)[: LONGEST - len(digest) - len(seed) - 2]
-    return f"{name.rstrip('-._')}-{digest}-{seed}"
+    room = LONGEST - len(f"-{digest}-{seed}")
+    name = parts[0][:room].rstrip("-._")
+    for part in parts[1:]:
+        if len(name) + 1 + len(part) <= room:  # part of a value would be another value
+            name += f"-{part}"
+    return f"{name}-{digest}-{seed}"
+
+
+def _word(text: str) -> str:
+    """The name of a model or size, as far as a folder name can hold it."""
+    return re.sub(r"[^A-Za-z0-9._]+", "_", text).lstrip("._") or "x"
+
+
+def _has_unclear_fields(model: dict[str, Any]) -> bool:
+    """Whether a model of others has a field whose part of a name could be that of another key:
+    `rank1` with 2 and `rank` with 12, or `rank` and the `tune.rank` of a training."""
+    if _shipped(str(model.get("name"))):
+        return False
+    return any(
+        bool(re.search(r"^no_|\d$", name)) or name in _prefixes()
+        for name in {*model} - {*NOT_FIELDS}
+    )
+
+
+@cache
+def _prefixes() -> set[str]:
+    """What stands before the values of a training's keys."""
+    leaves = _leaves(TrainConf(), TrainConf())
+    return {SHORT.get(key, key.rpartition(".")[2]) for key, _, _ in leaves}
 
 
 def _differing(conf: TrainConf) -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,7 @@ import yaml
 from conf.schema import TrainConf, is_in
 from tests.registered_models import FOLDER
 from training.run_folder.folder import NAME
-from training.run_folder.naming import LONGEST, PLACES, default_name
+from training.run_folder.naming import LONGEST, PLACES, SHORT, default_name
 
 RWKV7 = yaml.safe_load((FOLDER / "rwkv7.yaml").read_text())
 
@@ -130,6 +130,56 @@ def test_a_long_name_is_cut_and_stays_unique() -> None:
     names = [name_of(**long, optim__lr=rate, data__length=99999, seed=3) for rate in (1e-3, 2e-3)]
     assert len(set(names)) == 2
     assert all(len(name) <= LONGEST and name.endswith("-s3") for name in names)
+
+
+def test_a_long_name_has_whole_values() -> None:
+    """One that was cut in the middle of `wu1000` said `wu10`."""
+    names = []
+    for steps in (123_456_700, 123_456_789):
+        keys = {"data__paths": ["z" * 30], "data__corpus": "text", "optim__warmup_steps": steps,
+                "optim__beta1": 0.123456789, "data__batch_size": 77_777, "data__length": 99_999,
+                "trainer__max_steps": 987_654_321, "optim__lr_width": 555_555}  # fmt: skip
+        names.append(name_of(**keys))
+    for name, steps in zip(names, (123_456_700, 123_456_789), strict=True):
+        *parts, digest, seed = name.split("-")
+        assert len(name) <= LONGEST and len(digest) == 10 and seed == "s0"
+        assert set(parts) < {
+            "rwkv7", "5m", "text", "z" * 20, f"wu{steps}", "beta1_0.123456789", "bs77777",
+            "l99999", "n987654321", "lr_width555555",
+        }  # fmt: skip
+        assert len(name) > LONGEST - 20
+    assert names[0] != names[1]
+
+
+def test_names_that_can_be_read_in_two_ways_have_digests() -> None:
+    """Every pair of one key and value is another name, whatever the keys are called."""
+    foreign: dict[str, Any] = {"name": "mine", "target": "models.mine.Mine", "size": "5m"}
+    foreign |= {"sizes": {}, **dict.fromkeys(("rank", "rank1", "x", "no_x"))}
+    cases: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        ("5m", {"rank": 12}, {}), ("5m", {"rank1": 2}, {}), ("5m", {}, {"tune__rank": 12}),
+        ("5m", {"x": False}, {}), ("5m", {"no_x": True}, {}), ("5m-lr0.5", {}, {}),
+        ("5m", {}, {"optim__lr": 0.5}), ("5m/lr0.5", {}, {}),
+    ]  # fmt: skip
+    names = [
+        default_name(conf_of({**foreign, **changes}, **keys), "mine", size)
+        for size, changes, keys in cases
+    ]
+    names += [name_of(data__field=text) for text in ("x", "_x", "__x", "5", "_5")]
+    assert len(set(names)) == len(names)
+    assert all(NAME.fullmatch(name) for name in names)
+
+
+def test_values_without_a_prefix_are_those_of_one_key() -> None:
+    seen: dict[str, str] = {}
+    plain = conf_of()
+    for key in (key for key, prefix in SHORT.items() if not prefix):
+        section, _, leaf = key.partition(".")
+        node = getattr(plain, section)
+        item = next(item for item in fields(node) if item.name == leaf)
+        usual = getattr(node, leaf)
+        for choice in (each for each in item.metadata.get("choices", ()) if each != usual):
+            assert seen.setdefault(str(choice), key) == key, choice
+    assert len(seen) > 10
 
 
 def test_names_of_pairs_do_not_meet() -> None:
