@@ -14,22 +14,16 @@ from scripts.cli.launch import launch
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
     launch("demo", "scripts.demo:main", together=True)
 
-import os
-import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 
 from conf.schema import DataConf, DemoConf
-from core.errors import UserError
 from core.parsing import read_yaml
 from core.units import clock
 from core.writable import check_writable
@@ -37,9 +31,9 @@ from models.ops.backends import build_for
 from probes.analysis.crossovers import comparisons
 from probes.analysis.dataset import collect
 from probes.report import narrative
+from scripts.cli.stages import finish, start, terminate
 from training.run_folder.folder import check_name
 
-ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("rwkv4", "transformer")
 OPERATORS = ("pointwise", "step", "wkv4")  # whose kernels they use on a CPU
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -57,8 +51,6 @@ LONG_STEPS = 0.6  # steps beyond EARLY in two processes: their time over that of
 SWEEP = ("sweeps=[batch_1]", "decode_steps=16", "repeats=2", "repeat_seconds=0.3")
 AGAIN, AGAIN_BUSY = 0.25, 0.1  # share of a sweep's time for measuring disturbed points again
 SAMPLE = 0.5  # seconds over which the work of others is counted
-STOPPED = (75, 130)  # exit statuses of a stage that was asked to stop
-TERMINATED = 143  # as a shell reports a process that SIGTERM has ended
 
 
 class Demo:
@@ -191,44 +183,6 @@ def check_places(folder: Path) -> None:
     """Raise `UserError` if runs or the prepared text cannot be stored, minutes before they are."""
     check_writable(folder, hint="start the demo with another runs_dir=")
     check_writable(Path(DataConf().cache_dir), hint="start the demo in another folder")
-
-
-def start(command: tuple[str, ...], threads: int | None = None) -> subprocess.Popen[bytes]:
-    """Print a command as a user would type it, and start it."""
-    script, *words = command
-    print(f"$ python scripts/{script}.py {shlex.join(words)}", flush=True)
-    environment = dict(os.environ)
-    if threads is not None:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    path = str(ROOT / "scripts" / f"{script}.py")
-    return subprocess.Popen([sys.executable, path, *words], env=environment)
-
-
-def finish(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Wait for all of them; with Ctrl-C they are interrupted too, and finish their step.
-
-    SIGTERM is passed on. Raises `UserError` if one fails, `SystemExit` with its status if one was
-    asked to stop.
-    """
-    try:
-        statuses = [process.wait() for process in processes]
-    except (KeyboardInterrupt, SystemExit) as stop:
-        for process in processes if isinstance(stop, SystemExit) else ():
-            process.terminate()  # Ctrl-C has reached them already
-        statuses = [process.wait() for process in processes]
-        raise
-    for status in statuses:
-        if status in STOPPED:
-            sys.exit(status)
-        if status:
-            raise UserError(
-                f"a stage ended with status {status}, see above; the same command continues"
-            )
-
-
-def terminate(signum: int, frame: Any) -> None:
-    """What SIGTERM does: end with the status that says so, and with what was started."""
-    sys.exit(TERMINATED)
 
 
 def listed(numbers: Sequence[int]) -> str:

@@ -30,9 +30,26 @@ MATCHED = {
 }
 
 
+SIZES = {name: yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["sizes"] for name in NAMES}
+ONE_LAYER = "mini"
+"""One layer of width 64, for word problems; most models have it."""
+
+
 def test_every_size_that_all_have_is_matched() -> None:
-    sizes = [yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["sizes"] for name in NAMES]
-    assert set.intersection(*map(set, sizes)) == set(MATCHED)
+    shared = set.intersection(*map(set, SIZES.values()))
+    assert shared - {ONE_LAYER} == set(MATCHED)
+
+
+@pytest.mark.parametrize("vocab", [2, 6, 60, DEFAULT])
+def test_models_of_one_layer_match_at_every_vocabulary(vocab: int) -> None:
+    counts = [count(name, ONE_LAYER, vocab) for name, sizes in SIZES.items() if ONE_LAYER in sizes]
+    assert len(counts) >= 6 and max(counts) <= (1 + SIZE_TOLERANCE) * min(counts)
+
+
+@pytest.mark.parametrize("vocab", [28, 65, 256, 8192])
+def test_the_smallest_sizes_match_at_the_vocabularies_of_tasks(vocab: int) -> None:
+    counts = [count(name, "tiny", vocab) for name in NAMES]
+    assert max(counts) <= (1 + SIZE_TOLERANCE) * min(counts)
 
 
 @pytest.mark.parametrize(

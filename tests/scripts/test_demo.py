@@ -141,27 +141,3 @@ def test_places_that_cannot_be_written_are_told_first(
     Path(".cache").touch()
     with pytest.raises(UserError, match=r".cache cannot be written .*start the demo in another"):
         demo.check_places(Path("runs", "demo"))
-
-
-def test_sigterm_ends_what_was_started() -> None:
-    """The second one has to end before this does, as a training that saves."""
-    ended = []
-
-    class Stage:
-        def __init__(self, name: str) -> None:
-            self.name, self.waits = name, 0
-
-        def wait(self) -> int:
-            self.waits += 1
-            if self.waits == 1 and self.name == "first":
-                demo.terminate(15, None)
-            return 75
-
-        def terminate(self) -> None:
-            ended.append(self.name)
-
-    stages = [Stage("first"), Stage("second")]
-    with pytest.raises(SystemExit) as stop:
-        demo.finish(stages)
-    assert stop.value.code == demo.TERMINATED
-    assert ended == ["first", "second"] and stages[1].waits == 1
