@@ -108,6 +108,9 @@ class DataConf:
         "text of a record, instead of one field: '{title}\\n{body}' joins the fields it names",
         verbatim=True,
     )
+    task: Any = key(
+        None, "settings of a synthetic task, as data.task.pairs=8 (docs/data.md, conf/data/)"
+    )
     split: str = key("train", "split of a Hugging Face data set, with data.corpus=hub")
     ids: str = key(
         "uint16",
@@ -498,8 +501,9 @@ class TrainConf:
     )
     objective: str = key(
         "val/loss",
-        "figure that a sweeper minimises: that of the validation at the end",
-        choices=("val/loss", "val/bits_per_byte"),
+        "figure that a sweeper improves: that of the validation at the end. A loss is minimised; "
+        "of an accuracy the share that is missed",
+        choices=("val/loss", "val/bits_per_byte", "val/accuracy", "val/exact_match"),
     )
     model: Any = MISSING
     data: DataConf = field(default_factory=DataConf)
@@ -924,7 +928,7 @@ ADDED = (
     "wandb.over", "searched", "training.profile", "training.sample_every",
     "training.sample_prompt", "training.sample_tokens", "callbacks", "loggers",
     "checkpoint.sharded",
-    "data.mix", "data.parts", "data.validation", "data.order", "data.magic_prime",
+    "data.mix", "data.parts", "data.validation", "data.order", "data.magic_prime", "data.task",
     "tune.mode", "tune.rank", "tune.alpha", "tune.targets",
 )  # fmt: skip
 """Keys of a training that runs of older versions have not recorded. The default of such a key is

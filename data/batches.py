@@ -18,14 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from conf.schema import DataConf
 from core.errors import UserError
+from data.meta import IGNORE
 from data.mixture import Data, Mixture, order_of
 from data.order import shape_of
 from data.store import Corpus
 from data.tasks.task_data import TaskData, TaskRows, heldout_rows, training_rows
 from data.token_rows import TokenRows
-
-IGNORE = -100
-"""A target that is not learned, as in `torch.nn.functional.cross_entropy`."""
 
 
 class Masked(NamedTuple):
@@ -42,7 +40,8 @@ class Masked(NamedTuple):
 class Batches(Dataset[Any]):
     """`batches[step]` is this process's part of the batch at `step`: int64 `[B / world, T + 1]`.
 
-    Inputs are `[:, :-1]`, targets `[:, 1:]`; a corpus with masks gives a `Masked` instead. Raises
+    Inputs are `[:, :-1]`, targets `[:, 1:]`; a corpus with masks, or a task, gives a `Masked`
+    instead. Raises
     `UserError` if the batch cannot be shared out evenly.
     """
 
@@ -64,9 +63,10 @@ class Batches(Dataset[Any]):
         if self.order.growth is not None:
             self.order.growth.check_shared(world)
         self._rank, self._world = rank, world
-        self._parts: list[TokenRows | TaskRows]
+        self._parts: list[TokenRows] = []
+        self._task: TaskRows | None = None
         if isinstance(data, TaskData):
-            self._parts = [training_rows(data, seed)]
+            self._task = training_rows(data, seed)
         else:
             corpora = [part.corpus for part in data.parts] if isinstance(data, Mixture) else [data]
             self._parts = [TokenRows(corpus) for corpus in corpora]
@@ -78,12 +78,17 @@ class Batches(Dataset[Any]):
         rows, length = shape_of(self.order, step)
         share = slice(self._rank * rows // self._world, (self._rank + 1) * rows // self._world)
         numbers, starts = (each[share] for each in self.order.places(step))
+        if self._task is not None:
+            inputs, targets = map(torch.from_numpy, self._task.rows(starts))
+            alone = self._world == self._accumulate == 1
+            learned = int((targets >= 0).sum()) if alone else self._learned(step)
+            return Masked(inputs, targets, learned)
         tokens = torch.from_numpy(self._read("tokens", numbers, starts, length + 1))
         if not self._masked:
             return tokens
         mask = torch.from_numpy(self._read("mask", numbers, starts + 1, length))
         targets = tokens[:, 1:].masked_fill(mask == 0, IGNORE)
-        return Masked(tokens[:, :-1], targets, self._learned(step // self._accumulate))
+        return Masked(tokens[:, :-1], targets, self._learned(step))
 
     def _read(self, what: str, numbers: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
         """`[B, width]` tokens, or what the mask says of them, of the parts `numbers`."""
@@ -95,17 +100,21 @@ class Batches(Dataset[Any]):
             rows[here] = getattr(self._parts[number], what)(starts[here], width)
         return rows
 
-    def _learned(self, step: int) -> int:
-        """Targets that an optimizer step learns, over all processes.
+    def _learned(self, number: int) -> int:
+        """Targets that the optimizer step of a micro-batch learns, over all processes.
 
-        Each process counts them all in the masks, so none has to ask the others.
+        Each process counts them all, so none has to ask the others.
         """
+        step = number // self._accumulate
         if self._counted is None or self._counted[0] != step:
             total = 0
             for number in range(step * self._accumulate, (step + 1) * self._accumulate):
                 rows, length = shape_of(self.order, number)
                 parts, starts = (each[:rows] for each in self.order.places(number))
-                total += int(self._read("mask", parts, starts + 1, length).sum())
+                if self._task is not None:
+                    total += int((self._task.rows(starts)[1] >= 0).sum())
+                else:
+                    total += int(self._read("mask", parts, starts + 1, length).sum())
             self._counted = step, total
         return self._counted[1]
 
@@ -186,8 +195,8 @@ def _sequences(data: TaskData, count: int, batch: int) -> Iterator[tuple[Tensor,
     """The first `count` held-out sequences of a task: pairs `[batch, T]`."""
     for first in range(0, count, batch):
         rows = heldout_rows(data, first, min(count, first + batch))
-        tokens, learned = map(torch.from_numpy, rows)
-        yield tokens[:, :-1], tokens[:, 1:].masked_fill(~learned[:, 1:], IGNORE)
+        inputs, targets = map(torch.from_numpy, rows)
+        yield inputs, targets
 
 
 def _windows_to_learn(corpus: Corpus, length: int) -> list[int]:

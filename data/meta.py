@@ -7,6 +7,8 @@ from typing import Any
 
 FORMAT = 1  # of the folder; raise it when the same corpus would be stored differently
 META, TOKENIZER = "meta.json", "tokenizer.json"
+IGNORE = -100
+"""A target that is not learned, as in `torch.nn.functional.cross_entropy`."""
 MASK_DTYPE = "uint8"
 """A mask has 1 for a token that is learned, and 0 for one that is only read."""
 

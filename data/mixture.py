@@ -59,6 +59,20 @@ class Heldout(NamedTuple):
         return {f"{group}loss": loss, **bits}
 
 
+class Right(NamedTuple):
+    """How much of what a task asks is answered right; of a text, nothing is asked."""
+
+    accuracy: float | None = None
+    """Share of the targets that are the likeliest token where they stand."""
+    exact_match: float | None = None
+    """Share of the sequences of which all targets are."""
+
+    def named(self, group: str) -> dict[str, float]:
+        """What there is, by the names of a row or a summary."""
+        figures = self._asdict().items()
+        return {f"{group}{name}": value for name, value in figures if value is not None}
+
+
 @dataclass(frozen=True)
 class Mixture:
     """Several prepared corpora that are read in fixed shares."""
@@ -202,9 +216,12 @@ def heldout(conf: DataConf, data: Data) -> tuple[Heldout, ...]:
     validation loss. Raises `UserError` for one that cannot be read.
     """
     own, further = own_heldout(data), list[Heldout]()
+    if isinstance(data, TaskData):
+        each = validation_confs(conf).items()
+        return (*own, *(Heldout(name, open_task(one), 0.0) for name, one in each))
     for name, one in validation_confs(conf).items():
         first = data.parts[0].corpus if isinstance(data, Mixture) else data
-        assert isinstance(first, Corpus)  # a task has been refused
+        assert isinstance(first, Corpus)
         # What is trained or counted on a text is not made anew for another one.
         made = conf.tokenizer in ("bpe", "chars")
         file = str(first.folder / TOKENIZER) if made else conf.tokenizer
@@ -240,14 +257,18 @@ def mean_loss(losses: Iterable[float], shares: Iterable[float]) -> float:
     return sum(share * loss for share, loss in zip(shares, losses, strict=True) if share)
 
 
-def by_name(texts: Iterable[Heldout], losses: Iterable[float]) -> dict[str, dict[str, float]]:
-    """The loss of each named text, in nats per token and in bits per byte."""
+def by_name(
+    texts: Iterable[Heldout], losses: Iterable[float], right: Iterable[Right]
+) -> dict[str, dict[str, float]]:
+    """The loss of each named text, in nats per token and in bits per byte, and what of a task is
+    right."""
     return {
         text.name: {
             **text.losses("", loss),
+            **answers.named(""),
             "share": text.share,
         }
-        for text, loss in zip(texts, losses, strict=True)
+        for text, loss, answers in zip(texts, losses, right, strict=True)
         if text.name
     }
 

@@ -15,6 +15,7 @@ from conf.schema import DataConf
 from core.bounds import nearest, type_problem, value_problems
 from core.errors import UserError
 from data.mixed_order import quotas
+from data.tasks.task_data import TASKS, task_validation, task_validation_problems
 
 SHARED = (
     "tokenizer", "end_of_text", "vocab_size", "length", "batch_size", "packing", "batch_warmup",
@@ -29,7 +30,13 @@ HOLDS_NOTHING = (
     "data.val_fraction=0 holds nothing out: name a text that validates, as in "
     "data.validation={books: {paths: [b.txt]}}"
 )
-_TAKEN = ("loss", "ema_loss", "bits_per_byte")  # names of curves already: val/loss
+_TAKEN = (
+    "loss",
+    "ema_loss",
+    "bits_per_byte",
+    "accuracy",
+    "exact_match",
+)  # names of curves already: val/loss
 
 
 def part_confs(conf: DataConf) -> dict[str, DataConf]:
@@ -39,8 +46,13 @@ def part_confs(conf: DataConf) -> dict[str, DataConf]:
 
 
 def validation_confs(conf: DataConf) -> dict[str, DataConf]:
-    """The configuration of each further validation text, by name. Raises `UserError`."""
+    """The configuration of each further validation text, by name. Raises `UserError`.
+
+    Of a task, those of its further sequences.
+    """
     _check(conf)
+    if is_task(conf):
+        return task_validation(conf)
     return {
         name: replace(_one(conf, words), val_fraction=WHOLE)
         for name, words in (conf.validation or {}).items()
@@ -88,9 +100,17 @@ def part_problems(conf: DataConf) -> Iterator[str]:
         yield f"data.magic_prime={conf.magic_prime} is that of data.order=magic_prime: give both"
     elif len(mix) > 1 and conf.magic_prime:
         yield f"data.magic_prime={conf.magic_prime} is for one corpus: each part finds its own"
+    if is_task(conf):
+        yield from task_validation_problems(conf)
+        return
     for key, own in (("data.parts", parts), ("data.validation", validation)):
         for name, words in own.items():
             yield from _word_problems(f"{key}.{name}", words, key == "data.validation")
+
+
+def is_task(conf: DataConf) -> bool:
+    """Whether a synthetic task, alone, is trained on."""
+    return conf.corpus in TASKS and not conf.mix
 
 
 def _check(conf: DataConf) -> None:

@@ -45,6 +45,7 @@ KNOWN: dict[str, Any] = {
     "parent": dict[Name, Scalar | Text] | None,
     "tokens_per_second": Rate | None,
     "val_accuracy": Ratio | None,
+    "val_exact_match": Ratio | None,
     "unigram_entropy": Loss | None,
     "gzip_bits_per_byte": Loss | None,
     "xz_bits_per_byte": Loss | None,

@@ -16,8 +16,15 @@ from training.run_folder.folder import RunFolder
 from training.run_folder.naming import default_name
 from training.trunk import after_trunk
 
-OBJECTIVES = {"val/loss": "val_loss", "val/bits_per_byte": "val_bits_per_byte"}
+OBJECTIVES = {
+    "val/loss": "val_loss",
+    "val/bits_per_byte": "val_bits_per_byte",
+    "val/accuracy": "val_accuracy",
+    "val/exact_match": "val_exact_match",
+}
 """What `objective=` names, in a summary."""
+SHARES = ("val/accuracy", "val/exact_match")
+"""Those of which a sweeper gets what is missing to 1."""
 
 
 def main(conf: TrainConf) -> float | None:
@@ -30,13 +37,15 @@ def main(conf: TrainConf) -> float | None:
         f"{folder.path}: {summary['parameters']:,} parameters, step {summary['steps']}, "
         f"validation loss {summary['val_loss']:.4f} nats/token{_beside(summary)}"
     )
-    return float(summary[OBJECTIVES[conf.objective]])
+    value = float(summary[OBJECTIVES[conf.objective]])
+    return 1 - value if conf.objective in SHARES else value
 
 
 def _beside(summary: dict[str, Any]) -> str:
     """What is said beside the loss: of a text bits per byte, of a task how much is right."""
     if summary["val_bits_per_byte"] is None:
-        return f", {summary['val_accuracy']:.2%} right"
+        exact = f"{summary['val_exact_match']:.2%} of the sequences all right"
+        return f", {summary['val_accuracy']:.2%} right, {exact}"
     return f", {summary['val_bits_per_byte']:.4f} bits/byte"
 
 

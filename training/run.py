@@ -82,7 +82,7 @@ from training.failures.explain import explained, let_go
 from training.loop.datamodule import Tokens
 from training.loop.early_end import EarlyEnd
 from training.loop.ema import WeightAverage
-from training.loop.evaluate import final_validation, full_accuracy
+from training.loop.evaluate import final_validation, full_answers
 from training.loop.module import LanguageModel
 from training.loop.monitor import Monitor, peak_memory
 from training.loop.nan_guard import NanGuard
@@ -494,10 +494,11 @@ class Run:
         losses = final_validation(conf, self.texts, model, module.sequence_mode)
         loss = mean_loss(losses, module.shares)
         text = measured_on(corpus, self.texts)
-        accuracy, per_byte = {}, text.val_tokens_per_byte
-        if isinstance(corpus, TaskData):
-            right = full_accuracy(model, corpus, conf.data.batch_size, module.sequence_mode)
-            accuracy = {"val_accuracy": right}
+        per_byte = text.val_tokens_per_byte
+        right = [
+            full_answers(model, each.corpus, conf.data.batch_size, module.sequence_mode)
+            for each in self.texts
+        ]
         averaged = None
         if average is not None:
             every = final_validation(conf, self.texts, average.model, module.sequence_mode)
@@ -537,8 +538,8 @@ class Run:
                 "val_loss": loss,
                 "val_ema_loss": averaged,
                 "val_bits_per_byte": None if per_byte is None else bits_per_byte(loss, per_byte),
-                **accuracy,
-                "validation": by_name(self.texts, losses),
+                **right[0].named("val_"),
+                "validation": by_name(self.texts, losses, right),
                 "parts": corpus.read(ledger.parts) if isinstance(corpus, Mixture) else {},
                 "unigram_entropy": text.unigram_entropy,
                 "gzip_bits_per_byte": text.gzip_bits_per_byte,

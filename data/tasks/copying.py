@@ -1,29 +1,55 @@
-"""Copying: random letters, a mark, and the same letters again, which are learned.
+"""Copying: random letters, a mark, and the same letters again, which are asked.
 
-It asks for a memory of half of the context, letter by letter (as the copying task of Graves, Wayne
-and Danihelka 2014, arXiv 1410.5401, section 4.1).
+It asks for a memory of half of the context, letter by letter (Jelassi, Brandfonbrener, Kakade and
+Malach 2024, arXiv 2402.01032, whose alphabet is the default; the task is that of Graves, Wayne and
+Danihelka 2014, arXiv 1410.5401).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from string import ascii_lowercase
+from typing import ClassVar
+
 import numpy as np
 
-LETTERS = "abcdefghijklmnop"
+from conf.schema import TOKENS, key
+from data.tasks.draw import Draw
+from data.tasks.task import put, shifted
 
 
+@dataclass(frozen=True)
 class Copying:
-    """See `data.tasks.task.Task`. In a context of T tokens there are T // 2 letters to copy."""
+    """See `data.tasks.task.Task`. A context of T tokens has room for T // 2 letters."""
 
-    version = 1
-    symbols = LETTERS + "|"
-    shortest = 2
+    version: ClassVar[int] = 2
+    alphabet: int = key(26, "number of different letters", low=1, high=26)
+    fewest: int = key(
+        0,
+        "fewest letters of a sequence, whose number is drawn; 0: always as many as fit",
+        low=0,
+        high=TOKENS,
+    )
 
-    def sequences(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        mark = len(LETTERS)  # the last in the order of code points
-        count = (numbers.shape[1] - 1) // 2
-        tokens = np.full(numbers.shape, mark, dtype=np.int64)
-        copy = slice(count + 1, 2 * count + 1)
-        tokens[:, :count] = tokens[:, copy] = numbers[:, :count] % len(LETTERS)
-        learned = np.zeros(numbers.shape, dtype=bool)
-        learned[:, copy] = True
-        return tokens, learned
+    @property
+    def symbols(self) -> str:
+        return "." + ascii_lowercase[: self.alphabet] + "|"
+
+    def problems(self, length: int) -> Iterator[str]:
+        if length // 2 < max(1, self.fewest):
+            least = 2 * max(1, self.fewest)
+            yield f"data.length={length}: {max(1, self.fewest)} letters to copy need {least}"
+
+    def sequences(self, draw: Draw, length: int) -> tuple[np.ndarray, np.ndarray]:
+        most = length // 2
+        fewest = self.fewest or most
+        counts = fewest + draw.below(most - fewest + 1, 1)[:, 0]
+        letters = 1 + draw.below(self.alphabet, most)  # 0 is the dot after the end
+        rows = np.zeros((draw.rows, length + 1), dtype=np.int64)
+        asked = np.zeros(rows.shape, dtype=bool)
+        put(rows, np.zeros_like(counts), letters, counts)
+        rows[np.arange(draw.rows), counts] = self.alphabet + 1
+        put(rows, counts + 1, letters, counts)
+        put(asked, counts + 1, np.ones_like(letters, dtype=bool), counts)
+        return shifted(rows, asked)

@@ -1,27 +1,43 @@
 """A synthetic task as the data of a training: what `data.store.Corpus` is for texts.
 
-Row r of a training is a pure function of (task, seed, r), like the windows of a corpus, so resuming
-is exact and any process makes the rows that it needs. Every row is new: there are no epochs. Rows
-that validate do not depend on the seed of the training, and are never trained on.
+Row r of a training is a pure function of (task, settings, seed, r), like the windows of a corpus,
+so resuming is exact and any process makes the rows that it needs. Every row is new: there are no
+epochs. Rows that validate do not depend on the seed of the training, and are never trained on.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from conf.schema import DataConf
+from core.bounds import type_problem
 from core.errors import UserError
 from data.growth import Growth
-from data.meta import MASK_DTYPE
 from data.order import SPLITMIX_STEP, random_numbers, rows_of, scramble
 from data.tasks.copying import Copying
-from data.tasks.task import Task
+from data.tasks.draw import Draw
+from data.tasks.lookup import Lookup
+from data.tasks.needle import Needle
+from data.tasks.recall import Induction, Recall
+from data.tasks.selective import SelectiveCopying
+from data.tasks.task import Task, setting_problems
+from data.tasks.word_problems import Parity, WordProblem
 from data.text import TextTokenizer
 
-TASKS: dict[str, Task] = {"copy": Copying()}
+TASKS: dict[str, type[Task]] = {
+    "mqar": Recall,
+    "copy": Copying,
+    "lookup": Lookup,
+    "selective_copy": SelectiveCopying,
+    "induction": Induction,
+    "word_problem": WordProblem,
+    "parity": Parity,
+    "needle": Needle,
+}
 """By the name that `data.corpus` has for it. A further one needs a YAML in `conf/data/` too."""
 VALIDATED = 1 << 16
 """Tokens of the sequences that validate at the end, at most."""
@@ -41,18 +57,14 @@ class NoText:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task and the length of its sequences; holds none of them."""
+    """A task with its settings, and the length of its sequences; holds none of them."""
 
     name: str
+    task: Task
     length: int
-    """Context length T; a sequence has T + 1 tokens."""
+    """Context length T."""
     masked = True
     meta = NoText()
-
-    @property
-    def task(self) -> Task:
-        """The rule that makes the sequences."""
-        return TASKS[self.name]
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -68,8 +80,8 @@ class TaskData:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over the task: its name, version and symbols."""
-        key = f"task {self.name} {self.task.version} {self.task.symbols}"
+        """16 hex digits over the task: its name, version, settings and symbols."""
+        key = f"task {self.name} {self.task.version} {self.task!r} {self.task.symbols}"
         return hashlib.sha256(key.encode()).hexdigest()[:16]
 
     @property
@@ -82,12 +94,12 @@ def open_task(conf: DataConf) -> TaskData:
     """The task that `conf.corpus` names. Raises `UserError` for what it cannot be read with."""
     if problems := task_problems(conf):
         raise UserError("; ".join(problems))
-    return TaskData(conf.corpus, conf.length)
+    return TaskData(conf.corpus, TASKS[conf.corpus](**(conf.task or {})), conf.length)
 
 
 def task_problems(conf: DataConf) -> list[str]:
     """Why the task that `conf.corpus` names cannot be read so."""
-    name, task = f"data={conf.corpus}", TASKS[conf.corpus]
+    name = f"data={conf.corpus}"
     problems = []
     if conf.paths:
         problems.append(f"data.paths={conf.paths} is not read by {name}, which makes its sequences")
@@ -95,48 +107,75 @@ def task_problems(conf: DataConf) -> list[str]:
         problems.append(
             f"data.tokenizer={conf.tokenizer!r}: a token of {name} is a character; use chars"
         )
-    if conf.length < task.shortest:
-        problems.append(f"data.length={conf.length}: {name} needs {task.shortest} or more")
     if conf.packing == "documents":
         problems.append(f"data.packing=documents: a sequence of {name} is one document")
     if conf.length_warmup:
         problems.append(f"data.length_warmup={conf.length_warmup}: {name} has one length")
     if conf.order != "random":
         problems.append(f"data.order={conf.order}: {name} has no text to read in an order")
-    if conf.validation:
-        problems.append(f"data.validation: {name} is validated on sequences of its own alone")
-    return problems
+    wrong = list(setting_problems(TASKS[conf.corpus], conf.task, "data.task"))
+    if not wrong:
+        wrong = list(TASKS[conf.corpus](**(conf.task or {})).problems(conf.length))
+    return problems + wrong
+
+
+def task_validation(conf: DataConf) -> dict[str, DataConf]:
+    """The configuration of each further set of sequences that validates a task, by name.
+
+    Each has a length, settings of the task, or both of its own; what it leaves out is that of the
+    training. The words have been checked (`task_validation_problems`).
+    """
+    return {
+        name: replace(
+            conf,
+            validation=None,
+            length=words.get("length", conf.length),
+            task={**(conf.task or {}), **words.get("task", {})},
+        )
+        for name, words in (conf.validation or {}).items()
+    }
+
+
+def task_validation_problems(conf: DataConf) -> Iterator[str]:
+    """What is wrong with the words of `data.validation` beside a task."""
+    symbols = None
+    if not task_problems(conf):
+        symbols = TASKS[conf.corpus](**(conf.task or {})).symbols
+    for name, words in (conf.validation or {}).items():
+        place = f"data.validation.{name}"
+        if not isinstance(words, dict):
+            yield f"{place}={words!r:.80}: give its words, as in {{length: 128}}"
+        elif unknown := [str(word) for word in words if word not in ("length", "task")]:
+            yield (
+                f"{place}.{unknown[0]}: beside data={conf.corpus}, what validates differs in its "
+                "length and in the settings of task"
+            )
+        elif not isinstance(words.get("task", {}), dict):
+            yield f"{place}.task={words['task']!r:.80}: give its settings, as in {{NAME: VALUE}}"
+        elif problem := type_problem(words.get("length", 1), int):
+            yield f"{place}.length={words['length']!r:.80}: {problem}"
+        elif words.get("length", 1) < 1:
+            yield f"{place}.length={words['length']}: must be at least 1"
+        else:
+            one = task_validation(replace(conf, validation={name: words}))[name]
+            if wrong := task_problems(one):
+                yield from (f"{place}: {problem}" for problem in wrong)
+            elif symbols not in (None, TASKS[one.corpus](**(one.task or {})).symbols):
+                yield f"{place}: its symbols are not those of the training"
 
 
 class TaskRows:
-    """Rows of a task as `data.token_rows.TokenRows` has those of a corpus.
-
-    One after the other they are an endless row of tokens, in which row r begins at r (T + 1).
-    """
+    """The rows of a task, by their numbers from 0 on."""
 
     def __init__(self, data: TaskData, name: str) -> None:
         """`name` decides the random numbers."""
-        self._task, self._width = data.task, data.length + 1
+        self._data = data
         self._key = np.array(random_numbers(f"{data.fingerprint} {name}", 1), dtype=np.uint64)
 
-    def tokens(self, starts: np.ndarray, width: int) -> np.ndarray:
-        """The `width` tokens from each of `starts` `[N]` on, all of one row: int64 `[N, width]`."""
-        return self._part(self.rows(starts // self._width)[0], starts, width)
-
-    def mask(self, starts: np.ndarray, width: int) -> np.ndarray:
-        """1 for each of these tokens that is learned, else 0: `[N, width]`."""
-        learned = self.rows(starts // self._width)[1].astype(MASK_DTYPE)
-        return self._part(learned, starts, width)
-
     def rows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens `[N, T + 1]` of the rows of these numbers `[N]`, and which are learned."""
-        begin = scramble(self._key + numbers.astype(np.uint64) * SPLITMIX_STEP)
-        steps = np.arange(1, self._width + 1, dtype=np.uint64) * SPLITMIX_STEP
-        return self._task.sequences(scramble(begin[:, None] + steps))
-
-    def _part(self, rows: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
-        columns = (starts % self._width)[:, None] + np.arange(width)
-        return np.take_along_axis(rows, columns, axis=1)
+        """Inputs and targets `[N, T]` of the rows of these numbers `[N]`."""
+        starts = scramble(self._key + numbers.astype(np.uint64) * SPLITMIX_STEP)
+        return self._data.task.sequences(Draw(starts), self._data.length)
 
 
 def training_rows(data: TaskData, seed: int) -> TaskRows:
@@ -145,7 +184,7 @@ def training_rows(data: TaskData, seed: int) -> TaskRows:
 
 
 def heldout_rows(data: TaskData, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    """Validation rows `first` to `end`: ids int64 `[N, T + 1]`, and bool `[N, T + 1]`."""
+    """Validation rows `first` to `end`: inputs and targets, int64 `[N, T]`."""
     return TaskRows(data, "val").rows(np.arange(first, end))
 
 
@@ -160,13 +199,13 @@ class TaskOrder:
     growth: Growth | None = None
 
     def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Zeros, and where each row of the batch begins: int64 `[B]`."""
-        starts = rows_of(step, self.batch_size) * (self.length + 1)
-        return np.zeros(len(starts), dtype=np.int64), starts
+        """Zeros, and the numbers of the rows of the batch: int64 `[B]`."""
+        rows = rows_of(step, self.batch_size)
+        return np.zeros(len(rows), dtype=np.int64), rows
 
     def named(self, step: int) -> list[str]:
         """The rows of a batch as a message names them."""
-        return [str(start) for start in self.places(step)[1].tolist()]
+        return [str(row) for row in self.places(step)[1].tolist()]
 
     def order_hash(self, steps: int) -> str:
         """16 hex digits over the first `steps` batches: equal for equal tokens in equal order."""

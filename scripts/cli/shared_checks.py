@@ -12,7 +12,7 @@ from conf.schema import DataConf
 from core.bounds import nearest
 from core.errors import UserError
 from data.corpora import CORPORA
-from data.parts import part_confs, part_problems, validation_confs
+from data.parts import is_task, part_confs, part_problems, validation_confs
 from data.readers.paths import unnamed
 from data.readers.records import shape_of
 from data.readers.text_encoding import is_utf8
@@ -32,10 +32,12 @@ def corpus_problems(data: DataConf) -> Iterator[str]:
     named = {} if data.mix else {"": data}
     if not problems:
         for name, one in {**part_confs(data), **validation_confs(data)}.items():
-            if one.corpus in TASKS:
+            if one.corpus in TASKS and not is_task(data):
                 yield f"{name}: a task is trained and validated alone: data={one.corpus}"
         named |= {f"data.parts.{name}: ": one for name, one in part_confs(data).items()}
-        named |= {f"data.validation.{name}: ": one for name, one in validation_confs(data).items()}
+        if not is_task(data):  # whose sequences have been checked
+            further = validation_confs(data).items()
+            named |= {f"data.validation.{name}: ": one for name, one in further}
     if data.end_of_text == "after" and data.packing == "documents":
         yield (
             "data.packing=documents knows documents by the token before them: not with "
@@ -56,6 +58,8 @@ def _of_one_corpus(data: DataConf) -> Iterator[str]:
     if data.corpus not in CORPORA:
         known = [*CORPORA, *TASKS]
         yield f"data.corpus={data.corpus!r}: no such corpus{nearest(data.corpus, known)}"
+    if data.task is not None:
+        yield f"data.task={data.task!r:.80} is of a synthetic task, and data={data.corpus} is none"
     if data.corpus in CORPORA and data.corpus != "stdlib" and not data.paths:
         yield unnamed(data.corpus)
     if data.corpus == "stdlib" and data.paths:

@@ -10,7 +10,7 @@ from conf.schema import TrainConf, TrainingConf, decay_steps
 from core.errors import UserError, shown
 from core.launcher import detect_launcher, processes_of
 from data.growth import Growth
-from data.parts import HOLDS_NOTHING
+from data.parts import HOLDS_NOTHING, is_task, part_problems, validation_confs
 from data.tasks.task_data import TASKS
 from models.registry import model_class
 from scripts.cli.model_spec import model_spec
@@ -44,7 +44,12 @@ def training_problems(config: TrainConf) -> Iterator[str]:
     if data.val_fraction == 0 and not data.validation:
         yield HOLDS_NOTHING
     if data.corpus in TASKS and config.objective == "val/bits_per_byte":
-        yield f"objective={config.objective}: data={data.corpus} has no text; use val/loss"
+        yield f"objective={config.objective}: data={data.corpus} has no text; use val/accuracy"
+    if data.corpus not in TASKS and config.objective in ("val/accuracy", "val/exact_match"):
+        yield (
+            f"objective={config.objective} is that of synthetic tasks, and data={data.corpus} is "
+            "none: use val/loss"
+        )
     yield from size_problems(config.model)
     segment, length = config.training.segment, config.data.length
     if segment > length:
@@ -207,6 +212,10 @@ def deep_training_problems(config: TrainConf) -> Iterator[str]:
     yield from device_problems(trainer.accelerator)
     spec = model_spec(config.model, data.vocab_size)
     wrong = list(build_problems(spec, data.length, "data.length"))
+    if is_task(data):
+        for name, one in validation_confs(data).items():
+            wrong += build_problems(spec, one.length, f"data.validation.{name}.length")
+        wrong = list(dict.fromkeys(wrong))
     yield from wrong or deep_tuning_problems(config, spec)
     if config.training.sample_every:  # the prompt, whose tokens are not known yet, comes on top
         yield from build_problems(spec, config.training.sample_tokens, "training.sample_tokens")
@@ -290,8 +299,15 @@ def _spans(config: TrainConf, world: int) -> Iterator[str]:
             f"training.segment={segment}: with {key} it must divide data.length="
             f"{config.data.length} and be a multiple of the {world} processes"
         )
-    elif config.data.length % world:
-        yield (
-            f"data.length={config.data.length} cannot be shared by {world} processes: choose a "
-            f"multiple, or leave out {key}"
-        )
+        return
+    lengths = {"data.length": config.data.length}
+    if is_task(config.data) and not list(part_problems(config.data)):
+        for name, one in validation_confs(config.data).items():
+            lengths[f"data.validation.{name}.length"] = one.length
+    for name, length in lengths.items():
+        if length % (segment if 0 < segment < length else world):
+            yield (
+                f"{name}={length} cannot be shared by {world} processes"
+                f"{f' in segments of {segment}' if 0 < segment < length else ''}: choose a "
+                f"multiple, or leave out {key}"
+            )

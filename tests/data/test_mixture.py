@@ -19,7 +19,8 @@ import torch
 from conf.schema import DataConf
 from core.errors import UserError
 from data import mixture, preparation, shared_tokenizer, store
-from data.batches import IGNORE, Batches, Masked, train_loader
+from data.batches import Batches, Masked, train_loader
+from data.meta import IGNORE
 from data.mixed_order import MixedOrder
 from data.mixture import Mixture, heldout, mean_loss, open_data, order_of, warn_of_repeats
 from data.store import Corpus, prepare

@@ -11,6 +11,7 @@ import torch
 
 from conf.schema import TrainConf
 from data.tasks import task_data
+from data.tasks.copying import Copying
 from data.tasks.task_data import TaskData, heldout_rows
 from models import load
 from tests.training.runs import run, run_conf
@@ -40,21 +41,46 @@ def test_a_task_is_trained_measured_and_resumed(tmp_path: Path) -> None:
     assert (summary["tokens"], summary["trained_tokens"]) == (8 * 4 * 12, 8 * 4 * 6)
     assert summary["val_bits_per_byte"] is None and summary["unigram_entropy"] is None
 
-    tokens, learned = heldout_rows(TaskData("copy", 12), 0, 50)
-    logits, _ = load(folder.path)(torch.from_numpy(tokens[:, :-1]))
-    right = (logits.argmax(-1).numpy() == tokens[:, 1:])[learned[:, 1:]]
-    assert summary["val_accuracy"] == np.mean(right)
+    inputs, targets = heldout_rows(TaskData("copy", Copying(), 12), 0, 50)
+    logits, _ = load(folder.path)(torch.from_numpy(inputs))
+    right = logits.argmax(-1).numpy() == targets
+    asked = targets >= 0
+    assert summary["val_accuracy"] == pytest.approx(np.mean(right[asked]), abs=1e-12)
+    assert summary["val_exact_match"] == np.mean((right | ~asked).all(axis=1))
 
     folder.summary_path.unlink()
     for checkpoint in saved(folder)[1:]:
         checkpoint.unlink()
     again, _ = run(conf)
-    for key in ("digest", "val_loss", "val_accuracy", "order_hash", "trained_tokens"):
+    for key in (
+        "digest",
+        "val_loss",
+        "val_accuracy",
+        "val_exact_match",
+        "order_hash",
+        "trained_tokens",
+    ):
         assert again[key] == summary[key], key
 
 
+def test_longer_sequences_validate_beside_the_others(tmp_path: Path) -> None:
+    """With curves and figures of their own, while a row of each is as long as it says."""
+    words = {"x2": {"length": 24}}
+    conf = task_conf(tmp_path, data__validation=words, data__workers=2)
+    summary, folder = run(conf)
+    rows = [row for row in read_rows(folder.metrics) if "val/loss" in row]
+    names = ("val/x2/loss", "val/x2/accuracy", "val/x2/exact_match", "val/exact_match")
+    assert all(name in row for row in rows for name in names)
+    inputs, targets = heldout_rows(TaskData("copy", Copying(), 24), 0, 25)
+    logits, _ = load(folder.path)(torch.from_numpy(inputs))
+    right = (logits.argmax(-1).numpy() == targets)[targets >= 0]
+    assert summary["validation"]["x2"]["accuracy"] == pytest.approx(np.mean(right), abs=1e-12)
+    alone, _ = run(task_conf(tmp_path / "alone"))
+    assert summary["digest"] == alone["digest"]  # neither they nor workers change what is learned
+
+
 def test_a_task_can_be_learned(tmp_path: Path) -> None:
-    """Two letters, copied: above what guessing one of sixteen letters gives."""
+    """Two letters, copied: above what guessing one of 26 letters gives."""
     changes = {"data__batch_size": 64, "trainer__max_steps": 70, "optim__lr": 1e-2}
     changes |= {"trainer__val_check_interval": 0, "trainer__log_every_n_steps": 70}
     conf = task_conf(tmp_path, **changes)
@@ -75,5 +101,6 @@ def test_however_it_is_read_the_same_is_right(tmp_path: Path, changes: dict[str,
     other, folder = run(task_conf(tmp_path / "other", trainer__max_steps=3, **changes), "rwkv7")
     assert other["val_loss"] == pytest.approx(whole["val_loss"], rel=SUMS)
     assert other["val_accuracy"] == pytest.approx(whole["val_accuracy"], abs=0.02)
+    assert other["val_exact_match"] == whole["val_exact_match"]
     (row,) = (row for row in read_rows(folder.metrics) if "val/accuracy" in row)
     assert 0 <= row["val/accuracy"] <= 1

@@ -10,7 +10,7 @@ import torch
 
 from conf.schema import TrainConf
 from data.batches import all_validation
-from data.mixture import Heldout
+from data.mixture import Heldout, Right
 from data.store import Corpus
 from data.tasks.task_data import TaskData
 from models.contract import Model
@@ -52,17 +52,18 @@ def full_validation(
 
 
 @torch.no_grad()
-def full_accuracy(model: Model, data: TaskData, batch: int, mode: SequenceMode) -> float:
-    """The share of what a task asks for that the model answers right, over all held-out sequences.
-
-    Right is a target that is the likeliest token where it stands.
-    """
-    right = count = 0
+def full_answers(model: Model, corpus: Corpus | TaskData, batch: int, mode: SequenceMode) -> Right:
+    """What the model answers right of all held-out sequences of a task."""
+    if isinstance(corpus, Corpus):
+        return Right()
+    missed = exact = targets_seen = 0
     device = next(model.parameters()).device  # type: ignore[attr-defined]
-    for tokens, targets in all_validation(data, data.length, batch):
-        right += mode.right(model, tokens.to(device), targets.to(device))
-        count += int((targets >= 0).sum())
-    return right / count
+    for tokens, targets in all_validation(corpus, corpus.length, batch):
+        of_row = mode.missed(model, tokens.to(device), targets.to(device))
+        missed += int(of_row.sum())
+        exact += int((of_row == 0).sum())
+        targets_seen += int((targets >= 0).sum())
+    return Right(1 - missed / targets_seen, exact / corpus.heldout)
 
 
 def final_validation(

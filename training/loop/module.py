@@ -14,8 +14,9 @@ from torch import Tensor
 from conf.schema import OptimConf
 from core.units import listing
 from data.batches import Masked
-from data.mixture import mean_loss
+from data.mixture import Right, mean_loss
 from models.contract import Model
+from models.long_context import sequence_parallel
 from models.ops.backends import build_for
 from models.tuning import frozen_names
 from training.loop.nan_guard import NanGuard
@@ -43,7 +44,7 @@ class LanguageModel(lightning.LightningModule):
     ) -> None:
         """`shares` are the weights of the texts that validate in the validation loss; `tuned` is
         what checkpoints say of weights that stay as they are (`training.checkpoints.frozen`);
-        `accuracy` counts the right answers of the first text, which is a task."""
+        `accuracy` counts the right answers to a task, of which all that validates are sequences."""
         super().__init__()
         self.model = model
         self.ledger = ledger or Ledger()
@@ -68,9 +69,10 @@ class LanguageModel(lightning.LightningModule):
         """That of each text that validates, of which `val_loss` is the mean in `shares`."""
         self.shares = shares
         self.accuracy = accuracy
-        self.val_accuracy: float | None = None
-        """Share of right answers in the last validation, where they are counted."""
-        self._right = torch.zeros(1)
+        self.val_right: list[Right] = []
+        """What was right in the last validation, for each text, where that is counted."""
+        self._answers = torch.zeros(len(shares), 3)
+        """Missed targets, sequences without one, and sequences, of each text."""
         self._val_sum = torch.zeros(len(shares), 2)
         """Summed validation loss and its number of targets, of each text."""
 
@@ -134,15 +136,20 @@ class LanguageModel(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._val_sum = torch.zeros(len(self.shares), 2, dtype=torch.float64)
-        self._right = torch.zeros(1, dtype=torch.float64)
+        self._answers = torch.zeros(len(self.shares), 3, dtype=torch.float64)
 
     def validation_step(
         self, batch: tuple[Tensor, Tensor, bool], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         tokens, targets, counts = batch
         sums = self.sequence_mode.summed(self.model, tokens, targets)
-        if self.accuracy and dataloader_idx == 0:
-            self._right += int(counts) * self.sequence_mode.right(self.model, tokens, targets)
+        if self.accuracy:
+            missed = self.sequence_mode.missed(self.model, tokens, targets)
+            figures = [int(missed.sum()), int((missed == 0).sum()), len(missed)]
+            # Where processes share a sequence, each has counted all of it.
+            shared = 1 if sequence_parallel.current() is None else self.trainer.world_size
+            if counts:
+                self._answers[dataloader_idx] += torch.tensor(figures) / shared
         if counts:
             self._val_sum[dataloader_idx] += torch.tensor(sums, dtype=torch.float64)
 
@@ -151,8 +158,13 @@ class LanguageModel(lightning.LightningModule):
         self.val_losses = (total[:, 0] / total[:, 1]).tolist()
         self.val_loss = mean_loss(self.val_losses, self.shares)
         if self.accuracy:
-            right = self.trainer.strategy.reduce(self._right.to(self.device), reduce_op="sum")
-            self.val_accuracy = float(right / total[0, 1])
+            sums = self.trainer.strategy.reduce(self._answers.to(self.device), reduce_op="sum")
+            self.val_right = [
+                Right(1 - missed / count, exact / rows)
+                for (missed, exact, rows), count in zip(
+                    sums.tolist(), total[:, 1].tolist(), strict=True
+                )
+            ]
         # For callbacks that monitor it. The loggers' rows, in full precision, are the `Monitor`'s.
         self.log("val/loss", self.val_loss, logger=False, batch_size=1)
 

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import lightning
@@ -163,11 +164,15 @@ class Monitor(lightning.Callback):
         row = self._losses("val/", loss)
         if averaged is not None:
             row["val/ema_loss"] = averaged
-        if pl_module.val_accuracy is not None:
-            row["val/accuracy"] = pl_module.val_accuracy
-        for text, own in zip(self._texts, pl_module.val_losses, strict=False):
+        texts = zip_longest(self._texts, pl_module.val_losses, pl_module.val_right)
+        for text, own, right in texts:
+            if text is None:  # a training that was not told apart
+                continue
+            group = f"val/{text.name}/" if text.name else "val/"
             if text.name:
-                row |= text.losses(f"val/{text.name}/", own)
+                row |= text.losses(group, own)
+            if right is not None:
+                row |= right.named(group)
         self._log(trainer, row)
         self._interrupted = True
 

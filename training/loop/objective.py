@@ -79,10 +79,11 @@ class SequenceMode:
         return torch.cat(spans, dim=1)
 
     @torch.no_grad()
-    def right(self, model: Model, tokens: Tensor, targets: Tensor) -> int:
-        """How many of the learned `targets[B, T]` are the likeliest token where they stand.
+    def missed(self, model: Model, tokens: Tensor, targets: Tensor) -> Tensor:
+        """How many of the learned `targets[B, T]` of each sequence are not the likeliest token
+        where they stand: int64 `[B]`.
 
-        Where processes share a sequence, those of this one's span.
+        Of the whole sequences in every process, where processes share them.
         """
         segment, split = self.segment, sequence_parallel.current()
         if split is not None:
@@ -90,10 +91,12 @@ class SequenceMode:
             segment //= split.world
         size = segment or tokens.shape[1]
         state = model.init_state(len(tokens)) if size < tokens.shape[1] else None
-        count = 0
+        count = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
         for piece, wanted in zip(tokens.split(size, 1), targets.split(size, 1), strict=True):
             logits, state = model(piece, state)
-            count += int((logits.argmax(-1) == wanted).sum())
+            count += ((logits.argmax(-1) != wanted) & (wanted >= 0)).sum(1)
+        if split is not None:
+            torch.distributed.all_reduce(count, group=split.group)
         return count
 
     def summed(self, model: Model, tokens: Tensor, targets: Tensor) -> tuple[float, int]:

@@ -138,7 +138,12 @@ def _differing(conf: TrainConf) -> Iterator[tuple[str, Any]]:
     plain = TrainConf()
     plain.data.corpus = CORPUS
     for key, value, default in _leaves(conf, plain):
-        if value != default and not schema.is_in(key, PLACES):
+        if key == "data.task" and isinstance(value, dict):
+            usual = _shipped_task(conf.data.corpus)
+            for setting, each in value.items():
+                if setting not in usual or each != usual[setting]:
+                    yield f"{key}.{setting}", each
+        elif value != default and not schema.is_in(key, PLACES):
             yield key, value
 
 
@@ -147,6 +152,13 @@ def _shipped(model: str) -> dict[str, Any]:
     """The `model` group as its file in conf/model/ has it; empty for one without a file."""
     files = {path.stem: path for path in Path(schema.__file__).parent.glob("model/*.yaml")}
     return yaml.safe_load(files[model].read_text()) if model in files else {}
+
+
+@cache
+def _shipped_task(corpus: str) -> dict[str, Any]:
+    """The settings of a task as its file in conf/data/ has them; empty for one without a file."""
+    path = Path(schema.__file__).parent / "data" / f"{corpus}.yaml"
+    return yaml.safe_load(path.read_text()).get("task") or {} if path.is_file() else {}
 
 
 def _presets(model: dict[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,11 @@ import torch
 from conf.schema import DataConf
 from core.errors import UserError
 from data.batches import Batches, all_validation, validation_windows
-from data.mixture import open_data, order_of
+from data.mixture import heldout, open_data, order_of
+from data.parts import part_problems
 from data.tasks import task_data
+from data.tasks.copying import Copying
+from data.tasks.lookup import Lookup
 from data.tasks.task_data import TASKS, TaskData, heldout_rows, open_task, training_rows
 
 
@@ -42,9 +45,9 @@ def test_batches_are_pure_and_shared_exactly() -> None:
 
 def test_targets_are_those_of_the_task() -> None:
     batch = Batches(opened(), conf(), seed=1)[3]
-    rows, learned = training_rows(opened(), 1).rows(np.arange(12, 16))
-    assert np.array_equal(batch.tokens.numpy(), rows[:, :-1])
-    assert np.array_equal(batch.targets.numpy(), np.where(learned, rows, -100)[:, 1:])
+    inputs, targets = training_rows(opened(), 1).rows(np.arange(12, 16))
+    assert np.array_equal(batch.tokens.numpy(), inputs)
+    assert np.array_equal(batch.targets.numpy(), targets)
 
 
 def test_rows_that_validate_are_no_rows_of_a_training() -> None:
@@ -56,7 +59,7 @@ def test_rows_that_validate_are_no_rows_of_a_training() -> None:
 
 def test_letters_are_uniform() -> None:
     rows, _ = training_rows(opened(length=41), 0).rows(np.arange(4000))
-    counts = np.bincount(rows[:, :20].ravel())
+    counts = np.bincount(rows[:, :20].ravel())[1:]
     assert np.abs(counts / counts.mean() - 1).max() < 5 / np.sqrt(counts.mean())
     assert abs(np.corrcoef(rows[:-1, 0], rows[1:, 0])[0, 1]) < 0.07
 
@@ -84,11 +87,14 @@ def test_order_hash_tells_what_is_read() -> None:
     [
         ({"paths": ["a.txt"]}, "data.paths"),
         ({"tokenizer": "bpe"}, "a token of data=copy is a character; use chars"),
-        ({"length": 1}, "data=copy needs 2 or more"),
+        ({"length": 1}, "data.length=1: 1 letters to copy need 2"),
+        ({"task": {"alphabt": 3}}, "data.task.alphabt: no setting of this task; did you mean"),
+        ({"task": {"alphabet": "many"}}, "data.task.alphabet='many': expected an integer"),
+        ({"task": {"alphabet": 27}}, "data.task.alphabet=27: must be at most 26"),
+        ({"task": [3]}, "data.task=.3.: give its settings"),
         ({"packing": "documents"}, "data.packing"),
         ({"length_warmup": 4}, "data.length_warmup"),
         ({"order": "magic_prime"}, "data.order"),
-        ({"validation": {"a": {"corpus": "text"}}}, "data.validation"),
     ],
 )
 def test_what_a_task_cannot_be_read_with(settings: dict[str, Any], why: str) -> None:
@@ -98,14 +104,59 @@ def test_what_a_task_cannot_be_read_with(settings: dict[str, Any], why: str) -> 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_keeps_its_promises(name: str) -> None:
-    data = TaskData(name, max(16, TASKS[name].shortest))
-    tokens, learned = training_rows(data, 0).rows(np.arange(40))
-    assert tokens.dtype == np.int64 and learned.dtype == bool
-    assert tokens.shape == learned.shape == (40, data.length + 1)
-    assert tokens.min() >= 0 and tokens.max() < data.vocab_size == data.tokenizer.vocab_size
-    assert learned[:, 1:].any()
-    shortest, some = training_rows(TaskData(name, TASKS[name].shortest), 0).rows(np.arange(40))
-    assert shortest.shape[1] == TASKS[name].shortest + 1 and some[:, 1:].any()
+    """Rows are the same in any company and in any order, and no two are equal."""
+    data = TaskData(name, TASKS[name](), 256)
+    rows = training_rows(data, 0)
+    inputs, targets = rows.rows(np.arange(40))
+    assert inputs.dtype == targets.dtype == np.int64
+    assert inputs.max() < data.vocab_size == data.tokenizer.vocab_size
+    for part, whole in zip(rows.rows(np.array([31, 4])), (inputs, targets), strict=True):
+        assert np.array_equal(part, whole[[31, 4]])
+    assert TaskData(name, TASKS[name](), 128).fingerprint == data.fingerprint
+    assert len({row.tobytes() for row in inputs}) == 40
+
+
+def test_settings_make_other_data() -> None:
+    fingerprints = {
+        TaskData("copy", Copying(), 10).fingerprint,
+        TaskData("copy", Copying(alphabet=3), 10).fingerprint,
+        TaskData("copy", Copying(fewest=3), 10).fingerprint,
+        TaskData("lookup", Lookup(), 10).fingerprint,
+    }
+    assert len(fingerprints) == 4
+
+
+def test_what_validates_may_be_longer() -> None:
+    settings = {"x2": {"length": 20}, "short": {"task": {"fewest": 1}}}
+    own, double, short = heldout(conf(validation=settings), opened())
+    assert (own.name, own.share) == ("", 1.0)
+    assert (double.name, double.share) == ("x2", 0.0)
+    assert isinstance(double.corpus, TaskData) and double.corpus.length == 20
+    assert short.corpus == TaskData("copy", Copying(fewest=1), 10)
+    (tokens, targets), *_ = all_validation(double.corpus, 10, 4)
+    assert tokens.shape == targets.shape == (4, 20)
+    longer, _ = training_rows(double.corpus, 0).rows(np.arange(100))
+    assert not {row.tobytes() for row in tokens.numpy()} & {row.tobytes() for row in longer}
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ({"a": {"corpus": "text"}}, "data.validation.a.corpus: beside data=copy, what validates"),
+        ({"a": 3}, "data.validation.a=3: give its words, as in"),
+        ({"a": {"length": "long"}}, "data.validation.a.length='long': expected an integer"),
+        ({"a": {"length": 0}}, "data.validation.a.length=0: must be at least 1"),
+        ({"a": {"length": 1}}, "data.validation.a: data.length=1: 1 letters to copy need 2"),
+        ({"a": {"task": 3}}, "data.validation.a.task=3: give its settings"),
+        ({"a": {"task": {"alphabet": 3}}}, "data.validation.a: its symbols are not those"),
+        ({"a": {"task": {"few": 3}}}, "data.validation.a: data.task.few: no setting"),
+        ({"accuracy": {}}, "val/accuracy is a curve already"),
+    ],
+)
+def test_what_cannot_validate_is_said(words: dict[str, Any], why: str) -> None:
+    problems = list(part_problems(conf(validation=words)))
+    assert any(problem.startswith(why) or why in problem for problem in problems), problems
+    assert len(problems) == 1
 
 
 def test_short_sequences_do_not_validate_by_the_thousands() -> None:

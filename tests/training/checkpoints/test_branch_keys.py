@@ -110,6 +110,7 @@ ELSEWHERE = {
     **dict.fromkeys(
         (key for key in READING if key != "data.paths"), "of the texts: tests/data/readers/"
     ),
+    "data.task": "of the task: tests/data/tasks/test_task_data.py",
     "data.mix": "several corpora: tests/training/test_mixed_training.py",
     "data.parts": "several corpora: tests/training/test_mixed_training.py",
     "data.validation": "changes no bits: tests/training/test_mixed_training.py",

@@ -47,6 +47,10 @@ def name_of(model: dict[str, Any] | None = None, **keys: Any) -> str:
         ({"data__tokenizer": "bytes", "data__length": 64}, "rwkv7-5m-bytes-l64-s0"),
         ({"training__segment": 8, "training__bptt": "truncated"}, "rwkv7-5m-segment8-truncated-s0"),
         ({"model": {"window": 256, "attention": "math"}}, "rwkv7-5m-window256-attention_math-s0"),
+        (
+            {"data__corpus": "mqar", "data__task": {"pairs": 8, "noise": True}},
+            "rwkv7-5m-mqar-pairs8-s0",
+        ),
         ({"wandb__mode": "disabled", "runs_dir": "x", "data__workers": 2}, "rwkv7-5m-s0"),
     ],
 )

@@ -1,0 +1,122 @@
+"""Brute force: each solver is given the inputs of one row, and says what is asked where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.meta import IGNORE
+from data.tasks.copying import Copying
+from data.tasks.lookup import Lookup
+from data.tasks.needle import Needle
+from data.tasks.recall import Induction, Recall
+from data.tasks.selective import SelectiveCopying
+from data.tasks.task import Task
+from data.tasks.word_problems import WordProblem, elements
+
+
+def solve_copying(task: Copying, row: list[int]) -> dict[int, int]:
+    mark = row.index(len(task.symbols) - 1)
+    return {mark + i: letter for i, letter in enumerate(row[:mark])}
+
+
+def solve_lookup(task: Lookup, row: list[int]) -> dict[int, int]:
+    text = "".join(task.symbols[i] for i in row)
+    if task.place == "prefix":
+        wanted, _, rest = text.partition("|")
+        string, bar, _ = rest.partition("|")
+        first = len(wanted) + len(string) + 1
+        if not bar:  # which is the last target of a row that is full
+            raise AssertionError("no string")
+    else:
+        string, _, rest = text.partition("|")
+        wanted = rest[: task.ngram]
+        first = len(string) + task.ngram
+    answer = string[string.index(wanted) + len(wanted) :]
+    if task.answer:
+        answer = answer[: task.answer]
+    return {first + i: task.symbols.index(letter) for i, letter in enumerate(answer)}
+
+
+def solve_recall(task: Recall, row: list[int]) -> dict[int, int]:
+    end = 2 * task.pairs
+    values = dict(zip(row[:end:2], row[1:end:2], strict=True))
+    assert len(values) == task.pairs
+    return {i: values[token] for i, token in enumerate(row) if i >= end and token in values}
+
+
+def solve_induction(task: Induction, row: list[int]) -> dict[int, int]:
+    return {len(row) - 1: row[row.index(row[-1]) + 1]}
+
+
+def solve_selective(task: SelectiveCopying, row: list[int]) -> dict[int, int]:
+    kept = [token for token in row if 0 < token < task.vocabulary - 1]
+    return dict(enumerate(kept, row.index(task.vocabulary - 1)))
+
+
+def solve_words(task: WordProblem, row: list[int]) -> dict[int, int]:
+    members = elements(task.group)
+    answers, points = {}, list(range(len(members[0])))
+    for place in range(len(row)):
+        whole = points
+        for token in reversed(row[: place + 1]):  # the last one acts first
+            whole = [members[token][i] for i in whole]
+        answers[place] = members.index(tuple(whole))
+    return answers
+
+
+def solve_needle(task: Needle, row: list[int]) -> dict[int, int]:
+    text = "".join(task.symbols[i] for i in row)
+    asked = re.search(r"code of (\w+): ", text)
+    assert asked is not None
+    said = re.search(rf"the code of {asked[1]} is (\d+)\. ", text)
+    assert said is not None
+    return {asked.end() - 1 + i: task.symbols.index(digit) for i, digit in enumerate(said[1])}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A task with settings and a length, and what solves it."""
+
+    task: Task
+    length: int
+    solve: Callable[..., dict[int, int]]
+    exact: bool = True
+    """Whether the inputs tell where something is asked; a random token may look like a question."""
+
+    def solved(self, inputs: np.ndarray) -> np.ndarray:
+        """The targets `[N, T]` of inputs `[N, T]`, which is all that the solver is given."""
+        targets = np.full(inputs.shape, IGNORE)
+        for row, answers in enumerate(map(self._answers, inputs.tolist())):
+            for place, answer in answers.items():
+                targets[row, place] = answer
+        return targets
+
+    def _answers(self, row: list[int]) -> dict[int, int]:
+        return self.solve(self.task, row)
+
+
+TRIALS = {
+    "copy": Trial(Copying(), 12, solve_copying),
+    "copy-shortest": Trial(Copying(alphabet=1), 2, solve_copying),
+    "copy-drawn": Trial(Copying(alphabet=5, fewest=2), 23, solve_copying),
+    "lookup": Trial(Lookup(), 40, solve_lookup),
+    "lookup-drawn": Trial(Lookup(alphabet=3, ngram=2, fewest=4), 31, solve_lookup),
+    "lookup-suffix": Trial(Lookup(alphabet=2, ngram=2, place="suffix"), 30, solve_lookup),
+    "lookup-short": Trial(Lookup(ngram=1, answer=2, fewest=3), 20, solve_lookup),
+    "mqar": Trial(Recall(), 64, solve_recall, exact=False),
+    "mqar-small": Trial(Recall(pairs=8, vocabulary=256), 64, solve_recall, exact=False),
+    "mqar-dense": Trial(Recall(pairs=4, vocabulary=18, noise=False), 16, solve_recall),
+    "induction": Trial(Induction(), 32, solve_induction),
+    "induction-shortest": Trial(Induction(vocabulary=3), 3, solve_induction),
+    "selective": Trial(SelectiveCopying(), 64, solve_selective),
+    "selective-shortest": Trial(SelectiveCopying(tokens=3, vocabulary=3), 6, solve_selective),
+    **{f"words-{group}": Trial(WordProblem(group), 14, solve_words)
+       for group in ("S3", "A5", "A4xZ5", "Z60", "Z2")},
+    "needle": Trial(Needle(), 200, solve_needle),
+    "needle-shortest": Trial(Needle(digits=2), 41, solve_needle),
+    "needles": Trial(Needle(needles=3), 300, solve_needle),
+}  # fmt: skip
