@@ -25,6 +25,11 @@ ARCHITECTURES = {"models.rwkv6.RWKV6": "rwkv6", "models.rwkv7.RWKV7": "rwkv7"}
 FUSED = {"rwkv6": ("time_maa_", "wkvrg"), "rwkv7": ("x_", "rwkvag")}
 """Shares of the token shift in a block that are one tensor there, and their order."""
 ENDLESS = 1 << 20  # tokens: what is written where no context is too long
+HEADS_OF = 64
+"""Channels that llama.cpp's WKV-7 takes at once with AVX-512 (with AVX2 32), without a rest."""
+NO_MERGE = "<|no merge|> <|no merge|>"
+"""Never applied, because symbols begin as single characters: llama.cpp asks for one merge, and the
+package `gguf` leaves out an empty list."""
 UNUSED = 5  # kind of a token; `data.companions` has the others
 
 _NAMES = (
@@ -67,7 +72,8 @@ class Vocabulary:
 def write(weights: Weights, path: Path, vocabulary: Vocabulary | None) -> None:
     """A GGUF file; without a vocabulary it says that it has none.
 
-    Raises `UserError` for other models, and if the package `gguf` is not installed.
+    Raises `UserError` for other models, for heads that llama.cpp cannot run, and if the package
+    `gguf` is not installed.
     """
     spec = weights.spec
     arch = ARCHITECTURES.get(spec.target)
@@ -81,6 +87,12 @@ def write(weights: Weights, path: Path, vocabulary: Vocabulary | None) -> None:
         import gguf
     except ImportError:
         raise UserError("format=gguf needs a package: pip install -e '.[gguf]'") from None
+    config = model_class(spec.target).Config(**spec.config)
+    if arch == "rwkv7" and config.head_size % HEADS_OF:
+        raise UserError(
+            f"format=gguf: llama.cpp runs RWKV-7 with heads of {HEADS_OF} channels or a multiple, "
+            f"and these have {config.head_size}: it would read beyond them, and give other logits"
+        )
     dtype = common_dtype(weights.tensors)
     types = gguf.GGMLQuantizationType
     kind = {torch.float16: types.F16, torch.bfloat16: types.BF16}.get(dtype, types.F32)
@@ -93,7 +105,7 @@ def write(weights: Weights, path: Path, vocabulary: Vocabulary | None) -> None:
     writer.add_name(f"{spec.name}-{spec.size}")
     writer.add_file_type(file_types.get(kind, gguf.LlamaFileType.ALL_F32))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    _describe(writer, arch, model_class(spec.target).Config(**spec.config))
+    _describe(writer, arch, config)
     _tokenizer(writer, vocabulary, spec.config["vocab_size"])
     for name, tensor in tensors_of(arch, weights):
         values = tensor.float().contiguous().numpy()
@@ -169,6 +181,6 @@ def _tokenizer(writer: Any, vocabulary: Vocabulary | None, size: int) -> None:
     writer.add_token_list([*vocabulary.tokens, *(b"[PAD%d]" % i for i in spare)])
     writer.add_token_types([*vocabulary.kinds, *(UNUSED for _ in spare)])
     if vocabulary.merges is not None:
-        writer.add_token_merges(vocabulary.merges)
+        writer.add_token_merges(vocabulary.merges or [NO_MERGE])
     for name, token in vocabulary.special.items():
         getattr(writer, f"add_{name}_token_id")(token)

@@ -1,7 +1,12 @@
-"""GGUF files, read back by llama.cpp's own package: names, shapes, values, metadata."""
+"""GGUF files, read back by llama.cpp's own package: names, shapes, values, metadata.
+
+Where `llama-cpp-python` is installed (no extra has it: it is compiled for many minutes), llama.cpp
+itself also runs them.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +19,11 @@ from core.errors import UserError
 from data import tokenizers
 from data.companions import llama_cpp_vocabulary
 from data.rwkv_world_tokenizer import WorldTokenizer
-from models.formats.gguf_file import Vocabulary
+from models.formats.gguf_file import NO_MERGE, Vocabulary
 from models.formats.official import from_tensors
 from models.formats.save import Beside, save
 from models.formats.weights import Weights
+from models.registry import ModelSpec, build
 from tests.official_weights import HEAD, LAYERS, RANKS, VOCAB, WIDTH, official_weights
 from tests.registered_models import shaken, spec_of
 
@@ -36,6 +42,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "attention.gate_lora_rank": RANKS["gate"], "feed_forward_length": 4 * C,
     },
 }  # fmt: skip
+TOKENS = torch.randint(0, VOCAB, (19,), generator=torch.Generator().manual_seed(3)).tolist()
 BYTES = [bytes([byte]) for byte in range(256)]
 
 
@@ -43,6 +50,13 @@ def written(version: str, path: Path, dtype: torch.dtype = torch.float32, **besi
     weights = from_tensors(Path("a.pth"), official_weights(version)).to(dtype)
     save(weights, path, "gguf", beside=Beside(**beside))
     return gguf.GGUFReader(path)
+
+
+def shaken_of(spec: ModelSpec) -> dict[str, torch.Tensor]:
+    """Tensors of the model, none of them zero."""
+    torch.manual_seed(0)
+    model: Any = build(spec)
+    return {name: each + 0.1 * torch.randn_like(each) for name, each in model.state_dict().items()}
 
 
 def value_of(reader: Any, key: str) -> Any:
@@ -165,6 +179,24 @@ def test_a_bpe_and_what_llama_cpp_does_not_have(tmp_path: Path) -> None:
         llama_cpp_vocabulary(tokenizers.char_tokenizer("abc"))
 
 
+def test_a_vocabulary_without_merges_has_one_that_is_never_applied(tmp_path: Path) -> None:
+    plain = Vocabulary(**llama_cpp_vocabulary(tokenizers.byte_tokenizer()))
+    spec = spec_of("rwkv6", vocab=257)
+    save(
+        Weights(spec, shaken_of(spec)), tmp_path / "a.gguf", "gguf", beside=Beside({}, None, plain)
+    )
+    merges = value_of(gguf.GGUFReader(tmp_path / "a.gguf"), "tokenizer.ggml.merges")
+    assert merges == [NO_MERGE] and len(NO_MERGE.split(" ")[0]) > 1
+
+
+def test_heads_that_llama_cpp_cannot_run_are_not_written(tmp_path: Path) -> None:
+    for head_size in (32, 96):
+        spec = spec_of("rwkv7", n_embd=192, head_size=head_size)
+        with pytest.raises(UserError, match=rf"heads of 64 channels .* these have {head_size}:"):
+            save(Weights(spec, shaken_of(spec)), tmp_path / "a.gguf", "gguf")
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_models_are_not_written(tmp_path: Path) -> None:
     weights = Weights(spec_of("transformer"), shaken("transformer").state_dict())
     with pytest.raises(
@@ -172,3 +204,95 @@ def test_other_models_are_not_written(tmp_path: Path) -> None:
     ):
         save(weights, tmp_path / "a.gguf", "gguf")
     assert not list(tmp_path.iterdir())
+
+
+@cache
+def _quiet(lib: Any) -> Any:
+    """A log that keeps nothing; llama.cpp calls it as long as the process lives."""
+    return lib.llama_log_callback(lambda *_: None)
+
+
+class Runtime:
+    """llama.cpp with one file, by its C functions."""
+
+    def __init__(self, path: Path) -> None:
+        self.lib: Any = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+        self.lib.llama_backend_init()
+        self.lib.llama_log_set(_quiet(self.lib), None)
+        options = self.lib.llama_model_default_params()
+        self.model = self.lib.llama_model_load_from_file(str(path).encode(), options)
+        assert self.model, "llama.cpp refuses the file"
+        self.vocab = self.lib.llama_model_get_vocab(self.model)
+
+    def logits(self, tokens: list[int], split: list[int]) -> torch.Tensor:
+        """`[T, V]`, the tokens read in pieces of these lengths."""
+        options = self.lib.llama_context_default_params()
+        options.n_ctx, options.n_batch, options.n_ubatch = 256, 64, 64
+        options.n_threads = options.n_threads_batch = 1
+        context = self.lib.llama_init_from_model(self.model, options)
+        size, rows, at = self.lib.llama_vocab_n_tokens(self.vocab), [], 0
+        for length in split:
+            batch = self.lib.llama_batch_init(length, 0, 1)
+            batch.n_tokens = length
+            for i in range(length):
+                batch.token[i], batch.pos[i], batch.n_seq_id[i] = tokens[at + i], at + i, 1
+                batch.seq_id[i][0], batch.logits[i] = 0, 1
+            assert self.lib.llama_decode(context, batch) == 0
+            found = np.ctypeslib.as_array(self.lib.llama_get_logits(context), (length, size))
+            rows.append(torch.tensor(found))
+            self.lib.llama_batch_free(batch)
+            at += length
+        self.lib.llama_free(context)
+        return torch.cat(rows)
+
+    def encode(self, text: str) -> list[int]:
+        data, most = text.encode(), 1000
+        ids = (self.lib.llama_token * most)()
+        count = self.lib.llama_tokenize(self.vocab, data, len(data), ids, most, False, False)
+        return list(ids[:count])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("version", ARCHITECTURES)
+def test_llama_cpp_gives_our_logits(tmp_path: Path, version: str, dtype: torch.dtype) -> None:
+    """It rounds what matrices in half precision are multiplied with, which we do not."""
+    for layers in (1, LAYERS):
+        weights = from_tensors(Path("a.pth"), official_weights(version, layers)).to(dtype)
+        save(weights, tmp_path / "a.gguf", "gguf", overwrite=True)
+        model: Any = weights.model("cpu", torch.float32)
+        with torch.no_grad():
+            ours = model(torch.tensor([TOKENS]))[0][0]
+        runtime = Runtime(tmp_path / "a.gguf")
+        most = {torch.float32: 5e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}[dtype]
+        for split in ([19], [1] * 19, [7, 1, 11]):
+            theirs = runtime.logits(TOKENS, split)
+            torch.testing.assert_close(theirs, ours, rtol=0, atol=most)
+        assert ours.abs().max() > 1, "a comparison of nothing"
+
+
+def test_llama_cpp_runs_rwkv_6_with_any_heads(tmp_path: Path) -> None:
+    model = shaken("rwkv6").eval()
+    assert model.config.head_size == 32
+    save(Weights(spec_of("rwkv6"), model.state_dict()), tmp_path / "a.gguf", "gguf")
+    with torch.no_grad():
+        ours = model(torch.tensor([TOKENS]))[0][0]
+    theirs = Runtime(tmp_path / "a.gguf").logits(TOKENS, [19])
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("kind", ["world", "bpe", "bytes"])
+def test_llama_cpp_cuts_a_text_as_we_do(tmp_path: Path, kind: str) -> None:
+    text = "Hello, world!\n\n\tdef f(x):\r\n  世界 αβγ 12345   end \x7f e\u0301 <|endoftext|>"
+    made: dict[str, Any] = {
+        "world": WorldTokenizer([*BYTES, b"\n\n", b" w", b"end", b" wor", b"ld!", "世".encode()]),
+        "bpe": tokenizers.train_bpe([text * 20], 300),
+        "bytes": tokenizers.byte_tokenizer(),
+    }
+    tokenizer = made[kind]
+    spec = spec_of("rwkv6", vocab=max(tokenizer.vocab_size, 270))
+    beside = Beside({}, None, Vocabulary(**llama_cpp_vocabulary(tokenizer)))
+    save(Weights(spec, shaken_of(spec)), tmp_path / "a.gguf", "gguf", beside=beside)
+    runtime = Runtime(tmp_path / "a.gguf")
+    ours = list(tokenizer.encode(text))
+    assert runtime.encode(text) == ours and len(ours) > 20
+    assert runtime.lib.llama_vocab_eos(runtime.vocab) == tokenizer.end_of_text
