@@ -867,6 +867,33 @@ class DemoConf:
     passes: int = key(3, "most processes in which every point is measured", low=1, high=TIMES)
 
 
+EVIDENCE = ("recall", "copying", "lookup", "state_tracking", "parity", "language")
+
+
+@dataclass
+class EvidenceConf:
+    """Run the experiments of the evidence page, or go on with them, and write the page."""
+
+    experiments: list[str] = key([*EVIDENCE], "experiments to run and to show", choices=EVIDENCE)
+    runs_dir: str = key("runs", "folder of the runs' folders", path=True)
+    out: str | None = key(None, "folder to write; default: evidence/ in runs_dir", path=True)
+    minutes: float = key(
+        90.0,
+        "minutes after which trainings are stopped and saved; the same command goes on",
+        low=0,
+        high=1e6,
+    )
+    train: bool = key(True, "train; false: write the page of what there is")
+    costs: bool = key(True, "measure training, decoding and memory of the models too")
+    workers: int = key(
+        0, "experiments at once, a thread each; 0: one for each core, or one on a GPU", low=0,
+        high=PROCESSES,
+    )  # fmt: skip
+    words: list[str] = key(
+        [], 'words that every training gets too, as in words=\'["seed=0","model=lstm"]\''
+    )
+
+
 FAULTS = (
     "kill", "terminate", "corrupt", "disk", "lines", "edges", "corpora", "runs", "reports",
     "places", "weights",
@@ -903,6 +930,7 @@ SCRIPTS: dict[str, type] = {
     "prepare": PrepareConf,
     "torture": TortureConf,
     "demo": DemoConf,
+    "evidence": EvidenceConf,
 }
 RENAMED = {
     "training.log_every": "trainer.log_every_n_steps",

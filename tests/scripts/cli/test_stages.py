@@ -72,6 +72,6 @@ def test_sigterm_ends_what_was_started() -> None:
 
     both = [Stage("first"), Stage("second")]
     with pytest.raises(SystemExit) as stop:
-        stages.finish(both)  # type: ignore[arg-type]
+        stages.finish(both)
     assert stop.value.code == stages.TERMINATED
     assert ended == ["first", "second"] and both[1].waits == 1

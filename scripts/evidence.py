@@ -1,0 +1,248 @@
+"""Train what the evidence page needs, and write the page: `python scripts/evidence.py`.
+
+Each experiment is a multirun of `scripts/train.py` and a group of its own, in wandb too. They run
+side by side, a thread each; the same command goes on where they were. What each prints goes to a
+file in `runs/evidence/logs/`, and one line says how many trainings are left.
+"""
+
+from __future__ import annotations
+
+from scripts.cli.launch import launch
+
+if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
+    launch("evidence", "scripts.evidence:main", together=True)
+
+import contextlib
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import Popen
+from typing import IO, Any
+
+import psutil
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from conf.schema import FOLDER, EvidenceConf
+from core.errors import UserError
+from core.files import write_text
+from core.units import clock
+from core.writable import check_writable
+from probes.analysis.dataset import Dataset, collect
+from probes.analysis.evidence import Outcome, outcome
+from probes.analysis.experiments import BY_NAME, Experiment
+from probes.report import evidence_page
+from probes.training_runs import runs_in
+from scripts.cli.stages import STOPPED, spelled, start, terminate
+
+COSTS = "evidence_costs"
+"""Group of the probe's rows."""
+COST_WORDS = (
+    "model.size=tiny", "vocab_size=512", "lengths=[512,2048]", "sweeps=[batch_1]",
+    "probes=[train,decode]", "repeats=3", "repeat_seconds=1", "remeasure=0",
+)  # fmt: skip
+EVERY = 2.0  # seconds between two looks at what has finished
+TOLD = 60.0  # seconds between two lines where there is no terminal
+LAST = 3000  # characters of a log that a message shows
+
+
+@dataclass
+class Job:
+    """One experiment, or the measurement of costs, that is to be run."""
+
+    name: str
+    command: tuple[str, ...]
+    planned: int
+    """Trainings that it has."""
+    minutes: float
+    process: Popen[bytes] | None = None
+    status: int | None = None
+    log: IO[Any] | None = field(default=None, repr=False)
+
+    def finished(self, runs_dir: str) -> int:
+        """How many of its trainings have a summary."""
+        if self.name == COSTS:
+            return int(self.status == 0)
+        return min(self.planned, len(list(Path(runs_dir, self.name).glob("*/summary.json"))))
+
+
+def main(confs: list[EvidenceConf]) -> None:
+    """Run what is left within the time, then write the page."""
+    (conf,) = confs
+    signal.signal(signal.SIGTERM, terminate)
+    out = Path(conf.out or Path(conf.runs_dir, "evidence"))
+    check_writable(out, hint="choose another out=")
+    failed: list[str] = []
+    try:
+        if conf.train:
+            failed = run(jobs_of(conf), conf, out)
+    finally:  # what there is, is shown even where it was stopped
+        page = write(conf, out)
+        print(f"{page.headline}\nopen {out / 'index.html'}", flush=True)
+    if failed:
+        raise UserError(
+            f"{', '.join(failed)} ended with an error: see {out / 'logs'}; the same command goes on"
+        )
+
+
+def jobs_of(conf: EvidenceConf) -> list[Job]:
+    """Everything that is to be run, the longest first."""
+    jobs = []
+    for name in conf.experiments:
+        jobs.append(
+            Job(name, command_of(name, conf), planned_of(name, conf), BY_NAME[name].minutes)
+        )
+    if conf.costs:
+        models = dict.fromkeys(
+            model for name in conf.experiments for model in sweep_of(name)["model"].split(",")
+        )
+        command = ("probe", "-m", f"model={','.join(models)}", f"group={COSTS}",
+                   f"runs_dir={conf.runs_dir}", *COST_WORDS)  # fmt: skip
+        jobs.append(Job(COSTS, command, 1, 6.0))
+    return sorted(jobs, key=lambda job: -job.minutes)
+
+
+def sweep_of(name: str) -> dict[str, str]:
+    """The keys that a recipe sweeps, with their values: its own over those it stands on."""
+    content = yaml.safe_load((FOLDER / "experiment" / f"{name}.yaml").read_text())
+    sweep: dict[str, str] = {}
+    for base in content.get("defaults", []):
+        if isinstance(base, str):
+            sweep |= sweep_of(base)
+    own = content.get("hydra", {}).get("sweeper", {}).get("params", {})
+    return sweep | {key: str(values) for key, values in own.items()}
+
+
+def planned_of(name: str, conf: EvidenceConf) -> int:
+    """Number of trainings of an experiment."""
+    sweep = sweep_of(name)
+    given = dict(word.split("=", 1) for word in conf.words if "=" in word)
+    values = [given.get(key, values) for key, values in sweep.items()]
+    return math.prod(len(each.split(",")) for each in values)
+
+
+def command_of(name: str, conf: EvidenceConf) -> tuple[str, ...]:
+    """The command of an experiment's trainings."""
+    place = () if conf.runs_dir == "runs" else (f"runs_dir={conf.runs_dir}",)
+    return ("train", "-m", f"experiment={name}", *place, *conf.words)
+
+
+def run(jobs: Sequence[Job], conf: EvidenceConf, out: Path) -> list[str]:
+    """Run the jobs side by side until they have ended or the time has; the names that failed."""
+    cores = psutil.cpu_count(logical=False) or 1
+    workers = conf.workers or (1 if torch.cuda.is_available() else cores)
+    (out / "logs").mkdir(parents=True, exist_ok=True)
+    waiting = [job for job in jobs if job.finished(conf.runs_dir) < job.planned]
+    display, began, stopping = Display(jobs, conf), time.monotonic(), False
+    try:
+        while waiting or any(job.status is None and job.process for job in jobs):
+            running = [job for job in jobs if job.process and job.status is None]
+            if not stopping and time.monotonic() - began > 60 * conf.minutes:
+                stopping, waiting = True, []
+                for job in running:
+                    job.process.terminate()  # type: ignore[union-attr]
+            while waiting and len(running) < workers:
+                job = waiting.pop(0)
+                job.log = (out / "logs" / f"{job.name}.txt").open("ab")
+                job.process = start(job.command, threads=1, output=job.log)
+                running.append(job)
+            for job in running:
+                job.status = job.process.poll()  # type: ignore[union-attr]
+            display.show()
+            time.sleep(EVERY)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        for job in jobs:
+            if job.process and job.status is None:
+                if isinstance(stop, SystemExit):  # Ctrl-C has reached them already
+                    job.process.terminate()
+                job.process.wait()
+        raise
+    finally:
+        display.close()
+        for job in jobs:
+            if job.log:
+                job.log.close()
+    if stopping:
+        print(f"stopped after {conf.minutes:g} minutes; the same command goes on", flush=True)
+    return [job.name for job in jobs if job.status not in (None, 0, *STOPPED, -signal.SIGTERM)]
+
+
+class Display:
+    """One line: trainings that have finished, what runs, and the time left."""
+
+    def __init__(self, jobs: Sequence[Job], conf: EvidenceConf) -> None:
+        self._jobs, self._runs_dir = jobs, conf.runs_dir
+        self._console, self._began, self._told = Console(stderr=True), time.monotonic(), -TOLD
+        self._before = self._work()
+        self._progress = Progress(
+            TextColumn("evidence"), BarColumn(), TextColumn("{task.fields[text]}"),
+            console=self._console, disable=not self._console.is_terminal,
+        )  # fmt: skip
+        self._task = self._progress.add_task("", total=sum(job.minutes for job in jobs), text="")
+        self._progress.start()
+
+    def _work(self) -> float:
+        """Minutes of work that are done, as planned for an idle core."""
+        return sum(job.minutes * job.finished(self._runs_dir) / job.planned for job in self._jobs)
+
+    def text(self) -> str:
+        """`34 of 210 trainings, about 41 min left: recall, copying`."""
+        done = sum(job.finished(self._runs_dir) for job in self._jobs)
+        every = sum(job.planned for job in self._jobs)
+        running = [job.name for job in self._jobs if job.process and job.status is None]
+        work, spent = self._work() - self._before, time.monotonic() - self._began
+        rest = sum(job.minutes for job in self._jobs) - self._before - work
+        left = f", about {clock(spent * rest / work)} left" if work > 0 else ""
+        return f"{done} of {every} done{left}: {', '.join(running)}"
+
+    def show(self) -> None:
+        self._progress.update(self._task, completed=self._work(), text=self.text())
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._told >= TOLD:
+            print(f"evidence  {self.text()}", file=sys.stderr, flush=True)
+            self._told = now
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def write(conf: EvidenceConf, out: Path) -> evidence_page.Page:
+    """The page and its record, of whatever there is."""
+    outcomes = {name: outcome_of(BY_NAME[name], conf) for name in conf.experiments}
+    commands = {name: spelled(command_of(name, conf)) for name in conf.experiments}
+    costs, warnings = costs_of(Path(conf.runs_dir, COSTS))
+    facts = facts_of(outcomes)
+    page = evidence_page.page(outcomes, commands, costs, facts, warnings)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "evidence.json", json.dumps(page.plain(), indent=2) + "\n")
+    write_text(out / "index.html", evidence_page.html(page))
+    return page
+
+
+def outcome_of(experiment: Experiment, conf: EvidenceConf) -> Outcome:
+    """What the finished trainings of an experiment show."""
+    runs = runs_in(Path(conf.runs_dir, experiment.name))
+    return outcome(runs, experiment.claims, experiment.main, planned_of(experiment.name, conf))
+
+
+def costs_of(folder: Path) -> tuple[Dataset | None, tuple[str, ...]]:
+    """The probe's rows, if there are any, and what is wrong with them."""
+    if not (folder / "probes.jsonl").is_file():
+        return None, ()
+    with contextlib.suppress(UserError):
+        dataset = collect([folder])
+        return dataset, dataset.damaged
+    return None, (f"{folder} cannot be read: costs are left out",)
+
+
+def facts_of(outcomes: dict[str, Outcome]) -> list[str]:
+    """What the page says of all trainings together."""
+    trainings = sum(one.finished for one in outcomes.values())
+    return [f"{trainings} trainings", f"PyTorch {torch.__version__}"]

@@ -1,0 +1,112 @@
+"""What `scripts/evidence.py` starts, how long it lets it run, and the page it leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conf.schema import EVIDENCE, FOLDER, EvidenceConf
+from core.errors import UserError
+from probes.analysis.experiments import BY_NAME
+from scripts import evidence
+from scripts.cli.check import problems_of
+
+
+class Process:
+    """A stage that writes the summaries of two trainings each time it is looked at."""
+
+    def __init__(self, name: str, folder: Path, status: int) -> None:
+        self.name, self.folder, self.status = name, folder, status
+        self.looks, self.stopped = 0, False
+
+    def poll(self) -> int | None:
+        if self.stopped:
+            return 75
+        for number in (2 * self.looks, 2 * self.looks + 1):
+            path = self.folder / self.name / f"run-{number}"
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "summary.json").touch()
+        self.looks += 1
+        return self.status if self.looks == 3 else None
+
+    def terminate(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, ...]]:
+    """The commands that were started, each of which ends at the third look; one name fails."""
+    commands: list[tuple[str, ...]] = []
+
+    def start(command: tuple[str, ...], threads: int, output: Any) -> Process:
+        assert threads == 1 and output is not None
+        commands.append(command)
+        name = command[2].partition("=")[2] if command[0] == "train" else "costs"
+        return Process(name, tmp_path, 1 if name == "parity" else 0)
+
+    monkeypatch.setattr(evidence, "start", start)
+    monkeypatch.setattr(evidence.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(evidence, "EVERY", 0.0)
+    return commands
+
+
+def test_experiments_recipes_and_settings_are_those_of_each_other() -> None:
+    assert tuple(BY_NAME) == EVIDENCE
+    for name in EVIDENCE:
+        sweep = evidence.sweep_of(name)
+        assert set(sweep) >= {"model", "optim.lr", "seed"}
+        text = (FOLDER / "experiment" / f"{name}.yaml").read_text()
+        assert f"group: {name}" in text and "Expected: " in text and "Source: " in text
+        models = {model for claim in BY_NAME[name].claims for model in claim.models}
+        assert models <= set(sweep["model"].split(","))
+    assert evidence.sweep_of("lookup")["optim.lr"] == evidence.sweep_of("copying")["optim.lr"]
+    assert evidence.planned_of("parity", EvidenceConf()) == 6 * 2 * 3
+    assert evidence.planned_of("parity", EvidenceConf(words=["seed=0", "model=lstm"])) == 2
+
+
+def test_all_of_it_takes_an_hour_and_a_half_on_two_cores() -> None:
+    minutes = sum(job.minutes for job in evidence.jobs_of(EvidenceConf()))
+    assert minutes / 2 <= 90
+
+
+@pytest.mark.slow
+def test_every_command_is_accepted() -> None:
+    for job in evidence.jobs_of(EvidenceConf()):
+        script, *words = job.command
+        assert problems_of(script, words) == [], words
+
+
+def test_they_run_side_by_side_and_what_fails_is_named(
+    started: list[tuple[str, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf = EvidenceConf(experiments=["parity", "recall"], runs_dir=str(tmp_path), workers=2)
+    with pytest.raises(UserError, match=r"parity ended with an error: see .*logs"):
+        evidence.main([conf])
+    place = f"runs_dir={tmp_path}"
+    assert started[0] == ("train", "-m", "experiment=recall", place)
+    assert started[1] == ("train", "-m", "experiment=parity", place)
+    assert started[2][:2] == ("probe", "-m")
+    said = capsys.readouterr()
+    assert "of 49 done" in said.err
+    assert "0 of 2 experiments came out as published, 2 have not run\nopen " in said.out
+    page = json.loads((tmp_path / "evidence" / "evidence.json").read_text())
+    assert [section["name"] for section in page["sections"]] == ["parity", "recall"]
+    assert (tmp_path / "evidence" / "index.html").read_text().startswith("<!doctype html>")
+
+
+def test_what_the_time_does_not_allow_is_stopped_and_goes_on_later(
+    started: list[tuple[str, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf = EvidenceConf(experiments=["recall", "copying"], runs_dir=str(tmp_path), minutes=0.0)
+    conf.costs, conf.workers = False, 1
+    evidence.main([conf])
+    assert started == []
+    assert "stopped after 0 minutes; the same command goes on" in capsys.readouterr().out
+
+
+def test_a_page_alone_starts_nothing(started: list[tuple[str, ...]], tmp_path: Path) -> None:
+    evidence.main([EvidenceConf(train=False, runs_dir=str(tmp_path), out=str(tmp_path / "page"))])
+    assert started == [] and (tmp_path / "page" / "index.html").is_file()
