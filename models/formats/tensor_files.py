@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import stat
 import warnings
@@ -60,7 +59,8 @@ def read_torch(path: Path) -> Any:
                 f"{path} contains code ({shown(', '.join(code), 400)}) and not only tensors: "
                 "refused, nothing was executed. Ask its maker for safetensors"
             ) from None
-        if isinstance(error, pickle.UnpicklingError):  # whose message is advice to programmers
+        if not isinstance(error, OSError | RuntimeError | MemoryError | zipfile.BadZipFile):
+            # The unpickler's own: advice to programmers, or where in its machinery it failed.
             error = ValueError("not what torch.save writes")
         raise _unreadable(path, error) from None
 

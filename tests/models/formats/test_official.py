@@ -296,6 +296,18 @@ def test_truncated_and_foreign_files_are_refused(tmp_path: Path, cut: int) -> No
         models.load(path)
 
 
+@pytest.mark.parametrize(
+    "content", [b"hi\n", b"the quick brown fox\n" * 9, b"", b"{}", b"\x80\x04", b'{"a": 1}\n', b"."]
+)
+def test_what_is_no_file_of_torch_is_told_in_plain_words(tmp_path: Path, content: bytes) -> None:
+    """Not with what the unpickler stumbled over: `(105)`, `(pop from empty list)`."""
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"a\.pth is damaged or not .* \(not what torch\.save writes"
+    ):
+        models.load(tmp_path / "a.pth")
+
+
 def test_noise_is_refused_whatever_it_looks_like(tmp_path: Path) -> None:
     draw, path = random.Random(0), tmp_path / "a.pth"
     sound = pth(path, {"emb.weight": torch.zeros(3, 4), "x": torch.ones(2)}).read_bytes()
