@@ -41,9 +41,9 @@ import psutil
 from benchmarks.harness import Row, Samples, interleave, parse, parser, publish, table
 from conf.schema import DataConf
 from core.environment import ROOT
+from core.processes import processors
 from data import corpora, tokenizers
 from data.encoding import GROUP, Pieces
-from data.foreign import processors
 from data.rwkv_world_tokenizer import VOCABULARY
 from data.text import TextTokenizer
 from data.tokenizers import LibraryTokenizer

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from core.errors import UserError
-from core.processes import command_of
+from core.processes import command_of, processors
 from data import tokenizer_files
 from data.encoding import GROUP, IDS, Encoded, Encodes
 from data.guest import HEADER, NUMBER, Passage, packed, send
@@ -285,14 +285,6 @@ class _Encoder:
         for ids, size in call.result() if call is not None else ():
             self._sent -= size
             yield ids, size
-
-
-def processors() -> int:
-    """Those that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # another system than Linux
-        return os.cpu_count() or 1
 
 
 def _size(text: str) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from core.errors import UserError
-from core.processes import die_with_parent
+from core.processes import die_with_parent, keep_little_free_memory
 from data.crew import Crew
 from data.encoding import Encoded, Encoder
 from data.rwkv_world_tokenizer import WorldTokenizer
@@ -40,6 +40,7 @@ Passage = tuple[str, bool, bool, int]
 def serve(memory: int, size: int) -> None:
     """Answer until the input ends, with `memory` bytes at most; `size` characters at a time."""
     die_with_parent()
+    keep_little_free_memory()
     limit(memory)
     source = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from conf.schema import DataConf
 from core.errors import UserError
-from core.processes import command_of, die_with_parent
+from core.processes import command_of, die_with_parent, keep_little_free_memory
 from data import corpora, notices, recipes
 from data.documents import Split
 from data.preparation import fill, remove_if_useless
@@ -77,6 +77,7 @@ def _raise(answer: bytes, process: subprocess.Popen[bytes]) -> None:
 def serve(size: int) -> NoReturn:
     """Fill what a request of `size` bytes on the input asks for, and write what that raised."""
     die_with_parent()
+    keep_little_free_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

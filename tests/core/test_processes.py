@@ -36,6 +36,32 @@ if __name__ == "__main__":
     os._exit(0)
 """
 
+THREADS = """
+import threading
+import psutil
+from core import processes
+
+processes.processors = lambda: 1
+processes.keep_little_free_memory()
+before, pins = psutil.Process().memory_info().rss, []
+
+def work(begin, end):
+    begin.wait()
+    blocks = [b"x" * (20_000 + i % 2) for i in range(1000)]
+    pins.append(blocks[-1])  # so that the heap cannot shrink at its end
+    del blocks
+    end.set()
+    last.wait()  # or the next thread would take over the heap
+
+turns, last = [threading.Event() for _ in range(9)], threading.Event()
+for begin, end in zip(turns, turns[1:]):
+    threading.Thread(target=work, args=(begin, end)).start()
+turns[0].set()
+turns[-1].wait()
+print(psutil.Process().memory_info().rss - before)
+last.set()
+"""
+
 
 def test_the_context_is_that_of_the_start_method(monkeypatch: pytest.MonkeyPatch) -> None:
     assert processes.process_context().get_start_method() == processes.START_METHOD
@@ -68,3 +94,12 @@ def test_freed_memory_goes_back() -> None:
     processes.return_free_memory()
     assert before - held() > 40 << 20
     assert len(pins) == 40
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs an allocator with such options"
+)
+def test_threads_that_are_done_keep_little() -> None:
+    done = subprocess.run([sys.executable, "-c", THREADS], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 60 << 20  # 160 MB where each thread has a heap of its own
