@@ -164,7 +164,7 @@ class DataConf:
     val_fraction: float = key(
         0.02,
         "fraction of the corpus held out for validation; 0: the first text of data.validation "
-        "validates",
+        "validates, if there is one",
         low=0,
         high=0.9,
     )

@@ -8,6 +8,7 @@ is that part.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from data.magic_prime import magic_prime
 from data.meta import FORMAT, TOKENIZER, Meta
 from data.mixed_order import MixedOrder, fingerprint_of, quotas
 from data.order import Order, WindowOrder
-from data.parts import HOLDS_NOTHING, part_confs, validation_confs
+from data.parts import part_confs, validation_confs
 from data.shared_tokenizer import shared_tokenizer
 from data.store import Corpus, prepare
 from data.tasks.task_data import TASKS, NoText, TaskData, TaskOrder, open_task
@@ -113,10 +114,13 @@ class Mixture:
         `unigram_entropy` is the mean of the parts' own.
         """
         metas = [(self.shares[part.name], part.corpus.meta) for part in self.parts]
-        bytes_per_token = sum(share / meta.val_tokens_per_byte for share, meta in metas)
-        of_bytes = [
-            (share / meta.val_tokens_per_byte / bytes_per_token, meta) for share, meta in metas
-        ]
+        if all(meta.val_tokens for _, meta in metas):
+            bytes_per_token = sum(share / meta.val_tokens_per_byte for share, meta in metas)
+            of_bytes = [
+                (share / meta.val_tokens_per_byte / bytes_per_token, meta) for share, meta in metas
+            ]
+        else:  # nothing is held out
+            bytes_per_token, of_bytes = math.inf, []
         first = metas[0][1]
         return Meta(
             format=FORMAT,
@@ -210,7 +214,8 @@ def order_of(data: Data, conf: DataConf, seed: int, accumulate: int = 1) -> Orde
 
 
 def heldout(conf: DataConf, data: Data) -> tuple[Heldout, ...]:
-    """The texts that validate a training on `data`: its own, then those of `data.validation`.
+    """The texts that validate a training on `data`: its own, then those of `data.validation`;
+    none where nothing is held out and no further one is named.
 
     Of a mixture, those of its parts by their names, whose losses have the parts' shares in the
     validation loss. Raises `UserError` for one that cannot be read.
@@ -232,19 +237,19 @@ def heldout(conf: DataConf, data: Data) -> tuple[Heldout, ...]:
                 f"{file} has changed meanwhile; run it again"
             )
         further.append(Heldout(name, corpus, 0.0 if own or further else 1.0))
-    if not own and not further:
-        raise UserError(HOLDS_NOTHING)
     return (*own, *further)
 
 
 def measured_on(data: Data, texts: Sequence[Heldout]) -> Meta | NoText:
     """What is said of the text whose loss is the validation loss of a training on `data`."""
-    return data.meta if own_heldout(data) else texts[0].corpus.meta
+    if own_heldout(data):
+        return data.meta
+    return texts[0].corpus.meta if texts else NoText()
 
 
 def own_heldout(data: Data) -> tuple[Heldout, ...]:
     """What is held out of the corpus, if anything, or of each part of the mixture, by its name."""
-    if isinstance(data, Corpus) and not data.meta.val_tokens:
+    if not isinstance(data, TaskData) and not data.meta.val_tokens:
         return ()
     if not isinstance(data, Mixture):
         return (Heldout("", data, 1.0),)

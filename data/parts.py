@@ -26,10 +26,8 @@ SHARED = (
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 WHOLE = 1.0
 """The `val_fraction` of a corpus that only validates."""
-HOLDS_NOTHING = (
-    "data.val_fraction=0 holds nothing out: name a text that validates, as in "
-    "data.validation={books: {paths: [b.txt]}}"
-)
+NO_LOSS = "data.val_fraction=0 holds nothing out and data.validation names no text"
+"""Why a training has no validation loss."""
 _TAKEN = (
     "loss",
     "ema_loss",
@@ -57,6 +55,13 @@ def validation_confs(conf: DataConf) -> dict[str, DataConf]:
         name: replace(_one(conf, words), val_fraction=WHOLE)
         for name, words in (conf.validation or {}).items()
     }
+
+
+def validates(conf: DataConf) -> bool:
+    """Whether a training on it has a validation loss. Raises `UserError`."""
+    if conf.corpus in TASKS or conf.validation:
+        return True
+    return any(one.val_fraction for one in part_confs(conf).values() or [conf])
 
 
 def part_problems(conf: DataConf) -> Iterator[str]:

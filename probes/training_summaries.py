@@ -28,7 +28,7 @@ from probes.rows import RENAMED, said_by
 
 NEEDED: dict[str, Any] = {
     "model": Name,
-    "val_loss": Loss,
+    "val_loss": Loss | None,
     "val_bits_per_byte": Loss | None,
 }
 KNOWN: dict[str, Any] = {

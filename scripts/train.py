@@ -35,18 +35,23 @@ def main(conf: TrainConf) -> float | None:
     folder = RunFolder.of(conf.runs_dir, conf.group, str(conf.name))
     print(
         f"{folder.path}: {summary['parameters']:,} parameters, step {summary['steps']}, "
-        f"validation loss {summary['val_loss']:.4f} nats/token{_beside(summary)}"
+        f"{_how_good(summary)}"
     )
-    value = float(summary[OBJECTIVES[conf.objective]])
-    return 1 - value if conf.objective in SHARES else value
+    value = summary[OBJECTIVES[conf.objective]]
+    if value is None:
+        return None
+    return 1 - float(value) if conf.objective in SHARES else float(value)
 
 
-def _beside(summary: dict[str, Any]) -> str:
-    """What is said beside the loss: of a text bits per byte, of a task how much is right."""
+def _how_good(summary: dict[str, Any]) -> str:
+    """The loss, if there is one, of a text with bits per byte, of a task with what is right."""
+    if summary["val_loss"] is None:
+        return "no validation loss: nothing was held out"
+    loss = f"validation loss {summary['val_loss']:.4f} nats/token"
     if summary["val_bits_per_byte"] is None:
         exact = f"{summary['val_exact_match']:.2%} of the sequences all right"
-        return f", {summary['val_accuracy']:.2%} right, {exact}"
-    return f", {summary['val_bits_per_byte']:.4f} bits/byte"
+        return f"{loss}, {summary['val_accuracy']:.2%} right, {exact}"
+    return f"{loss}, {summary['val_bits_per_byte']:.4f} bits/byte"
 
 
 def run(conf: TrainConf) -> dict[str, Any] | None:

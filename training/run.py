@@ -35,8 +35,10 @@ from data.mixture import (
     measured_on,
     open_data,
     order_of,
+    own_heldout,
     warn_of_repeats,
 )
+from data.parts import NO_LOSS
 from data.tasks.task_data import TaskData
 from models.long_context.sequence_parallel import sequence_parallel
 from models.meta import build_meta
@@ -100,6 +102,7 @@ from training.run_folder.identity import (
     TOKENIZER,
     check_checkpoint,
     check_continues,
+    check_measured,
     check_same_run,
     deciding,
     describe,
@@ -184,6 +187,12 @@ class Run:
     def texts(self) -> tuple[Heldout, ...]:
         """What validates, prepared likewise."""
         return heldout(self.conf.data, self.corpus)
+
+    @property
+    def measured(self) -> str | None:
+        """The fingerprint of the text that the validation loss is of, if it is not held out."""
+        is_own = not self.texts or own_heldout(self.corpus)
+        return None if is_own else self.texts[0].corpus.fingerprint
 
     def execute(self, gather: Gather) -> dict[str, Any]:
         """Do as rank 0 what is left to do of the run, if anything, and return its summary."""
@@ -286,6 +295,7 @@ class Run:
                 begun = Begun.read(folder)
                 parent = asdict(begun.parent) if begun and begun.parent else None
                 check_continues(start.path, start.content, self.decided_by, parent)
+                check_measured(start.path, start.content, self.measured)
             if step > conf.trainer.max_steps or (step == conf.trainer.max_steps and start.parent):
                 raise UserError(
                     f"checkpoint {start.path} is of step {step}, and trainer.max_steps="
@@ -318,6 +328,8 @@ class Run:
                 conf.optim.warmup_steps,
                 conf.trainer.max_steps,
             )
+        if not self.texts:
+            log.warning("%s: no validation loss: %s", folder.path, NO_LOSS)
         if conf.trainer.precision == "bf16-true":
             log.warning(
                 "trainer.precision=bf16-true keeps weights and moments in bf16: an update below "
@@ -375,6 +387,8 @@ class Run:
     def fit(self, start: Start, signals: Signals, loggers: Sequence[Logger] = ()) -> Fitted:
         """Train this rank's share, from where `start` stands to the last step."""
         conf, folder = self.conf, self.folder
+        if not self.texts:
+            conf = replace(conf, trainer=replace(conf.trainer, val_check_interval=0))
         # FLOPs of the forward passes of one optimizer step, over all ranks.
         meta, accumulate = build_meta(self.spec), conf.trainer.accumulate_grad_batches
         tuning, tuned, spared = frozen.tuning_of(conf.tune), None, 0
@@ -408,12 +422,12 @@ class Run:
             del initial
         ledger.leave(asdict(parent) if parent else None)
         ledger.continue_with(
-            effective(describe(conf, self.spec), self.corpus.fingerprint),
+            effective(describe(self.conf, self.spec), self.corpus.fingerprint),
             start.content["global_step"] if start.content else 0,
             today(start.content["crossover"].get("run", {})) if start.content else None,
         )
         saver = Checkpointer(
-            folder, conf, self.identity, self.decided_by, signals, self.rank, content
+            folder, conf, self.identity, self.decided_by, signals, self.rank, content, self.measured
         )
         saver.finish_tidying()
         fp32_products(conf.trainer.precision, on_gpu(conf.trainer))
@@ -492,7 +506,7 @@ class Run:
             model.load_state_dict(weights)
             model = module.model = model.to(module.device)
         losses = final_validation(conf, self.texts, model, module.sequence_mode)
-        loss = mean_loss(losses, module.shares)
+        loss = mean_loss(losses, module.shares) if self.texts else None
         text = measured_on(corpus, self.texts)
         per_byte = text.val_tokens_per_byte
         right = [
@@ -500,7 +514,7 @@ class Run:
             for each in self.texts
         ]
         averaged = None
-        if average is not None:
+        if average is not None and self.texts:
             every = final_validation(conf, self.texts, average.model, module.sequence_mode)
             averaged = mean_loss(every, module.shares)
         steps, ledger = trainer.global_step, monitor.ledger
@@ -537,8 +551,10 @@ class Run:
                 "last_rate": lr_factor(steps - 1, conf.trainer.max_steps, conf.optim),
                 "val_loss": loss,
                 "val_ema_loss": averaged,
-                "val_bits_per_byte": None if per_byte is None else bits_per_byte(loss, per_byte),
-                **right[0].named("val_"),
+                "val_bits_per_byte": (
+                    None if loss is None or per_byte is None else bits_per_byte(loss, per_byte)
+                ),
+                **(right[0].named("val_") if right else {}),
                 "validation": by_name(self.texts, losses, right),
                 "parts": corpus.read(ledger.parts) if isinstance(corpus, Mixture) else {},
                 "unigram_entropy": text.unigram_entropy,

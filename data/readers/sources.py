@@ -45,7 +45,10 @@ class Sources:
         """
         self.problems: list[str] = []
         self._folders, self._example = folders, example
-        self._kernel = kernel_devices()
+        mounts = _kernel_mounts()
+        self._kernel = {device for device, _ in mounts}
+        self._made_up = {place for _, place in mounts}
+        self._looked_at: set[str] = set()  # folders that are not the kernel's, by their real paths
         self._in_kernel = False  # whether a glob has led there
 
     def expand(self, pattern: str) -> list[str]:
@@ -138,7 +141,9 @@ class Sources:
         problem = ""
         try:
             path.encode()
-            if os.stat(path).st_dev in self._kernel:  # noqa: PTH116
+            # Of hundreds of thousands in such folders none needs a look of its own.
+            looked_at = path[: path.rfind("/")] in self._looked_at and path not in self._made_up
+            if not looked_at and os.stat(path).st_dev in self._kernel:  # noqa: PTH116
                 problem = "is made up by the kernel while it is read: copy what you need to a file"
         except UnicodeEncodeError:
             problem = "has a name that is not UTF-8: rename it"
@@ -196,7 +201,7 @@ class Sources:
             if matches(entry.name):
                 with suppress(OSError):  # of a link that leads to itself
                     if entry.is_file(follow_symlinks=False):
-                        found.append(os.path.join(real, entry.name))  # noqa: PTH118
+                        found.append(f"{real}/{entry.name}" if real != "/" else f"/{entry.name}")
                     elif entry.is_file():
                         found.append(os.path.realpath(entry.path))
         return found
@@ -233,25 +238,33 @@ class Sources:
                 self._in_kernel = True
                 return []
             with os.scandir(folder) as entries:
-                return list(entries)
+                found = list(entries)
+            self._looked_at.add(os.path.realpath(folder))
+            return found
         except OSError:
             return []
 
 
 def kernel_devices() -> set[int]:
     """The device numbers of mounted file systems that have no files of their own."""
-    devices = set()
+    return {device for device, _ in _kernel_mounts()}
+
+
+def _kernel_mounts() -> set[tuple[int, str]]:
+    """Where they are mounted, after their device numbers; that may be a file."""
+    found = set()
     try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
     except OSError:  # another system than Linux
         return set()
     for line in lines:
         before, _, after = line.partition(" - ")
         fields = before.split()
-        if len(fields) > 2 and after.split(" ")[0] in KERNEL:
+        if len(fields) > 4 and after.split(" ")[0] in KERNEL:
             major, _, minor = fields[2].partition(":")
-            devices.add(os.makedev(int(major), int(minor)))
-    return devices
+            place = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4])
+            found.add((os.makedev(int(major), int(minor)), place))
+    return found
 
 
 def shown(name: str | Path) -> str:

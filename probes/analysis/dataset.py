@@ -151,7 +151,8 @@ def collect(runs: Iterable[Path], allow_mixed: bool = False) -> Dataset:
                 damaged.append(f"{path}: left out, {error.reason}")
                 logger.warning(damaged[-1])
                 continue
-            trainings[path.resolve()] = summary
+            if summary["val_loss"] is not None:  # else nothing was held out
+                trainings[path.resolve()] = summary
     found = {run.path.resolve(): run for each in folders for run in runs_in(each)}
     for place, run in [*found.items()]:
         if key := run.not_finite:

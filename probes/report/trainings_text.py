@@ -74,6 +74,9 @@ def headline(grid: Grid) -> str:
             return f"It is not decided whether {first} or {second} predicts new text better."
         return f"{capital(first)} predicts new text better than {second}."
     best = [arm for arm in grid.arms if arm.best is not None]
+    if not best and any(run.is_complete for run in grid.runs):
+        none = "This training has no" if len(grid.runs) == 1 else "None of these trainings has a"
+        return f"{none} validation loss in {grid.measure[1]}: there is none to compare."
     if not best:
         none = "This training was not" if len(grid.runs) == 1 else "None of these trainings was"
         return f"{none} trained to its last step: there is no loss to compare."
@@ -218,7 +221,8 @@ def left_out(grid: Grid) -> str:
     open_ = sum(1 for run in grid.runs if run.summary is None)
     complete = [run for run in grid.runs if run.is_complete]
     counting = {run.path for arm in grid.arms for one in arm.settings for run in one.counted}
-    again = sum(1 for run in complete if run.path not in counting)
+    unknown = sum(1 for run in complete if run.figure(grid.measure[0]) is None)
+    again = sum(1 for run in complete if run.path not in counting) - unknown
     ranked = {run.path for arm in grid.arms for one in arm.ranked for run in one.counted}
     shorter = len(counting - ranked)
     parts = []
@@ -227,6 +231,10 @@ def left_out(grid: Grid) -> str:
     if open_:
         parts.append(
             f"{counted(open_, 'training')} without a summary, which did not finish or lost it"
+        )
+    if unknown:
+        parts.append(
+            f"{counted(unknown, 'training')} without a validation loss in {grid.measure[1]}"
         )
     if again:
         parts.append(f"{counted(again, 'training')} that repeated a setting with the same seed")

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from conf import schema
 from core.errors import UserError, escaped
 from core.writable import explain, reason
+from data.parts import NO_LOSS, validates
 from scripts.cli import study, terminal
 from scripts.cli.arguments import expanded, quoted
 from scripts.cli.check import (
@@ -257,8 +258,13 @@ def _first_of(lines: list[Line]) -> tuple[Any, list[str]]:
         examined = examine("train", possible)
         if problems := job_problems("train", possible, examined):
             return None, problems
-        configs.append(examined.configs[0])
-    return expanded(OmegaConf.to_object(configs[0])), []
+        configs.append(expanded(OmegaConf.to_object(examined.configs[0])))
+        if not validates(configs[-1].data):
+            return None, [
+                f"objective={configs[-1].objective} is what is searched, and there is no "
+                f"validation loss: {NO_LOSS}"
+            ]
+    return configs[0], []
 
 
 def job_problems(config_name: str, line: Line, examined: Examined) -> list[str]:

@@ -43,8 +43,13 @@ def corpus_problems(data: DataConf) -> Iterator[str]:
             "data.packing=documents knows documents by the token before them: not with "
             "data.end_of_text=after"
         )
-    if data.mix and any(one.val_fraction == 0 for one in named.values()):
-        yield "data.val_fraction=0 is for one corpus: each part of data.mix holds a share out"
+    if data.mix and not problems:
+        nothing = [name for name, one in part_confs(data).items() if one.val_fraction == 0]
+        if 0 < len(nothing) < len(data.mix):
+            yield (
+                f"data.parts.{nothing[0]}.val_fraction=0: of a mixture each part holds a share "
+                "out, or none does (data.val_fraction=0)"
+            )
     for place, one in named.items():
         yield from (place + problem for problem in _of_one_corpus(one))
 

@@ -10,7 +10,7 @@ from conf.schema import TrainConf, TrainingConf, decay_steps
 from core.errors import UserError, shown
 from core.launcher import detect_launcher, processes_of
 from data.growth import Growth
-from data.parts import HOLDS_NOTHING, is_task, part_problems, validation_confs
+from data.parts import NO_LOSS, is_task, part_problems, validates, validation_confs
 from data.tasks.task_data import TASKS
 from models.registry import model_class
 from scripts.cli.model_spec import model_spec
@@ -41,8 +41,8 @@ def training_problems(config: TrainConf) -> Iterator[str]:
     for key, name in (("name", config.name), ("group", config.group)):
         yield from name_problems(key, name)
     yield from corpus_problems(data)
-    if data.val_fraction == 0 and not data.validation:
-        yield HOLDS_NOTHING
+    if not [*part_problems(data)] and not validates(data):
+        yield from _without_loss(config)
     if data.corpus in TASKS and config.objective == "val/bits_per_byte":
         yield f"objective={config.objective}: data={data.corpus} has no text; use val/accuracy"
     if data.corpus not in TASKS and config.objective in ("val/accuracy", "val/exact_match"):
@@ -105,6 +105,18 @@ def training_problems(config: TrainConf) -> Iterator[str]:
             folder = Path(config.runs_dir, *filter(None, [config.group]), run_name)
             if not (folder / "start.json").is_file():
                 yield str(error)
+
+
+def _without_loss(config: TrainConf) -> Iterator[str]:
+    """What a training cannot do that has no validation loss."""
+    training = config.training
+    early = {
+        f"training.patience={training.patience}": training.patience,
+        f"training.target_loss={training.target_loss:g}": training.target_loss,
+        f"training.prune={training.prune}": training.prune != "never",
+    }
+    for key in (key for key, asked in early.items() if asked):
+        yield f"{key} looks at the validation loss, and there is none: {NO_LOSS}"
 
 
 def _inside(config: TrainConf) -> Iterator[str]:

@@ -163,7 +163,6 @@ def test_what_cannot_be_is_refused(capfd: pytest.CaptureFixture[str], tmp_path: 
     (tmp_path / "a.txt").write_text("a text " * 99)
     words = ["data=text", f"data.paths=[{tmp_path / 'a.txt'}]"]
     for more, message in (
-        (["data.val_fraction=0"], "holds nothing out: name a text that validates"),
         (["data.val_fraction=0.00001"], "must be 0, or at least 0.0001"),
         (["data.end_of_text=after", "data.packing=documents"], "not with data.end_of_text=after"),
         (["data.end_of_text=behind"], "not one of its values"),

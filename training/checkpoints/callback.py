@@ -48,8 +48,11 @@ class Checkpointer(lightning.Callback):
         signals: Signals,
         member: RankInfo,
         start: dict[str, Any] | None,
+        measured: str | None = None,
     ) -> None:
-        """`start` is the content of the checkpoint to continue from."""
+        """`start` is the content of the checkpoint to continue from; `measured` the fingerprint of
+        the text that the validation loss is of, where it is not held out of what is trained on.
+        """
         self.folder, self._conf = folder, conf.checkpoint
         self._keep = Keep.parse(conf.checkpoint.keep)
         self._identity, self._decided_by = identity, decided_by
@@ -64,6 +67,7 @@ class Checkpointer(lightning.Callback):
         # The best of a branch are its own: those of its parent lie elsewhere.
         self._lowest = [each for each in before if is_there(path_of(folder, each["step"]))]
         """Steps and losses of the best checkpoints so far, the best first."""
+        self._measured = measured or (ours.get("measured") if self._lowest else None)
         self._asked = GO_ON
         self._last_save = time.monotonic()
         self.io = self._writer(start)
@@ -126,6 +130,7 @@ class Checkpointer(lightning.Callback):
             "random": self.member.gather(random_state()),
             "best": self._lowest[0] if self._lowest else None,
             "lowest": [*self._lowest],
+            "measured": self._measured,
             "ledger": pl_module.ledger.as_dict(),
             "rows": next(
                 (logger.written() for logger in trainer.loggers if isinstance(logger, JsonlLogger)),

@@ -190,6 +190,7 @@ def _check_own(ours: dict[str, Any], step: int) -> None:
         _need_keys(ours["rows"], ("count", "sha256"), "crossover.rows")
         rows = ours["rows"]
         _need(is_count(rows["count"]) and isinstance(rows["sha256"], str), "crossover.rows")
+    _need(isinstance(ours.get("measured", ""), str | None), "crossover.measured")
     best = ours.get("best")
     lowest = ours.get("lowest", [])  # older checkpoints have none
     _need(isinstance(lowest, list), "lowest")

@@ -30,11 +30,11 @@ class Tokens(lightning.LightningDataModule):
         seed: int,
         val_windows: int,
         whole: bool = False,
-        texts: Sequence[Heldout] = (),
+        texts: Sequence[Heldout] | None = None,
     ) -> None:
-        """`texts` validate; without them, what is held out of `data`."""
+        """`texts` validate; if None, what is held out of `data`."""
         super().__init__()
-        self._data, self._texts = data, texts or own_heldout(data)
+        self._data, self._texts = data, own_heldout(data) if texts is None else texts
         self._conf = conf
         self._seed = seed
         self._val_windows = val_windows

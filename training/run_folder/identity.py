@@ -178,6 +178,18 @@ def check_continues(
         )
 
 
+def check_measured(path: Path, content: dict[str, Any], measured: str | None) -> None:
+    """Raise `UserError` if the losses so far are of another text than `measured`, a fingerprint:
+    the lowest of them would be one of two texts."""
+    before = content["crossover"].get("measured")
+    if None not in (before, measured) and before != measured:
+        raise UserError(
+            f"checkpoint {path}: with data.val_fraction=0 the validation loss is that of the first "
+            f"text of data.validation, which was {before} and is {measured} here. Leave the one "
+            "first that was, with the same files, and name others after it; or choose another name="
+        )
+
+
 def differences(
     theirs: dict[str, Any], ours: dict[str, Any], keys: Iterable[str], there: str, here: str
 ) -> str:

@@ -68,6 +68,32 @@ def test_what_the_kernel_makes_up_is_not_read(tmp_path: Path, pattern: str) -> N
         assert "leads to what the kernel makes up while it is read, and matches" in refusal(glob)
 
 
+def test_of_many_files_none_is_looked_at_but_what_the_kernel_put_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        (tmp_path / f"{number}.txt").write_text("text")
+    mounted, looks = str(tmp_path.resolve() / "7.txt"), list[str]()
+    stat = os.stat
+
+    def looked(path: str | Path, **words: bool) -> os.stat_result:
+        found = stat(path, **words)
+        if str(path).endswith(".txt"):
+            looks.append(str(path))
+        if str(path) == mounted:
+            return os.stat_result([found[0], found[1], 7777, *found[3:10]])
+        return found
+
+    monkeypatch.setattr(sources_module, "_kernel_mounts", lambda: {(7777, mounted)})
+    monkeypatch.setattr(os, "stat", looked)
+    found = Sources()
+    assert len(found.expand(str(tmp_path / "*.txt"))) == 49
+    assert found.problems == [
+        f"{mounted!r} is made up by the kernel while it is read: copy what you need to a file"
+    ]
+    assert looks == [mounted]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
