@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,14 +49,17 @@ def atomic(path: Path, manifest: bool = False) -> Iterator[BinaryIO]:
             aside.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Delete the files that killed processes left of `atomic` and `replacing`; none may be writing
-    there now."""
+def sweep(folder: Path, older: float = 0) -> None:
+    """Delete the files that killed processes left of `atomic` and `replacing`.
+
+    None may be writing there now, but those younger than `older` seconds, if given, are left.
+    """
     for path in folder.glob(".*"):
         if not ASIDE.fullmatch(path.name):
             continue
         with suppress(OSError):  # a folder, which is none of ours
-            path.unlink()
+            if not older or path.stat().st_mtime < time.time() - older:
+                path.unlink()
 
 
 @contextmanager

@@ -24,14 +24,16 @@ import numpy as np
 
 from conf.schema import READING, DataConf
 from core.errors import UserError
-from core.files import atomic, sha256
+from core.files import atomic, sha256, sweep
 from core.parsing import Unreadable, parse_json, read_bytes, regular
 from data.documents import SIDES, Document, Side, Split
 from data.documents import split as split_in_two
+from data.notices import say_once
 from data.readers.chat_templates import template_file
 
 FORMAT = 2
 SETTLED = 2_000_000_000  # nanoseconds before it was read since which a file must not have changed
+FORGOTTEN = 3600.0  # seconds after which nobody is still writing a table
 SAMPLES = 8  # files read at every start
 SAMPLED = 4 << 20  # bytes of one that is read whole; of a larger one
 BLOCKS, BLOCK = 8, 1 << 16  # so many parts of so many bytes
@@ -46,6 +48,8 @@ class Outline:
     fingerprint: str
     train: Side
     val: Side
+    left_out: str = ""
+    """What was said of records that were left out."""
 
     def side(self, name: str) -> Side:
         """The size of a side."""
@@ -89,7 +93,9 @@ class KnownFiles:
             head = parse_json(line.decode())
             if head["format"] != FORMAT or hashlib.sha256(table).hexdigest() != head["sha256"]:
                 return None
-            outline = Outline(head["fingerprint"], *(Side(*map(int, head[side])) for side in SIDES))
+            train, val = (Side(*map(int, head[side])) for side in SIDES)
+            left_out = str(head.get("left_out", ""))
+            outline = Outline(head["fingerprint"], train, val, left_out)
             known = self._stamps.tobytes() + self._names
             digests, rest = table[: 32 * len(self._files)], table[32 * len(self._files) :]
             if rest != known or not self._sampled(digests):
@@ -98,8 +104,9 @@ class KnownFiles:
         except (UserError, OSError, ValueError, TypeError, KeyError):
             return None
 
-    def remember(self, split: Split) -> None:
-        """Write down what was found in the files, if they have not changed meanwhile."""
+    def remember(self, split: Split, left_out: str) -> None:
+        """Write down what was found in the files, if they have not changed meanwhile, and what was
+        said of records that were left out."""
         settled = self._begun - SETTLED
         try:
             if (self._stamps[:, 1:3] > settled).any():
@@ -112,8 +119,10 @@ class KnownFiles:
                 "format": FORMAT,
                 "fingerprint": split.fingerprint,
                 **{side: split.side(side) for side in SIDES},
+                "left_out": left_out,
                 "sha256": hashlib.sha256(table).hexdigest(),
             }
+            sweep(self._path.parent, older=FORGOTTEN)
             with atomic(self._path) as file:
                 file.write(json.dumps(head).encode() + b"\n" + table)
         except (OSError, Unreadable):  # it is read again next time
@@ -162,12 +171,14 @@ class Survey:
         self._conf, self._documents = conf, documents
         self._known = KnownFiles.of(conf, documents)
         self.outline = self._known.find() if self._known is not None and not conf.verify else None
+        if self.outline is not None and self.outline.left_out:
+            say_once(self.outline.left_out)
 
     def split(self) -> Split:
         """Read all of them, and remember what was found. Raises as `data.documents.split`."""
         found = split_in_two(self._documents, self._conf.val_fraction)
         if self._known is not None:
-            self._known.remember(found)
+            self._known.remember(found, getattr(self._documents, "left_out", ""))
         return found
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from conf.schema import DataConf
 from core.errors import UserError
-from core.units import bits_per_byte
+from core.units import bits_per_byte, listing
 from data.growth import Growth
 from data.magic_prime import magic_prime
 from data.meta import FORMAT, TOKENIZER, Meta
@@ -278,10 +278,22 @@ def by_name(
     }
 
 
-def warn_of_repeats(order: Order, rows: int) -> None:
-    """Say which parts of a mixture a training of so many rows reads more often than `OFTEN`."""
-    if isinstance(order, MixedOrder):
-        for name, epochs in order.epochs(rows).items():
+def tell_of_parts(order: Order, rows: int, asked: Mapping[str, float] | None) -> None:
+    """Say what a training of so many rows reads of each part of a mixture, whose shares were
+    `asked` for, and which parts it reads more often than `OFTEN`."""
+    if isinstance(order, MixedOrder) and asked is not None:
+        epochs_of, parts = order.epochs(rows), []
+        for name, quota in sorted(zip(order.names, order.quotas, strict=True)):
+            share, wanted = (f"{part:.2%}" for part in (
+                quota / order.block, asked[name] / sum(asked.values())
+            ))  # fmt: skip
+            part = f"{name} {share}" + (f" for {wanted}" if wanted != share else "")
+            if order.growth is None:
+                tokens = rows * quota * order.length // order.block
+                part += f" ({tokens:,} tokens, {epochs_of[name]:.3g} epochs)"
+            parts.append(part)
+        log.warning("of the mixture this training reads %s", listing(parts))
+        for name, epochs in epochs_of.items():
             if epochs > OFTEN:
                 log.warning(
                     "the part %s is read %.1f times in this training: it is short for its share",
@@ -293,6 +305,6 @@ def warn_of_repeats(order: Order, rows: int) -> None:
 def _prepare(place: str, conf: DataConf, tokenizer: str) -> Corpus:
     """Raises `UserError` that names the part."""
     try:
-        return prepare(replace(conf, tokenizer=tokenizer))
+        return prepare(replace(conf, tokenizer=tokenizer), f"{place} ({conf.corpus})")
     except UserError as error:
         raise UserError(f"{place}: {error}") from None

@@ -50,20 +50,27 @@ _SPOKEN = 15.0  # seconds between lines of progress where there is no terminal
 
 
 def fill(
-    folder: Path, fingerprint: str, conf: DataConf, split: Split, file: Foreign | None
+    folder: Path,
+    fingerprint: str,
+    conf: DataConf,
+    split: Split,
+    file: Foreign | None,
+    title: str,
 ) -> None:
     """Make `folder` the prepared corpus of `split`, going on where an earlier call was stopped.
+
+    The user knows it by its `title`.
 
     `progress.json` is still there then. Raises `UserError` for text that the tokenizer cannot
     represent, and for documents that change meanwhile.
     """
     try:
         done = _Done.read(folder, fingerprint, split.unlearned is not None)
-        with _shown(conf, split, done) as advance:
+        with _shown(title, split, done) as advance:
             tokenizer = done.tokenizer(folder, conf, split, file)
             compressed = Call(partial(_compressed, _first_validation_text(split)))
             _encode(folder, conf, split, tokenizer, file, done, advance)
-        _finish(folder, fingerprint, conf, split, tokenizer, compressed.result())
+        _finish(folder, fingerprint, conf, split, tokenizer, compressed.result(), title)
     except BaseException:
         remove_if_useless(folder)
         raise
@@ -298,6 +305,7 @@ def _finish(
     split: Split,
     tokenizer: TextTokenizer,
     compressed: tuple[float, float],
+    title: str,
 ) -> None:
     dtype = token_dtype(tokenizer.vocab_size)
     size = np.dtype(dtype).itemsize
@@ -333,7 +341,7 @@ def _finish(
     (folder / META).write_text(json.dumps(meta.as_dict(), indent=2) + "\n", encoding="utf-8")
     seal(folder, fingerprint, leave_out=PROGRESS)
     say(
-        f"prepared {conf.corpus}: {meta.train_tokens:,} training and {meta.val_tokens:,} "
+        f"prepared {title}: {meta.train_tokens:,} training and {meta.val_tokens:,} "
         f"validation tokens of a {meta.vocab_size:,}-entry vocabulary"
     )
     if conf.tokenizer == "bpe" and meta.vocab_size < conf.vocab_size:
@@ -401,16 +409,16 @@ def unigram_entropy(tokens: np.ndarray, mask: np.ndarray | None = None) -> float
 
 
 @contextmanager
-def _shown(conf: DataConf, split: Split, done: _Done) -> Iterator[Any]:
+def _shown(title: str, split: Split, done: _Done) -> Iterator[Any]:
     """Show progress and the time left; the body is given a function to tell of encoded bytes."""
     total = sum(split.side(side).bytes for side in SIDES)
     before = sum(done.text().values())
     if before:
-        say(f"going on with the preparation of {conf.corpus} at {before / total:.0%}")
+        say(f"going on with the preparation of {title} at {before / total:.0%}")
     console = Console(stderr=True)
     if console.is_terminal:
         with Progress(console=console, transient=True) as progress:
-            task = progress.add_task(f"preparing {conf.corpus}", total=total, completed=before)
+            task = progress.add_task(f"preparing {title}", total=total, completed=before)
             yield lambda size: progress.advance(task, size)
         return
     begun = spoken = time.monotonic()
@@ -424,6 +432,6 @@ def _shown(conf: DataConf, split: Split, done: _Done) -> Iterator[Any]:
             spoken = now
             left = (total - before - encoded) * (now - begun) / encoded
             share = (before + encoded) / total
-            say(f"preparing {conf.corpus}: {share:.0%}, {clock(left)} left")
+            say(f"preparing {title}: {share:.0%}, {clock(left)} left")
 
     yield advance

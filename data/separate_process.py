@@ -27,12 +27,15 @@ from data.preparation import fill, remove_if_useless
 LARGE = 64 << 20  # bytes of text from which on a process of its own is worth its start
 
 
-def fill_apart(folder: Path, fingerprint: str, conf: DataConf, split: Split, recipe: str) -> None:
+def fill_apart(
+    folder: Path, fingerprint: str, conf: DataConf, split: Split, recipe: str, title: str
+) -> None:
     """`data.preparation.fill` in another process, which ends with this one.
 
-    `recipe` names the tokenizer. Raises what `fill` does, and `UserError` if that process dies.
+    `recipe` names the tokenizer, `title` the corpus. Raises what `fill` does, and `UserError` if
+    that process dies.
     """
-    asked = (folder, fingerprint, conf, replace(split, documents=()), recipe, notices.once)
+    asked = (folder, fingerprint, conf, replace(split, documents=()), recipe, title, notices.once)
     request = pickle.dumps(asked)
     try:
         with subprocess.Popen(
@@ -110,15 +113,16 @@ def _fill(
     conf: DataConf,
     split: Split,
     recipe: str,
+    title: str,
     said: set[str],
 ) -> None:
     notices.once |= said
     split = replace(split, documents=corpora.documents(conf))
     file = recipes.foreign(conf)
     if file is None:
-        fill(folder, fingerprint, conf, split, None)
+        fill(folder, fingerprint, conf, split, None, title)
         return
     with file:
         if recipes.chosen(conf, file, split) != recipe:
             raise UserError(f"{file.path} changed while the corpus was being prepared")
-        fill(folder, fingerprint, conf, split, file)
+        fill(folder, fingerprint, conf, split, file, title)

@@ -98,8 +98,10 @@ class Corpus:
         return tokens
 
 
-def prepare(conf: DataConf) -> Corpus:
+def prepare(conf: DataConf, title: str = "") -> Corpus:
     """The corpus of `conf`, tokenized: opened if it has been prepared before, made if not.
+
+    `title` is what it is called while that is done, by default `conf.corpus`.
 
     Any number of processes may call this at once. Raises `UserError` for a corpus or tokenizer that
     cannot be used, for text the tokenizer cannot represent, and for `conf.length` too long.
@@ -115,7 +117,7 @@ def prepare(conf: DataConf) -> Corpus:
             split = survey.split()
             if outline is None or outline.fingerprint != split.fingerprint:
                 corpus = _opened(conf, split, file)
-            corpus = corpus or _make(conf, split, file)
+            corpus = corpus or _make(conf, split, file, title or conf.corpus)
     meta = corpus.meta
     validates_only = conf.val_fraction == 1
     sides = [] if validates_only else [meta.train_tokens]
@@ -197,7 +199,7 @@ def open_folder(
     return corpus
 
 
-def _make(conf: DataConf, split: Split, file: Foreign | None) -> Corpus:
+def _make(conf: DataConf, split: Split, file: Foreign | None, title: str) -> Corpus:
     """Tokenize the documents into their folder, in place of whatever is there."""
     recipe = recipes.chosen(conf, file, split)
     folder, fingerprint = _place(conf, split, recipe)
@@ -215,9 +217,9 @@ def _make(conf: DataConf, split: Split, file: Foreign | None) -> Corpus:
             if sum(split.side(side).bytes for side in SIDES) >= separate_process.LARGE:
                 if file is not None:
                     file.close()
-                separate_process.fill_apart(aside, fingerprint, conf, split, recipe)
+                separate_process.fill_apart(aside, fingerprint, conf, split, recipe, title)
             else:
-                fill(aside, fingerprint, conf, split, file)
+                fill(aside, fingerprint, conf, split, file, title)
         (aside / PROGRESS).unlink(missing_ok=True)
 
     try:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.parsing import Missing, Unreadable, read_bytes, read_json
+from core.parsing import Missing, Unreadable, read_bytes, read_json, regular
 from data.rwkv_world_tokenizer import VOCABULARY
 
 LARGEST = 64 << 20  # bytes of a tokenizer's file; the largest in use have 33 MB
@@ -37,10 +37,30 @@ _RANK = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]{1,7}\r?\n")
 
 
 def find(folder: Path) -> Path | None:
-    """The file in a folder that holds its tokenizer, if there is one."""
-    named = [folder / name for name in _IN_FOLDERS]
-    ranks = sorted(folder.glob("*.tiktoken"))
-    return next((path for path in [*named, *ranks] if path.is_file()), None)
+    """The file in a folder that holds its tokenizer, if there is one.
+
+    Raises `Unreadable` for one with several, none of which has a usual name.
+    """
+    named = [path for name in _IN_FOLDERS if (path := folder / name).is_file()]
+    others = [
+        path
+        for suffix in _OF_SUFFIX
+        for path in sorted(folder.glob(f"*{suffix}"))
+        if path.is_file() and (suffix != ".model" or is_sentencepiece(_head(path)))
+    ]
+    if not named and len(others) > 1:
+        names = ", ".join(path.name for path in others[:5])
+        raise Unreadable(folder, f"a folder with {len(others)} tokenizers ({names}): name one")
+    return next(iter([*named, *others]), None)
+
+
+def _head(path: Path) -> bytes:
+    """Its first bytes; none of a file that cannot be read."""
+    try:
+        with regular(path) as file:
+            return file.read(256) or b""
+    except Unreadable:
+        return b""
 
 
 def content(path: str | Path) -> bytes:
@@ -53,7 +73,7 @@ def content(path: str | Path) -> bytes:
         return _of_file(path, config={})
     file = find(path)
     if file is None:
-        names = f"{', '.join(_IN_FOLDERS)} or *.tiktoken"
+        names = ", ".join([*_IN_FOLDERS, "*.model", "*.tiktoken"])
         raise Unreadable(path, f"a folder without a tokenizer ({names})")
     beside = path / _CONFIG
     config = read_json(beside) if beside.is_file() else {}

@@ -36,8 +36,9 @@ from data.mixture import (
     open_data,
     order_of,
     own_heldout,
-    warn_of_repeats,
+    tell_of_parts,
 )
+from data.order import Order
 from data.parts import NO_LOSS
 from data.tasks.task_data import TaskData
 from models.long_context.sequence_parallel import sequence_parallel
@@ -184,6 +185,12 @@ class Run:
         return open_data(self.conf.data)
 
     @functools.cached_property
+    def order(self) -> Order:
+        """The order in which the tokens are read."""
+        accumulate = self.conf.trainer.accumulate_grad_batches
+        return order_of(self.corpus, self.conf.data, self.conf.seed, accumulate)
+
+    @functools.cached_property
     def texts(self) -> tuple[Heldout, ...]:
         """What validates, prepared likewise."""
         return heldout(self.conf.data, self.corpus)
@@ -200,7 +207,7 @@ class Run:
         try:
             with Signals() as signals:
                 if conf.resume == "never" and folder.path.exists() and not self._was_interrupted():
-                    _ = self.spec, self.texts  # a text that is refused moves no run aside
+                    _ = self.spec, self.texts, self.order  # what is refused moves no run aside
                     with owned(folder):
                         # Another process that began at the same time may have done so already.
                         if any(path != folder.lock for path in folder.path.iterdir()):
@@ -275,9 +282,8 @@ class Run:
             check_early(conf)
         # Whatever cannot be read is refused here, before anything is written of the run.
         vocab_size, _ = self.corpus.vocab_size, self.texts
-        accumulate = conf.trainer.accumulate_grad_batches
-        order = order_of(self.corpus, conf.data, conf.seed, accumulate)
-        warn_of_repeats(order, conf.trainer.max_steps * accumulate * conf.data.batch_size)
+        rows = conf.trainer.max_steps * conf.trainer.accumulate_grad_batches * conf.data.batch_size
+        tell_of_parts(self.order, rows, conf.data.mix)
         self.spec = replace(self.spec, config={**self.spec.config, "vocab_size": vocab_size})
         folder.check()
 
@@ -432,7 +438,7 @@ class Run:
         saver.finish_tidying()
         fp32_products(conf.trainer.precision, on_gpu(conf.trainer))
         model.gradient_checkpointing = conf.training.gradient_checkpointing
-        order = order_of(self.corpus, conf.data, conf.seed, accumulate)
+        order = self.order
         guard = NanGuard(conf.training.on_nan, order, saver.last_good)
         masked = any(each.masked for each in (self.corpus, *(text.corpus for text in self.texts)))
         mode = SequenceMode.of(conf, self.corpus.tokenizer, masked)
@@ -521,8 +527,7 @@ class Run:
         order_hash = None
         if ledger.order is not None:
             accumulate = conf.trainer.accumulate_grad_batches
-            order = order_of(corpus, conf.data, conf.seed, accumulate)
-            order_hash = order.order_hash(steps * accumulate)
+            order_hash = self.order.order_hash(steps * accumulate)
         return self.folder.write_summary(
             {
                 "name": conf.name,

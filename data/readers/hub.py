@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from data.readers.records import Documents
 
 STATE, SPLITS, INFO = "state.json", "dataset_dict.json", "dataset_info.json"
 """Files of a saved data set that hold no documents."""
+PATIENCE = 8.0  # seconds that an answer about a data set may take
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
 
 
@@ -38,6 +40,11 @@ class HubFiles:
             raise UserError(unnamed("hub"))
         self._documents = Documents(conf)
         self.files = [str(file) for name in conf.paths for file in _files(name, conf.split)]
+
+    @property
+    def left_out(self) -> str:
+        """What was said of the records that were left out."""
+        return self._documents.left_out
 
     def __iter__(self) -> Iterator[Document]:
         yield from self._documents.in_files(map(Path, self.files), tables.records)
@@ -100,9 +107,44 @@ def downloaded(name: str, split: str) -> list[Path]:
     """
     datasets = needed("datasets")
     name, _, configuration = name.partition(":")
+    unreached = _unreached(name)
     try:
-        found: Any = datasets.load_dataset(name, configuration or None, split=split)
+        with _without_network() if unreached else nullcontext():
+            found: Any = datasets.load_dataset(name, configuration or None, split=split)
     except Exception as error:  # of the network, of the server, of the data set
         reason = " ".join(str(error).split())[:300]
+        if unreached:
+            reason = f"it is not in the cache of datasets, and {unreached}"
         raise UserError(f"data.paths: the data set {name} cannot be read: {reason}") from None
     return [Path(entry["filename"]) for entry in found.cache_files]
+
+
+def _unreached(name: str) -> str:
+    """Why nobody answers who could have the data set; empty if somebody does.
+
+    Asked once, as `datasets` asks again for half a minute before it says so.
+    """
+    hub = needed("huggingface_hub")
+    try:
+        hub.HfApi().dataset_info(name, timeout=PATIENCE)
+    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError):  # an answer, or no such name
+        return ""
+    except Exception as error:  # of the network, of which every version has its own
+        reason = " ".join(str(error).split())[:200]
+        return f"{hub.constants.ENDPOINT} does not answer ({reason})"
+    return ""
+
+
+@contextmanager
+def _without_network() -> Iterator[None]:
+    """What is in the cache is found without asking whether there is something newer."""
+    places = [(needed(module), "HF_HUB_OFFLINE") for module in
+              ("datasets.config", "huggingface_hub.constants")]  # fmt: skip
+    before = [getattr(module, key) for module, key in places]
+    try:
+        for module, key in places:
+            setattr(module, key, True)
+        yield
+    finally:
+        for (module, key), value in zip(places, before, strict=True):
+            setattr(module, key, value)

@@ -38,6 +38,11 @@ class MixedFiles:
         files = tokens.with_indices(self._named.files)
         return [*files, *tokens.vocabulary_file(self._conf)] if files else []
 
+    @property
+    def left_out(self) -> str:
+        """What was said of the records that were left out."""
+        return self._documents.left_out
+
     def __iter__(self) -> Iterator[Document]:
         self._named.refuse()
         self._documents.begin()

@@ -41,6 +41,8 @@ class Documents:
         """Raises `UserError` for a shape that is none."""
         self._conf, self.shape = conf, shape_of(conf)
         self._first = ""
+        self.left_out = ""
+        """What was said of the records that were left out in the last reading."""
 
     def of(self, records: Iterable[Record]) -> Iterator[Document]:
         """The documents of some records. Raises `UserError` with the place of a bad one."""
@@ -70,7 +72,7 @@ class Documents:
     def begin(self) -> None:
         """Count anew: the corpus is read from its beginning."""
         self._good = self._bad = 0
-        self._first = ""
+        self._first = self.left_out = ""
 
     def end(self) -> None:
         """Tell how many were left out, once. Raises `UserError` if all were."""
@@ -78,7 +80,9 @@ class Documents:
             raise UserError(f"none of {self._bad:,} records can be used: {self._first}")
         if self._bad:
             total = self._good + self._bad
-            say_once(f"left out {self._bad:,} of {total:,} records; the first: {self._first}")
+            first = self._first
+            self.left_out = f"left out {self._bad:,} of {total:,} records; the first: {first}"
+            say_once(self.left_out)
 
 
 class RecordFiles:
@@ -90,6 +94,11 @@ class RecordFiles:
         """Raises `UserError` if nothing is named, or the shape is none."""
         self._read = read
         self._named, self._documents = NamedFiles(conf), Documents(conf)
+
+    @property
+    def left_out(self) -> str:
+        """What was said of the records that were left out."""
+        return self._documents.left_out
 
     @property
     def files(self) -> list[str]:

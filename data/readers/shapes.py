@@ -70,11 +70,7 @@ class TextShape:
         )
 
     def _text(self, value: dict[str, Any], name: str) -> str:
-        if name not in value:
-            talks = any(field in value for field in CONVERSATIONS)
-            hint = "; data.chat=rwkv, or another template, reads conversations" if talks else ""
-            raise BadRecord(f"has no field {name!r}; those it has: {fields_of(value)}{hint}")
-        text = value[name]
+        text = value_of(value, name)
         if isinstance(text, str):
             return text
         if len(self._template) > 1 and isinstance(text, int | float) and not isinstance(text, bool):
@@ -83,8 +79,26 @@ class TextShape:
         raise BadRecord(f"the field {name!r} is no text ({kind})")
 
 
+def value_of(record: dict[str, Any], name: str) -> Any:
+    """What a field holds; `a.b` is the field `b` of the object `a`, where no field has that name.
+
+    Raises `BadRecord`.
+    """
+    value, place, rest = record, "", name
+    while rest not in value:
+        first, dot, rest = rest.partition(".")
+        inside = value.get(first)
+        if not dot or not isinstance(inside, dict):
+            talks = any(field in record for field in CONVERSATIONS)
+            hint = "; data.chat=rwkv, or another template, reads conversations" if talks else ""
+            those = f"those of {place!r}" if place else "those it has"
+            raise BadRecord(f"has no field {name!r}; {those}: {fields_of(value)}{hint}")
+        value, place = inside, f"{place}.{first}" if place else first
+    return value[rest]
+
+
 def parsed_template(template: str) -> list[tuple[str, str | None]]:
-    """Literal text and the name of the field after it; None at the end.
+    """Literal text and the name of the field after it, as `value_of` has it; None at the end.
 
     `{{` and `}}` are braces. Raises `UserError` if it names no field, or more than a name stands in
     braces.

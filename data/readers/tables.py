@@ -109,6 +109,8 @@ def _arrow(path: Path, file: BinaryIO, fields: Sequence[str] | None, head: bytes
 
 def _wanted(there: Sequence[str], fields: Sequence[str] | None) -> list[str]:
     """The columns to read. All, if one is missing: the message names them."""
-    if fields is None or not set(fields) <= {*there}:
+    if fields is None:
         return list(there)
-    return list(dict.fromkeys(fields))
+    # Of `a.b` the column is a, if there is none of that name.
+    columns = [name if name in there else name.partition(".")[0] for name in fields]
+    return list(dict.fromkeys(columns)) if {*columns} <= {*there} else list(there)

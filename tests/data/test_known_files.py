@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from conf.schema import DataConf
 from core.parsing import read_bytes
-from data import known_files
+from data import known_files, notices
 from data.documents import Split
 from data.store import prepare
 
@@ -152,3 +153,30 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     (Path(conf.cache_dir) / "known").touch()
     first = reads(conf, monkeypatch)
     assert reads(conf, monkeypatch) == first
+
+
+def test_what_was_left_out_is_told_again(
+    conf: DataConf,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    lines = "".join(f'{{"text": "line {i} of a text"}}\n' for i in range(20))
+    (tmp_path / "a.jsonl").write_text(f"{lines}no JSON\n{{}}\n")
+    conf = replace(conf, corpus="jsonl", paths=[str(tmp_path / "a.jsonl")], on_bad="skip")
+    said = f"left out 2 of 22 records; the first: {tmp_path}/a.jsonl:21: "
+    for reader, read in (("jsonl", 1), ("jsonl", 0), ("files", 1), ("files", 0)):
+        monkeypatch.setattr(notices, "once", set())
+        assert reads(replace(conf, corpus=reader), monkeypatch)[0] == read
+        assert capfd.readouterr().err.count(said) == 1
+
+
+def test_what_killed_starts_have_left_goes(conf: DataConf, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Path(conf.cache_dir) / "known"
+    known.mkdir(parents=True)
+    old, new = known / ".0123456789abcdef.77.tmp", known / ".0123456789abcdef.78.tmp"
+    for path in (old, new):
+        path.write_text("half of a table")
+    os.utime(old, (0, 0))
+    reads(conf, monkeypatch)
+    assert not old.exists() and new.exists()

@@ -22,7 +22,7 @@ from data import mixture, preparation, shared_tokenizer, store
 from data.batches import Batches, Masked, train_loader
 from data.meta import IGNORE
 from data.mixed_order import MixedOrder
-from data.mixture import Mixture, heldout, mean_loss, open_data, order_of, warn_of_repeats
+from data.mixture import Mixture, heldout, mean_loss, open_data, order_of, tell_of_parts
 from data.store import Corpus, prepare
 
 
@@ -218,10 +218,17 @@ def test_a_part_that_is_read_often_is_told_of(
     index = replace(index, parts=tuple(replace(part, tokens=10**6) if part != code else part
                                        for part in index.parts))  # fmt: skip
     with caplog.at_level(logging.WARNING, logger="crossover"):
-        warn_of_repeats(index, rows - 10)
-        assert not caplog.messages
-        warn_of_repeats(index, rows + 40)
-    assert "the part code is read 4." in caplog.text and "wiki" not in caplog.text
+        tell_of_parts(index, rows - 10, {"wiki": 7, "code": 3})
+        tokens = [(rows - 10) * share * conf.length // 10 for share in (3, 7)]
+        epochs = 0.7 * (rows - 10) / ((10**6 - 1) // conf.length)
+        assert caplog.messages == [
+            f"of the mixture this training reads code 30.00% ({tokens[0]:,} tokens, "
+            f"{0.3 * (rows - 10) / code.windows:.3g} epochs) and wiki 70.00% ({tokens[1]:,} "
+            f"tokens, {epochs:.3g} epochs)"
+        ]
+        tell_of_parts(index, rows + 40, {"wiki": 0.69, "code": 0.31})
+    assert "reads code 30.00% for 31.00% (" in caplog.messages[1]
+    assert caplog.messages[2].startswith("the part code is read 4.") and len(caplog.messages) == 3
 
 
 def test_a_part_that_changes_underway_leaves_nothing_half_made(

@@ -76,3 +76,18 @@ def test_a_file_that_is_not_what_its_name_says(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         tokenizer_files.content(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".model", ".tiktoken"])
+def test_a_file_of_any_name_where_it_is_the_only_one(tmp_path: Path, suffix: str) -> None:
+    content = b"\n\x0a\n\x03<s>\x15\0\0\0\0" if suffix == ".model" else b"IQ== 0\n"
+    for name in ("b", "a"):
+        (tmp_path / f"{name}{suffix}").write_bytes(content)
+    (tmp_path / "weights.model").write_bytes(b"no tokenizer")
+    message = rf"a folder with 2 tokenizers \(a{suffix}, b{suffix}\): name one"
+    with pytest.raises(UserError, match=message):
+        tokenizer_files.content(tmp_path)
+    (tmp_path / f"a{suffix}").unlink()
+    assert tokenizer_files.find(tmp_path) == tmp_path / f"b{suffix}"
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert tokenizer_files.find(tmp_path) == tmp_path / "tokenizer.json"

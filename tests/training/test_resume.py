@@ -199,6 +199,14 @@ def test_a_checkpoint_can_start_another_run(tmp_path: Path, corpus: Path) -> Non
     assert [row["step"] for row in read_rows(fork.metrics) if "train/loss" in row] == [5, 6, 7, 8]
 
 
+def test_a_prime_that_is_refused_moves_no_run_aside(tmp_path: Path, corpus: Path) -> None:
+    _, folder = run(run_conf(tmp_path, corpus))
+    wrong = {"data__order": "magic_prime", "data__magic_prime": 4}
+    with pytest.raises(UserError, match="magic_prime=4"):
+        run(run_conf(tmp_path, corpus, resume="never", **wrong))
+    assert folder.summary() is not None and not list(tmp_path.glob("*.old-*"))
+
+
 def test_resume_never_keeps_the_old_folder_aside(tmp_path: Path, corpus: Path) -> None:
     (tmp_path / "run").mkdir()  # nothing to keep, as where another process has just done so
     run(run_conf(tmp_path, corpus, resume="never"))

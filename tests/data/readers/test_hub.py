@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import datasets
+import huggingface_hub
 import pytest
 
 from conf.schema import DataConf
 from core.errors import UserError
+from data.readers import hub
 from data.readers.hub import HubFiles
 
 TEXTS = [f"text {i} ü" for i in range(20)]
@@ -59,6 +61,7 @@ def test_one_by_name_is_read_from_the_cache_of_the_package(
         datasets.load_dataset, data_files=str(tmp_path / "a.jsonl"), cache_dir=str(tmp_path)
     )
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(hub, "_unreached", lambda name: "")
     assert read("json") == TEXTS
     message = refusal("json", split="test")
     assert message.startswith("data.paths: the data set json cannot be read: ")
@@ -90,3 +93,28 @@ def test_a_split_of_a_data_set_without_splits_is_refused(tmp_path: Path) -> None
     with pytest.raises(UserError, match="has no split 'test': it is one data set"):
         HubFiles(DataConf(corpus="hub", paths=[str(tmp_path / "a")], split="test"))
     assert len(HubFiles(DataConf(corpus="hub", paths=[str(tmp_path / "a")])).files) == 1
+
+
+def test_nobody_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, offline = [], []
+
+    class Api:
+        def dataset_info(self, name: str, timeout: float) -> None:
+            asked.append((name, timeout))
+            raise OSError("Name or service not known")
+
+    def load(*words: object, **more: object) -> object:
+        offline.append((datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE))
+        return datasets_load(*words, **more)
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets_load = partial(datasets.load_dataset, cache_dir=str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert refusal("nobody/nothing:part") == (
+        "data.paths: the data set nobody/nothing cannot be read: it is not in the cache of "
+        f"datasets, and {huggingface_hub.constants.ENDPOINT} does not answer (Name or service not "
+        "known)"
+    )
+    assert asked == [("nobody/nothing", 8.0)] and offline == [(True, True)]
+    assert datasets.config.HF_HUB_OFFLINE is before

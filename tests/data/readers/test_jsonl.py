@@ -182,3 +182,19 @@ def test_an_array_is_read_to_its_end(
 def test_a_backslash_in_a_template() -> None:
     for written, meant in ((r"\n", "\n"), (r"\\n", r"\n"), (r"\t\\", "\t\\"), (r"\\\n", "\\\n")):
         assert parsed_template(written + "{a}")[0] == (meant, "a")
+
+
+def test_a_dot_leads_into_an_object(file: Path) -> None:
+    records = [
+        {"text": "a", "meta": {"lang": "en", "of": {"year": 7}}, "meta.lang": "flat"},
+        {"text": "b", "meta": {"lang": "de", "of": {"year": 8}}},
+    ]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    template = "{meta.lang} {meta.of.year} {text}"
+    assert read(file, template=template) == ["flat 7 a", "de 8 b"]
+    assert read(file, field="meta.lang") == ["flat", "de"]
+    message = "has no field 'meta.of.day'; those of 'meta.of': year"
+    assert message in refusal(file, template="{meta.of.day}")
+    assert "has no field 'text.of'; those it has: text, meta, meta.lang" in refusal(
+        file, field="text.of"
+    )

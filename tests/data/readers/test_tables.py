@@ -123,3 +123,14 @@ def test_a_page_larger_than_the_memory_is_told(
     monkeypatch.setattr("data.readers.tables._batches", none_left)
     with pytest.raises(UserError, match="a: what follows row 0 needs more memory at once than"):
         read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_dot_leads_into_a_struct(
+    tmp_path: Path, write: Callable[[pyarrow.Table, Path], None]
+) -> None:
+    meta = [{"lang": "en", "id": i} for i in range(300)]
+    write(TABLE.append_column("meta", pyarrow.array(meta)), tmp_path / "t")
+    assert read(tmp_path / "t", template="{meta.lang} {id}")[:2] == ["en 0", "en 1"]
+    (first, *_) = records(tmp_path / "t", DataConf(), ["meta.lang", "id"])
+    assert first.value.keys() == {"meta", "id"}
