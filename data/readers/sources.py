@@ -50,12 +50,14 @@ class Sources:
         self._made_up = {place for _, place in mounts}
         self._looked_at: set[str] = set()  # folders that are not the kernel's, by their real paths
         self._in_kernel = False  # whether a glob has led there
+        self._closed: dict[str, str] = {}  # folders that cannot be looked into, and why
 
     def expand(self, pattern: str) -> list[str]:
         """The absolute paths of the files that `pattern` names: a file, or a glob.
 
         They are plain texts, because there may be hundreds of thousands.
         """
+        self._closed.clear()
         try:
             pattern.encode()
             path = Path(pattern).expanduser().absolute()
@@ -67,6 +69,8 @@ class Sources:
         except (ValueError, RuntimeError) as error:  # ** beside other characters, no such ~user
             self.problems.append(f"{shown(pattern)} is not a glob ({error})")
         else:
+            # Nothing that was named is left out in silence.
+            self.problems += [f"{shown(folder)} {why}" for folder, why in self._closed.items()]
             return [file for file in paths if self._is_usable(file)]
         return []
 
@@ -166,13 +170,16 @@ class Sources:
             # Each folder once: links can lead to one in exponentially many ways.
             folders: dict[tuple[int, int], Path] = {}
             for folder in self._below(level, part):
-                with suppress(OSError):
+                try:
                     status = folder.stat()
-                    if stat.S_ISDIR(status.st_mode):
-                        folders.setdefault((status.st_dev, status.st_ino), folder)
+                except OSError as error:
+                    self._note(folder, error)
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    folders.setdefault((status.st_dev, status.st_ino), folder)
             level = [*folders.values()]
         files = [file for folder in level for file in self._files(folder, last)]
-        if not files:
+        if not files and not self._closed:
             why = "leads to what the kernel makes up while it is read, and"
             self.problems.append(
                 f"{shown(path)} {why if self._in_kernel else 'does not exist and'} matches no file"
@@ -185,15 +192,20 @@ class Sources:
         for each in self._descend(folder, set()):
             if not any(part.startswith(".") for part in each.relative_to(folder).parts):
                 files += self._files(each, "[!.]*")
-        if not files:
+        if not files and not self._closed:
             self.problems.append(f"{shown(folder)} is a folder without files")
         return files
 
     def _files(self, folder: Path, part: str) -> list[str]:
         """The files in a folder whose names match, without links in their paths."""
         if not _MAGIC.search(part):
-            file = folder / part  # Path.is_file raises for too long a name
-            return [os.path.realpath(file)] if os.path.isfile(file) else []  # noqa: PTH113
+            file = folder / part
+            try:
+                is_file = stat.S_ISREG(file.stat().st_mode)
+            except OSError as error:
+                self._note(folder, error)
+                return []
+            return [os.path.realpath(file)] if is_file else []
         real = os.path.realpath(folder)
         matches = re.compile(fnmatch.translate(part)).match
         found = []
@@ -241,8 +253,14 @@ class Sources:
                 found = list(entries)
             self._looked_at.add(os.path.realpath(folder))
             return found
-        except OSError:
+        except OSError as error:
+            self._note(folder, error)
             return []
+
+    def _note(self, folder: Path, error: OSError) -> None:
+        """Remember a folder that is there, and closed to this user."""
+        if isinstance(error, PermissionError):
+            self._closed[str(folder)] = f"cannot be looked into ({error.strerror})"
 
 
 def kernel_devices() -> set[int]:

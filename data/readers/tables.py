@@ -42,12 +42,18 @@ def records(path: Path, conf: DataConf, fields: Sequence[str] | None = None) -> 
     del conf
     arrow = needed("pyarrow")
     with regular(path) as file:
-        row = 0
+        row, size = 0, os.fstat(file.fileno()).st_size
         try:
             for batch in _batches(path, file, fields):
                 columns = {name: batch.column(name) for name in batch.schema.names}
                 for number in range(batch.num_rows):
                     row += 1
+                    if os.fstat(file.fileno()).st_size < size:  # where it is mapped, that ends all
+                        raise Unreadable(
+                            path,
+                            f"was cut short while row {row} was read: run the same command again "
+                            "once nothing writes there any more",
+                        )
                     value = {name: column[number].as_py() for name, column in columns.items()}
                     yield Record(f"{path}: row {row}", value)
         except (arrow.ArrowException, OSError) as error:

@@ -68,6 +68,41 @@ def test_what_the_kernel_makes_up_is_not_read(tmp_path: Path, pattern: str) -> N
         assert "leads to what the kernel makes up while it is read, and matches" in refusal(glob)
 
 
+@pytest.mark.parametrize("kind", ["named", "glob", "deep", "below"])
+def test_a_folder_that_is_closed_to_the_user_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    closed = tmp_path / "closed"
+    (closed / "in").mkdir(parents=True)
+    for place in (tmp_path, closed, closed / "in"):
+        (place / "a.txt").write_text("text")
+    found = Sources(folders=True)
+    scandir, status = os.scandir, Path.stat
+
+    def refused(path: Path) -> None:
+        if closed in (path, path.parent) and (path != closed or kind != "deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+
+    def listing(path: Path) -> object:
+        refused(path)
+        return scandir(path)
+
+    def looked_at(path: Path, **words: bool) -> os.stat_result:
+        if path.parent == closed:
+            refused(path)
+        return status(path, **words)
+
+    monkeypatch.setattr(os, "scandir", listing)
+    monkeypatch.setattr(Path, "stat", looked_at)
+    paths = {
+        "named": closed, "glob": closed / "*", "deep": closed / "in" / "*",
+        "below": tmp_path / "**" / "*.txt",
+    }  # fmt: skip
+    assert len(found.expand(str(paths[kind]))) == (kind == "below")
+    place = closed / "in" if kind == "deep" else closed
+    assert found.problems == [f"{str(place)!r} cannot be looked into (Permission denied)"]
+
+
 def test_of_many_files_none_is_looked_at_but_what_the_kernel_put_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

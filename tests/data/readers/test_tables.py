@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,20 @@ def test_a_large_file_of_arrow_is_mapped_and_takes_no_memory(
     texts = [str(next(rows).value["text"])]
     assert pyarrow.total_allocated_bytes() - before < 100  # a batch would take kilobytes
     assert texts + [str(row.value["text"]) for row in rows] == TEXTS
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_file_cut_short_while_it_is_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: bool
+) -> None:
+    monkeypatch.setattr("data.readers.tables.MAPPED", 0 if mapped else 1 << 40)
+    arrow_file(pyarrow.table({"text": ["x" * 5000] * 300}), tmp_path / "a")
+    reading = records(tmp_path / "a", DataConf())
+    for _ in range(10):
+        next(reading)
+    os.truncate(tmp_path / "a", 20_000)
+    with pytest.raises(UserError, match="was cut short while row 11 was read: run the same comma"):
+        next(reading)
 
 
 def test_a_page_larger_than_the_memory_is_told(
