@@ -59,7 +59,7 @@ def validation_confs(conf: DataConf) -> dict[str, DataConf]:
 
 def validates(conf: DataConf) -> bool:
     """Whether a training on it has a validation loss. Raises `UserError`."""
-    if conf.corpus in TASKS or conf.validation:
+    if is_task(conf) or conf.validation:
         return True
     return any(one.val_fraction for one in part_confs(conf).values() or [conf])
 

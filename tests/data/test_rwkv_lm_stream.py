@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from conf.schema import DataConf
-from core.errors import UserError
 from data.batches import Batches
 from data.export import write_binidx
 from data.mixture import heldout, measured_on, open_data
