@@ -52,11 +52,6 @@ class GPTConfig:
             raise UserError(f"model.activation={self.activation!r} is not one of {names}")
 
 
-def layer_norm(config: GPTConfig) -> nn.LayerNorm:
-    """A norm over C, with a bias if the config says so."""
-    return nn.LayerNorm(config.n_embd, bias=config.bias)
-
-
 class FeedForward(nn.Module):
     """W_down gelu(W_up x)."""
 
@@ -96,10 +91,10 @@ class GPT(AttentionTrunk):
     def build_block(self, layer: int) -> AttentionBlock:
         c = self.config
         att = Attention(c.n_embd, c.n_head, None, c.attention, c.bias)
-        return AttentionBlock(c, att, FeedForward(c), layer_norm)
+        return AttentionBlock(att, FeedForward(c), self.build_norm, c.dropout)
 
     def build_norm(self) -> nn.LayerNorm:
-        return layer_norm(self.config)
+        return nn.LayerNorm(self.config.n_embd, bias=self.config.bias)
 
     def embed(self, tokens: Tensor, state: State | None) -> Stream:
         past = self.first_position(state, tokens.shape[1])

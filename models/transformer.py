@@ -105,10 +105,10 @@ def swiglu(x: Tensor) -> Tensor:
 class RMSNorm(nn.Module):
     """x / rms(x) * weight (Zhang and Sennrich 2019, arXiv 1910.07467)."""
 
-    def __init__(self, config: TransformerConfig, size: int | None = None) -> None:
+    def __init__(self, size: int, eps: float) -> None:
         super().__init__()
-        self.eps = config.norm_eps
-        self.weight = nn.Parameter(torch.ones(size or config.n_embd))
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.eps)  # [B, T, C], or of heads [B, T, H, N]
@@ -117,11 +117,10 @@ class RMSNorm(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU: W_down (silu(W_gate x) * W_up x) (Shazeer 2020, arXiv 2002.05202)."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, n_embd: int, width: int, bias: bool = False) -> None:
         super().__init__()
-        width = config.n_ffn or 3 * config.n_embd
-        self.gate_up = nn.Linear(config.n_embd, 2 * width, bias=bool(config.ffn_bias))
-        self.down = nn.Linear(width, config.n_embd, bias=bool(config.ffn_bias))
+        self.gate_up = nn.Linear(n_embd, 2 * width, bias=bias)
+        self.down = nn.Linear(width, n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x `[B, T, C]` to `[B, T, C]`."""
@@ -156,12 +155,13 @@ class Transformer(AttentionTrunk):
             c.rotation,
             c.head_size,
             bool(c.output_bias),
-            (lambda size: RMSNorm(c, size)) if c.qk_norm else None,
+            (lambda size: RMSNorm(size, c.norm_eps)) if c.qk_norm else None,
         )
-        return AttentionBlock(c, att, FeedForward(c), RMSNorm)
+        ffn = FeedForward(c.n_embd, c.n_ffn or 3 * c.n_embd, bool(c.ffn_bias))
+        return AttentionBlock(att, ffn, self.build_norm, c.dropout)
 
     def build_norm(self) -> RMSNorm:
-        return RMSNorm(self.config)
+        return RMSNorm(self.config.n_embd, self.config.norm_eps)
 
     def embed(self, tokens: Tensor, state: State | None) -> Stream:
         length, config = tokens.shape[1], self.config

@@ -173,14 +173,14 @@ class AttentionBlock(Block):
     """x + attention(norm(x)), then x + feed-forward(norm(x)), with dropout on what is added."""
 
     def __init__(
-        self, config: Any, att: Attention, ffn: Any, norm: Callable[[Any], nn.Module]
+        self, att: Attention, ffn: Any, norm: Callable[[], nn.Module], dropout: float | None
     ) -> None:
         super().__init__()
-        self.ln1 = norm(config)
+        self.ln1 = norm()
         self.att = att
-        self.ln2 = norm(config)
+        self.ln2 = norm()
         self.ffn = ffn
-        self.dropout = config.dropout
+        self.dropout = dropout
 
     def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
         mixed, state, _ = self.att(self.ln1(stream.x), state, stream.positions)

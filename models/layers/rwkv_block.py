@@ -122,10 +122,21 @@ class RWKVTrunk(Trunk):
 
 def check_config(config: Any) -> None:
     """Raise `UserError` for a back end nobody knows, or heads that do not divide the width."""
-    if config.wkv not in BACKENDS:
-        raise UserError(f"model.wkv={config.wkv!r} is not one of {', '.join(BACKENDS)}")
+    check_backend(config)
     head_size = getattr(config, "head_size", 1)
     if config.n_embd % head_size:
         raise UserError(
             f"model.n_embd={config.n_embd} must be a multiple of model.head_size={head_size}"
         )
+
+
+def check_backend(config: Any) -> None:
+    """Raise `UserError` for a back end nobody knows."""
+    if config.wkv not in BACKENDS:
+        raise UserError(f"model.wkv={config.wkv!r} is not one of {', '.join(BACKENDS)}")
+
+
+def check_rate_limit(config: Any) -> None:
+    """Raise `UserError` for rates that could make a state grow without end."""
+    if not 0 < config.rate_limit <= 2:
+        raise UserError(f"model.rate_limit={config.rate_limit} must be above 0 and at most 2")

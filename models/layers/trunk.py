@@ -90,9 +90,12 @@ class Mixer(nn.Module, ABC):
         """Its part of the block's; see `Block.learnable_state`."""
         return map_state(self.init_state(1, None), lambda leaf: leaf[0])
 
-    @abstractmethod
     def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
-        """Add to the decode program: x `[B, C]` += this part of norm(x), for a single token."""
+        """Add to the decode program: x `[B, C]` += this part of norm(x), for a single token.
+
+        Optional, as `Block.step` is.
+        """
+        raise NotImplementedError
 
 
 class Trunk(nn.Module, ABC):

@@ -2,7 +2,8 @@
 
 Three things cross from one span to the next.
 
-* A token shift needs the last vector of the span before: it is sent to everyone.
+* A token shift needs the last vector of the span before, a short convolution the last few: they are
+  sent to everyone. A running sum begins with the sums of the spans before.
 * A recurrent state is linear in the state a span began with, S' = carry(S, summary), and `carry` is
   associative. So every rank summarises its span from an empty state, all at the same time, the
   summaries are exchanged, and each rank folds those before its own into the state it begins with.
@@ -31,6 +32,7 @@ from torch import Tensor
 from core.errors import UserError
 from models.contract import State
 from models.ops.intercept import intercept
+from models.ops.short_convolution import last_tokens
 from models.ops.wkv import wkv4_initial_state, wkv6_initial_state, wkv7_initial_state
 
 Function = Callable[..., Any]
@@ -166,6 +168,32 @@ def _shift(
     return shifted(x, state)[0] + _kept(ends), ends[-1]
 
 
+def _preceding(
+    split: Split, _: Function, x: Tensor, state: Tensor | None, count: int
+) -> tuple[Tensor, Tensor | None]:
+    """The `count` tokens before this span, and the last ones of the whole sequence."""
+    ends = gather(x[:, -count:] if count else x[:, :0], split)  # a span may have fewer
+    begin = x.new_zeros(x.shape[0], count, x.shape[2]) if state is None else state.to(x.dtype)
+    before = torch.cat((begin, *ends[: split.rank]), dim=1)
+    after = None
+    if state is not None:
+        after = last_tokens(torch.cat((begin, *ends), dim=1), count)
+    return last_tokens(before, count) + _kept(ends), after
+
+
+def _running_sum(
+    split: Split, running_sum: Function, x: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The sums of this span, behind those of all spans before, and the sum of the sequence."""
+    sums, total = running_sum(x, None)
+    totals = gather(total, split)  # [world, B, ...]
+    begin = totals[: split.rank].sum(0)
+    whole = totals.sum(0)
+    if state is not None:
+        begin, whole = begin + state.to(begin.dtype), whole + state.to(begin.dtype)
+    return sums + begin[:, None], whole
+
+
 def _attend(
     split: Split, attend: Function, q: Tensor, k: Tensor, v: Tensor, *options: Any
 ) -> Tensor:
@@ -286,6 +314,8 @@ _RULES: dict[str, Callable[..., Any]] = {
     "hidden": _read,
     "first_position": _position,
     "shifted": _shift,
+    "preceding": _preceding,
+    "running_sum": _running_sum,
     "attend": _attend,
     **dict.fromkeys(_SPANS, _recur),
 }

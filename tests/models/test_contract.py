@@ -214,7 +214,7 @@ def test_state_differentiates_in_a_recurrent_model(model: Any) -> None:
     whole[:, 12:].square().sum().backward()
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            torch.testing.assert_close(cut[name], parameter.grad, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(cut[name], parameter.grad, rtol=1e-3, atol=3e-4)
 
 
 @torch.no_grad()

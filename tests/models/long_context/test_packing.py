@@ -122,7 +122,7 @@ def test_packed_rows_train_in_segments(name: str) -> None:
     model.zero_grad()
     segmented_objective(model, tokens, tokens, 25, starts=starts)[0].backward()
     for one, parameter in zip(expected, model.parameters(), strict=True):
-        assert (parameter.grad - one).norm() <= 1e-5 * one.norm()
+        assert (parameter.grad - one).norm() <= 5e-5 * one.norm()
 
 
 def test_padding_stays_within_its_bound() -> None:

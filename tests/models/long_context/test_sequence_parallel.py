@@ -17,6 +17,7 @@ from models.long_context.sequence_parallel import Split, sequence_parallel, span
 from models.ops.attention import attend, first_position
 from models.ops.elementwise import shifted
 from models.ops.intercept import intercept, mixer
+from models.ops.short_convolution import preceding, running_sum
 from models.ops.wkv import wkv4, wkv5, wkv6, wkv7
 from tests.models.long_context import span_ranks
 from tests.models.long_context.span_ranks import gradients, launch, whole_batch
@@ -111,6 +112,9 @@ def test_an_operator_that_nobody_can_summarise_is_refused() -> None:
 
 
 def test_every_rule_is_of_an_interceptable_function() -> None:
-    functions = [Trunk.hidden, first_position, shifted, attend, wkv4, wkv5, wkv6, wkv7]
+    functions = [
+        Trunk.hidden, first_position, shifted, preceding, running_sum, attend,
+        wkv4, wkv5, wkv6, wkv7,
+    ]  # fmt: skip
     assert all(hasattr(function, "__wrapped__") for function in functions)
     assert {function.__name__ for function in functions} == {*sequence_parallel_module._RULES}
