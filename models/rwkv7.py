@@ -11,6 +11,9 @@
 | `r_k` | rho, the bonus of the current token |
 | `wkv7` | S_t = S_{t-1} (diag(w_t) - kappa_t^T (a_t * kappa_t)) + v_t^T k_t, y_t = S_t r_t |
 
+With `rate_limit=2` twice as much is removed, a_t in (0, 2) instead of (0, 1): what stands at kappa
+may change its sign, which tracking a state needs (Grazzi et al. 2024, arXiv 2411.12537).
+
 A token's state per layer is two shifted vectors and one matrix per head: (2 + N) C numbers.
 """
 
@@ -35,7 +38,7 @@ from models.layers.init import (
     low_rank,
     vector,
 )
-from models.layers.rwkv_block import MatrixTimeMix, RWKVTrunk, check_config
+from models.layers.rwkv_block import MatrixTimeMix, RWKVTrunk, check_config, check_rate_limit
 from models.layers.trunk import linear_flops
 from models.ops.elementwise import cpu, shifted, squared_relu, token_shift_mix
 from models.ops.elementwise.fused import fused
@@ -59,9 +62,11 @@ class RWKV7Config:
     lora_value: int | None = None  # R of v1, v2
     lora_gate: int | None = None  # R of g1, g2
     wkv: str = "auto"  # back end of the recurrence: auto | reference | cpu | cuda
+    rate_limit: float | None = None  # of the rate at which keys are removed; default 1, as released
 
     def __post_init__(self) -> None:
         check_config(self)
+        check_rate_limit(self)
 
     @property
     def hidden(self) -> int:
@@ -140,6 +145,7 @@ class TimeMix(MatrixTimeMix):
         super().__init__()
         width = config.n_embd
         self.backend = config.wkv
+        self.rate_limit = config.rate_limit or 1.0
         self.heads = width // config.head_size
         zigzag = head_zigzag(width, config.head_size)
         linear = schedule.spread - 0.5
@@ -189,6 +195,8 @@ class TimeMix(MatrixTimeMix):
         r, w, v = r.unflatten(-1, shape), w.unflatten(-1, shape), v.unflatten(-1, shape)
         k, e = k.unflatten(-1, shape), e.unflatten(-1, shape)
         k, a, b = delta_keys(k, e, a0, k_k, k_a)  # [B, T, H, N]
+        if self.rate_limit != 1:
+            b = self.rate_limit * b
         wkv = None if state is None else state["wkv"]
         y, wkv = wkv7(r, w, k, v, a, b, wkv, self.backend)
         norm = self.ln_x
@@ -266,9 +274,14 @@ class RWKV7(RWKVTrunk):
 
     Config = RWKV7Config
     title = "RWKV-7"
+    options: ClassVar = ("wkv", "rate_limit")
     operator = "wkv7"
     time_mix, channel_mix = TimeMix, ChannelMix
     lr_scales: ClassVar = {"att.w0": 2.0}
+
+    @property
+    def can_step(self) -> bool:
+        return super().can_step and self.config.rate_limit in (None, 1)
 
     def initialise(self) -> None:
         gains = {"att.receptance": 1.0, "att.key": 0.1, "att.value": 1.0, "ffn.key": 1.0}

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UserError
+from models import layer_pattern
 from models.contract import State
 from models.decoding.program import Program
 from models.layers.attention_block import (
@@ -26,6 +27,7 @@ from models.layers.attention_block import (
     dropout,
     rope_table,
 )
+from models.layers.init import orthogonal_head
 from models.layers.trunk import Stream, linear_flops
 from models.ops.elementwise import cpu
 from models.ops.elementwise.fused import fused
@@ -56,9 +58,23 @@ class TransformerConfig:
     qk_norm: bool | None = None  # norm of every query and key; default none
     dropout: float | None = None  # share of what enters the residual stream; default 0
     tie_embeddings: bool | None = None  # the head's weight is the embedding's; default false
+    windows: str | None = None  # W of the layers, bottom up, again and again: 64*3,all
+    emb_norm: bool | None = None  # norm of the embedding; default none
+    emb_std: float | None = None  # of its first values; default 0.02
+    zero_output: bool | None = None  # what is added to the stream begins as zero; default false
+    orthogonal_head: bool | None = None  # as in an RWKV; default false
 
     def __post_init__(self) -> None:
         check_config(self)
+        if self.windows is not None and self.window is not None:
+            raise UserError(
+                f"model.window={self.window} is for all layers, and model.windows={self.windows!r} "
+                "for each: choose one"
+            )
+        if self.windows is not None:
+            layer_pattern.windows(self.windows)
+        if self.emb_std is not None and not self.emb_std > 0:
+            raise UserError(f"model.emb_std={self.emb_std} must be positive")
         turn = self.rotation
         if min(turn.factor, turn.length) <= 0 or not 0 < turn.low < turn.high:
             raise UserError(
@@ -76,6 +92,13 @@ class TransformerConfig:
     def width_of_head(self) -> int:
         """N."""
         return self.head_size or self.n_embd // self.n_head
+
+    def window_of(self, layer: int) -> int | None:
+        """W of one layer, counted from 0; None: it sees all tokens."""
+        if self.windows is None:
+            return self.window
+        period = layer_pattern.windows(self.windows)
+        return period[layer % len(period)]
 
     @property
     def rotation(self) -> Rotation:
@@ -142,7 +165,25 @@ class Transformer(AttentionTrunk):
 
     Config = TransformerConfig
     title = "the Transformer"
-    options = ("attention", "window", "qk_norm", "dropout", "tie_embeddings")
+    options = (
+        "attention", "window", "windows", "qk_norm", "dropout", "tie_embeddings",
+        "emb_norm", "emb_std", "zero_output", "orthogonal_head",
+    )  # fmt: skip
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.ln_emb = self.build_norm() if config.emb_norm else None
+
+    def initialise(self) -> None:
+        super().initialise()
+        c = self.config
+        if c.emb_std is not None:
+            nn.init.normal_(self.emb.weight, std=c.emb_std)
+        if c.orthogonal_head:
+            orthogonal_head(self.head)
+        for name, parameter in self.named_parameters():
+            if c.zero_output and name.endswith(("att.output.weight", "ffn.down.weight")):
+                nn.init.zeros_(parameter)
 
     def build_block(self, layer: int) -> AttentionBlock:
         c = self.config
@@ -151,7 +192,7 @@ class Transformer(AttentionTrunk):
             *sizes,
             c.attention,
             bool(c.qkv_bias),
-            c.window,
+            c.window_of(layer),
             c.rotation,
             c.head_size,
             bool(c.output_bias),
@@ -166,6 +207,13 @@ class Transformer(AttentionTrunk):
     def embed(self, tokens: Tensor, state: State | None) -> Stream:
         length, config = tokens.shape[1], self.config
         past = self.first_position(state, length)
-        x = dropout(self.emb(tokens), config.dropout, self)  # [B, T, C]
+        x = self.emb(tokens)  # [B, T, C]
+        x = dropout(x if self.ln_emb is None else self.ln_emb(x), config.dropout, self)
         rope = rope_table(past, length, config.width_of_head, config.rotation, x)
         return Stream(x, (past, rope))
+
+    def embed_step(self, program: Program, x: Tensor) -> None:
+        super().embed_step(program, x)
+        if self.ln_emb is not None:
+            (normed,) = program.norm(x, self.ln_emb)
+            program.emit("copy", [x.shape[1]], [normed, x])

@@ -18,6 +18,8 @@ FOREIGN = foreign_models.install()
 VARIANTS = [
     *NAMES,
     "transformer window=24",
+    "transformer windows=16,all",
+    "rwkv7 rate_limit=2.0",
     "rwkv5 ungated=true",
     *(one for one in FOREIGN if one not in NAMES),
 ]

@@ -66,14 +66,22 @@ class Program:
         self._buffers: dict[str, Tensor] = {}
         self.tokens = Leaf("tokens")
         self.logits = Leaf("logits")
-        self.position = torch.zeros(2, dtype=torch.int64)
-        """Tokens seen before this one, and room in the caches."""
+        self.position = torch.zeros(1, dtype=torch.int64)
+        """Tokens seen before this one."""
+        self.places: dict[int | None, Tensor] = {}
+        """By window of the layers that have caches: tokens seen before this one, and room there."""
 
     def buffer(self, name: str, width: int) -> Tensor:
         """The buffer `name`, made at its first use."""
         if name not in self._buffers:
             self._buffers[name] = torch.zeros(self.batch, width, dtype=torch.float32)
         return self._buffers[name]
+
+    def place(self, window: int | None) -> Tensor:
+        """Where the next token stands in the caches of layers with this window; see `places`."""
+        if window not in self.places:
+            self.places[window] = torch.zeros(2, dtype=torch.int64)
+        return self.places[window]
 
     def leaf(self, *path: str) -> Leaf:
         """A leaf of the current block's state."""

@@ -49,6 +49,8 @@ PARTS = ("adapter", "state")
 """Formats of what a fine-tuning has learned, alone."""
 STATELESS = ("hf", "gguf")
 """Formats that have no place for a learned state."""
+OWN = ("rate_limit", "windows", "emb_norm")
+"""Fields of a config that no other tool's layout has."""
 SUFFIXES = {
     "official": ".pth", "safetensors": ".safetensors", "gguf": ".gguf",
     "adapter": ".safetensors", "state": ".pth",
@@ -93,6 +95,12 @@ def save(
             f"format={format} would lose the state that tune=state has trained: format=state "
             "writes it for RWKV's tools, beside the weights that the run began with; "
             "format=safetensors keeps both"
+        )
+    own = [name for name in OWN if weights.spec.config.get(name) not in (None, False, 1)]
+    if own and format in ("official", *STATELESS):
+        raise UserError(
+            f"format={format}: no layout there has model.{own[0]}={weights.spec.config[own[0]]}: "
+            "use format=safetensors"
         )
     try:
         with replacing(target) as aside:

@@ -143,7 +143,8 @@ class Attention(Mixer):
         n = [self.n_head, self.n_kv_head, self.head_size, turn is not None]
         caches = p.leaf("k"), p.leaf("v")
         scaled = turn.frequencies(self.head_size, "cpu") if turn and turn.factor != 1 else None
-        p.emit("attend", n, [qkv, *caches, p.position, out, scaled], turn.base if turn else 0.0)
+        operands = [qkv, *caches, p.place(self.window), out, scaled]
+        p.emit("attend", n, operands, turn.base if turn else 0.0)
         p.linear(out, self.output, x, sink="add")
 
     def kernel_in_use(self) -> str:
@@ -216,11 +217,17 @@ class AttentionTrunk(Trunk):
     def reserve_cache(self, program: Program, state: State) -> State:
         past = self.past(state)
         state = {**self.advance(state, 1), "blocks": dict(state["blocks"])}
-        for layer, cache in state["blocks"].items():
-            grown = grow_cache(cache, past, past + 1, getattr(self.config, "window", None))
-            state["blocks"][layer] = grown
+        rooms = {}
+        for layer, block in enumerate(self.layers):
+            if isinstance(block, AttentionBlock):
+                window = block.att.window
+                grown = grow_cache(state["blocks"][str(layer)], past, past + 1, window)
+                state["blocks"][str(layer)] = grown
+                rooms[window] = grown["k"].shape[2]
+        for window, room in rooms.items():
+            place = program.place(window)
+            place[0], place[1] = past, room
         program.position[0] = past
-        program.position[1] = grown["k"].shape[2]
         return state
 
     def first_position(self, state: State | None, length: int) -> int:
@@ -243,9 +250,9 @@ class AttentionTrunk(Trunk):
         return split_decay(self)
 
     def mixer_backends(self) -> dict[str, str]:
-        attention = self.blocks[0].att
-        assert isinstance(attention, Attention)
-        return {"attention": attention.kernel_in_use()}
+        blocks = [block for block in self.layers if isinstance(block, AttentionBlock)]
+        kernels = dict.fromkeys(block.att.kernel_in_use() for block in blocks)
+        return {"attention": ", ".join(kernels)}  # several where some layers have a window
 
 
 def dropout(x: Tensor, share: float | None, module: nn.Module) -> Tensor:

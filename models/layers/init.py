@@ -74,13 +74,18 @@ def init_matrices(
     identity, and the first loss is that of head(norm(norm(embedding))): about ln V + 0.13.
     """
     nn.init.uniform_(model.emb.weight, -embedding, embedding)
-    vocab, width = model.head.weight.shape
-    nn.init.orthogonal_(model.head.weight, gain=0.5 * math.sqrt(max(vocab / width, 1)))
+    orthogonal_head(model.head)
     for block in model.blocks:
         for name, gain in gains.items():
             nn.init.orthogonal_(block.get_parameter(f"{name}.weight"), gain=gain)
         for name in zeros:
             nn.init.zeros_(block.get_parameter(f"{name}.weight"))
+
+
+def orthogonal_head(head: nn.Linear) -> None:
+    """The head of an RWKV at first, in place."""
+    vocab, width = head.weight.shape
+    nn.init.orthogonal_(head.weight, gain=0.5 * math.sqrt(max(vocab / width, 1)))
 
 
 def official_groups(model: nn.Module, lr_scales: dict[str, float]) -> list[ParamGroup]:

@@ -138,5 +138,5 @@ def check_backend(config: Any) -> None:
 
 def check_rate_limit(config: Any) -> None:
     """Raise `UserError` for rates that could make a state grow without end."""
-    if not 0 < config.rate_limit <= 2:
+    if config.rate_limit is not None and not 0 < config.rate_limit <= 2:
         raise UserError(f"model.rate_limit={config.rate_limit} must be above 0 and at most 2")

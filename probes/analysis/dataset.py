@@ -8,10 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from core.errors import UserError
 from core.parsing import Missing, Unreadable
+from models.layer_pattern import largest_window
 from probes.analysis.comparability import Placed, admitted, differences
 from probes.analysis.scaling_study import swept
 from probes.rows import TOLD, Row, read_lines
@@ -49,7 +50,7 @@ class Series:
     @property
     def window(self) -> int | None:
         """Tokens that attention looks back at, where not at all."""
-        return cast("int | None", self.rows[0].config.get("window"))
+        return largest_window(self.rows[0].config)
 
     @property
     def size(self) -> str:

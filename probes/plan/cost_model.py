@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from core.errors import UserError
 from models.contract import named_tensors
+from models.layer_pattern import largest_window
 from models.layers.loss import chunk_tokens
 from models.meta import linear_weights, parameters
 from models.registry import ModelSpec, build, model_class
@@ -166,7 +167,7 @@ class CostModel:
         return _TRACES[key]
 
     def _traced_lengths(self, length: int) -> list[int]:
-        window = self.spec.config.get("window") or 0
+        window = largest_window(self.spec.config) or 0
         shortest = max(1, -(-2 * self._chunk // max(2 * window, 1))) * 2 * window
         shortest = shortest or 2 * self._chunk
         if length <= max(DIRECT_LENGTH, 2 * shortest):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
+from models.formats.save import save
+from models.formats.weights import Weights
 from models.rwkv7 import RWKV7, RWKV7Config, bonus_head_norm, delta_keys, log_decay, value_residual
 from tests.models.ops.elementwise.compare import compare, dtypes, heads, rounding, shapes
 from tests.models.rwkv_laws import (
@@ -24,6 +27,7 @@ from tests.models.rwkv_laws import (
     assert_state,
     near,
 )
+from tests.registered_models import shaken, spec_of
 
 BLOCK = {
     "ln1.weight", "ln1.bias", "ln2.weight", "ln2.bias",
@@ -226,3 +230,34 @@ def test_bad_input() -> None:
     x, base = torch.randn(2, 9, 2, 5), torch.rand(2, 5)
     with pytest.raises(UserError, match=r"delta_keys: k_k must be \[2, 5\], got \[10\]"):
         delta_keys(x, x, base, base.flatten(), base)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_a_rate_up_to_two_turns_a_state_around(backend: str) -> None:
+    """With nothing decayed or written, what stands at the removed key changes its sign."""
+    mixer = shaken("rwkv7", rate_limit=2.0, wkv=backend).blocks[0].att
+    mixer.a0.fill_(100.0)  # a rate of 1, times 2
+    mixer.w0.fill_(-100.0)
+    mixer.value.weight.zero_()
+    x = torch.randn(1, 1, 64)
+    state = mixer.init_state(1, None)
+    state["wkv"].normal_()
+    before = state["wkv"].clone()
+    state["shift"] = x[:, 0].clone()
+    _, after, _ = mixer(x, state, None)
+    kappa = torch.nn.functional.normalize((mixer.key(x) * mixer.k_k).view(1, 2, 32, 1), dim=2)
+    torch.testing.assert_close(after["wkv"] @ kappa, -(before @ kappa), rtol=1e-3, atol=1e-4)
+
+
+def test_a_rate_that_others_do_not_know_is_not_written_for_them(tmp_path: Path) -> None:
+    weights = Weights(spec_of("rwkv7", rate_limit=2.0), shaken("rwkv7").state_dict())
+    assert not shaken("rwkv7", rate_limit=2.0).can_step
+    for name, format in (("a.pth", "official"), ("b", "hf"), ("c.gguf", "gguf")):
+        with pytest.raises(
+            UserError, match=f"format={format}: no layout there has model.rate_limi"
+        ):
+            save(weights, tmp_path / name, format)
+        assert not (tmp_path / name).exists()
+    with pytest.raises(UserError, match=r"model.rate_limit=3.0 must be above 0 and at most 2"):
+        shaken("rwkv7", rate_limit=3.0)

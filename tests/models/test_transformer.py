@@ -9,9 +9,10 @@ from torch import Tensor
 
 from core.errors import UserError
 from models.formats.families import llama
-from models.registry import nature
+from models.registry import build, nature
 from models.transformer import Transformer, rms_norm, swiglu
 from tests.models.ops.elementwise.compare import compare, dtypes, rounding, shapes
+from tests.registered_models import shaken, some_tokens, spec_of
 
 OPS = torch.ops.crossover
 
@@ -100,3 +101,38 @@ def test_without_it_nothing_is_there() -> None:
     assert nature("models.transformer.Transformer", {"qk_norm": True}).options == {"qk_norm": True}
     with pytest.raises(UserError, match=r"model\.qk_norm"):
         llama._kind(normed().config)
+
+
+@torch.no_grad()
+def test_each_layer_has_its_own_window() -> None:
+    model = shaken("transformer", n_layer=5, windows="4*2,all")
+    assert [block.att.window for block in model.blocks] == [4, 4, None, 4, 4]
+    _, state = model(some_tokens(1, 100), model.init_state(1))
+    room = [state["blocks"][str(layer)]["k"].shape[2] for layer in range(5)]
+    assert room[:2] == room[3:] == [4, 4] and room[2] >= 100
+    plain = shaken("transformer", n_layer=5)
+    pairs, all_pairs = 4 * 100 - 4 * 3 // 2, 100 * 101 // 2
+    assert plain.flops(1, 100) - model.flops(1, 100) == 4 * (all_pairs - pairs) * 4 * 64
+
+
+def test_windows_are_for_all_layers_or_for_each() -> None:
+    with pytest.raises(UserError, match=r"model.window=4 is for all layers, and model.windows='8'"):
+        shaken("transformer", window=4, windows="8")
+
+
+@torch.no_grad()
+def test_known_recipes_are_values() -> None:
+    model: Any = build(spec_of("transformer", emb_norm=True, emb_std=1e-4, zero_output=True,
+                               orthogonal_head=True))  # fmt: skip
+    assert model.emb.weight.std() < 2e-4 and not model.blocks[1].ffn.down.weight.any()
+    rows = model.head.weight.T @ model.head.weight
+    torch.testing.assert_close(rows, 0.25 * (97 / 64) * torch.eye(64), rtol=1e-4, atol=1e-5)
+    # Blocks that add nothing: the head reads the embedding behind two norms.
+    tokens = some_tokens(1, 9)
+    read = model.ln_out(model.ln_emb(model.emb(tokens)))
+    torch.testing.assert_close(model(tokens)[0], model.head(read))
+    _, state = model(tokens, model.init_state(1))
+    stepped, _ = model(some_tokens(1, 1), state)
+    torch.testing.assert_close(stepped, model(some_tokens(1, 1))[0])
+    with pytest.raises(UserError, match=r"model.emb_std=0.0 must be positive"):
+        shaken("transformer", emb_std=0.0)
