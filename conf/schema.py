@@ -770,7 +770,52 @@ class GenerateConf(WeightsConf):
     top_k: int = key(
         50, "number of likeliest tokens to sample among; 0: all", low=0, high=VOCABULARY
     )
+    top_p: float = key(
+        1.0, "sample among the fewest likeliest tokens that have this probability", low=1e-6, high=1
+    )
     seed: int = key(0, "number that decides the sampled tokens", low=0, high=2**32 - 1)
+
+
+@dataclass
+class ServeConf:
+    """Answer prompts with models, live in a page and through the OpenAI API."""
+
+    run: list[str] = key(
+        MISSING,
+        "models: run names (GROUP/NAME in a sweep), folders, or files of weights",
+        path=True,
+    )
+    host: str = key("127.0.0.1", "address to listen on; the default is this machine's own")
+    port: int = key(8000, "port to listen on; 0: any that is free", low=0, high=65535)
+    key_file: str | None = key(
+        None, "file with the key that requests must carry; default: none", path=True
+    )
+    chat: str = key(
+        "auto",
+        "how conversations are written; auto: as the tokenizer says, or else as RWKV World does",
+        choices=("auto", "rwkv", "chatml", "tokenizer"),
+    )
+    states_dir: str = key("states", "folder of saved states", path=True)
+    most_waiting: int = key(
+        256, "requests at a time, above which one is refused", low=1, high=10**6
+    )
+    most_body_bytes: int = key(8 << 20, "bytes of a request", low=1 << 10, high=1 << 30)
+    weights: str = key(
+        "raw",
+        "weights of the runs to use; ema: their average, of runs with optim.ema",
+        choices=("raw", "ema"),
+    )
+    tokenizer: str | None = key(
+        None, "path of the tokenizer; default: those that lie with the runs", path=True
+    )
+    runs_dir: str = key("runs", "folder of the runs' folders", path=True)
+    accelerator: str = key("auto", "device to run on", choices=("auto", "cpu", "gpu"))
+    dtype: str = key(
+        "auto",
+        "precision of weights and arithmetic; auto: the files'",
+        choices=DTYPES,
+        aliases=SHORT,
+    )
 
 
 @dataclass
@@ -925,6 +970,7 @@ SCRIPTS: dict[str, type] = {
     "report": ReportConf,
     "runs": RunsConf,
     "generate": GenerateConf,
+    "serve": ServeConf,
     "evaluate": EvaluateConf,
     "convert": ConvertConf,
     "prepare": PrepareConf,

@@ -13,7 +13,7 @@ from core.errors import UserError
 from data.text import StreamDecoder, TextTokenizer
 from evaluation.shared_prefixes import Answer, PrefixReader, Question
 from models.contract import Model, clone_state
-from models.decoding.generate import sample
+from models.decoding.sampling import Sampling, choose
 
 MOST_GENERATED = 256
 """Tokens that an answer may have where a task does not say."""
@@ -124,11 +124,15 @@ class HarnessModel(TemplateLM):
     @torch.no_grad()
     def _tokens(self, answer: Answer, most: int, settings: dict[str, Any]) -> Iterator[int]:
         drawn = bool(settings.get("do_sample"))
-        temperature = float(settings.get("temperature") or 1.0) if drawn else 0.0
+        sampling = Sampling(
+            float(settings.get("temperature") or 1.0) if drawn else 0.0,
+            int(settings.get("top_k") or 0),
+            float(settings.get("top_p") or 1.0),
+        )
         generator = torch.Generator(self._device).manual_seed(answer.index)
         state, logits = clone_state(answer.state), answer.logits
         for count in range(most):
-            token = sample(logits[0], temperature, int(settings.get("top_k") or 0), generator)
+            token = choose(logits[0], sampling, generator)
             yield int(token)
             if count + 1 < most:
                 every, state = self.reader.model(token.view(1, 1), state)  # type: ignore[assignment]

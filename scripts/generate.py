@@ -14,6 +14,7 @@ import torch
 from conf.schema import GenerateConf
 from data.text import StreamDecoder
 from models.decoding.generate import generate
+from models.decoding.sampling import Sampling
 from training.checkpoints.open_model import open_model
 
 
@@ -39,6 +40,7 @@ def continuation(conf: GenerateConf) -> Iterator[str]:
     generator = torch.Generator(device).manual_seed(conf.seed)
     decoder = StreamDecoder(tokenizer, after=prompt)
     tokens = torch.tensor(prompt, device=device)
-    for token in generate(model, tokens, conf.tokens, conf.temperature, conf.top_k, generator):
+    sampling = Sampling(conf.temperature, conf.top_k, conf.top_p)
+    for token in generate(model, tokens, conf.tokens, sampling, generator):
         yield decoder.push(token)
     yield decoder.flush()

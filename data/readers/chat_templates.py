@@ -63,12 +63,26 @@ class Template(Protocol):
         """All of a conversation, in order. Raises `BadRecord` for one that it cannot write."""
         ...
 
+    def question(self, turns: Sequence[Turn]) -> Sequence[Span]:
+        """A conversation up to where the assistant's next words begin, for a model to go on."""
+        ...
+
+    @property
+    def ends(self) -> Sequence[str]:
+        """What the assistant's words end in: names of special tokens, or texts."""
+        ...
+
 
 def template_of(conf: DataConf) -> Template:
     """The template that `data.chat` names. Raises `UserError` if the tokenizer has none."""
-    if conf.chat == "rwkv":
+    return named(conf.chat, Path(conf.tokenizer))
+
+
+def named(chat: str, tokenizer: Path) -> Template:
+    """The template `rwkv`, `chatml`, or `tokenizer`: what lies beside it, or `UserError`."""
+    if chat == "rwkv":
         return Rwkv()
-    return ChatML() if conf.chat == "chatml" else Jinja(Path(conf.tokenizer))
+    return ChatML() if chat == "chatml" else Jinja(tokenizer)
 
 
 class Rwkv:
@@ -93,6 +107,13 @@ class Rwkv:
                 spans.append(Span(f"{name}: {text}\n\n", False))
         return spans
 
+    def question(self, turns: Sequence[Turn]) -> list[Span]:
+        return [*self.spans(turns), Span(f"{_RWKV[ANSWERS]}:", False)]
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        return (f"\n\n{_RWKV['user']}:",)
+
 
 class ChatML:
     """`<|im_start|>user`, the text, `<|im_end|>`: a turn each."""
@@ -109,6 +130,14 @@ class ChatML:
                 Span("\n", False),
             ]
         return spans
+
+    def question(self, turns: Sequence[Turn]) -> list[Span]:
+        start = Span("<|im_start|>", False, True)
+        return [*self.spans(turns), start, Span(f"{ANSWERS}\n", False)]
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        return ("<|im_end|>",)
 
 
 class Jinja:
@@ -137,6 +166,13 @@ class Jinja:
                     done = written
         pieces.append((self._added(self._written(turns, False), done), False))
         return [span for text, learned in pieces for span in self._parted(text, learned)]
+
+    def question(self, turns: Sequence[Turn]) -> list[Span]:
+        return [span for span in self._parted(self._written(turns, True), False) if span.text]
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        return tuple(self._words[name] for name in ("eos_token",) if self._words.get(name))
 
     @cached_property
     def _template(self) -> Any:

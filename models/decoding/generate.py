@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from models.contract import Model
+from models.decoding.sampling import Sampling, choose
 
 
 @torch.no_grad()
@@ -16,22 +18,23 @@ def generate(
     model: Model,
     prompt: Tensor,
     count: int,
-    temperature: float,
-    top_k: int,
+    sampling: Sampling,
     generator: torch.Generator | None = None,
 ) -> Iterator[int]:
     """Yield `count` tokens that continue `prompt` `[T]`, T >= 1.
 
     The prompt is never read again: each new token costs one single-token step from the carried
-    state. Temperature 0 takes the likeliest token; `top_k` 0 samples from all.
+    state.
     Raises `UserError` if the model cannot read so many, or its numbers are not finite.
     """
     check_length(model, len(prompt), count)
     state = model.init_state(1, capacity=len(prompt) + count)
     logits, state = model.next_logits(prompt[None], state)
+    counts: Counter[int] = Counter()
     for position in range(count):
-        _check(logits)
-        token = sample(logits[0], temperature, top_k, generator)
+        check_finite(logits)
+        token = choose(logits[0], sampling, generator, counts)
+        counts[int(token)] += 1
         yield int(token)
         if position + 1 < count:
             every, state = model(token.view(1, 1), state)  # type: ignore[assignment]
@@ -51,23 +54,7 @@ def check_length(model: Model, prompt: int, count: int) -> None:
     )
 
 
-def sample(
-    logits: Tensor, temperature: float, top_k: int, generator: torch.Generator | None
-) -> Tensor:
-    """One token from logits `[V]`."""
-    likeliest = logits.argmax()
-    if temperature == 0:
-        return likeliest
-    logits = logits.float() / temperature
-    if logits.isinf().any():  # the temperature is as good as 0
-        return likeliest
-    if 0 < top_k < logits.shape[-1]:
-        smallest_kept = logits.topk(top_k).values[-1]
-        logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)
-
-
-def _check(logits: Tensor) -> None:
+def check_finite(logits: Tensor) -> None:
     """Raise `UserError` if one is not finite: any token drawn from them would be nonsense."""
     if logits.sum(dtype=torch.float32).isfinite() or logits.isfinite().all():
         return

@@ -21,6 +21,7 @@ from conf.schema import (
     PrepareConf,
     ProbeConf,
     ReportConf,
+    ServeConf,
     TortureConf,
     TrainConf,
     WeightsConf,
@@ -143,8 +144,8 @@ def _report(config: ReportConf) -> Iterator[str]:
         yield f"slope_from={config.slope_from} must be below slope_to={config.slope_to}"
 
 
-@check("generate", "evaluate", deep=True)
-def _weights_deep(config: WeightsConf) -> Iterator[str]:
+@check("generate", "evaluate", "serve", deep=True)
+def _weights_deep(config: WeightsConf | ServeConf) -> Iterator[str]:
     yield from device_problems(config.accelerator)
 
 
@@ -153,8 +154,16 @@ def _demo(config: DemoConf) -> Iterator[str]:
     yield from name_problems("group", config.group)
 
 
-@check("generate", "evaluate")
-def _weights(config: WeightsConf) -> Iterator[str]:
+@check("serve")
+def _serve(config: ServeConf) -> Iterator[str]:
+    if not config.run:
+        yield "run=[]: give at least one run"
+    if len(set(config.run)) < len(config.run):
+        yield f"run={config.run}: names one model twice"
+
+
+@check("generate", "evaluate", "serve")
+def _weights(config: WeightsConf | ServeConf) -> Iterator[str]:
     if config.tokenizer is not None and not Path(config.tokenizer).exists():
         yield f"tokenizer={config.tokenizer!r}: no such file or folder"
 

@@ -28,6 +28,7 @@ class Opened:
 
     model: Model
     tokenizer: TextTokenizer
+    tokenizer_path: Path
     source: Source
 
     @property
@@ -70,4 +71,4 @@ def open_model(conf: WeightsConf, texts: Sequence[str] = ()) -> Opened:
     device = torch.device("cuda" if on_gpu else "cpu")
     model = load(source.weights, device, DTYPES.get(conf.dtype), conf.weights)
     tokenizers.check_fits(tokenizer, model.config.vocab_size, str(source.weights))
-    return Opened(model, tokenizer, source)
+    return Opened(model, tokenizer, path, source)

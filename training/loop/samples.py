@@ -19,6 +19,7 @@ from core.parsing import Missing, read_lines
 from data.text import StreamDecoder, TextTokenizer
 from models.contract import Model
 from models.decoding.generate import check_length, generate
+from models.decoding.sampling import Sampling
 
 log = logging.getLogger("crossover")
 
@@ -91,9 +92,8 @@ class Sampler(lightning.Callback):
         prompt = torch.tensor(self._prompt, device=device)
         model.eval()
         try:
-            tokens = generate(
-                model, prompt, self._conf.sample_tokens, TEMPERATURE, TOP_K, generator
-            )
+            sampling = Sampling(TEMPERATURE, TOP_K)
+            tokens = generate(model, prompt, self._conf.sample_tokens, sampling, generator)
             return "".join(map(decoder.push, tokens)) + decoder.flush()
         finally:
             model.train()

@@ -9,7 +9,8 @@ import torch
 import models
 from core.errors import UserError
 from core.files import damage, write_manifest
-from models.decoding.generate import generate, sample
+from models.decoding.generate import generate
+from models.decoding.sampling import Sampling
 from models.registry import ModelSpec, build, model_class
 from tests.registered_models import NAMES, shaken, some_tokens, spec_of
 
@@ -62,23 +63,12 @@ def test_unknown_fields_are_refused() -> None:
 def test_generation_equals_reading_the_whole_text(name: str) -> None:
     model = shaken(name).eval()
     prompt = some_tokens(1, 7)[0]
-    generated = list(generate(model, prompt, 20, temperature=0, top_k=0))
+    generated = list(generate(model, prompt, 20, Sampling(0)))
     text = prompt.tolist()
     for token in generated:
         logits, _ = model(torch.tensor([text]))
         assert token == int(logits[0, -1].argmax())
         text.append(token)
-
-
-def test_sampling_respects_top_k_and_seed() -> None:
-    logits = torch.tensor([0.0, 3.0, 2.0, 2.5])
-    drawn = [
-        int(sample(logits, 1.0, 2, torch.Generator().manual_seed(seed))) for seed in range(200)
-    ]
-    assert set(drawn) == {1, 3}
-    assert int(sample(logits, 0, 0, None)) == 1
-    again = [int(sample(logits, 1.0, 2, torch.Generator().manual_seed(s))) for s in range(200)]
-    assert drawn == again
 
 
 def test_a_runs_folder_is_its_newest_sound_checkpoint(tmp_path: Path) -> None:
@@ -132,13 +122,9 @@ def test_no_token_is_drawn_from_numbers_that_are_not_finite(
 ) -> None:
     for good in (0, 2):
         model: Any = Overflowing(good, dtype, value)
-        tokens = generate(model, torch.tensor([1]), 5, temperature, 0)
+        tokens = generate(model, torch.tensor([1]), 5, Sampling(temperature))
         drawn: list[int] = []
         with pytest.raises(UserError, match=message):
             for token in tokens:
                 drawn.append(token)
         assert len(drawn) == good
-
-
-def test_a_temperature_close_to_0_is_0() -> None:
-    assert int(sample(torch.tensor([0.0, 3.0, 2.0]), 1e-40, 0, None)) == 1

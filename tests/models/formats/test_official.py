@@ -14,6 +14,7 @@ from torch import Tensor
 import models
 from core.errors import UserError
 from models.decoding.generate import generate
+from models.decoding.sampling import Sampling
 from models.formats.load import read
 from models.formats.save import save
 from models.formats.tensor_files import write_safetensors
@@ -153,7 +154,7 @@ def test_what_was_trained_here_continues_a_text_there(
     answers: dict[str, tuple[Path, Answer]], version: str
 ) -> None:
     path, answer = answers[f"{version} trained"]
-    ours = generate(models.load(path), torch.tensor(TOKENS[:5]), 24, temperature=0, top_k=0)
+    ours = generate(models.load(path), torch.tensor(TOKENS[:5]), 24, Sampling(0))
     assert list(ours) == answer.greedy
     assert len(set(answer.greedy)) > 3, "the same token again and again shows little"
 

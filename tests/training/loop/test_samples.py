@@ -12,6 +12,7 @@ import torch
 from core.errors import UserError
 from models import load
 from models.decoding.generate import check_length, generate
+from models.decoding.sampling import Sampling
 from models.registry import build
 from tests.registered_models import spec_of
 from tests.training.runs import run, run_conf, write_corpus
@@ -62,7 +63,7 @@ def test_samples_change_no_bits_and_resume(tmp_path: Path, corpus: Path) -> None
     # What was written is what the weights of that step write.
     model = load(path_of(folder, 4), torch.device("cpu"))
     generator = torch.Generator().manual_seed(4)
-    tokens = generate(model, torch.tensor([*b"alpha "]), 12, 0.8, 50, generator)
+    tokens = generate(model, torch.tensor([*b"alpha "]), 12, Sampling(0.8, 50), generator)
     assert bytes(token for token in tokens if token < 256).decode(errors="replace") == written[1][1]
 
     # As if killed between steps 7 and 8.

@@ -1,0 +1,59 @@
+"""Answer prompts over HTTP, live in a page and through the OpenAI API: `serve.py run=[A,B]`."""
+
+from __future__ import annotations
+
+from scripts.cli.launch import launch
+
+if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
+    launch("serve", "scripts.serve:main")
+
+import asyncio
+import socket
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from conf.schema import ServeConf, WeightsConf
+from core.errors import UserError
+from serving.app import Limits, read_key
+from serving.open_server import http_server, listening, opened, threads_for
+from serving.worker import Loaded
+from training.checkpoints.open_model import open_model
+
+
+def main(conf: ServeConf) -> None:
+    """Open the models, say where they are, and answer until Ctrl-C."""
+    key = read_key(Path(conf.key_file) if conf.key_file else None)
+    place = listening(conf.host, conf.port)
+    with place:
+        asyncio.run(_serve(conf, place, key))
+
+
+async def _serve(conf: ServeConf, place: socket.socket, key: str | None) -> None:
+    names = [Path(run).name.removesuffix(".safetensors").removesuffix(".pth") for run in conf.run]
+    if len({*names}) < len(names):
+        names = [str(run) for run in conf.run]
+    if len({*names}) < len(names):
+        raise UserError(f"run={conf.run}: names one model twice")
+    weights = {
+        name: WeightsConf(
+            run, conf.weights, conf.tokenizer, conf.runs_dir, conf.accelerator, conf.dtype
+        )
+        for name, run in zip(names, conf.run, strict=True)
+    }
+    openers = {name: partial(_open, one) for name, one in weights.items()}
+    models = await opened(openers, threads_for(len(names)), conf.chat, Path(conf.states_dir))
+    host, port = place.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    for name, model in models.items():
+        about = model.described()
+        print(f"{name}: {about['title']}, {about['parameters']:,} parameters")
+    print(f"open {address}/ in a browser; the OpenAI API is at {address}/v1", flush=True)
+    limits = replace(Limits(), waiting=conf.most_waiting, body_bytes=conf.most_body_bytes)
+    await http_server(models, limits, key).serve(sockets=[place])
+
+
+def _open(conf: WeightsConf) -> Loaded:
+    """Runs in a worker."""
+    found = open_model(conf)
+    return Loaded(found.model, found.tokenizer_path)

@@ -1,0 +1,298 @@
+"""Answering many requests with one model: continuous batching.
+
+Each round reads one chunk of one prompt and advances every answer by one token. A sequence joins
+when its prompt has been read and leaves when its answer ends; the others do not wait for it.
+
+An answer does not depend on its company. Prompts are read in chunks that begin at fixed places, a
+row of a batch is computed as it would be alone, and the random numbers of a token depend on the
+request's seed and the token's place only (`models.decoding.sampling.generator_at`). So an answer
+that is begun on one worker is finished by another with the same tokens: those given are read one at
+a time, as they were when they were drawn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import UserError
+from core.out_of_memory import is_out_of_memory
+from models.contract import State, combine_states, map_state, named_tensors
+from models.decoding.generate import check_finite, check_length
+from models.decoding.program import MOST_ROWS
+from models.decoding.sampling import choose, generator_at
+from serving.prefix_cache import PrefixCache
+from serving.requests import Drawn, Event, Failed, Finished, Read, Request
+from serving.state_files import digest_of, read_state, write_state
+
+CHUNK = 256  # tokens of a prompt that are read at a time
+REPLAYED = 16  # tokens of an answer begun elsewhere that are read at a time
+CACHE = 256 << 20  # bytes of states of prompts
+
+
+class Sequence:
+    """A request on its way."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.read = 0  # tokens of the prompt
+        self.cached = 0
+        self.before = 0  # tokens of the state that it begins from
+        self.state: State | None = None  # None while it is in a batch
+        self.logits: Tensor | None = None  # [V], of the next token
+        self.answer: list[int] = []
+        self.counts: Counter[int] = Counter()
+        self.reading = 0.0  # seconds
+        self.since = 0.0  # the instant of the token before
+        self.ended = ""  # the reason
+
+    @property
+    def position(self) -> int:
+        """Tokens that its state has seen or is about to see."""
+        return self.before + len(self.request.prompt) + len(self.answer)
+
+
+class Batch:
+    """Sequences that advance together, and their states joined along the first dimension."""
+
+    def __init__(self, model: Any, most: int) -> None:
+        self._model, self._most = model, most
+        self.members: list[Sequence] = []
+        self._state: State = {}
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.members) < self._most
+
+    def join(self, sequence: Sequence) -> None:
+        """Take a sequence and its state in."""
+        assert sequence.state is not None
+        self._state = (
+            combine_states([self._state, sequence.state], torch.cat)
+            if self.members
+            else sequence.state
+        )
+        self.members.append(sequence)
+        sequence.state = None
+
+    def leave(self, sequence: Sequence, keep: bool = False) -> None:
+        """Let a sequence go; with `keep` it takes its state along."""
+        place = self.members.index(sequence)
+        if keep:
+            alone = len(self.members) == 1
+            sequence.state = (
+                self._state
+                if alone
+                else map_state(self._state, lambda leaf: leaf[place : place + 1].clone())
+            )
+        self.members.remove(sequence)
+        if self.members:
+            stays = [row for row in range(len(self.members) + 1) if row != place]
+            self._state = map_state(self._state, lambda leaf: leaf[stays])
+        else:
+            self._state = {}
+
+    def advance(self) -> None:
+        """Every member reads the last token of its answer."""
+        device = next(self._model.parameters()).device
+        last = torch.tensor([[member.answer[-1]] for member in self.members], device=device)
+        logits, self._state = self._model(last, self._state)
+        for member, row in zip(self.members, logits[:, -1], strict=True):
+            member.logits = row
+
+    def state_bytes(self) -> int:
+        """Of one of its sequences."""
+        size = sum(leaf.numel() * leaf.element_size() for _, leaf in named_tensors(self._state))
+        return size // max(len(self.members), 1)
+
+
+class Engine:
+    """A model and the requests that it is answering. Not for several threads."""
+
+    def __init__(
+        self, model: Any, chunk: int = CHUNK, cache: int = CACHE, most_rows: int = MOST_ROWS
+    ) -> None:
+        """`chunk` in tokens, `cache` in bytes; `most_rows` sequences share one pass at most."""
+        self._model, self._chunk = model, chunk
+        # Attention's caches have a length each, and one pass needs one length.
+        self._most_rows = most_rows if model.recurrent else 1
+        self._reading: deque[Sequence] = deque()
+        self._batches: list[Batch] = []
+        self._cache = PrefixCache(cache, chunk)
+        self._device = next(model.parameters()).device
+        self.digest = digest_of(model)
+
+    @property
+    def sequences(self) -> int:
+        """Requests that are not answered yet."""
+        return len(self._reading) + sum(len(batch.members) for batch in self._batches)
+
+    def add(self, request: Request) -> list[Event]:
+        """Begin to answer a request. Returns `Failed` at once where that cannot be done."""
+        sequence = Sequence(request)
+        try:
+            self._begin(sequence)
+        except UserError as error:
+            return [Failed(request.id, str(error))]
+        self._reading.append(sequence)
+        return []
+
+    def cancel(self, number: int) -> None:
+        """Forget a request; nothing if it has been answered."""
+        for sequence in [one for one in self._reading if one.request.id == number]:
+            self._reading.remove(sequence)
+        for batch in self._batches:
+            for sequence in [one for one in batch.members if one.request.id == number]:
+                batch.leave(sequence)
+        self._batches = [batch for batch in self._batches if batch.members]
+
+    @torch.no_grad()
+    def step(self) -> list[Event]:
+        """One round; see above."""
+        events: list[Event] = []
+        if self._reading:
+            sequence = self._reading.popleft()
+            self._try([sequence], partial(self._read, sequence), events)
+        for batch in [*self._batches]:
+            for sequence in [*batch.members]:
+                self._try([sequence], partial(self._draw, batch, sequence), events)
+            if batch.members:
+                self._try(batch.members, batch.advance, events)
+        self._batches = [batch for batch in self._batches if batch.members]
+        return events
+
+    def _try(
+        self,
+        sequences: list[Sequence],
+        work: Callable[[], list[Event] | None],
+        events: list[Event],
+    ) -> None:
+        """Do something for sequences, which fail together if it does."""
+        try:
+            events += work() or []
+        except (UserError, RuntimeError, OSError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                raise
+            full = is_out_of_memory(error)
+            text = "the memory of this device is used up" if full else str(error)
+            status = 503 if full else 400 if isinstance(error, UserError) else 500
+            for sequence in [*sequences]:
+                self.cancel(sequence.request.id)
+                events.append(Failed(sequence.request.id, text, status))
+
+    # ---- reading ------------------------------------------------------------------------------
+
+    def _begin(self, sequence: Sequence) -> None:
+        """Its first state: empty, from a file, or of a prompt with the same beginning."""
+        request = sequence.request
+        if request.begin is not None:
+            empty = self._model.init_state(1)
+            state, logits, tokens = read_state(request.begin, empty, self.digest)
+            sequence.state = map_state(state, lambda leaf: leaf.to(self._device))
+            sequence.state |= {k: state[k] for k in ("length",) if k in state}  # stays on the CPU
+            sequence.logits, sequence.before = logits.to(self._device), tokens
+        elif not request.prompt:
+            raise UserError("the prompt has no token: give a text, or a state to continue")
+        check_length(self._model, sequence.before + len(request.prompt), max(request.most, 1))
+        if request.begin is None:
+            if (known := self._cache.find(request.prompt)) is not None:
+                sequence.read, sequence.state, sequence.logits = known
+                sequence.cached = sequence.read
+            else:
+                capacity = len(request.prompt) + request.most
+                sequence.state = self._model.init_state(1, capacity=capacity)
+
+    def _read(self, sequence: Sequence) -> list[Event]:
+        """One chunk of its prompt, or of what was answered already; then it joins a batch."""
+        request, start = sequence.request, time.perf_counter()
+        part = request.prompt[sequence.read : sequence.read + self._chunk]
+        if part:
+            tokens = torch.tensor([part], device=self._device)
+            logits, sequence.state = self._model.next_logits(tokens, sequence.state)
+            sequence.logits, sequence.read = logits[0], sequence.read + len(part)
+            assert sequence.state is not None
+            if request.begin is None:
+                self._cache.keep(request.prompt, sequence.read, sequence.state, logits[0])
+        else:
+            for token in request.answered[len(sequence.answer) :][:REPLAYED]:
+                sequence.answer.append(token)
+                sequence.counts[token] += 1
+                self._advance_alone(sequence)
+        now = time.perf_counter()
+        sequence.reading += now - start
+        sequence.since = now
+        if sequence.read < len(request.prompt) or len(sequence.answer) < len(request.answered):
+            self._reading.append(sequence)
+        else:
+            self._join(sequence)
+        of = len(request.prompt)
+        return [Read(request.id, sequence.read, of, sequence.cached, sequence.reading)]
+
+    def _join(self, sequence: Sequence) -> None:
+        batch = next((one for one in self._batches if one.has_room), None)
+        if batch is None:
+            batch = Batch(self._model, self._most_rows)
+            self._batches.append(batch)
+        batch.join(sequence)
+
+    def _advance_alone(self, sequence: Sequence) -> None:
+        last = torch.tensor([sequence.answer[-1:]], device=self._device)
+        logits, sequence.state = self._model(last, sequence.state)
+        sequence.logits = logits[0, -1]
+
+    # ---- answering ----------------------------------------------------------------------------
+
+    def _draw(self, batch: Batch, sequence: Sequence) -> list[Event]:
+        """The next token of an answer; the sequence leaves where it ends."""
+        request, logits = sequence.request, sequence.logits
+        assert logits is not None
+        if len(sequence.answer) >= request.most:
+            return self._finish(batch, sequence, "length")
+        check_finite(logits)
+        generator = generator_at(request.sampling.seed, len(sequence.answer))
+        token = int(choose(logits.cpu(), request.sampling, generator, sequence.counts))
+        if token in request.ends:
+            return self._finish(batch, sequence, "stop")
+        now = time.perf_counter()
+        drawn = Drawn(
+            request.id, token, sequence.position, now - sequence.since, batch.state_bytes(),
+            *_probabilities(logits, token, request.logprobs),
+        )  # fmt: skip
+        sequence.since = now
+        sequence.answer.append(token)
+        sequence.counts[token] += 1
+        if len(sequence.answer) < request.most:
+            return [drawn]
+        return [drawn, *self._finish(batch, sequence, "length")]
+
+    def _finish(self, batch: Batch, sequence: Sequence, reason: str) -> list[Event]:
+        request, saved = sequence.request, 0
+        batch.leave(sequence, keep=request.save is not None)
+        if request.save is not None:
+            if sequence.answer and reason == "length":
+                self._advance_alone(sequence)  # the last token has not been read
+            assert sequence.state is not None and sequence.logits is not None
+            saved = write_state(
+                request.save, sequence.state, self._model.init_state(1), sequence.logits,
+                sequence.position, self.digest,
+            )  # fmt: skip
+        read = sequence.before + len(request.prompt)
+        return [Finished(request.id, reason, read, saved)]
+
+
+def _probabilities(
+    logits: Tensor, token: int, likeliest: int
+) -> tuple[float | None, tuple[tuple[int, float], ...]]:
+    """The log probability of a token, and those of the likeliest; of logits `[V]`."""
+    if not likeliest:
+        return None, ()
+    logs = logits.float().log_softmax(-1)
+    top = logs.topk(min(likeliest, logs.shape[-1]))
+    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return float(logs[token]), tuple(pairs)

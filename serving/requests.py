@@ -1,0 +1,100 @@
+"""What is asked of a model, and what it answers: the messages between a server and its workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from models.decoding.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Request:
+    """Continue a prompt by at most `most` tokens."""
+
+    id: int
+    prompt: tuple[int, ...]
+    """At least one token, unless it continues a state."""
+    most: int
+    sampling: Sampling = field(default_factory=Sampling)
+    ends: frozenset[int] = frozenset()
+    """Tokens that end the answer; they are no part of it."""
+    logprobs: int = 0
+    """Alternatives to report at each place, beside the token itself; 0: no probabilities."""
+    answered: tuple[int, ...] = ()
+    """The beginning of the answer, where another worker gave it: it is read, not drawn again."""
+    begin: Path | None = None
+    """File of a state from which the prompt is read."""
+    save: Path | None = None
+    """File to which the state after the answer goes."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """How much of the prompt has been read."""
+
+    id: int
+    tokens: int
+    of: int
+    cached: int
+    """Tokens of it that were not read again."""
+    seconds: float
+    """Spent on reading, by this request alone."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One more token of the answer."""
+
+    id: int
+    token: int
+    position: int
+    """Tokens before it, the prompt's and the state's included."""
+    seconds: float
+    """Since the token before, or since the prompt had been read."""
+    state_bytes: int
+    logprob: float | None = None
+    """Its log probability under the model, in nats."""
+    likeliest: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens there, with their log probabilities."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The answer is whole."""
+
+    id: int
+    reason: str
+    """`stop`: a token of `ends` was drawn; `length`: it is as long as asked."""
+    read: int
+    """Tokens that it began from, the prompt's and the state's."""
+    saved_bytes: int = 0
+    """Size of the file of its state."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """There is no answer, or no more of it."""
+
+    id: int
+    message: str
+    status: int = 400
+    """Of HTTP: 4xx if the request is to blame, 5xx if the server is."""
+
+
+Event = Read | Drawn | Finished | Failed
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a server has to know about the model of a worker."""
+
+    title: str
+    parameters: int
+    recurrent: bool
+    most_tokens: int | None
+    """Longest context it can read; None: any."""
+    tokenizer: Path
+    backends: dict[str, str]
+    digest: str
+    """Of its weights; states belong to it."""

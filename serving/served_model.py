@@ -1,0 +1,130 @@
+"""A model under its name: its worker, its tokenizer, how conversations are written for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from data import foreign
+from data.readers.chat_templates import Span, Template, Turn, named
+from data.readers.shapes import BadRecord
+from models.decoding.sampling import Sampling
+from serving.answers import Answering, Refusal, encoded
+from serving.openai_schema import Chat, Completion
+from serving.requests import Request
+from serving.supervisor import Supervisor
+
+MOST_ANSWER = 4096
+"""Tokens of an answer to a conversation that does not say how long it may be."""
+
+
+class ServedModel:
+    """What the routes need of one model."""
+
+    def __init__(self, supervisor: Supervisor, chat: str, states: Path) -> None:
+        """`supervisor` has started; `states` is the folder of the files of its states.
+
+        Raises `UserError` if there is no such chat template.
+        """
+        assert supervisor.info is not None
+        self.supervisor, self._info = supervisor, supervisor.info
+        self._tokenizer = foreign.load(self._info.tokenizer, ())
+        self._states = states / supervisor.name
+        self._chat, self._template = self._find_template(chat)
+
+    def described(self) -> dict[str, Any]:
+        """What `/v1/models` says of it."""
+        return {
+            "title": self._info.title,
+            "parameters": self._info.parameters,
+            "recurrent": self._info.recurrent,
+            "most_tokens": self._info.most_tokens,
+            "backends": self._info.backends,
+            "chat": self._chat,
+        }
+
+    async def answering(self, asked: Completion | Chat) -> Answering:
+        """A request of the API as one for the worker. Raises `Refusal`."""
+        stops, ends = asked.stops(), set()
+        if self._tokenizer.end_of_text is not None:
+            ends.add(self._tokenizer.end_of_text)
+        if isinstance(asked, Completion):
+            prompt = await self._read_prompt(asked)
+            most, logprobs = asked.max_tokens, asked.logprobs
+        else:
+            prompt = await self._read_messages(asked)
+            most = asked.max_completion_tokens or asked.max_tokens or self._room(len(prompt))
+            logprobs = max(asked.top_logprobs, 1) if asked.logprobs else 0
+            for end in self._template.ends:
+                if end in self._tokenizer.special_tokens:
+                    ends.add(self._tokenizer.special_tokens[end])
+                else:
+                    stops.append(end)
+        sampling = Sampling(
+            asked.temperature, asked.top_k, asked.top_p, asked.presence_penalty,
+            asked.frequency_penalty, asked.seed,
+        )  # fmt: skip
+        request = Request(
+            0, tuple(prompt), most, sampling, frozenset(ends), logprobs,
+            begin=self._state_path(getattr(asked, "state", None)),
+            save=self._state_path(getattr(asked, "save_state", None)),
+        )  # fmt: skip
+        name = self.supervisor.name
+        return Answering(asked, name, self.supervisor, self._tokenizer, request, stops)
+
+    async def _read_prompt(self, asked: Completion) -> list[int]:
+        if isinstance(asked.prompt, list):
+            tokens = [int(token) for token in asked.prompt]
+            if any(not 0 <= token < self._tokenizer.vocab_size for token in tokens):
+                raise Refusal(400, f"prompt: token ids end at {self._tokenizer.vocab_size - 1:,}")
+        else:
+            tokens = await encoded(self._tokenizer, [asked.prompt])
+        if not tokens and asked.state is None:
+            return [self._tokenizer.end_of_text or 0]  # an empty text: whatever begins one
+        return tokens
+
+    async def _read_messages(self, asked: Chat) -> list[int]:
+        try:
+            turns = [
+                Turn("system" if message.role == "developer" else message.role, message.text())
+                for message in asked.messages
+            ]
+            spans = self._template.question(turns)
+        except (BadRecord, UserError, ValueError) as error:
+            raise Refusal(400, str(error), "messages") from None
+        tokens: list[int] = []
+        for special, parts in groupby(_joined(spans), key=lambda span: span.special):
+            for part in parts:
+                known = self._tokenizer.special_tokens.get(part.text) if special else None
+                tokens += (
+                    [known] if known is not None else await encoded(self._tokenizer, [part.text])
+                )
+        return tokens
+
+    def _room(self, prompt: int) -> int:
+        most = self._info.most_tokens
+        return MOST_ANSWER if most is None else max(1, min(MOST_ANSWER, most - prompt + 1))
+
+    def _state_path(self, name: str | None) -> Path | None:
+        return None if name is None else self._states / f"{name}.safetensors"
+
+    def _find_template(self, chat: str) -> tuple[str, Template]:
+        if chat != "auto":
+            return chat, named(chat, self._info.tokenizer)
+        try:
+            return "tokenizer", named("tokenizer", self._info.tokenizer)
+        except UserError:
+            chat = "chatml" if "<|im_start|>" in self._tokenizer.special_tokens else "rwkv"
+            return chat, named(chat, self._info.tokenizer)
+
+
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    """Neighbours of one kind as one: a text is tokenised as a whole."""
+    found = []
+    for key, group in groupby(spans, key=lambda span: (span.learned, span.special)):
+        texts = [span.text for span in group]
+        found += [Span(text, *key) for text in (texts if key[1] else ["".join(texts)])]
+    return found

@@ -1,0 +1,93 @@
+"""A process that holds one model and answers what comes through a pipe.
+
+A worker may die at any time: the server (`serving.supervisor`) knows every request and every token
+it was sent, and gives both to the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import torch
+
+from core.errors import UserError
+from core.processes import die_with_parent
+from serving.engine import Engine
+from serving.requests import Event, ModelInfo, Request
+
+logger = logging.getLogger(__name__)
+
+
+class Cancel(NamedTuple):
+    """Forget a request."""
+
+    id: int
+
+
+class Refused(NamedTuple):
+    """The model cannot be opened."""
+
+    message: str
+
+
+class Loaded(NamedTuple):
+    """What a worker answers with: a model, and the file of its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    """Path of its file."""
+
+
+Opener = Callable[[], Loaded]
+Message = Request | Cancel
+Answer = ModelInfo | Refused | list[Event]
+
+
+def work(pipe: Connection, opener: Opener, threads: int) -> None:
+    """Open the model, say what it is, and answer until the pipe is closed."""
+    die_with_parent()
+    torch.set_num_threads(threads)
+    try:
+        loaded = opener()
+        loaded.model.eval()
+        engine = Engine(loaded.model)
+        pipe.send(_info(loaded, engine))
+        _answer(pipe, engine)
+    except UserError as error:
+        pipe.send(Refused(str(error)))
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        pass
+    except Exception:
+        logger.error("a worker ends:\n%s", traceback.format_exc())
+        raise SystemExit(1) from None
+
+
+def _answer(pipe: Connection, engine: Engine) -> None:
+    while True:
+        events: list[Event] = []
+        while pipe.poll(0 if engine.sequences or events else None):
+            message: Message = pipe.recv()
+            if isinstance(message, Cancel):
+                engine.cancel(message.id)
+            else:
+                events += engine.add(message)
+        events += engine.step()
+        if events:
+            pipe.send(events)
+
+
+def _info(loaded: Loaded, engine: Engine) -> ModelInfo:
+    model = loaded.model
+    return ModelInfo(
+        title=model.title,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        recurrent=model.recurrent,
+        most_tokens=getattr(model.config, model.length_field) if model.length_field else None,
+        tokenizer=loaded.tokenizer,
+        backends=model.backends(),
+        digest=engine.digest,
+    )

@@ -1,0 +1,233 @@
+"""Answers of the engine: those of the model alone, whatever else it is answering."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.decoding.sampling import Sampling
+from serving.engine import Engine
+from serving.requests import Drawn, Failed, Finished, Read, Request
+from tests.registered_models import shaken, spec_of
+
+GREEDY = Sampling(temperature=0)
+NAMES = ["rwkv4", "rwkv7", "lstm", "transformer", "gpt"]
+
+
+def run(engine: Engine, *requests: Request) -> dict[int, list[int]]:
+    """The tokens of every request, each of which must end well."""
+    answers, ended = defaultdict(list), set()
+    events = [event for request in requests for event in engine.add(request)]
+    while engine.sequences:
+        events += engine.step()
+    for event in events:
+        assert not isinstance(event, Failed), event
+        if isinstance(event, Drawn):
+            answers[event.id].append(event.token)
+        elif isinstance(event, Finished):
+            ended.add(event.id)
+    assert ended == {request.id for request in requests}
+    return answers
+
+
+def asked(number: int, length: int = 5, most: int = 12, **other: Any) -> Request:
+    tokens = torch.randint(0, 97, (length,), generator=torch.Generator().manual_seed(number))
+    return Request(number, tuple(tokens.tolist()), most, **{"sampling": GREEDY, **other})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_is_that_of_the_model_alone(name: str) -> None:
+    model = shaken(name).eval()
+    engine = Engine(model, chunk=8)
+    requests = [asked(number, length=3 + 5 * number) for number in range(5)]
+    answers = run(engine, *requests)
+    for request in requests:
+        text = list(request.prompt)
+        with torch.no_grad():
+            for token in answers[request.id]:
+                logits, _ = model(torch.tensor([text]))
+                # The likeliest, up to the rounding of another order of sums.
+                assert logits[0, -1, token] >= logits[0, -1].max() - 1e-4
+                text.append(token)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_company_changes_no_token(name: str) -> None:
+    model = shaken(name).eval()
+    kinds = {
+        0: GREEDY,
+        1: Sampling(seed=3),
+        2: Sampling(1.5, top_k=20, seed=4),
+        3: Sampling(0.9, top_p=0.8, presence_penalty=0.5, frequency_penalty=0.1, seed=5),
+    }
+    requests = [
+        asked(n, length=1 + n, most=3 + n, sampling=kinds[n % 4], logprobs=n % 3) for n in range(23)
+    ]
+    together = run(Engine(model, chunk=8), *requests)
+    for request in requests:
+        assert run(Engine(model, chunk=8), request)[request.id] == together[request.id]
+        assert len(together[request.id]) == request.most
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(seed=7, frequency_penalty=0.3)])
+def test_another_worker_finishes_an_answer_with_the_same_tokens(
+    name: str, sampling: Sampling
+) -> None:
+    model = shaken(name).eval()
+    request = asked(1, length=21, most=40, sampling=sampling)
+    whole = run(Engine(model, chunk=8), request)[1]
+    for done in (1, 16, 39, 40):
+        rest = run(Engine(model, chunk=8), replace(request, answered=tuple(whole[:done])))[1]
+        assert whole[:done] + rest == whole
+
+
+def test_a_prompt_with_a_known_beginning_is_not_read_again() -> None:
+    model = shaken("rwkv7").eval()
+    engine = Engine(model, chunk=8)
+    first = asked(1, length=20)
+    alone = run(Engine(model, chunk=8), replace(first, prompt=(*first.prompt[:17], 1, 2, 3)))[1]
+    run(engine, first)
+    engine.add(replace(first, id=2, prompt=(*first.prompt[:17], 1, 2, 3)))
+    reads, tokens = [], []
+    while engine.sequences:
+        for event in engine.step():
+            reads += [event] if isinstance(event, Read) else []
+            tokens += [event.token] if isinstance(event, Drawn) else []
+    assert [(read.tokens, read.cached) for read in reads] == [(20, 16)]
+    assert tokens == alone
+
+
+def test_the_cache_keeps_within_its_room() -> None:
+    engine = Engine(shaken("transformer").eval(), chunk=8, cache=100_000)
+    run(engine, *(asked(number, length=30) for number in range(9)))
+    assert 0 < engine._cache.bytes <= 100_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_state_goes_on_as_the_whole_text_does(name: str, tmp_path: Path) -> None:
+    model = shaken(name).eval()
+    request = asked(1, length=11, most=9)
+    whole = run(Engine(model), request)[1]
+    part = replace(request, most=4, save=tmp_path / "a.safetensors")
+    assert run(Engine(model), part)[1] == whole[:4]
+    rest = Request(2, (), 5, GREEDY, begin=tmp_path / "a.safetensors")
+    assert run(Engine(model), rest)[2] == whole[4:]
+    # And with more text after it, as often as one likes.
+    more = replace(rest, prompt=(5, 6, 7))
+    read = Request(3, (*request.prompt, *whole[:4], 5, 6, 7), 5, GREEDY)
+    assert run(Engine(model), more)[2] == run(Engine(model), read)[3] == run(Engine(model), more)[2]
+
+
+def test_reading_without_an_answer_saves_a_state_of_constant_size(tmp_path: Path) -> None:
+    engine, sizes = Engine(shaken("rwkv7").eval()), []
+    for length in (5, 500):
+        path = tmp_path / f"{length}.safetensors"
+        run(engine, asked(length, length=length, most=0, save=path))
+        sizes.append(path.stat().st_size)
+    assert abs(sizes[0] - sizes[1]) < 32  # the number of tokens has another number of digits
+
+
+def test_an_end_is_not_part_of_the_answer() -> None:
+    model = shaken("rwkv4").eval()
+    whole = run(Engine(model), asked(1))[1]
+    engine = Engine(model)
+    engine.add(asked(1, ends=frozenset({whole[3]})))
+    events = []
+    while engine.sequences:
+        events += engine.step()
+    first = whole.index(whole[3])
+    assert [event.token for event in events if isinstance(event, Drawn)] == whole[:first]
+    assert events[-1] == Finished(1, "stop", read=5)
+
+
+def test_what_cannot_be_answered_is_said(tmp_path: Path) -> None:
+    model = shaken("gpt").eval()
+    engine = Engine(model)
+    (failed,) = engine.add(Request(1, (), 5))
+    assert isinstance(failed, Failed) and "the prompt has no token" in failed.message
+    (failed,) = engine.add(asked(2, length=90, most=10_000))
+    assert isinstance(failed, Failed) and "reads at most" in failed.message
+    (failed,) = engine.add(Request(3, (), 5, begin=tmp_path / "none.safetensors"))
+    assert isinstance(failed, Failed) and failed.message == "no state is saved as 'none'"
+    other = Engine(shaken("rwkv4").eval())
+    run(other, asked(4, save=tmp_path / "other.safetensors"))
+    (failed,) = engine.add(Request(5, (), 5, begin=tmp_path / "other.safetensors"))
+    assert isinstance(failed, Failed)
+    assert failed.message == "the state 'other' belongs to other weights"
+    (tmp_path / "broken.safetensors").write_bytes(b"\x08" + bytes(30))
+    (failed,) = engine.add(Request(6, (), 5, begin=tmp_path / "broken.safetensors"))
+    assert isinstance(failed, Failed) and "not a file of a state" in failed.message
+    assert engine.sequences == 0
+
+
+def test_numbers_that_are_not_finite_end_one_request_and_not_the_others() -> None:
+    model = shaken("rwkv4").eval()
+    bad = 13
+    with torch.no_grad():
+        model.emb.weight[bad] = float("nan")
+    engine = Engine(model)
+    good = Request(1, (1, 2, 3), 6, GREEDY, ends=frozenset())
+    engine.add(good)
+    engine.add(Request(2, (1, bad), 6, GREEDY))
+    events = []
+    while engine.sequences:
+        events += engine.step()
+    failed = [event for event in events if isinstance(event, Failed)]
+    assert [event.id for event in failed] == [2] and "not finite" in failed[0].message
+    assert sum(isinstance(event, Drawn) and event.id == 1 for event in events) == 6
+
+
+def test_a_cancelled_request_leaves_the_others_alone() -> None:
+    model = shaken("rwkv7").eval()
+    engine = Engine(model)
+    expected = run(Engine(model), asked(2, most=20))[2]
+    for number in (1, 2, 3):
+        engine.add(asked(number, most=20))
+    tokens = []
+    for turn in range(60):
+        if turn == 6:
+            engine.cancel(1)
+            engine.cancel(3)
+        tokens += [e.token for e in engine.step() if isinstance(e, Drawn) and e.id == 2]
+    assert tokens == expected and engine.sequences == 0
+
+
+def test_likelihoods_are_the_models() -> None:
+    model = shaken("rwkv4").eval()
+    engine = Engine(model)
+    engine.add(asked(1, most=1, logprobs=4))
+    events = []
+    while engine.sequences:
+        events += engine.step()
+    (drawn,) = (event for event in events if isinstance(event, Drawn))
+    logits, _ = model(torch.tensor([asked(1).prompt]))
+    logs = logits[0, -1].detach().log_softmax(-1)
+    assert drawn.logprob == pytest.approx(float(logs.max()), abs=1e-4)
+    assert [token for token, _ in drawn.likeliest] == logs.topk(4).indices.tolist()
+    assert drawn.position == 5 and drawn.state_bytes == sum(
+        leaf.numel() * leaf.element_size() for leaf in _leaves(model.init_state(1))
+    )
+
+
+def _leaves(state: dict[str, Any]) -> list[torch.Tensor]:
+    return [
+        leaf
+        for value in state.values()
+        for leaf in (_leaves(value) if isinstance(value, dict) else [value])
+    ]
+
+
+def test_the_digest_tells_weights_apart() -> None:
+    model = shaken("rwkv4").eval()
+    before = Engine(model).digest
+    assert Engine(shaken("rwkv4").eval()).digest == before
+    with torch.no_grad():
+        model.head.weight[-1, -1] += 1e-3
+    assert Engine(model).digest != before
+    assert spec_of("rwkv4").name == "rwkv4"

@@ -1,0 +1,143 @@
+"""Requests outlive the processes that answer them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import UserError
+from models.decoding.sampling import Sampling
+from serving.requests import Drawn, Event, Failed, Finished, Request
+from serving.supervisor import Supervisor
+from serving.worker import Loaded
+from tests.serving.opened import opened
+
+REQUESTS = [
+    Request(0, tuple(range(10 + n)), 30 + n, Sampling(temperature=n % 3 / 2, seed=n))
+    for n in range(6)
+]
+
+
+def using(
+    opener: Callable[[], Loaded], test: Callable[[Supervisor], Awaitable[Any]], **options: Any
+) -> Any:
+    async def body() -> Any:
+        supervisor = Supervisor("tiny", opener, threads=1, **options)
+        try:
+            await supervisor.start()
+            return await test(supervisor)
+        finally:
+            await supervisor.close()
+
+    return asyncio.run(asyncio.wait_for(body(), 300))
+
+
+async def answer(supervisor: Supervisor, request: Request) -> list[int]:
+    tokens = []
+    async for event in supervisor.ask(request):
+        assert not isinstance(event, Failed), event
+        tokens += [event.token] if isinstance(event, Drawn) else []
+    return tokens
+
+
+def test_killed_workers_lose_no_request_and_change_no_token(tmp_path: Path) -> None:
+    async def alone(supervisor: Supervisor) -> list[list[int]]:
+        return [await answer(supervisor, request) for request in REQUESTS]
+
+    async def killed(supervisor: Supervisor) -> tuple[list[list[int]], int]:
+        async def kill() -> None:
+            for _ in range(3):
+                while not supervisor.is_ready or not supervisor.waiting:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.02)
+                os.kill(supervisor.pid, signal.SIGKILL)
+                await asyncio.sleep(0.1)
+
+        longer = [Request(0, (1, 2), 3000)]  # so that something is left to kill
+        answers, _ = await asyncio.gather(
+            asyncio.gather(*(answer(supervisor, one) for one in [*REQUESTS, *longer])), kill()
+        )
+        return answers[:-1], supervisor.restarts
+
+    opener = partial(opened, "rwkv7", tmp_path)
+    expected = using(opener, alone)
+    answers, restarts = using(opener, killed)
+    assert answers == expected and restarts >= 1
+
+
+def test_a_worker_that_says_nothing_is_replaced(tmp_path: Path) -> None:
+    async def stalled(supervisor: Supervisor) -> int:
+        task = asyncio.create_task(answer(supervisor, Request(0, (1, 2), 2000)))
+        await asyncio.sleep(0.05)
+        os.kill(supervisor.pid, signal.SIGSTOP)
+        assert len(await task) == 2000
+        return supervisor.restarts
+
+    assert using(partial(opened, "rwkv4", tmp_path), stalled, stalled=4.0) >= 1
+
+
+def dies(folder: Path) -> Loaded:
+    """A model that ends its process when it reads the token 13."""
+    loaded = opened("rwkv4", folder)
+
+    def look(module: Any, arguments: tuple[Any, ...]) -> None:
+        if (arguments[0] == 13).any():
+            os._exit(9)
+
+    loaded.model.emb.register_forward_pre_hook(look)
+    return loaded
+
+
+def test_a_request_that_ends_every_worker_is_given_up(tmp_path: Path) -> None:
+    async def body(supervisor: Supervisor) -> tuple[list[Event], list[int]]:
+        events = [event async for event in supervisor.ask(Request(0, (1, 13), 5))]
+        return events, await answer(supervisor, Request(0, (1, 2), 5, Sampling(0)))
+
+    events, tokens = using(partial(dies, tmp_path), body)
+    assert isinstance(events[-1], Failed)
+    assert events[-1].message == "5 workers ended while they answered this request"
+    assert len(tokens) == 5
+
+
+def refuses(folder: Path) -> Loaded:
+    if (folder / "gone").exists():
+        raise UserError("the weights are gone")
+    return opened("rwkv4", folder)
+
+
+def test_a_model_that_cannot_be_opened_is_one_message(tmp_path: Path) -> None:
+    async def body(supervisor: Supervisor) -> list[list[Event]]:
+        (tmp_path / "gone").touch()
+        os.kill(supervisor.pid, signal.SIGKILL)
+        first = [event async for event in supervisor.ask(Request(0, (1, 2), 5))]
+        again = [event async for event in supervisor.ask(Request(0, (1, 2), 5))]
+        (tmp_path / "gone").unlink()
+        return [first, again, [event async for event in supervisor.ask(Request(0, (1, 2), 5))]]
+
+    opener = partial(refuses, tmp_path)
+    first, again, last = using(opener, body)
+    assert first[-1].message == again[-1].message == "the weights are gone"
+    assert isinstance(last[-1], Finished)
+    (tmp_path / "gone").touch()
+    with pytest.raises(UserError, match="the weights are gone"):
+        using(opener, body)
+
+
+def test_who_leaves_is_forgotten(tmp_path: Path) -> None:
+    async def body(supervisor: Supervisor) -> list[int]:
+        events = supervisor.ask(Request(0, (1, 2), 10_000))
+        async for event in events:
+            if isinstance(event, Drawn):
+                break
+        await events.aclose()  # type: ignore[attr-defined]
+        assert supervisor.waiting == 0
+        return await answer(supervisor, Request(0, (1, 2), 5, Sampling(0)))
+
+    assert len(using(partial(opened, "rwkv4", tmp_path), body)) == 5
