@@ -7,7 +7,7 @@ DRIVER := $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi)
 EXTRA := $(if $(strip $(DRIVER)),[cuda])
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo evidence check types quick test test-slow coverage torture busy lint bench clean
+.PHONY: help install demo live evidence check types quick test test-slow coverage torture busy lint bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,8 +31,7 @@ install: $(VENV)/installed ## make .venv with everything a run needs
 demo: $(VENV)/installed ## train two models, measure them, write runs/demo/report/; about 5 minutes
 	$(BIN)/python scripts/demo.py
 
-evidence: $(VENV)/installed ## train every model on the tasks that tell them apart, write runs/evidence/; 90 minutes at most
-	$(BIN)/python scripts/evidence.py
+.PHONY: help install demo live evidence check types quick test test-slow coverage torture busy lint bench clean
 
 # A process keeps its neighbouring tests, which share what they prepare, until the other has none left.
 test: $(VENV)/installed-dev lint ## lint, types and the whole test-suite (without the slow ones)

@@ -792,7 +792,7 @@ class ServeConf:
     )
     chat: str = key(
         "auto",
-        "how conversations are written; auto: as the tokenizer says, or else as RWKV World does",
+        "template of conversations; auto: the tokenizer's, or else that of RWKV World",
         choices=("auto", "rwkv", "chatml", "tokenizer"),
     )
     states_dir: str = key("states", "folder of saved states", path=True)

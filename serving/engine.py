@@ -107,7 +107,7 @@ class Batch:
             member.logits = row
 
     def state_bytes(self) -> int:
-        """Of one of its sequences."""
+        """Bytes of the state of one of its sequences."""
         size = sum(leaf.numel() * leaf.element_size() for _, leaf in named_tensors(self._state))
         return size // max(len(self.members), 1)
 

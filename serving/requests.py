@@ -79,7 +79,7 @@ class Failed:
     id: int
     message: str
     status: int = 400
-    """Of HTTP: 4xx if the request is to blame, 5xx if the server is."""
+    """HTTP status: 4xx if the request is to blame, 5xx if the server is."""
 
 
 Event = Read | Drawn | Finished | Failed
@@ -97,4 +97,4 @@ class ModelInfo:
     tokenizer: Path
     backends: dict[str, str]
     digest: str
-    """Of its weights; states belong to it."""
+    """Identity of its weights, to which states belong."""

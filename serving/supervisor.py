@@ -77,7 +77,7 @@ class Supervisor:
 
     @property
     def pid(self) -> int:
-        """Of the worker."""
+        """Process id of the worker."""
         return int(self._process.pid)
 
     async def start(self) -> ModelInfo:

@@ -16,8 +16,8 @@ import models
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = (ROOT / "docs" / "architecture.md").read_text()
 PACKAGES = (
-    "benchmarks", "conf", "core", "data", "evaluation", "models", "probes", "scripts", "tracking",
-    "training",
+    "benchmarks", "conf", "core", "data", "evaluation", "models", "probes", "scripts", "serving",
+    "tracking", "training",
 )  # fmt: skip
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 HEAVY = {"lightning", "hydra", "omegaconf", "wandb", "deepspeed"}

@@ -11,7 +11,7 @@ import pytest
 
 from conf import schema
 from scripts.cli.check import problems_of
-from tests.scripts.commands import ONCE, ROOT, run_script
+from tests.scripts.commands import ONCE, ROOT, run_script, server
 from tests.training.runs import write_library
 
 TEXT = (ROOT / "README.md").read_text()
@@ -30,6 +30,7 @@ SHORT = {
     "evaluate": ["data.val_fraction=0.01"],
     "convert": [],
     "prepare": ["data.vocab_size=320", "data.length=64", "data.val_fraction=0.01"],
+    "serve": [],
     "doctor": [],
     "runs": [],
     "plan": ["model.size=tiny", "data.vocab_size=512", "data.length=64", "segment=32"],
@@ -80,6 +81,9 @@ def test_the_commands_run_in_order(
         if script in ("train", "probe", "generate", "evaluate", "convert", "runs"):
             arguments.append(f"runs_dir={tmp_path}")
         arguments = [word.replace("out=runs/", f"out={tmp_path}/") for word in arguments]
+        if script == "serve":
+            with server(*arguments, f"runs_dir={tmp_path}"):
+                continue
         if script in ("train", "prepare"):
             arguments.append(cache)
         done = run_script(capfd, script, *arguments)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import runpy
+import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,3 +42,25 @@ def run_script(capfd: pytest.CaptureFixture[str], name: str, *words: str) -> Don
     finally:
         sys.argv = before
     return Done(status, *capfd.readouterr())
+
+
+@contextmanager
+def server(*words: str) -> Iterator[str]:
+    """The address of `python scripts/serve.py WORDS... port=0`, which Ctrl-C must end in order."""
+    command = [sys.executable, str(ROOT / "scripts" / "serve.py"), *words, "port=0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
+    assert process.stdout is not None
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if found := re.search(r"open (http://\S+)/", line):
+                break
+        else:
+            pytest.fail(f"it ended: {lines}")
+        yield found[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130
+    finally:
+        process.kill()
+        process.wait()

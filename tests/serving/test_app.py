@@ -82,7 +82,7 @@ def complete(served: Served, model: str = "rwkv7", prompt: Any = "alpha", **word
 def test_the_models_are_listed(served: Served) -> None:
     found = {model.id: model for model in served.client.models.list()}
     assert set(found) == {"rwkv7", "gpt"}
-    about = found["rwkv7"].model_extra["crossover"]  # type: ignore[index]
+    about = found["rwkv7"].model_extra["crossover"]
     assert about["recurrent"] and about["title"] == "RWKV-7" and about["most_tokens"] is None
 
 
