@@ -13,7 +13,8 @@ from core.errors import UserError
 from data.text import StreamDecoder, TextTokenizer
 from evaluation.shared_prefixes import Answer, PrefixReader, Question
 from models.contract import Model, clone_state
-from models.decoding.sampling import Sampling, choose
+from models.decoding.sampling import choose
+from models.decoding.settings import Sampling
 
 MOST_GENERATED = 256
 """Tokens that an answer may have where a task does not say."""

@@ -14,7 +14,7 @@ import torch
 from conf.schema import GenerateConf
 from data.text import StreamDecoder
 from models.decoding.generate import generate
-from models.decoding.sampling import Sampling
+from models.decoding.settings import Sampling
 from training.checkpoints.open_model import open_model
 
 

@@ -17,8 +17,7 @@ from conf.schema import ServeConf, WeightsConf
 from core.errors import UserError
 from serving.app import Limits, read_key
 from serving.open_server import http_server, listening, opened, threads_for
-from serving.worker import Loaded
-from training.checkpoints.open_model import open_model
+from serving.requests import Loaded
 
 
 def main(conf: ServeConf) -> None:
@@ -54,6 +53,8 @@ async def _serve(conf: ServeConf, place: socket.socket, key: str | None) -> None
 
 
 def _open(conf: WeightsConf) -> Loaded:
-    """Runs in a worker."""
+    """Runs in a worker, which alone needs what opens weights."""
+    from training.checkpoints.open_model import open_model
+
     found = open_model(conf)
     return Loaded(found.model, found.tokenizer_path)

@@ -13,9 +13,9 @@ import uvicorn
 
 from core.errors import UserError
 from serving.app import Limits, Server
+from serving.requests import Opener
 from serving.served_model import ServedModel
 from serving.supervisor import Supervisor
-from serving.worker import Opener
 
 logger = logging.getLogger(__name__)
 IDLE = 30  # seconds that a connection may be silent between requests

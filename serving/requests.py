@@ -1,11 +1,16 @@
-"""What is asked of a model, and what it answers: the messages between a server and its workers."""
+"""What is asked of a model, and what it answers: the messages between a server and its workers.
+
+Nothing here imports torch, which only a worker needs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from models.decoding.sampling import Sampling
+from models.decoding.settings import Sampling
 
 
 @dataclass(frozen=True)
@@ -98,3 +103,28 @@ class ModelInfo:
     backends: dict[str, str]
     digest: str
     """Identity of its weights, to which states belong."""
+
+
+class Cancel(NamedTuple):
+    """Forget a request."""
+
+    id: int
+
+
+class Refused(NamedTuple):
+    """The model cannot be opened."""
+
+    message: str
+
+
+class Loaded(NamedTuple):
+    """What a worker answers with: a model, and the file of its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    """Path of its file."""
+
+
+Opener = Callable[[], Loaded]
+Message = Request | Cancel
+Answer = ModelInfo | Refused | list[Event]

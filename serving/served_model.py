@@ -11,7 +11,7 @@ from core.errors import UserError
 from data import foreign
 from data.readers.chat_templates import Span, Template, Turn, named
 from data.readers.shapes import BadRecord
-from models.decoding.sampling import Sampling
+from models.decoding.settings import Sampling
 from serving.answers import Answering, Refusal, encoded
 from serving.openai_schema import Chat, Completion
 from serving.requests import Request

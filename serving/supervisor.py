@@ -20,8 +20,19 @@ from typing import Any
 from core.errors import UserError
 from core.processes import process_context
 from core.units import counted
-from serving.requests import Drawn, Event, Failed, Finished, ModelInfo, Read, Request
-from serving.worker import Answer, Cancel, Opener, Refused, work
+from serving.requests import (
+    Answer,
+    Cancel,
+    Drawn,
+    Event,
+    Failed,
+    Finished,
+    ModelInfo,
+    Opener,
+    Read,
+    Refused,
+    Request,
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 MOST_DEATHS = 5
@@ -127,7 +138,7 @@ class Supervisor:
         context = process_context(PRELOADED)
         ours, theirs = context.Pipe()
         self._process = context.Process(
-            target=work, args=(theirs, self._opener, self._threads), daemon=True
+            target=_work, args=(theirs, self._opener, self._threads), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -226,6 +237,13 @@ class Supervisor:
             self._ready.exception()  # only `start` asks for it
         for number in [*self._live]:
             self._deliver(Failed(number, message, 503))
+
+
+def _work(pipe: Connection, opener: Opener, threads: int) -> None:
+    """Runs in the worker, which alone imports torch."""
+    from serving.worker import work
+
+    work(pipe, opener, threads)
 
 
 def _post(pipe: Connection, outbox: queue.SimpleQueue[Request | Cancel | None]) -> None:

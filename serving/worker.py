@@ -8,43 +8,16 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
 
 import torch
 
 from core.errors import UserError
 from core.processes import die_with_parent
 from serving.engine import Engine
-from serving.requests import Event, ModelInfo, Request
+from serving.requests import Cancel, Event, Loaded, Message, ModelInfo, Opener, Refused
 
 logger = logging.getLogger(__name__)
-
-
-class Cancel(NamedTuple):
-    """Forget a request."""
-
-    id: int
-
-
-class Refused(NamedTuple):
-    """The model cannot be opened."""
-
-    message: str
-
-
-class Loaded(NamedTuple):
-    """What a worker answers with: a model, and the file of its tokenizer."""
-
-    model: Any
-    tokenizer: Any
-    """Path of its file."""
-
-
-Opener = Callable[[], Loaded]
-Message = Request | Cancel
-Answer = ModelInfo | Refused | list[Event]
 
 
 def work(pipe: Connection, opener: Opener, threads: int) -> None:

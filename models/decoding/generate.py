@@ -10,7 +10,8 @@ from torch import Tensor
 
 from core.errors import UserError
 from models.contract import Model
-from models.decoding.sampling import Sampling, choose
+from models.decoding.sampling import choose
+from models.decoding.settings import Sampling
 
 
 @torch.no_grad()

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from models.decoding.settings import Sampling
+
 _MIX = 0x9E3779B97F4A7C15  # of splitmix64
 _MASK = (1 << 64) - 1
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. The defaults draw from the model's own distribution."""
-
-    temperature: float = 1.0
-    """0 takes the likeliest token."""
-    top_k: int = 0
-    """Tokens to draw among, likeliest first; 0: all."""
-    top_p: float = 1.0
-    """Draw among the fewest likeliest tokens whose probabilities sum to this."""
-    presence_penalty: float = 0.0
-    """Subtracted from the logit of each token that was generated before."""
-    frequency_penalty: float = 0.0
-    """Subtracted once for each time that it was."""
-    seed: int = 0
 
 
 def choose(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.tokenizers import byte_tokenizer
-from serving.worker import Loaded
+from serving.requests import Loaded
 from tests.registered_models import shaken
 
 VOCAB = 257

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.decoding.sampling import Sampling
+from models.decoding.settings import Sampling
 from serving.engine import Engine
 from serving.requests import Drawn, Failed, Finished, Read, Request
 from tests.registered_models import shaken, spec_of

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from core.errors import UserError
-from models.decoding.sampling import Sampling
-from serving.requests import Drawn, Event, Failed, Finished, Request
+from models.decoding.settings import Sampling
+from serving.requests import Drawn, Event, Failed, Finished, Loaded, Request
 from serving.supervisor import Supervisor
-from serving.worker import Loaded
 from tests.serving.opened import opened
 
 REQUESTS = [

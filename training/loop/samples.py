@@ -19,7 +19,7 @@ from core.parsing import Missing, read_lines
 from data.text import StreamDecoder, TextTokenizer
 from models.contract import Model
 from models.decoding.generate import check_length, generate
-from models.decoding.sampling import Sampling
+from models.decoding.settings import Sampling
 
 log = logging.getLogger("crossover")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.decoding.sampling import Sampling, choose, generator_at
+from models.decoding.sampling import choose, generator_at
+from models.decoding.settings import Sampling
 
 LOGITS = torch.tensor([0.0, 3.0, 2.0, 2.5])
 

@@ -10,7 +10,7 @@ import models
 from core.errors import UserError
 from core.files import damage, write_manifest
 from models.decoding.generate import generate
-from models.decoding.sampling import Sampling
+from models.decoding.settings import Sampling
 from models.registry import ModelSpec, build, model_class
 from tests.registered_models import NAMES, shaken, some_tokens, spec_of
 

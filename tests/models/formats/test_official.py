@@ -14,7 +14,7 @@ from torch import Tensor
 import models
 from core.errors import UserError
 from models.decoding.generate import generate
-from models.decoding.sampling import Sampling
+from models.decoding.settings import Sampling
 from models.formats.load import read
 from models.formats.save import save
 from models.formats.tensor_files import write_safetensors

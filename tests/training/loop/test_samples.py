@@ -12,7 +12,7 @@ import torch
 from core.errors import UserError
 from models import load
 from models.decoding.generate import check_length, generate
-from models.decoding.sampling import Sampling
+from models.decoding.settings import Sampling
 from models.registry import build
 from tests.registered_models import spec_of
 from tests.training.runs import run, run_conf, write_corpus
