@@ -15,7 +15,7 @@ class Experiment:
     """Words and claims. Columns and claims name figures as `probes.analysis.evidence.figure`."""
 
     name: str
-    """Of the recipe and the group."""
+    """Name of the recipe and of the group."""
     number: str
     """In the list of experiments, R1 to R14."""
     capability: str
