@@ -37,6 +37,17 @@ def expand(text: str, key: str) -> list[str]:
     return layers
 
 
+def period(config: Mapping[str, Any]) -> int:
+    """After how many layers a model with these config fields repeats itself; 1: all are alike.
+
+    Raises `UserError` for a field that is no pattern.
+    """
+    for field in ("layers", "windows"):
+        if config.get(field):
+            return len(expand(config[field], f"model.{field}"))
+    return 1
+
+
 def windows(text: str) -> list[int | None]:
     """The windows of one period of layers, in tokens; None: all. Raises `UserError` for others."""
 

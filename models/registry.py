@@ -56,6 +56,16 @@ def model_class(target: str) -> Any:
     return cls
 
 
+def is_recurrent(target: str, config: dict[str, Any]) -> bool:
+    """Whether the class at `target` with these config fields is recurrent, as it says itself.
+
+    Raises `UserError` if there is no such class here.
+    """
+    cls = model_class(target)
+    ask = getattr(cls, "is_recurrent", None)  # where that depends on the config
+    return bool(cls.recurrent if ask is None else ask(config))
+
+
 def nature(target: str, config: dict[str, Any]) -> Nature:
     """What the class at `target`, with these config fields, says about itself.
 
@@ -68,7 +78,7 @@ def nature(target: str, config: dict[str, Any]) -> Nature:
         for name in getattr(cls, "options", ())
         if config.get(name) not in (None, defaults.get(name))
     }
-    return Nature(cls.recurrent, getattr(cls, "title", "") or cls.__name__, options)
+    return Nature(is_recurrent(target, config), getattr(cls, "title", "") or cls.__name__, options)
 
 
 def build(spec: ModelSpec) -> Model:

@@ -2,7 +2,7 @@
 
 A deep one is counted by its first two layers. Every layer after the first is taken to be like the
 second, so a count of the whole is that of one layer plus, for each further one, the difference
-between two and one.
+between two and one. Where layers differ, the same is done with the layers of a whole period.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from models import layer_pattern
 from models.meta import build_meta, parameters
 from models.registry import ModelSpec
 
@@ -48,14 +49,18 @@ class Stack:
 
     def __init__(self, spec: ModelSpec, build: Callable[[ModelSpec], Any]) -> None:
         self.layers: int = spec.config["n_layer"]
-        depths = (1, 2) if self.layers > EXACT else (self.layers,)
-        models = [build(replace(spec, config={**spec.config, "n_layer": few})) for few in depths]
+        period = layer_pattern.period(spec.config)
+        few = period + self.layers % period
+        is_deep = self.layers > max(EXACT, few)
+        depths = (few, few + period) if is_deep else (self.layers,)
+        self._more = (self.layers - few) // period
+        models = [build(replace(spec, config={**spec.config, "n_layer": few})) for depth in depths]
         self.first, self.last = models[0], models[-1]
-        """With one layer and with two, or both times the whole."""
+        """With one period of layers and with two, or both times the whole."""
 
     def whole(self, count: Callable[[Any], int]) -> int:
         """`count` of the whole model, where it is a sum over the layers and the rest."""
         shallow = count(self.first)
         if self.first is self.last:
             return shallow
-        return shallow + (self.layers - 1) * (count(self.last) - shallow)
+        return shallow + self._more * (count(self.last) - shallow)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import yaml
 
-from models.registry import ModelSpec, build, model_class
+from models import registry
+from models.registry import ModelSpec, build
 from scripts.cli.model_spec import model_spec
 from tests.fixtures import foreign_models
 
@@ -20,6 +21,7 @@ VARIANTS = [
     "transformer window=24",
     "transformer windows=16,all",
     "rwkv7 rate_limit=2.0",
+    "hybrid layers=rwkv4,mamba2,gru",
     "rwkv5 ungated=true",
     *(one for one in FOREIGN if one not in NAMES),
 ]
@@ -58,4 +60,5 @@ def some_tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:
 
 def is_recurrent(name: str) -> bool:
     """What the class says."""
-    return bool(model_class(spec_of(name).target).recurrent)
+    spec = spec_of(name)
+    return registry.is_recurrent(spec.target, spec.config)

@@ -63,7 +63,7 @@ class Program:
         self._rows: list[list[int]] = []
         self._operands: list[Tensor | Leaf] = []
         self._places: dict[Any, int] = {}
-        self._buffers: dict[str, Tensor] = {}
+        self._buffers: dict[tuple[str, int], Tensor] = {}
         self.tokens = Leaf("tokens")
         self.logits = Leaf("logits")
         self.position = torch.zeros(1, dtype=torch.int64)
@@ -72,10 +72,10 @@ class Program:
         """By window of the layers that have caches: tokens seen before this one, and room there."""
 
     def buffer(self, name: str, width: int) -> Tensor:
-        """The buffer `name`, made at its first use."""
-        if name not in self._buffers:
-            self._buffers[name] = torch.zeros(self.batch, width, dtype=torch.float32)
-        return self._buffers[name]
+        """The buffer `name` of this width, made at its first use: blocks may differ in theirs."""
+        if (name, width) not in self._buffers:
+            self._buffers[name, width] = torch.zeros(self.batch, width, dtype=torch.float32)
+        return self._buffers[name, width]
 
     def place(self, window: int | None) -> Tensor:
         """Where the next token stands in the caches of layers with this window; see `places`."""

@@ -204,6 +204,8 @@ class AttentionTrunk(Trunk):
     """A trunk whose state knows how many tokens it has seen, and whose stream carries it."""
 
     can_span = True
+    attends = True
+    """Whether any of its blocks is attention."""
 
     def initialise(self) -> None:
         residual = ("att.output.weight", "ffn.down.weight")
@@ -215,6 +217,8 @@ class AttentionTrunk(Trunk):
         return self.config.attention in ("auto", "flash") and not is_normed
 
     def reserve_cache(self, program: Program, state: State) -> State:
+        if not self.attends:
+            return state
         past = self.past(state)
         state = {**self.advance(state, 1), "blocks": dict(state["blocks"])}
         rooms = {}
@@ -239,12 +243,15 @@ class AttentionTrunk(Trunk):
         return 0 if state is None else int(state["length"])
 
     def init_state(self, batch: int, capacity: int | None = None) -> State:
+        blocks = super().init_state(batch, capacity)
+        if not self.attends:
+            return blocks
         # The length lives on the CPU, so that reading it never waits for the GPU.
-        length = torch.tensor(0, device="cpu")
-        return {"length": length, **super().init_state(batch, capacity)}
+        return {"length": torch.tensor(0, device="cpu"), **blocks}
 
     def advance(self, state: State, length: int) -> State:
-        return {"length": state["length"] + length, **super().advance(state, length)}
+        blocks = super().advance(state, length)
+        return {"length": state["length"] + length, **blocks} if self.attends else blocks
 
     def param_groups(self) -> list[ParamGroup]:
         return split_decay(self)

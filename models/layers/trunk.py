@@ -11,6 +11,7 @@ The plug-in unit is the block and not the mixer, because RWKV's channel mix carr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -135,6 +136,11 @@ class Trunk(nn.Module, ABC):
             self.tie()
             self.register_load_state_dict_post_hook(Trunk.tie)
         self.initialise()
+
+    @classmethod
+    def is_recurrent(cls, config: Mapping[str, Any]) -> bool:
+        """`recurrent` of a model with these config fields."""
+        return cls.recurrent
 
     def tie(self, *_: Any) -> None:
         """Let the head read the embedding's weight `[V, C]`: one parameter under both names."""

@@ -21,15 +21,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from core.errors import UserError
 from models.contract import named_tensors
-from models.layer_pattern import largest_window
+from models.layer_pattern import largest_window, period
 from models.layers.loss import chunk_tokens
 from models.meta import linear_weights, parameters
-from models.registry import ModelSpec, build, model_class
+from models.registry import ModelSpec, build, is_recurrent
 from models.sketch import Stack
 from models.step_trace import BELOW, EARLIER, LOSS, Op, trace
 
 DIRECT_LENGTH, DIRECT_TOKENS = 2048, 8192  # traced as they are, up to these
-LAYERS = (2, 3)  # traced; a first block and one or two above it
+LAYERS = (2, 3)  # traced; a first block and one or two above it, or as many periods of blocks
 SCALES = 0.03  # how far a scaled trace may be off where the number of operations grows
 VALUES = ("flops", "bytes", "activations", "gradients")
 
@@ -56,8 +56,9 @@ class StepCost:
     """One step of one device."""
 
     layers: int
+    """Where layers differ, in periods of them, what is over counted with the first two."""
     ops: dict[int, list[Op]]
-    """By number of layers traced."""
+    """By number of layers traced, in the same unit."""
 
     @cached_property
     def moments(self) -> NDArray[numpy.float64]:
@@ -108,7 +109,7 @@ class CostModel:
     @property
     def recurrent(self) -> bool:
         """Whether a state of constant size is all that one segment leaves to the next."""
-        return bool(model_class(self.spec.target).recurrent)
+        return is_recurrent(self.spec.target, self.spec.config)
 
     @property
     def _chunk(self) -> int:
@@ -130,8 +131,9 @@ class CostModel:
         }
         ops = {}
         for layers in LAYERS:
+            depth = self._depth(layers)
             traces = [
-                (weight, _shorten(self._trace(b, t, layers, checkpointing)))
+                (weight, _shorten(self._trace(b, t, depth, checkpointing)))
                 for (b, t), weight in weights.items()
             ]
             if not _are_alike(traces):
@@ -139,13 +141,23 @@ class CostModel:
                 if layers == LAYERS[0]:
                     self._check_scaling(length, batches, lengths, checkpointing)
             ops[layers] = _combine(traces)
-        return StepCost(self.spec.config["n_layer"], ops)
+        beyond = self.spec.config["n_layer"] - self._depth(LAYERS[0])
+        return StepCost(LAYERS[0] + beyond // self._period, ops)
+
+    @property
+    def _period(self) -> int:
+        """Layers after which the stack repeats itself."""
+        return period(self.spec.config)
+
+    def _depth(self, periods: int) -> int:
+        """Layers of so many periods, and of what the whole has beyond whole periods."""
+        return periods * self._period + self.spec.config["n_layer"] % self._period
 
     def _check_scaling(
         self, length: int, batches: list[int], lengths: list[int], checkpointing: bool
     ) -> None:
         """Raise `UserError` unless the scaled traces predict a shorter trace correctly."""
-        half, batch, layers = lengths[0] // 2, batches[0], LAYERS[0]
+        half, batch, layers = lengths[0] // 2, batches[0], self._depth(LAYERS[0])
         traces = [
             (weight, _by_kind(self._trace(batch, length, layers, checkpointing)))
             for length, weight in zip(lengths, _weights(lengths, half), strict=True)

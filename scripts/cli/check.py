@@ -454,11 +454,13 @@ def _field_problem(target: str, name: str, kind: str, text: str) -> str | None:
     config_class = model_class(target).Config
     if name not in {item.name for item in fields(config_class)}:
         return f"model.{name} is not a field of {target}"
+    hint = typing.get_type_hints(config_class)[name]
+    if kind == "str" and str in (hint, *typing.get_args(hint)):
+        return None  # any text, which need not be one of Hydra's
     expected = OmegaConf.structured(config_class)
     OmegaConf.set_readonly(expected, False)  # it is frozen; values are tried on it all the same
     if problem := misfit(OmegaConf.create({"model": expected}), f"model.{name}", text):
         return problem
-    hint = typing.get_type_hints(config_class)[name]
     if kind == "int" and float in (hint, *typing.get_args(hint)):
         kind = "float"  # 0 is a share, and no number of something
     most = schema.LAYERS if name == "n_layer" else schema.TOKENS

@@ -12,7 +12,7 @@ from core.launcher import detect_launcher, processes_of
 from data.growth import Growth
 from data.parts import NO_LOSS, is_task, part_problems, validates, validation_confs
 from data.tasks.task_data import TASKS
-from models.registry import model_class
+from models.registry import is_recurrent
 from scripts.cli.model_spec import model_spec
 from scripts.cli.shared_checks import (
     build_problems,
@@ -231,7 +231,7 @@ def deep_training_problems(config: TrainConf) -> Iterator[str]:
     yield from wrong or deep_tuning_problems(config, spec)
     if config.training.sample_every:  # the prompt, whose tokens are not known yet, comes on top
         yield from build_problems(spec, config.training.sample_tokens, "training.sample_tokens")
-    if config.training.segment and not model_class(config.model["target"]).recurrent:
+    if config.training.segment and not is_recurrent(spec.target, spec.config):
         yield (
             f"training.segment={config.training.segment}: {config.model['name']} has no state that "
             "carries gradients; use training.gradient_checkpointing=true to save memory"

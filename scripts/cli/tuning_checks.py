@@ -50,13 +50,14 @@ def deep_tuning_problems(config: TrainConf, spec: ModelSpec) -> Iterator[str]:
     """What only the model decides."""
     if config.tune.mode == "full":
         return
+    from models.layer_pattern import period
     from models.meta import build_meta
     from models.tuning import LORA, adapted_names, check, linear_layers
     from training.checkpoints.frozen import tuning_of
 
     tuning = tuning_of(config.tune)
     assert tuning is not None
-    layers = min(LAYERS, spec.config["n_layer"])
+    layers = min(max(LAYERS, period(spec.config)), spec.config["n_layer"])
     try:
         model = build_meta(replace(spec, config={**spec.config, "n_layer": layers}))
         check(model, tuning)

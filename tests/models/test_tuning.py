@@ -13,7 +13,7 @@ from core.errors import UserError
 from models.contract import TRAINING_FACTOR
 from models.long_context.segments import segmented_objective
 from models.meta import build_meta
-from models.registry import build, model_class
+from models.registry import build
 from models.tuning import (
     LORA,
     STATE,
@@ -26,9 +26,9 @@ from models.tuning import (
     tune,
     tuned_groups,
 )
-from tests.registered_models import NAMES, spec_of
+from tests.registered_models import NAMES, is_recurrent, spec_of
 
-RECURRENT = [name for name in NAMES if model_class(spec_of(name).target).recurrent]
+RECURRENT = [name for name in NAMES if is_recurrent(name)]
 ADAPTERS = Tuning.of(LORA, 4, 8.0, ())
 STATES = Tuning.of(STATE, 0, 0.0, ())
 
