@@ -54,7 +54,9 @@ class Stack:
         is_deep = self.layers > max(EXACT, few)
         depths = (few, few + period) if is_deep else (self.layers,)
         self._more = (self.layers - few) // period
-        models = [build(replace(spec, config={**spec.config, "n_layer": few})) for depth in depths]
+        models = [
+            build(replace(spec, config={**spec.config, "n_layer": depth})) for depth in depths
+        ]
         self.first, self.last = models[0], models[-1]
         """With one period of layers and with two, or both times the whole."""
 
