@@ -28,7 +28,7 @@ from benchmarks.harness import Row, Samples, interleave, parse, parser, publish,
 from benchmarks.operators import passes
 from models import rwkv5, rwkv6, rwkv7, transformer
 from models.ops import build
-from models.ops.elementwise import gates, rotation, shift
+from models.ops.elementwise import gates, norms, rotation, shift
 
 HEAD, EPS = 64, 1e-5
 WAYS = ("native", "eager", "compiled")
@@ -37,8 +37,11 @@ MIN_SECONDS = 2e-3
 FUSED: dict[Any, str] = {
     gates.gate: "x x",
     gates.squared_relu: "x",
-    shift._token_shift_mix: "x previous mu",
-    transformer.rms_norm: "x c eps",
+    shift._token_shift_mix: "x previous mu share",
+    norms.layer_norm: "x c c eps",
+    norms.rms_norm: "x c eps",
+    norms.add_layer_norm: "x x c c eps",
+    norms.add_rms_norm: "x x c eps",
     transformer.swiglu: "two",
     rwkv5.gated_head_norm: "heads x c c eps",
     rwkv6.dynamic_mix: "x previous mu change",
@@ -79,7 +82,7 @@ def main() -> None:
 
 
 def inputs(kinds: str, T: int, C: int) -> list[Any]:
-    """Random arguments that need gradients; all but `angle` and `eps` do."""
+    """Random arguments that need gradients; all but `angle` and numbers do."""
     shapes: dict[str, tuple[int, ...]] = {
         "x": (1, T, C),
         "two": (1, T, 2 * C),
@@ -91,8 +94,11 @@ def inputs(kinds: str, T: int, C: int) -> list[Any]:
         "c": (C,),
         "angle": (T, HEAD // 2),
     }
+    numbers = {"eps": EPS, "share": 0.0}
     return [
-        EPS if kind == "eps" else torch.randn(shapes[kind], requires_grad=kind != "angle")
+        numbers[kind]
+        if kind in numbers
+        else torch.randn(shapes[kind], requires_grad=kind != "angle")
         for kind in kinds.split()
     ]
 

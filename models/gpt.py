@@ -23,6 +23,7 @@ from models.layers.attention_block import (
     check_config,
     dropout,
 )
+from models.layers.norms import LayerNorm
 from models.layers.trunk import Stream, linear_flops
 
 APPROXIMATIONS = {"gelu": "none", "gelu_tanh": "tanh"}
@@ -93,8 +94,8 @@ class GPT(AttentionTrunk):
         att = Attention(c.n_embd, c.n_head, None, c.attention, c.bias)
         return AttentionBlock(att, FeedForward(c), self.build_norm, c.dropout)
 
-    def build_norm(self) -> nn.LayerNorm:
-        return nn.LayerNorm(self.config.n_embd, bias=self.config.bias)
+    def build_norm(self) -> LayerNorm:
+        return LayerNorm(self.config.n_embd, bias=self.config.bias)
 
     def embed(self, tokens: Tensor, state: State | None) -> Stream:
         past = self.first_position(state, tokens.shape[1])

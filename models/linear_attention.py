@@ -25,11 +25,12 @@ from torch import Tensor, nn
 from core.errors import UserError
 from models.contract import State
 from models.layers.mixer_block import MixerBlock, MixerTrunk, ShortConvolution
+from models.layers.norms import RMSNorm
 from models.layers.rwkv_block import check_config
 from models.layers.trunk import Mixer, linear_flops
 from models.ops.short_convolution import running_sum
 from models.ops.wkv import wkv5, wkv5_flops
-from models.transformer import FeedForward, RMSNorm
+from models.transformer import FeedForward
 
 SMALLEST = 1e-6
 """Added to the normaliser, as in the authors' code."""

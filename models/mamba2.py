@@ -32,10 +32,11 @@ from models.layers.mixer_block import (
     log_decay,
     reset_decays,
 )
+from models.layers.norms import RMSNorm
 from models.layers.rwkv_block import check_backend
 from models.layers.trunk import Mixer, linear_flops
 from models.ops.wkv import wkv6, wkv6_flops
-from models.transformer import FeedForward, RMSNorm
+from models.transformer import FeedForward
 
 
 @dataclass(frozen=True)

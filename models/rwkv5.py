@@ -27,7 +27,7 @@ from models.decoding.program import Program
 from models.layers.init import InitSchedule, head_norm, init_matrices, vector
 from models.layers.rwkv_block import MatrixTimeMix, RWKVTrunk, check_config
 from models.layers.trunk import linear_flops
-from models.ops.elementwise import cpu, shifted, token_shift_mix
+from models.ops.elementwise import kernels, shifted, token_shift_mix
 from models.ops.elementwise.fused import fused
 from models.ops.wkv import wkv5, wkv5_flops
 from models.rwkv4 import ChannelMix
@@ -54,7 +54,7 @@ class RWKV5Config:
         return self.n_ffn or int(3.5 * self.n_embd) // 32 * 32
 
 
-@fused(cpu.gated_head_norm, y="B T H N", g="B T H*N", weight="H*N", bias="H*N")
+@fused(kernels.gated_head_norm, y="B T H N", g="B T H*N", weight="H*N", bias="H*N")
 def gated_head_norm(y: Tensor, g: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """(norm(y) weight + bias) silu(g), `[B, T, C]`, the norm over each head on its own (eq. 8)."""
     normed = F.layer_norm(y, y.shape[-1:], eps=eps).flatten(2) * weight + bias  # [B, T, C]

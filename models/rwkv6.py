@@ -25,7 +25,7 @@ from models.layers import rwkv_block
 from models.layers.init import InitSchedule, head_norm, init_matrices, vector
 from models.layers.rwkv_block import MatrixTimeMix, RWKVTrunk, check_config
 from models.layers.trunk import linear_flops
-from models.ops.elementwise import cpu, gate, shifted, squared_relu, token_shift_mix
+from models.ops.elementwise import gate, kernels, shifted, squared_relu, token_shift_mix
 from models.ops.elementwise.fused import fused
 from models.ops.wkv import wkv6, wkv6_flops
 from models.rwkv5 import eagle_step, gated_head_norm
@@ -61,7 +61,7 @@ class RWKV6Config:
         return self.lora_mix or 32 * scale, self.lora_decay or 64 * scale
 
 
-@fused(cpu.dynamic_mix, z="B T C", previous="B C", mu="5 C", change="5 B T C")
+@fused(kernels.dynamic_mix, z="B T C", previous="B C", mu="5 C", change="5 B T C")
 def dynamic_mix(z: Tensor, previous: Tensor, mu: Tensor, change: Tensor) -> tuple[Tensor, ...]:
     """The token shift mix_m = z + (prev - z) (mu_m + change_m), five tensors `[B, T, C]`.
 
@@ -75,6 +75,8 @@ def dynamic_mix(z: Tensor, previous: Tensor, mu: Tensor, change: Tensor) -> tupl
 
 class TimeMix(MatrixTimeMix):
     """W_o (norm(wkv(r, w, k, v)) * silu(g)); how much of the last token each sees depends on x."""
+
+    matrices = ("time_maa_w1", "time_maa_w2", "time_decay_w1", "time_decay_w2")
 
     def __init__(self, config: RWKV6Config, schedule: InitSchedule) -> None:
         super().__init__()
@@ -107,7 +109,7 @@ class TimeMix(MatrixTimeMix):
         self, x: Tensor, state: State | None, beside: Any
     ) -> tuple[Tensor, State | None, Any]:
         before, last = shifted(x, state)  # [B, C]
-        (x_x,) = token_shift_mix(x, before, 1 - self.time_maa_x[0])  # [B, T, C]
+        (x_x,) = token_shift_mix(x, before, self.time_maa_x.view(1, -1), True)  # [B, T, C]
         low = torch.tanh(x_x @ self.time_maa_w1).unflatten(-1, (MIXES, -1))  # [B, T, M, R]
         change = torch.einsum("btmr,mrc->mbtc", low, self.time_maa_w2)  # [M, B, T, C]
         fixed = (
@@ -176,9 +178,9 @@ class ChannelMix(rwkv_block.ChannelMix):
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """x `[B, T, C]` to `[B, T, C]`."""
-        mixes = 1 - torch.cat((self.time_maa_k, self.time_maa_r)).squeeze(1)  # [2, C]
+        mixes = torch.cat((self.time_maa_k, self.time_maa_r)).squeeze(1)  # [2, C]
         before, last = shifted(x, state)  # [B, C]
-        x_k, x_r = token_shift_mix(x, before, mixes)  # [B, T, C] each
+        x_k, x_r = token_shift_mix(x, before, mixes, True)  # [B, T, C] each
         value = self.value(squared_relu(self.key(x_k)))  # [B, T, C], through [B, T, F]
         after = None if state is None else {"shift": last}
         return gate(self.receptance(x_r), value), after

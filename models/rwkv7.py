@@ -40,7 +40,7 @@ from models.layers.init import (
 )
 from models.layers.rwkv_block import MatrixTimeMix, RWKVTrunk, check_config, check_rate_limit
 from models.layers.trunk import linear_flops
-from models.ops.elementwise import cpu, shifted, squared_relu, token_shift_mix
+from models.ops.elementwise import kernels, shifted, squared_relu, token_shift_mix
 from models.ops.elementwise.fused import fused
 from models.ops.wkv import wkv7, wkv7_flops
 
@@ -94,19 +94,19 @@ def suggested_rank(factor: float, width: int) -> int:
     return max(32, 32 * round(factor * math.sqrt(width) / 32))
 
 
-@fused(cpu.log_decay, e="B T C", w0="C")
+@fused(kernels.log_decay, e="B T C", w0="C")
 def log_decay(e: Tensor, w0: Tensor) -> Tensor:
     """log w = -e^(-1/2) sigmoid(w0 + e), from -0.6065 to 0, in fp32."""
     return -DECAY_SCALE * torch.sigmoid(w0 + e)
 
 
-@fused(cpu.value_residual, v="B T C", first="B T C", e="B T C", v0="C")
+@fused(kernels.value_residual, v="B T C", first="B T C", e="B T C", v0="C")
 def value_residual(v: Tensor, first: Tensor, e: Tensor, v0: Tensor) -> Tensor:
     """v + (first - v) sigmoid(v0 + e), where first is layer 0's value."""
     return v + (first - v) * torch.sigmoid(v0 + e)
 
 
-@fused(cpu.delta_keys, k="B T H N", e="B T H N", a0="H N", k_k="H N", k_a="H N")
+@fused(kernels.delta_keys, k="B T H N", e="B T H N", a0="H N", k_k="H N", k_a="H N")
 def delta_keys(
     k: Tensor, e: Tensor, a0: Tensor, k_k: Tensor, k_a: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,7 +117,7 @@ def delta_keys(
 
 
 @fused(
-    cpu.bonus_head_norm,
+    kernels.bonus_head_norm,
     y="B T H N", r="B T H N", k="B T H N", v="B T H N", g="B T H*N",
     r_k="H N", weight="H*N", bias="H*N",
 )  # fmt: skip
@@ -140,6 +140,8 @@ def bonus_head_norm(
 
 class TimeMix(MatrixTimeMix):
     """W_o ((norm(wkv) + bonus) * g): a delta rule edits the state, at a rate per channel."""
+
+    matrices = ("w1", "w2", "a1", "a2", "v1", "v2", "g1", "g2")
 
     def __init__(self, config: RWKV7Config, schedule: InitSchedule) -> None:
         super().__init__()
@@ -179,9 +181,9 @@ class TimeMix(MatrixTimeMix):
     ) -> tuple[Tensor, State | None, Tensor]:
         """x `[B, T, C]` to `[B, T, C]`; v_first is the first layer's value, and None there."""
         stored = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)  # [1, 1, C] each
-        mixes = 1 - torch.cat(stored).squeeze(1)  # [6, C]
+        mixes = torch.cat(stored).squeeze(1)  # [6, C], shares of the token before
         before, last = shifted(x, state)  # [B, C]
-        x_r, x_w, x_k, x_v, x_a, x_g = token_shift_mix(x, before, mixes)  # [B, T, C] each
+        x_r, x_w, x_k, x_v, x_a, x_g = token_shift_mix(x, before, mixes, True)  # [B, T, C] each
         r, k, v = self.receptance(x_r), self.key(x_k), self.value(x_v)  # [B, T, C]
         w = log_decay(torch.tanh(x_w @ self.w1) @ self.w2, self.w0.flatten())  # [B, T, C], fp32
         if v_first is None:
@@ -256,7 +258,7 @@ class ChannelMix(rwkv_block.ChannelMix):
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """x `[B, T, C]` to `[B, T, C]`."""
         before, last = shifted(x, state)  # [B, C]
-        (x_k,) = token_shift_mix(x, before, 1 - self.x_k[0])  # [B, T, C]
+        (x_k,) = token_shift_mix(x, before, self.x_k.view(1, -1), True)  # [B, T, C]
         after = None if state is None else {"shift": last}
         return self.value(squared_relu(self.key(x_k))), after  # [B, T, F] inside
 

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from models.layers.loss import loss_as_on
-from models.ops.elementwise.fused import native_disabled
+from models.ops.elementwise.fused import launches, native_as_on
 from models.registry import ModelSpec, build
 
 PRECISIONS = {
@@ -42,6 +42,15 @@ EARLIER, LAST, LOSS, TOP, BELOW = range(5)
 
 ATEN = torch.ops.aten
 ONLY_MEMORY = (ATEN.empty, ATEN.empty_like, ATEN.empty_strided, ATEN.new_empty)
+FILLED = (
+    ATEN.new_zeros,
+    ATEN.new_ones,
+    ATEN.new_full,
+    ATEN.zeros_like,
+    ATEN.ones_like,
+    ATEN.full_like,
+)
+"""They read nothing of the tensor that they are like."""
 BY_INDEX = (ATEN.gather, ATEN.scatter, ATEN.scatter_, ATEN.scatter_add, ATEN.scatter_add_)
 
 THIN = 128  # columns of a product below which it is bound by its operands, not its arithmetic
@@ -79,12 +88,12 @@ def trace(
 ) -> list[Op]:
     """Forward and backward of `loss` on `[batch, length]` tokens with so many layers.
 
-    `device` says whose kernels are meant: `cpu`, or `cuda`, which has no fused elementwise ones.
+    `device` says whose kernels are meant: `cpu` or `cuda`.
     """
     deep = replace(spec, config={**spec.config, "n_layer": layers})
     with FakeTensorMode(), contextlib.ExitStack() as kernels:
         if device == "cuda":
-            kernels.enter_context(native_disabled())
+            kernels.enter_context(native_as_on(device))
             kernels.enter_context(loss_as_on(device))
         model: Any = build(deep)
         if precision == "bf16-true":
@@ -202,11 +211,20 @@ class Recorder(TorchDispatchMode):
         if func._overloadpacket in BY_INDEX:  # of the first operand only what the index names
             index = operands[1]
             moved = _bytes(index) + 2 * index.numel() * results[0].element_size()
+        elif func._overloadpacket in FILLED:
+            moved = sum(map(_bytes, results))
         else:
             once = {tensor.untyped_storage()._cdata: _bytes(tensor) for tensor in operands}
             moved = sum(once.values()) + sum(map(_bytes, results))
         return Op(
-            kind, self.phase, flops, moved, self._activation_bytes, self._gradient_bytes, seconds
+            kind,
+            self.phase,
+            flops,
+            moved,
+            self._activation_bytes,
+            self._gradient_bytes,
+            seconds,
+            launches(kind),
         )
 
     def _keep(self, tensor: Tensor) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,8 +27,9 @@ from models.layers.attention_block import (
     rope_table,
 )
 from models.layers.init import orthogonal_head
+from models.layers.norms import RMSNorm
 from models.layers.trunk import Stream, linear_flops
-from models.ops.elementwise import cpu
+from models.ops.elementwise import kernels
 from models.ops.elementwise.fused import fused
 
 
@@ -112,29 +112,11 @@ class TransformerConfig:
         )
 
 
-@fused(cpu.rms_norm, x="... C", weight="C")
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight, the mean over C."""
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
-
-
-@fused(cpu.swiglu, x="... 2*F")
+@fused(kernels.swiglu, x="... 2*F")
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) * up, `[.., F]`, for x = (gate, up)."""
     gate, up = x.chunk(2, dim=-1)  # [.., F] each
     return F.silu(gate) * up
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight (Zhang and Sennrich 2019, arXiv 1910.07467)."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)  # [B, T, C], or of heads [B, T, H, N]
 
 
 class FeedForward(nn.Module):

@@ -20,6 +20,8 @@ from core.errors import UserError
 from models.contract import ParamGroup, State
 from models.decoding.program import Program
 from models.layers.init import init_normal, split_decay
+from models.layers.matrices import matrices_rounded
+from models.layers.norms import LayerNorm, RMSNorm
 from models.layers.trunk import Block, Mixer, Stream, Trunk, linear_flops
 from models.ops.attention import KERNELS, attend, first_position, query_key_pairs
 from models.ops.attention_choice import in_use
@@ -174,7 +176,11 @@ class AttentionBlock(Block):
     """x + attention(norm(x)), then x + feed-forward(norm(x)), with dropout on what is added."""
 
     def __init__(
-        self, att: Attention, ffn: Any, norm: Callable[[], nn.Module], dropout: float | None
+        self,
+        att: Attention,
+        ffn: Any,
+        norm: Callable[[], LayerNorm | RMSNorm],
+        dropout: float | None,
     ) -> None:
         super().__init__()
         self.ln1 = norm()
@@ -184,10 +190,11 @@ class AttentionBlock(Block):
         self.dropout = dropout
 
     def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
-        mixed, state, _ = self.att(self.ln1(stream.x), state, stream.positions)
-        x = stream.x + dropout(mixed, self.dropout, self)
-        x = x + dropout(self.ffn(self.ln2(x)), self.dropout, self)
-        return stream._replace(x=x), state
+        with matrices_rounded(self):
+            mixed, state, _ = self.att(self.ln1(stream.x), state, stream.positions)
+            x, normed = self.ln2.of_sum(stream.x, dropout(mixed, self.dropout, self))
+            mixed = self.ffn(normed)
+        return stream._replace(x=x + dropout(mixed, self.dropout, self)), state
 
     def init_state(self, batch: int, capacity: int | None) -> State:
         return self.att.init_state(batch, capacity)

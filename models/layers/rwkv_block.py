@@ -11,6 +11,8 @@ from core.errors import UserError
 from models.contract import ParamGroup, State
 from models.decoding.program import Program
 from models.layers.init import InitSchedule, official_groups
+from models.layers.matrices import matrices_rounded
+from models.layers.norms import LayerNorm
 from models.layers.trunk import Block, Mixer, Stream, Trunk
 from models.ops.backends import BACKENDS, resolve
 
@@ -51,18 +53,19 @@ class RWKVBlock(Block):
     def __init__(self, n_embd: int, layer: int, att: Mixer, ffn: Any) -> None:
         super().__init__()
         self.ln0 = nn.LayerNorm(n_embd) if layer == 0 else None
-        self.ln1 = nn.LayerNorm(n_embd)
+        self.ln1 = LayerNorm(n_embd)
         self.att = att
-        self.ln2 = nn.LayerNorm(n_embd)
+        self.ln2 = LayerNorm(n_embd)
         self.ffn = ffn
 
     def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
         x = stream.x  # [B, T, C]
         x = x if self.ln0 is None else self.ln0(x)
         att, ffn = (None, None) if state is None else (state["att"], state["ffn"])
-        mixed, att, first = self.att(self.ln1(x), att, stream.first_value)
-        x = x + mixed
-        mixed, ffn = self.ffn(self.ln2(x), ffn)
+        with matrices_rounded(self):
+            mixed, att, first = self.att(self.ln1(x), att, stream.first_value)
+            x, normed = self.ln2.of_sum(x, mixed)
+            mixed, ffn = self.ffn(normed, ffn)
         stream = stream._replace(x=x + mixed, first_value=first)
         return stream, None if state is None else {"att": att, "ffn": ffn}
 
@@ -110,8 +113,8 @@ class RWKVTrunk(Trunk):
         att, ffn = self.time_mix(config, schedule), self.channel_mix(config, schedule)
         return RWKVBlock(config.n_embd, layer, att, ffn)
 
-    def build_norm(self) -> nn.LayerNorm:
-        return nn.LayerNorm(self.config.n_embd)
+    def build_norm(self) -> LayerNorm:
+        return LayerNorm(self.config.n_embd)
 
     def param_groups(self) -> list[ParamGroup]:
         return official_groups(self, self.lr_scales)

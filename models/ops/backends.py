@@ -19,7 +19,10 @@ BINDINGS: dict[str, dict[str, str]] = {
     "wkv4": {"cpu": "models.ops.wkv4.cpu", "cuda": "models.ops.wkv4.cuda"},
     "wkv6": {"cpu": "models.ops.wkv6.cpu", "cuda": "models.ops.wkv6.cuda"},
     "wkv7": {"cpu": "models.ops.wkv7.cpu", "cuda": "models.ops.wkv7.cuda"},
-    "pointwise": {"cpu": "models.ops.elementwise.cpu"},
+    "pointwise": {
+        "cpu": "models.ops.elementwise.cpu",
+        "cuda": "models.ops.elementwise.cuda",
+    },
     "step": {"cpu": "models.decoding.program"},
 }
 """Modules with native kernels, by operator and device; each has a `library` to load, and `SIZES`
@@ -44,7 +47,7 @@ def resolve(operator: str, backend: str, device: torch.device, size: int | None 
         return backend
     native = device.type if device.type in BINDINGS[operator] else None
     if backend == "auto":
-        if native is None or (problem := _problem(operator, native, size)):
+        if native is None or (problem := why_not(operator, native, size)):
             reason = f"{device.type}: {problem if native else 'no kernels for this device'}"
             if device.type == "cuda" and native and _refuses:
                 raise UserError(no_kernels(operator, reason))
@@ -53,7 +56,7 @@ def resolve(operator: str, backend: str, device: torch.device, size: int | None 
         return native
     if backend != native:
         raise UserError(f"backend={backend!r} needs tensors on {backend}, they are on {device}")
-    if problem := _problem(operator, backend, size):
+    if problem := why_not(operator, backend, size):
         raise UserError(f"backend={backend!r} cannot work here: {problem}")
     return backend
 
@@ -100,20 +103,20 @@ def build_for(device: str, operators: Iterable[str]) -> dict[str, str | None]:
     """
     names = [name for name in operators if device in BINDINGS.get(name, ())]
     with ThreadPoolExecutor(max(1, len(names))) as pool:
-        return dict(zip(names, pool.map(lambda name: _problem(name, device), names), strict=True))
+        return dict(zip(names, pool.map(lambda name: why_not(name, device), names), strict=True))
 
 
 def report() -> dict[str, str]:
     """For each back end "ready", or why not. Builds what is not yet built."""
     states = {"reference": "ready"}
     for name in ("cpu", "cuda"):
-        problems = [_problem(operator, name) for operator in BINDINGS if name in BINDINGS[operator]]
+        problems = [why_not(operator, name) for operator in BINDINGS if name in BINDINGS[operator]]
         states[name] = next(filter(None, problems), "ready")
     return states
 
 
 @functools.cache
-def _problem(operator: str, name: str, size: int | None = None) -> str | None:
+def why_not(operator: str, name: str, size: int | None = None) -> str | None:
     """Why native back end `name` cannot work on this machine, or None. Asked once per process."""
     module = bindings(operator, name)
     if size is not None and size not in getattr(module, "SIZES", (size,)):

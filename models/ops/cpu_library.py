@@ -42,10 +42,6 @@ class CpuLibrary:
             self._library = library
         return self._library
 
-    def declare(self, name: str, arguments: list[Any]) -> None:
-        """Add kernel `name` and its C signature, before the library is loaded."""
-        self._arguments[name] = arguments
-
     def function(self, name: str, dtype: torch.dtype) -> Any:
         """Kernel `name` for `dtype`, to be called with the number of threads last."""
         return getattr(self.load(), f"{name}_{_DTYPES[dtype]}")

@@ -23,7 +23,7 @@ def custom_op(
     implementation: Callable[..., Any],
     shapes: Callable[..., Any],
     *,
-    dispatch: str = "CompositeExplicitAutograd",
+    dispatch: str | tuple[str, ...] = "CompositeExplicitAutograd",
     remember: Callable[..., None] | None = None,
     differentiate: Callable[..., Any] | None = None,
     flops: Callable[..., int] | None = None,
@@ -32,7 +32,7 @@ def custom_op(
 
     Args:
         schema: arguments and results in PyTorch's notation, `(Tensor x) -> Tensor`.
-        implementation: what is computed, on the devices of the dispatch key `dispatch`.
+        implementation: what is computed, on the devices of the dispatch keys `dispatch`.
         shapes: the fake implementation, which returns empty results.
         remember: `(ctx, inputs, output)`, saves what the gradient needs.
         differentiate: `(ctx, *gradients of results)` to the gradients of all arguments; without

@@ -30,9 +30,13 @@ class CudaLibrary:
         headers: tuple[str, ...],
         kernels: tuple[str, ...],
         oldest: tuple[int, int] = (7, 5),
+        defined: str = "",
     ) -> None:
-        """`oldest` is the compute capability that the kernels need."""
+        """`oldest` is the compute capability that the kernels need, `defined` a macro that chooses
+        among those of the file."""
         self.source, self.headers, self.kernels, self.oldest = source, headers, kernels, oldest
+        self.options: dict[str, Any] = {**OPTIONS, **({"define_macro": defined} if defined else {})}
+        self.name = f"{source} {defined}".strip()
         self._loaded: dict[int, dict[str, Any]] = {}
         self._allowed: set[tuple[str, int, int]] = set()
 
@@ -51,7 +55,7 @@ class CudaLibrary:
         """The kernels as a cubin for `arch`, e.g. "sm_90". Raises `BuildError`."""
         core = _core()
         options = core.ProgramOptions(
-            name=self.source, arch=arch, include_path=str(SOURCES), **OPTIONS
+            name=self.source, arch=arch, include_path=str(SOURCES), **self.options
         )
         try:
             program = core.Program((SOURCES / self.source).read_text(), "c++", options=options)
@@ -65,7 +69,7 @@ class CudaLibrary:
     def cubin(self, arch: str) -> Path:
         """The compiled kernels in the cache. Raises `BuildError`."""
         files = [SOURCES / name for name in (self.source, *self.headers)]
-        key = fingerprint(files, arch, OPTIONS, _core().__version__, _nvrtc_version())
+        key = fingerprint(files, arch, self.options, _core().__version__, _nvrtc_version())
         stem = self.source.removesuffix(".cu").replace("/", "-")
 
         def compile_to(path: Path) -> None:

@@ -223,6 +223,8 @@ def _compiled(text: str, options: SimpleNamespace, sanitized: bool) -> bytes:
     arch = options.arch.removeprefix("sm_")
     flags = ["-O1", f"-D__CUDA_ARCH__={arch}0", "-I", str(HERE), "-I", options.include_path]
     flags += ["-include", "builtins.h", *_poisoned()]
+    if defined := getattr(options, "define_macro", None):
+        flags.append(f"-D{defined}")
     if sanitized:
         flags += [
             "-g1",

@@ -46,7 +46,7 @@ def test_swiglu(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 
 def test_opcheck() -> None:
     g, weight = torch.randn(2, 9, 18, requires_grad=True), torch.rand(18, requires_grad=True)
-    torch.library.opcheck(OPS.rms_norm, (g, weight, 1e-5))
+    torch.library.opcheck(OPS.rms_norm, (g, weight, 1e-5, torch.float32))
     torch.library.opcheck(OPS.swiglu, (g,))
 
 

@@ -1,6 +1,6 @@
-"""A formula written once, in torch, that is one native pass over memory on a CPU.
+"""A formula written once, in torch, that is one native pass over memory on a CPU and on a GPU.
 
-    @fused(cpu.squared_relu, x="...")
+    @fused(kernels.squared_relu, x="...")
     def squared_relu(x: Tensor) -> Tensor:
         return x.relu().square()
 
@@ -11,122 +11,38 @@ no native kernel. Half precision is widened to fp32 before it and rounded once a
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
-import math
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.ops import backends
-from models.ops.cpu_library import CpuLibrary
 from models.ops.custom_op import check_shapes, custom_op, shapes
+from models.ops.elementwise import cuda
+from models.ops.elementwise.kernels import DTYPES, Kernel
 
-NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+NATIVE_DTYPES = tuple(DTYPES)
 MOST_CHECKED = 256
 """Combinations of shapes that a formula remembers as right: a training has few."""
 _WIDE = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
+_two_stages: set[str] = set()
+"""Ops whose results include sums over rows."""
 _kept_plain = False
-_built: bool | None = None
-
-
-class Kernel:
-    """The two C++ passes of one formula, `<name>` and `<name>_backward`.
-
-    In C they take sizes, the tensors, a constant where there is one, then what they write; the
-    backward pass reads the gradients of the results before it writes those of the tensors. The
-    sizes are the last dimensions of the first tensor behind the product of all others.
-
-    Args:
-        library: the library that exports both, for every dtype.
-        tensors: their names.
-        weights: the names of those that are in fp32; the others have the dtype of the result.
-        trailing: dimensions that stay apart in the sizes.
-        like: the tensor that the results resemble; default: the first.
-        halves: whether the last dimension of the results, and the last size, is half of that.
-        count: the number of results, or the tensor with one row for each, which is a size too.
-        array: whether the results are handed over as an array of addresses.
-        constant: whether a number follows the tensors.
-        wide: whether the results are in fp32 whatever the tensors are.
-    """
-
-    def __init__(
-        self,
-        library: CpuLibrary,
-        name: str,
-        tensors: str,
-        *,
-        trailing: int,
-        weights: str = "",
-        like: str | None = None,
-        halves: bool = False,
-        count: int | str = 1,
-        array: bool = False,
-        constant: bool = False,
-        wide: bool = False,
-    ) -> None:
-        self.tensors = tuple(tensors.split())
-        self.is_weight = [tensor in weights.split() for tensor in self.tensors]
-        self.like = self.tensors.index(like) if like else 0
-        self.wide = wide
-        self._library, self._name = library, name
-        self._trailing, self._halves, self._array = trailing, halves, array
-        self._counted = None if isinstance(count, int) else self.tensors.index(count)
-        self._count = count if isinstance(count, int) else 0
-        self._functions: dict[tuple[str, torch.dtype], Any] = {}
-        addresses = [c_void_p] * len(self.tensors)
-        sizes = [*[c_int64] * (trailing + 1), *[c_int] * (self._counted is not None)]
-        reads = [*sizes, *addresses, *[c_float] * constant]
-        passes = [POINTER(c_void_p)] if array else [c_void_p] * int(count)
-        library.declare(name, [*reads, *passes])
-        library.declare(f"{name}_backward", [*reads, *passes, *addresses])
-
-    def forward(self, *arguments: Any) -> list[Tensor]:
-        """The results of the formula."""
-        given = [x.contiguous() if isinstance(x, Tensor) else x for x in arguments]
-        like = given[self.like]
-        shape = (*like.shape[:-1], like.shape[-1] // 2) if self._halves else like.shape
-        dtype = torch.float32 if self.wide else like.dtype
-        count = self._count if self._counted is None else len(given[self._counted])
-        results = [like.new_empty(shape, dtype=dtype) for _ in range(count)]
-        self._call(self._name, given, results, [])
-        return results
-
-    def backward(self, *arguments: Any) -> list[Tensor]:
-        """The gradients of all tensors; the last argument lists those of the results."""
-        *tensors, grads = arguments
-        given = [x.contiguous() if isinstance(x, Tensor) else x for x in tensors]
-        results = [x.new_empty(x.shape) for x in given if isinstance(x, Tensor)]
-        self._call(f"{self._name}_backward", given, [x.contiguous() for x in grads], results)
-        return results
-
-    def _call(
-        self, name: str, given: Sequence[Any], passed: list[Tensor], written: list[Tensor]
-    ) -> None:
-        dtype, first = given[self.like].dtype, given[0]
-        function = self._functions.get((name, dtype))
-        if function is None:
-            function = self._functions[name, dtype] = self._library.function(name, dtype)
-        sizes = [*first.shape[first.dim() - self._trailing :]]
-        sizes.insert(0, first.numel() // math.prod(sizes))
-        if self._halves:
-            sizes[-1] //= 2
-        if self._counted is not None:
-            sizes.append(len(passed))
-        addresses = [x.data_ptr() for x in passed]
-        function(
-            *sizes,
-            *[x.data_ptr() if isinstance(x, Tensor) else x for x in given],
-            *([(c_void_p * len(addresses))(*addresses)] if self._array else addresses),
-            *[x.data_ptr() for x in written],
-            torch.get_num_threads(),
-        )
+_meant: str | None = None
+_built: dict[str, bool] = {}
+_log = logging.getLogger("crossover.wkv")
 
 
 class Fused:
-    """What `fused` makes of a formula: call it like the function."""
+    """What `fused` makes of a formula: call it like the function.
+
+    The results of a formula beside the residual stream have the stream's dtype or, under autocast
+    with a stream in fp32, that of autocast, as its kernel says.
+    """
 
     def __init__(self, plain: Callable[..., Any], kernel: Kernel, texts: dict[str, str]) -> None:
         signature = inspect.signature(plain)
@@ -135,36 +51,53 @@ class Fused:
         assert tensors == [*kernel.tensors] == [*texts], (plain, tensors)
         name = plain.__name__.strip("_")
         self.__doc__, self.__name__, self.plain = plain.__doc__, name, plain
-        self._kernel, self._shapes = kernel, shapes(**texts)
+        self.kernel, self._shapes = kernel, shapes(**texts)
         self._single = signature.return_annotation == "Tensor"
         self._tensors = len(tensors)
         self._checked: set[tuple[torch.Size, ...]] = set()
-        arguments = ", ".join(f"{kind} {name}" for name, kind in kinds.items())
+        constants = [f"{kind} {name}" for name, kind in kinds.items() if kind != "Tensor"]
+        if kernel.stream:  # or what it takes says so
+            constants.append("ScalarType dtype")
         self._op = custom_op(
             name,
-            f"({arguments}) -> Tensor[]",
-            kernel.forward,
-            self._fake,
-            dispatch="CPU",
+            _schema(tensors, constants),
+            lambda *given: kernel.forward(device_of(given[0]), *self._with_dtype(given)),
+            lambda *given: kernel.empty_results(*self._with_dtype(given)),
+            dispatch=("CPU", "CUDA"),
             remember=self._remember,
             differentiate=self._differentiate,
         )
+        if kernel.weights:
+            _two_stages.add(f"{name}_backward")
         self._backward_op = custom_op(
             f"{name}_backward",
-            f"({arguments}, Tensor[] grads) -> Tensor[]",
-            kernel.backward,
-            lambda *given: [x.new_empty(x.shape) for x in given[: self._tensors]],
-            dispatch="CPU",
+            _schema(kernel.keeps, [*constants, "Tensor[] grads"]),
+            lambda *given: kernel.backward(
+                device_of(given[0]), *self._with_dtype(given[:-1]), given[-1]
+            ),
+            lambda *given: kernel.empty_gradients(*self._with_dtype(given[:-1]), given[-1]),
+            dispatch=("CPU", "CUDA"),
         )
 
     def __call__(self, *arguments: Any) -> Any:
         self._check(arguments[: self._tensors])
-        like = arguments[self._kernel.like]
-        if native(like):
-            results = self._op(*self._converted(arguments, like.dtype, torch.float32))
+        dtype = self._dtype(arguments)
+        like = arguments[self.kernel.like]
+        if native(like, self.kernel.walk, self.kernel.size(arguments[0])):
+            given = self._converted(arguments, dtype, like.dtype, torch.float32)
+            results = self._op(*given, *([dtype] if self.kernel.stream else []))
         else:
-            results = self._compute(*arguments)
+            results = self._compute(dtype, *arguments)
         return results[0] if self._single else tuple(results)
+
+    def _dtype(self, arguments: Sequence[Any]) -> torch.dtype:
+        """Of what goes into and out of layers."""
+        like: Tensor = arguments[self.kernel.like]
+        if self.kernel.stream and like.dtype == torch.float32:
+            device = like.device.type
+            if torch.is_autocast_enabled(device):
+                return torch.get_autocast_dtype(device)
+        return like.dtype
 
     def _check(self, tensors: Sequence[Tensor]) -> None:
         """Raise `UserError` naming the first tensor that does not fit."""
@@ -178,37 +111,55 @@ class Fused:
                 self._checked.clear()
             self._checked.add(given)
 
-    def _converted(self, arguments: Sequence[Any], dtype: Any, wide: Any) -> list[Any]:
-        """The tensors in one dtype, weights in another, and the constant."""
-        tensors = zip(arguments, self._kernel.is_weight, strict=False)
-        converted = [x.to(wide if is_weight else dtype) for x, is_weight in tensors]
+    def _converted(self, arguments: Sequence[Any], dtype: Any, stream: Any, wide: Any) -> list[Any]:
+        """The tensors in the dtypes of layers, of the stream and of weights, and the constant."""
+        kernel = self.kernel
+        converted = []
+        for name, x in zip(kernel.tensors, arguments, strict=False):
+            if name in kernel.weights:
+                converted.append(x.to(wide))
+            else:
+                converted.append(x.to(stream if name in kernel.stream else dtype))
         return [*converted, *arguments[self._tensors :]]
 
-    def _compute(self, *arguments: Any) -> list[Tensor]:
+    def _compute(self, dtype: torch.dtype, *arguments: Any) -> list[Tensor]:
         """The formula in torch, in fp32 at least."""
-        dtype = arguments[self._kernel.like].dtype
-        wide = _WIDE.get(dtype, dtype)
-        given = self._converted(arguments, dtype, wide)
+        stream = arguments[self.kernel.like].dtype
+        wide = _WIDE.get(dtype, dtype) if stream in NATIVE_DTYPES else stream
+        given = self._converted(arguments, dtype, stream, wide)
         results = self.plain(*(x.to(wide) if isinstance(x, Tensor) else x for x in given))
         results = [results] if self._single else [*results]
-        return results if self._kernel.wide else [x.to(dtype) for x in results]
+        names = self.kernel.names_of_results(arguments)
+        dtypes = [self.kernel.dtype_of(name, dtype, stream) for name in names]
+        if stream not in NATIVE_DTYPES:  # fp64
+            return results
+        return [x.to(kind) for x, kind in zip(results, dtypes, strict=True)]
 
-    def _fake(self, *arguments: Any) -> list[Tensor]:
-        return [x.new_empty(x.shape) for x in self._compute(*arguments)]
+    def _with_dtype(self, arguments: Sequence[Any]) -> tuple[torch.dtype, Sequence[Any]]:
+        """The dtype of what goes into and out of layers, and the other arguments of an op."""
+        if self.kernel.stream:
+            return arguments[-1], arguments[:-1]
+        return arguments[self.kernel.like].dtype, arguments
 
     def _remember(self, ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-        ctx.save_for_backward(*inputs[: self._tensors])
+        known = dict(zip(self.kernel.results, output, strict=False))
+        known |= dict(zip(self.kernel.tensors, inputs, strict=False))
+        ctx.save_for_backward(*(known[name] for name in self.kernel.keeps))
         ctx.constants = inputs[self._tensors :]
         ctx.results = [(x.shape, x.dtype) for x in output]
 
     def _differentiate(self, ctx: Any, grads: list[Tensor | None]) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
+        kept = ctx.saved_tensors
         filled = [
-            tensors[0].new_zeros(shape, dtype=dtype) if grad is None else grad
+            kept[0].new_zeros(shape, dtype=dtype) if grad is None else grad
             for grad, (shape, dtype) in zip(grads, ctx.results, strict=True)
         ]
-        gradients = self._backward_op(*tensors, *ctx.constants, filled)
+        gradients = self._backward_op(*kept, *ctx.constants, filled)
         return *gradients, *(None for _ in ctx.constants)
+
+
+def _schema(tensors: Sequence[str], others: Sequence[str]) -> str:
+    return f"({', '.join([*(f'Tensor {name}' for name in tensors), *others])}) -> Tensor[]"
 
 
 def fused(kernel: Kernel, **shapes: str) -> Callable[[Callable[..., Any]], Fused]:
@@ -225,10 +176,29 @@ def fused(kernel: Kernel, **shapes: str) -> Callable[[Callable[..., Any]], Fused
     return decorate
 
 
-def native(x: Tensor) -> bool:
-    """Whether the C++ kernels take `x`."""
-    fits = x.device.type == "cpu" and x.dtype in NATIVE_DTYPES
-    return fits and not _kept_plain and _can_be_built()
+def device_of(x: Tensor) -> str:
+    """The type of device whose kernels compute with `x`."""
+    return _meant or x.device.type
+
+
+def native(x: Tensor, walk: str = "", size: int = 0) -> bool:
+    """Whether native kernels take `x`, which go over memory in such a way (`kernels.Pass`) with
+    sums over so many channels.
+
+    On a GPU they are for what runs as it is written: within `torch.compile` the formulas are the
+    compiler's, which fuses them with what is around them.
+    """
+    device = device_of(x)
+    if _kept_plain or device not in ("cpu", "cuda") or x.dtype not in NATIVE_DTYPES:
+        return False
+    if device == "cuda" and (torch.compiler.is_compiling() or not cuda.fits(walk, size)):
+        return False
+    return _meant is not None or _can_be_built(device)
+
+
+def launches(op: str) -> int:
+    """How many kernels the op `crossover::<op>` is on the device that is meant."""
+    return 2 if _meant == "cuda" and op in _two_stages else 1
 
 
 @contextlib.contextmanager
@@ -242,12 +212,38 @@ def native_disabled() -> Iterator[None]:
         _kept_plain = before
 
 
-def _can_be_built() -> bool:
+@contextlib.contextmanager
+def native_as_on(device: str) -> Iterator[None]:
+    """Compute every formula as on this type of device meanwhile, wherever the tensors are: for
+    traces without a device."""
+    global _meant
+    before, _meant = _meant, device
+    try:
+        yield
+    finally:
+        _meant = before
+
+
+def _can_be_built(device: str) -> bool:
     """Whether this machine can build the kernels, asked once per process."""
-    global _built
-    if _built is None:
-        _built = backends.resolve("pointwise", "auto", torch.device("cpu")) == "cpu"
-    return _built
+    if device not in _built:
+        if device == "cpu":
+            _built[device] = backends.resolve("pointwise", "auto", torch.device(device)) == device
+        else:
+            problem = backends.why_not("pointwise", device)
+            _built[device] = problem is None
+            if problem:
+                _notice(problem)
+    return _built[device]
+
+
+@functools.cache
+def _notice(reason: str) -> None:
+    """Say once that formulas are chains of PyTorch's operations."""
+    _log.warning(
+        "elementwise: NO KERNELS ON THIS GPU, every formula is several passes over memory (%s)",
+        reason.splitlines()[0],
+    )
 
 
 # The mark that torch.compiler.assume_constant_result would set, which first imports the whole

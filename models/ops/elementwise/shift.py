@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
-from models.ops.elementwise import cpu
+from models.ops.elementwise import kernels
 from models.ops.elementwise.fused import fused
+from models.ops.elementwise.kernels import MOST_MIXES
 from models.ops.intercept import interceptable
-
-MOST_MIXES = 6
 
 
 @interceptable
@@ -27,13 +26,16 @@ def shifted(x: Tensor, state: dict[str, Any] | None) -> tuple[Tensor, Tensor | N
     return state["shift"], x[:, -1].clone()
 
 
-def token_shift_mix(z: Tensor, previous: Tensor, mu: Tensor) -> tuple[Tensor, ...]:
+def token_shift_mix(
+    z: Tensor, previous: Tensor, mu: Tensor, of_previous: bool = False
+) -> tuple[Tensor, ...]:
     """Blend every token with the one before it, in M different proportions.
 
     Args:
         z: `[B, T, C]`.
         previous: `[B, C]`, the token before the first.
         mu: `[M, C]`, share of the current token, 1 <= M <= 6.
+        of_previous: whether mu is the share of the token before it instead.
 
     Returns:
         M tensors `[B, T, C]` in z's dtype: mix_m = z mu_m + prev (1 - mu_m), prev_t = z_{t-1}.
@@ -45,7 +47,7 @@ def token_shift_mix(z: Tensor, previous: Tensor, mu: Tensor) -> tuple[Tensor, ..
             f"token_shift_mix: mu must be [M, C] with M from 1 to {MOST_MIXES}, "
             f"got {list(mu.shape)}"
         )
-    return _token_shift_mix(z, previous, mu)
+    return _token_shift_mix(z, previous, mu, float(of_previous))
 
 
 def before(z: Tensor, previous: Tensor) -> Tensor:
@@ -53,7 +55,10 @@ def before(z: Tensor, previous: Tensor) -> Tensor:
     return torch.cat([previous[:, None], z[:, :-1]], dim=1)
 
 
-@fused(cpu.token_shift_mix, z="B T C", previous="B C", mu="M C")
-def _token_shift_mix(z: Tensor, previous: Tensor, mu: Tensor) -> tuple[Tensor, ...]:
+@fused(kernels.token_shift_mix, z="B T C", previous="B C", mu="M C")
+def _token_shift_mix(
+    z: Tensor, previous: Tensor, mu: Tensor, of_previous: float
+) -> tuple[Tensor, ...]:
     past = before(z, previous)
-    return tuple(past + (z - past) * share for share in mu.unbind())
+    base, other = (z, past) if of_previous else (past, z)
+    return tuple(base + (other - base) * share for share in mu.unbind())

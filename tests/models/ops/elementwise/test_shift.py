@@ -54,7 +54,7 @@ def test_an_unused_mix_has_no_gradient() -> None:
 
 def test_opcheck() -> None:
     z, previous, mu = (torch.randn(*s, requires_grad=True) for s in ((2, 9, 5), (2, 5), (5, 5)))
-    torch.library.opcheck(OPS.token_shift_mix, (z, previous, mu))
+    torch.library.opcheck(OPS.token_shift_mix, (z, previous, mu, 0.0))
 
 
 @pytest.mark.parametrize(
