@@ -103,6 +103,20 @@ def inputs(kinds: str, T: int, C: int) -> list[Any]:
     ]
 
 
+def inputs_of(name: str, T: int, C: int, dtype: torch.dtype, device: str) -> list[Any]:
+    """`inputs` of a formula on a device; what is no weight, and no table of angles, in `dtype`."""
+    kinds = FORMULAS[name][2]
+    wide = ("c", "head", "mu", "angle")
+    return [
+        x.detach()
+        .to(device, torch.float32 if kind in wide else dtype)
+        .requires_grad_(x.requires_grad)
+        if isinstance(x, torch.Tensor)
+        else x
+        for kind, x in zip(kinds.split(), inputs(kinds, T, C), strict=True)
+    ]
+
+
 def ways(name: str, given: list[Any], backward: bool) -> dict[str, Callable[[], Any]]:
     """The formula native, in eager torch, and compiled for the shape of what is given."""
     native, plain, _ = FORMULAS[name]

@@ -1,4 +1,5 @@
-"""The GPU part of `benchmarks/kernels.py`: bandwidth, the official kernel, a million tokens."""
+"""The GPU part of `benchmarks/kernels.py`: bandwidth, the official kernel, a million tokens; and
+the elementwise formulas, first against fp64, then against eager torch and `torch.compile`."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.elementwise import FORMULAS, WAYS, inputs_of, ways
 from benchmarks.harness import Row, in_turns, timed_on_gpu
-from benchmarks.operators import passes
+from benchmarks.operators import ABOVE, largest_error, passes
 from models.ops import backends
 from models.ops.wkv import wkv4
 
@@ -92,3 +94,50 @@ def add_official(
 
     pieces["official"] = run
     return None
+
+
+# ---------------------------------------------------------------- elementwise formulas
+
+LIMITS = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+"""Largest errors against fp64, of values and gradients."""
+CHECKED = ((517, 192), (130, 1024))
+TIMED = (32768, 1024)
+"""Tokens and channels."""
+
+
+def elementwise_rows(rounds: int) -> Iterator[Row]:
+    """Errors of every formula in every dtype; then, in bf16 and forward and backward, its time."""
+    if backends.report()["cuda"] != "ready":
+        yield Row("GPU, elementwise formulas", ("not measured", ""))
+        return
+    for name in FORMULAS:
+        for dtype, limit in LIMITS.items():
+            worst = max(formula_error(name, *shape, dtype) for shape in CHECKED)
+            mark = ABOVE if worst > limit else ""
+            figures = (f"error {worst:.1e}{mark}", f"<= {limit:g}")
+            yield Row(f"GPU, {name}, {str(dtype).removeprefix('torch.')}", figures)
+    for name in FORMULAS:
+        torch.compiler.reset()
+        given = inputs_of(name, *TIMED, torch.bfloat16, "cuda")
+        seconds = gpu_times(ways(name, given, backward=True), rounds)
+        ours = seconds["native"].median
+        ratios = ", ".join(f"{way} {seconds[way].median / ours:.2f}x" for way in WAYS[1:])
+        yield Row(f"GPU, {name}, forward + backward", (f"{1e6 * ours:.0f} us, {ratios}", ""))
+
+
+def formula_error(name: str, T: int, C: int, dtype: torch.dtype, device: str = "cuda") -> float:
+    """Largest error of a formula and its gradients against its text in fp64."""
+    native, plain, _ = FORMULAS[name]
+    given = inputs_of(name, T, C, dtype, device)
+    true = [
+        x.detach().double().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x
+        for x in given
+    ]
+    found = passes(native, given, backward=True)()
+    values = native(*given), plain(*true)
+    out, want = ([x] if isinstance(x, Tensor) else [*x] for x in values)
+    leaves = [x for x in true if isinstance(x, Tensor) and x.requires_grad]
+    grads = torch.autograd.grad(want, leaves, [x.detach().double() for x in out])
+    pairs = ([*out, *found], [*want, *grads])
+    got, exact = ([x.detach().double().cpu() for x in side] for side in pairs)
+    return largest_error(got, exact)[0]

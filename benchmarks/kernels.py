@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import wkv7
-from benchmarks.gpu import gpu_rows, inputs, wkv4_pass
+from benchmarks.gpu import elementwise_rows, gpu_rows, inputs, wkv4_pass
 from benchmarks.harness import Row, in_turns, parse, parser, publish, table
 from benchmarks.operators import ABOVE, largest_error, passes, poisoned, results
 from models.ops import backends
@@ -44,6 +44,7 @@ def main() -> None:
     ready = [name for name, state in states.items() if state == "ready"]
     times = itertools.chain(
         cpu_rows(arguments.rounds, ready),
+        elementwise_rows(arguments.rounds),
         gpu_rows(arguments.rounds, arguments.official),
         wkv7.check_rows(),
         wkv7.time_rows(arguments.rounds),

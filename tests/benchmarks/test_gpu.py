@@ -16,6 +16,18 @@ def test_without_a_gpu_its_rows_say_so() -> None:
     assert [row.figures for row in rows] == [("not measured", goal) for goal in gpu.GOALS.values()]
 
 
+@no_gpu
+def test_without_a_gpu_formulas_are_not_measured() -> None:
+    (row,) = gpu.elementwise_rows(1)
+    assert row.figures == ("not measured", "")
+
+
+@pytest.mark.parametrize("name", ["rotate", "bonus_head_norm", "token_shift_mix", "swiglu"])
+def test_formulas_are_held_to_fp64(name: str) -> None:
+    for dtype, limit in gpu.LIMITS.items():
+        assert gpu.formula_error(name, 40, 128, dtype, "cpu") <= limit
+
+
 def test_without_its_folder_the_official_kernel_is_not_timed() -> None:
     pieces = {"ours": lambda: None}
     assert gpu.add_official(pieces, [], None) == "no --official"

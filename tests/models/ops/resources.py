@@ -1,7 +1,7 @@
 """What the compiled CUDA kernels take of a multiprocessor: the table of `docs/kernel_resources.md`.
 
-`python -m tests.models.ops.resources [SOURCE ...]` compiles all kernels for all GPUs, or those of
-some sources, and writes their rows; minutes.
+`python -m tests.models.ops.resources [SOURCE ...] [sm_90 ...]` compiles all kernels for all GPUs,
+or some for some, and writes their rows; minutes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.ops import nvrtc
-from models.ops.nvrtc import OPTIONS, CudaLibrary
+from models.ops.elementwise import cuda as elementwise
+from models.ops.nvrtc import CudaLibrary
 from models.ops.wkv4 import cuda as cuda4
 from models.ops.wkv6 import cuda as cuda6
 from models.ops.wkv7 import cuda as cuda7
@@ -29,8 +30,16 @@ GPUS = {
     "sm_120": "RTX 50",
 }
 LIBRARIES: dict[str, CudaLibrary] = {
-    one.source: one for one in (cuda4.library, *cuda6.libraries.values(), cuda7.library)
+    one.name: one
+    for one in (
+        cuda4.library,
+        *cuda6.libraries.values(),
+        cuda7.library,
+        elementwise.library,
+        *elementwise.libraries.values(),
+    )
 }
+"""By their source and what it is compiled for."""
 TABLE = Path(__file__).parents[3] / "docs" / "kernel_resources.md"
 MISSING = ("-", "?")  # no kernels for that generation; not measured yet
 _KERNEL = re.compile(
@@ -65,11 +74,15 @@ def architectures(source: str) -> tuple[str, ...]:
 
 def measured(source: str, arch: str) -> dict[str, Resources]:
     """By kernel, as ptxas says."""
-    core, logs = nvrtc._core(), io.StringIO()
+    core, logs, library = nvrtc._core(), io.StringIO(), LIBRARIES[source]
     options = core.ProgramOptions(
-        name=source, arch=arch, include_path=str(nvrtc.SOURCES), ptxas_options=["-v"], **OPTIONS
+        name=library.source,
+        arch=arch,
+        include_path=str(nvrtc.SOURCES),
+        ptxas_options=["-v"],
+        **library.options,
     )
-    program = core.Program((nvrtc.SOURCES / source).read_text(), "c++", options=options)
+    program = core.Program((nvrtc.SOURCES / library.source).read_text(), "c++", options=options)
     program.compile("cubin", logs=logs)
     found = {}
     for kernel in _KERNEL.finditer(logs.getvalue()):
@@ -84,13 +97,15 @@ def complaint(source: str, arch: str) -> str | None:
     """What NVRTC's front end says against a source, or None; it makes no code."""
     import cuda.bindings.nvrtc as compiler
 
-    text = (nvrtc.SOURCES / source).read_bytes()
+    library = LIBRARIES[source]
+    text = (nvrtc.SOURCES / library.source).read_bytes()
     _, program = compiler.nvrtcCreateProgram(text, source.encode(), 0, None, None)
     options = [
         f"-arch=compute_{arch[3:]}",
         f"-I{nvrtc.SOURCES}",
         "-std=c++17",
         "-fdevice-syntax-only",
+        *(f"-D{defined}" for defined in [library.options.get("define_macro")] if defined),
     ]
     given = [one.encode() for one in options]
     (status,) = compiler.nvrtcCompileProgram(program, len(given), given)
@@ -137,10 +152,12 @@ def write(cells: dict[tuple[str, str], Resources]) -> None:
     TABLE.write_text(head + "\n".join(rows) + "\n")
 
 
-def main(sources: list[str]) -> None:
-    """Measure and write."""
+def main(words: list[str]) -> None:
+    """Measure and write, for GPUs among the words or all, and for sources among them or all."""
     _, cells = recorded()
-    jobs = [(source, arch) for source in sources for arch in architectures(source)]
+    gpus = {word for word in words if word in GPUS} or GPUS.keys()
+    sources = [word for word in words if word not in GPUS] or list(LIBRARIES)
+    jobs = [(source, arch) for source in sources for arch in architectures(source) if arch in gpus]
     with ProcessPoolExecutor(2) as pool:
         tables = pool.map(measured, *zip(*jobs, strict=True))
         for (source, arch), found in zip(jobs, tables, strict=True):
@@ -150,4 +167,4 @@ def main(sources: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or list(LIBRARIES))
+    main(sys.argv[1:])

@@ -10,11 +10,14 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from models.ops.elementwise.fused import native_as_on
 from models.ops.wkv import wkv4, wkv5, wkv6, wkv7
 from models.ops.wkv7 import cuda as cuda7
 from models.ops.wkv7.reference import wkv7_sequential
 from tests.emulator.driver import Gpu, WrongKernel, changed
 from tests.models.ops.closeness import assert_close
+from tests.models.ops.elementwise.cases import case as case_of
+from tests.models.ops.elementwise.compare import compare, rounding
 from tests.models.ops.wkv4 import cases as cases4
 from tests.models.ops.wkv6 import cases as cases6
 from tests.models.ops.wkv7 import cases as cases7
@@ -193,7 +196,66 @@ WKV7 = (
         "for (int i = 0; i < 3; i++) rest += sh.with_state[i][c];",
     ),
 )
+ELEMENTWISE = (
+    Mutant(
+        "a sum is read before all warps have told theirs",
+        "gpu/rows.h",
+        "      __syncthreads();\n      all = 0;\n",
+        "      all = 0;\n",
+    ),
+    Mutant(
+        "every sum is told in the same place",
+        "gpu/rows.h",
+        "      turn = 1 - turn;\n",
+        "",
+        sanitized=True,
+    ),
+    Mutant(
+        "a team sums over its neighbours too",
+        "gpu/rows.h",
+        "(lanes < WARP ? lanes : WARP) / 2",
+        "WARP / 2",
+    ),
+    Mutant(
+        "the last vector of a row is whole",
+        "gpu/rows.h",
+        "return c < width ? int(width - c < LANES ? width - c : LANES) : 0;",
+        "return c < width ? LANES : 0;",
+    ),
+    Mutant(
+        "rows behind the last are added up",
+        "gpu/rows.h",
+        "at.m.count = row < f.rows ? count : 0;",
+        "at.m.count = count;",
+    ),
+    Mutant(
+        "spans leave their sums in the same place",
+        "gpu/rows.h",
+        "(row * plan.sums + q) * width",
+        "q * width",
+    ),
+    Mutant(
+        "a walk does not hear of what comes after it",
+        "elementwise/shift.h",
+        "for (Index i = 0; i <= rows; i++) {",
+        "for (Index i = 0; i <= rows - (t + rows < T); i++) {",
+    ),
+    Mutant(
+        "the last partial sum is left out",
+        "elementwise/sums.cu",
+        "row < rows; row += BELOW",
+        "row < rows - 1; row += BELOW",
+    ),
+    Mutant(
+        "partial sums are halved without a barrier",
+        "elementwise/sums.cu",
+        "+= board.sums[below + half][column];\n    __syncthreads();\n",
+        "+= board.sums[below + half][column];\n",
+        sanitized=True,
+    ),
+)
 IN_EVERY_RUN = {
+    "spans leave their sums in the same place",
     "one lane raises the flag while others still write",
     "tokens behind the last are read",
     "two registers of an operand are exchanged",
@@ -233,10 +295,22 @@ def check_wkv7(gpu: Gpu) -> None:
         assert_close(got, want, 1.5e-2)
 
 
+def check_elementwise(gpu: Gpu) -> None:
+    shapes = {
+        "rms_norm": (1, 9, 1, 600),
+        "delta_keys": (2, 33, 3, 7),
+        "token_shift_mix": (2, 70, 1, 9),
+    }
+    with native_as_on("cuda"):
+        for name, shape in shapes.items():
+            compare(*case_of(name, shape), rounding(torch.float32))
+
+
 CHECKS: dict[Callable[[Gpu], None], tuple[Mutant, ...]] = {
     check_wkv4: WKV4,
     check_wkv6: WKV6,
     check_wkv7: WKV7,
+    check_elementwise: ELEMENTWISE,
 }
 ALL = [
     pytest.param(

@@ -12,10 +12,15 @@ from tests.models.ops.resources import LIBRARIES, architectures
 pytest.importorskip("cuda.core", reason="the optional group [cuda] is not installed")
 
 ALL = [(source, arch) for source in LIBRARIES for arch in architectures(source)]
+ALIKE = ("OF_float32", "OF_float16")  # the same text as for bf16
+SOME = [
+    pytest.param(source, arch, marks=[pytest.mark.slow] * source.endswith(ALIKE))
+    for source, arch in ALL
+]
 REGISTERS = 65536  # of a multiprocessor
 
 
-@pytest.mark.parametrize(("source", "arch"), ALL)
+@pytest.mark.parametrize(("source", "arch"), SOME)
 def test_the_compiler_accepts_every_source_for_every_gpu(source: str, arch: str) -> None:
     assert resources.complaint(source, arch) is None
 
