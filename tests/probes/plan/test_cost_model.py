@@ -81,9 +81,7 @@ def test_operations_are_those_the_model_counts(name: str) -> None:
 
 def test_a_gpu_runs_the_fused_formulas_and_sums_over_rows_in_two_launches() -> None:
     spec = spec_of("rwkv7")
-    ops = {
-        device: trace(spec, 1, 64, 2, device, "bf16-mixed", False) for device in ("cpu", "cuda")
-    }
+    ops = {device: trace(spec, 1, 64, 2, device, "bf16-mixed", False) for device in ("cpu", "cuda")}
     kinds = {device: {op.kind for op in traced} for device, traced in ops.items()}
     assert "token_shift_mix" in kinds["cpu"] and kinds["cuda"] == kinds["cpu"] | {"round_all"}
     summed = "log_decay_backward"
@@ -104,7 +102,7 @@ def test_a_gpu_is_used_as_planned(name: str, size: str, goal: float) -> None:
         MachineConf(**{key: value for key, value in machine.items() if key in known}), "bf16-mixed"
     )
     config = {**conf["sizes"][size], "vocab_size": 65536}
-    demand = CostModel(ModelSpec(name, conf["target"], size, config), "cuda", "bf16-mixed")
+    demand = CostModel(ModelSpec(name, size, conf["target"], config), "cuda", "bf16-mixed")
     sizes = demand.sizes(4096)
     seconds = compute_seconds(rates, demand.work(8, 4096, False))
     seconds += rates.stream(optimizer_bytes(STRATEGIES[0], 1, sizes, "bf16-mixed"))
