@@ -30,7 +30,7 @@ PRODUCTS = ("matmul", "thin matmul", "attention", "recurrence")
 
 @dataclass(frozen=True)
 class Count:
-    """Of one layer, forward and backward."""
+    """What one layer takes, forward and backward."""
 
     launches: float
     traffic: float

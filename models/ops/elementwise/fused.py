@@ -91,7 +91,7 @@ class Fused:
         return results[0] if self._single else tuple(results)
 
     def _dtype(self, arguments: Sequence[Any]) -> torch.dtype:
-        """Of what goes into and out of layers."""
+        """The dtype of what goes into and out of layers."""
         like: Tensor = arguments[self.kernel.like]
         if self.kernel.stream and like.dtype == torch.float32:
             device = like.device.type

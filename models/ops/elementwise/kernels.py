@@ -29,9 +29,9 @@ class Pass(NamedTuple):
     """How it goes over memory: flat, channels, rows, heads or tokens."""
     name: str
     dtype: torch.dtype
-    """Of what goes into and out of layers."""
+    """What goes into and out of layers has it."""
     stream: torch.dtype
-    """Of the residual stream."""
+    """The residual stream has it."""
     sizes: tuple[int, ...]
     fields: list[Any]
     """What follows the sizes: tensors, None for those that are not there, numbers."""
@@ -105,7 +105,7 @@ class Kernel:
     # ---------------------------------------------------------------- dtypes
 
     def dtype_of(self, name: str, dtype: torch.dtype, stream: torch.dtype) -> torch.dtype:
-        """Of a tensor or result, where layers take `dtype` and the residual stream is `stream`."""
+        """The dtype of a tensor or result: layers take `dtype`, the residual stream is `stream`."""
         if name in self.weights or (self._wide and name not in self.tensors):
             return torch.float32
         return stream if name in self.stream else dtype
@@ -170,7 +170,7 @@ class Kernel:
         return first.dtype if self.stream else dtype
 
     def _padded(self, passed: list[Tensor]) -> list[Tensor | None]:
-        """As many addresses as the struct has room for."""
+        """The addresses, as many as the struct has room for."""
         if self._counted is None:
             return [*passed]
         return [*passed, *[None] * (MOST_MIXES - len(passed))]

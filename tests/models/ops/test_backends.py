@@ -85,7 +85,7 @@ def test_the_reference_on_a_gpu_is_loud_or_refused(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loud in a training, an error where it would be measured; asked for by name it is neither."""
-    monkeypatch.setattr(backends, "_problem", lambda *_: "cuda-core is not installed")
+    monkeypatch.setattr(backends, "why_not", lambda *_: "cuda-core is not installed")
     monkeypatch.setattr(backends, "_refuses", False)
     backends._notice.cache_clear()
     gpu = torch.device("cuda")
