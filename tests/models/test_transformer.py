@@ -10,9 +10,7 @@ from torch import Tensor
 from core.errors import UserError
 from models.formats.families import llama
 from models.ops.elementwise import rms_norm
-from models.ops.elementwise import rms_norm
 from models.registry import build, nature
-from models.transformer import Transformer, swiglu
 from models.transformer import Transformer, swiglu
 from tests.models.ops.elementwise.compare import compare, dtypes, rounding, shapes
 from tests.registered_models import shaken, some_tokens, spec_of
