@@ -9,7 +9,7 @@
 #ifdef __CUDACC__
 #include "gpu/rows.h"
 #else
-#include "cpu/rows.h"
+#include "cpu/ways.h"
 #endif
 
 // A number among the fields of a formula.
@@ -17,5 +17,3 @@ struct Number {
   double value;
   WKV_HD operator float() const { return float(value); }
 };
-
-WKV_HD vec sigmoid(vec x) { return 1.f / (1.f + exp_(min_(vec{} + 88.f, -x))); }

@@ -54,6 +54,7 @@ WKV_HD vec exp_(const vec& a) {
   EACH_LANE r.x[i] = expf(a.x[i]);
   return r;
 }
+WKV_HD vec sigmoid(const vec& x) { return 1.f / (1.f + exp_(min_(vec{} + 88.f, 0.f - x))); }
 // What is left of x when it is kept as an S.
 template <class S>
 WKV_HD vec rounded(const vec& a) {

@@ -23,6 +23,7 @@ library = CpuLibrary(
         "elementwise/pointwise.h",
         "elementwise/shift.h",
         "cpu/rows.h",
+        "cpu/ways.h",
         "cpu/vec.h",
         "common/elements.h",
     ],
