@@ -27,6 +27,11 @@ PRECISIONS = {
     **dict.fromkeys(("16", "fp16", "float16", "half"), "16-mixed"),
     **dict.fromkeys(("32", "fp32", "float32", "full"), "32-true"),
 }
+COMPILERS = ("auto", "none", "inductor", "aot_eager", "eager")
+NOT_COMPILERS = {
+    **dict.fromkeys(("true", "yes", "on"), "inductor"),
+    **dict.fromkeys(("false", "no", "off"), "none"),
+}
 SHORT = {
     "fp32": "float32",
     "32": "float32",
@@ -316,6 +321,12 @@ class TrainerConf:
         choices=("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true"),
         aliases=PRECISIONS,
     )
+    compile: str = key(
+        "auto",
+        "back end of torch.compile for the blocks; auto: inductor on a GPU, none elsewhere",
+        choices=COMPILERS,
+        aliases=NOT_COMPILERS,
+    )
     accumulate_grad_batches: int = key(
         1, "number of micro-batches per optimizer step", low=1, high=SEQUENCES
     )
@@ -588,6 +599,12 @@ class ProbeConf:
         "precision of weights and arithmetic; auto: bfloat16 on GPUs that have it, else float32",
         choices=("auto", "float32", "bfloat16", "float16"),
         aliases=SHORT,
+    )
+    compile: str = key(
+        "auto",
+        "back end of torch.compile for the blocks; auto: inductor on a GPU, none elsewhere",
+        choices=COMPILERS,
+        aliases=NOT_COMPILERS,
     )
     threads: str = key(
         "auto",
@@ -1003,7 +1020,7 @@ ADDED = (
     "training.sample_prompt", "training.sample_tokens", "callbacks", "loggers",
     "checkpoint.sharded",
     "data.mix", "data.parts", "data.validation", "data.order", "data.magic_prime", "data.task",
-    "tune.mode", "tune.rank", "tune.alpha", "tune.targets",
+    "tune.mode", "tune.rank", "tune.alpha", "tune.targets", "trainer.compile",
 )  # fmt: skip
 """Keys of a training that runs of older versions have not recorded. The default of such a key is
 what was done before it existed."""

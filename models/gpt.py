@@ -99,6 +99,8 @@ class GPT(AttentionTrunk):
 
     def embed(self, tokens: Tensor, state: State | None) -> Stream:
         past = self.first_position(state, tokens.shape[1])
+        if isinstance(past, Tensor):
+            return Stream(self.emb(tokens) + self.pos_emb(past), (past, None))
         end = past + tokens.shape[1]
         self.check_positions(end)
         x = self.emb(tokens) + self.pos_emb.weight[past:end]  # [B, T, C] + [T, C]
@@ -111,6 +113,9 @@ class GPT(AttentionTrunk):
                 f"gpt has {self.config.n_positions} learned positions, too few for {end} tokens: "
                 "raise model.n_positions before training, or use a model without this limit"
             )
+
+    def check_length(self, end: int) -> None:
+        self.check_positions(end)
 
     def reserve_cache(self, program: Program, state: State) -> State:
         self.check_positions(self.past(state) + 1)

@@ -33,6 +33,7 @@ class GRUBlock(NetworkBlock):
 
     leaves = ("h",)
     gates = 3
+    can_compile = False  # into its T steps, one after the other
 
     def __init__(self, config: GRUConfig) -> None:
         super().__init__(config.n_embd, config.n_ffn or 7 * config.n_embd // 2)

@@ -139,6 +139,7 @@ class Hybrid(AttentionTrunk):
     Config = HybridConfig
     title = "the hybrid"
     options = ("layers", "wkv", "attention")
+    can_fix = False  # its blocks keep states of several kinds
 
     def __init__(self, config: HybridConfig) -> None:
         nn.Module.__init__(self)

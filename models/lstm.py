@@ -19,6 +19,7 @@ from models.contract import ParamGroup
 from models.layers.init import init_normal, split_decay
 from models.layers.network_block import How, NetworkBlock
 from models.layers.trunk import Trunk
+from models.ops.lstm import lstm
 
 
 def _products(x: Any, weights: Any) -> int:
@@ -67,6 +68,10 @@ class LSTMBlock(NetworkBlock):
     def run(
         self, x: Tensor, before: list[Tensor], weights: list[Tensor], how: How
     ) -> tuple[Tensor, ...]:
+        if torch.compiler.is_compiling():
+            h, c = (each[0] for each in before)
+            y, h, c = lstm(x, h, c, weights, torch.is_grad_enabled())
+            return y, h[None], c[None]
         return torch.lstm(x, before, weights, *how)
 
 

@@ -31,8 +31,11 @@ class Throughput:
         """Start, or start again, the time of the next step."""
         self._last = self._clock()
 
-    def step(self, tokens: int) -> None:
-        """One step over `tokens` tokens has ended. Raises `RuntimeError` before `start`."""
+    def step(self, tokens: int, warm: bool = True) -> None:
+        """One step over `tokens` tokens has ended. Raises `RuntimeError` before `start`.
+
+        One that is not `warm`, because something was compiled in it, is left out of rates too.
+        """
         if self._last is None:
             raise RuntimeError("Throughput.step before Throughput.start")
         now = self._clock()
@@ -43,7 +46,7 @@ class Throughput:
             self.all_seconds += seconds
         if self._warmup > 0:
             self._warmup -= 1
-        else:
+        elif warm:
             self.tokens += tokens
             self.seconds += seconds
 

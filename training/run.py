@@ -41,6 +41,7 @@ from data.mixture import (
 from data.order import Order
 from data.parts import NO_LOSS
 from data.tasks.task_data import TaskData
+from models.layers.compiled import compile_blocks, in_use
 from models.long_context.sequence_parallel import sequence_parallel
 from models.meta import build_meta
 from models.registry import ModelSpec, build, nature
@@ -77,6 +78,7 @@ from training.distributed.rendezvous import Leader, follow_rank_zero
 from training.distributed.strategies import (
     SHARDED,
     arithmetic_of,
+    compiler_of,
     on_gpu,
     precision_of,
     reads_shares,
@@ -438,6 +440,7 @@ class Run:
         saver.finish_tidying()
         fp32_products(conf.trainer.precision, on_gpu(conf.trainer))
         model.gradient_checkpointing = conf.training.gradient_checkpointing
+        compile_blocks(model, compiler_of(conf.trainer))
         order = self.order
         guard = NanGuard(conf.training.on_nan, order, saver.last_good)
         masked = any(each.masked for each in (self.corpus, *(text.corpus for text in self.texts)))
@@ -506,6 +509,7 @@ class Run:
         newest = saved(self.folder)[-1]
         content = read(newest, conf.checkpoint.sharded)
         model: Any = module.model
+        compiled = in_use(model)
         if conf.trainer.strategy in SHARDED:  # this rank trained only a share of the model
             weights = weights_of(newest, content)
             model = build(spec)
@@ -574,7 +578,8 @@ class Run:
                 "segment": conf.training.segment,
                 "bptt": conf.training.bptt,
                 "backends": model.backends()
-                | fp32_products(conf.trainer.precision, on_gpu(conf.trainer)),
+                | fp32_products(conf.trainer.precision, on_gpu(conf.trainer))
+                | compiled,
                 "peak_bytes": peak_memory(module.device),
                 "digest": digest(content),
             }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from models.contract import Model
+from models.decoding.captured import Decoder
 from models.decoding.sampling import choose
 from models.decoding.settings import Sampling
 
@@ -32,14 +33,15 @@ def generate(
     state = model.init_state(1, capacity=len(prompt) + count)
     logits, state = model.next_logits(prompt[None], state)
     counts: Counter[int] = Counter()
+    decoder: Decoder | None = None
     for position in range(count):
         check_finite(logits)
         token = choose(logits[0], sampling, generator, counts)
         counts[int(token)] += 1
         yield int(token)
         if position + 1 < count:
-            every, state = model(token.view(1, 1), state)  # type: ignore[assignment]
-            logits = every[:, -1]
+            decoder = decoder or Decoder(model, state, count - 1)
+            logits = decoder(token.view(1, 1))[:, -1]
 
 
 def check_length(model: Model, prompt: int, count: int) -> None:

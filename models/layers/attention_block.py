@@ -17,13 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UserError
-from models.contract import ParamGroup, State
+from models.contract import ParamGroup, State, map_state
+from models.decoding.captured import AHEAD, room_for
 from models.decoding.program import Program
 from models.layers.init import init_normal, split_decay
 from models.layers.matrices import matrices_rounded
 from models.layers.norms import LayerNorm, RMSNorm
 from models.layers.trunk import Block, Mixer, Stream, Trunk, linear_flops
-from models.ops.attention import KERNELS, attend, first_position, query_key_pairs
+from models.ops.attention import (
+    KERNELS,
+    attend,
+    attend_one,
+    first_position,
+    query_key_pairs,
+)
 from models.ops.attention_choice import in_use
 from models.ops.elementwise import rotate
 
@@ -58,8 +65,9 @@ class Rotation:
         return angle * (kept + (1 - kept) / self.factor)
 
 
-Positions = tuple[int, Rope | None]
-"""Tokens before this call, those of other ranks included, and the table for this call's."""
+Positions = tuple[int | Tensor, Rope | None]
+"""Tokens before this call, those of other ranks included, and the table for this call's. A tensor
+`[1]` where only the device knows how many, and one token is read (`Trunk.fixed_state`)."""
 
 MIN_CAPACITY = 64
 
@@ -115,6 +123,13 @@ class Attention(Mixer):
             qk = rotate(qk, *rope)  # queries and keys at once: fewer passes over memory
         q, k = qk.split((self.n_head, self.n_kv_head), dim=2)  # [B, T, H, N], [B, T, G, N]
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # [B, H, T, N], [B, G, T, N] twice
+        if isinstance(past, Tensor):
+            assert state is not None
+            place = past if self.window is None else past % self.window
+            state["k"].index_copy_(2, place, k.to(state["k"].dtype))
+            state["v"].index_copy_(2, place, v.to(state["v"].dtype))
+            y = attend_one(q, state["k"], state["v"], past)
+            return self.output(y.transpose(1, 2).flatten(2)), state, positions
         if state is not None:
             state = grow_cache(state, past, past + length, self.window)
             k = write_cache(state["k"], k, past, self.window)  # [B, G, S, N]
@@ -241,8 +256,31 @@ class AttentionTrunk(Trunk):
         program.position[0] = past
         return state
 
-    def first_position(self, state: State | None, length: int) -> int:
+    can_fix = True  # type: ignore[assignment]
+
+    def fixed_state(self, state: State, past: int) -> tuple[State, int | None]:
+        window = getattr(self.config, "window", None)
+        room = room_for(past + AHEAD)
+        room = min(room, window or room)
+        held = min(past, room)
+        device = self.emb.weight.device
+
+        def copied(cache: Tensor) -> Tensor:
+            fixed = cache.new_zeros(*cache.shape[:2], room, cache.shape[3])  # no NaN: it is read
+            fixed[:, :, :held] = cache[:, :, :held]
+            return fixed
+
+        blocks = {layer: map_state(cache, copied) for layer, cache in state["blocks"].items()}
+        position = torch.full((1,), past, dtype=torch.int64, device=device)
+        return {"position": position, "blocks": blocks}, None if room == window else room
+
+    def tokens_before(self, state: State) -> int:
+        return self.past(state)
+
+    def first_position(self, state: State | None, length: int) -> int | Tensor:
         """Where the first of `length` tokens stands in its sequence."""
+        if state is not None and "position" in state:
+            return state["position"]
         return first_position(self.past(state), length)
 
     def past(self, state: State | None) -> int:
@@ -258,6 +296,8 @@ class AttentionTrunk(Trunk):
 
     def advance(self, state: State, length: int) -> State:
         blocks = super().advance(state, length)
+        if "position" in state:
+            return {"position": state["position"] + length, **blocks}
         return {"length": state["length"] + length, **blocks} if self.attends else blocks
 
     def param_groups(self) -> list[ParamGroup]:
@@ -300,9 +340,14 @@ def check_config(config: Any) -> None:
         raise UserError(f"model.window={window} must be at least 1: it counts the token itself")
 
 
-def rope_table(past: int, length: int, head_size: int, turn: Rotation, like: Tensor) -> Rope:
+def rope_table(
+    past: int | Tensor, length: int, head_size: int, turn: Rotation, like: Tensor
+) -> Rope:
     """cos and sin `[T, N/2]`, fp32, of positions past .. past + T - 1."""
-    position = torch.arange(past, past + length, device=like.device, dtype=torch.float32)
+    if isinstance(past, Tensor):
+        position = (past + torch.arange(length, device=like.device)).float()
+    else:
+        position = torch.arange(past, past + length, device=like.device, dtype=torch.float32)
     angle = torch.outer(position, turn.frequencies(head_size, like.device))
     return angle.cos(), angle.sin()
 

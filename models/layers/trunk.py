@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.contract import ParamGroup, State, map_state
+from models.contract import ParamGroup, State, clone_state, map_state
 from models.decoding.program import Program, applies, invalidate, is_possible, program_for
 from models.layers.adapters import Adapted
 from models.layers.learned_state import LearnedState
@@ -40,6 +40,9 @@ class Stream(NamedTuple):
 
 class Block(nn.Module, ABC):
     """One layer: `(stream, state) -> (stream, state)`."""
+
+    can_compile: ClassVar[bool] = True
+    """Whether torch's compiler makes one graph of it that does not grow with the sequence."""
 
     @abstractmethod
     def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:
@@ -223,6 +226,23 @@ class Trunk(nn.Module, ABC):
     def can_step(self) -> bool:
         """Whether the blocks implement `step`, and no kernel that it lacks was chosen by hand."""
         return False
+
+    @property
+    def can_fix(self) -> bool:
+        """Whether `fixed_state` is implemented."""
+        return self.recurrent
+
+    def fixed_state(self, state: State, past: int) -> tuple[State, int | None]:
+        """A copy of the state after `past` tokens in buffers of a size that does not change with
+        the next, for `hidden` of one token; and the tokens after which they are full, if ever."""
+        return clone_state(state), None
+
+    def tokens_before(self, state: State) -> int:
+        """How many tokens came before, where that is asked for."""
+        return 0
+
+    def check_length(self, end: int) -> None:
+        """Raise `UserError` if the model cannot read `end` tokens."""
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """`forward` of one token `[B, 1]`, as one native call (models/decoding/program.py)."""

@@ -43,6 +43,26 @@ def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str, window: int | None = No
     return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
 
 
+def attend_one(q: Tensor, k: Tensor, v: Tensor, past: Tensor) -> Tensor:
+    """`attend` for one query over a cache of which only the device knows how full it is.
+
+    q `[B, H, 1, N]`, k and v `[B, G, R, N]`, finite everywhere; `past` `[1]`, int64, counts the
+    tokens before this one, whose key and value are in the cache already. A ring that has gone
+    round is full. As matrix products, since a GPU then reads the cache with all of its processors.
+    """
+    batch, heads, _, size = q.shape
+    groups, room = k.shape[1], k.shape[2]
+    rows = (q * size**-0.5).reshape(batch * groups, heads // groups, size)
+    keys, values = (x.to(q.dtype).flatten(0, 1) for x in (k, v))  # [B G, R, N]
+    if q.is_cuda and q.dtype != torch.float32:
+        scores = torch.bmm(rows, keys.transpose(1, 2), out_dtype=torch.float32)
+    else:
+        scores = torch.bmm(rows, keys.transpose(1, 2)).float()
+    is_empty = torch.arange(room, device=q.device) > past
+    shares = scores.masked_fill(is_empty, float("-inf")).softmax(-1)  # [B G, H / G, R]
+    return torch.bmm(shares.to(q.dtype), values).view(batch, heads, 1, size)
+
+
 @interceptable
 def first_position(past: int, length: int) -> int:
     """Where in its sequence the first of `length` tokens stands, after a cache of `past` tokens."""
@@ -79,7 +99,8 @@ def _within_reach(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
     if 1 < length < keys:
         ones = torch.ones(length, keys, dtype=torch.bool, device=q.device)
         mask = ones.tril(keys - length)
-    return _call(q, k, v, kernel, mask, causal=length == keys > 1)
+    causal = True if length == keys > 1 else False  # noqa: SIM210 (a compiler's sizes are symbols)
+    return _call(q, k, v, kernel, mask, causal)
 
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, count: int, kernel: str, window: int) -> Tensor:

@@ -16,6 +16,7 @@ import psutil
 from conf.schema import ProbeConf
 from core import environment
 from core.errors import UserError
+from models.layers.compiled import chosen
 from models.ops.backends import no_kernels
 from probes.measure import isolated
 from probes.measure.counters import disturbance
@@ -176,6 +177,7 @@ class SweepRunner:
             baseline_bytes=self.facts["baseline_bytes"],
             repeat_seconds=conf.repeat_seconds,
             relative_half_width=conf.relative_half_width,
+            compile=chosen(conf.compile, kind == "cuda"),
         )
 
     def _memory_limit(self) -> int:

@@ -14,6 +14,7 @@ from conf.schema import ProbeConf
 from core import environment
 from core.errors import UserError
 from core.precision import AUTO, of_probe
+from models.layers.compiled import NONE, chosen
 from models.registry import ModelSpec, model_class
 from probes.analysis.bootstrap import typical
 from probes.analysis.comparability import check_sizes
@@ -47,8 +48,8 @@ def run_sweep(
     after `VISITS` times or `conf.remeasure` of the time of the sweep; of each such group the less
     disturbed measurement stays.
 
-    `conf.precision=auto` is that of the rows that `path` holds of this device, if they agree, or
-    what suits the device.
+    `auto` in `conf.precision` and `conf.compile` is that of the rows that `path` holds of this
+    device, if they agree, or what suits the device.
 
     Raises `UserError` if the configuration makes no sense or, unless `conf.unmatched`, if the
     models differ in their numbers of parameters, before anything is measured.
@@ -64,11 +65,18 @@ def run_sweep(
         before = {row.precision for row in earlier if row.device["kind"] == kind}
         only = before.pop() if len(before) == 1 else of_probe(AUTO, kind == "cuda")
         conf = replace(conf, precision=only)
+    compilers = {row.backends.get("compile", NONE) for row in earlier if row.device["kind"] == kind}
+    compiler = chosen(conf.compile, kind == "cuda")
+    if conf.compile == AUTO and len(compilers) == 1:
+        compiler = compilers.pop()
+    conf = replace(conf, compile=compiler)
     if not conf.unmatched:
         check_sizes(specs, earlier, path)
     modules = ["probes.measure.worker", *{spec.target.rpartition(".")[0] for spec in specs}]
     if any(isinstance(spec, Trained) for spec in specs):
         modules.append("models.formats.load")  # before the baseline of memory is taken
+    if conf.compile != NONE:
+        modules += ["torch._dynamo", "torch._inductor.compile_fx"]
     isolated.preload(modules)
     bench = SweepRunner(conf, kind, earlier, operators_of(specs))
     with Screen() as screen:

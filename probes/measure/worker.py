@@ -17,6 +17,7 @@ from core.errors import UserError
 from core.peak_rate import highest_rate
 from core.precision import fp32_products
 from models.contract import TRAINING_FACTOR
+from models.layers.compiled import compile_blocks, in_use
 from models.layers.trunk import Trunk
 from models.ops.backends import build_for, refuse_reference_on_gpu
 from models.registry import build
@@ -91,10 +92,13 @@ def measure(report: Report, task: Task) -> None:
     model.to(task.device)
     report({"parameters": sum(parameter.numel() for parameter in model.parameters())})
     report({"flops": flops(model, task), "flops_dense": flops(model, task, dense=True)})
+    if task.probe != "operator":
+        compile_blocks(model, task.compile)
     peak_memory.reset_peak(task.device)
     facts = TASKS[task.probe](model, task, energy.find(task.device))
     with autocast(task):  # kernels are chosen by the precision they will see
-        report({**facts, "backends": model.backends() | products})
+        kernels = model.backends() | facts.pop("backends", {}) | products | in_use(model)
+    report({**facts, "backends": kernels})
 
 
 def flops(model: Any, task: Task, dense: bool = False) -> int | None:

@@ -12,6 +12,7 @@ from core.launcher import detect_launcher, processes_of
 from data.growth import Growth
 from data.parts import NO_LOSS, is_task, part_problems, validates, validation_confs
 from data.tasks.task_data import TASKS
+from models.layers.compiled import chosen
 from models.registry import is_recurrent
 from scripts.cli.model_spec import model_spec
 from scripts.cli.shared_checks import (
@@ -236,6 +237,11 @@ def deep_training_problems(config: TrainConf) -> Iterator[str]:
             f"training.segment={config.training.segment}: {config.model['name']} has no state that "
             "carries gradients; use training.gradient_checkpointing=true to save memory"
         )
+    if trainer.compile not in ("auto", "none"):
+        try:
+            chosen(trainer.compile, trainer.accelerator != "cpu" and on_gpu())
+        except UserError as error:
+            yield f"trainer.{error}"
     if trainer.accelerator == "cpu":
         return
     if trainer.precision == "16-mixed" and not on_gpu():
@@ -302,6 +308,8 @@ def _spans(config: TrainConf, world: int) -> Iterator[str]:
         yield f"{key} needs several processes: trainer.devices=2, or torchrun"
     if config.trainer.strategy not in ("auto", "ddp"):
         yield f"{key}: not with trainer.strategy={config.trainer.strategy!r}, choose ddp"
+    if (backend := config.trainer.compile) not in ("auto", "none"):
+        yield f"{key}: not with trainer.compile={backend}; no graph holds what processes exchange"
     if config.data.length_warmup:
         yield f"{key}: not with data.length_warmup, whose sequences cannot always be shared equally"
     if config.data.packing == "documents":

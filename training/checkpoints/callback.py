@@ -15,6 +15,7 @@ from core.files import discard, manifest_path, write_text
 from core.stop_signals import Preempted, Signals
 from models.formats.run_checkpoints import is_sharded, is_there
 from models.formats.tuned import PART
+from models.layers.compiled import in_use
 from tracking.lightning_loggers import JsonlLogger
 from training.checkpoints.async_io import BackgroundIO
 from training.checkpoints.find import path_of, saved, step_of
@@ -92,7 +93,10 @@ class Checkpointer(lightning.Callback):
             set_random_state(self._start["crossover"]["random"], self.member.rank)
             if self.member.rank == 0:
                 warn_of_other_bits(
-                    self._start["crossover"].get("machine"), pl_module.device, self.member.world
+                    self._start["crossover"].get("machine"),
+                    pl_module.device,
+                    self.member.world,
+                    in_use(pl_module.model)["compile"],
                 )
         self._start = None
         self._last_save = time.monotonic()
@@ -138,7 +142,9 @@ class Checkpointer(lightning.Callback):
             ),
             "scales": [key for key in checkpoint if key.endswith("Precision")],  # of fp16 losses
             "moments": len((checkpoint["optimizer_states"][0] or {}).get("state", {})),
-            "machine": machine(pl_module.device, self.member.world),
+            "machine": machine(
+                pl_module.device, self.member.world, in_use(pl_module.model)["compile"]
+            ),
         }
         if pl_module.tuned is not None:
             checkpoint["crossover"][PART] = pl_module.tuned

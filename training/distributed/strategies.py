@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import Strategy
 
 from conf.schema import TrainConf, TrainerConf
 from core.precision import of_training
+from models.layers.compiled import NONE, chosen
 
 SHARDED = ("fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3")
 
@@ -53,6 +54,12 @@ def precision_of(conf: TrainerConf) -> str:
 def arithmetic_of(conf: TrainerConf) -> str:
     """`trainer.precision`, or what it means on this machine where it is `auto`."""
     return of_training(conf.precision, on_gpu(conf))
+
+
+def compiler_of(conf: TrainerConf) -> str:
+    """The back end that compiles blocks, or none. Processes that share a sequence talk inside of
+    blocks, which no graph can hold."""
+    return NONE if conf.sequence_parallel else chosen(conf.compile, on_gpu(conf))
 
 
 def on_gpu(conf: TrainerConf) -> bool:

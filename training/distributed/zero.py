@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy
 from torch import Tensor, distributed, nn
 
 from core.errors import UserError
+from models.layers.compiled import NONE, in_use
 
 
 class Piece(NamedTuple):
@@ -102,6 +103,14 @@ class Zero(DeepSpeedStrategy):
         # DeepSpeed's own limit of 100,000 elements would leave a small model whole.
         limit = 10 * module.model.config.n_embd
         self.config["zero_optimization"]["stage3_param_persistence_threshold"] = limit
+        if self.zero_stage_3 and in_use(module.model)["compile"] != NONE:
+            # A compiled block is called with all its weights there: no hooks inside. Gradients are
+            # reduced one by one as ever: for those of a leaf DeepSpeed would wait for a hook that
+            # torch never calls, since what a block is given is no tensor but holds some.
+            leaves = importlib.import_module("deepspeed.utils.z3_leaf_module")
+            leaves.set_z3_leaf_modules(model, [*{type(block) for block in module.model.layers}])
+            stage: Any = importlib.import_module("deepspeed.runtime.zero.stage3")
+            stage.z3_leaf_parameter = lambda _: False
         engine, wrapped, _, _ = deepspeed.initialize(
             args=argparse.Namespace(device_rank=self.root_device.index or 0),
             config=self.config,

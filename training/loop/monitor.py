@@ -20,6 +20,7 @@ from core.units import bits_per_byte, size_bytes
 from data.growth import Growth
 from data.mixture import Heldout
 from models.contract import TRAINING_FACTOR
+from models.layers.compiled import graphs
 from tracking.progress import time_left
 from tracking.throughput import Throughput
 from training.loop.expenses import Expenses
@@ -78,6 +79,8 @@ class Monitor(lightning.Callback):
         self._masked = False
         """Whether steps learn only some of their tokens."""
         self._interrupted = False
+        self._graphs = 0
+        """Compiled so far by this process."""
         self.throughput = Throughput()
 
     def grow(self, growth: Growth, flops: Callable[[int, int], int]) -> None:
@@ -127,7 +130,8 @@ class Monitor(lightning.Callback):
         tokens, flops = self._tokens_per_step, self._flops_per_step
         if self._cost_of is not None:
             tokens, flops = self._cost_of(step - 1)
-        self.throughput.step(tokens)
+        compiled, self._graphs = self._graphs, graphs()
+        self.throughput.step(tokens, warm=compiled == self._graphs)
         spared = tokens * self._spared_per_token
         self.ledger.add(tokens, flops, module.learned, spared)
         if self._parts_of is not None:

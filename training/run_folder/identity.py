@@ -31,6 +31,7 @@ CHANGEABLE = (
     "trainer.strategy",
     "trainer.offload",
     "trainer.sequence_parallel",
+    "trainer.compile",
     "trainer.log_every_n_steps",
     "trainer.val_check_interval",
     "training.val_windows",

@@ -18,10 +18,13 @@ WORDS = {
     "device": "device",
     "cpu": "processor",
     "processes": "number of processes",
+    "compile": "compiler's back end",
 }
+OLDER = {"compile": "none"}
+"""What held where a checkpoint does not say: it was written before there was a choice."""
 
 
-def machine(device: torch.device, processes: int) -> dict[str, Any]:
+def machine(device: torch.device, processes: int, compiler: str) -> dict[str, Any]:
     """Identify what rounding depends on: equal values give equal bits, others may not."""
     on_gpu = device.type == "cuda"
     return {
@@ -30,14 +33,17 @@ def machine(device: torch.device, processes: int) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
         "cpu": cpu_name(),
         "processes": processes,
+        "compile": compiler,
     }
 
 
-def warn_of_other_bits(before: dict[str, Any] | None, device: torch.device, processes: int) -> None:
+def warn_of_other_bits(
+    before: dict[str, Any] | None, device: torch.device, processes: int, compiler: str
+) -> None:
     """Say in one line what differs from the machine that wrote a checkpoint, if that is known."""
     if before is None:
         return
-    now = machine(device, processes)
+    before, now = OLDER | before, machine(device, processes, compiler)
     different = [
         f"{word} {shown(before.get(key))}, now {now[key]}"
         for key, word in WORDS.items()

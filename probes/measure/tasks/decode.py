@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from core import energy
-from models.contract import State, clone_state
+from models.contract import State
+from models.decoding.captured import Decoder
+from models.layers.compiled import NONE
 from probes.measure.counters import peak_memory
 from probes.measure.tasks.timing import (
     Task,
@@ -31,18 +33,18 @@ def decode(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
     of every repeat and `token_seconds` each token, the wait for a GPU included. The peak is read in
     an untimed pass before any copy exists, so it holds weights, state and one step; the memory
     limit must have room for the copy too. The state has room for `decode_steps` more tokens, which
-    count in `state_bytes` where a cache grows.
+    count in `state_bytes` where a cache grows. What is captured or compiled first is not timed.
     """
     for_inference(model, task)
     text = tokens(task, task.length + task.decode_steps)
     context, new = text[:, : task.length], text[:, task.length :]
     each: list[float] = []
 
-    def steps(state: State) -> None:
+    def steps(decoder: Decoder) -> None:
         with torch.no_grad():
             last = time.perf_counter()
             for token in new.split(1, dim=1):
-                _, state = model(token, state)
+                decoder(token)
                 wait(task)
                 now = time.perf_counter()
                 each.append(now - last)
@@ -53,17 +55,27 @@ def decode(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
             room = model.init_state(task.batch, task.length + task.decode_steps)
             return model.next_logits(context, room)[1]
 
+    if task.compile != NONE:
+        steps(Decoder(model, start()))
     state = start()
     held = state_bytes(state)
-    peak_memory.reset_peak(task.device)
-    steps(state)
-    peak = peaks(task)
+    decoder = Decoder(model, state)
     del state
+    peak_memory.reset_peak(task.device)
+    steps(decoder)
+    peak = peaks(task)
+    decoder.forget()
     kept = start()
-    series = repeat(task, counter, lambda: clone_state(kept), steps)
+
+    def again() -> Decoder:
+        decoder.load(kept)
+        return decoder
+
+    series = repeat(task, counter, again, steps)
     timed = each[-len(series.seconds) * task.decode_steps :]
     facts = series.facts(counter, parts=task.decode_steps)
-    return {**facts, **peak, "token_seconds": timed, "state_bytes": held}
+    said = {"backends": {"step": decoder.how}}
+    return {**facts, **peak, "token_seconds": timed, "state_bytes": held, **said}
 
 
 def generate(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
@@ -74,17 +86,21 @@ def generate(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
     for_inference(model, task)
     first = tokens(task, 1)
 
-    def text(count: int) -> State:
-        token, state = first, model.init_state(task.batch, task.length)
+    def text(count: int) -> Decoder:
+        """On a GPU with all captures, as many as a cache that grows needs."""
+        token = first
         with torch.no_grad():
+            decoder = Decoder(model, model.init_state(task.batch, task.length))
             for _ in range(count):
-                logits, state = model(token, state)
-                token = logits[:, -1:].argmax(-1)
-        return state
+                token = decoder(token)[:, -1:].argmax(-1)
+        return decoder
 
     text(min(WARMUP_TOKENS, task.length))
     peak_memory.keep_blocks(
         task.device
     )  # the peak is that of the timed text: caches grow to its end
-    series = repeat(replace(task, warmup=0), counter, lambda: None, lambda _: text(task.length))
-    return {**series.facts(counter), **series.peaks, "state_bytes": state_bytes(series.last)}
+    task = replace(task, warmup=0, compile=NONE)  # the few tokens have compiled what there is
+    series = repeat(task, counter, lambda: None, lambda _: text(task.length))
+    decoder: Decoder = series.last
+    last = {"state_bytes": state_bytes(decoder.state), "backends": {"step": decoder.how}}
+    return {**series.facts(counter), **series.peaks, **last}

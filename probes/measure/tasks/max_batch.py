@@ -8,6 +8,7 @@ import torch
 
 from core import energy
 from models.contract import State
+from models.layers.compiled import NONE
 from probes.measure.counters import peak_memory
 from probes.measure.tasks.timing import Task, for_inference, repeat, state_bytes, tokens
 
@@ -22,7 +23,7 @@ def decode(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
     """
     for_inference(model, task)
     context = tokens(task, task.length, batch=1)
-    room = task.length + task.warmup + task.repeats
+    room = task.length + task.warmup + task.repeats + (task.compile != NONE)
     with torch.no_grad():
         single = model.init_state(1, room)
         for part in context.split(CHUNK, dim=1):

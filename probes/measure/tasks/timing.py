@@ -15,6 +15,7 @@ from torch import Tensor
 
 from core import energy
 from models.contract import State, named_tensors
+from models.layers.compiled import NONE
 from models.registry import ModelSpec
 from probes.measure.counters import disturbance, peak_memory
 from probes.measure.counters.disturbance import CounterReading
@@ -49,6 +50,8 @@ class Task:
     """After so much timed work no further repeat is begun."""
     relative_half_width: float = 0.0
     """How sure the time must be before repeats end early; 0: exactly `repeats` of them."""
+    compile: str = NONE
+    """The compiler's back end for the blocks."""
 
 
 MOST = 50
@@ -125,8 +128,12 @@ def repeat(
 ) -> Series:
     """Times `work(before())`, warm-up excluded, once or as often as `task` asks for.
 
-    The peak of memory is read after the warm-up.
+    The peak of memory is read after the warm-up. Where blocks are compiled, that is done before.
     """
+    if task.compile != NONE:
+        work(before())
+        wait(task)
+        peak_memory.reset_peak(task.device)
     series = Series(torch.get_num_threads() if task.device == "cpu" else 1)
     for index in itertools.count():
         if index and index == task.warmup:

@@ -122,6 +122,7 @@ ELSEWHERE = {
     "trainer.strategy": "several processes: tests/training/distributed/test_strategies.py",
     "trainer.sequence_parallel": "several processes: tests/training/distributed/test_strategies.py",
     "trainer.offload": "needs a GPU",
+    "trainer.compile": "the same bits: tests/training/distributed/test_compiled.py",
     "trainer.enable_progress_bar": "shows: tests/training/loop/test_monitor.py",
     **dict.fromkeys(
         (key for key in COUNTED if key.startswith("training.")),

@@ -182,11 +182,11 @@ def test_a_run_can_be_named_and_a_group_is_refused_with_its_runs(
 
 
 def test_another_number_of_threads_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    here = machine(torch.device("cpu"), 1)
-    warn_of_other_bits(here, torch.device("cpu"), 1)
+    here = machine(torch.device("cpu"), 1, "none")
+    warn_of_other_bits(here, torch.device("cpu"), 1, "none")
     assert not caplog.text
-    warn_of_other_bits({**here, "threads": 17}, torch.device("cpu"), 1)
+    warn_of_other_bits({**here, "threads": 17}, torch.device("cpu"), 1, "none")
     assert f"number of threads 17, now {here['threads']}: the last bits" in caplog.text
     caplog.clear()
-    warn_of_other_bits({**here, "cpu": "x\x1b[2J" + "y" * 5000}, torch.device("cpu"), 1)
+    warn_of_other_bits({**here, "cpu": "x\x1b[2J" + "y" * 5000}, torch.device("cpu"), 1, "none")
     assert "processor x\\x1b[2Jyyy" in caplog.text and len(caplog.text) < 500
