@@ -1,143 +1,108 @@
-"""The GPU part of `benchmarks/kernels.py`: bandwidth, the official kernel, a million tokens; and
-the elementwise formulas, first against fp64, then against eager torch and `torch.compile`."""
+"""Everything that a GPU has to show, within one lease: `python -m benchmarks.gpu OUT`.
+
+Correctness comes first and the crossover last. Each check is a process with a limit of its own, so
+that a kernel that hangs or crashes costs one check, and its rows are on disk before the next one
+begins. What cannot be measured is a row too, and says why. Needs PyTorch and cuda-core, and
+nothing else but for the last check; `--device cpu` runs every check in a small form, without a GPU.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from functools import partial
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from benchmarks.gpu_checks import CHECKS, LIMITS, PEERS
+from benchmarks.harness import ROOT, Row, header, table
 
-from benchmarks.elementwise import FORMULAS, WAYS, inputs_of, ways
-from benchmarks.harness import Row, in_turns, timed_on_gpu
-from benchmarks.operators import ABOVE, largest_error, passes
-from models.ops import backends
-from models.ops.wkv import wkv4
-
-gpu_times = partial(in_turns, warmup=3, clocked=timed_on_gpu)
-"""Seconds of each piece by CUDA events, with a cold cache."""
-GOALS = {
-    "forward, B=1, T=65536, C=768, minimal bytes over copy bandwidth": ">= 75 %",
-    "forward, B=8, T=4096, C=4096, minimal bytes over copy bandwidth": ">= 75 %",
-    "against the official kernel, forward + backward, B=1, T=65536, C=768": ">= 30x",
-    "against the official kernel, forward + backward, B=8, T=4096, C=4096": ">= 2x",
-    "forward, B=1, T=1048576, C=768": "<= 2 ms",
-    "forward + backward, B=1, T=1048576, C=768": "<= 6 ms",
-}
+BUDGET = 840.0
+"""Seconds of all checks: a lease of a quarter of an hour, less its start."""
+LEAST = 10.0
+"""Seconds below which no further check is begun."""
 
 
-def inputs(B: int, T: int, C: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """w from -1e-4 to -20 over the channels, u, k, v."""
-    w = -torch.logspace(-4, 1.3, C)[torch.randperm(C)]
-    return [w, torch.randn(C), *(torch.randn(B, T, C).to(dtype) for _ in range(2))]
+def main() -> None:
+    """Run the checks one after the other, then write what they said as a table."""
+    made = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    made.add_argument("out", type=Path, help="folder for results.jsonl, report.md and each output")
+    made.add_argument("--budget", type=float, default=BUDGET, help="seconds of all checks")
+    made.add_argument("--only", default="", help="checks to run, with commas between")
+    made.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    for peer, what in PEERS.items():
+        made.add_argument(f"--{peer}", type=Path, help=f"{what}, measured beside ours")
+    arguments = made.parse_args()
+    names = arguments.only.split(",") if arguments.only else [*CHECKS]
+    if unknown := [name for name in names if name not in CHECKS]:
+        made.error(f"no check {', '.join(unknown)}: choose from {', '.join(CHECKS)}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    peers = {peer: str(getattr(arguments, peer.replace("-", "_")) or "") for peer in PEERS}
+    rows: list[dict[str, Any]] = []
+    for row in run(arguments.out, names, arguments.device, arguments.budget, peers):
+        rows.append(row)
+        print(f"{row['check']}: {row['what']}: {row['measured']}", flush=True)
+    write(arguments.out, rows)
 
 
-def wkv4_pass(given: list[Tensor], backend: str, backward: bool) -> Callable[[], Any]:
-    """A call of the operator; with `backward` and the gradients of w, u, k, v."""
-    leaves = [x.detach().requires_grad_(backward) for x in given]
-    return passes(lambda w, u, k, v: wkv4(w, u, k, v, backend=backend)[0], leaves, backward)
+def run(
+    out: Path, names: list[str], device: str, budget: float, peers: dict[str, str]
+) -> Iterator[dict[str, Any]]:
+    """The rows of the checks, each on disk in `out/results.jsonl` when it is yielded."""
+    end = time.monotonic() + budget
+    results = out / "results.jsonl"
+    with results.open("a") as file:
+        for name in names:
+            left = end - time.monotonic()
+            if left < LEAST:
+                found = [_missing(name, "the time of the lease was used up")]
+            else:
+                found = _check(name, out / f"{name}.txt", device, min(LIMITS[name], left), peers)
+            for row in found:
+                file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            yield from found
 
 
-def gpu_rows(rounds: int, official: Path | None) -> Iterator[Row]:
-    """Bandwidth, the official kernel, a million tokens; bf16 in and out, cold cache."""
-    if backends.report()["cuda"] != "ready":
-        yield from (Row(f"GPU, {what}", ("not measured", goal)) for what, goal in GOALS.items())
-        return
-    source = torch.empty(1 << 29, dtype=torch.bfloat16, device="cuda")
-    bandwidth = 2 * source.nbytes / gpu_times({"copy": source.clone}, rounds)["copy"].median
-    del source
-    yield Row("GPU, copy bandwidth", (f"{bandwidth / 1e12:.2f} TB/s",))
-    for what, goal in GOALS.items():
-        B, T, C = (int(x) for x in re.findall(r"[BTC]=(\d+)", what))
-        given = [x.cuda() for x in inputs(B, T, C, torch.bfloat16)]
-        pieces = {"ours": wkv4_pass(given, "cuda", "backward" in what)}
-        if "official" in what and (problem := add_official(pieces, given, official)):
-            yield Row(f"GPU, {what}", (f"not measured: {problem}", goal))
-            continue
-        seconds = gpu_times(pieces, rounds)
-        ours = seconds["ours"].median
-        measured = f"{1e3 * ours:.3f} ms"
-        if "official" in seconds:
-            measured = f"{seconds['official'].median / ours:.1f}x ({measured})"
-        elif "bandwidth" in what:
-            measured = f"{3 * given[2].nbytes / ours / bandwidth:.0%} ({measured})"
-        yield Row(f"GPU, {what}", (measured, goal))
+def _check(
+    name: str, output: Path, device: str, limit: float, peers: dict[str, str]
+) -> list[dict[str, Any]]:
+    """The rows of one check, as far as it came; its whole output goes to a file."""
+    command = [sys.executable, "-m", "benchmarks.gpu_checks", name, device, json.dumps(peers)]
+    began, why = time.monotonic(), ""
+    with output.open("w") as file:
+        try:
+            done = subprocess.run(
+                command, stdout=file, stderr=subprocess.STDOUT, timeout=limit, cwd=ROOT
+            )
+            why = f"it ended with status {done.returncode}" if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            why = f"it took more than {limit:.0f} s"
+    lines = output.read_text(errors="replace").splitlines()
+    rows = [{"check": name, **json.loads(line)} for line in lines if line.startswith('{"what"')]
+    if why:
+        said = next((line for line in reversed(lines) if line and line[0] not in "{ "), "")
+        rows.append(_missing(name, ": ".join(filter(None, [why, said[:200]]))))
+    seconds = round(time.monotonic() - began, 1)
+    return [{**row, "seconds": seconds} for row in rows]
 
 
-def add_official(
-    pieces: dict[str, Callable[[], Any]], given: list[Tensor], folder: Path | None
-) -> str | None:
-    """Add RWKV-LM's kernel, built by nvcc for this length; or say why not."""
-    if folder is None:
-        return "no --official"
-    w, u, k, v = given
-    B, T, C = k.shape
-    files = [str(folder / name) for name in ("wkv_op_bf16.cpp", "wkv_cuda_bf16.cu")]
-    flags = ["--maxrregcount=60", "--use_fast_math", "-O3", f"-DTmax={T}"]
-    try:
-        from torch.utils.cpp_extension import load
-
-        kernel = load(f"wkv_{T}_bf16", files, extra_cuda_cflags=flags)
-    except Exception as error:  # no nvcc, no ninja, no such folder: all end here
-        return str(error).strip().splitlines()[0]
-    u = u.bfloat16()
-    y, grad, gk, gv = (torch.empty_like(k) for _ in range(4))
-    gw, gu = (torch.empty(B, C, dtype=k.dtype, device="cuda") for _ in range(2))
-
-    def run() -> None:
-        kernel.forward(B, T, C, w, u, k, v, y)
-        kernel.backward(B, T, C, w, u, k, v, y, grad, gw, gu, gk, gv)
-
-    pieces["official"] = run
-    return None
+def _missing(name: str, why: str) -> dict[str, Any]:
+    return {"check": name, "what": "the rest of it", "measured": f"not measured: {why}"}
 
 
-# ---------------------------------------------------------------- elementwise formulas
-
-LIMITS = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
-"""Largest errors against fp64, of values and gradients."""
-CHECKED = ((517, 192), (130, 1024))
-TIMED = (32768, 1024)
-"""Tokens and channels."""
-
-
-def elementwise_rows(rounds: int) -> Iterator[Row]:
-    """Errors of every formula in every dtype; then, in bf16 and forward and backward, its time."""
-    if backends.report()["cuda"] != "ready":
-        yield Row("GPU, elementwise formulas", ("not measured", ""))
-        return
-    for name in FORMULAS:
-        for dtype, limit in LIMITS.items():
-            worst = max(formula_error(name, *shape, dtype) for shape in CHECKED)
-            mark = ABOVE if worst > limit else ""
-            figures = (f"error {worst:.1e}{mark}", f"<= {limit:g}")
-            yield Row(f"GPU, {name}, {str(dtype).removeprefix('torch.')}", figures)
-    for name in FORMULAS:
-        torch.compiler.reset()
-        given = inputs_of(name, *TIMED, torch.bfloat16, "cuda")
-        seconds = gpu_times(ways(name, given, backward=True), rounds)
-        ours = seconds["native"].median
-        ratios = ", ".join(f"{way} {seconds[way].median / ours:.2f}x" for way in WAYS[1:])
-        yield Row(f"GPU, {name}, forward + backward", (f"{1e6 * ours:.0f} us, {ratios}", ""))
+def write(out: Path, rows: list[dict[str, Any]]) -> None:
+    """`out/report.md`: the machine, and a table of all rows."""
+    lines = ["# One lease of a GPU", "", *header(("cuda-core",)), ""]
+    given = [Row(f"{row['check']}: {row['what']}", (row["measured"],)) for row in rows]
+    lines += table(("check", "measured"), given)
+    (out / "report.md").write_text("\n".join(lines) + "\n")
 
 
-def formula_error(name: str, T: int, C: int, dtype: torch.dtype, device: str = "cuda") -> float:
-    """Largest error of a formula and its gradients against its text in fp64."""
-    native, plain, _ = FORMULAS[name]
-    given = inputs_of(name, T, C, dtype, device)
-    true = [
-        x.detach().double().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x
-        for x in given
-    ]
-    found = passes(native, given, backward=True)()
-    values = native(*given), plain(*true)
-    out, want = ([x] if isinstance(x, Tensor) else [*x] for x in values)
-    leaves = [x for x in true if isinstance(x, Tensor) and x.requires_grad]
-    grads = torch.autograd.grad(want, leaves, [x.detach().double() for x in out])
-    pairs = ([*out, *found], [*want, *grads])
-    got, exact = ([x.detach().double().cpu() for x in side] for side in pairs)
-    return largest_error(got, exact)[0]
+if __name__ == "__main__":
+    main()

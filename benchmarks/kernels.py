@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import wkv7
-from benchmarks.gpu import elementwise_rows, gpu_rows, inputs, wkv4_pass
+from benchmarks.elementwise_gpu import elementwise_rows
 from benchmarks.harness import Row, in_turns, parse, parser, publish, table
 from benchmarks.operators import ABOVE, largest_error, passes, poisoned, results
+from benchmarks.wkv4_gpu import gpu_rows, inputs, wkv4_pass
 from models.ops import backends
 from models.ops.wkv import wkv4, wkv4_initial_state
 from models.ops.wkv4.reference import wkv4_sequential

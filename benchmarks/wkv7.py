@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.gpu import gpu_times
 from benchmarks.harness import Row, parse, parser, publish, table
 from benchmarks.operators import ABOVE, largest_error, passes, poisoned, results
+from benchmarks.wkv4_gpu import gpu_times
 from models.ops import backends
 from models.ops.nvrtc import CudaLibrary
 from models.ops.wkv import wkv7

@@ -381,7 +381,8 @@ class TrainingConf:
     )
     also: list[str] = key(
         [],
-        "further figures of each row: joules of the device's counter, mfu (share of peak_flops)",
+        "further figures of each row: joules of the device's counter, mfu (share of peak_flops); "
+        "on a GPU both are there unasked",
         choices=("joules", "mfu"),
     )
     peak_flops: float = key(

@@ -46,20 +46,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str, window: int | None = No
 def attend_one(q: Tensor, k: Tensor, v: Tensor, past: Tensor) -> Tensor:
     """`attend` for one query over a cache of which only the device knows how full it is.
 
-    q `[B, H, 1, N]`, k and v `[B, G, R, N]`, finite everywhere; `past` `[1]`, int64, counts the
+    q `[B, H, 1, N]`, k and v `[B, G, S, N]`, finite everywhere; `past` `[1]`, int64, counts the
     tokens before this one, whose key and value are in the cache already. A ring that has gone
     round is full. As matrix products, since a GPU then reads the cache with all of its processors.
     """
     batch, heads, _, size = q.shape
     groups, room = k.shape[1], k.shape[2]
     rows = (q * size**-0.5).reshape(batch * groups, heads // groups, size)
-    keys, values = (x.to(q.dtype).flatten(0, 1) for x in (k, v))  # [B G, R, N]
+    keys, values = (x.to(q.dtype).flatten(0, 1) for x in (k, v))  # [B G, S, N]
     if q.is_cuda and q.dtype != torch.float32:
         scores = torch.bmm(rows, keys.transpose(1, 2), out_dtype=torch.float32)
     else:
         scores = torch.bmm(rows, keys.transpose(1, 2)).float()
     is_empty = torch.arange(room, device=q.device) > past
-    shares = scores.masked_fill(is_empty, float("-inf")).softmax(-1)  # [B G, H / G, R]
+    shares = scores.masked_fill(is_empty, float("-inf")).softmax(-1)  # [B G, H / G, S]
     return torch.bmm(shares.to(q.dtype), values).view(batch, heads, 1, size)
 
 

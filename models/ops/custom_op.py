@@ -28,7 +28,7 @@ def custom_op(
     differentiate: Callable[..., Any] | None = None,
     flops: Callable[..., int] | None = None,
 ) -> Any:
-    """Define `crossover::<name>` and return it.
+    """Define `crossover::<name>` and return it, to be called.
 
     Args:
         schema: arguments and results in PyTorch's notation, `(Tensor x) -> Tensor`.
@@ -46,13 +46,90 @@ def custom_op(
     if differentiate is not None:
         torch.library.register_autograd(qualified, differentiate, setup_context=remember)
     operator = getattr(torch.ops.crossover, name)
+    function = None
+    if differentiate is not None and remember is not None:
+        function = _function(name, implementation, remember, differentiate)
     if flops is not None:
 
         def count(*arguments: Any, **_: Any) -> int:
             return flops(*arguments)
 
         register_flop_formula(operator)(count)
-    return operator.default
+    return Operator(operator.default, implementation, function)
+
+
+class Operator:
+    """A custom op that is called as Python calls a function where nobody watches.
+
+    PyTorch's dispatcher takes longer for an operator written in Python than a GPU for many of
+    them. A compiler, a counter, a profiler, a transformation and tensors that are not plain ones
+    still find the operator they know.
+    """
+
+    def __init__(self, op: Any, implementation: Callable[..., Any], function: Any) -> None:
+        self.op = op
+        self._implementation, self._function = implementation, function
+        self._makes_list = str(op._schema).endswith("-> Tensor[]")
+
+    def __call__(self, *arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or _is_watched() or not _are_plain(arguments):
+            return self.op(*arguments)
+        if not torch.is_grad_enabled() or not _need_gradients(arguments):
+            return self._implementation(*arguments)
+        # Without a gradient the dispatcher says so, and only it looks for gradients within lists.
+        if self._function is None or any(isinstance(x, list) for x in arguments):
+            return self.op(*arguments)
+        results = self._function.apply(*arguments)
+        return [*results] if isinstance(results, tuple) and self._makes_list else results
+
+
+def _is_watched() -> bool:
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch.autograd._profiler_enabled()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+def _are_plain(arguments: Sequence[Any]) -> bool:
+    for x in arguments:
+        if type(x) in _PLAIN and not x.is_meta:
+            continue
+        if isinstance(x, Tensor) or (isinstance(x, list) and not _are_plain(x)):
+            return False
+    return True
+
+
+def _need_gradients(arguments: Sequence[Any]) -> bool:
+    return any(
+        _need_gradients(x) if isinstance(x, list) else isinstance(x, Tensor) and x.requires_grad
+        for x in arguments
+    )
+
+
+_PLAIN = {Tensor, torch.nn.Parameter}
+
+
+def _function(
+    name: str,
+    implementation: Callable[..., Any],
+    remember: Callable[..., None],
+    differentiate: Callable[..., Any],
+) -> Any:
+    """The operator with its gradient, as a function of autograd that no dispatcher knows."""
+
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        results = implementation(*arguments)
+        remember(ctx, arguments, results)
+        ctx.are_listed = isinstance(results, list)
+        return tuple(results) if ctx.are_listed else results
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return differentiate(ctx, [*grads]) if ctx.are_listed else differentiate(ctx, *grads)
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(name, (torch.autograd.Function,), members)
 
 
 class Dimension(NamedTuple):
@@ -125,6 +202,11 @@ def check_operands(
     None may be empty; they must have their shapes in the table, be floating-point and on one
     device, and those in `same_dtype` must have the first one's dtype.
     """
+    key = None
+    if not torch.compiler.is_compiling():  # to which sizes are symbols
+        key = (operator, tuple([(x.shape, x.dtype, x.device) for x in tensors]))
+        if key in _checked:
+            return
     first, like = tensors[0], table[0].name
     if len(first.shape) != len(table[0].dimensions) or 0 in first.shape:
         raise UserError(
@@ -146,6 +228,15 @@ def check_operands(
             raise UserError(
                 f"{operator}: {name} must have {like}'s dtype {first.dtype}, got {tensor.dtype}"
             )
+    if key is not None:
+        if len(_checked) >= MOST_CHECKED:
+            _checked.clear()
+        _checked.add(key)
+
+
+MOST_CHECKED = 256
+"""Calls that were found right and are remembered, by what of their tensors was looked at."""
+_checked: set[Any] = set()
 
 
 def _fits(shape: Shape, actual: torch.Size, sizes: dict[str, Any]) -> bool:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import threading
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +21,34 @@ STATIC_SHARED = 48 << 10
 """Bytes of shared memory that every kernel may have; more must be asked for."""
 
 OPTIONS = {"std": "c++17", "ftz": True, "prec_div": False}
+
+
+MOST_PREPARED = 256
+"""Launches that a library remembers for a GPU: a training has few shapes."""
+_thread = threading.local()
+_streams: dict[int, Any] = {}
+
+
+class _Loaded(NamedTuple):
+    """What of a library is on a GPU."""
+
+    kernels: dict[str, Any]
+    prepared: dict[Any, tuple[Any, Any]]
+    """Kernels and configurations of launches, by name, grid, block and shared memory."""
+
+
+def _launch(index: int, kernel: Any, config: Any, values: list[int]) -> None:
+    """Launch on the current stream of the current GPU, number `index`."""
+    core = _core()
+    if getattr(_thread, "device", None) != index:  # backward passes have threads of their own
+        core.Device(index).set_current()
+        _thread.device = index
+    handle = torch.cuda.current_stream().cuda_stream
+    stream = _streams.get(handle)
+    if stream is None:
+        stream = core.Stream.from_handle(handle) if handle else core.LEGACY_DEFAULT_STREAM
+        _streams[handle] = stream
+    core.launch(stream, config, kernel, *values)
 
 
 class CudaLibrary:
@@ -37,7 +67,7 @@ class CudaLibrary:
         self.source, self.headers, self.kernels, self.oldest = source, headers, kernels, oldest
         self.options: dict[str, Any] = {**OPTIONS, **({"define_macro": defined} if defined else {})}
         self.name = f"{source} {defined}".strip()
-        self._loaded: dict[int, dict[str, Any]] = {}
+        self._loaded: dict[int, _Loaded] = {}
         self._allowed: set[tuple[str, int, int]] = set()
 
     def load(self) -> None:
@@ -91,36 +121,40 @@ class CudaLibrary:
         Every argument is 64 bits wide, a number or an address, which is how cuda-core passes
         integers. `shared_bytes` is dynamic shared memory; above 48 KiB it is asked for first.
         """
-        core = _core()
+        current = torch.cuda.current_device()
+        index = current if device.index is None else device.index
+        prepared = self._kernels(index).prepared
+        key = (name, grid, block, shared_bytes)
+        if key not in prepared:  # before most launches it is: they cost a GPU as much as this
+            if len(prepared) >= MOST_PREPARED:
+                prepared.clear()
+            prepared[key] = self._prepare(index, *key)
         values = [
             0 if x is None else x.data_ptr() if isinstance(x, Tensor) else int(x) for x in arguments
         ]
-        with torch.cuda.device(device):
-            index = torch.cuda.current_device()
-            core.Device(index).set_current()  # in this thread: backward passes have their own
-            handle = torch.cuda.current_stream().cuda_stream
-            stream = core.Stream.from_handle(handle) if handle else core.LEGACY_DEFAULT_STREAM
-            kernel = self._kernels(index)[name]
-            if shared_bytes > STATIC_SHARED and (name, index, shared_bytes) not in self._allowed:
-                # cuda-core does not ask for that much dynamic shared memory by itself.
-                driver = importlib.import_module("cuda.bindings.driver")
-                attribute = (
-                    driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-                )
-                _, handle = driver.cuDeviceGet(index)
-                (status,) = driver.cuKernelSetAttribute(
-                    attribute, shared_bytes, kernel.handle, handle
-                )
-                if status != driver.CUresult.CUDA_SUCCESS:
-                    raise BuildError(
-                        f"a block cannot have {shared_bytes} bytes of shared memory: {status.name}"
-                    )
-                self._allowed.add((name, index, shared_bytes))
-            config = core.LaunchConfig(grid=grid, block=block, shmem_size=shared_bytes)
-            core.launch(stream, config, kernel, *values)
+        with nullcontext() if index == current else torch.cuda.device(index):
+            _launch(index, *prepared[key], values)
 
-    def _kernels(self, device: int) -> dict[str, Any]:
-        """The kernels by name, loaded for GPU number `device`. Raises `BuildError`."""
+    def _prepare(
+        self, index: int, name: str, grid: int | tuple[int, ...], block: int, shared_bytes: int
+    ) -> tuple[Any, Any]:
+        """A kernel and the configuration of its launch on GPU number `index`."""
+        kernel = self._kernels(index).kernels[name]
+        if shared_bytes > STATIC_SHARED and (name, index, shared_bytes) not in self._allowed:
+            # cuda-core does not ask for that much dynamic shared memory by itself.
+            driver = importlib.import_module("cuda.bindings.driver")
+            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            _, handle = driver.cuDeviceGet(index)
+            (status,) = driver.cuKernelSetAttribute(attribute, shared_bytes, kernel.handle, handle)
+            if status != driver.CUresult.CUDA_SUCCESS:
+                raise BuildError(
+                    f"a block cannot have {shared_bytes} bytes of shared memory: {status.name}"
+                )
+            self._allowed.add((name, index, shared_bytes))
+        return kernel, _core().LaunchConfig(grid=grid, block=block, shmem_size=shared_bytes)
+
+    def _kernels(self, device: int) -> _Loaded:
+        """The kernels loaded for GPU number `device`. Raises `BuildError`."""
         if device not in self._loaded:
             major, minor = torch.cuda.get_device_capability(device)
             if not self.supports(f"sm_{major}{minor}"):
@@ -131,7 +165,8 @@ class CudaLibrary:
             path = self.cubin(f"sm_{major}{minor}")
             try:
                 module = _core().ObjectCode.from_cubin(path.read_bytes())
-                self._loaded[device] = {name: module.get_kernel(name) for name in self.kernels}
+                kernels = {name: module.get_kernel(name) for name in self.kernels}
+                self._loaded[device] = _Loaded(kernels, {})
             except Exception as error:  # a driver older than the compiler, for one
                 raise BuildError(f"{path} was built but cannot be loaded: {error}") from None
         return self._loaded[device]

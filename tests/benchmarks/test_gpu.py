@@ -1,44 +1,59 @@
-"""The benchmark of a GPU's kernels where there is none, and what it times, on a CPU."""
+"""The script of a lease, end to end where there is no GPU: real parts, tiny sizes."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
-import torch
 
 from benchmarks import gpu
+from benchmarks.gpu_checks import CHECKS, CLASSES, LIMITS, PEERS
+from tests.registered_models import NAMES
 
-no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-
-
-@no_gpu
-def test_without_a_gpu_its_rows_say_so() -> None:
-    rows = [*gpu.gpu_rows(1, None)]
-    assert [row.figures for row in rows] == [("not measured", goal) for goal in gpu.GOALS.values()]
+NO_PEERS = dict.fromkeys(PEERS, "")
 
 
-@no_gpu
-def test_without_a_gpu_formulas_are_not_measured() -> None:
-    (row,) = gpu.elementwise_rows(1)
-    assert row.figures == ("not measured", "")
+def rows_of(folder: Path, names: list[str], device: str = "cpu", **more: Any) -> list[Any]:
+    budget, peers = more.get("budget", 300.0), more.get("peers", NO_PEERS)
+    rows = [*gpu.run(folder, names, device, budget, peers)]
+    written = (folder / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in written][-len(rows) :] == rows
+    return rows
 
 
-@pytest.mark.parametrize("name", ["rotate", "bonus_head_norm", "token_shift_mix", "swiglu"])
-def test_formulas_are_held_to_fp64(name: str) -> None:
-    for dtype, limit in gpu.LIMITS.items():
-        assert gpu.formula_error(name, 40, 128, dtype, "cpu") <= limit
+def test_every_model_and_every_check_has_its_limit() -> None:
+    assert sorted(CLASSES) == NAMES
+    assert LIMITS.keys() == CHECKS.keys()
+    names = [*CHECKS]
+    assert names[0] == "machine" and names[1].startswith("right") and names[-1] == "crossover"
 
 
-def test_without_its_folder_the_official_kernel_is_not_timed() -> None:
-    pieces = {"ours": lambda: None}
-    assert gpu.add_official(pieces, [], None) == "no --official"
-    assert [*pieces] == ["ours"]
+def test_checks_on_a_cpu(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, ["machine", "right4", "step_transformer"])
+    found = {row["what"]: row["measured"] for row in rows}
+    assert found["device"] == "cpu" and found["back end reference"] == "ready"
+    assert found["wkv4 float32 B=1 T=9 H=1"].endswith(": right")
+    assert "tokens/s" in found["step transformer tiny none"]
+    assert "tokens/s" in found["step transformer tiny eager"]
+    gpu.write(tmp_path, rows)
+    assert (
+        "| step_transformer: step transformer tiny eager |" in (tmp_path / "report.md").read_text()
+    )
 
 
-@pytest.mark.parametrize("backward", [False, True])
-def test_a_pass_has_the_gradients_of_all_inputs(backward: bool) -> None:
-    given = gpu.inputs(2, 5, 3)
-    result = gpu.wkv4_pass(given, "reference", backward)()
-    if backward:
-        assert [x.shape for x in result] == [x.shape for x in given]
-    else:
-        assert result.shape == given[2].shape and not result.requires_grad
+@pytest.mark.slow
+def test_all_checks_but_the_sweep_on_a_cpu(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, [name for name in CHECKS if name != "crossover"], budget=900.0)
+    missing = {row["check"] for row in rows if row["measured"].startswith("not measured")}
+    assert missing == {"beside"}
+    assert not [row for row in rows if "WRONG" in row["measured"]]
+
+
+def test_what_cannot_be_measured_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LIMITS, "step_gpt", 0.05)
+    (slow,) = rows_of(tmp_path, ["step_gpt"])
+    assert slow["measured"] == "not measured: it took more than 0 s"
+    late = rows_of(tmp_path, ["machine", "attention"], budget=1.0)
+    assert {row["measured"] for row in late} == {"not measured: the time of the lease was used up"}

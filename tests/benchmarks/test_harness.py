@@ -128,7 +128,7 @@ class Blocked:
             raise ModuleNotFoundError(f"{{name}} is not installed here", name=name)
 
 sys.meta_path.insert(0, Blocked())
-import benchmarks.decode, benchmarks.gpu, benchmarks.kernels, benchmarks.wkv7
+import benchmarks.decode, benchmarks.gpu, benchmarks.gpu_checks, benchmarks.kernels, benchmarks.wkv7
 benchmarks.kernels.check("T=1", ["reference"])
 """
 MISSING = {

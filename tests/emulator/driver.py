@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,6 +153,8 @@ class Gpu:
 
         patch.setattr(CudaLibrary, "launch", noted)
         patch.setattr(nvrtc, "_core", lambda: self)
+        patch.setattr(nvrtc, "_thread", threading.local())
+        patch.setattr(nvrtc, "_streams", {})
         patch.setattr(nvrtc, "_nvrtc_version", lambda: (0, 0))
         patch.setitem(sys.modules, "cuda.bindings.driver", self)
         patch.setattr(torch.cuda, "device", contextlib.nullcontext)

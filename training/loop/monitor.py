@@ -306,6 +306,10 @@ def describe(figures: dict[str, float]) -> str:
         parts.append(f"{figures['val/accuracy']:.1%} right")
     if "train/tokens_per_second" in figures:
         parts.append(f"{figures['train/tokens_per_second']:,.0f} tokens/s")
+    if "train/mfu" in figures:
+        parts.append(f"{figures['train/mfu']:.0%} MFU")
+    if "train/joules" in figures:
+        parts.append(f"{figures['train/joules'] / 1e3:,.1f} kJ")
     if "train/peak_memory_bytes" in figures:
         parts.append(size_bytes(figures["train/peak_memory_bytes"]))
     return "  ".join(parts)

@@ -20,6 +20,7 @@ from tracking.configuration import flatten, setting_of
 from tracking.jsonl import read_rows
 from tracking.wandb_run import STEP
 from training.loop.expenses import Expenses
+from training.loop.monitor import describe
 
 PEAK = 1e12
 AXES = ("tokens", "flops", "seconds", "joules", "cost")
@@ -41,6 +42,27 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_asked_for_is_nothing() -> None:
     assert Expenses.of(TrainConf(), 10, 2) is None
+
+
+@pytest.mark.usefixtures("counter")
+def test_a_gpu_shows_its_use_and_energy_unasked(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("training.loop.expenses.on_gpu", lambda trainer: True)
+    monkeypatch.setattr("training.loop.expenses.highest_rate", lambda kind, dtype: 4e9)
+    expenses = Expenses.of(TrainConf(), 1000, 2)
+    assert expenses is not None
+    expenses.start(torch.device("cpu"), 1)
+    assert expenses.use(2e6) == {"train/mfu": 0.25}
+    assert expenses.spent(1.0)["train/joules"] > 0
+    monkeypatch.setattr(energy, "find", lambda device: energy.Counter("unavailable: none", ()))
+    without = Expenses.of(TrainConf(), 1000, 2)
+    assert without is not None
+    without.start(torch.device("cpu"), 1)
+    assert without.spent(1.0) == {}, "a figure was made up"
+    assert not caplog.text
+    both = describe({"train/mfu": 0.25, "train/joules": 12_340.0})
+    assert both == "25% MFU  12.3 kJ"
 
 
 @pytest.mark.usefixtures("counter")
