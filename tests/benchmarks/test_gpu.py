@@ -24,7 +24,7 @@ def rows_of(folder: Path, names: list[str], device: str = "cpu", **more: Any) ->
 
 
 def test_every_model_and_every_check_has_its_limit() -> None:
-    assert sorted(CLASSES) == NAMES
+    assert set(CLASSES) <= set(NAMES)
     assert LIMITS.keys() == CHECKS.keys()
     names = [*CHECKS]
     assert names[0] == "machine" and names[1].startswith("right") and names[-1] == "crossover"
