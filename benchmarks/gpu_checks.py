@@ -43,7 +43,7 @@ CLASSES = {
 SIZES = {"0.1b": (12, 768), "0.4b": (24, 1024), "1.5b": (24, 2048)}
 """Layers and channels."""
 TINY = {"tiny": (2, 64)}
-OPERATORS = {4: wkv4, 6: wkv6, 7: wkv7}
+OPERATORS: dict[int, Callable[..., Any]] = {4: wkv4, 6: wkv6, 7: wkv7}
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 REPEATS = 5
 
@@ -201,7 +201,8 @@ def step(name: str) -> Callable[[str, dict[str, str]], None]:
         compilers = (NONE, chosen("auto", True)) if on_gpu else (NONE, "eager")
         for size, (layers, width) in (SIZES if on_gpu else TINY).items():
             for compiler in dict.fromkeys(compilers):
-                model: Any = build(spec(name, layers, width, size, vocab)).to(device)
+                model: Any = build(spec(name, layers, width, size, vocab))
+                model.to(device)
                 compile_blocks(model, compiler)
                 tokens = torch.randint(vocab, (batch, length + 1), device=device)
                 taken = _step_seconds(model, tokens, device)
@@ -259,8 +260,8 @@ def decode(name: str) -> Callable[[str, dict[str, str]], None]:
         on_gpu = device == "cuda"
         size, (layers, width) = ("0.4b", SIZES["0.4b"]) if on_gpu else ("tiny", TINY["tiny"])
         vocab = 65536 if on_gpu else 97
-        model: Any = build(spec(name, layers, width, size, vocab)).to(device, torch.bfloat16)
-        model.eval()
+        model: Any = build(spec(name, layers, width, size, vocab))
+        model.to(device, torch.bfloat16).eval()
         weights = sum(p.nbytes for p in model.parameters()) - model.emb.weight.nbytes
         with torch.no_grad():
             for rows in (1, 64) if on_gpu else (1, 2):

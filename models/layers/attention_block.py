@@ -256,7 +256,7 @@ class AttentionTrunk(Trunk):
         program.position[0] = past
         return state
 
-    can_fix = True  # type: ignore[assignment]
+    can_fix = True
 
     def fixed_state(self, state: State, past: int) -> tuple[State, int | None]:
         window = getattr(self.config, "window", None)

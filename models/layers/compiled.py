@@ -90,9 +90,8 @@ def _compiled(kind: type, backend: str) -> Any:
     """The forward function of a kind of block, compiled when it is first called."""
     if (kind, backend) not in _made:
         function: Any = kind.forward  # type: ignore[attr-defined]
-        _made[kind, backend] = torch.compile(
-            function, backend=backend, recompile_limit=RECOMPILE_LIMIT
-        )
+        make: Any = torch.compile  # its overloads do not know the limit
+        _made[kind, backend] = make(function, backend=backend, recompile_limit=RECOMPILE_LIMIT)
     return _made[kind, backend]
 
 
