@@ -18,6 +18,7 @@ from core.errors import UserError
 from serving.app import Limits, read_key
 from serving.open_server import http_server, listening, opened, threads_for
 from serving.requests import Loaded
+from serving.served_model import ServedModel
 
 
 def main(conf: ServeConf) -> None:
@@ -41,15 +42,27 @@ async def _serve(conf: ServeConf, place: socket.socket, key: str | None) -> None
         for name, run in zip(names, conf.run, strict=True)
     }
     openers = {name: partial(_open, one) for name, one in weights.items()}
-    models = await opened(openers, threads_for(len(names)), conf.chat, Path(conf.states_dir))
+    threads, states = threads_for(len(names)), Path(conf.states_dir)
+    async with opened(openers, threads, conf.chat, states) as models:
+        await _answer(conf, models, place, key)
+
+
+async def _answer(
+    conf: ServeConf, models: dict[str, ServedModel], place: socket.socket, key: str | None
+) -> None:
+    """Until a signal ends it; says where once it listens."""
+    limits = replace(Limits(), waiting=conf.most_waiting, body_bytes=conf.most_body_bytes)
+    server = http_server(models, limits, key)
+    serving = asyncio.create_task(server.serve(sockets=[place]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
     host, port = place.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     for name, model in models.items():
         about = model.described()
         print(f"{name}: {about['title']}, {about['parameters']:,} parameters")
     print(f"open {address}/ in a browser; the OpenAI API is at {address}/v1", flush=True)
-    limits = replace(Limits(), waiting=conf.most_waiting, body_bytes=conf.most_body_bytes)
-    await http_server(models, limits, key).serve(sockets=[place])
+    await serving
 
 
 def _open(conf: WeightsConf) -> Loaded:

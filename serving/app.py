@@ -12,7 +12,6 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,11 +59,6 @@ class Server:
     def app(self) -> Starlette:
         """The ASGI application."""
 
-        @asynccontextmanager
-        async def lifespan(app: Starlette) -> AsyncIterator[None]:
-            yield
-            await asyncio.gather(*(model.supervisor.close() for model in self._models.values()))
-
         routes = [
             Route("/", self._page),
             Route("/health", self._health),
@@ -75,7 +69,7 @@ class Server:
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
         ]
         handlers: Any = {404: _not_found, 405: _not_found, 500: _crashed}
-        return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+        return Starlette(routes=routes, exception_handlers=handlers)
 
     # ---- what is there ------------------------------------------------------------------------
 

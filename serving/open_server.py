@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvicorn
@@ -21,17 +22,17 @@ logger = logging.getLogger(__name__)
 IDLE = 30  # seconds that a connection may be silent between requests
 
 
+@asynccontextmanager
 async def opened(
     openers: Mapping[str, Opener], threads: int, chat: str, states: Path
-) -> dict[str, ServedModel]:
-    """Every model in its own worker, at the same time. Raises `UserError` if one cannot be."""
+) -> AsyncIterator[dict[str, ServedModel]]:
+    """Every model in its own worker, while the body runs. Raises `UserError` if one cannot be."""
     supervisors = [Supervisor(name, opener, threads) for name, opener in openers.items()]
     try:
         await asyncio.gather(*(supervisor.start() for supervisor in supervisors))
-        return {one.name: ServedModel(one, chat, states) for one in supervisors}
-    except BaseException:
+        yield {one.name: ServedModel(one, chat, states) for one in supervisors}
+    finally:
         await asyncio.gather(*(supervisor.close() for supervisor in supervisors))
-        raise
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -55,7 +56,7 @@ def http_server(
     config = uvicorn.Config(
         Server(models, limits, key).app(), log_level="warning", access_log=False,
         timeout_keep_alive=IDLE, timeout_graceful_shutdown=int(limits.answer_seconds),
-        server_header=False, lifespan="on",
+        server_header=False, lifespan="off",
     )  # fmt: skip
     return uvicorn.Server(config)
 

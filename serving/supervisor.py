@@ -41,7 +41,7 @@ MOST_STARTS = 3
 """Attempts to open a model again, after which its requests are refused until the next one asks."""
 START_LIMIT = 600.0  # seconds until a model must be open
 STALLED = 120.0  # seconds without a word while there is something to answer
-PRELOADED = ("torch", "serving.worker", "models.registry")
+PRELOADED = ("core.openmp", "torch", "serving.worker", "models.registry")
 
 
 @dataclass
@@ -126,11 +126,11 @@ class Supervisor:
         if self._watch is not None:
             self._watch.cancel()
         self._outbox.put(None)
+        if self._process is not None:
+            self._process.kill()  # it holds nothing that is not held here
+            await asyncio.to_thread(self._process.join)
         if self._pipe is not None:
             self._pipe.close()
-        if self._process is not None:
-            self._process.terminate()
-            await asyncio.to_thread(self._process.join)
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()

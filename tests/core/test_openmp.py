@@ -50,9 +50,10 @@ def test_threads_sleep_whatever_is_started() -> None:
     entries = [f"scripts.{name}" for name in ENTRIES] + [
         "models.layers.trunk",
         "probes.measure.isolated",
+        "serving.worker",
     ]
     settings = dict(zip(entries, at_the_import_of_torch(*entries), strict=True))
-    for name in ("scripts.runs", "scripts.prepare"):
+    for name in ("scripts.runs", "scripts.prepare", "scripts.serve"):
         assert settings.pop(name) == "torch was not asked for"
     assert {name for name, words in settings.items() if words != "PASSIVE 0"} == set()
 

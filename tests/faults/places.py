@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import importlib
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -346,7 +345,7 @@ def inside(way: Way, number: int, as_nobody: bool, place: Path, here: Path, seed
         schema.register(way.script)
         file = schema.script_path(way.script)
         importlib.import_module(file.removesuffix(".py").replace("/", "."))
-        for method in multiprocessing.get_all_start_methods():
+        for method in ("fork", "forkserver", "spawn_posix"):
             importlib.import_module(f"multiprocessing.popen_{method}")
         problems_of("plan", ["model=gpt", "data.length=64"])
         os.setgroups([])

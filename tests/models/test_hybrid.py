@@ -15,7 +15,7 @@ from tests.registered_models import shaken, some_tokens, spec_of
 
 ENDS = {
     "rwkv4": ("rwkv4", {}),
-    "rwkv7": ("rwkv7", {}),
+    "rwkv7": ("rwkv7", {"n_ffn": 280}),
     "transformer": ("attention", {}),
     "lstm": ("lstm", {}),
     "gated_deltanet": ("gated_deltanet", {"head_size": 32, "n_ffn": 252}),

@@ -53,11 +53,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
     async def body() -> None:
         openers = {name: partial(tiny.opened, name, folder) for name in ("rwkv7", "gpt")}
-        found.update(await opened(openers, 1, "auto", folder / "states"))
-        limits = Limits(body_bytes=1 << 20, body_seconds=2, waiting=40)
-        servers.append(http_server(found, limits, KEY))
-        ready.set()
-        await servers[0].serve(sockets=[place])
+        async with opened(openers, 1, "auto", folder / "states") as models:
+            found.update(models)
+            limits = Limits(body_bytes=1 << 20, body_seconds=2, waiting=40)
+            servers.append(http_server(found, limits, KEY))
+            ready.set()
+            await servers[0].serve(sockets=[place])
 
     thread = threading.Thread(target=lambda: asyncio.run(body()))
     thread.start()

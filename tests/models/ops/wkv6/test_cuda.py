@@ -17,7 +17,7 @@ def test_a_head_size_without_kernels_is_left_to_the_reference(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda.library, "load", lambda: None)  # as if there were a GPU
-    for cached in (backends._notice, backends._problem):
+    for cached in (backends._notice, backends.why_not):
         cached.cache_clear()
     gpu = torch.device("cuda")
     assert backends.resolve("wkv6", "auto", gpu, 64) == "cuda"
@@ -26,7 +26,7 @@ def test_a_head_size_without_kernels_is_left_to_the_reference(
     assert "head sizes 32, 64, 128, not 40" in caplog.text
     with pytest.raises(UserError, match="head sizes 32, 64, 128, not 40"):
         backends.resolve("wkv6", "cuda", gpu, 40)
-    backends._problem.cache_clear()
+    backends.why_not.cache_clear()
 
 
 def device_case(*shape: int, constant: bool = False) -> Case:
