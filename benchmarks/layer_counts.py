@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -53,7 +54,7 @@ def _traced(name: str, layers: int, fused: bool) -> tuple[float, float, float]:
     config = {**conf["sizes"][SIZE], "n_layer": layers, "vocab_size": VOCAB}
     spec = ModelSpec(name=name, target=conf["target"], size=SIZE, config=config)
     with FakeTensorMode(), native_as_on("cuda") if fused else native_disabled():
-        model = build(spec)
+        model: Any = build(spec)
         tokens = torch.zeros(BATCH, LENGTH, dtype=torch.long)
         recorder = Recorder([tokens, *model.parameters(), *model.buffers()], lambda: 0.0)
         with recorder:
