@@ -31,7 +31,14 @@ install: $(VENV)/installed ## make .venv with everything a run needs
 demo: $(VENV)/installed ## train two models, measure them, write runs/demo/report/; about 5 minutes
 	$(BIN)/python scripts/demo.py
 
-.PHONY: help install demo live evidence check types quick test test-slow coverage torture busy lint bench clean
+LIVE := model.size=1m trainer.max_steps=100 optim.warmup_steps=10
+live: $(VENV)/installed ## two small models side by side in a page; the first time, they are trained
+	$(BIN)/python scripts/train.py name=live-rwkv7 model=rwkv7 $(LIVE)
+	$(BIN)/python scripts/train.py name=live-transformer model=transformer $(LIVE)
+	$(BIN)/python scripts/serve.py run=[live-rwkv7,live-transformer]
+
+evidence: $(VENV)/installed ## train every model on the tasks that tell them apart, write runs/evidence/; 90 minutes at most
+	$(BIN)/python scripts/evidence.py
 
 # A process keeps its neighbouring tests, which share what they prepare, until the other has none left.
 test: $(VENV)/installed-dev lint ## lint, types and the whole test-suite (without the slow ones)

@@ -22,7 +22,7 @@ from core.errors import UserError
 MOST_JSON = 16 << 20  # bytes
 MOST_YAML = 256 << 10  # bytes, which take a second
 LONGEST_LINE = 1 << 20  # bytes of a row
-MOST_SKIPPED = 64 << 20  # bytes of a line that is too long; a sparse file may have terabytes
+MOST_SKIPPED = 512 << 20  # bytes of a line that is too long; a sparse file may have terabytes
 DEEPEST = 50  # lists and objects in each other
 _BLOCK = 1 << 16  # bytes
 LARGEST = 10**300  # of a whole number: any is also a float

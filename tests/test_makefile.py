@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -34,3 +35,11 @@ def test_the_cuda_extra_comes_along_where_there_is_a_driver(tmp_path: Path, targ
     assert installed(f"{tmp_path}{os.pathsep}{path}", target) == "'.[cuda]'"
     if not Path("/proc/driver/nvidia/version").exists() and shutil.which("nvidia-smi") is None:
         assert installed(path, target) == "'.'"
+
+
+def test_every_target_has_a_rule_and_a_line_of_help() -> None:
+    text = (ROOT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    rules = dict(re.findall(r"^([a-z-]+):([^=\n]*)$", text, re.MULTILINE))
+    assert rules.keys() == set(phony.split())
+    assert {name for name, rest in rules.items() if " ## " not in rest} == {"types", "quick"}
