@@ -12,7 +12,6 @@ from core.launcher import detect_launcher, processes_of
 from data.growth import Growth
 from data.parts import NO_LOSS, is_task, part_problems, validates, validation_confs
 from data.tasks.task_data import TASKS
-from models.layers.compiled import chosen
 from models.registry import is_recurrent
 from scripts.cli.model_spec import model_spec
 from scripts.cli.shared_checks import (
@@ -238,6 +237,8 @@ def deep_training_problems(config: TrainConf) -> Iterator[str]:
             "carries gradients; use training.gradient_checkpointing=true to save memory"
         )
     if trainer.compile not in ("auto", "none"):
+        from models.layers.compiled import chosen  # which imports torch
+
         try:
             chosen(trainer.compile, trainer.accelerator != "cpu" and on_gpu())
         except UserError as error:
