@@ -17,6 +17,7 @@ from conf.schema import (
     DataConf,
     DemoConf,
     EvaluateConf,
+    OpeningConf,
     PlanConf,
     PrepareConf,
     ProbeConf,
@@ -24,7 +25,6 @@ from conf.schema import (
     ServeConf,
     TortureConf,
     TrainConf,
-    WeightsConf,
 )
 from core.errors import UserError
 from data.tasks.task_data import TASKS
@@ -44,8 +44,8 @@ from tracking.wandb_run import wandb_problems
 Checker = Callable[[Any], Iterator[str]]
 
 
-CHECKS: dict[str, Checker] = {"train": training_problems}
-DEEP_CHECKS: dict[str, Checker] = {"train": deep_training_problems}
+CHECKS: dict[str, list[Checker]] = {"train": [training_problems]}
+DEEP_CHECKS: dict[str, list[Checker]] = {"train": [deep_training_problems]}
 """By script, what words alone decide, and what only the models and PyTorch do."""
 
 
@@ -53,7 +53,8 @@ def check(*scripts: str, deep: bool = False) -> Callable[[Checker], Checker]:
     """Have the function check the configurations of these scripts."""
 
     def register(function: Checker) -> Checker:
-        (DEEP_CHECKS if deep else CHECKS).update(dict.fromkeys(scripts, function))
+        for script in scripts:
+            (DEEP_CHECKS if deep else CHECKS).setdefault(script, []).append(function)
         return function
 
     return register
@@ -61,14 +62,14 @@ def check(*scripts: str, deep: bool = False) -> Callable[[Checker], Checker]:
 
 def combination_problems(config_name: str, config: Any) -> list[str]:
     """Every impossible combination in a typed configuration that words alone decide."""
-    problems = list(CHECKS[config_name](config)) if config_name in CHECKS else []
+    problems = [problem for look in CHECKS.get(config_name, ()) for problem in look(config)]
     recorded = getattr(config, "wandb", None)
     return problems if recorded is None else [*problems, *wandb_problems(recorded)]
 
 
 def deep_combination_problems(config_name: str, config: Any) -> list[str]:
     """Impossible combinations that only the models and PyTorch decide."""
-    return list(DEEP_CHECKS[config_name](config)) if config_name in DEEP_CHECKS else []
+    return [problem for look in DEEP_CHECKS.get(config_name, ()) for problem in look(config)]
 
 
 @check("probe", "repeatability")
@@ -145,7 +146,7 @@ def _report(config: ReportConf) -> Iterator[str]:
 
 
 @check("generate", "evaluate", "serve", deep=True)
-def _weights_deep(config: WeightsConf | ServeConf) -> Iterator[str]:
+def _weights_deep(config: OpeningConf) -> Iterator[str]:
     yield from device_problems(config.accelerator)
 
 
@@ -163,7 +164,7 @@ def _serve(config: ServeConf) -> Iterator[str]:
 
 
 @check("generate", "evaluate", "serve")
-def _weights(config: WeightsConf | ServeConf) -> Iterator[str]:
+def _weights(config: OpeningConf) -> Iterator[str]:
     if config.tokenizer is not None and not Path(config.tokenizer).exists():
         yield f"tokenizer={config.tokenizer!r}: no such file or folder"
 

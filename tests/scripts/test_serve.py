@@ -48,6 +48,8 @@ def test_mistakes_are_one_message(capfd: Capture, folder: Path, tmp_path: Path) 
         taken.listen()
         port = taken.getsockname()[1]
         cases: dict[tuple[str, ...], str] = {
+            ("run=[]",): "give at least one run",
+            (weights, "tokenizer=none.json"): "tokenizer='none.json': no such file or folder",
             ("run=[nothing]",): "nothing",
             (weights,): "comes without a tokenizer",
             (weights, tokenizer, f"port={port}"): "cannot listen there (Address already in use)",
