@@ -752,12 +752,10 @@ class RunsConf:
 
 
 @dataclass
-class WeightsConf:
-    """Weights that a script opens, with their tokenizer, on a device."""
+class OpeningConf:
+    """How weights are opened, with their tokenizer, on a device."""
 
-    run: str = key(
-        MISSING, "run name (GROUP/NAME in a sweep), folder, or file of weights", path=True
-    )
+    run: Any = MISSING
     weights: str = key(
         "raw",
         "weights of a run to use; ema: their average, of a run with optim.ema",
@@ -773,6 +771,15 @@ class WeightsConf:
         "precision of weights and arithmetic; auto: the file's",
         choices=DTYPES,
         aliases=SHORT,
+    )
+
+
+@dataclass
+class WeightsConf(OpeningConf):
+    """Weights that a script opens, with their tokenizer, on a device."""
+
+    run: str = key(
+        MISSING, "run name (GROUP/NAME in a sweep), folder, or file of weights", path=True
     )
 
 
@@ -795,7 +802,7 @@ class GenerateConf(WeightsConf):
 
 
 @dataclass
-class ServeConf:
+class ServeConf(OpeningConf):
     """Answer prompts with models, live in a page and through the OpenAI API."""
 
     run: list[str] = key(
@@ -818,22 +825,6 @@ class ServeConf:
         256, "requests at a time, above which one is refused", low=1, high=10**6
     )
     most_body_bytes: int = key(8 << 20, "bytes of a request", low=1 << 10, high=1 << 30)
-    weights: str = key(
-        "raw",
-        "weights of the runs to use; ema: their average, of runs with optim.ema",
-        choices=("raw", "ema"),
-    )
-    tokenizer: str | None = key(
-        None, "path of the tokenizer; default: those that lie with the runs", path=True
-    )
-    runs_dir: str = key("runs", "folder of the runs' folders", path=True)
-    accelerator: str = key("auto", "device to run on", choices=("auto", "cpu", "gpu"))
-    dtype: str = key(
-        "auto",
-        "precision of weights and arithmetic; auto: the files'",
-        choices=DTYPES,
-        aliases=SHORT,
-    )
 
 
 @dataclass

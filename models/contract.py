@@ -153,6 +153,11 @@ def named_tensors(state: State, prefix: str = "") -> Iterator[tuple[str, Tensor]
             yield from named_tensors(value, f"{path}.")
 
 
+def state_bytes(state: State) -> int:
+    """Bytes of all leaves of a state tree."""
+    return sum(leaf.nbytes for _, leaf in named_tensors(state))
+
+
 def map_state(state: State, change: Any) -> State:
     """A new tree of the same shape with `change(tensor)` at every leaf."""
     return {

@@ -9,12 +9,11 @@ if __name__ == "__main__":  # before the imports that take long: a wrong word is
 
 import asyncio
 import socket
-from dataclasses import replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
-from conf.schema import ServeConf, WeightsConf
-from core.errors import UserError
+from conf.schema import OpeningConf, ServeConf, WeightsConf
 from serving.app import Limits, read_key
 from serving.open_server import http_server, listening, opened, threads_for
 from serving.requests import Loaded
@@ -32,16 +31,12 @@ def main(conf: ServeConf) -> None:
 async def _serve(conf: ServeConf, place: socket.socket, key: str | None) -> None:
     names = [Path(run).name.removesuffix(".safetensors").removesuffix(".pth") for run in conf.run]
     if len({*names}) < len(names):
-        names = [str(run) for run in conf.run]
-    if len({*names}) < len(names):
-        raise UserError(f"run={conf.run}: names one model twice")
-    weights = {
-        name: WeightsConf(
-            run, conf.weights, conf.tokenizer, conf.runs_dir, conf.accelerator, conf.dtype
-        )
+        names = conf.run
+    shared = {field.name: getattr(conf, field.name) for field in fields(OpeningConf)}
+    openers = {
+        name: partial(_open, WeightsConf(**{**shared, "run": run}))
         for name, run in zip(names, conf.run, strict=True)
     }
-    openers = {name: partial(_open, one) for name, one in weights.items()}
     threads, states = threads_for(len(names)), Path(conf.states_dir)
     async with opened(openers, threads, conf.chat, states) as models:
         await _answer(conf, models, place, key)
@@ -51,7 +46,7 @@ async def _answer(
     conf: ServeConf, models: dict[str, ServedModel], place: socket.socket, key: str | None
 ) -> None:
     """Until a signal ends it; says where once it listens."""
-    limits = replace(Limits(), waiting=conf.most_waiting, body_bytes=conf.most_body_bytes)
+    limits = Limits(waiting=conf.most_waiting, body_bytes=conf.most_body_bytes)
     server = http_server(models, limits, key)
     serving = asyncio.create_task(server.serve(sockets=[place]))
     while not server.started and not serving.done():

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.out_of_memory import is_out_of_memory
-from models.contract import State, combine_states, map_state, named_tensors
+from models.contract import State, combine_states, map_state, state_bytes
 from models.decoding.generate import check_finite, check_length
 from models.decoding.program import MOST_ROWS
 from models.decoding.sampling import choose, generator_at
@@ -42,6 +42,7 @@ class Sequence:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.read = 0  # tokens of the prompt
+        self.keys: dict[int, bytes] = {}  # of its prompt's beginnings; none if it has a state
         self.cached = 0
         self.before = 0  # tokens of the state that it begins from
         self.state: State | None = None  # None while it is in a batch
@@ -108,8 +109,7 @@ class Batch:
 
     def state_bytes(self) -> int:
         """Bytes of the state of one of its sequences."""
-        size = sum(leaf.numel() * leaf.element_size() for _, leaf in named_tensors(self._state))
-        return size // max(len(self.members), 1)
+        return state_bytes(self._state) // max(len(self.members), 1)
 
 
 class Engine:
@@ -160,8 +160,9 @@ class Engine:
             sequence = self._reading.popleft()
             self._try([sequence], partial(self._read, sequence), events)
         for batch in [*self._batches]:
+            size = batch.state_bytes()
             for sequence in [*batch.members]:
-                self._try([sequence], partial(self._draw, batch, sequence), events)
+                self._try([sequence], partial(self._draw, batch, sequence, size), events)
             if batch.members:
                 self._try(batch.members, batch.advance, events)
         self._batches = [batch for batch in self._batches if batch.members]
@@ -194,14 +195,14 @@ class Engine:
         if request.begin is not None:
             empty = self._model.init_state(1)
             state, logits, tokens = read_state(request.begin, empty, self.digest)
-            sequence.state = map_state(state, lambda leaf: leaf.to(self._device))
-            sequence.state |= {k: state[k] for k in ("length",) if k in state}  # stays on the CPU
-            sequence.logits, sequence.before = logits.to(self._device), tokens
+            sequence.state, sequence.before = state, tokens
+            sequence.logits = logits.to(self._device)
         elif not request.prompt:
             raise UserError("the prompt has no token: give a text, or a state to continue")
         check_length(self._model, sequence.before + len(request.prompt), max(request.most, 1))
         if request.begin is None:
-            if (known := self._cache.find(request.prompt)) is not None:
+            sequence.keys = self._cache.keys(request.prompt)
+            if (known := self._cache.find(sequence.keys)) is not None:
                 sequence.read, sequence.state, sequence.logits = known
                 sequence.cached = sequence.read
             else:
@@ -217,8 +218,8 @@ class Engine:
             logits, sequence.state = self._model.next_logits(tokens, sequence.state)
             sequence.logits, sequence.read = logits[0], sequence.read + len(part)
             assert sequence.state is not None
-            if request.begin is None:
-                self._cache.keep(request.prompt, sequence.read, sequence.state, logits[0])
+            if sequence.keys:
+                self._cache.keep(sequence.keys[sequence.read], sequence.state, logits[0])
         else:
             for token in request.answered[len(sequence.answer) :][:REPLAYED]:
                 sequence.answer.append(token)
@@ -248,8 +249,9 @@ class Engine:
 
     # ---- answering ----------------------------------------------------------------------------
 
-    def _draw(self, batch: Batch, sequence: Sequence) -> list[Event]:
-        """The next token of an answer; the sequence leaves where it ends."""
+    def _draw(self, batch: Batch, sequence: Sequence, size: int) -> list[Event]:
+        """The next token of an answer; the sequence, of a state of `size` bytes, leaves where it
+        ends."""
         request, logits = sequence.request, sequence.logits
         assert logits is not None
         if len(sequence.answer) >= request.most:
@@ -261,7 +263,7 @@ class Engine:
             return self._finish(batch, sequence, "stop")
         now = time.perf_counter()
         drawn = Drawn(
-            request.id, token, sequence.position, now - sequence.since, batch.state_bytes(),
+            request.id, token, sequence.position, now - sequence.since, size,
             *_probabilities(logits, token, request.logprobs),
         )  # fmt: skip
         sequence.since = now

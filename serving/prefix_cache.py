@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
-from models.contract import State, clone_state, named_tensors
+from models.contract import State, clone_state, state_bytes
 
 
 class Kept(NamedTuple):
@@ -33,9 +33,9 @@ class PrefixCache:
         self._kept: OrderedDict[bytes, Kept] = OrderedDict()
         self.bytes = 0
 
-    def find(self, prompt: Sequence[int]) -> tuple[int, State, Tensor] | None:
-        """The longest beginning of a prompt that is known: its length, state and logits `[V]`."""
-        keys = self._keys(prompt)
+    def find(self, keys: Mapping[int, bytes]) -> tuple[int, State, Tensor] | None:
+        """The longest beginning of a prompt, given as `keys`, that is known: its length, state and
+        logits `[V]`."""
         for length in sorted(keys, reverse=True):
             kept = self._kept.get(keys[length])
             if kept is not None:
@@ -43,13 +43,9 @@ class PrefixCache:
                 return length, clone_state(kept.state), kept.logits
         return None
 
-    def keep(self, prompt: Sequence[int], length: int, state: State, logits: Tensor) -> None:
-        """Keep the state after `length` tokens of a prompt, if it is a place that `find` asks."""
-        if length % self._chunk and length != len(prompt):
-            return
-        size = sum(leaf.numel() * leaf.element_size() for _, leaf in named_tensors(state))
-        size += logits.numel() * logits.element_size()
-        key = self._keys(prompt[:length])[length]
+    def keep(self, key: bytes, state: State, logits: Tensor) -> None:
+        """Keep the state after a beginning of a prompt, under its key."""
+        size = state_bytes(state) + logits.nbytes
         if size > self._room or key in self._kept:
             return
         self._kept[key] = Kept(clone_state(state), logits.clone(), size)
@@ -57,7 +53,7 @@ class PrefixCache:
         while self.bytes > self._room:
             self.bytes -= self._kept.popitem(last=False)[1].bytes
 
-    def _keys(self, prompt: Sequence[int]) -> dict[int, bytes]:
+    def keys(self, prompt: Sequence[int]) -> dict[int, bytes]:
         """Digests of the beginnings that may be kept, by their length in tokens."""
         digest, keys = hashlib.sha256(), {}
         for start in range(0, len(prompt), self._chunk):

@@ -59,8 +59,8 @@ def write_state(
 def read_state(path: Path, empty: State, digest: str) -> tuple[State, Tensor, int]:
     """The state in a file, its logits `[V]` and the number of tokens read.
 
-    `empty` is the model's state before the first token. Raises `UserError` if the file is none, is
-    damaged, or belongs to other weights.
+    `empty` is the model's state before the first token, on whose devices the leaves are put.
+    Raises `UserError` if the file is none, is damaged, or belongs to other weights.
     """
     if not path.is_file():
         raise UserError(f"no state is saved as {path.stem!r}")
@@ -106,6 +106,7 @@ def _filled(empty: State, found: dict[str, Tensor], prefix: str) -> State | None
             different = [a != b for a, b in zip(leaf.shape, value.shape, strict=True) if b]
             if any(different):
                 return None
+            leaf = leaf.to(value.device)
         else:
             leaf = _filled(value, found, f"{prefix}{name}.")
             if leaf is None:

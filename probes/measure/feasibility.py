@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from core.units import size_bytes
-from models.contract import named_tensors
+from models.contract import state_bytes
 from models.meta import build_meta
 from models.registry import ModelSpec
 from probes.measure.isolated import Outcome
@@ -127,8 +127,7 @@ class Predictor:
         width = DTYPES[task.precision].itemsize
         with torch.device("meta"):
             state = model.to(DTYPES[task.precision]).init_state(task.batch, task.length)
-        held = sum(tensor.nbytes for _, tensor in named_tensors(state))
-        return width * weights + held
+        return width * weights + state_bytes(state)
 
     def _model(self, spec: ModelSpec) -> Any:
         """The model without memory; `None` if it cannot be built, which its child will say."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from core.errors import UserError
-from models.contract import named_tensors
+from models.contract import state_bytes
 from models.layer_pattern import largest_window, period
 from models.layers.loss import chunk_tokens
 from models.meta import linear_weights, parameters
@@ -92,11 +92,7 @@ class CostModel:
             stack = Stack(self.spec, build)
             states = 0
             if self.recurrent:
-                states = stack.whole(
-                    lambda model: sum(
-                        tensor.nbytes for _, tensor in named_tensors(model.init_state(1))
-                    )
-                )
+                states = stack.whole(lambda model: state_bytes(model.init_state(1)))
             forward = stack.whole(lambda model: model.flops(1, length))
             total = stack.whole(parameters)
             matrices = stack.whole(
