@@ -124,10 +124,7 @@ class OneToken:
 
 
 class Decoder:
-    """Reads tokens one by one after a state, in the fastest way that there is.
-
-    `how` names it: `graph`, or what the model says of its own calls.
-    """
+    """Reads tokens one by one after a state, in the fastest way that there is."""
 
     def __init__(self, model: Any, state: State, expected: int = LEAST) -> None:
         """Begin after `state`, which is consumed; so many tokens are to come."""
@@ -140,7 +137,11 @@ class Decoder:
                 self._state = {}
             except RuntimeError as error:
                 _notice(str(error).splitlines()[0])
-        self.how = GRAPH if self._one else model.backends().get("step", TORCH)
+
+    @property
+    def how(self) -> str:
+        """`graph`, or what the model says of its own calls."""
+        return GRAPH if self._one else self._model.backends().get("step", TORCH)
 
     @property
     def state(self) -> State:
