@@ -347,6 +347,8 @@ def inside(way: Way, number: int, as_nobody: bool, place: Path, here: Path, seed
         importlib.import_module(file.removesuffix(".py").replace("/", "."))
         for method in ("fork", "forkserver", "spawn_posix"):
             importlib.import_module(f"multiprocessing.popen_{method}")
+        for name in ("ascii", "idna", "latin_1", "unicode_escape", "utf_8"):  # jinja's, and others'
+            importlib.import_module(f"encodings.{name}")
         problems_of("plan", ["model=gpt", "data.length=64"])
         os.setgroups([])
         os.setgid(NOBODY)

@@ -41,19 +41,19 @@ def run(console: Path, function: Callable[..., None], *arguments: Any) -> Ended:
 
     It gets `LIMIT` seconds, or more while it computes, and `MEMORY` bytes; `function` is of a
     module, not nested. `script` of `tests.faults.child` is one: it runs a script with its words.
-    A child that makes no progress for want of a processor gets longer, so a busy machine is not
-    taken for a hang.
+    It hangs if it computes nothing for another `LIMIT` seconds: among many other processes, one
+    that is not done may get no processor for a second or two.
     """
     child = Child(console, _limited, function, arguments)
-    start = time.monotonic()
+    start = moved = time.monotonic()
     spent = 0.0
     while child.process.exitcode is None:
         child.process.join(0.05 if time.monotonic() - start < LIMIT else 1.0)
-        waited, before = time.monotonic() - start, spent
-        if child.process.exitcode is None and waited >= LIMIT:
+        now, before = time.monotonic(), spent  # the clock and the processor
+        if child.process.exitcode is None and now - start >= LIMIT:
             spent = _processor_time(child.process.pid)
-            goes_on = before < spent < COMPUTING
-            if waited >= BUSY or (before and not goes_on) or spent >= COMPUTING or spent < 0.01:
+            moved = now if spent > before else moved
+            if now - start >= BUSY or now - moved >= LIMIT or spent >= COMPUTING:
                 ended = child.wait(0)
                 return Ended(ended.status, f"{ended.text}\n{HANGS}", ended.seconds)
     return child.wait(0)
