@@ -24,6 +24,7 @@ BINDINGS: dict[str, dict[str, str]] = {
         "cuda": "models.ops.elementwise.cuda",
     },
     "step": {"cpu": "models.decoding.program"},
+    "hull": {"cpu": "models.ops.hull.cpu"},
 }
 """Modules with native kernels, by operator and device; each has a `library` to load, and `SIZES`
 where it has kernels for some head sizes only."""
