@@ -25,6 +25,8 @@ from data.store import Corpus
 from data.tasks.task_data import TaskData, TaskRows, heldout_rows, training_rows
 from data.token_rows import TokenRows
 
+_LOOKED_AT = 1 << 22  # tokens of a mask that are looked at once
+
 
 class Masked(NamedTuple):
     """A batch of a corpus of which some tokens are read and not learned."""
@@ -206,20 +208,19 @@ def _windows_to_learn(corpus: Corpus, length: int) -> list[int]:
     """
     targets = len(corpus.val) - 1
     full = targets // length
-    corpus.watch.check()
-    learned = corpus.val_mask[1 : 1 + full * length].reshape(full, length).any(axis=1)
-    corpus.watch.check()
-    return (np.flatnonzero(learned) * length).tolist() or [targets - length]
+    found: list[int] = []
+    for first in range(0, full, at_once := max(1, _LOOKED_AT // length)):
+        here = min(full, first + at_once)
+        mask = corpus.val_mask[1 + first * length : 1 + here * length]
+        learned = mask.reshape(here - first, length).any(axis=1)
+        found += ((first + np.flatnonzero(learned)) * length).tolist()
+    return found or [targets - length]
 
 
 def _inputs_and_targets(corpus: Corpus, starts: list[int], length: int) -> tuple[Tensor, Tensor]:
-    corpus.watch.check()  # before and after reading, as for training
-    rows = torch.from_numpy(
-        np.stack([corpus.val[start : start + length + 1].astype(np.int64) for start in starts])
-    )
+    rows = torch.from_numpy(corpus.val.rows(starts, length + 1).astype(np.int64))
     inputs, targets = rows[:, :-1], rows[:, 1:]
     if corpus.masked:
-        masks = [corpus.val_mask[start + 1 : start + length + 1] for start in starts]
-        targets = targets.masked_fill(torch.from_numpy(np.stack(masks) == 0), IGNORE)
-    corpus.watch.check()
+        masks = corpus.val_mask.rows([start + 1 for start in starts], length)
+        targets = targets.masked_fill(torch.from_numpy(masks == 0), IGNORE)
     return inputs, targets

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -125,6 +125,20 @@ class Side(NamedTuple):
     bytes: int
 
 
+class Reading:
+    """How far documents have been read: so many bytes of the one of this number, whose digest is.
+
+    Those before it were what they should be.
+    """
+
+    def __init__(self) -> None:
+        self.document, self.size, self.digest = 0, 0, hashlib.sha256()
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `Split.has_read` takes."""
+        return {"document": self.document, "size": self.size, "sha256": self.digest.hexdigest()}
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Which documents to train on, and which are held out. No content occurs in both."""
@@ -159,12 +173,30 @@ class Split:
             return max(self.side(name).bytes for name in SIDES)
         return int(self.sizes[self.sides != _LEFT_OUT].max())
 
-    def parts(self, done: dict[str, int] | None = None, side: str | None = None) -> Iterator[Part]:
+    def has_read(self, document: int, size: int, sha256: str) -> bool:
+        """Whether the first bytes of a document are those of a `Reading`. Raises `UserError`."""
+        digest = hashlib.sha256()
+        for each in islice(self.documents, document, document + 1):
+            for content, _ in each.pieces():
+                digest.update(content[:size])
+                size -= min(size, len(content))
+                if not size:
+                    break
+        return not size and digest.hexdigest() == sha256
+
+    def parts(
+        self,
+        done: dict[str, int] | None = None,
+        side: str | None = None,
+        reading: Reading | None = None,
+    ) -> Iterator[Part]:
         """The text of both sides, or of one, in the order of the documents.
 
-        Of each side the first `done` bytes are left out, which must end between characters. Raises
-        `UserError` if a document is no longer what it was when the split was made.
+        Of each side the first `done` bytes are left out, which must end between characters.
+        `reading` is told how far that is. Raises `UserError` if a document is no longer what it was
+        when the split was made, once all of it has been read.
         """
+        reading = Reading() if reading is None else reading
         left = dict.fromkeys(SIDES, 0) | (done or {})
         after = dict.fromkeys(SIDES, 0)  # marks of the end of the document before
         number = -1
@@ -178,7 +210,7 @@ class Split:
                 if skipped < size and side in (None, here):
                     wanted.append((first, first + skipped, first + size, here))
             if wanted:
-                for part in self._read(number, document, wanted):
+                for part in self._read(number, document, wanted, reading):
                     unlearned = part.begins and after[part.side]
                     yield part._replace(mark=part.mark | AFTER_NOT_LEARNED) if unlearned else part
             if self.unlearned is not None:
@@ -200,14 +232,19 @@ class Split:
         return [next(iter(document.parts()), b"") for document in islice(kept, count)]
 
     def _read(
-        self, number: int, document: Document, wanted: list[tuple[int, int, int, str]]
+        self,
+        number: int,
+        document: Document,
+        wanted: list[tuple[int, int, int, str]],
+        reading: Reading,
     ) -> Iterator[Part]:
         """Each of `wanted` is where a document begins, where to read from and to, and the side."""
         digest, place = hashlib.sha256(), 0
+        reading.document, reading.size, reading.digest = number, 0, digest
         edges = {edge for span in (*document.unlearned, *document.special) for edge in span}
         for content, ids in document.pieces():
             digest.update(content)
-            end = place + len(content)
+            reading.size = end = place + len(content)
             for begin, first, last, side in wanted:
                 low, high = max(first, place), min(last, end)
                 if low < high and not edges:

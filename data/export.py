@@ -53,12 +53,8 @@ def documents(corpus: Corpus, side: str) -> Iterator[Iterator[np.ndarray]]:
 def _parts(
     corpus: Corpus, side: str, start: int, stop: int, end: int | None
 ) -> Iterator[np.ndarray]:
-    tokens, blocks = getattr(corpus, side), corpus.blocks[f"{side}.bin"]
+    tokens = getattr(corpus, side)
     for first in range(start, stop, BLOCK):
-        width = min(BLOCK, stop - first)
-        corpus.watch.check()  # before reading, or a file cut short would end the process
-        blocks.prove(tokens.view(np.uint8), [first * tokens.itemsize], width * tokens.itemsize)
-        yield tokens[first : first + width]
-        corpus.watch.check()
+        yield tokens[first : min(stop, first + BLOCK)]
     if end is not None:
         yield np.array([end])

@@ -17,8 +17,7 @@ class FileChangeGuard:
     def check(self) -> None:
         """Raise `UserError` if one has changed or is gone.
 
-        Maps of a changed file show the change, and reading one of a file cut short ends the
-        process, so check before reading; and after it, to trust what was read.
+        Check before reading, and after it, to trust what was read.
         """
         for path, before in self._stamps.items():
             try:

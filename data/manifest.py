@@ -16,13 +16,11 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from core.errors import UserError
 from core.files import own_digest, write_text
@@ -52,28 +50,35 @@ class Blocks:
         count = -(-size // BLOCK)
         if len(digests) != count * DIGEST:
             raise Unfit(f"{_digests_of(path).name} has {len(digests)} bytes for {count} blocks")
-        self.path, self.count = path, count
+        self.path, self.size, self.count = path, size, count
         self._digests = digests
         self._proven = bytearray(count)
 
-    def prove(self, content: np.ndarray, starts: Iterable[int], width: int) -> None:
+    def prove(
+        self, content: Callable[[int, int], bytes], starts: Iterable[int], width: int
+    ) -> None:
         """Raise `UserError` unless `width` bytes from each of `starts` are those prepared.
 
-        `content` is the whole file, uint8. One that is not is prepared again at the next start.
+        `content` gives so many bytes from a place on. A file that is another one is prepared again
+        at the next start.
         """
         for start in starts:
             for block in range(start // BLOCK, (start + width - 1) // BLOCK + 1):
                 if not self._proven[block]:
                     self._prove(content, block)
 
-    def fits(self, block: int, content: bytes | np.ndarray) -> bool:
+    def forget(self) -> None:
+        """Prove every block anew, as the file may have changed."""
+        self._proven = bytearray(self.count)
+
+    def fits(self, block: int, content: bytes) -> bool:
         """Whether the block of that number is `content`."""
         place = slice(block * DIGEST, (block + 1) * DIGEST)
-        return hashlib.sha256(bytes(content)).digest()[:DIGEST] == self._digests[place]
+        return hashlib.sha256(content).digest()[:DIGEST] == self._digests[place]
 
-    def _prove(self, content: np.ndarray, block: int) -> None:
+    def _prove(self, content: Callable[[int, int], bytes], block: int) -> None:
         first = block * BLOCK
-        if not self.fits(block, content[first : first + BLOCK]):
+        if not self.fits(block, content(first, min(BLOCK, self.size - first))):
             with suppress(OSError):  # else its times and the next sample may look right
                 self.path.with_name(MANIFEST).unlink()
             raise UserError(

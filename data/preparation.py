@@ -33,7 +33,7 @@ from core.files import own_digest, write_text
 from core.parsing import read_object, regular
 from core.units import clock
 from data import recipes, tokenizers
-from data.documents import SIDES, Part, Split
+from data.documents import SIDES, Part, Reading, Split
 from data.encoding import AFTER_NOT_LEARNED, READ_ONLY, Encoder, Encodes
 from data.foreign import Foreign
 from data.interruptible import Call
@@ -65,7 +65,7 @@ def fill(
     represent, and for documents that change meanwhile.
     """
     try:
-        done = _Done.read(folder, fingerprint, split.unlearned is not None)
+        done = _Done.read(folder, fingerprint, split)
         with _shown(title, split, done) as advance:
             tokenizer = done.tokenizer(folder, conf, split, file)
             compressed = Call(partial(_compressed, _first_validation_text(split)))
@@ -91,12 +91,13 @@ class _Done:
         self.shards: list[dict[str, Any]] = []
 
     @classmethod
-    def read(cls, folder: Path, fingerprint: str, masked: bool) -> _Done:
+    def read(cls, folder: Path, fingerprint: str, split: Split) -> _Done:
         """Read the progress of an earlier call, and cut what goes beyond it off the files.
 
-        Whatever does not fit is deleted, and the work begins again.
+        Whatever does not fit is deleted, and the work begins again: also where the document that
+        the call had begun was not what it is now, as that shows only at its end.
         """
-        done = cls(fingerprint, masked)
+        done = cls(fingerprint, split.unlearned is not None)
         try:
             content = read_object(folder / PROGRESS)
             if content["sha256"] != own_digest(content) or content["fingerprint"] != fingerprint:
@@ -105,6 +106,8 @@ class _Done:
                 if hashlib.sha256(file.read()).hexdigest() != content["tokenizer"]:
                     raise ValueError("another tokenizer")
             done._check(folder, content["shards"])
+            if done.shards and not split.has_read(**done.shards[-1]["read"]):
+                raise ValueError("of documents that changed")
         except (UserError, OSError, ValueError, TypeError, KeyError, AttributeError):
             done.shards = []
             for path in folder.iterdir():
@@ -285,13 +288,14 @@ def _encode(
             ]
             encoder = Encoder(tokenizer, whole=whole) if file is None else file.encoder(whole)
             sides[side] = _Tokens(conf, targets, encoder, tokenizer, done.text()[side])
-        unsaved = 0
-        for part in split.parts(done.text()):
+        unsaved, reading = 0, Reading()
+        for part in split.parts(done.text(), reading=reading):
             advance(sides[part.side].push(part))
             unsaved += len(part.content)
             if unsaved >= SHARD:
                 advance(sum(tokens.flush() for tokens in sides.values()))
-                done.add(folder, {side: tokens.end_shard() for side, tokens in sides.items()})
+                shard = {side: tokens.end_shard() for side, tokens in sides.items()}
+                done.add(folder, {**shard, "read": reading.as_dict()})
                 unsaved = 0
         for tokens in sides.values():
             advance(tokens.flush())

@@ -1,4 +1,4 @@
-"""The prepared corpus: tokens on disk, memory-mapped, made once and checked on every opening.
+"""The prepared corpus: tokens on disk, read where they lie, made once and checked on opening.
 
     CACHE_DIR/FINGERPRINT/
         train.bin  val.bin   token ids, uint16 (uint32 for more than 65,536 entries), nothing else
@@ -39,13 +39,14 @@ from data.meta import FORMAT, MASK_DTYPE, META, TOKENIZER, Meta, token_dtype
 from data.notices import say
 from data.preparation import PROGRESS, fill
 from data.text import TextTokenizer
+from data.token_file import TokenFile
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus. Its token arrays are opened, and proven, when first asked for.
+    """A prepared corpus. Its tokens are proven where they are first read, in each process.
 
-    That is in each process. Raises `UserError` then if they are not what was prepared.
+    Raises `UserError` then if they are not what was prepared.
     """
 
     folder: Path
@@ -76,26 +77,27 @@ class Corpus:
         return MASKS[0] in self.blocks
 
     @cached_property
-    def train(self) -> np.memmap:
-        """Training tokens `[train_tokens]`, read-only."""
-        return self._tokens("train.bin")
+    def train(self) -> TokenFile:
+        """Training tokens `[train_tokens]`."""
+        return self._file("train.bin", self.meta.dtype)
 
     @cached_property
-    def val(self) -> np.memmap:
-        """Validation tokens `[val_tokens]`, read-only."""
-        return self._tokens("val.bin")
+    def train_mask(self) -> TokenFile:
+        """1 for each training token that is learned, else 0: uint8 `[train_tokens]`."""
+        return self._file("train.mask", MASK_DTYPE)
 
     @cached_property
-    def val_mask(self) -> np.memmap:
-        """1 for each validation token that is learned, else 0: uint8 `[val_tokens]`, read-only."""
-        return self._tokens("val.mask", MASK_DTYPE)
+    def val(self) -> TokenFile:
+        """Validation tokens `[val_tokens]`."""
+        return self._file("val.bin", self.meta.dtype)
 
-    def _tokens(self, name: str, dtype: str | None = None) -> np.memmap:
-        self.watch.check()  # before reading, or a file cut short would end the process
-        tokens = np.memmap(self.folder / name, dtype=dtype or self.meta.dtype, mode="r")
-        self.blocks[name].prove(tokens.view(np.uint8), [0], tokens.nbytes)
-        self.watch.check()
-        return tokens
+    @cached_property
+    def val_mask(self) -> TokenFile:
+        """1 for each validation token that is learned, else 0: uint8 `[val_tokens]`."""
+        return self._file("val.mask", MASK_DTYPE)
+
+    def _file(self, name: str, dtype: str) -> TokenFile:
+        return TokenFile(self.folder / name, dtype, self.blocks[name], self.watch)
 
 
 def prepare(conf: DataConf, title: str = "") -> Corpus:

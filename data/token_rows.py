@@ -1,8 +1,6 @@
-"""Rows of tokens of a prepared corpus; each block of a file is proven before its first use."""
+"""Rows of the training tokens of a prepared corpus, and of its mask."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -11,38 +9,18 @@ from data.store import Corpus
 
 
 class TokenRows:
-    """Reads windows of the training tokens of a corpus; each process opens the files itself."""
+    """Reads windows of the training tokens of a corpus. Raises `UserError` if they have changed."""
 
     def __init__(self, corpus: Corpus) -> None:
-        self._watch, self._folder = corpus.watch, corpus.folder
-        self._blocks = {name: each for name, each in corpus.blocks.items() if "train" in name}
-        self._dtypes = {"train.bin": corpus.meta.dtype, "train.mask": MASK_DTYPE}
-        self._masked = corpus.masked
-        self._files: dict[str, np.memmap] = {}
+        self._tokens = corpus.train
+        self._mask = corpus.train_mask if corpus.masked else None
 
     def tokens(self, starts: np.ndarray, width: int) -> np.ndarray:
-        """The `width` tokens from each of `starts` `[N]` on: int64 `[N, width]`.
-
-        Raises `UserError` if the file is no longer what was prepared.
-        """
-        return self._read("train.bin", starts, width).astype(np.int64)
+        """The `width` tokens from each of `starts` `[N]` on: int64 `[N, width]`."""
+        return self._tokens.rows(starts, width).astype(np.int64)
 
     def mask(self, starts: np.ndarray, width: int) -> np.ndarray:
-        """1 for each of these tokens that is learned, else 0: `[N, width]`. Raises likewise."""
-        if not self._masked:
+        """1 for each of these tokens that is learned, else 0: `[N, width]`."""
+        if self._mask is None:
             return np.ones((len(starts), width), dtype=MASK_DTYPE)
-        return self._read("train.mask", starts, width)
-
-    def _read(self, name: str, starts: np.ndarray, width: int) -> np.ndarray:
-        self._watch.check()  # before reading, or a file cut short would end the process
-        if name not in self._files:
-            self._files[name] = np.memmap(self._folder / name, self._dtypes[name], mode="r")
-        file = self._files[name]
-        places = (starts * file.itemsize).tolist()
-        self._blocks[name].prove(file.view(np.uint8), places, width * file.itemsize)
-        rows = file[starts[:, None] + np.arange(width)]
-        self._watch.check()  # and after it, so that what was read is what was prepared
-        return rows
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}
+        return self._mask.rows(starts, width)

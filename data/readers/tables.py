@@ -44,16 +44,15 @@ def records(path: Path, conf: DataConf, fields: Sequence[str] | None = None) -> 
     with regular(path) as file:
         row, size = 0, os.fstat(file.fileno()).st_size
         try:
-            for batch in _batches(path, file, fields):
+            batches = _batches(path, file, fields)
+            while True:
+                _check_size(path, file, size, row + 1)
+                if (batch := next(batches, None)) is None:
+                    break
                 columns = {name: batch.column(name) for name in batch.schema.names}
                 for number in range(batch.num_rows):
                     row += 1
-                    if os.fstat(file.fileno()).st_size < size:  # where it is mapped, that ends all
-                        raise Unreadable(
-                            path,
-                            f"was cut short while row {row} was read: run the same command again "
-                            "once nothing writes there any more",
-                        )
+                    _check_size(path, file, size, row)
                     value = {name: column[number].as_py() for name, column in columns.items()}
                     yield Record(f"{path}: row {row}", value)
         except (arrow.ArrowException, OSError) as error:
@@ -65,6 +64,16 @@ def records(path: Path, conf: DataConf, fields: Sequence[str] | None = None) -> 
                     "write it again with fewer rows in each row group, page or batch",
                 ) from None
             raise Unreadable(path, f"damaged, or cut short, after row {row} ({reason})") from None
+
+
+def _check_size(path: Path, file: BinaryIO, size: int, row: int) -> None:
+    """Call it before each touch of what may be mapped: one past the file's end ends all."""
+    if os.fstat(file.fileno()).st_size < size:
+        raise Unreadable(
+            path,
+            f"was cut short while row {row} was read: run the same command again once nothing "
+            "writes there any more",
+        )
 
 
 def _batches(path: Path, file: BinaryIO, fields: Sequence[str] | None) -> Iterator[Any]:

@@ -37,7 +37,7 @@ def test_documents_end_where_the_next_begins(
     found = flat(corpus, "train")
     assert len(found) == corpus.meta.train_documents
     rotated = [i for ids in found for i in ids]
-    assert [rotated[-1], *rotated[:-1]] == corpus.train.tolist()
+    assert [rotated[-1], *rotated[:-1]] == corpus.train[:].tolist()
 
 
 def test_what_is_written_is_read_back_as_the_same_tokens(conf: DataConf, tmp_path: Path) -> None:
@@ -54,4 +54,4 @@ def test_a_tokenizer_without_an_end_makes_one_document(conf: DataConf, tmp_path:
     corpus = prepare(DataConf(**{**vars(conf), "tokenizer": "chars"}))
     write_binidx(corpus, "val", tmp_path / "a")
     (run,) = read(tmp_path / "a.idx")
-    assert np.concatenate([*run.blocks()]).tolist() == corpus.val.tolist()
+    assert np.concatenate([*run.blocks()]).tolist() == corpus.val[:].tolist()

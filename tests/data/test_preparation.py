@@ -170,7 +170,7 @@ def test_no_digit_of_the_progress_is_believed(
     path = interrupted(conf, monkeypatch, saves=1) / PROGRESS
     text = path.read_text()
     places = [match.end() for match in re.finditer(r'"(text|size)": ', text)]
-    assert len(places) == 4
+    assert len(places) == 5
     for place in places:
         partial = path.parent if path.parent.exists() else interrupted(conf, monkeypatch, saves=1)
         other = (int(text[place]) + 1) % 10
@@ -228,3 +228,25 @@ def test_a_sample_of_a_large_text_is_that_of_the_smallest_hashes(
     assert tokenizers._sample(iter(pieces)) == expected
     assert tokenizers._sample(iter(pieces[:5])) == pieces[:5]
     assert tokenizers._sample(["a" * 2000, "b" * 3000]) == ["a" * 2000]
+
+
+def test_a_text_that_was_another_one_for_a_while_leaves_none_of_it(
+    conf: DataConf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong with a long document shows at its end, after shards of it are saved."""
+    path = tmp_path / "long.txt"
+    text = "".join(f"{i} green bottles\n" for i in range(2000))
+    path.write_text(text)
+    conf.paths, conf.tokenizer = [str(path)], "bytes"
+    sound = whole(conf)
+    encode = preparation._encode
+
+    def changed(*arguments: Any) -> None:
+        path.write_text(text.upper())
+        encode(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "_encode", changed)
+        assert (interrupted(conf, monkeypatch, saves=2) / PROGRESS).exists()
+    path.write_text(text)
+    assert contents(prepare(conf).folder) == sound

@@ -72,7 +72,7 @@ def test_batches_are_those_of_rwkv_lm(tmp_path: Path, stream: np.ndarray) -> Non
     """Of each micro-batch of its processes, over several of its epochs, in any order of rows."""
     settings = conf(tmp_path)
     corpus = prepare(settings)
-    assert np.array_equal(corpus.train, stream) and corpus.meta.val_tokens == 0
+    assert np.array_equal(corpus.train[:], stream) and corpus.meta.val_tokens == 0
     batches = Batches(corpus, settings, seed=7)
     theirs = {"epoch_steps": 5, "world": 2, "micro": 3, "ctx_len": 16,
               "prime": rwkv_lm_prime(len(stream), 16)}  # fmt: skip
@@ -94,17 +94,18 @@ def test_texts_get_the_token_after_each_document(tmp_path: Path) -> None:
     texts = conf(tmp_path, corpus="text", paths=[str(tmp_path / "texts" / "*.txt")])
     after = prepare(texts)
     expected = [i for text in TEXTS for i in [*text.encode(), END]]
-    assert after.train.tolist() == expected
+    assert after.train[:].tolist() == expected
     before = prepare(replace(texts, end_of_text="before"))
-    assert before.train.tolist() == [END, *expected[:-1]]
+    assert before.train[:].tolist() == [END, *expected[:-1]]
     assert before.fingerprint != after.fingerprint
     write_binidx(after, "train", tmp_path / "own")
     assert np.fromfile(tmp_path / "own.bin", "<u2").tolist() == expected
     found = [*binidx.documents(tmp_path / "own.idx")]
     assert [run.count for run in found] == [len(text.encode()) + 1 for text in TEXTS]
-    assert np.array_equal(prepare(conf(tmp_path)).train, after.train)
+    assert np.array_equal(prepare(conf(tmp_path)).train[:], after.train[:])
     halves = prepare(replace(texts, val_fraction=0.3))
-    assert halves.val[-1] == halves.train[-1] == END and END not in (halves.val[0], halves.train[0])
+    val, train = halves.val[:], halves.train[:]
+    assert val[-1] == train[-1] == END and END not in (val[0], train[0])
 
 
 def test_a_mask_says_whether_the_last_end_is_learned(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_a_mask_says_whether_the_last_end_is_learned(tmp_path: Path) -> None:
                  answer="a", length=4)  # fmt: skip
     corpus = prepare(pairs)
     mask = np.fromfile(corpus.folder / "train.mask", "u1")
-    assert corpus.train.tolist() == [*b"asksay", END, *b"moreyes", END]
+    assert corpus.train[:].tolist() == [*b"asksay", END, *b"moreyes", END]
     assert mask.tolist() == [0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1]
 
 

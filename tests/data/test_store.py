@@ -66,8 +66,8 @@ def test_tokens_are_the_documents(conf: DataConf, kind: str) -> None:
     corpus, split = prepare(conf), corpora.load(conf)
     end = corpus.tokenizer.end_of_text
     separator = "" if end is None else corpus.tokenizer.decode([end])
-    for side, tokens in (("train", corpus.train), ("val", corpus.val)):
-        assert isinstance(tokens, np.memmap) and tokens.dtype == np.uint16
+    for side, tokens in (("train", corpus.train[:]), ("val", corpus.val[:])):
+        assert tokens.dtype == np.uint16
         parts = (part for part in split.parts() if part.side == side)
         text = "".join(separator * part.begins + part.content.decode() for part in parts)
         assert corpus.tokenizer.decode(tokens.tolist()) == text
@@ -83,7 +83,7 @@ def test_meta_counts(conf: DataConf) -> None:
     assert (meta.train_documents, meta.train_bytes) == split.side("train")
     assert (meta.val_documents, meta.val_bytes) == split.side("val")
     assert meta.val_tokens_per_byte == meta.val_tokens / meta.val_bytes
-    assert meta.unigram_entropy == unigram_entropy(corpus.val)
+    assert meta.unigram_entropy == unigram_entropy(corpus.val[:])
     assert corpus.vocab_size == meta.vocab_size == 300
     assert corpus.folder.name == corpus.fingerprint == meta.fingerprint
     assert meta.tokenizer_fingerprint == corpus.tokenizer.fingerprint
@@ -112,8 +112,8 @@ def test_single_file_of_characters_is_nanogpts_split(conf: DataConf, tmp_path: P
     text = POEM.replace("ü", "u")
     ids = {c: i for i, c in enumerate(sorted(set(text)))}
     assert corpus.vocab_size == len(ids)
-    assert corpus.train.tolist() == [ids[c] for c in text[: int(len(text) * 0.9)]]
-    assert corpus.val.tolist() == [ids[c] for c in text[int(len(text) * 0.9) :]]
+    assert corpus.train[:].tolist() == [ids[c] for c in text[: int(len(text) * 0.9)]]
+    assert corpus.val[:].tolist() == [ids[c] for c in text[int(len(text) * 0.9) :]]
 
 
 def test_large_vocabularies_are_stored_in_32_bits(conf: DataConf, tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_large_vocabularies_are_stored_in_32_bits(conf: DataConf, tmp_path: Path
     corpus = prepare(
         changed(conf, paths=[str(tmp_path / "wide.txt")], tokenizer=str(tmp_path / "wide.json"))
     )
-    assert corpus.train.dtype == np.uint32
-    assert corpus.train[0] == 0x13000 - 0x800
+    assert corpus.train[:].dtype == np.uint32
+    assert corpus.train[:][0] == 0x13000 - 0x800
 
 
 def test_second_call_does_no_work_and_says_nothing(
@@ -342,7 +342,7 @@ def test_a_changed_byte_that_no_sample_shows_is_never_used(
     flip_unseen(corpus.folder, "val.bin", 5)
     unseen = store.open_folder(corpus.folder, corpus.fingerprint, split)
     with pytest.raises(UserError, match=r"val\.bin: the 32,768 bytes from 0 "):
-        _ = unseen.val
+        _ = unseen.val[:]
 
 
 def test_a_sample_or_all_of_the_tokens_is_hashed_on_opening(
@@ -399,7 +399,7 @@ def test_a_text_too_short_for_its_vocabulary_is_reported(
 
 
 def _prepare_in_child(conf: DataConf, results: Any) -> None:
-    results.put(prepare(conf).train.tobytes())
+    results.put(prepare(conf).train[:].tobytes())
 
 
 def test_processes_may_prepare_at_once(conf: DataConf) -> None:
@@ -411,7 +411,7 @@ def test_processes_may_prepare_at_once(conf: DataConf) -> None:
     tokens = [results.get(timeout=300) for _ in children]
     for child in children:
         child.join()
-    assert tokens[0] == tokens[1] == prepare(conf).train.tobytes()
+    assert tokens[0] == tokens[1] == prepare(conf).train[:].tobytes()
     assert len(names(Path(conf.cache_dir))) == 1
 
 
@@ -430,4 +430,4 @@ def test_real_source_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert 0.25 < meta.val_tokens_per_byte < 0.5
     assert 4 < meta.unigram_entropy < math.log(1024)
     assert 1 < meta.xz_bits_per_byte < meta.gzip_bits_per_byte < 4
-    assert "import" in corpus.tokenizer.decode(corpus.val.tolist())
+    assert "import" in corpus.tokenizer.decode(corpus.val[:].tolist())

@@ -54,7 +54,7 @@ class Prepared:
     def _batches(self, corpus: Corpus) -> list[bytes]:
         """What a training would read."""
         batches = Batches(corpus, self.conf, seed=0)
-        return [batches[step].numpy().tobytes() for step in range(40)] + [corpus.val.tobytes()]
+        return [batches[step].numpy().tobytes() for step in range(40)] + [corpus.val[:].tobytes()]
 
     def trial(self, place: Path, draw: random.Random) -> Trial:
         """Harm a copy, then the same command."""

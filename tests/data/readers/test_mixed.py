@@ -78,7 +78,7 @@ def conf(*paths: Path, **settings: object) -> DataConf:
 
 
 def contents(corpus: Corpus) -> tuple[bytes, bytes]:
-    return corpus.train.tobytes(), corpus.val.tobytes()
+    return corpus.train[:].tobytes(), corpus.val[:].tobytes()
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_text_and_files_have_the_same_tokens_of_each_document(
     named = prepare(conf(tmp_path / "text" / "*.txt", corpus="text"))
 
     def documents(corpus: Corpus) -> list[list[int]]:
-        flat = np.concatenate([corpus.train, corpus.val])
+        flat = np.concatenate([corpus.train[:], corpus.val[:]])
         ends = np.flatnonzero(flat == TOKENIZER.end_of_text)
         return sorted(part.tolist() for part in np.split(flat, ends))
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.feather
@@ -123,6 +124,23 @@ def test_a_file_cut_short_while_it_is_read_is_told(
     for _ in range(10):
         next(reading)
     os.truncate(tmp_path / "a", 20_000)
+    with pytest.raises(UserError, match="was cut short while row 11 was read: run the same comma"):
+        next(reading)
+
+
+@pytest.mark.parametrize("open_writer", [pyarrow.ipc.new_file, pyarrow.ipc.new_stream])
+@pytest.mark.parametrize("size", [0, 20_000])
+def test_a_mapped_file_cut_short_between_two_batches_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_writer: Callable[..., Any], size: int
+) -> None:
+    monkeypatch.setattr("data.readers.tables.MAPPED", 0)
+    table = pyarrow.table({"text": ["x" * 50_000] * 30})
+    with open_writer(tmp_path / "a", table.schema) as writer:
+        writer.write_table(table, max_chunksize=5)
+    reading = records(tmp_path / "a", DataConf())
+    for _ in range(10):
+        next(reading)
+    os.truncate(tmp_path / "a", size)
     with pytest.raises(UserError, match="was cut short while row 11 was read: run the same comma"):
         next(reading)
 
