@@ -140,6 +140,8 @@ class Engine:
             self._begin(sequence)
         except UserError as error:
             return [Failed(request.id, str(error))]
+        except OSError as error:  # a folder of another user
+            return [Failed(request.id, str(error), 500)]
         self._reading.append(sequence)
         return []
 
@@ -193,8 +195,7 @@ class Engine:
         """Its first state: empty, from a file, or of a prompt with the same beginning."""
         request = sequence.request
         if request.begin is not None:
-            empty = self._model.init_state(1)
-            state, logits, tokens = read_state(request.begin, empty, self.digest)
+            state, logits, tokens = read_state(request.begin, self._model, self.digest)
             sequence.state, sequence.before = state, tokens
             sequence.logits = logits.to(self._device)
         elif not request.prompt:

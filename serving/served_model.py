@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -32,7 +34,7 @@ class ServedModel:
         assert supervisor.info is not None
         self.supervisor, self._info = supervisor, supervisor.info
         self._tokenizer = foreign.load(self._info.tokenizer, ())
-        self._states = states / supervisor.name
+        self._states = folder_of(states, supervisor.name)
         self._chat, self._template = self._find_template(chat)
 
     def described(self) -> dict[str, Any]:
@@ -119,6 +121,17 @@ class ServedModel:
         except UserError:
             chat = "chatml" if "<|im_start|>" in self._tokenizer.special_tokens else "rwkv"
             return chat, named(chat, self._info.tokenizer)
+
+
+def folder_of(states: Path, model: str) -> Path:
+    """The folder of a model's states, directly in `states`.
+
+    It is called as the model; one whose name is a path has the end of it and a digest of it all.
+    """
+    if re.fullmatch(r"[^./][^/]{0,254}", model):
+        return states / model
+    digest = hashlib.sha256(model.encode(errors="surrogateescape")).hexdigest()[:8]
+    return states / f"{Path(model).name[:50].lstrip('.')}-{digest}"
 
 
 def _joined(spans: Iterable[Span]) -> list[Span]:

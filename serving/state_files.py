@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.files import replacing
+from core.parsing import parse_json
 from models.contract import State, named_tensors
 
 KIND = "crossover-state-1"
@@ -56,30 +58,36 @@ def write_state(
     return path.stat().st_size
 
 
-def read_state(path: Path, empty: State, digest: str) -> tuple[State, Tensor, int]:
+def read_state(path: Path, model: Any, digest: str) -> tuple[State, Tensor, int]:
     """The state in a file, its logits `[V]` and the number of tokens read.
 
-    `empty` is the model's state before the first token, on whose devices the leaves are put.
-    Raises `UserError` if the file is none, is damaged, or belongs to other weights.
+    It is what `model` can have after so many tokens, on its devices: kernels believe it. Raises
+    `UserError` if the file is none, is damaged, or belongs to other weights.
     """
     if not path.is_file():
         raise UserError(f"no state is saved as {path.stem!r}")
     try:
         with safe_open(path, framework="pt") as file:
-            about: Any = json.loads((file.metadata() or {}).get("crossover", "{}"))
+            about: Any = parse_json((file.metadata() or {}).get("crossover", "{}"))
             if about.get("kind") != KIND:
                 raise UserError(f"{path}: not a file of a state")
             if about.get("model") != digest:
                 raise UserError(f"the state {path.stem!r} belongs to other weights")
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            tokens = int(about["tokens"])
-    except (SafetensorError, OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+            tokens = about["tokens"]
+    except (
+        SafetensorError, OSError, RuntimeError, ValueError, AttributeError, KeyError, TypeError
+    ) as error:  # fmt: skip
         raise UserError(f"{path}: not a file of a state ({' '.join(str(error).split())})") from None
-    logits = found.pop("logits", None)
+    logits, is_count = found.pop("logits", None), re.fullmatch("[1-9][0-9]{0,17}", str(tokens))
+    empty = model.init_state(1)
     state = _filled(empty, found, "state.")
-    if state is None or found or logits is None or logits.ndim != 1 or tokens < 1:
+    if state is None or found or not is_count or not _fits(state, empty, model, int(tokens)):
         raise UserError(f"{path}: not a state of this model")
-    return state, logits, tokens
+    is_whole = logits is not None and logits.shape == (model.config.vocab_size,)
+    if not is_whole or logits.dtype != torch.float32 or not logits.isfinite().all():
+        raise UserError(f"{path}: not a state of this model")
+    return state, logits, int(tokens)
 
 
 def _used(leaf: Tensor, empty: Tensor, tokens: int) -> Tensor:
@@ -113,3 +121,23 @@ def _filled(empty: State, found: dict[str, Tensor], prefix: str) -> State | None
                 return None
         state[name] = leaf
     return state
+
+
+def _fits(state: State, empty: State, model: Any, tokens: int) -> bool:
+    """Whether caches are as long, and counters as far, as so many tokens leave them."""
+    before = dict(named_tensors(empty))
+    grown = [
+        size
+        for name, leaf in named_tensors(state)
+        for size, at_first in zip(leaf.shape, before[name].shape, strict=True)
+        if not at_first
+    ]
+    # One more than the longest shows whether it is a window, past which a cache does not grow. What
+    # is allocated is as large as the file.
+    after = model.init_state(1, capacity=min(tokens, max(grown, default=0) + 1))
+    expected = dict(named_tensors(after))
+    return all(
+        leaf.shape == expected[name].shape
+        and bool((leaf.isfinite() if leaf.is_floating_point() else leaf == tokens).all())
+        for name, leaf in named_tensors(state)
+    )

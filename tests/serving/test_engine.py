@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from models.decoding.settings import Sampling
 from serving.engine import Engine
@@ -122,6 +125,79 @@ def test_a_saved_state_goes_on_as_the_whole_text_does(name: str, tmp_path: Path)
     more = replace(rest, prompt=(5, 6, 7))
     read = Request(3, (*request.prompt, *whole[:4], 5, 6, 7), 5, GREEDY)
     assert run(Engine(model), more)[2] == run(Engine(model), read)[3] == run(Engine(model), more)[2]
+
+
+@pytest.mark.parametrize("window", [4, 12, 13, 40])
+def test_a_state_of_a_window_goes_on_too(window: int, tmp_path: Path) -> None:
+    engine = Engine(shaken("transformer", window=window).eval())
+    path, text = tmp_path / "a.safetensors", asked(1, length=7, most=25)
+    whole = run(engine, text)[1]
+    run(engine, replace(text, most=5, save=path))
+    for done in (5, 10, 15, 20):  # each continues what the one before has saved
+        assert (
+            run(engine, Request(2, (), 5, GREEDY, begin=path, save=path))[2]
+            == (whole[done : done + 5])
+        )
+
+
+SPOILED: dict[str, Any] = {
+    "not a number": lambda leaf: torch.full_like(leaf, float("nan")),
+    "infinite": lambda leaf: torch.full_like(leaf, float("inf")),
+    "another type": lambda leaf: leaf.double(),
+    "whole numbers": lambda leaf: leaf.long(),
+    "longer": lambda leaf: torch.cat((leaf, leaf), -2 if leaf.ndim > 1 else 0),
+    "shorter": lambda leaf: leaf[..., :1, :] if leaf.ndim > 1 else leaf[:-1],
+    "empty": lambda leaf: leaf[..., :0, :] if leaf.ndim > 1 else leaf[:0],
+    "two sequences": lambda leaf: torch.cat((leaf, leaf)),
+    "flat": lambda leaf: leaf.reshape(-1)[:, None],
+}
+COUNTERS = {"one more": 1, "far away": 10**12, "one less": -1, "negative": -(10**6)}
+SAID = ("", "null", "[]", "[" * 100_000, '{"kind":1e9999}', '{"kind":[]}', "9" * 5000)
+NUMBERS = (0, -1, 7, 9, 10**12, 10**30, float("inf"), 8.0, None, [8], True, "8.0", "\u0668", "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "by_hand"),
+    [("transformer", {}), ("transformer", {"window": 4}), ("hybrid", {}), ("rwkv7", {}),
+     ("rwkv4", {}), ("lstm", {}), ("mamba2", {})],
+)  # fmt: skip
+def test_a_state_that_the_model_cannot_have_is_refused(
+    name: str, by_hand: dict[str, Any], tmp_path: Path
+) -> None:
+    """Kernels believe sizes and counters: a wrong one would let them read other memory."""
+    engine = Engine(shaken(name, **by_hand).eval())
+    good, path = tmp_path / "good.safetensors", tmp_path / "spoiled.safetensors"
+    run(engine, asked(1, length=5, most=3, save=good))
+    with safe_open(good, framework="pt") as file:
+        leaves = {leaf: file.get_tensor(leaf) for leaf in file.keys()}  # noqa: SIM118
+        about = json.loads(file.metadata()["crossover"])
+    attempts: dict[str, tuple[dict[str, Any], str]] = {}
+    for leaf, value in leaves.items():
+        rest = {other: tensor for other, tensor in leaves.items() if other != leaf}
+        attempts[f"{leaf} gone"] = (rest, json.dumps(about))
+        changes = SPOILED if value.is_floating_point() else {}
+        changed = {way: change(value) for way, change in changes.items()}
+        if not value.is_floating_point():
+            changed = {way: value + more for way, more in COUNTERS.items()}
+        for way, other in changed.items():
+            if other.shape == value.shape and way in ("shorter", "longer", "empty"):
+                continue  # of one row
+            attempts[f"{leaf} {way}"] = ({**rest, leaf: other.contiguous()}, json.dumps(about))
+    for said in SAID:
+        attempts[f"says {said[:20]}"] = (leaves, said)
+    counted = any(not leaf.is_floating_point() for leaf in leaves.values())
+    for number in NUMBERS:
+        if counted or number not in (7, 9, 10**12):  # nothing else in it says how many there were
+            attempts[f"after {number!r}"] = (leaves, json.dumps({**about, "tokens": number}))
+    assert len(run(engine, Request(2, (), 3, GREEDY, begin=good))[2]) == 3
+    for what, (tensors, said) in attempts.items():
+        path.unlink(missing_ok=True)
+        save_file(tensors, path, metadata={"crossover": said})
+        (failed, *_) = engine.add(Request(3, (), 3, GREEDY, begin=path)) or [None]
+        assert isinstance(failed, Failed) and failed.status == 400, what
+        assert "not a state of this model" in failed.message or (
+            "not a file of a state" in failed.message
+        ), (what, failed)
 
 
 def test_reading_without_an_answer_saves_a_state_of_constant_size(tmp_path: Path) -> None:
