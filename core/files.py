@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -47,6 +49,16 @@ def atomic(path: Path, manifest: bool = False) -> Iterator[BinaryIO]:
             raise
         finally:
             aside.unlink(missing_ok=True)
+
+
+def appending(path: Path) -> BinaryIO:
+    """Open a regular file to write at its end, made if need be. Raises `OSError`, never waits."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EEXIST, "not a file", str(path))
+    return os.fdopen(descriptor, "ab")
 
 
 def sweep(folder: Path, older: float = 0) -> None:

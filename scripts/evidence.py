@@ -32,7 +32,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from conf.schema import FOLDER, EvidenceConf
 from core.errors import UserError
-from core.files import write_text
+from core.files import appending, write_text
 from core.units import clock
 from core.writable import check_writable
 from probes.analysis.dataset import Dataset, collect
@@ -150,7 +150,7 @@ def run(jobs: Sequence[Job], conf: EvidenceConf, out: Path) -> list[str]:
                     job.process.terminate()  # type: ignore[union-attr]
             while waiting and len(running) < workers:
                 job = waiting.pop(0)
-                job.log = (out / "logs" / f"{job.name}.txt").open("ab")
+                job.log = appending(out / "logs" / f"{job.name}.txt")
                 job.process = start(job.command, threads=1, output=job.log)
                 running.append(job)
             for job in running:

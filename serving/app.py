@@ -23,12 +23,14 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from core.errors import UserError
+from core.parsing import read_text
 from serving.answers import Answering, Piece, Refusal
 from serving.metrics import Metrics
 from serving.openai_schema import Chat, Completion
 from serving.served_model import ServedModel
 
 logger = logging.getLogger(__name__)
+MOST_KEY = 1 << 12  # bytes of a file with a key
 PAGE = Path(__file__).parent / "assets" / "live.html"
 
 
@@ -243,9 +245,9 @@ def read_key(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        key = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"key_file={path}: cannot be read ({error})") from None
-    if not key or not key.isascii():
+        key = read_text(path, MOST_KEY).strip()
+    except UserError as error:
+        raise UserError(f"key_file={error}") from None
+    if not key or not key.isascii() or not key.isprintable():
         raise UserError(f"key_file={path}: holds no key, a line of ASCII characters")
     return key

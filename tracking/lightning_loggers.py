@@ -18,7 +18,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from core.files import atomic, write_text
+from core.files import appending, atomic, write_text
 from core.parsing import Missing, read_lines
 from tracking.jsonl import problem_of
 from tracking.wandb_run import Tracker
@@ -77,8 +77,8 @@ class JsonlLogger(Logger):
         finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         row = json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n"
         try:
-            with self._path.open("a") as file:
-                file.write(row)
+            with appending(self._path) as file:
+                file.write(row.encode())
         except OSError as error:  # which only `open` would name
             raise OSError(error.errno, error.strerror, str(self._path)) from None
         self._count(row.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,24 @@ def test_what_the_time_does_not_allow_is_stopped_and_goes_on_later(
     evidence.main([conf])
     assert started == []
     assert "stopped after 0 minutes; the same command goes on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_a_log_that_is_no_file_is_an_error_and_not_a_wait(
+    started: list[tuple[str, ...]], tmp_path: Path, kind: str
+) -> None:
+    log = tmp_path / "evidence" / "logs" / "recall.txt"
+    log.parent.mkdir(parents=True)
+    makers: dict[str, Any] = {
+        "pipe": lambda: os.mkfifo(log),
+        "device": lambda: log.symlink_to("/dev/full"),
+        "folder": log.mkdir,
+    }
+    makers[kind]()
+    conf = EvidenceConf(experiments=["recall"], runs_dir=str(tmp_path), costs=False)
+    with pytest.raises(OSError) as caught:
+        evidence.main([conf])
+    assert started == [] and caught.value.filename == str(log)  # the launcher says which and why
 
 
 def test_a_page_alone_starts_nothing(started: list[tuple[str, ...]], tmp_path: Path) -> None:

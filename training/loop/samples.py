@@ -14,7 +14,7 @@ import torch
 
 from conf.schema import TrainConf
 from core.errors import UserError
-from core.files import write_text
+from core.files import appending, write_text
 from core.parsing import Missing, read_lines
 from data.text import StreamDecoder, TextTokenizer
 from models.contract import Model
@@ -78,8 +78,9 @@ class Sampler(lightning.Callback):
         finally:
             self._pause()
         row = {"step": step, "time": round(time.time(), 3), "text": text}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**row, "prompt": self._conf.sample_prompt}) + "\n")
+        with appending(self._path) as file:
+            line = json.dumps({**row, "prompt": self._conf.sample_prompt}) + "\n"
+            file.write(line.encode())
         for logger in trainer.loggers:
             if hasattr(logger, "log_text"):
                 whole = self._conf.sample_prompt + text
