@@ -45,7 +45,7 @@ def grow(tree: Tree, root: Run) -> None:
 
 def label(run: Run) -> Text:
     """Its name, and below it what it took, how it ended and how far it came; whole, if wrapped."""
-    text = Text(run.name, style="bold")
+    text = Text(escaped(run.name), style="bold")  # the folder's, which may be called anything
     if run.is_damaged:
         return text.append(escaped(f"  {run.status}"), style="not bold red")
     parts = [f"{came_from(run)}; {run.status}" if run.parent else run.status]

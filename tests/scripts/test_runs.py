@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from conf.schema import RunsConf
 from core.files import write_manifest
+from scripts.runs import main
 from tests.scripts.commands import ROOT, run_script
 from training.run_folder.begun import Begun, Parent
 from training.run_folder.folder import RunFolder
@@ -28,7 +31,7 @@ def make(
     folder.checkpoints.mkdir(parents=True)
     folder.config.write_text("trainer: {max_steps: 8}\n")
     checkpoint = folder.checkpoints / f"step-{steps:08d}.ckpt"
-    checkpoint.write_text(name)
+    checkpoint.write_bytes(os.fsencode(name))
     write_manifest(checkpoint)
     if parent is not None:
         Begun("auto", Parent.of(parent)).write(folder)
@@ -164,3 +167,22 @@ def test_a_source_that_no_file_system_has_is_gone(runs: Path, path: str) -> None
 def test_a_summary_of_other_types_is_damaged(runs: Path, wrong: dict[str, Any]) -> None:
     make(runs, "odd", 4, **{"tokens": 1, "val_loss": 1.0, **wrong})
     assert {run.name: run for run in read_runs(runs)}["odd"].is_damaged
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"\xff\xfe", "\\udcff\\udcfe"),
+        (b"a\nb", "a\\nb"),
+        (b"a\x1b[31mred", "a\\x1b[31mred"),
+        (b"[bold]x", "[bold]x"),
+    ],
+)
+def test_a_folder_may_be_called_anything(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], name: bytes, shown: str
+) -> None:
+    """A terminal obeys none of it, and nothing fails to be printed."""
+    make(tmp_path / "runs", os.fsdecode(name), 8, tokens=1, val_loss=1.0)
+    main(RunsConf(runs_dir=str(tmp_path / "runs")))
+    said = capfdbinary.readouterr().out.decode()
+    assert f" {shown}\n" in said and "finished, 8 steps" in said
