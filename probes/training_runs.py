@@ -7,7 +7,6 @@ the same.
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,10 +99,7 @@ class TrainingRun:
 
     def figure(self, key: str) -> float | None:
         """A finite number of the summary, of which sums and products are finite too."""
-        value = (self.summary or {}).get(key)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            return None
-        return value if math.isfinite(value) and abs(value) < LARGEST else None
+        return as_figure((self.summary or {}).get(key))
 
     @cached_property
     def not_finite(self) -> str | None:
@@ -149,6 +145,13 @@ class TrainingRun:
         is_study = isinstance(space, dict) and isinstance(trials, list)
         is_trial = re.fullmatch(r"trial-\d+", self.path.name)
         return content if is_study and is_trial and _is_json(content) else None
+
+
+def as_figure(value: Any) -> float | None:
+    """What stands in a file, if it is a finite number of which sums and products are finite too."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return value if abs(value) < LARGEST else None  # which no NaN is
 
 
 def _is_json(value: Any) -> bool:

@@ -36,10 +36,10 @@ from core.files import appending, write_text
 from core.units import clock
 from core.writable import check_writable
 from probes.analysis.dataset import Dataset, collect
-from probes.analysis.evidence import Outcome, outcome
+from probes.analysis.evidence import Outcome, left_out, outcome
 from probes.analysis.experiments import BY_NAME, Experiment
 from probes.report import evidence_page
-from probes.training_runs import runs_in
+from probes.training_runs import TrainingRun, runs_in
 from scripts.cli.stages import STOPPED, spelled, start, terminate
 
 COSTS = "evidence_costs"
@@ -215,20 +215,21 @@ class Display:
 
 def write(conf: EvidenceConf, out: Path) -> evidence_page.Page:
     """The page and its record, of whatever there is."""
-    outcomes = {name: outcome_of(BY_NAME[name], conf) for name in conf.experiments}
+    runs = {name: runs_in(Path(conf.runs_dir, name)) for name in conf.experiments}
+    outcomes = {name: outcome_of(BY_NAME[name], runs[name], conf) for name in conf.experiments}
     commands = {name: spelled(command_of(name, conf)) for name in conf.experiments}
     costs, warnings = costs_of(Path(conf.runs_dir, COSTS))
+    problems = [problem for group in runs.values() for run in group if (problem := left_out(run))]
     facts = facts_of(outcomes)
-    page = evidence_page.page(outcomes, commands, costs, facts, warnings)
+    page = evidence_page.page(outcomes, commands, costs, facts, (*warnings, *problems))
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "evidence.json", json.dumps(page.plain(), indent=2) + "\n")
     write_text(out / "index.html", evidence_page.html(page))
     return page
 
 
-def outcome_of(experiment: Experiment, conf: EvidenceConf) -> Outcome:
+def outcome_of(experiment: Experiment, runs: Sequence[TrainingRun], conf: EvidenceConf) -> Outcome:
     """What the finished trainings of an experiment show."""
-    runs = runs_in(Path(conf.runs_dir, experiment.name))
     return outcome(runs, experiment.claims, experiment.main, planned_of(experiment.name, conf))
 
 

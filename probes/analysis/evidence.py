@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
-from typing import Any, Literal
+from typing import Literal
 
-from probes.training_runs import TrainingRun
+from core.errors import shown
+from probes.training_runs import TrainingRun, as_figure
 
 ACCURACY, LOSS, BITS = "val_accuracy", "val_loss", "val_bits_per_byte"
 SIZE_TOLERANCE = 0.01  # relative difference of parameters within which models are matched
@@ -20,8 +21,9 @@ def figure(run: TrainingRun, key: str) -> float | None:
     if "/" not in key:
         return run.figure(key)
     name, _, field = key.partition("/")
-    value = (run.summary or {}).get("validation", {}).get(name, {}).get(field)
-    return float(value) if isinstance(value, int | float) else None
+    found = (run.summary or {}).get("validation")
+    named = found.get(name) if isinstance(found, dict) else None
+    return as_figure(named.get(field)) if isinstance(named, dict) else None
 
 
 @dataclass(frozen=True)
@@ -162,16 +164,22 @@ def outcome(
         by_model[run.label].append(run)
     contestants = []
     for label, members in by_model.items():
-        done = [run for run in members if run.is_complete and figure(run, main) is not None]
+        done = [
+            (run, rate)
+            for run in members
+            if run.is_complete
+            and figure(run, main) is not None
+            and (rate := _rate(run)) is not None
+        ]
         if not done:
             continue
         rates: dict[float, list[TrainingRun]] = defaultdict(list)
-        for run in done:
-            rates[_rate(run.config)].append(run)
+        for run, rate in done:
+            rates[rate].append(run)
         trials = [Trial(rate, tuple(rates[rate])) for rate in sorted(rates)]
         sign = -1 if lower_is_better(main) else 1
         best = max(trials, key=lambda trial: sign * fmean(trial.values(main)))
-        first = done[0]
+        first, _ = done[0]
         contestants.append(
             Contestant(
                 label, first.title, first.recurrent, tuple(trials), best, len(members) - len(done)
@@ -184,5 +192,14 @@ def outcome(
     return Outcome(tuple(contestants), verdicts, finished, max(planned, finished))
 
 
-def _rate(config: dict[str, Any]) -> float:
-    return float(config.get("optim.lr", 0.0))
+def left_out(run: TrainingRun) -> str:
+    """Why a finished training is not shown, or which of its rows are not; empty for one that is."""
+    if run.is_complete and _rate(run) is None:
+        said = shown(run.config["optim.lr"])
+        return f"{run.path / 'config.yaml'}: left out, optim.lr={said} is no rate"
+    return run.damage
+
+
+def _rate(run: TrainingRun) -> float | None:
+    """Its learning rate, by which trials are told apart; 0 where nothing is known."""
+    return as_figure(run.config.get("optim.lr", 0.0))

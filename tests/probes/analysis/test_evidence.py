@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from probes.analysis.evidence import ACCURACY, BITS, Claim, outcome
+from probes.analysis.evidence import ACCURACY, BITS, Claim, figure, left_out, outcome
 from probes.analysis.experiments import EXPERIMENTS
 from probes.training_runs import TrainingRun
 
@@ -44,6 +44,22 @@ def test_the_best_rate_of_each_model_counts_and_all_are_shown() -> None:
     assert (found.finished, found.planned, found.spread) == (9, 12, 0.0)
     assert not found.is_equal_search
     assert outcome(RUNS[:3] + RUNS[6:9], [], ACCURACY, 6).is_equal_search
+
+
+@pytest.mark.parametrize("odd", ["x", [1], None, True, float("inf"), 10**400, "1e-3", "\x1b[31m"])
+def test_what_is_no_number_is_left_out_and_said(odd: Any) -> None:
+    sound = RUNS[0]
+    assert left_out(sound) == ""
+    of_no_rate = run("lstm", odd, val_accuracy=0.9)
+    found = outcome([sound, of_no_rate], [], ACCURACY, 2)
+    assert [trial.rate for trial in found.contestants[0].trials] == [1e-3]
+    assert found.contestants[0].unfinished == 1
+    said = left_out(of_no_rate)
+    assert "config.yaml: left out, optim.lr=" in said
+    assert said.partition(" left out, ")[2].isprintable()
+    assert figure(run("lstm", 1e-3, x2=odd, val_accuracy=0.9), "x2/accuracy") is None
+    for validation in (odd, {"x2": odd}):
+        assert figure(run("lstm", 1e-3, validation=validation, val_accuracy=0.9), "x2/loss") is None
 
 
 @pytest.mark.parametrize(
