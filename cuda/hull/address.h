@@ -20,6 +20,10 @@ class PairCache {
  public:
   explicit PairCache(void* arena) : header_(Cache(arena).header()), nodes_(&header_ + 1) {}
   Header& header() { return header_; }
+  bool has_room(Index bytes) const {
+    constexpr Index inner = 5;  // levels of an envelope of 4,096 entries, at most
+    return header_.pool.used + spare(header_.upper) + inner + 2 <= Cache::nodes_in(bytes);
+  }
   Envelope outer() { return Envelope(nodes_, header_.pool, header_.upper, true); }
   Envelope inner(Place p) { return Envelope(nodes_, header_.pool, outer().inner(p)); }
 

@@ -14,7 +14,8 @@ struct alignas(128) Header {
   int32_t tokens;
 };
 
-constexpr int SPARE = 2 * (MOST_LEVELS + 2);  // nodes that one more key may need
+// Nodes that one more entry may need: a half of each node on its way, and a new root.
+inline Index spare(const Root& root) { return root.levels + 2; }
 
 class Cache {
   Header& header_;
@@ -34,7 +35,9 @@ class Cache {
   static Index nodes_in(Index bytes) {
     return (bytes - Index(sizeof(Header))) / Index(sizeof(Node<float>));
   }
-  bool has_room(Index bytes) const { return header_.pool.used + SPARE <= nodes_in(bytes); }
+  bool has_room(Index bytes) const {
+    return header_.pool.used + spare(header_.upper) + spare(header_.lower) <= nodes_in(bytes);
+  }
 
   // Adds the key of the next token. Returns the first token with the same key, this one if none
   // has it, or NONE if no query other than one with q.y = 0 can find it.

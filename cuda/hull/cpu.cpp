@@ -7,10 +7,13 @@
 // An arena is `bytes` long, a multiple of 128, and begins as zeros.
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "hull/address.h"
+#include "hull/circle.h"
 #include "hull/dyadic.h"
+#include "hull/scan.h"
 
 namespace {
 
@@ -68,35 +71,45 @@ struct Answer {
   }
 };
 
-// From roots to the entries that rounded slopes say, `number` searches level by level: each waits
-// for memory while the others work.
-void descend(const Envelope* const* trees, const Point* q, Place* at, int number) {
-  float slopes[TOGETHER];
+// From roots to entries, `number` searches level by level: each waits for memory while the others
+// work. found(i, node) counts the entries of a node that are not beyond search i.
+template <class Key, class Found>
+void descend(const Tree<Key>* const* trees, Place* at, int number, Found found) {
   int levels = 0;
   for (int i = 0; i < number; i++) {
-    slopes[i] = q[i].y == 0 ? 0 : float(-double(q[i].x) / q[i].y);
     at[i] = {trees[i]->root().node, 0};
     levels = std::max(levels, int(trees[i]->root().levels));
   }
   for (int level = levels; level >= 0; level--)
     for (int i = 0; i < number; i++) {
-      const Envelope& tree = *trees[i];
-      if (level > tree.root().levels) continue;
-      auto& node = tree.at(at[i].leaf);
-      int slot = Envelope::at_least_first(Envelope::steeper(node, slopes[i]));
+      if (level > trees[i]->root().levels) continue;
+      auto& node = trees[i]->at(at[i].leaf);
+      int slot = found(i, node) - 1, entry = std::max(slot, 0);
       if (!level) {
         at[i].slot = slot;
-        __builtin_prefetch(&node.key[slot]);
-        __builtin_prefetch(&node.y[slot]);
-        __builtin_prefetch(&node.group[slot]);
+        __builtin_prefetch(&node.key[entry]);
+        __builtin_prefetch(&node.y[entry]);
+        __builtin_prefetch(&node.group[entry]);
         continue;
       }
-      at[i].leaf = node.child[slot];
-      auto& below = tree.at(at[i].leaf);
-      __builtin_prefetch(&below.slope[0]);
-      __builtin_prefetch(&below.slope[ROOM / 2]);
-      __builtin_prefetch(level == 1 ? &below.count : &below.child[ROOM / 2]);
+      at[i].leaf = node.child[entry];
+      auto& below = trees[i]->at(at[i].leaf);
+      bool by_slope = std::is_same<Key, float>::value;
+      __builtin_prefetch(by_slope ? (void*)&below.slope[0] : &below.key[0]);
+      __builtin_prefetch(by_slope ? (void*)&below.slope[ROOM / 2] : &below.key[ROOM / 2]);
+      __builtin_prefetch(level == 1 ? (void*)&below.count : &below.child[ROOM / 2]);
     }
+}
+
+void descend(const Envelope* const* envelopes, const Point* q, Place* at, int number) {
+  float slopes[TOGETHER];
+  const Tree<float>* trees[TOGETHER];
+  for (int i = 0; i < number; i++) {
+    slopes[i] = q[i].y == 0 ? 0 : float(-double(q[i].x) / q[i].y);
+    trees[i] = envelopes[i];
+  }
+  descend(trees, at, number,
+          [&](int i, auto& node) { return std::max(1, Envelope::steeper(node, slopes[i])); });
 }
 
 // Queries of one head, some at a time.
@@ -124,6 +137,31 @@ void query_all(Cache& cache, Index count, const Point* q, Group* found, const Su
       found[start + i] = answer.finish();
     }
   }
+}
+
+// The nearest angles, and the mean of their values: of the nearest ones, or a softmax over `most`.
+Group nearest(const Circle& circle, int32_t asked, Place at, Index most, const float* scale,
+              const Sums& sums, double* mean) {
+  Group found{};
+  if (!scale || !mean) {
+    Answer answer(mean, sums);
+    circle.nearest(asked, 0, at, [&](const Group& g, int32_t) { answer(g, NONE); });
+    return answer.finish();
+  }
+  std::fill(mean, mean + sums.width, 0.0);
+  int32_t least = -1;
+  double highest = 0, total = 0;
+  circle.nearest(asked, most, at, [&](const Group& g, int32_t distance) {
+    double cosine = std::cos(distance * (2 * M_PI / TURN));
+    if (least < 0) least = distance, highest = cosine;
+    if (distance == least) found.add(g);
+    double weight = std::exp(double(*scale) * (cosine - highest));
+    const double* row = sums.of(SUMS + g.first);
+    for (Index c = 0; c < sums.width; c++) mean[c] += weight * row[c];
+    total += weight * g.members;
+  });
+  for (Index c = 0; c < sums.width; c++) mean[c] /= total;
+  return found;
 }
 
 bool is_finite(const float* x, Index count) {
@@ -183,6 +221,65 @@ int64_t hull_query(
   return DONE;
 }
 
+// The same of angles, int32 [heads, T], by their nearest ones. With `scales` fp32 [heads, T] the
+// means are those of a softmax of scale cos(angle between) over the `most` nearest angles, each as
+// often as there are keys; what is found are the nearest ones still.
+int64_t hull_circle_step(
+    Index heads, Index length, Index past, Index bytes, char* arenas, const int32_t* keys,
+    const int32_t* queries, Group* found, Index width, Index rows, double* sums,
+    const float* values, double* means, Index most, const float* scales, int threads) {
+  Index status = DONE;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (heads > 1) reduction(max : status)
+  for (Index head = 0; head < heads; head++) {
+    CircleCache cache(arenas + head * bytes);
+    Sums own{sums ? sums + head * (SUMS + rows) * width : nullptr, width};
+    for (Index t = cache.header().tokens - past; t < length; t++) {
+      if (!cache.has_room(bytes)) {
+        status = std::max<Index>(status, FULL);
+        break;
+      }
+      Index row = head * length + t;
+      int32_t token = cache.header().tokens, first = cache.add(keys[row]);
+      if (own.rows) {
+        if (first == token) own.clear(SUMS + token);
+        own.add(SUMS + first, values + row * width);
+      }
+      if (!queries) continue;
+      Circle circle = cache.circle();
+      double* mean = means ? means + row * width : nullptr;
+      found[row] = nearest(circle, queries[row], circle.find(queries[row]), most,
+                           scales ? scales + row : nullptr, own, mean);
+    }
+  }
+  return status;
+}
+
+int64_t hull_circle_query(
+    Index heads, Index length, Index bytes, char* arenas, const int32_t* queries, Group* found,
+    Index width, Index rows, double* sums, double* means, Index most, const float* scales,
+    int threads) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (heads > 1)
+  for (Index head = 0; head < heads; head++) {
+    Circle circle = CircleCache(arenas + head * bytes).circle();
+    Sums own{sums ? sums + head * (SUMS + rows) * width : nullptr, width};
+    for (Index start = 0; start < length; start += TOGETHER) {
+      int number = int(std::min<Index>(TOGETHER, length - start));
+      Index row = head * length + start;
+      const Tree<int32_t>* trees[TOGETHER];
+      std::fill(trees, trees + number, &circle);
+      Place at[TOGETHER];
+      descend(trees, at, number,
+              [&](int i, auto& node) { return Circle::not_above(node, queries[row + i]); });
+      for (int i = 0; i < number; i++) {
+        double* mean = means ? means + (row + i) * width : nullptr;
+        found[row + i] = nearest(circle, queries[row + i], at[i], most,
+                                 scales ? scales + row + i : nullptr, own, mean);
+      }
+    }
+  }
+  return DONE;
+}
+
 // Vertices of the upper and the lower envelope of each head, [heads, 2].
 void hull_sizes(Index heads, Index bytes, char* arenas, int64_t* sizes) {
   for (Index head = 0; head < heads; head++) {
@@ -196,7 +293,7 @@ void hull_sizes(Index heads, Index bytes, char* arenas, int64_t* sizes) {
 int64_t hull_add_addresses(Index length, Index past, Index bytes, char* arena, const int32_t* addresses) {
   PairCache cache(arena);
   for (Index t = cache.header().tokens - past; t < length; t++) {
-    if (cache.header().pool.used + SPARE > Cache::nodes_in(bytes)) return FULL;
+    if (!cache.has_room(bytes)) return FULL;
     cache.add(parabola(addresses[t] >> LOW_BITS), parabola(addresses[t] & LOW));
   }
   return DONE;
@@ -229,6 +326,15 @@ int64_t hull_find_addresses(Index length, char* arena, const int32_t* addresses,
     for (int i = 0; i < number; i++)
       cache.query(high[i], low[i], at[i], below[i], [&](Group g) { found[start + i] = g; });
   }
+  return DONE;
+}
+
+// The first best of all `keys`, or of those up to its own, for queries [T]; coordinates [2, keys].
+int64_t hull_scan(
+    Index length, Index keys, Index causal, const float* sides, const Point* queries,
+    int32_t* best) {
+  for (Index t = 0; t < length; t++)
+    best[t] = scan(sides, sides + keys, causal ? t + 1 : keys, queries[t]);
   return DONE;
 }
 

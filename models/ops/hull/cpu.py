@@ -16,13 +16,14 @@ from models.ops.hull.reference import LOW_BITS, Found
 library = CpuLibrary(
     "hull",
     ["hull/cpu.cpp"],
-    [f"hull/{name}.h" for name in ("address", "cache", "dyadic", "envelope", "exact", "tree")],
+    [
+        f"hull/{name}.h"
+        for name in ("address", "cache", "circle", "dyadic", "envelope", "exact", "scan", "tree")
+    ],
     {},
 )
-LINE = 128
-"""Bytes that an arena is a multiple of."""
-LEAST_BYTES = 96 * 896
-"""The size of an arena that begins: header, a few nodes, and what one more key may need."""
+LEAST_BYTES = 10 * 896
+"""The size of an arena that begins: its header and a few nodes; a multiple of 128, as all are."""
 SUMS = 3
 """Rows of sums before those of tokens: of all keys, the leftmost and the rightmost ones."""
 _DONE, _FULL, _NOT_FINITE = range(3)
@@ -30,6 +31,25 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "hull_step": [*[c_int64] * 4, *[c_void_p] * 4, *[c_int64] * 2, *[c_void_p] * 3, c_int],
     "hull_query": [*[c_int64] * 3, *[c_void_p] * 3, *[c_int64] * 2, *[c_void_p] * 2, c_int],
     "hull_prefill": [*[c_int64] * 2, *[c_void_p] * 3, c_int64, *[c_void_p] * 2, c_int],
+    "hull_circle_step": [
+        *[c_int64] * 4,
+        *[c_void_p] * 4,
+        *[c_int64] * 2,
+        *[c_void_p] * 3,
+        c_int64,
+        c_void_p,
+        c_int,
+    ],
+    "hull_circle_query": [
+        *[c_int64] * 3,
+        *[c_void_p] * 3,
+        *[c_int64] * 2,
+        *[c_void_p] * 2,
+        c_int64,
+        c_void_p,
+        c_int,
+    ],
+    "hull_scan": [*[c_int64] * 3, *[c_void_p] * 3],
     "hull_sizes": [c_int64, c_int64, c_void_p, c_void_p],
     "hull_add_addresses": [*[c_int64] * 3, c_void_p, c_void_p],
     "hull_find_addresses": [c_int64, *[c_void_p] * 3],
@@ -96,35 +116,43 @@ class Hulls:
         With `sums`, v `[..., T, P]` is added up too; the second result is the mean `[..., T, P]` of
         the best, fp64. Raises `ValueError` for what is not finite.
         """
-        length = k.shape[-2]
+        return self._step("hull_step", past, _points(k), None if q is None else _points(q), v)
+
+    def query(self, q: Tensor) -> tuple[Found, Tensor | None]:
+        """Answer q `[..., T, 2]` from all keys, as `step` does. There must be a key."""
+        return self._query("hull_query", q.shape[:-1], _points(q))
+
+    def _step(
+        self, name: str, past: int, k: Tensor, q: Tensor | None, v: Tensor | None, *more: Any
+    ) -> tuple[Found | None, Tensor | None]:
+        heads = self.arena.shape[:-1]
+        length = k.shape[len(heads)]
         self.reserve(past + length)
-        k, q = _points(k), None if q is None else _points(q)
-        found = None if q is None else _found(q.shape[:-1])
+        found = None if q is None else _found((*heads, length))
         mean, width, rows = None, 0, 0
         if self.sums is not None:
             assert v is not None
             v, width, rows = _points(v), v.shape[-1], self.sums.shape[-2] - SUMS
             mean = None if q is None else v.new_empty(v.shape, dtype=torch.float64)
-        threads = torch.get_num_threads()
         while True:
             status = _call(
-                "hull_step", self.heads, length, past, self.arena.shape[-1], self.arena, k, q,
-                found, width, rows, self.sums, v, mean, threads,
+                name, self.heads, length, past, self.arena.shape[-1], self.arena, k, q, found,
+                width, rows, self.sums, v, mean, *more, torch.get_num_threads(),
             )  # fmt: skip
             if status == _DONE:
                 return None if found is None else _as_found(found), mean
             self.grow()
 
-    def query(self, q: Tensor) -> tuple[Found, Tensor | None]:
-        """Answer q `[..., T, 2]` from all keys; as `step`. There must be a key."""
-        q = _points(q)
-        found, mean, width, rows = _found(q.shape[:-1]), None, 0, 0
+    def _query(
+        self, name: str, shape: tuple[int, ...], q: Tensor, *more: Any
+    ) -> tuple[Found, Tensor | None]:
+        found, mean, width, rows = _found(shape), None, 0, 0
         if self.sums is not None:
             width, rows = self.sums.shape[-1], self.sums.shape[-2] - SUMS
-            mean = q.new_empty(*q.shape[:-1], width, dtype=torch.float64)
+            mean = q.new_empty(*shape, width, dtype=torch.float64)
         _call(
-            "hull_query", self.heads, q.shape[-2], self.arena.shape[-1], self.arena, q, found,
-            width, rows, self.sums, mean, torch.get_num_threads(),
+            name, self.heads, shape[-1], self.arena.shape[-1], self.arena, q, found, width, rows,
+            self.sums, mean, *more, torch.get_num_threads(),
         )  # fmt: skip
         return _as_found(found), mean
 
@@ -135,12 +163,50 @@ class Hulls:
         return sizes
 
 
+class Circles(Hulls):
+    """The same of keys that are angles (`models.ops.hull.circle`), int32.
+
+    With `scale` fp32 `[..., T]` the mean is a softmax of scale cos(angle between) over the `most`
+    nearest angles.
+    """
+
+    def step(
+        self,
+        past: int,
+        k: Tensor,
+        q: Tensor | None = None,
+        v: Tensor | None = None,
+        most: int = 0,
+        scale: Tensor | None = None,
+    ) -> tuple[Found | None, Tensor | None]:
+        """Add k `[..., T]` and answer q `[..., T]`."""
+        q = None if q is None else q.contiguous()
+        more = most, None if scale is None else _points(scale)
+        return self._step("hull_circle_step", past, k.contiguous(), q, v, *more)
+
+    def query(
+        self, q: Tensor, most: int = 0, scale: Tensor | None = None
+    ) -> tuple[Found, Tensor | None]:
+        """Answer q `[..., T]`."""
+        more = most, None if scale is None else _points(scale)
+        return self._query("hull_circle_query", q.shape, q.contiguous(), *more)
+
+
 def empty(heads: tuple[int, ...], width: int | None = None, capacity: int = 0) -> Hulls:
     """Hulls without keys; with a width P, they can answer with the mean of values `[P]`."""
+    return Hulls(*_room(heads, width, capacity))
+
+
+def empty_circles(heads: tuple[int, ...], width: int | None = None, capacity: int = 0) -> Circles:
+    """Circles without keys."""
+    return Circles(*_room(heads, width, capacity))
+
+
+def _room(heads: tuple[int, ...], width: int | None, capacity: int) -> tuple[Tensor, Tensor | None]:
     arena = torch.zeros(*heads, LEAST_BYTES, dtype=torch.uint8)
     if width is None:
-        return Hulls(arena)
-    return Hulls(arena, torch.zeros(*heads, SUMS + capacity, width, dtype=torch.float64))
+        return arena, None
+    return arena, torch.zeros(*heads, SUMS + capacity, width, dtype=torch.float64)
 
 
 def prefill(q: Tensor, k: Tensor, v: Tensor | None = None) -> tuple[Found, Tensor | None]:
@@ -158,6 +224,17 @@ def prefill(q: Tensor, k: Tensor, v: Tensor | None = None) -> tuple[Found, Tenso
     threads = torch.get_num_threads()
     _call("hull_prefill", heads, length, k, q, found, width, v, mean, threads)
     return _as_found(found), mean
+
+
+def scan(q: Tensor, k: Tensor, causal: bool = False) -> Tensor:
+    """The first of the keys k `[S, 2]` with the largest fp32 score, int32 `[T]` for q `[T, 2]`.
+
+    What a hull is timed against: all keys, 64 at a time, on one thread. Scores are rounded.
+    """
+    best = torch.empty(len(q), dtype=torch.int32)
+    sides = _points(k.T)  # [2, S]
+    _call("hull_scan", len(q), len(k), int(causal), sides, _points(q), best)
+    return best
 
 
 class Addresses:

@@ -118,6 +118,14 @@ def test_addresses_out_of_range() -> None:
         cache.find(torch.tensor([1]))
 
 
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 1000])
+def test_what_hulls_are_timed_against(length: int) -> None:
+    """The scan rounds scores, which small integers do not need."""
+    q, k = case("small integers", length)
+    assert torch.equal(cpu.scan(q, k).long(), reference.scan(q, k, past=length).first)
+    assert torch.equal(cpu.scan(q, k, causal=True).long(), reference.scan(q, k).first)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_million_keys(name: str) -> None:
