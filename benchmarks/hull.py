@@ -160,7 +160,7 @@ def prefills(length: int, width: int) -> dict[str, Work]:
     heads = width // 2
     q, k, v = (torch.randn(heads, length, 2) for _ in range(3))
     angles = torch.randint(TURN, (2, heads, length), dtype=torch.int32)
-    wide = [torch.randn(1, 1, length, width) for _ in range(3)]
+    wide = torch.randn(3, 1, 1, length, width)
 
     def by_angles() -> object:
         return cpu.empty_circles((heads,), 2, length).step(0, angles[0], angles[1], v)
@@ -171,7 +171,7 @@ def prefills(length: int, width: int) -> dict[str, Work]:
     works: dict[str, Work] = {
         "hull": lambda: cpu.prefill(q, k, v),
         "angles": by_angles,
-        "flash": lambda: attend(*wide, "flash"),
+        "flash": lambda: attend(wide[0], wide[1], wide[2], "flash"),
     }
     if heads * length**2 / 2 <= SCANNED * 10:
         works["scan"] = by_scan

@@ -164,7 +164,7 @@ class Hulls:
 
 
 class Circles(Hulls):
-    """The same of keys that are angles (`models.ops.hull.circle`), int32.
+    """Caches of keys that are angles, int32 (`models.ops.hull.circle`), with the same calls.
 
     With `scale` fp32 `[..., T]` the mean is a softmax of scale cos(angle between) over the `most`
     nearest angles.
