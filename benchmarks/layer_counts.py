@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.ops.elementwise.fused import native_as_on, native_disabled
 from models.registry import ModelSpec, build
-from models.step_trace import Op, Recorder
+from models.step_trace import Recorder
 
 MODELS = ("rwkv7", "rwkv6", "rwkv5", "rwkv4", "transformer")
 SIZE = "0.4b"
@@ -63,12 +63,10 @@ def _traced(name: str, layers: int, fused: bool) -> tuple[float, float, float]:
             kept = recorder.ops[-1].activations
             total.backward()
     elements = BATCH * LENGTH * config["n_embd"]
-    moved = sum(op.bytes for op in recorder.ops if not _is_product(op))
+    moved = sum(
+        op.bytes for op in recorder.ops if op.kind.removesuffix(" backward") not in PRODUCTS
+    )
     return sum(op.count for op in recorder.ops), moved / elements, kept / elements
-
-
-def _is_product(op: Op) -> bool:
-    return op.kind.removesuffix(" backward") in PRODUCTS
 
 
 def main() -> None:

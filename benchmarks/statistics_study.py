@@ -150,18 +150,6 @@ def _mode(values: Array) -> float:
     return float(values.mean())
 
 
-def estimation(noise: Noise, seeds: int) -> dict[str, float]:
-    """Root mean square error of the log value of a point, in per cent."""
-    errors: dict[str, list[float]] = {name: [] for name in ESTIMATORS}
-    rng = np.random.default_rng(0)
-    for _ in range(seeds):
-        processes = sweep(lambda t: 1.0, noise, rng)[LENGTHS[0]].values()
-        for name, of in ESTIMATORS.items():
-            point = of(np.array([of(np.array(repeats)) for repeats in processes]))
-            errors[name].append(np.log(point))
-    return {name: 100 * sqrt(float(np.mean(np.square(all_)))) for name, all_ in errors.items()}
-
-
 GROWTHS: dict[str, tuple[Cost, float]] = {
     "a + bT, small a": (lambda t: 2e-4 + 1e-5 * t, 0.02),
     "a + bT": (linear, 0.02),
@@ -202,7 +190,16 @@ def main() -> None:
 
 
 def estimation_row(noise: Noise, seeds: int) -> Row:
-    return Row(noise.name, [f"{error:.1f}" for error in estimation(noise, seeds).values()])
+    """Root mean square error of the log value of a point, in per cent."""
+    errors: dict[str, list[float]] = {name: [] for name in ESTIMATORS}
+    rng = np.random.default_rng(0)
+    for _ in range(seeds):
+        processes = sweep(lambda t: 1.0, noise, rng)[LENGTHS[0]].values()
+        for name, of in ESTIMATORS.items():
+            point = of(np.array([of(np.array(repeats)) for repeats in processes]))
+            errors[name].append(np.log(point))
+    roots = [100 * sqrt(float(np.mean(np.square(of_name)))) for of_name in errors.values()]
+    return Row(noise.name, [f"{root:.1f}" for root in roots])
 
 
 def verdict_row(truth: str, noise: Noise, seeds: int) -> Row:

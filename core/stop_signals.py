@@ -62,8 +62,10 @@ class Signals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             self._interrupts += 1
-            if self._interrupts > 1:
-                leave_at_once()
+            if self._interrupts > 1:  # nothing is tidied up but the terminal
+                if sys.stderr.isatty():
+                    os.write(2, b"\x1b[?25h\n")  # the live line hides the cursor
+                os._exit(INTERRUPTED)
         if self.asked:
             return
         self.asked = True
@@ -73,13 +75,6 @@ class Signals:
         if not self._quiet:  # not through a buffer, which this may have interrupted
             name = signal.Signals(number).name
             os.write(2, f"\n{name}: finishing the step; Ctrl-C (again) stops at once\n".encode())
-
-
-def leave_at_once() -> None:
-    """End the process without any tidying up but the terminal's."""
-    if sys.stderr.isatty():
-        os.write(2, b"\x1b[?25h\n")  # the live line hides the cursor
-    os._exit(INTERRUPTED)
 
 
 def requeue() -> None:

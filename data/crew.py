@@ -70,14 +70,13 @@ def _work(tokenizer: TextTokenizer, requests: Connection) -> NoReturn:
         os.closerange(kept + 1, _MOST_FILES)
         with suppress(EOFError, OSError):
             while True:
-                requests.send(_answer(tokenizer, *requests.recv()))
+                whole, group = requests.recv()
+                answer: tuple[bytes, int] | str
+                try:
+                    ids, size = encode_group(tokenizer, whole, group)
+                    answer = ids.tobytes(), size
+                except UserError as error:
+                    answer = str(error)
+                requests.send(answer)
     finally:
         os._exit(0)
-
-
-def _answer(tokenizer: TextTokenizer, whole: bool, group: Group) -> tuple[bytes, int] | str:
-    try:
-        ids, size = encode_group(tokenizer, whole, group)
-    except UserError as error:
-        return str(error)
-    return ids.tobytes(), size

@@ -303,7 +303,10 @@ def split(documents: Iterable[Document], val_fraction: float) -> Split:
     size_of = np.frombuffer(sizes, dtype=np.int64).copy()
     digest_of = np.frombuffer(bytes(digests), dtype=np.uint8).reshape(-1, 32)
     sides = np.full(len(size_of), _LEFT_OUT, dtype=np.uint8)
-    kept = _distinct(digest_of, size_of)
+    with_text = np.flatnonzero(size_of)
+    # Of equal documents the first.
+    _, first = np.unique(digest_of[with_text].view("S32").ravel(), return_index=True)
+    kept = with_text[np.sort(first)]
     if not len(kept):
         raise UserError("the corpus is empty: no file has any text in it")
     tokens = all_ids.digest() if all_ids.digest() != fresh else b""
@@ -330,29 +333,17 @@ def split(documents: Iterable[Document], val_fraction: float) -> Split:
         for number, side in enumerate(SIDES)
         for i in np.flatnonzero(sides == number).tolist()
     )
+    counts = np.frombuffer(unlearned, dtype=np.int64)
+    side_of = sides[: len(counts)]
+    sums = {side: int(counts[side_of == number].sum()) for number, side in enumerate(SIDES)}
     return Split(
         documents,
         _fingerprint(entries, tokens),
         size_of,
         sides,
         digest_of,
-        unlearned=_by_side(unlearned, sides),
+        unlearned=sums if any(sums.values()) else None,
     )
-
-
-def _by_side(unlearned: array[int], sides: np.ndarray) -> dict[str, int] | None:
-    """Sums over the documents of each side; None if nothing that is kept has anything unlearned."""
-    counts = np.frombuffer(unlearned, dtype=np.int64)
-    of = sides[: len(counts)]
-    sums = {side: int(counts[of == number].sum()) for number, side in enumerate(SIDES)}
-    return sums if any(sums.values()) else None
-
-
-def _distinct(digests: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The documents that have text and are no copy of an earlier one, in order."""
-    with_text = np.flatnonzero(sizes)
-    _, first = np.unique(digests[with_text].view("S32").ravel(), return_index=True)
-    return with_text[np.sort(first)]
 
 
 def _cut(

@@ -137,17 +137,14 @@ def encode_group(tokenizer: TextTokenizer, whole: bool, group: Group) -> Encoded
         if mark & SPECIAL and piece in tokenizer.special_tokens:
             tokens = [tokenizer.special_tokens[piece]]
         if mark:
-            ids.extend(_marked(separator if first else [], tokens, mark))
+            if first:
+                before = READ_ONLY if mark & AFTER_NOT_LEARNED else 0
+                ids.extend(token | before for token in separator)
+            bit = READ_ONLY if mark & NOT_LEARNED else 0
+            ids.extend(token | bit for token in tokens)
         else:
             ids.extend(separator + tokens if first else tokens)
     return ids, sum(len(piece.encode()) for piece, _, _ in group)
-
-
-def _marked(separator: list[int], tokens: list[int], mark: int) -> list[int]:
-    """The ids of a marked piece."""
-    before = READ_ONLY if mark & AFTER_NOT_LEARNED else 0
-    bit = READ_ONLY if mark & NOT_LEARNED else 0
-    return [token | before for token in separator] + [token | bit for token in tokens]
 
 
 Marked = Sequence[tuple[str, bool, int]]

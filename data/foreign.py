@@ -102,11 +102,14 @@ class Foreign:
         """Encode a sequence of documents in the other process, after `try_on`.
 
         `whole` keeps special tokens whole. A tokenizer that uses one processor alone encodes in as
-        many processes as there are processors.
+        many processes as there are processors and memory for.
         """
         if self._single:
             self._single = False
-            self._divide()
+            count = min(processors(), psutil.virtual_memory().available // MEMORY)
+            if count > 1:
+                answer = self._facts(b"W", b"%d" % count, SECONDS, "to be shared")
+                self._pids += answer["pids"]
         self._encoders += 1
         return _Encoder(self, self._encoders, whole)
 
@@ -137,12 +140,6 @@ class Foreign:
         self._single = facts["single"]
         self._loaded = self._processor_time()
         return bool(facts["apart"])
-
-    def _divide(self) -> None:
-        """Have the other process encode in several, as many as there are processors and memory."""
-        count = min(processors(), psutil.virtual_memory().available // MEMORY)
-        if count > 1:
-            self._pids += self._facts(b"W", b"%d" % count, SECONDS, "to be shared")["pids"]
 
     def _facts(self, kind: bytes, content: bytes, seconds: float, what: str) -> dict[str, Any]:
         """The answer to a request that is no text."""

@@ -54,7 +54,10 @@ def serve(memory: int, size: int) -> None:
         try:
             if kind == b"L":
                 tokenizer = _load(content)
-                send(answers, b"I", json.dumps(_facts(tokenizer)).encode())
+                # Are texts to be cut with care; does it encode on one processor alone?
+                apart = isinstance(tokenizer, LibraryTokenizer) and not tokenizer.is_byte_level
+                facts = {"apart": apart, "single": isinstance(tokenizer, WorldTokenizer)}
+                send(answers, b"I", json.dumps(facts).encode())
                 continue
             assert tokenizer is not None
             if kind == b"W":
@@ -78,12 +81,6 @@ def serve(memory: int, size: int) -> None:
         except BaseException as error:  # a panic of Rust's is no Exception
             encoders.clear()
             send(answers, b"P", " ".join(str(error).split())[:200].encode(errors="replace"))
-
-
-def _facts(tokenizer: TextTokenizer) -> dict[str, bool]:
-    """Whether it needs care in cutting texts, and whether it encodes on one processor alone."""
-    apart = isinstance(tokenizer, LibraryTokenizer) and not tokenizer.is_byte_level
-    return {"apart": apart, "single": isinstance(tokenizer, WorldTokenizer)}
 
 
 def _encoder(tokenizer: TextTokenizer, size: int, whole: bool, crew: Crew | None) -> Encoder:

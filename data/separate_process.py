@@ -44,7 +44,15 @@ def fill_apart(
             stdout=subprocess.PIPE,
         ) as process:
             try:
-                _raise(_answer(process, request), process)
+                answer = _answer(process, request)
+                if process.returncode or not answer:
+                    raise UserError(
+                        "the process that prepares the corpus has ended with status "
+                        f"{process.returncode}, as it does where memory runs out: the same command "
+                        "goes on where it stopped"
+                    )
+                if (error := pickle.loads(answer)) is not None:
+                    raise error
             finally:
                 process.kill()  # or leaving would wait for it
     except BaseException:
@@ -63,18 +71,6 @@ def _answer(process: subprocess.Popen[bytes], request: bytes) -> bytes:
     answer = process.stdout.read()
     process.wait()
     return answer
-
-
-def _raise(answer: bytes, process: subprocess.Popen[bytes]) -> None:
-    """Raise what the process has raised, if it has."""
-    if process.returncode or not answer:
-        raise UserError(
-            f"the process that prepares the corpus has ended with status {process.returncode}, as "
-            "it does where memory runs out: the same command goes on where it stopped"
-        )
-    error = pickle.loads(answer)
-    if error is not None:
-        raise error
 
 
 def serve(size: int) -> NoReturn:

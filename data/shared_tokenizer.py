@@ -43,7 +43,13 @@ def shared_tokenizer(conf: DataConf, parts: Mapping[str, DataConf]) -> str:
     """
     if conf.tokenizer not in MADE or len(parts) == 1:
         return conf.tokenizer
-    texts = {name: _surveyed(name, one) for name, one in parts.items()}
+    texts: dict[str, Split | Outline] = {}
+    for name, part in parts.items():
+        try:
+            survey = Survey(part, corpora.documents(part))
+            texts[name] = survey.outline or survey.split()  # read only if it is not known
+        except UserError as error:
+            raise UserError(f"data.parts.{name}: {error}") from None
     rows = quotas(conf.mix)
     # Sorted by what they hold: names decide nothing.
     order = sorted(texts, key=lambda name: (texts[name].fingerprint, rows[name]))
@@ -72,15 +78,6 @@ def shared_tokenizer(conf: DataConf, parts: Mapping[str, DataConf]) -> str:
                 f"data.cache_dir={conf.cache_dir}: cannot store the tokenizer there ({error})"
             ) from None
     return str(folder / FILE)
-
-
-def _surveyed(name: str, conf: DataConf) -> Split | Outline:
-    """What the documents of a part are, read only if they are not known."""
-    try:
-        survey = Survey(conf, corpora.documents(conf))
-        return survey.outline or survey.split()
-    except UserError as error:
-        raise UserError(f"data.parts.{name}: {error}") from None
 
 
 def _split(name: str, conf: DataConf, text: Split | Outline) -> Split:

@@ -28,6 +28,7 @@ SENTENCEPIECE, TIKTOKEN, PAIR, WITH_END = "SentencePiece", "tiktoken", "vocab an
 """Types of contents that are not the file itself."""
 
 _CONFIG = "tokenizer_config.json"
+_DECISIVE = ("tokenizer_class", "add_prefix_space", "added_tokens_decoder")
 PIECES = "sentencepiece.model"
 """A model of SentencePiece, where a `tokenizer.json` beside it was made from it."""
 _IN_FOLDERS = (VOCABULARY, PIECES, "tokenizer.json", "tokenizer.model", "vocab.json")
@@ -93,7 +94,9 @@ def _of_file(path: Path, config: dict[str, Any]) -> bytes:
         except Missing:
             raise UserError(f"{path} needs merges.txt beside it, which holds its merges") from None
         texts = {"vocab": _text(path, found), "merges": _text(merges, second)}
-        return _object(PAIR, **texts, config=_told(config))
+        # The rest of a `tokenizer_config.json` may change without changing a token.
+        decisive = {key: config[key] for key in _DECISIVE if key in config}
+        return _object(PAIR, **texts, config=decisive | _end(config))
     if _RANK.match(found):
         # The name is part of the content, because the ranks do not say how words are separated.
         return _object(TIKTOKEN, name=path.stem, ranks=found.decode(errors="replace"))
@@ -120,12 +123,6 @@ def _text(path: Path, found: bytes) -> str:
 
 def _object(kind: str, **parts: Any) -> bytes:
     return json.dumps({"type": kind, **parts}).encode()
-
-
-def _told(config: dict[str, Any]) -> dict[str, Any]:
-    """What matters of a `tokenizer_config.json`: the rest may change without changing a token."""
-    keys = ("tokenizer_class", "add_prefix_space", "added_tokens_decoder")
-    return {key: config[key] for key in keys if key in config} | _end(config)
 
 
 def _end(config: dict[str, Any]) -> dict[str, str]:

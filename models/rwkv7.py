@@ -83,15 +83,10 @@ class RWKV7Config:
             "g": self.lora_gate,
         }
         factors = {"w": 2.5, "a": 2.5, "v": 1.7, "g": 5.0}
-        return {
-            name: by_hand[name] or suggested_rank(factor, self.n_embd)
+        return {  # factor sqrt(C), rounded to a multiple of 32
+            name: by_hand[name] or max(32, 32 * round(factor * math.sqrt(self.n_embd) / 32))
             for name, factor in factors.items()
         }
-
-
-def suggested_rank(factor: float, width: int) -> int:
-    """factor sqrt(C), rounded to a multiple of 32, at least 32."""
-    return max(32, 32 * round(factor * math.sqrt(width) / 32))
 
 
 @fused(kernels.log_decay, e="B T C", w0="C")

@@ -35,7 +35,10 @@ def main(confs: list[ProbeConf]) -> None:
     rows = run_sweep(specs, conf, folder / "probes.jsonl", measured.append)
     print(f"{folder / 'probes.jsonl'}: {ending(rows, conf.remeasure)}")
     news = {identity(row) for row in measured}
-    for key, of_model in by_identity(rows).items():
+    runs: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        runs[identity(row)].append(row)
+    for key, of_model in runs.items():
         path = folder / "wandb" / f"{key}.id"
         if key in news or not path.is_file():
             track(conf, path, of_model)
@@ -85,14 +88,6 @@ def identity(row: Row) -> str:
     facts = json.dumps(told + ([row.weights] if row.weights else []), sort_keys=True)
     digest = hashlib.sha256(facts.encode()).hexdigest()[:8]
     return f"probe-{row.model}-{row.size}-{digest}"
-
-
-def by_identity(rows: list[Row]) -> dict[str, list[Row]]:
-    """Rows of each wandb run, in the order of the command line."""
-    runs: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        runs[identity(row)].append(row)
-    return runs
 
 
 def curves(rows: Sequence[Row]) -> dict[int, dict[str, float]]:

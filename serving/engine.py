@@ -232,16 +232,13 @@ class Engine:
         if sequence.read < len(request.prompt) or len(sequence.answer) < len(request.answered):
             self._reading.append(sequence)
         else:
-            self._join(sequence)
+            batch = next((one for one in self._batches if one.has_room), None)
+            if batch is None:
+                batch = Batch(self._model, self._most_rows)
+                self._batches.append(batch)
+            batch.join(sequence)
         of = len(request.prompt)
         return [Read(request.id, sequence.read, of, sequence.cached, sequence.reading)]
-
-    def _join(self, sequence: Sequence) -> None:
-        batch = next((one for one in self._batches if one.has_room), None)
-        if batch is None:
-            batch = Batch(self._model, self._most_rows)
-            self._batches.append(batch)
-        batch.join(sequence)
 
     def _advance_alone(self, sequence: Sequence) -> None:
         last = torch.tensor([sequence.answer[-1:]], device=self._device)

@@ -62,7 +62,8 @@ class OneToken:
     @torch.no_grad()
     def load(self, state: State) -> None:
         """Go on after `state`, which is copied. Another number of rows is captured anew."""
-        if len(self.tokens) != (rows := _rows(state)):
+        rows = max(len(leaf) for _, leaf in named_tensors(state) if leaf.dim())
+        if len(self.tokens) != rows:
             weight = self._model.emb.weight
             self.tokens = torch.zeros(rows, 1, dtype=torch.int64, device=weight.device)
             self.logits = weight.new_empty(rows, 1, self._model.config.vocab_size).detach()
@@ -178,10 +179,6 @@ def can_capture(model: Any) -> bool:
         and not torch.is_autocast_enabled("cuda")
         and not torch.cuda.is_current_stream_capturing()
     )
-
-
-def _rows(state: State) -> int:
-    return max(len(leaf) for _, leaf in named_tensors(state) if leaf.dim())
 
 
 @functools.cache

@@ -46,7 +46,8 @@ def read(folder: Path) -> Weights:
             "were made from, or save them again in float32, bfloat16 or float16"
         )
     tensors = _tensors(folder)
-    family = next((one for one in candidates if _fits(one, tensors)), candidates[-1])
+    fitting = (one for one in candidates if any(name.startswith(one.base) for name in tensors))
+    family = next(fitting, candidates[-1])
     is_tied = flag(path, theirs, "tie_word_embeddings", family.tied)
     tensors = family.read_as(_named(family, is_tied, tensors))
     config = family.ours(path, theirs, {name: tensor.shape for name, tensor in tensors.items()})
@@ -91,10 +92,6 @@ def write(weights: Weights, folder: Path, end_of_text: int | None = None) -> Non
     }
     (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
     write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
-
-
-def _fits(family: Family, tensors: dict[str, Tensor]) -> bool:
-    return any(name.startswith(family.base) for name in tensors)
 
 
 def _named(family: Family, is_tied: bool, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -206,7 +206,10 @@ class _Chunk:
         z_loss: float,
         device: str,
     ) -> None:
-        logits = _product(hidden, matrix.T, device)
+        if _widens(hidden.dtype, device):
+            logits = torch.mm(hidden, matrix.T, out_dtype=torch.float32)
+        else:
+            logits = hidden @ matrix.T
         self._dtype, self._target = hidden.dtype, target
         self._l2wrap, self._z_loss = l2wrap, z_loss
         self.penalty: Tensor | None = None
@@ -250,13 +253,6 @@ def _widens(dtype: torch.dtype, device: str) -> bool:
     if dtype == torch.float32 or device != "cuda":
         return False
     return _meant is not None or _writes_fp32(dtype)
-
-
-def _product(left: Tensor, right: Tensor, device: str) -> Tensor:
-    """left `[n, C]` @ right `[C, V]`, in fp32 where a GPU writes that, else in their type."""
-    if _widens(left.dtype, device):
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return left @ right
 
 
 def _add_product(sums: Tensor, left: Tensor, right: Tensor, device: str) -> None:

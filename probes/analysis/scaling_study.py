@@ -182,20 +182,15 @@ def origins(trainings: Sequence[dict[str, Any]]) -> list[dict[str, Any] | str | 
             folder = os.path.realpath(folder)
         origin = by_folder.get(folder)
         if origin is None:
-            by_digest = by_digest or _by_digest(by_folder)
+            by_digest = by_digest or {
+                digest: run
+                for folder, run in by_folder.items()
+                for path in sorted(Path(folder, FOLDER).glob("step-*.ckpt"))
+                if (digest := recorded_digest(path))
+            }
             origin = by_digest.get(str(parent.get("sha256")))
         found.append(folder if origin is None else origin)
     return found
-
-
-def _by_digest(by_folder: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The training of each checkpoint that is still there, by the SHA-256 in its manifest."""
-    return {
-        digest: run
-        for folder, run in by_folder.items()
-        for path in sorted(Path(folder, FOLDER).glob("step-*.ckpt"))
-        if (digest := recorded_digest(path))
-    }
 
 
 def spending(trainings: Iterable[dict[str, Any]]) -> Spending | None:

@@ -174,7 +174,8 @@ def grid(runs: Sequence[TrainingRun]) -> Grid:
     }
     made = []
     for (label, size, corpus), members in arms.items():
-        parts = [label, size if sizes else "", _short(corpus) if len(named) > 1 else ""]
+        data = f"data {corpus[:8]}" if corpus.isalnum() else "other data"
+        parts = [label, size if sizes else "", data if len(named) > 1 else ""]
         name = " ".join(filter(None, parts))
         settings = _settings(name, members, configs, keys, measure[0])
         longest = max((one.tokens for one in settings), default=0.0)
@@ -324,7 +325,3 @@ def _text_of(runs: Sequence[TrainingRun]) -> str:
         if None not in sizes:
             return json.dumps(sizes)
     return ""
-
-
-def _short(corpus: str) -> str:
-    return f"data {corpus[:8]}" if corpus.isalnum() else "other data"

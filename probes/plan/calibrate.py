@@ -63,7 +63,9 @@ def calibrate(spec: ModelSpec, precision: str, threads: int) -> Calibration:
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     ops: list[Op] = []
     rest: list[tuple[float, float, float]] = []
-    lengths, begin, token_seconds = lengths_of(model), time.perf_counter(), 0.0
+    most = getattr(model.config, model.length_field) if model.length_field else max(TOKENS)
+    lengths = list(dict.fromkeys(min(length, most) for length in TOKENS))
+    begin, token_seconds = time.perf_counter(), 0.0
     for place, length in enumerate(lengths):
         expected = FEWEST_STEPS * token_seconds * length
         if place and time.perf_counter() - begin + expected > WHOLE_SECONDS:
@@ -98,12 +100,6 @@ def calibrate(spec: ModelSpec, precision: str, threads: int) -> Calibration:
         described,
         f"{spec.name}, 2 layers, {width} channels, {among} tokens",
     )
-
-
-def lengths_of(model: Any) -> list[int]:
-    """`TOKENS`, as far as the model can read them."""
-    most = getattr(model.config, model.length_field) if model.length_field else max(TOKENS)
-    return list(dict.fromkeys(min(length, most) for length in TOKENS))
 
 
 def smaller(spec: ModelSpec) -> ModelSpec:

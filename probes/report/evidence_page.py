@@ -103,7 +103,8 @@ def matrix(outcomes: Mapping[str, Outcome], costs: Dataset | None) -> Table:
         titles |= {one.label: one.title for one in outcome.contestants}
     series = {one.label: one for one in costs.all_series} if costs else {}
     titles |= {label: one.title for label, one in series.items() if label not in titles}
-    lengths = _shared_lengths(list(series.values()))
+    steps = [set(curve(one, BY_KEY["train"]).measured) for one in series.values()]
+    lengths = set.intersection(*steps) if steps else set[int]()
     at = max(lengths, default=0)
     lines = []
     for label in sorted(titles):
@@ -125,12 +126,6 @@ def matrix(outcomes: Mapping[str, Outcome], costs: Dataset | None) -> Table:
     headings = ["model", *(heading for _, _, heading in columns)]
     headings += [heading for _, heading in COSTS if lengths]
     return Table(caption, tuple(headings), tuple(lines))
-
-
-def _shared_lengths(series: Sequence[Series]) -> set[int]:
-    """Context lengths at which every series has a finished training step."""
-    measured = [set(curve(one, BY_KEY["train"]).measured) for one in series]
-    return set.intersection(*measured) if measured else set()
 
 
 def _cost(series: Series | None, key: str, length: int) -> str:
@@ -156,8 +151,11 @@ def section(experiment: Experiment, outcome: Outcome, command: str) -> Section:
     columns = [(experiment.main, experiment.capability), *experiment.columns]
     rule = "; ".join(claim.words for claim in experiment.claims)
     words = {True: "holds", False: "does not hold", None: "not known yet"}
-    verdicts = [f"{claim.words}: {words[holds]}" for claim, holds in outcome.verdicts]
-    details = [*verdicts, _search_words(outcome)]
+    details = [f"{claim.words}: {words[holds]}" for claim, holds in outcome.verdicts]
+    if outcome.finished:
+        unfinished = sum(one.unfinished for one in outcome.contestants)
+        more = f"; {unfinished} did not finish" if unfinished else ""
+        details.append(f"{outcome.finished} of {outcome.planned} trainings count{more}")
     if outcome.spread is not None and outcome.spread > SIZE_TOLERANCE:
         details.append(
             f"the models' parameters differ by {outcome.spread:.1%}: they are not matched"
@@ -171,19 +169,11 @@ def section(experiment: Experiment, outcome: Outcome, command: str) -> Section:
         experiment.source,
         rule,
         outcome.verdict,
-        tuple(filter(None, details)),
+        tuple(details),
         command,
         _best_table(outcome.contestants, columns),
         _tried_table(outcome.contestants, experiment),
     )
-
-
-def _search_words(outcome: Outcome) -> str:
-    if not outcome.finished:
-        return ""
-    unfinished = sum(one.unfinished for one in outcome.contestants)
-    more = f"; {unfinished} did not finish" if unfinished else ""
-    return f"{outcome.finished} of {outcome.planned} trainings count{more}"
 
 
 def _best_table(contestants: Sequence[Contestant], columns: Sequence[tuple[str, str]]) -> Table:

@@ -9,7 +9,6 @@ from probes.analysis.costs import Price
 from probes.analysis.training_curves import currency_of
 from probes.analysis.training_grid import Arm, Grid, Setting, compute
 from probes.report.trainings_contents import Contents, cost_of, last_figure
-from probes.training_runs import TrainingRun
 
 COLUMNS = (
     "name", "model", "size", "setting", "seed", "ended", "tokens", "compute", "seconds", "val_loss",
@@ -28,22 +27,14 @@ def rows_of(grid: Grid, price: Price | None) -> list[list[Any]]:
             run.name, run.label, run.size, setting.name, run.seed, run.how_it_ended,
             run.figure("tokens"), compute(run), run.figure("train_seconds"),
             run.figure("val_loss"), run.figure("val_bits_per_byte"), arm.corpus, str(run.path),
-            json.dumps(setting.values, sort_keys=True, default=str), *_spent(run, price),
+            json.dumps(setting.values, sort_keys=True, default=str),
+            (cost := cost_of(run, price)), None if cost is None else currency_of([run], price),
+            last_figure(run, "train/joules"),
         ]
         for arm in grid.arms
         for setting in arm.settings
         for run in setting.runs
     ]  # fmt: skip
-
-
-def _spent(run: TrainingRun, price: Price | None) -> tuple[float | None, str | None, float | None]:
-    """Cost, currency and joules."""
-    cost = cost_of(run, price)
-    return (
-        cost,
-        None if cost is None else currency_of([run], price),
-        last_figure(run, "train/joules"),
-    )
 
 
 def json_text(grid: Grid, contents: Contents, price: Price | None) -> str:

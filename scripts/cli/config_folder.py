@@ -88,7 +88,9 @@ def _is_global(text: str) -> bool:
 def _problems(path: Path) -> Iterator[str]:
     try:
         text = read_text(path)
-        content = {} if all(_says_nothing(line) for line in text.splitlines()) else read_yaml(path)
+        lines = [line.strip() for line in text.splitlines()]
+        is_empty = all(line in ("", "---") or line.startswith("#") for line in lines)
+        content = {} if is_empty else read_yaml(path)
     except Unreadable as error:
         yield shown(error.reason, 200)
         return
@@ -110,10 +112,6 @@ def _problems(path: Path) -> Iterator[str]:
     ):  # fmt: skip
         yield "hydra: of Hydra's own keys only hydra.sweeper.params can be set"
     yield from _value_problems(content, "")
-
-
-def _says_nothing(line: str) -> bool:
-    return line.strip() in ("", "---") or line.lstrip().startswith("#")
 
 
 def _value_problems(value: Any, key: str) -> Iterator[str]:

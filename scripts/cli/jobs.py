@@ -145,10 +145,13 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
         if isinstance(stop.__cause__, BrokenPipeError):
             raise stop.__cause__ from None
         raise
-    if len(jobs) > 1 and not together:
-        print_failures(failures, len(jobs))
     if not failures:
         return 0
+    if len(jobs) > 1 and not together:  # once more at the end, however long the output was
+        print_error(f"{len(failures)} of {len(jobs)} runs failed")
+        for words, error in failures.items():
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            print_error(f"{words}: {what}")
     refused = all(isinstance(error, UserError) for error in failures.values())
     return REFUSED if refused else CRASHED
 
@@ -368,15 +371,6 @@ def scratch() -> Iterator[Path]:
         ) from None
     with aside as folder:
         yield Path(folder)
-
-
-def print_failures(failures: dict[str, Exception], jobs: int) -> None:
-    """Say at the end of a multirun what failed, however long its output was."""
-    if failures:
-        print_error(f"{len(failures)} of {jobs} runs failed")
-    for words, error in failures.items():
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        print_error(f"{words}: {what}")
 
 
 def print_problems(problems: list[str]) -> int:

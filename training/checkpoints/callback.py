@@ -71,16 +71,14 @@ class Checkpointer(lightning.Callback):
         self._measured = measured or (ours.get("measured") if self._lowest else None)
         self._asked = GO_ON
         self._last_save = time.monotonic()
-        self.io = self._writer(start)
+        if self._conf.sharded:
+            from training.checkpoints.sharded_io import ShardedIO  # imports much of torch
+
+            self.io: BackgroundIO = ShardedIO(member, start, self._tidy)
+        else:
+            self.io = BackgroundIO(start, self._tidy)
         self.seconds = 0.0
         """Time for which saving has held up the loop."""
-
-    def _writer(self, start: dict[str, Any] | None) -> BackgroundIO:
-        if not self._conf.sharded:
-            return BackgroundIO(start, self._tidy)
-        from training.checkpoints.sharded_io import ShardedIO  # imports much of torch
-
-        return ShardedIO(self.member, start, self._tidy)
 
     def finish_tidying(self) -> None:
         """Do what a kill after the last save may have left undone: that may be the last step."""
@@ -117,7 +115,9 @@ class Checkpointer(lightning.Callback):
         if self._conf.best and loss < (self._lowest[0]["val_loss"] if self._lowest else math.inf):
             self._asked = max(self._asked, SAVE)
         if self._conf.best and self._asked >= SAVE and math.isfinite(loss):
-            self._enter(step, loss)
+            entered = [*self._lowest, {"step": step, "val_loss": loss}]
+            most = max(self._keep.best, 1)  # one tells which loss is a new lowest
+            self._lowest = sorted(entered, key=lambda each: (each["val_loss"], each["step"]))[:most]
         self._act(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
@@ -191,12 +191,6 @@ class Checkpointer(lightning.Callback):
         start = time.monotonic()
         self.io.wait()
         self.seconds += time.monotonic() - start
-
-    def _enter(self, step: int, loss: float) -> None:
-        """The checkpoint of this step will be one of the best, if few are better."""
-        entered = [*self._lowest, {"step": step, "val_loss": loss}]
-        most = max(self._keep.best, 1)  # one tells which loss is a new lowest
-        self._lowest = sorted(entered, key=lambda each: (each["val_loss"], each["step"]))[:most]
 
     def _tidy(self, checkpoint: dict[str, Any]) -> None:
         """Name the best so far; delete what is not to stay."""

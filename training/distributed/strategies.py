@@ -25,20 +25,17 @@ def build_strategy(conf: TrainConf) -> Strategy | str:
     if trainer.strategy == "fsdp":
         from training.distributed.fsdp import FullyShard
 
+        # Where batches decide how often a block is called, processes cannot gather its weights
+        # together in between.
+        by_need = conf.training.segment > 0 or conf.data.packing == "documents"
         half = arithmetic_of(trainer) == "bf16-mixed"
-        return FullyShard(calls_by_need(conf), trainer.offload, conf.checkpoint.sharded, half)
+        return FullyShard(by_need, trainer.offload, conf.checkpoint.sharded, half)
     if trainer.strategy.startswith("deepspeed_"):
         from training.distributed.zero import Zero
 
         stage = int(trainer.strategy[-1])
         return Zero(stage, trainer.offload, arithmetic_of(trainer), not on_gpu(trainer))
     return trainer.strategy
-
-
-def calls_by_need(conf: TrainConf) -> bool:
-    """Whether batches decide how often a block is called, so that processes cannot gather its
-    weights together in between."""
-    return conf.training.segment > 0 or conf.data.packing == "documents"
 
 
 def reads_shares(conf: TrainerConf) -> bool:

@@ -39,8 +39,12 @@ def explained(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Iterator[N
         for cause in causes(error):
             if isinstance(cause, Preempted):  # and Lightning failed to tidy up a half-begun loop
                 raise cause from None
-        if any(cause.errno in DISK for cause in causes(error) if isinstance(cause, OSError)):
-            raise UserError(f"{full_disk(error)}. {to_continue(folder)}") from None
+        for cause in causes(error):
+            if isinstance(cause, OSError) and cause.errno in DISK:
+                what = cause.filename or "a file of this run"
+                raise UserError(
+                    f"{what} cannot be written: {cause.strerror}. {to_continue(folder)}"
+                ) from None
         if WORKER.search(str(error)):
             raise UserError(
                 f"a loader process died ({str(error).splitlines()[0]}); with data.workers=0 there "
@@ -64,14 +68,6 @@ def let_go(error: BaseException) -> None:
     for cause in causes(error):
         traceback.clear_frames(cause.__traceback__)
     gc.collect()  # Lightning's objects refer to each other
-
-
-def full_disk(error: BaseException) -> str:
-    """Which file could not be written, and why."""
-    failure = next(
-        cause for cause in causes(error) if isinstance(cause, OSError) and cause.errno in DISK
-    )
-    return f"{failure.filename or 'a file of this run'} cannot be written: {failure.strerror}"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

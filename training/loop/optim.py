@@ -91,7 +91,9 @@ def optimizer_groups(model: nn.Module, name: str) -> list[Group]:
 
 def build_optimizer(model: nn.Module, conf: OptimConf) -> torch.optim.Optimizer:
     """The optimizer of a configuration, with one of its groups per `Group`."""
-    peak = peak_rate(conf, model.config.n_embd)  # type: ignore[union-attr, arg-type]
+    peak = conf.lr
+    if conf.lr_width:  # one rate for all sizes
+        peak *= math.sqrt(conf.lr_width / model.config.n_embd)  # type: ignore[union-attr, operator]
     parameters = dict(model.named_parameters())
 
     def settings(muon: bool) -> list[dict[str, Any]]:
@@ -141,11 +143,6 @@ class Both(torch.optim.Optimizer):
             self.param_groups[count:],
         )
         first.state = second.state = self.state
-
-
-def peak_rate(conf: OptimConf, width: int) -> float:
-    """`conf.lr`, times sqrt(lr_width / width) where the rule is asked for: one for all sizes."""
-    return conf.lr * math.sqrt(conf.lr_width / width) if conf.lr_width else conf.lr
 
 
 SETTINGS = ("weight_decay", "betas", "eps", "initial_lr")

@@ -104,7 +104,11 @@ def build_loggers(items: Sequence[Any], folder: Path, metrics: Path, step: int) 
             defaults |= {"default_hp_metric": False} | ({"purge_step": step + 1} if step else {})
         logger = _made("loggers", item, defaults)
         if name == "CSVLogger":
-            _repeat(metrics, logger)
+            with warnings.catch_warnings():  # Lightning tells that it begins the file anew
+                warnings.filterwarnings("ignore", message="Experiment logs directory")
+                for row in read_rows(metrics):
+                    values = {key: row[key] for key in row if key not in ("step", "time")}
+                    logger.log_metrics(values, row["step"])
         made.append(logger)
     return made
 
@@ -144,15 +148,6 @@ def _place(error: BaseException) -> str | None:
         code = inspect.unwrap(hook).__code__
         return f"{code.co_filename}, line {code.co_firstlineno}: {hook.__qualname__}"
     return None
-
-
-def _repeat(metrics: Path, logger: Any) -> None:
-    """Log the rows of metrics.jsonl again."""
-    with warnings.catch_warnings():  # Lightning tells that it begins the file anew
-        warnings.filterwarnings("ignore", message="Experiment logs directory")
-        for row in read_rows(metrics):
-            values = {key: value for key, value in row.items() if key not in ("step", "time")}
-            logger.log_metrics(values, row["step"])
 
 
 def _made(key: str, item: Any, defaults: dict[str, Any]) -> Any:

@@ -208,7 +208,11 @@ def memory_by_layer(model: Any, optimizers: Any, averages: Any, passes: int) -> 
 
     Counts what lies with this process. A layer whose forward pass is recomputed leaves its input.
     """
-    kept = {each.key: _bytes_of(each) / passes for each in averages if each.count}
+    kept = {
+        each.key: float(each.device_memory_usage or each.cpu_memory_usage) / passes
+        for each in averages
+        if each.count
+    }
     state: dict[Any, Any] = {}
     for optimizer in optimizers:
         state |= optimizer.state
@@ -249,10 +253,6 @@ def _by_words(averages: Any) -> tuple[dict[str, float], dict[str, dict[str, floa
         spent[words] += cost
         names[words][each.key] = cost
     return spent, names
-
-
-def _bytes_of(average: Any) -> float:
-    return float(average.device_memory_usage or average.cpu_memory_usage)
 
 
 def _size(tensor: Any) -> int:

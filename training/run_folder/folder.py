@@ -267,15 +267,11 @@ def find_place(key: str, name: str, runs_dir: str) -> Path:
     path = Path(name)
     if path.is_dir() or path.suffix == ".ckpt" or path.is_file():
         return path
-    near = get_close_matches(name, _names(Path(runs_dir)), 1)
+    below = Path(runs_dir)
+    trained = [path.parent for depth in ("*", "*/*") for path in below.glob(f"{depth}/checkpoints")]
+    near = get_close_matches(name, [str(path.relative_to(below)) for path in trained], 1)
     hint = f"; did you mean {key}={near[0]}?" if near else ""
     raise UserError(f"{key}={name!r}: no such run in {runs_dir}/ and no such file or folder{hint}")
-
-
-def _names(runs_dir: Path) -> list[str]:
-    """Every trained run below `runs_dir`, by the name that is given for it."""
-    found = [*runs_dir.glob("*/checkpoints"), *runs_dir.glob("*/*/checkpoints")]
-    return [str(checkpoints.parent.relative_to(runs_dir)) for checkpoints in found]
 
 
 def _runs_of(group: Path) -> list[str]:

@@ -85,7 +85,7 @@ def fits(walk: str, size: int) -> bool:
 def run(one: Pass) -> None:
     """Launch a pass, and the second stage of its sums."""
     device = next(x.device for x in one.fields if isinstance(x, Tensor))
-    sums = [row for total in one.totals for row in _rows(total, _width(one))]
+    sums = [row for total in one.totals for row in total.view(-1, _width(one)).unbind()]
     if 0 in one.sizes:
         for total in one.totals:
             total.zero_()
@@ -174,10 +174,6 @@ def _is_wide(one: Pass) -> bool:
     if any(size % LANES for size in sizes):
         return False
     return all(x.data_ptr() % 16 == 0 for x in one.fields if isinstance(x, Tensor))
-
-
-def _rows(total: Tensor, width: int) -> list[Tensor]:
-    return list(total.view(-1, width).unbind())
 
 
 def _over(amount: int, by: int) -> int:

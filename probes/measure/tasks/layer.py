@@ -92,14 +92,11 @@ def middle(model: Any, task: Task) -> tuple[Block, Stream]:
         stream = model.embed(tokens(task, task.length), None)
         for block in model.layers[:place]:
             stream, _ = block(stream, None)
-    return model.layers[place], _gathering(stream)
-
-
-def _gathering(stream: Stream) -> Stream:
-    """The stream with its residuals `[B, T, C]` as leaves; tables beside them learn nothing."""
+    # Residuals [B, T, C] become leaves; the tables beside them learn nothing.
     first = stream.first_value
     learned = None if first is None else first.detach().requires_grad_()
-    return stream._replace(x=stream.x.detach().requires_grad_(), first_value=learned)
+    stream = stream._replace(x=stream.x.detach().requires_grad_(), first_value=learned)
+    return model.layers[place], stream
 
 
 def _tensors(tree: Any) -> list[Tensor]:
