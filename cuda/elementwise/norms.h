@@ -39,14 +39,30 @@ struct NormBackward {
   }
 };
 
+// What is learned per channel: RMSNorm has no bias, and no field for one.
+template <bool CENTRED>
+struct Affine {
+  const float *weight, *bias;
+  template <class Lanes>
+  WKV_HD vec operator()(Index c, Lanes m, vec n) const {
+    return n * m.read(weight + c) + m.read(bias + c);
+  }
+};
+template <>
+struct Affine<false> {
+  const float* weight;
+  template <class Lanes>
+  WKV_HD vec operator()(Index c, Lanes m, vec n) const {
+    return n * m.read(weight + c);
+  }
+};
+
 template <bool CENTRED, class Team, class Value, class E>
-WKV_HD void normalise(Team& team, Index size, float eps, Value value, const float* weight,
-                      const float* bias, E* out) {
+WKV_HD void normalise(Team& team, Index size, float eps, Value value, Affine<CENTRED> affine,
+                      E* out) {
   Moments of = moments<CENTRED>(team, size, eps, value);
   team.each([&](Index c, auto m, vec*) {
-    vec normed = (value(c, m) - of.mean) * of.inverse * m.read(weight + c);
-    if constexpr (CENTRED) normed = normed + m.read(bias + c);
-    m.write(out + c, normed);
+    m.write(out + c, affine(c, m, (value(c, m) - of.mean) * of.inverse));
   });
 }
 
@@ -71,37 +87,25 @@ WKV_HD void normalise_backward(Team& team, Index size, float eps, const S* x, co
 
 // ---------------------------------------------------------------- alone
 
-template <class E, class S>
-struct LayerNorm {
+template <class E, class S, bool CENTRED>
+struct NormOf {
   static constexpr int SUMS = 0;
   static constexpr Index count = 1;
   Index rows, size;
   const S* x;
-  const float *weight, *bias;
+  Affine<CENTRED> affine;
   Number eps;
   E* out;
   template <class Team>
   WKV_HD void of(Team& team, Index row, Index) const {
     auto value = [&](Index c, auto m) { return m.read(x + row * size + c); };
-    normalise<true>(team, size, eps, value, weight, bias, out + row * size);
+    normalise<CENTRED>(team, size, eps, value, affine, out + row * size);
   }
 };
-
 template <class E, class S>
-struct RMSNorm {
-  static constexpr int SUMS = 0;
-  static constexpr Index count = 1;
-  Index rows, size;
-  const S* x;
-  const float* weight;
-  Number eps;
-  E* out;
-  template <class Team>
-  WKV_HD void of(Team& team, Index row, Index) const {
-    auto value = [&](Index c, auto m) { return m.read(x + row * size + c); };
-    normalise<false>(team, size, eps, value, weight, nullptr, out + row * size);
-  }
-};
+using LayerNorm = NormOf<E, S, true>;
+template <class E, class S>
+using RMSNorm = NormOf<E, S, false>;
 
 template <class E, class S, bool CENTRED>
 struct NormBackwardOf {
@@ -130,7 +134,7 @@ using RMSNormBackward = NormBackwardOf<E, S, false>;
 // ---------------------------------------------------------------- of a sum
 
 // sum = x + delta, and its norm. Each vector of the sum is rounded to what is kept of it.
-template <class S, class E>
+template <class E, class S>
 struct Sum {
   const S* x;
   const E* delta;
@@ -145,43 +149,28 @@ struct Sum {
   }
 };
 
-template <class E, class S>
-struct AddLayerNorm {
+template <class E, class S, bool CENTRED>
+struct AddNormOf {
   static constexpr int SUMS = 0;
   static constexpr Index count = 1;
   Index rows, size;
   const S* x;
   const E* delta;
-  const float *weight, *bias;
+  Affine<CENTRED> affine;
   Number eps;
   S* sum;
   E* out;
   template <class Team>
   WKV_HD void of(Team& team, Index row, Index) const {
-    Sum<S, E> value{x + row * size, delta + row * size, sum + row * size};
-    normalise<true>(team, size, eps, value, weight, bias, out + row * size);
+    Sum<E, S> value{x + row * size, delta + row * size, sum + row * size};
+    normalise<CENTRED>(team, size, eps, value, affine, out + row * size);
     value.keep(team);
   }
 };
-
 template <class E, class S>
-struct AddRMSNorm {
-  static constexpr int SUMS = 0;
-  static constexpr Index count = 1;
-  Index rows, size;
-  const S* x;
-  const E* delta;
-  const float* weight;
-  Number eps;
-  S* sum;
-  E* out;
-  template <class Team>
-  WKV_HD void of(Team& team, Index row, Index) const {
-    Sum<S, E> value{x + row * size, delta + row * size, sum + row * size};
-    normalise<false>(team, size, eps, value, weight, nullptr, out + row * size);
-    value.keep(team);
-  }
-};
+using AddLayerNorm = AddNormOf<E, S, true>;
+template <class E, class S>
+using AddRMSNorm = AddNormOf<E, S, false>;
 
 template <class E, class S, bool CENTRED>
 struct AddNormBackwardOf {
