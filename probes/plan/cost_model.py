@@ -23,9 +23,8 @@ from core.errors import UserError
 from models.contract import state_bytes
 from models.layer_pattern import largest_window, period
 from models.layers.loss import chunk_tokens
-from models.meta import linear_weights, parameters
+from models.meta import Stack, linear_weights, parameters
 from models.registry import ModelSpec, build, is_recurrent
-from models.sketch import Stack
 from models.step_trace import BELOW, EARLIER, LOSS, Op, trace
 
 DIRECT_LENGTH, DIRECT_TOKENS = 2048, 8192  # traced as they are, up to these

@@ -95,7 +95,7 @@ def build_problems(spec: ModelSpec, length: int, name: str, owner: str = "") -> 
 
     `name` is what asks for a context of `length` tokens; `owner` has the model, if not `model=`.
     """
-    from models.sketch import sketch
+    from models.meta import sketch
 
     try:
         drawn = sketch(spec)

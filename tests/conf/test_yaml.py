@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from conf import schema
 from data.tasks.task_data import TASKS
-from models import sketch
+from models import meta
 from models.registry import model_class
 from scripts.cli.check import configuration_problems
 from scripts.cli.help import help_text
@@ -102,9 +102,9 @@ def test_every_size_of_every_model_is_built(name: str, monkeypatch: pytest.Monke
     group = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     names = {item.name for item in fields(model_class(group["target"]).Config)}
     assert {key for key in group if key not in schema.NOT_FIELDS} == names - {"vocab_size"}
-    monkeypatch.setattr(sketch, "EXACT", 2)  # layers; further ones are like the second
+    monkeypatch.setattr(meta, "EXACT", 2)  # layers; further ones are like the second
     for size in group["sizes"]:
-        assert sketch.sketch(spec_of(name, str(size))).parameters > 0
+        assert meta.sketch(spec_of(name, str(size))).parameters > 0
 
 
 def test_runs_of_older_versions_are_the_same_runs_beside_new_keys() -> None:

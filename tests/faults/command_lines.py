@@ -55,7 +55,7 @@ IMPOSSIBLE: tuple[Line, ...] = (
     ("train", "model=rwkv4", "model.n_layer=-1"),
     ("train", "model.n_embd=99999999999999999999"),
     ("train", "model.target=os.system"),
-    ("train", "model.target=models.sketch.json.loads"),
+    ("train", "model.target=models.meta.json.loads"),
     ("train", "model.target=torch.nn.Linear"),
     ("train", "model.wkv=fastest"),
     ("train", "model=rwkv4", "model.window=3"),

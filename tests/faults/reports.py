@@ -417,7 +417,7 @@ CONFIGURATIONS = {
     "a circle": "model: &a {target: *a}",
     "another class": "model: {target: os.system}",
     "no text": "model: {target: 3}",
-    "a class of ours that is none": "model: {target: models.sketch.json.loads}",
+    "a class of ours that is none": "model: {target: models.meta.json.loads}",
     "nothing": "",
 }  # fmt: skip
 

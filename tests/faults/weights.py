@@ -266,7 +266,7 @@ def _(path: Path, payload: Payload) -> None:
 
 @file("a checkpoint that names what our modules import", "step-00000001.ckpt")
 def _(path: Path, payload: Payload) -> None:
-    checkpoint(path, described(target="models.sketch.json.loads"))
+    checkpoint(path, described(target="models.meta.json.loads"))
 
 
 @file("a checkpoint of a billion layers", "step-00000001.ckpt")

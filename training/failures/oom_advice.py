@@ -13,9 +13,8 @@ from conf.schema import TrainConf
 from core.launcher import detect_launcher, processes_of
 from core.precision import of_training
 from core.units import size_bytes
-from models.meta import count_parameters
+from models.meta import count_parameters, sketch
 from models.registry import ModelSpec
-from models.sketch import sketch
 from models.step_trace import kept_bytes
 
 WEIGHT = 16  # bytes per parameter: weight, gradient and AdamW's two means, in fp32

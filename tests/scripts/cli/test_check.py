@@ -214,7 +214,7 @@ BAD = [
     ("train", ["hydra/launcher=../../evil"], ["hydra/launcher=../../evil"]),
     ("train", ["--experimental-rerun=a.pickle"], ["'--experimental-rerun=a.pickle' is not a flag"]),
     ("train", ["--config-path=/tmp", "--cfg=job"], ["'--config-path=/tmp' is not a flag"]),
-    ("train", ["model.target=models.sketch.json.loads"], ["no such class"]),
+    ("train", ["model.target=models.meta.json.loads"], ["no such class"]),
     ("train", ["model.target=models.formats.load.Weights"], ["not a model"]),
     ("probe", ["lengths=[]"], ["lengths=[]: give at least one context length"]),
     ("probe", ["processes=[]"], ["processes=[]: give at least one number of processes"]),

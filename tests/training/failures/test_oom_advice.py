@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.sketch import sketch
+from models.meta import sketch
 from scripts.cli.check import problems_of
 from tests.registered_models import spec_of
 from tests.training.runs import run_conf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from models import sketch
+from models import meta
 from models.meta import build_meta, count_parameters
 from tests.registered_models import NAMES, spec_of
 
@@ -14,15 +14,15 @@ def test_a_deep_stack_is_counted_by_its_first_layers(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = spec_of(name, n_layer=5)
-    monkeypatch.setattr(sketch, "EXACT", 4)
-    found = sketch.sketch(spec)
+    monkeypatch.setattr(meta, "EXACT", 4)
+    found = meta.sketch(spec)
     assert found.parameters == count_parameters(spec)
     assert found.positions == spec.config.get("n_positions")
 
 
 def test_layers_beyond_count_are_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    monkeypatch.setattr(sketch, "build_meta", lambda spec: built.append(spec) or build_meta(spec))
-    per_layer = sketch.sketch(spec_of("rwkv4", n_layer=10**9, n_ffn=256)).parameters / 10**9
+    monkeypatch.setattr(meta, "build_meta", lambda spec: built.append(spec) or build_meta(spec))
+    per_layer = meta.sketch(spec_of("rwkv4", n_layer=10**9, n_ffn=256)).parameters / 10**9
     assert [one.config["n_layer"] for one in built] == [1, 2]
     assert per_layer == pytest.approx(13 * 64**2, rel=0.05)  # 13 C^2 and some vectors
