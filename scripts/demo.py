@@ -30,7 +30,7 @@ from core.writable import check_writable
 from models.ops.backends import build_for
 from probes.analysis.crossovers import comparisons
 from probes.analysis.dataset import collect
-from probes.report import narrative
+from probes.report import answer
 from scripts.cli.stages import finish, start, terminate
 from training.run_folder.folder import check_name
 
@@ -148,7 +148,7 @@ class Demo:
     def answer(self) -> None:
         """What the rows measured so far say, in one sentence."""
         dataset = collect([self.folder])
-        print(f"\nfirst answer: {narrative.headline(dataset, comparisons(dataset))}", flush=True)
+        print(f"\nfirst answer: {answer.headline(dataset, comparisons(dataset))}", flush=True)
 
     def report(self) -> None:
         self.announce("write the report")

@@ -10,7 +10,7 @@ from core import units
 from probes.analysis.analysis import Analysis
 from probes.analysis.crossovers import Comparison, Curve, Point
 from probes.analysis.metrics import MEASURES, Measure
-from probes.report import cost_tables, narrative, phrases, tables, winning_ranges
+from probes.report import answer, cost_tables, narrative, phrases, tables, winning_ranges
 from probes.report.markup import Table, plain
 from probes.report.tables import Method
 from probes.report.winning_ranges import Stretch
@@ -99,7 +99,7 @@ def contents(analysis: Analysis) -> Contents:
     """The texts of an analysis with probe rows."""
     dataset, machine = analysis.dataset, analysis.machine
     facts = (
-        narrative.answer_interval(analysis.comparisons),
+        answer.interval(analysis.comparisons),
         machine["device"],
         f"threads: {machine['threads']}",
         machine["precision"],
@@ -126,7 +126,7 @@ def contents(analysis: Analysis) -> Contents:
     rows = f"All {count:,} rows" if count > 1 else "The row"
     return Contents(
         title="Crossover report: " + ", ".join(map(phrases.name, dataset.all_series)),
-        headline=narrative.headline(dataset, analysis.comparisons),
+        headline=answer.headline(dataset, analysis.comparisons),
         facts=tuple(fact for fact in facts if fact),
         quiet=phrases.quiet(machine["quiet"]),
         warnings=tuple(phrases.warnings(dataset)),

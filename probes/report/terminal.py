@@ -14,7 +14,7 @@ from probes.analysis.analysis import Analysis
 from probes.analysis.crossovers import DISTURBED, Comparison, Curve
 from probes.analysis.dataset import Series
 from probes.analysis.metrics import BY_KEY, Measure
-from probes.report import narrative, phrases
+from probes.report import answer, phrases
 
 WIDTH = 80
 MARK = "*"
@@ -42,12 +42,12 @@ def print_summary(analysis: Analysis, console: Console) -> None:
             for mine, other in [phrases.values(shown, length)]
         ):
             say(f"ratio: {RATIO}", console)
-    answer = narrative.headline(dataset, comparisons)
-    if interval := narrative.answer_interval(comparisons):
-        place, _, exceptions = answer.removesuffix(".").partition("; ")
-        answer = f"{place} ({interval}){'; ' if exceptions else ''}{exceptions}."
-    say(answer, console, style="bold")
-    answered = narrative.answered_alone(comparisons)
+    sentence = answer.headline(dataset, comparisons)
+    if interval := answer.interval(comparisons):
+        place, _, exceptions = sentence.removesuffix(".").partition("; ")
+        sentence = f"{place} ({interval}){'; ' if exceptions else ''}{exceptions}."
+    say(sentence, console, style="bold")
+    answered = answer.alone(comparisons)
     for comparison in comparisons:
         has_verdict = comparison.kind != "missing" or comparison.disturbed
         if comparison.measure.prose and has_verdict and comparison is not answered:

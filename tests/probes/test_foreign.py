@@ -19,7 +19,7 @@ from probes.analysis.scaling_study import study
 from probes.plan import cost_model
 from probes.plan.cost_model import CostModel
 from probes.plan.plan import SEGMENTS, Planner
-from probes.report import narrative, scaling_text, write
+from probes.report import answer, narrative, scaling_text, write
 from probes.rows import Row, label_of, read_rows
 from tests.probes.synthetic import LENGTHS, make_row, write_run
 from tests.probes.trainings import grid
@@ -62,7 +62,7 @@ def test_the_report_compares_what_they_are(tmp_path: Path) -> None:
     found = crossovers.comparisons(dataset)
     time = next(one for one in found if one.measure.key == "train")
     assert time.kind == "crosses" and 2048 < time.crossings[0].number < 4096
-    headline = narrative.headline(dataset, found)
+    headline = answer.headline(dataset, found)
     assert "the minimal GRU" in headline and "the plain attender" in headline
     text = " ".join(text for _, block in narrative.story(dataset, found) for text in block)
     assert "RWKV" not in headline + text

@@ -11,7 +11,7 @@ import pytest
 from probes.analysis import crossovers
 from probes.analysis.crossovers import Comparison
 from probes.analysis.dataset import Dataset, collect
-from probes.report import narrative, phrases
+from probes.report import answer, narrative, phrases
 from probes.rows import Row
 from tests.probes.synthetic import LENGTHS, failed, make_row, make_rows, make_summary, write_run
 
@@ -87,7 +87,7 @@ def test_every_kind_of_answer(
     tmp_path: Path, cost: Callable[[int], float], headline: str, verdict: str, loss: str
 ) -> None:
     dataset, found = told(tmp_path, trained(cost))
-    assert narrative.headline(dataset, found) == headline
+    assert answer.headline(dataset, found) == headline
     assert verdict in phrases.verdict(found[0])
     first = paragraphs(dataset, found)[0]
     assert loss in first
@@ -153,7 +153,7 @@ def test_unknown_quality_is_said_to_be_unknown(tmp_path: Path) -> None:
 
 def test_missing_probes_are_not_talked_about(tmp_path: Path) -> None:
     dataset, found = told(tmp_path, make_rows(probes=("decode",), fixed=False))
-    assert narrative.headline(dataset, found).endswith("RWKV-4 generates text faster than GPT.")
+    assert answer.headline(dataset, found).endswith("RWKV-4 generates text faster than GPT.")
     by_key = {one.measure.key: one for one in found}
     assert set(by_key) == {
         "train", "prefill", "decode", "decode_p95", "memory", "memory_decode", "state",
@@ -166,7 +166,7 @@ def test_missing_probes_are_not_talked_about(tmp_path: Path) -> None:
 
 def test_one_kind_of_model_alone(tmp_path: Path) -> None:
     dataset, found = told(tmp_path, make_rows(("gpt",)))
-    assert narrative.headline(dataset, found) == (
+    assert answer.headline(dataset, found) == (
         "Only GPT was measured: a crossover needs a recurrent and an attention model."
     )
     assert found == []
@@ -175,7 +175,7 @@ def test_one_kind_of_model_alone(tmp_path: Path) -> None:
 def test_a_single_length_gives_no_answer(tmp_path: Path) -> None:
     rows = [make_row(who, "train", 256) for who in ("rwkv4", "gpt")]
     dataset, found = told(tmp_path, rows)
-    assert narrative.headline(dataset, found).startswith(
+    assert answer.headline(dataset, found).startswith(
         "No probe was measured at two context lengths"
     )
     assert "there is one" in phrases.verdict(found[0])
@@ -269,7 +269,7 @@ def test_three_kinds_of_memory_in_one_report(tmp_path: Path) -> None:
 def test_several_pairs(tmp_path: Path) -> None:
     rows = make_rows(("rwkv4", "gpt", "transformer"), fixed=False)
     dataset, found = told(tmp_path, rows)
-    assert "the recurrent model overtakes attention in 2 of 2 pairs" in narrative.headline(
+    assert "the recurrent model overtakes attention in 2 of 2 pairs" in answer.headline(
         dataset, found
     )
     headings = [heading for heading, _ in narrative.story(dataset, found)]

@@ -22,7 +22,15 @@ from probes.analysis.crossovers import Comparison
 from probes.analysis.dataset import Dataset, Series, collect, series_of
 from probes.analysis.metrics import BY_KEY
 from probes.analysis.ratios import ABOVE, BELOW, EQUAL, UNDECIDED
-from probes.report import cost_tables, narrative, phrases, summary_json, terminal, winning_ranges
+from probes.report import (
+    answer,
+    cost_tables,
+    narrative,
+    phrases,
+    summary_json,
+    terminal,
+    winning_ranges,
+)
 from probes.rows import Row
 from tests.probes.synthetic import failed, make_row, make_rows, make_summary, write_run
 from tests.registered_models import is_recurrent
@@ -61,7 +69,7 @@ def texts(one: Comparison) -> tuple[str, str, list[str]]:
     pair = (one.recurrent.series, one.attention.series)
     dataset = Dataset((), (), pair)
     (_, paragraphs), *_ = narrative.story(dataset, [one])
-    return narrative.headline(dataset, [one]), phrases.verdict(one), paragraphs
+    return answer.headline(dataset, [one]), phrases.verdict(one), paragraphs
 
 
 @pytest.mark.parametrize("sides", EVERY, ids=" ".join)
@@ -125,7 +133,7 @@ def test_a_length_on_the_way_across_that_is_not_decided_is_named() -> None:
 
 def test_a_crossing_of_single_values_has_no_interval() -> None:
     one = replace(comparison((ABOVE, BELOW, BELOW)), crossings=(Interval(400.0),))
-    assert narrative.answer_interval([one]) == "one value per point, no interval"
+    assert answer.interval([one]) == "one value per point, no interval"
 
 
 def disturb(rows: list[Row], *lengths: int) -> list[Row]:
@@ -156,7 +164,7 @@ def cheap(costs: dict[str, float]) -> list[Row]:
 def test_what_is_disturbed_is_neither_won_nor_lost(tmp_path: Path) -> None:
     rows = disturb(cheap({"rwkv4": 1.0, "gpt": 2.0}), *LENGTHS)
     dataset, found, text = told(tmp_path, rows)
-    assert narrative.headline(dataset, found).startswith("This machine was too busy to say")
+    assert answer.headline(dataset, found).startswith("This machine was too busy to say")
     assert "RWKV-4 won at no length where this is decided." in text
     assert "disturbed too many points to compare training time per sequence." in text
     assert "nowhere" not in text
@@ -165,7 +173,7 @@ def test_what_is_disturbed_is_neither_won_nor_lost(tmp_path: Path) -> None:
 def test_lengths_that_do_not_count_are_not_among_every_length(tmp_path: Path) -> None:
     rows = disturb(cheap({"rwkv4": 1.0, "gpt": 2.0}), 512)
     dataset, found, text = told(tmp_path / "a", rows)
-    assert narrative.headline(dataset, found) == (
+    assert answer.headline(dataset, found) == (
         "RWKV-4 trains faster than GPT at every context length measured for both undisturbed, 256 "
         "to 1,024 tokens."
     )
@@ -179,7 +187,7 @@ def test_lengths_that_do_not_count_are_not_among_every_length(tmp_path: Path) ->
 def test_nothing_finished_is_not_nothing_measured(tmp_path: Path) -> None:
     rows = [failed(who, "train", length, "oom") for who in ("rwkv4", "gpt") for length in LENGTHS]
     dataset, found, _ = told(tmp_path, rows)
-    assert narrative.headline(dataset, found) == (
+    assert answer.headline(dataset, found) == (
         "No probe finished at two context lengths for both kinds of model."
     )
 
@@ -211,7 +219,7 @@ def paired(kinds: dict[str, Sequence[str]]) -> tuple[str, Dataset]:
         mine = replace(one.recurrent, series=arm_of(name, True))
         found.append(replace(one, recurrent=mine, attention=replace(one.attention, series=other)))
     dataset = Dataset((), (), (*(one.recurrent.series for one in found), other))
-    return narrative.headline(dataset, found), dataset
+    return answer.headline(dataset, found), dataset
 
 
 def test_of_several_pairs_each_is_counted_for_what_it_is() -> None:
@@ -239,9 +247,9 @@ def test_of_several_pairs_each_is_counted_for_what_it_is() -> None:
         "recurrent one is cheaper wherever the two differ."
     )
     found = replace(comparison((ABOVE, BELOW, BELOW)), kind="missing")
-    assert narrative.headline(dataset, [found]).startswith("No probe was measured")
+    assert answer.headline(dataset, [found]).startswith("No probe was measured")
     alone = Dataset((), (), (arm_of("gpt", False), arm_of("bert", False)))
-    assert narrative.headline(alone, []).startswith("Only gpt and bert were measured: a crossover")
+    assert answer.headline(alone, []).startswith("Only gpt and bert were measured: a crossover")
 
 
 def test_one_disturbed_point_of_many_is_not_why(tmp_path: Path) -> None:
@@ -253,9 +261,9 @@ def test_one_disturbed_point_of_many_is_not_why(tmp_path: Path) -> None:
         for shift, who in enumerate(("rwkv4", "gpt"))
     ]
     dataset, found, _ = told(tmp_path / "a", disturb(rows, 512))
-    assert found[0].kind == "undecided" and narrative.headline(dataset, found).startswith("Whether")
+    assert found[0].kind == "undecided" and answer.headline(dataset, found).startswith("Whether")
     dataset, found, _ = told(tmp_path / "b", disturb(rows, 512, 1024))
-    assert narrative.headline(dataset, found) == (
+    assert answer.headline(dataset, found) == (
         "This machine was too busy to say; run the same command again: it repeats the 12 disturbed "
         "measurements."
     )
@@ -263,7 +271,7 @@ def test_one_disturbed_point_of_many_is_not_why(tmp_path: Path) -> None:
         replace(row, command="scripts/probe.py remeasure=0") for row in disturb(rows, 512, 1024)
     ]
     dataset, found, _ = told(tmp_path / "c", kept)
-    assert "again without remeasure=0: it repeats" in narrative.headline(dataset, found)
+    assert "again without remeasure=0: it repeats" in answer.headline(dataset, found)
 
 
 def test_what_is_longer_and_not_known_of_both_is_named(tmp_path: Path) -> None:
@@ -271,7 +279,7 @@ def test_what_is_longer_and_not_known_of_both_is_named(tmp_path: Path) -> None:
     lost = [failed("gpt", "train", 16384, "oom"), make_row("rwkv4", "train", 16384)]
     dataset, found, text = told(tmp_path / "a", [*rows, *lost])
     said = "RWKV-4 trains faster than GPT; not compared above 8,192 tokens."
-    assert narrative.headline(dataset, found).endswith(said)
+    assert answer.headline(dataset, found).endswith(said)
     assert "Below about" in text
     dataset, found, text = told(tmp_path / "b", disturb(rows, 256))
     assert "Below about" not in text and "At 512 to 2,048 tokens it needs more" in text
