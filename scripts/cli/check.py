@@ -13,56 +13,48 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, Sweep
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf import schema
 from conf.schema import FOLDER
-from core.bounds import nearest, value_problems
+from core.bounds import value_problems
 from core.errors import UserError
 from models.registry import model_class
-from scripts.cli import arguments as words_of
 from scripts.cli import study
 from scripts.cli.arguments import expanded, quoted
 from scripts.cli.collisions import collision_problems
-from scripts.cli.config_folder import composing_problem, folder_problems, folders, search_words
+from scripts.cli.config_folder import composing_problem, folder_problems, search_words
 from scripts.cli.cross_checks import (
     combination_problems,
     deep_combination_problems,
     memory_problems,
 )
-from scripts.cli.hydra_flags import Line, hydra_problem, parse
-from scripts.cli.hydra_keys import own_problems, unmade
-from scripts.cli.limits import excess, too_many_jobs
+from scripts.cli.hydra_flags import Line, parse
+from scripts.cli.hydra_keys import unmade
+from scripts.cli.limits import excess
 from scripts.cli.model_spec import model_spec
+from scripts.cli.overrides import (
+    MOST_OF_BAD,
+    group_problems,
+    is_group,
+    is_of_schema,
+    jobs_of,
+    key_problems,
+    overrides_of,
+    recipe_sweep,
+    values_of,
+)
 from scripts.cli.probed_models import word_problems
 from scripts.cli.search import read_other_search, sweeper_of
 from scripts.cli.source_model import with_source_model
-from scripts.cli.values import has, misfit, names
+from scripts.cli.values import misfit
 
-SYNONYMS = {
-    **dict.fromkeys(("learning_rate", "max_lr", "peak_lr"), "optim.lr"),
-    **dict.fromkeys(("min_lr", "end_lr", "learning_rate_final"), "optim.final_lr"),
-    **dict.fromkeys(("warmup", "warmup_iters", "warmup_ratio"), "optim.warmup_steps"),
-    **dict.fromkeys(("steps", "max_iters", "num_steps", "iterations"), "trainer.max_steps"),
-    **dict.fromkeys(
-        ("context", "context_length", "seq_len", "ctx_len", "block_size"), "data.length"
-    ),
-    **dict.fromkeys(("batch", "micro_batch_size", "bsz"), "data.batch_size"),
-    **dict.fromkeys(("grad_clip", "max_grad_norm"), "trainer.gradient_clip_val"),
-    **dict.fromkeys(("gpus", "num_devices"), "trainer.devices"),
-    "grad_cp": "training.gradient_checkpointing",
-    "random_seed": "seed",
-}  # other people's words for keys, where the spelling leads elsewhere
 MOST_JOBS = 200  # of a multirun that are checked as a whole before any starts
-MOST_OF_BAD = 20  # the same of a line that is refused anyway, and problems of one key
 
 
 @dataclass
@@ -136,14 +128,14 @@ def examine(config_name: str, line: Line) -> Examined:
     examined = Examined([], [], [], [])
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         if line.multirun:
-            words = [*_recipe_sweep(config_name, words, line.config_dir), *words]
-        overrides, problems = _parse(config_name, words, line.multirun)
-        groups = [override for override in overrides if _is_group(override)]
-        keys = [override for override in overrides if not _is_group(override)]
-        choices = [_values(override) for override in groups]
+            words = [*recipe_sweep(config_name, words, line.config_dir), *words]
+        overrides, problems = overrides_of(config_name, words, line.multirun)
+        groups = [override for override in overrides if is_group(override)]
+        keys = [override for override in overrides if not is_group(override)]
+        choices = [values_of(override) for override in groups]
         before = len(problems)
         for override, values in zip(groups, choices, strict=True):
-            problems += _group_problems(config_name, override, values, line.config_dir)
+            problems += group_problems(config_name, override, values, line.config_dir)
         unknown = len(problems) > before
         if problems:  # without its groups the rest of the line is judged on the default ones
             choices, groups = [], []
@@ -162,13 +154,13 @@ def examine(config_name: str, line: Line) -> Examined:
                     problems.append(of_file or unmade(error))
                     break
                 if unknown:  # which would have decided what other keys there are
-                    keys = [each for each in keys if _is_of_schema(base, each)]
-                wrong = {id(override): list(_key_problems(base, override)) for override in keys}
+                    keys = [each for each in keys if is_of_schema(base, each)]
+                wrong = {id(override): list(key_problems(base, override)) for override in keys}
                 problems += itertools.chain.from_iterable(wrong.values())
                 good = [override for override in keys if not wrong[id(override)]]
                 bases[combination] = base, good
             most = MOST_OF_BAD if problems else MOST_JOBS
-            for job_words, config in itertools.islice(_jobs(*bases[combination]), most):
+            for job_words, config in itertools.islice(jobs_of(*bases[combination]), most):
                 examined.configs.append(config)
                 examined.words.append(" ".join([*selected, *job_words]))
             if len(examined.configs) >= most:
@@ -274,167 +266,6 @@ def show(config_name: str, line: Line, examined: Examined) -> int:
             )
         print(OmegaConf.to_yaml(config, resolve=bool(line.asks("--resolve"))), end="")
     return 0
-
-
-def _parse(config_name: str, words: list[str], multirun: bool) -> tuple[list[Override], list[str]]:
-    """What the words say in Hydra's grammar, and what none of its scripts can do."""
-    parser, loader = OverridesParser.create(), GlobalHydra.instance().config_loader()
-    kinds = {name: kind for name, kind, _ in words_of.keys(schema.SCRIPTS[config_name])}
-    overrides, hydra_overrides, problems = [], [], []
-    for word in words:
-        name, _, text = word.partition("=")
-        try:
-            override = parser.parse_override(word)
-            override.config_loader = loader  # for glob()
-        except words_of.UNREADABLE as error:
-            problems.append(_unreadable(word, str(error).partition("\n")[0]))
-            continue
-        if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
-            problem_of_form = hydra_problem(word)
-            problems += problem_of_form
-            hydra_overrides += [] if problem_of_form else [override]
-            continue
-        if override.is_delete() or override.is_add() or override.is_force_add():
-            problems.append(f"{word!r}: keys cannot be added or removed; write key=value")
-        elif "@" in name:
-            group = name.partition("@")[0]
-            problems.append(f"{word!r}: a group has one place; write {group}={text}")
-        elif _within(override.value()):
-            problems.append(f"{word!r}: a range or a choice cannot stand within a list or a map")
-        elif override.is_sweep_override() and not override.is_discrete_sweep():
-            problems.append(
-                f"{word!r}: an interval has no values to run one after the other; write some, as "
-                f"in {name}=1e-4,1e-3, or a range(...) (intervals need a sweeper such as optuna)"
-            )
-        elif (
-            kinds.get(name) is list
-            and isinstance(sweep := override.value(), ChoiceSweep)
-            and not any(isinstance(item, list | dict) for item in sweep.list)
-        ):
-            problems.append(f"{word!r}: several values of one list go in brackets: {name}=[{text}]")
-        elif override.is_sweep_override() and not multirun:
-            problems.append(f"{word!r} names several values: add -m to run them all")
-        elif problem := too_many_jobs([override]):
-            problems.append(f"{word!r}: {problem}")
-        elif override.is_sweep_override() and not _values(override):
-            problems.append(f"{word!r} stands for no value at all")
-        else:
-            overrides.append(override)
-    problems += own_problems(config_name, hydra_overrides)
-    if problem := too_many_jobs(overrides):
-        return [], [*problems, problem]
-    return overrides, problems
-
-
-def _within(value: Any) -> bool:
-    """Whether a list or map holds several values of a sweep, which no job could be given."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(isinstance(one, Sweep) or _within(one) for one in inner)
-
-
-def _unreadable(word: str, reason: str) -> str:
-    """Explain a word that Hydra's grammar refuses."""
-    name, equals, text = word.partition("=")
-    if not equals:
-        return f"{word!r} is not of the form key=value"
-    called = re.search(r"while evaluating '.*?': (?!Unknown function)(.*)", reason)
-    if called and called[1].startswith("mismatch type"):  # in the types of Hydra's functions
-        function = text.partition("(")[0]
-        return (
-            f"{word!r}: {function}() does not take these values; write the values themselves, "
-            f"as in {name}=A,B"
-        )
-    if called:
-        return f"{word!r}: {called[1]}"
-    inner = text.replace("'", "") or "value"
-    return (
-        f"{word!r} is not of the form key=value: Hydra's grammar cannot read the value; if it is "
-        f"meant as it stands, put it in quotes within quotes: \"{name}='{inner}'\""
-    )
-
-
-def _recipe_sweep(config_name: str, words: list[str], config_dir: Path | None) -> list[str]:
-    """What an experiment sweeps by itself, or those it stands on (`hydra.sweeper.params`), as words
-    of a command line.
-
-    Keys that the line gives are the line's, as in Hydra.
-    """
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    if given.get("experiment", "null") == "null":
-        return []
-    chosen = [*search_words(config_dir), f"experiment={given['experiment']}"]
-    try:
-        config = compose(config_name, overrides=chosen, return_hydra_config=True)
-    except Exception:  # what is wrong with it is told where the whole line is composed
-        return []
-    params: Any = OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create())
-    return [f"{name}={values}" for name, values in params.items() if name not in given]
-
-
-def _is_group(override: Override) -> bool:
-    return (FOLDER / override.key_or_group).is_dir()
-
-
-def _is_of_schema(base: DictConfig, override: Override) -> bool:
-    """Whether a key is the same whatever member its group has, as `model.` is not."""
-    top = override.key_or_group.partition(".")[0]
-    return not ((FOLDER / top).is_dir() and OmegaConf.get_type(base, top) is dict)
-
-
-def _values(override: Override) -> list[str]:
-    """What an override stands for: one value, or each value of a sweep."""
-    if override.is_sweep_override():
-        return [str(value) for value in override.sweep_string_iterator()]
-    return [override.get_value_element_as_str()]
-
-
-def _group_problems(
-    config_name: str, override: Override, values: list[str], config_dir: Path | None
-) -> Iterator[str]:
-    group = override.key_or_group
-    members = [
-        path.stem
-        for folder in folders(config_dir)
-        for path in sorted((folder / group).glob("*.yaml"))
-    ]
-    text = (FOLDER / f"{config_name}.yaml").read_text()
-    if not re.search(rf"^\s+- {group}:", text, re.MULTILINE):
-        yield f"{group}= has no meaning for {config_name}.py"
-        return
-    for value in values:
-        if value == "null" and f"{group}: null" in text:
-            yield f"{group}=null: beside other values of {group}= there can be no null"
-        elif value not in members:
-            yield f"{group}={value}: no such {group}{nearest(value, members)}"
-
-
-def _key_problems(base: DictConfig, override: Override) -> Iterator[str]:
-    name = override.key_or_group
-    if not has(base, name):
-        if (meant := SYNONYMS.get(name.split(".")[-1].lower())) and has(base, meant):
-            yield f"unknown key {name!r}; did you mean {meant!r}?"
-            return
-        choices = [*(path.name for path in FOLDER.iterdir() if path.is_dir()), *names(base)]
-        same_leaf = [other for other in choices if other.split(".")[-1] == name.split(".")[-1]]
-        hint = f"; did you mean {same_leaf[0]!r}?" if same_leaf else nearest(name, choices)
-        yield f"unknown key {name!r}{hint if len(hint) < 200 else ''}"
-        return
-    trial = base.copy()  # an update that fails leaves no trace in it
-    problems = (misfit(trial, name, text) for text in _values(override))
-    yield from itertools.islice(filter(None, problems), MOST_OF_BAD)
-
-
-def _jobs(base: DictConfig, keys: list[Override]) -> Iterator[tuple[list[str], DictConfig]]:
-    """The words and the configuration of every job that the values of the keys span."""
-    names = [override.key_or_group for override in keys]
-    jobs = itertools.product(*(_values(override) for override in keys))
-    parser = OverridesParser.create()
-    for values in jobs:
-        config = base.copy()
-        words = [f"{name}={text}" for name, text in zip(names, values, strict=True)]
-        for name, word in zip(names, words, strict=True):
-            OmegaConf.update(config, name, parser.parse_override(word).value(), merge=True)
-        yield words, config
 
 
 _MODELS: dict[str, list[str]] = {}
