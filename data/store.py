@@ -37,7 +37,8 @@ from data.known_files import Outline, Survey
 from data.manifest import MASKS, Blocks, Unfit, open_sealed
 from data.meta import FORMAT, MASK_DTYPE, META, TOKENIZER, Meta, token_dtype
 from data.notices import say
-from data.preparation import PROGRESS, fill
+from data.preparation import fill
+from data.shards import PROGRESS
 from data.text import TextTokenizer
 from data.token_file import TokenFile
 

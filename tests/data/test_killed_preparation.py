@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from conf.schema import DataConf
-from data import preparation
+from data import preparation, shards
 from data.store import prepare
 from data.tokenizers import LibraryTokenizer
 from tests.data.test_store import contents
@@ -81,7 +81,7 @@ def _prepare(conf: DataConf, log: str, begun: Any) -> None:
     def say(what: str, number: int) -> None:
         os.write(file, f"{what} {number}\n".encode())
 
-    add, encode = preparation._Done.add, preparation._encode
+    add, encode = shards.Done.add, preparation._encode
     encode_many = LibraryTokenizer.encode_many
 
     def added(self: Any, *arguments: Any) -> None:
@@ -97,7 +97,8 @@ def _prepare(conf: DataConf, log: str, begun: Any) -> None:
         return encode_many(self, texts, *how)
 
     patched: Any = preparation
-    patched.SHARD, patched._encode, patched._Done.add = SHARD, begin, added
+    patched.SHARD, patched._encode = SHARD, begin
+    shards.Done.add = added  # type: ignore[method-assign, assignment]
     LibraryTokenizer.encode_many = encoded  # type: ignore[method-assign, assignment]
     begun.set()
     prepare(conf)

@@ -18,7 +18,7 @@ import torch
 
 from conf.schema import DataConf
 from core.errors import UserError
-from data import mixture, preparation, shared_tokenizer, store
+from data import mixture, shards, shared_tokenizer, store
 from data.batches import Batches, Masked, train_loader
 from data.meta import IGNORE
 from data.mixed_order import MixedOrder
@@ -257,13 +257,13 @@ def test_a_disk_that_fills_leaves_nothing_half_made(
     conf: DataConf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = changed(conf, cache_dir=str(tmp_path / "cache"))
-    write_ids = preparation._Tokens._write
+    write_ids = shards.Tokens._write
 
     def full(self: Any, encoded: Any) -> int:
         write_ids(self, encoded)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(preparation._Tokens, "_write", full)
+    monkeypatch.setattr(shards.Tokens, "_write", full)
     with pytest.raises(UserError, match=r"data\.parts\.wiki: .*cache: .*No space left.*make room"):
         open_data(settings)
     assert {path.name for path in (tmp_path / "cache").iterdir()} <= {"known"}

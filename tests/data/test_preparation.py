@@ -15,9 +15,9 @@ import pytest
 
 from conf.schema import DataConf
 from core.errors import UserError
-from data import encoding, preparation, tokenizers
+from data import encoding, preparation, shards, tokenizers
 from data.documents import SIDES
-from data.preparation import PROGRESS
+from data.shards import PROGRESS
 from data.store import Corpus, prepare
 from tests.data.test_store import contents, flip, pipe
 
@@ -54,15 +54,15 @@ def left(conf: DataConf) -> list[str]:
 
 def interrupted(conf: DataConf, monkeypatch: pytest.MonkeyPatch, saves: int) -> Path:
     """Prepare until so many shards are saved; the folder that this leaves."""
-    add = preparation._Done.add
+    add = shards.Done.add
 
-    def stop(self: preparation._Done, folder: Path, shard: dict[str, object]) -> None:
+    def stop(self: shards.Done, folder: Path, shard: dict[str, object]) -> None:
         if len(self.shards) == saves:
             raise KeyboardInterrupt
         add(self, folder, shard)
 
     with monkeypatch.context() as patch:
-        patch.setattr(preparation._Done, "add", stop)
+        patch.setattr(shards.Done, "add", stop)
         with pytest.raises(KeyboardInterrupt):
             prepare(conf)
     return next(Path(conf.cache_dir).glob("*.partial"), Path(conf.cache_dir))
