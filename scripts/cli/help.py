@@ -12,12 +12,17 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from conf.schema import FOLDER, SCRIPTS, SPELLING, register, script_path
+from scripts.cli.plugins import load_plugins
 
 WIDTH = 120
 
 
 def help_text(config_name: str) -> str:
-    """The help page of one script, with the defaults that are in force for it."""
+    """The help page of one script, with the defaults that are in force for it.
+
+    Raises what `load_plugins` raises.
+    """
+    load_plugins()
     node = SCRIPTS[config_name]
     register(config_name)
     with initialize_config_dir(str(FOLDER), version_base="1.3"):

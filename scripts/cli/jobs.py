@@ -16,7 +16,6 @@ from typing import Any
 import hydra
 from hydra._internal import utils
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 from conf import schema
@@ -37,10 +36,10 @@ from scripts.cli.check import (
 )
 from scripts.cli.config_folder import search_words
 from scripts.cli.console import CRASHED, REFUSED, print_error, setup_logging
-from scripts.cli.help import help_text
 from scripts.cli.hydra_flags import Line
 from scripts.cli.hydra_keys import SWEEPER, unmade
 from scripts.cli.path_checks import place_problems
+from scripts.cli.plugins import load_plugins
 from scripts.cli.search import read_other_search, sweeper_of
 from scripts.cli.task import load_task
 
@@ -68,9 +67,6 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
     line = read(config_name, argv)
     if line.asks("--shell-completion") and not line.problems:
         return complete(config_name, line.asks("--shell-completion").partition("=")[2])
-    if line.asks("--help"):
-        print(help_text(config_name))
-        return 0
     if line.problems:
         return print_problems(line.problems)
     if line.asks("--hydra-help"):
@@ -154,21 +150,6 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
             print_error(f"{words}: {what}")
     refused = all(isinstance(error, UserError) for error in failures.values())
     return REFUSED if refused else CRASHED
-
-
-def load_plugins() -> None:
-    """Raises `UserError` where a plug-in of Hydra's that somebody installed cannot be loaded."""
-    try:
-        Plugins.instance()
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        files = [frame.filename for frame in frames if "hydra_plugins" in frame.filename]
-        if not files:
-            raise
-        raise UserError(
-            f"Hydra cannot load the plug-in {files[-1]} ({type(error).__name__}: {error}): "
-            "uninstall its package, or install a version of it for this Python"
-        ) from error
 
 
 def complete(config_name: str, what: str) -> int:

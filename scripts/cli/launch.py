@@ -13,6 +13,7 @@ from typing import NoReturn
 from core.errors import UserError
 from scripts.cli import terminal
 from scripts.cli.console import REFUSED, print_error, setup_logging
+from scripts.cli.hydra_flags import parse
 from scripts.cli.task import load_task
 
 CONF = Path(__file__).resolve().parents[2] / "conf"  # importing its schema would import Hydra
@@ -32,14 +33,19 @@ def launch(config_name: str, task: str, together: bool = False) -> NoReturn:
     """
 
     def body() -> int:
-        from scripts.cli import jobs
-
         try:
             Path.cwd()
         except FileNotFoundError:
             print_error("the working folder is gone: change to one that exists")
             return REFUSED
         try:
+            if parse(sys.argv[1:]).asks("--help"):  # without the checks, which import NumPy
+                from scripts.cli.help import help_text
+
+                print(help_text(config_name))
+                return 0
+            from scripts.cli import jobs
+
             return jobs.run(config_name, task, together, sys.argv[1:])
         except UserError as error:
             print_error(error)

@@ -220,6 +220,18 @@ def test_a_wrong_word_is_answered_without_pytorch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
 
+def test_help_imports_none_of_the_checks() -> None:
+    script = Path(__file__).parents[3] / "scripts" / "train.py"
+    code = (
+        "import sys, runpy; sys.argv = ['x', 'model=rwkv9', '--help']\n"
+        f"try: runpy.run_path({str(script)!r}, run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'numpy', 'torch', 'scripts.cli.check'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "usage: python" in done.stdout
+
+
 def test_no_noise_for_a_closed_pipe_or_ascii(tmp_path: Path) -> None:
     script = Path(__file__).parents[3] / "scripts" / "train.py"
     code = (
