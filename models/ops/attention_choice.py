@@ -37,9 +37,7 @@ def fastest(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) 
     them. None leaves the choice to PyTorch: on a CPU, for few queries, while a graph is captured or
     compiled, and where none works.
     """
-    if not q.is_cuda or isinstance(q, FakeTensor) or torch.compiler.is_compiling():
-        return None
-    if torch.cuda.is_current_stream_capturing() or q.shape[2] < SHORTEST:
+    if not _can_try(q) or q.shape[2] < SHORTEST:
         return None
     with_gradient = torch.is_grad_enabled() and q.requires_grad
     key = (str(q.device), q.dtype, q.shape, k.shape, mask is not None, causal, with_gradient)
@@ -59,6 +57,12 @@ def in_use(device: torch.device, dtype: torch.dtype, heads: int, size: int) -> s
         if (shape[1], shape[3]) == (heads, size)
     ]
     return max(found)[1] if found else None
+
+
+def _can_try(q: Tensor) -> bool:
+    if not q.is_cuda or isinstance(q, FakeTensor) or torch.compiler.is_compiling():
+        return False
+    return not torch.cuda.is_current_stream_capturing()
 
 
 def _seconds(
