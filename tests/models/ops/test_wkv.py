@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from models.ops.wkv import wkv4, wkv6, wkv7
-from tests.models.ops.wkv4.test_cpu import native_problem
+from models.ops.wkv4 import cpu
+from tests.models.ops.native import skip_without
 
-pytestmark = pytest.mark.skipif(native_problem() is not None, reason=str(native_problem()))
+pytestmark = skip_without(cpu.library)
 
 
 def numbers(*shape: int) -> Tensor:

@@ -6,24 +6,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from models.ops.build import BuildError
 from models.ops.wkv import wkv4
-from models.ops.wkv4 import reference
+from models.ops.wkv4 import cpu, reference
 from tests.models.ops.closeness import assert_close, errors
+from tests.models.ops.native import skip_without
 from tests.models.ops.wkv4.cases import NAMES, Case, random_case, run
 
-
-def native_problem() -> str | None:
-    from models.ops.wkv4 import cpu
-
-    try:
-        cpu.library.load()
-    except BuildError as error:
-        return str(error)
-    return None
-
-
-pytestmark = pytest.mark.skipif(native_problem() is not None, reason=str(native_problem()))
+pytestmark = skip_without(cpu.library)
 native = functools.partial(wkv4, backend="cpu")
 chunked = functools.partial(wkv4, backend="reference")
 

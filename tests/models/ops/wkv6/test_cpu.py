@@ -7,22 +7,13 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
-from models.ops.build import BuildError
 from models.ops.wkv import wkv5, wkv6
 from models.ops.wkv6 import cpu
 from tests.models.ops.closeness import assert_close, errors
+from tests.models.ops.native import skip_without
 from tests.models.ops.wkv6.cases import NAMES, Case, random_case, run, slow_case
 
-
-def native_problem() -> str | None:
-    try:
-        cpu.library.load()
-    except BuildError as error:
-        return str(error)
-    return None
-
-
-pytestmark = pytest.mark.skipif(native_problem() is not None, reason=str(native_problem()))
+pytestmark = skip_without(cpu.library)
 
 
 def native(

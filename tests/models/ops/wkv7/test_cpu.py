@@ -7,24 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.ops.build import BuildError
 from models.ops.wkv import wkv7
+from models.ops.wkv7 import cpu
 from models.ops.wkv7.reference import wkv7_sequential
 from tests.models.ops.closeness import assert_close, errors
+from tests.models.ops.native import skip_without
 from tests.models.ops.wkv7.cases import FLOOR, KINDS, NAMES, Case, decays, random_case, run
 
-
-def native_problem() -> str | None:
-    from models.ops.wkv7 import cpu
-
-    try:
-        cpu.library.load()
-    except BuildError as error:
-        return str(error)
-    return None
-
-
-pytestmark = pytest.mark.skipif(native_problem() is not None, reason=str(native_problem()))
+pytestmark = skip_without(cpu.library)
 native = functools.partial(wkv7, backend="cpu")
 chunked = functools.partial(wkv7, backend="reference")
 
