@@ -14,7 +14,8 @@ from models.formats import run_checkpoints
 from models.formats.crossover import content_of
 from models.formats.tensor_files import read_torch
 from models.registry import ModelSpec
-from training.checkpoints.validation import Unfit, check_plain, check_whole
+from training.checkpoints.plain import Unfit, check_plain
+from training.checkpoints.validation import check_whole
 from training.run_folder.folder import RunFolder
 
 

@@ -25,6 +25,7 @@ from models.formats.tuned import PART
 from models.meta import build_meta
 from models.registry import ModelSpec
 from models.tuning import Tuning, frozen_names, tune
+from training.checkpoints.plain import Unfit
 from training.loop import ema
 from training.loop.optim import LIKE_ADAMW, SETTINGS, AdamW, optimizer_groups
 from training.loop.quiet_lightning import quiet
@@ -34,46 +35,11 @@ from training.run_folder.ledger import Ledger
 FORMAT = 1
 """Version of our part of a checkpoint; those written before it was counted have none."""
 SINCE_FORMAT_1 = ("run", "ledger", "machine", "moments", "scales", "rows")
-DEEPEST = 20  # dicts and lists in each other; ours are 7 deep
 WEIGHTS = {"bf16-true": torch.bfloat16}  # what training in a precision keeps; all others: fp32
 ORDER = ("seed", "length", "batch_size", "accumulate")
 GROWING = ("batch_warmup", "length_warmup")  # may be there too
 TENSORS = ("state_dict", "optimizer_states", "random", ema.KEY)
 """Parts of a checkpoint, and of ours in it, that hold tensors; all others hold what JSON can."""
-
-
-class Unfit(ValueError):
-    """What of a checkpoint is missing or wrong, in a few words."""
-
-
-def check_plain(content: Any, size: int) -> None:
-    """Raise `Unfit` unless this is a tree, not too deep, of plain values and of tensors that lie in
-    a file of `size` bytes: one that is expanded could fill memory."""
-    held = 0
-    level = [content]
-    for _ in range(DEEPEST):
-        below: list[Any] = []
-        for value in level:
-            if isinstance(value, Tensor):
-                whole = value.layout == torch.strided and value.device.type == "cpu"
-                if not whole or value.is_quantized or type(value) is not Tensor:
-                    raise Unfit("a tensor of a kind that no training has")
-                held += value.numel() * value.element_size()
-            elif isinstance(value, dict):
-                if not all(type(key) in (str, int) for key in value):
-                    raise Unfit("a name that is no text")
-                below += value.values()
-            elif isinstance(value, (list, tuple)):
-                below += value
-            elif value is not None and type(value) not in (bool, int, float, str):
-                raise Unfit(f"a value of the type {type(value).__name__}")
-        if not below:
-            break
-        level = below
-    else:
-        raise Unfit(f"nested more than {DEEPEST} deep")
-    if held > 4 * size:  # the same tensor may have several names
-        raise Unfit(f"tensors of {held:,} bytes in a file of {size:,}")
 
 
 def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None) -> None:

@@ -18,8 +18,9 @@ from models.registry import ModelSpec
 from tests.training.runs import run, run_conf, write_corpus
 from tracking.jsonl import read_rows
 from training.checkpoints.find import read, saved
+from training.checkpoints.plain import Unfit, check_plain
 from training.checkpoints.starting_point import choose
-from training.checkpoints.validation import Unfit, check_plain, check_whole
+from training.checkpoints.validation import check_whole
 from training.run_folder.begun import Begun
 from training.run_folder.folder import RunFolder
 from training.run_folder.identity import check_continues

@@ -21,7 +21,8 @@ from tests.registered_models import spec_of
 from tests.training.runs import run_conf, write_corpus
 from tracking.jsonl import read_rows
 from training.checkpoints.find import read, saved
-from training.checkpoints.validation import Unfit, check_whole
+from training.checkpoints.plain import Unfit
+from training.checkpoints.validation import check_whole
 from training.loop.ema import kept_share
 from training.loop.module import LanguageModel
 from training.run import train
