@@ -128,19 +128,7 @@ def verdicts(truth: str, noise: Noise, seeds: int) -> tuple[float, float, float,
     return right / seeds, undecided / seeds, wrong / seeds, held / max(1, right)
 
 
-ESTIMATORS: dict[str, Callable[[Array], float]] = {
-    "minimum": lambda x: float(x.min()),
-    "10 %": lambda x: float(np.quantile(x, 0.1)),
-    "quartile": lambda x: float(np.quantile(x, 0.25)),
-    "lower half": lambda x: float(np.sort(x)[: (len(x) + 1) // 2].mean()),
-    "half-sample mode": lambda x: _mode(x),
-    "median": lambda x: float(np.median(x)),
-    "mean": lambda x: float(x.mean()),
-}
-"""Each is used over the repeats of a process, and again over the processes."""
-
-
-def _mode(values: Array) -> float:
+def half_sample_mode(values: Array) -> float:
     """The half that lies closest together, again and again (Robertson and Cryer 1974)."""
     values = np.sort(values)
     while len(values) > 2:
@@ -159,6 +147,18 @@ GROWTHS: dict[str, tuple[Cost, float]] = {
     "T^0.9": (lambda t: 1e-5 * t**0.9, 0.02),
     "a + bT + cT²": (quadratic, 0.02),
 }
+
+
+ESTIMATORS: dict[str, Callable[[Array], float]] = {
+    "minimum": lambda x: float(x.min()),
+    "10 %": lambda x: float(np.quantile(x, 0.1)),
+    "quartile": lambda x: float(np.quantile(x, 0.25)),
+    "lower half": lambda x: float(np.sort(x)[: (len(x) + 1) // 2].mean()),
+    "half-sample mode": half_sample_mode,
+    "median": lambda x: float(np.median(x)),
+    "mean": lambda x: float(x.mean()),
+}
+"""Each is used over the repeats of a process, and again over the processes."""
 
 
 def called_linear(cost: Cost, size: float, seeds: int) -> float:

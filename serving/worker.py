@@ -15,7 +15,7 @@ import torch
 from core.errors import UserError
 from core.processes import die_with_parent
 from serving.engine import Engine
-from serving.requests import Cancel, Event, Loaded, Message, ModelInfo, Opener, Refused
+from serving.requests import Cancel, Event, Message, ModelInfo, Opener, Refused
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,19 @@ def work(pipe: Connection, opener: Opener, threads: int) -> None:
         loaded = opener()
         loaded.model.eval()
         engine = Engine(loaded.model)
-        pipe.send(_info(loaded, engine))
+        model = loaded.model
+        most = getattr(model.config, model.length_field) if model.length_field else None
+        pipe.send(
+            ModelInfo(
+                title=model.title,
+                parameters=sum(parameter.numel() for parameter in model.parameters()),
+                recurrent=model.recurrent,
+                most_tokens=most,
+                tokenizer=loaded.tokenizer,
+                backends=model.backends(),
+                digest=engine.digest,
+            )
+        )
         _answer(pipe, engine)
     except UserError as error:
         pipe.send(Refused(str(error)))
@@ -51,16 +63,3 @@ def _answer(pipe: Connection, engine: Engine) -> None:
         events += engine.step()
         if events:
             pipe.send(events)
-
-
-def _info(loaded: Loaded, engine: Engine) -> ModelInfo:
-    model = loaded.model
-    return ModelInfo(
-        title=model.title,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        recurrent=model.recurrent,
-        most_tokens=getattr(model.config, model.length_field) if model.length_field else None,
-        tokenizer=loaded.tokenizer,
-        backends=model.backends(),
-        digest=engine.digest,
-    )

@@ -195,7 +195,8 @@ def pieces(
 
     last: tuple[bytes, np.ndarray] | None = None
     held = np.zeros(0, dtype=np.uint32)
-    for ids in _parts(blocks):
+    parts = (block[i : i + PART] for block in blocks for i in range(0, len(block), PART))
+    for ids in parts:
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= tokenizer.vocab_size:
             raise UserError(
@@ -220,9 +221,3 @@ def pieces(
         last = (before[0] + text.encode(), np.concatenate([before[1], held]))
     if last is not None:
         yield last
-
-
-def _parts(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    for block in blocks:
-        for first in range(0, len(block), PART):
-            yield block[first : first + PART]

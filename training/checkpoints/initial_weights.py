@@ -30,8 +30,9 @@ from models.tuning import STATE
 from training.checkpoints.find import read as read_checkpoint
 from training.checkpoints.find import step_of
 from training.checkpoints.frozen import is_tuned_alike
+from training.checkpoints.plain import Unfit
 from training.checkpoints.starting_point import check_optimizer
-from training.checkpoints.validation import Unfit, check_whole, fresh_loops
+from training.checkpoints.validation import check_whole, fresh_loops
 from training.checkpoints.weights_source import Source, check_tokenizer, find_source
 from training.run_folder.begun import Begun, Parent
 from training.run_folder.folder import RunFolder, find_place
@@ -227,27 +228,27 @@ def initial_weights(
             f"from={source.weights} begins with a state that tune=state has trained, and tune="
             f"{conf.tune.mode} would lose it: use tune=state, or from= what that run began with"
         )
-    _check_tokenizer(source, corpus)
+    check_tokenizer(source, corpus.tokenizer)
+    if source.tokenizer is not None:
+        theirs = foreign.load(source.tokenizer)
+        if theirs.fingerprint != corpus.tokenizer.fingerprint:
+            raise UserError(
+                f"{source.weights} was trained with another tokenizer than the corpus is prepared "
+                f"with: use data.tokenizer={source.tokenizer}"
+            )
     _check_fits(source.weights, weights, spec, conf.resize_vocab)
     content = None
     if PATTERN.fullmatch(source.weights.name):
         content = read_checkpoint(source.weights)
         if parent.take == "weights,optimizer":
-            _check_optimizer(source.weights, content, spec, conf)
+            check_optimizer(source.weights, content, conf)
+            try:
+                check_whole(content, spec, None)
+            except Unfit as error:
+                raise UserError(
+                    f"{source.weights}: {error}: its optimizer cannot be restored"
+                ) from None
     return Initial(weights, parent, content)
-
-
-def _check_tokenizer(source: Source, corpus: Data) -> None:
-    """Raise `UserError` if the tokenizer beside the weights is not the corpus's."""
-    check_tokenizer(source, corpus.tokenizer)
-    if source.tokenizer is None:
-        return
-    theirs = foreign.load(source.tokenizer)
-    if theirs.fingerprint != corpus.tokenizer.fingerprint:
-        raise UserError(
-            f"{source.weights} was trained with another tokenizer than the corpus is prepared "
-            f"with: use data.tokenizer={source.tokenizer}"
-        )
 
 
 def _check_fits(path: Path, weights: Weights, spec: ModelSpec, resize: bool) -> None:
@@ -286,15 +287,6 @@ def _check_options(path: Path, theirs: ModelSpec, ours: ModelSpec) -> None:
     options = set(model_class(ours.target).options)
     different = differences(there, here, options, "there", "here")
     raise UserError(f"from={path} has other weights: model.{different}: leave that out")
-
-
-def _check_optimizer(path: Path, content: dict[str, Any], spec: ModelSpec, conf: TrainConf) -> None:
-    """Raise `UserError` unless the state of its optimizer can be restored."""
-    check_optimizer(path, content, conf)
-    try:
-        check_whole(content, spec, None)
-    except Unfit as error:
-        raise UserError(f"{path}: {error}: its optimizer cannot be restored") from None
 
 
 def _digest(path: Path) -> str:
