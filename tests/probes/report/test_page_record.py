@@ -22,16 +22,8 @@ from probes.report import figures, html, template
 from probes.report.rows_csv import COLUMNS, csv_text, flat
 from probes.report.write import Report, compose
 from probes.rows import Row
-from tests.probes.report.page_checks import (
-    LABELS,
-    Csv,
-    Record,
-    Shown,
-    check_sentences,
-    check_texts,
-    leaves,
-    problems,
-)
+from tests.probes.report.page_checks import check_sentences, check_texts, problems
+from tests.probes.report.page_reading import LABELS, Csv, Record, Shown, leaves
 from tests.probes.synthetic import (
     failed,
     make_row,

@@ -14,7 +14,7 @@ from rich.console import Console
 from core.errors import UserError
 from probes.analysis.dataset import collect
 from probes.report.write import Report, print_table, write_report
-from tests.probes.report.page_checks import LABELS, Shown, strings
+from tests.probes.report.page_reading import LABELS, Shown, strings
 from tests.probes.report.test_html import Elements
 from tests.probes.synthetic import make_rows, make_summary, write_run
 from tests.probes.trainings import grid

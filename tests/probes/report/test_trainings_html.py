@@ -17,7 +17,7 @@ from rich.console import Console
 from core.errors import UserError
 from probes.analysis.costs import Price
 from probes.report.write import Report, print_table, write_report
-from tests.probes.report.page_checks import LABELS, Shown, strings
+from tests.probes.report.page_reading import LABELS, Shown, strings
 from tests.probes.report.test_html import Elements, browse, needs_browser, scripted
 from tests.probes.trainings import write_training
 
