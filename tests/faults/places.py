@@ -33,7 +33,7 @@ from models.registry import build
 from probes.rows import append_rows
 from scripts.cli.check import problems_of
 from scripts.cli.model_spec import model_spec
-from tests.faults import reports
+from tests.faults import report_groups
 from tests.faults.child import Ended, script
 from tests.faults.trainings import COMMON
 from tests.faults.trial import Trial, fault, run
@@ -284,7 +284,7 @@ def _kinds() -> list[tuple[Way, State, bool]]:
 
 def _prepare(here: Path) -> None:
     """What the scripts read: a group of rows, weights, a tokenizer, a text."""
-    group = reports.sound(here / "group", random.Random(0))
+    group = report_groups.sound(here / "group", random.Random(0))
     group.write()
     append_rows(here / "planned" / "probes.jsonl", [training_row(64, 65536)])
     torch.manual_seed(0)

@@ -9,7 +9,9 @@ import pytest
 
 from tests.faults import places, reports
 from tests.faults.child import Ended
-from tests.faults.reports import DAMAGES, Page, misprinted, sound
+from tests.faults.report_damages import DAMAGES
+from tests.faults.report_groups import sound
+from tests.faults.reports import Page, misprinted
 
 
 def test_a_few_hostile_groups_and_places(tmp_path: Path) -> None:
