@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from conf.schema import DataConf
 from core.errors import UserError
-from data.documents import Document, Split, split
+from data.documents import Document, Split
 from data.readers import text
 from data.readers.hub import HubFiles
 from data.readers.jsonl import jsonl
@@ -19,6 +19,7 @@ from data.readers.mixed import MixedFiles
 from data.readers.stdlib import stdlib
 from data.readers.tables import tables
 from data.readers.tokens import TokenFiles
+from data.splitting import split
 from data.tasks.task_data import TASKS
 
 Reader = Callable[[DataConf], Iterable[Document]]

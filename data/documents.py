@@ -1,4 +1,4 @@
-"""Documents that are read in parts, as often as needed, and their split in two.
+"""Documents that are read in parts, as often as needed, each side of their split by itself.
 
 A corpus of any size is surveyed once, which leaves 50 bytes and a name for each document in
 memory, and then read again to be tokenized. What is read then is compared with the survey.
@@ -7,7 +7,6 @@ memory, and then read again to be tokenized. What is read then is compared with 
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.errors import UserError
-from core.units import counted
 from data.encoding import AFTER_NOT_LEARNED, NOT_LEARNED, SPECIAL, Marked
 
 SIDES = ("train", "val")
-_LEFT_OUT = len(SIDES)
+LEFT_OUT = len(SIDES)
+"""The number of no side."""
 Spans = tuple[tuple[int, int], ...]
 """Places in a document: first byte and end of each, in order and apart."""
 
@@ -161,7 +160,7 @@ class Split:
     def side(self, name: str) -> Side:
         """The size of a side."""
         if self.cut is not None:
-            whole = int(self.sizes[self.sides != _LEFT_OUT][0])
+            whole = int(self.sizes[self.sides != LEFT_OUT][0])
             return Side(1, self.cut if name == "train" else whole - self.cut)
         sizes = self.sizes[self.sides == SIDES.index(name)]
         return Side(len(sizes), int(sizes.sum()))
@@ -171,7 +170,7 @@ class Split:
         """Bytes of the largest document."""
         if self.cut is not None:
             return max(self.side(name).bytes for name in SIDES)
-        return int(self.sizes[self.sides != _LEFT_OUT].max())
+        return int(self.sizes[self.sides != LEFT_OUT].max())
 
     def has_read(self, document: int, size: int, sha256: str) -> bool:
         """Whether the first bytes of a document are those of a `Reading`. Raises `UserError`."""
@@ -228,7 +227,7 @@ class Split:
     def beginnings(self, count: int) -> list[bytes]:
         """The first part of each of the first `count` documents."""
         kept = (doc for doc, side in zip(self.documents, self.sides, strict=False)
-                if side != _LEFT_OUT)  # fmt: skip
+                if side != LEFT_OUT)  # fmt: skip
         return [next(iter(document.parts()), b"") for document in islice(kept, count)]
 
     def _read(
@@ -266,134 +265,11 @@ class Split:
     def _spans(self, number: int) -> list[tuple[int, str, int]]:
         """First byte, side and size of what a document adds."""
         size = int(self.sizes[number])
-        if self.sides[number] == _LEFT_OUT:
+        if self.sides[number] == LEFT_OUT:
             return []
         if self.cut is not None:
             return [(0, "train", self.cut), (self.cut, "val", size - self.cut)]
         return [(0, SIDES[self.sides[number]], size)]
-
-
-def split(documents: Iterable[Document], val_fraction: float) -> Split:
-    """Read every document once, and hold out `val_fraction` of the bytes.
-
-    Empty documents and exact copies of an earlier one are left out first. Several documents are
-    split whole, a single one is cut in two: its end validates, as in nanoGPT's character-level
-    Tiny Shakespeare (`val_fraction=0.1`). With `val_fraction=1` all text validates, with 0 none.
-    Raises `UserError` if there is too little text.
-    """
-    if not 0 <= val_fraction <= 1:
-        raise UserError(f"data.val_fraction={val_fraction}: must lie between 0 and 1")
-    names, sizes, digests = _Names(), array("q"), bytearray()
-    all_ids = hashlib.sha256()
-    fresh = all_ids.digest()
-    unlearned = array("q")  # bytes, of each document up to the last that has any
-    for number, document in enumerate(documents):
-        digest, size = hashlib.sha256(), 0
-        for part, ids in document.pieces():
-            digest.update(part)
-            size += len(part)
-            if ids is not None:
-                all_ids.update(ids.tobytes())
-        names.append(document.name)
-        sizes.append(size)
-        digests += document.digest(digest.digest())
-        if document.unlearned:
-            unlearned.frombytes(bytes(unlearned.itemsize * (number - len(unlearned))))
-            unlearned.append(document.unlearned_bytes(0, size))
-    size_of = np.frombuffer(sizes, dtype=np.int64).copy()
-    digest_of = np.frombuffer(bytes(digests), dtype=np.uint8).reshape(-1, 32)
-    sides = np.full(len(size_of), _LEFT_OUT, dtype=np.uint8)
-    with_text = np.flatnonzero(size_of)
-    # Of equal documents the first.
-    _, first = np.unique(digest_of[with_text].view("S32").ravel(), return_index=True)
-    kept = with_text[np.sort(first)]
-    if not len(kept):
-        raise UserError("the corpus is empty: no file has any text in it")
-    tokens = all_ids.digest() if all_ids.digest() != fresh else b""
-    if len(kept) == 1 and 0 < val_fraction < 1:
-        return _cut(documents, val_fraction, size_of, digest_of, sides, int(kept[0]), tokens)
-    # Whole documents, drawn in an order nobody chose, until the validation share is full.
-    keys = [
-        hashlib.sha256(digest_of[i].tobytes() + names[i].encode()).digest() for i in kept.tolist()
-    ]
-    room = val_fraction * int(size_of[kept].sum())
-    sides[kept] = SIDES.index("train")
-    held_out = []
-    for place in sorted(range(len(kept)), key=keys.__getitem__):
-        size = int(size_of[kept[place]])
-        if size <= room:
-            room -= size
-            held_out.append(kept[place])
-    if not held_out and val_fraction:
-        smallest = min(range(len(kept)), key=lambda i: (int(size_of[kept[i]]), keys[i]))
-        held_out = [kept[smallest]]
-    sides[held_out] = SIDES.index("val")
-    entries = (
-        (side, names[i], digest_of[i].tobytes())
-        for number, side in enumerate(SIDES)
-        for i in np.flatnonzero(sides == number).tolist()
-    )
-    counts = np.frombuffer(unlearned, dtype=np.int64)
-    side_of = sides[: len(counts)]
-    sums = {side: int(counts[side_of == number].sum()) for number, side in enumerate(SIDES)}
-    return Split(
-        documents,
-        _fingerprint(entries, tokens),
-        size_of,
-        sides,
-        digest_of,
-        unlearned=sums if any(sums.values()) else None,
-    )
-
-
-def _cut(
-    documents: Iterable[Document],
-    val_fraction: float,
-    sizes: np.ndarray,
-    digests: np.ndarray,
-    sides: np.ndarray,
-    number: int,
-    tokens: bytes,
-) -> Split:
-    """Beginning and end of one document, parted between two characters or parts of tokens."""
-    document = next(document for i, document in enumerate(documents) if i == number)
-    cut, place = int(int(sizes[number]) * (1 - val_fraction)), 0
-    halves = {side: hashlib.sha256() for side in SIDES}
-    for part, ids in document.pieces():
-        if ids is not None and place < cut < place + len(part):
-            cut = place
-        while place < cut < place + len(part) and part[cut - place] & 0xC0 == 0x80:
-            cut -= 1  # a UTF-8 continuation byte
-        at = min(max(cut - place, 0), len(part))
-        halves["train"].update(part[:at])
-        halves["val"].update(part[at:])
-        place += len(part)
-    if cut == 0:
-        raise UserError(f"{document.title}: {counted(place, 'byte')} cannot be split: add text")
-    sides[number] = SIDES.index("train")
-    entries = (
-        (side, document.name, document.digest(half.digest())) for side, half in halves.items()
-    )
-    spans = {"train": (0, cut), "val": (cut, place)}
-    unlearned = {side: document.unlearned_bytes(*span) for side, span in spans.items()}
-    return Split(
-        documents,
-        _fingerprint(entries, tokens),
-        sizes,
-        sides,
-        digests,
-        cut,
-        unlearned if any(unlearned.values()) else None,
-    )
-
-
-def _fingerprint(entries: Iterable[tuple[str, str, bytes]], tokens: bytes) -> str:
-    """One over the texts and, where others have tokenized them, over the ids."""
-    total = hashlib.sha256()
-    for side, name, digest in entries:
-        total.update(side.encode() + b"\0" + name.encode() + b"\0" + digest)
-    total.update(tokens)
-    return total.hexdigest()[:16]
 
 
 def _changed(name: str) -> UserError:
@@ -401,17 +277,3 @@ def _changed(name: str) -> UserError:
         f"{name} changed while the corpus was being prepared: run the same command again once "
         "nothing writes there any more"
     )
-
-
-class _Names:
-    """Many short texts, without an object for each."""
-
-    def __init__(self) -> None:
-        self._content, self._ends = bytearray(), array("q", [0])
-
-    def append(self, name: str) -> None:
-        self._content += name.encode()
-        self._ends.append(len(self._content))
-
-    def __getitem__(self, number: int) -> str:
-        return self._content[self._ends[number] : self._ends[number + 1]].decode()

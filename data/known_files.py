@@ -27,9 +27,9 @@ from core.errors import UserError
 from core.files import atomic, sha256, sweep
 from core.parsing import Unreadable, parse_json, read_bytes, regular
 from data.documents import SIDES, Document, Side, Split
-from data.documents import split as split_in_two
 from data.notices import say_once
 from data.readers.chat_templates import template_file
+from data.splitting import split as split_in_two
 
 FORMAT = 2
 SETTLED = 2_000_000_000  # nanoseconds before it was read since which a file must not have changed
@@ -175,7 +175,7 @@ class Survey:
             say_once(self.outline.left_out)
 
     def split(self) -> Split:
-        """Read all of them, and remember what was found. Raises as `data.documents.split`."""
+        """Read all of them, and remember what was found. Raises as `data.splitting.split`."""
         found = split_in_two(self._documents, self._conf.val_fraction)
         if self._known is not None:
             self._known.remember(found, getattr(self._documents, "left_out", ""))

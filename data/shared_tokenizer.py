@@ -22,12 +22,12 @@ from core.errors import UserError
 from core.files import damage, write_manifest
 from data import corpora, tokenizers
 from data.documents import Split
-from data.documents import split as split_in_two
 from data.known_files import Outline, Survey
 from data.meta import FORMAT
 from data.mixed_order import quotas
 from data.notices import say
 from data.recipes import characters_of, training_pieces
+from data.splitting import split as split_in_two
 from data.text import TextTokenizer
 
 FILE = "shared.tokenizer"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from core.errors import UserError
-from data.documents import SIDES, Document, Split, split
+from data.documents import SIDES, Document, Split
+from data.splitting import split
 
 
 def documents(*contents: str) -> list[Document]:

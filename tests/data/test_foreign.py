@@ -14,9 +14,10 @@ import pytest
 from conf.schema import DataConf
 from core.errors import UserError
 from data import foreign, recipes, tokenizer_files, tokenizers
-from data.documents import Document, split
+from data.documents import Document
 from data.encoding import Encoded, Encoder, Encodes
 from data.foreign import Foreign
+from data.splitting import split
 from data.text import TextTokenizer
 from tests.data.test_tokenizers import AWKWARD, ENGLISH, sentencepiece
 from tests.faults.tokenizers import definition, split_at

@@ -14,9 +14,10 @@ from conf.schema import DataConf
 from core.errors import UserError
 from data import corpora, encoding, preparation
 from data.batches import Batches, all_validation, validation_windows
-from data.documents import SIDES, Document, split
+from data.documents import SIDES, Document
 from data.manifest import MASKS
 from data.meta import IGNORE
+from data.splitting import split
 from data.store import prepare
 from tests.data.test_preparation import cut, interrupted, lengthen
 from tests.data.test_store import contents, flip
