@@ -235,9 +235,15 @@ def deep_problems(
             # The model group against the config dataclass of its class; each is asked once.
             model: Any = OmegaConf.to_container(config.model, resolve=True)
             if (key := repr(model)) not in _MODELS:
+                target = model["target"]
                 try:
-                    _MODELS[key] = list(_field_problems(model))
-                except UserError as error:
+                    model_class(target)
+                    found = [
+                        _field_problem(target, name, type(value).__name__, f"{value}")
+                        for name, value in model_spec(model, 1).config.items()
+                    ]
+                    _MODELS[key] = [problem for problem in found if problem]
+                except UserError as error:  # there is no such class
                     _MODELS[key] = [str(error)]
             of_job = _MODELS[key]
         if not of_job:
@@ -269,14 +275,6 @@ def show(config_name: str, line: Line, examined: Examined) -> int:
 
 
 _MODELS: dict[str, list[str]] = {}
-
-
-def _field_problems(model: dict[str, Any]) -> Iterator[str]:
-    """Raises `UserError` if there is no such class."""
-    model_class(model["target"])
-    for name, value in model_spec(model, 1).config.items():
-        if problem := _field_problem(model["target"], name, type(value).__name__, f"{value}"):
-            yield problem
 
 
 @functools.cache  # the jobs of a sweep differ in few values
