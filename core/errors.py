@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\ud800-\udfff"
+    r"\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"  # end a line, or turn the order of the others
+)
 SHOWN = 60  # characters of a value
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ MOST_SKIPPED = 512 << 20  # bytes of a line that is too long; a sparse file may 
 DEEPEST = 50  # lists and objects in each other
 _BLOCK = 1 << 16  # bytes
 LARGEST = 10**300  # of a whole number: any is also a float
+_ENDLESS = re.compile(r"[-+]?[0-9_]{301,}")
 
 
 class Unreadable(UserError):
@@ -115,6 +117,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             if getattr(event, "anchor", None) is not None:
                 raise yaml.MarkedYAMLError(None, None, "an anchor or alias", event.start_mark)
+            plain_text = isinstance(event, yaml.ScalarEvent) and event.implicit[0]
+            if plain_text and _ENDLESS.fullmatch(event.value):
+                line = event.start_mark.line + 1
+                raise ValueError(f"line {line}: a number of {len(event.value):,} digits")
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
             elif isinstance(event, yaml.CollectionEndEvent):

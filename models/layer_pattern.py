@@ -15,7 +15,7 @@ ALL = "all"
 """In a list of windows: this layer sees all tokens."""
 MOST = 1 << 16
 """Layers that a pattern may stand for."""
-_PART = re.compile(r"\s*([^\s*(),]+(?:\([^()]*\))?)\s*(?:\*\s*([0-9]{1,5})\s*)?")
+_PART = re.compile(r"\s*([^\s*(),]+(?:\([^()]*\))?)\s*(?:\*\s*([0-9]+)\s*)?")
 
 
 def expand(text: str, key: str) -> list[str]:
@@ -26,14 +26,16 @@ def expand(text: str, key: str) -> list[str]:
     layers: list[str] = []
     for part in re.split(r",(?![^()]*\))", str(text)):
         found = _PART.fullmatch(part)
-        if found is None or not int(found[2] or 1):
+        if found is None or not (found[2] or "1").strip("0"):
             raise UserError(
                 f"{key}={shown(repr(str(text)), 200)}: expected parts with commas between them, "
                 "each perhaps with a number of layers behind a star, as in a*3,b"
             )
-        layers += [found[1]] * int(found[2] or 1)
-        if len(layers) > MOST:
-            raise UserError(f"{key}={shown(repr(text), 200)}: more than {MOST:,} layers")
+        digits = (found[2] or "1").lstrip("0")
+        times = int(digits) if len(digits) <= len(str(MOST)) else MOST + 1
+        if len(layers) + times > MOST:
+            raise UserError(f"{key}={shown(repr(str(text)), 200)}: more than {MOST:,} layers")
+        layers += [found[1]] * times
     return layers
 
 
@@ -54,7 +56,7 @@ def windows(text: str) -> list[int | None]:
     def window(part: str) -> int | None:
         if part == ALL:
             return None
-        if not part.isascii() or not part.isdigit() or not int(part):
+        if not re.fullmatch(r"0*[1-9][0-9]{0,17}", part):
             raise UserError(
                 f"model.windows: {shown(repr(part), 40)} is neither a number of tokens, the token "
                 f"itself included, nor {ALL!r}"

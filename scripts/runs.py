@@ -54,7 +54,7 @@ def label(run: Run) -> Text:
     if run.tokens:
         parts.append(f"{run.tokens:,} tokens")
     if run.val_loss:
-        parts.append(f"val loss {run.val_loss:.4f}")
+        parts.append(f"val loss {run.val_loss:#.5g}")
     lines = [", ".join(parts)]
     for change in run.changes:
         values = (f"{key} {old} -> {new}" for key, (old, new) in change["changed"].items())

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -97,6 +98,7 @@ def shared_library(name: str, sources: list[str], headers: list[str]) -> Path:
 
 def _compile(compiler: str, files: list[Path], target: Path, flags: list[str]) -> str | None:
     """Compile `files`, all at once, and link them; the message of what fails, or None."""
+    _remove_abandoned(target.parent)
     # A folder of its own: other processes may be building the same.
     with tempfile.TemporaryDirectory(prefix=".building-", dir=target.parent) as folder:
         objects = [Path(folder, f"{file.stem}.o") for file in files]
@@ -108,6 +110,14 @@ def _compile(compiler: str, files: list[Path], target: Path, flags: list[str]) -
             outputs = list(pool.map(_run, commands))
         linked = [compiler, *FLAGS, *flags, "-shared", *map(str, objects), "-o", str(target)]
         return next((text for text in outputs if text), None) or _run(linked)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Delete what builds that were killed have left; none takes an hour."""
+    for path in folder.glob(".building-*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > 3600:
+                shutil.rmtree(path)
 
 
 @functools.cache

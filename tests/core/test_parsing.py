@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from core import parsing
-from core.errors import UserError
+from core.errors import UserError, escaped
 from core.parsing import (
     LONGEST_LINE,
     MOST_JSON,
@@ -64,10 +64,14 @@ YAML = {
     "5": "holds a number, not an object",
     "": "holds nothing, not an object",
     "a: =": "not YAML",
-    "a: 1" + "0" * 9000: "not a configuration",
+    "b: 1\na: 1" + "0" * 9000: "line 2: a number of 9,001 digits",
     "\x00\x01": "not a configuration",
     "a: b\n" * MOST_YAML: "larger than 262,144 bytes",
 }
+
+
+def test_what_a_terminal_obeys_or_turns_around_is_written_out() -> None:
+    assert escaped("a\x1b[2J\u202eb\u2066\u2028é") == "a\\x1b[2J\\u202eb\\u2066\\u2028é"
 
 
 @pytest.mark.parametrize("text", JSON, ids=range(len(JSON)))

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import ctypes
+import os
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,16 @@ def test_one_process_builds_for_all_of_a_node(folder: Path, tmp_path: Path) -> N
     assert [rank.communicate(timeout=120)[0] for rank in ranks] == ["kernel"] * 3
     assert record.read_text() == "compiled\n"
     assert [path.name for path in build.cache_dir().iterdir()] == ["a.so"]
+
+
+@needs_compiler
+def test_what_killed_builds_left_goes_with_the_next(folder: Path) -> None:
+    (folder / "cuda" / "one.cpp").write_text('extern "C" int one() { return 1; }')
+    for name in (".building-old", ".building-new"):
+        (build.cache_dir() / name).mkdir()
+    os.utime(build.cache_dir() / ".building-old", (0, 0))
+    build.shared_library("one", ["one.cpp"], [])
+    assert {path.name for path in build.cache_dir().glob(".building-*")} == {".building-new"}
 
 
 @needs_compiler
