@@ -2,9 +2,9 @@
 
 Text is written to a folder of its own. Then one process, and as many as asked for at once, prepare
 it and read it, each its rows of the same batches, until every window has been read once, as a
-training does. What the data costs a process is what its proportional set size (Linux: pages that
-several processes map count in parts) grows by from before the corpus is opened to when all have
-read it. In another folder two processes begin the same preparation at once: the work is done once.
+training does. What the data costs is what of its files is in the kernel's memory (once, whoever
+reads them), and what each process holds of its own: its proportional set size (Linux: pages that
+several processes map count in parts) when all have read the corpus, less that before it was opened.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ if __name__ == "__main__":
 
 
 import argparse
+import ctypes
 import json
+import mmap
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.harness import Row, parse, parser, publish, table
 from benchmarks.preparation import write_texts
@@ -84,7 +88,7 @@ def main() -> None:
             table(
                 (
                     "processes", "MB of tokens", "preparations", "until opened, s",
-                    "memory of the data, MB", "over that of one",
+                    "files in memory, MB", "of the processes, MB", "both, over those of one",
                 ),
                 rows(arguments, Path(folder)),
             ),
@@ -105,17 +109,33 @@ def rows(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
     one = together(conf, 1)
     several = together(conf, arguments.processes)
     size = one[0][2] * 2
-    alone = sum(after - before for before, after, *_ in one)
+    files = sum(map(in_memory, (folder / "cache").rglob("*.bin")))
+    alone = files + grown(one)
     cases = {"which prepare it": first, "again": one, "at once": several}
     for case, found in cases.items():
-        grown = sum(after - before for before, after, *_ in found)
         yield Row(f"{len(found)}, {case}", (
             f"{size / 1e6:,.0f}",
             str(sum(each[3] for each in found)),
             f"{max(each[4] for each in found):.2f}",
-            f"{grown / 1e6:,.0f}",
-            f"{grown / alone:.2f}",
+            f"{files / 1e6:,.0f}",
+            f"{grown(found) / 1e6:,.0f}",
+            f"{(files + grown(found)) / alone:.2f}",
         ))  # fmt: skip
+
+
+def grown(found: list[list[float]]) -> float:
+    """Bytes that processes hold more than before they opened the corpus; see `together`."""
+    return sum(after - before for before, after, *_ in found)
+
+
+def in_memory(path: Path) -> int:
+    """Bytes of a file that the kernel holds in memory (`mincore`)."""
+    content = np.memmap(path, np.uint8, "r")
+    pages = np.zeros(-(-content.size // mmap.PAGESIZE), np.uint8)
+    place, length = ctypes.c_void_p(content.ctypes.data), ctypes.c_size_t(content.size)
+    if ctypes.CDLL(None, use_errno=True).mincore(place, length, ctypes.c_void_p(pages.ctypes.data)):
+        raise OSError(ctypes.get_errno(), f"mincore of {path}")
+    return int((pages & 1).sum()) * mmap.PAGESIZE
 
 
 def together(conf: dict[str, Any], count: int) -> list[list[float]]:

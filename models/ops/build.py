@@ -31,10 +31,15 @@ class BuildError(Exception):
     """A kernel could not be built or loaded; the message ends with the compiler's last lines."""
 
 
+def _folders() -> list[Path]:
+    """Where built kernels may lie: in the checkout, in the home folder."""
+    bases = (SOURCES.parent / ".cache", Path.home() / ".cache" / "crossover")
+    return [base / "kernels" for base in bases]
+
+
 def cache_dir() -> Path:
     """A folder for built kernels: in the checkout, or the home folder if that is read-only."""
-    for base in (SOURCES.parent / ".cache", Path.home() / ".cache" / "crossover"):
-        folder = base / "kernels"
+    for folder in _folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -57,11 +62,13 @@ def cached(name: str, write: Callable[[Path], None]) -> Path:
 
     One process builds it while the others that share the folder wait; where the file system has no
     locks, several may. Built under another name and renamed, so that an interrupted build leaves
-    nothing that could be taken for a finished one.
+    nothing that could be taken for a finished one. What the owner of a checkout that is read-only
+    has built there is used too.
     """
+    for folder in _folders():
+        if os.access(folder / name, os.R_OK):
+            return folder / name
     target = cache_dir() / name
-    if target.exists():
-        return target
 
     def waiting() -> None:
         _log.info("waiting for another process that compiles %s", name)

@@ -37,6 +37,19 @@ def test_a_file_is_made_once(folder: Path) -> None:
     assert first == second and first.read_text() == "kernel" and len(made) == 1
 
 
+def test_what_the_owner_of_a_checkout_has_built_is_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = build.cached("a.so", lambda path: path.touch())
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: access(path, mode) and mode != os.W_OK
+    )  # root may write anywhere
+    assert build.cached("a.so", pytest.fail) == theirs
+    with pytest.raises(BuildError, match="no writable folder for built kernels"):
+        build.cached("b.so", lambda path: path.touch())
+
+
 def test_an_interrupted_build_leaves_nothing(folder: Path) -> None:
     def write(path: Path) -> None:
         path.write_text("half a ker")
