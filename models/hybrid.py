@@ -25,6 +25,7 @@ from models import layer_pattern
 from models.contract import ParamGroup, State
 from models.gated_deltanet import GatedDeltaNet
 from models.gru import GRU
+from models.hull import Hull
 from models.layers.attention_block import AttentionTrunk, dropout, rope_table
 from models.layers.trunk import Block, Stream, Trunk
 from models.linear_attention import LinearTransformer
@@ -40,6 +41,7 @@ KINDS: dict[str, Any] = {
     "attention": Transformer,
     "gated_deltanet": GatedDeltaNet,
     "gru": GRU,
+    "hull": Hull,
     "linear_attention": LinearTransformer,
     "lstm": LSTM,
     "mamba2": Mamba2,
@@ -51,7 +53,8 @@ KINDS: dict[str, Any] = {
 """The model that a block comes from, by what it is called in `layers`."""
 SHARED = (
     "vocab_size", "n_layer", "n_embd", "wkv", "attention", "windows", "tie_embeddings",
-    "emb_norm", "rope_base", "rope_factor", "rope_low", "rope_high", "rope_length",
+    "emb_norm", "margin", "margin_weight", "rope_base", "rope_factor", "rope_low", "rope_high",
+    "rope_length",
 )  # fmt: skip
 """Fields that are of a whole stack, or of models alone."""
 _BLOCK = re.compile(r"(\w+)(?:\((.*)\))?")
@@ -145,7 +148,9 @@ class Hybrid(AttentionTrunk):
         nn.Module.__init__(self)
         self._kinds = config.kinds()
         self.attends = any(kind.model is Transformer for kind in self._kinds)
-        self.recurrent = not self.attends  # type: ignore[misc]
+        self.recurrent = all(kind.model.recurrent for kind in self._kinds)  # type: ignore[misc]
+        self.can_file = all(kind.model.can_file for kind in self._kinds)  # type: ignore[misc]
+        self.chooses = any(kind.model.chooses for kind in self._kinds)  # type: ignore[misc]
         self.can_span = all(kind.model.can_span for kind in self._kinds)  # type: ignore[misc]
         super().__init__(config)
 

@@ -194,6 +194,12 @@ class Engine:
     def _begin(self, sequence: Sequence) -> None:
         """Its first state: empty, from a file, or of a prompt with the same beginning."""
         request = sequence.request
+        is_filed = request.begin is not None or request.save is not None
+        if is_filed and not getattr(self._model, "can_file", True):
+            raise UserError(
+                f"states of {self._model.title} are kept in memory alone: a file of one could not "
+                "be checked before it is used"
+            )
         if request.begin is not None:
             state, logits, tokens = read_state(request.begin, self._model, self.digest)
             sequence.state, sequence.before = state, tokens

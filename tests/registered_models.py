@@ -23,6 +23,9 @@ VARIANTS = [
     "rwkv7 rate_limit=2.0",
     "hybrid layers=rwkv4,mamba2,gru",
     "rwkv5 ungated=true",
+    "hull plane=true",
+    "hull top_k=4",
+    "hybrid layers=rwkv7,hull",
     *(one for one in FOREIGN if one not in NAMES),
 ]
 """All that must keep the contract: models as they come, with options that change their cost,

@@ -61,6 +61,9 @@ class Block(nn.Module, ABC):
         it begins with, as `LearnedState` takes them. By default all of them, as they are."""
         return map_state(self.init_state(1, None), lambda leaf: leaf[0])
 
+    def anneal(self, share: float) -> None:
+        """Prepare for a training step after this share of the training; see `Trunk.anneal`."""
+
     def step(self, program: Program, x: Tensor, layer: int) -> None:
         """The layer for a single token, as instructions that advance the buffer x `[B, C]`.
 
@@ -117,6 +120,12 @@ class Trunk(nn.Module, ABC):
     """Whether its blocks mix tokens through operators of `models.ops` alone, so that ranks can
     share a sequence (`models.long_context.sequence_parallel`)."""
 
+    can_file: ClassVar[bool] = True
+    """Whether the shapes of a state and its numbers being finite tell that kernels may believe it,
+    so that one may come from a file."""
+    chooses: ClassVar[bool] = False
+    """Whether what a token reads jumps where two scores tie, so that rounding can change it."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "title" not in vars(cls):  # a name is not inherited
@@ -139,6 +148,12 @@ class Trunk(nn.Module, ABC):
             self.tie()
             self.register_load_state_dict_post_hook(Trunk.tie)
         self.initialise()
+
+    def anneal(self, share: float) -> None:
+        """Prepare for a training step after this share of the training, from 0 to 1: for layers
+        that are computed in another way at its beginning than at its end."""
+        for block in self.layers:
+            block.anneal(share)
 
     @classmethod
     def is_recurrent(cls, config: Mapping[str, Any]) -> bool:

@@ -242,6 +242,17 @@ def test_what_cannot_be_answered_is_said(tmp_path: Path) -> None:
     assert engine.sequences == 0
 
 
+@pytest.mark.parametrize("name", ["hull", "hybrid layers=rwkv7,hull"])
+def test_states_that_no_file_can_be_trusted_with_are_refused(name: str, tmp_path: Path) -> None:
+    engine = Engine(shaken(name).eval(), chunk=8)
+    run(engine, asked(1, length=20))
+    for asks in ("save", "begin"):
+        (failed,) = engine.add(asked(2, **{asks: tmp_path / "one.safetensors"}))
+        assert isinstance(failed, Failed) and failed.status == 400
+        assert "are kept in memory alone" in failed.message
+    assert not [*tmp_path.iterdir()]
+
+
 def test_numbers_that_are_not_finite_end_one_request_and_not_the_others() -> None:
     model = shaken("rwkv4").eval()
     bad = 13

@@ -77,6 +77,8 @@ class LanguageModel(lightning.LightningModule):
         """Summed validation loss and its number of targets, of each text."""
 
     def training_step(self, batch: Tensor | Masked, batch_idx: int) -> Tensor:
+        if anneal := getattr(self.model, "anneal", None):
+            anneal(self.trainer.global_step / self.max_steps)
         mode, optim = self.sequence_mode, self.optim
         accumulate, total = self.trainer.accumulate_grad_batches, None
         if isinstance(batch, Tensor):

@@ -52,10 +52,24 @@ def scan(q: Tensor, k: Tensor, past: int = 0) -> Found:
     return Found(first, token.masked_fill(~best, -1).amax(-1), best.sum(-1))
 
 
-def scan_softmax(q: Tensor, k: Tensor, v: Tensor, scale: Tensor, past: int = 0) -> Tensor:
-    """softmax(scale cos(angle between)) v over all keys, fp64 `[..., T, P]`; scale `[..., T]`."""
-    gap = distances(q[..., :, None], k[..., None, :])
+def scan_softmax(
+    q: Tensor, k: Tensor, v: Tensor, scale: Tensor, past: int = 0, most: int | None = None
+) -> Tensor:
+    """softmax(scale cos(angle between)) v, fp64 `[..., T, P]`; scale `[..., T]`.
+
+    Over all keys, or those at the `most` nearest angles, in the order of `CircleCache.nearest`.
+    """
+    q, k = q.long()[..., :, None], k.long()[..., None, :]
+    behind = (q - k) % TURN
+    gap = torch.minimum(behind, TURN - behind)
     score = scale.double()[..., None] * (gap.double() * (2 * math.pi / TURN)).cos()
+    if most is not None:
+        order = _causal(2 * gap + (TURN - behind < behind), past, 2 * TURN)
+        ranked = order.sort(-1).values
+        rank = (ranked.diff(dim=-1) != 0).cumsum(-1)  # of distinct angles; the first has 0
+        rank = torch.nn.functional.pad(rank, (1, 0))
+        last = ranked.masked_fill(rank >= most, -1).amax(-1, keepdim=True)
+        score = score.masked_fill(order > last, -math.inf)
     return _causal(score, past, -math.inf).softmax(-1) @ v.double()
 
 

@@ -22,8 +22,11 @@ library = CpuLibrary(
     ],
     {},
 )
-LEAST_BYTES = 10 * 896
-"""The size of an arena that begins: its header and a few nodes; a multiple of 128, as all are."""
+LINE = 128
+"""Bytes of an arena's header; what an arena is a multiple of."""
+NODE_BYTES = 7 * LINE
+LEAST_BYTES = LINE + 4 * NODE_BYTES
+"""The size of an arena that begins: a few nodes."""
 SUMS = 3
 """Rows of sums before those of tokens: of all keys, the leftmost and the rightmost ones."""
 _DONE, _FULL, _NOT_FINITE = range(3)
@@ -94,6 +97,8 @@ class Hulls:
     """uint8 `[..., bytes]`, zeros where nothing has come."""
     sums: Tensor | None = None
     """fp64 `[..., 3 + capacity, P]`."""
+    grows: bool = True
+    """Whether new tensors may take the place of those without room; otherwise they must have it."""
 
     @property
     def heads(self) -> int:
@@ -101,12 +106,12 @@ class Hulls:
 
     def grow(self) -> None:
         """Twice the room, with what is there."""
-        self.arena = _longer(self.arena, 2 * self.arena.shape[-1], -1)
+        self.arena = longer(self.arena, 2 * self.arena.shape[-1], -1)
 
     def reserve(self, tokens: int) -> None:
         """Room in the sums for so many tokens."""
-        if self.sums is not None and self.sums.shape[-2] < tokens + SUMS:
-            self.sums = _longer(self.sums, max(tokens, 2 * self.sums.shape[-2]) + SUMS, -2)
+        if self.grows and self.sums is not None and self.sums.shape[-2] < tokens + SUMS:
+            self.sums = longer(self.sums, max(tokens, 2 * self.sums.shape[-2]) + SUMS, -2)
 
     def step(
         self, past: int, k: Tensor, q: Tensor | None = None, v: Tensor | None = None
@@ -141,6 +146,8 @@ class Hulls:
             )  # fmt: skip
             if status == _DONE:
                 return None if found is None else _as_found(found), mean
+            if not self.grows:
+                raise RuntimeError("hull: an arena is too small for its keys")
             self.grow()
 
     def _query(
@@ -251,7 +258,7 @@ class Addresses:
             "hull_add_addresses", len(addresses), self.tokens, self.arena.numel(), self.arena,
             addresses,
         ) == _FULL:  # fmt: skip
-            self.arena = _longer(self.arena, 2 * self.arena.numel(), -1)
+            self.arena = longer(self.arena, 2 * self.arena.numel(), -1)
         self.tokens += len(addresses)
 
     def find(self, addresses: Tensor) -> Found:
@@ -270,7 +277,7 @@ def _checked(addresses: Tensor) -> Tensor:
     return addresses.to(torch.int32).contiguous()
 
 
-def _longer(x: Tensor, size: int, dim: int) -> Tensor:
+def longer(x: Tensor, size: int, dim: int) -> Tensor:
     """x with so much room along `dim`, zeros behind what is there."""
     shape = list(x.shape)
     shape[dim] = size

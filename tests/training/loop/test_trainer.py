@@ -23,18 +23,37 @@ from training.loop.quiet_lightning import quiet
 from training.loop.trainer import build_trainer
 
 
-def fitted(folder: Path, callback: lightning.Callback) -> tuple[Any, LanguageModel]:
+def fitted(
+    folder: Path, callback: lightning.Callback, name: str = "rwkv4"
+) -> tuple[Any, LanguageModel]:
     """The trainer and module of a run of 8 steps, or fewer, with a callback of Lightning's."""
     conf = run_conf(folder, write_corpus(folder), trainer__val_check_interval=2)
     corpus = prepare(conf.data)
     monitor = Monitor(conf, corpus.meta.val_tokens_per_byte)
-    spec = spec_of("rwkv4", vocab=corpus.vocab_size)
+    spec = spec_of(name, vocab=corpus.vocab_size)
     lightning.seed_everything(0, verbose=False)
     module = LanguageModel(build(spec), conf.optim, conf.trainer.max_steps)
     with quiet():
         trainer = build_trainer(conf, RankInfo(), [], [monitor, callback], [])
         trainer.fit(module, Tokens(corpus, conf.data, conf.seed, conf.training.val_windows))
     return trainer, module
+
+
+class Temperatures(lightning.Callback):
+    """Those that the first layer had in each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        self.seen.append(module.model.blocks[0].mixer.temperature)
+
+
+def test_a_model_that_anneals_knows_how_far_the_training_is(tmp_path: Path) -> None:
+    callback = Temperatures()
+    fitted(tmp_path, callback, "hull")
+    expected = [0.3 * (0.02 / 0.3) ** (step / 8) for step in range(8)]
+    assert callback.seen == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("metric", ["train/loss", "val/loss"])
