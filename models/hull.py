@@ -237,7 +237,7 @@ class Hull(Trunk):
         """Minimise the shortfall of all layers' margins too; see the contract for the rest."""
         loss, reported, state = super().objective(*arguments, **options)
         if self.config.margin and torch.is_grad_enabled():
-            mixers = [block.get_submodule("mixer") for block in self.blocks]
-            missing = [m.shortfall for m in mixers if m.shortfall is not None]  # type: ignore
+            mixers = [block.mixer for block in self.layers if isinstance(block, HullBlock)]
+            missing = [mixer.shortfall for mixer in mixers if mixer.shortfall is not None]
             loss = loss + self.config.margin_weight * torch.stack(missing).mean().float()
         return loss, reported, state

@@ -29,6 +29,8 @@ _log = logging.getLogger("crossover.hull")
 
 def backend(device: torch.device) -> str:
     """The back end on this device: `cpu` if it can be built, else `reference`, said once."""
+    if device.type == "meta":  # nothing is computed
+        return "cpu"
     if device.type != "cpu":
         _notice(f"{device.type}: no kernels for this device")
     elif problem := why_not("hull", "cpu"):
@@ -48,11 +50,10 @@ def hard_attention(
     scale |q| cos(angle between) over so many nearest angles. No gradient flows.
     """
     with torch.no_grad():
-        finite = _are_finite(q, k)
         sharpness = None if most == ALL else scale * torch.linalg.vector_norm(q, dim=-1).float()
-        angles = [circle.angles(x.nan_to_num()) for x in (q, k)]
-        y, cache = _attend(*angles, v.detach(), cache, most, sharpness)
-        return y if finite else y * math.nan, cache
+        asked, keys = circle.angles(q.nan_to_num()), circle.angles(k.nan_to_num())
+        y, cache = _attend(asked, keys, v.detach(), cache, most, sharpness)
+        return _unless_bad(y, q, k), cache
 
 
 def hard_attention_in_the_plane(
@@ -60,15 +61,14 @@ def hard_attention_in_the_plane(
 ) -> tuple[Tensor, Cache | None]:
     """The mean of v over the largest q . k of fp32 numbers, exact; otherwise as above."""
     with torch.no_grad():
-        finite = _are_finite(q, k)
-        points = [x.detach().float().nan_to_num() for x in (q, k)]
-        y, cache = _attend(*points, v.detach(), cache, ALL, None)
-        return y if finite else y * math.nan, cache
+        asked, keys = (x.detach().float().nan_to_num() for x in (q, k))
+        y, cache = _attend(asked, keys, v.detach(), cache, ALL, None)
+        return _unless_bad(y, q, k), cache
 
 
-def _are_finite(q: Tensor, k: Tensor) -> bool:
-    """Whether all numbers are; otherwise the result is none, as that of a softmax would be."""
-    return bool(q.isfinite().all() & k.isfinite().all())
+def _unless_bad(y: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    """y; NaN where a query or a key is not finite, as a softmax would be, so that it shows."""
+    return y.masked_fill(~(q.isfinite().all() & k.isfinite().all()), math.nan)
 
 
 def init_cache(
@@ -77,9 +77,9 @@ def init_cache(
     """A cache without keys, with room for `capacity` tokens; `heads` is [B, H], `width` P."""
     state: Cache = {"tokens": torch.tensor(0, device="cpu")}  # reading it never waits for a GPU
     if backend(device) == "cpu":
-        state["arena"] = torch.zeros(*heads, _arena_bytes(capacity, plane), dtype=torch.uint8)
-        rows = cpu.SUMS + capacity
-        state["sums"] = torch.zeros(*heads, rows, width, dtype=torch.float64)
+        size, rows = _arena_bytes(capacity, plane), cpu.SUMS + capacity
+        state["arena"] = torch.zeros(*heads, size, dtype=torch.uint8, device=device)
+        state["sums"] = torch.zeros(*heads, rows, width, dtype=torch.float64, device=device)
         return state
     shape = (*heads, 0, 2) if plane else (*heads, 0)
     dtype = torch.float32 if plane else torch.int32
