@@ -1,6 +1,8 @@
 // The keys of one head as two envelopes, in an arena that the caller owns.
 #pragma once
 
+#include <cstddef>
+
 #include "hull/envelope.h"
 
 namespace hull {
@@ -13,6 +15,7 @@ struct alignas(128) Header {
   Group left, right, all;
   int32_t tokens;
 };
+static_assert(offsetof(Header, tokens) == 19 * sizeof(int32_t));  // as models/ops/hull/cpu.py reads
 
 // Nodes that one more entry may need: a half of each node on its way, and a new root.
 inline Index spare(const Root& root) { return root.levels + 2; }

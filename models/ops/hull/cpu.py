@@ -271,6 +271,11 @@ class Addresses:
         return _as_found(found)
 
 
+def tokens_in(arena: Tensor) -> Tensor:
+    """Keys that arenas `[..., bytes]` were given so far, int32 `[...]`: a field of the header."""
+    return arena.view(torch.int32)[..., 19]
+
+
 def _checked(addresses: Tensor) -> Tensor:
     if addresses.numel() and not 0 <= int(addresses.min()) <= int(addresses.max()) < 4**LOW_BITS:
         raise ValueError(f"hull: addresses must lie between 0 and {4**LOW_BITS - 1:,}")

@@ -78,6 +78,14 @@ def test_a_cloned_cache_goes_its_own_way(native: str) -> None:
     torch.testing.assert_close(again, hard_attention(q, k, v, None)[0][:, :, 90:])
 
 
+def test_a_cache_that_was_continued_is_used_up() -> None:
+    q, k, v = some()
+    cache = init_cache((BATCH, HEADS), WIDTH, LENGTH, False, CPU)
+    hard_attention(q, k, v, cache)
+    with pytest.raises(RuntimeError, match="clone one to continue it twice"):
+        hard_attention(q, k, v, cache)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_numbers_that_are_not_finite_give_none(kind: str, bad: float) -> None:
