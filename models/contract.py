@@ -14,6 +14,9 @@ Laws
 * `flops` agrees with a measured count, and its second difference in length is 0 for a recurrent
   model and for attention beyond its window, and a positive constant for full attention;
 * `config` rebuilds the model.
+
+A model that chooses by an argmax keeps them in real numbers: where scores tie but for rounding, a
+pass of another shape may choose otherwise. Its laws are checked in fp64.
 """
 
 from __future__ import annotations

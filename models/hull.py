@@ -12,7 +12,7 @@ of Percepta's "Can LLMs be computers?", 2026, whose weights were compiled and no
 Keys of length 1 are all extreme, so that each can be found; the best one is the nearest in angle.
 With `plane`, keys lie anywhere and a head can find only what is on the hull of what it has seen.
 
-An argmax has no gradient. Where gradients are wanted the head is a softmax of q . k / tau over all
+An argmax has no gradient. In a training step the head is a softmax of q . k / tau over all
 keys before, tau falling from `temperature` to `final_temperature` during the training; with
 `selection=straight_through` it returns the hard value and has the gradient of that softmax. With
 `margin`, the objective also holds the mean shortfall of the gap between the two best scores, for
@@ -123,7 +123,7 @@ class HullAttention(Mixer):
         mixed, conv = self.conv(self.qkv(x), conv)  # [B, T, 3 C]
         heads = mixed.unflatten(-1, (3, self.heads, HEAD)).permute(2, 0, 3, 1, 4)
         q, k, v = heads.unbind(0)  # [B, H, T, 2] each
-        if cache is None and torch.is_grad_enabled():
+        if cache is None and self.training and torch.is_grad_enabled():
             y = self._soft(q, k, v)
         else:
             y, cache = self._hard(q, k, v, cache)
@@ -236,7 +236,7 @@ class Hull(Trunk):
     def objective(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor, State | None]:
         """Minimise the shortfall of all layers' margins too; see the contract for the rest."""
         loss, reported, state = super().objective(*arguments, **options)
-        if self.config.margin and torch.is_grad_enabled():
+        if self.config.margin and self.training and torch.is_grad_enabled():
             mixers = [block.mixer for block in self.layers if isinstance(block, HullBlock)]
             missing = [mixer.shortfall for mixer in mixers if mixer.shortfall is not None]
             loss = loss + self.config.margin_weight * torch.stack(missing).mean().float()

@@ -56,6 +56,11 @@ def shaken(name: str, **by_hand: Any) -> Any:
     return model
 
 
+def steady(model: Any) -> Any:
+    """The model, in fp64 if it chooses by scores: no rounding then decides between two of them."""
+    return model.double() if getattr(model, "chooses", False) else model
+
+
 def some_tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, VOCAB, (batch, length), generator=generator)

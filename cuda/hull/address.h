@@ -1,6 +1,6 @@
-// Addresses as fp32 keys, exact up to 2^24. The key of address j on one parabola, (2 j, -j^2), is an
-// fp32 number only up to 4,096; so its bits are split over two keys, (2 h, -h^2) and (2 l, -l^2),
-// j = 4096 h + l. The first decides; among keys that tie in it the second does.
+// Addresses as fp32 keys, exact up to 2^24. The key of address j on one parabola, (2 j, -j^2), is a
+// pair of fp32 numbers only up to 4,096; so its bits are split over two keys, (2 h, -h^2) and
+// (2 l, -l^2), j = 4096 h + l. The first decides; among keys that tie in it the second does.
 #pragma once
 
 #include "hull/cache.h"
@@ -38,7 +38,7 @@ class PairCache {
     if (below.put(low, there) != Envelope::DROPPED) below.group(there).add({token, token, 1});
   }
 
-  // visit(group) for the best pairs; `p` is the leftmost best entry for the first query, and `guess`
+  // visit(group) for the best pairs; `p` is the leftmost best entry for the first query, `guess`
   // what rounded slopes say in its own envelope.
   template <class Visit>
   void query(Point high, Point low, Place p, Place guess, Visit&& visit) {

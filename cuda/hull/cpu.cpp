@@ -113,7 +113,8 @@ void descend(const Envelope* const* envelopes, const Point* q, Place* at, int nu
 }
 
 // Queries of one head, some at a time.
-void query_all(Cache& cache, Index count, const Point* q, Group* found, const Sums& sums, double* mean) {
+void query_all(Cache& cache, Index count, const Point* q, Group* found, const Sums& sums,
+               double* mean) {
   Envelope sides[2] = {cache.upper(), cache.lower()};
   for (Index start = 0; start < count; start += TOGETHER) {
     int number = int(std::min<Index>(TOGETHER, count - start));
@@ -170,6 +171,9 @@ bool is_finite(const float* x, Index count) {
   return yes;
 }
 
+// Threads that have something to do.
+int useful(int threads, Index heads) { return int(std::clamp<Index>(heads, 1, threads)); }
+
 enum Status : Index { DONE = 0, FULL = 1, NOT_FINITE = 2 };
 
 }  // namespace
@@ -185,7 +189,8 @@ int64_t hull_step(
   if (!is_finite(keys, heads * length * 2)) return NOT_FINITE;
   if (queries && !is_finite(queries, heads * length * 2)) return NOT_FINITE;
   Index status = DONE;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (heads > 1) reduction(max : status)
+  threads = useful(threads, heads);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(max : status)
   for (Index head = 0; head < heads; head++) {
     Cache cache(arenas + head * bytes);
     Sums own{sums ? sums + head * (SUMS + rows) * width : nullptr, width};
@@ -210,7 +215,8 @@ int64_t hull_query(
     Index heads, Index length, Index bytes, char* arenas, const float* queries, Group* found,
     Index width, Index rows, double* sums, double* means, int threads) {
   if (!is_finite(queries, heads * length * 2)) return NOT_FINITE;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (heads > 1)
+  threads = useful(threads, heads);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (Index head = 0; head < heads; head++) {
     Cache cache(arenas + head * bytes);
     Sums own{sums ? sums + head * (SUMS + rows) * width : nullptr, width};
@@ -229,7 +235,8 @@ int64_t hull_circle_step(
     const int32_t* queries, Group* found, Index width, Index rows, double* sums,
     const float* values, double* means, Index most, const float* scales, int threads) {
   Index status = DONE;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (heads > 1) reduction(max : status)
+  threads = useful(threads, heads);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(max : status)
   for (Index head = 0; head < heads; head++) {
     CircleCache cache(arenas + head * bytes);
     Sums own{sums ? sums + head * (SUMS + rows) * width : nullptr, width};
@@ -258,7 +265,8 @@ int64_t hull_circle_query(
     Index heads, Index length, Index bytes, char* arenas, const int32_t* queries, Group* found,
     Index width, Index rows, double* sums, double* means, Index most, const float* scales,
     int threads) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (heads > 1)
+  threads = useful(threads, heads);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (Index head = 0; head < heads; head++) {
     Circle circle = CircleCache(arenas + head * bytes).circle();
     Sums own{sums ? sums + head * (SUMS + rows) * width : nullptr, width};
@@ -290,7 +298,8 @@ void hull_sizes(Index heads, Index bytes, char* arenas, int64_t* sizes) {
 }
 
 // Add addresses [T] to one arena of pairs, from the one that its tokens have come to.
-int64_t hull_add_addresses(Index length, Index past, Index bytes, char* arena, const int32_t* addresses) {
+int64_t hull_add_addresses(
+    Index length, Index past, Index bytes, char* arena, const int32_t* addresses) {
   PairCache cache(arena);
   for (Index t = cache.header().tokens - past; t < length; t++) {
     if (!cache.has_room(bytes)) return FULL;
@@ -344,7 +353,8 @@ int64_t hull_prefill(
     const float* values, double* means, int threads) {
   if (!is_finite(keys, heads * length * 2)) return NOT_FINITE;
   if (!is_finite(queries, heads * length * 2)) return NOT_FINITE;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (heads > 1)
+  threads = useful(threads, heads);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (Index head = 0; head < heads; head++) {
     Index row = head * length;
     prefill(length, (const Point*)keys + row, (const Point*)queries + row, found + row, width,

@@ -1,10 +1,10 @@
 // Causal hard-max for all tokens at once: dyadic hulls over time.
 //
-// Blocks of BASE tokens are searched key by key. Then, size by size, the hull of the left one of two
-// neighbouring blocks answers all queries of the right one, and the two are merged. A token has then
-// met all keys up to its own, in log2(T / BASE) hulls. Keys stay in order of x and queries in order
-// of direction through all sizes, so a size costs O(T): a hull and the queries of its neighbour are
-// walked side by side.
+// Blocks of BASE tokens are searched key by key. Then, size by size, the hull of the left one of
+// two neighbouring blocks answers all queries of the right one, and the two are merged. A token has
+// then met all keys up to its own, in log2(T / BASE) hulls. Keys stay in order of x and queries in
+// order of direction through all sizes, so a size costs O(T): a hull and the queries of its
+// neighbour are walked side by side.
 #pragma once
 
 #include <algorithm>
@@ -18,6 +18,12 @@ struct Vertex {
   Point point;
   Group group;
 };
+
+// How many of the first vertices stay on the envelope when `next` comes to their right.
+inline Index kept(const Vertex* first, Index count, const Vertex& next) {
+  while (count > 1 && is_below(first[count - 2].point, first[count - 1].point, next.point)) count--;
+  return count;
+}
 
 class Dyadic {
   static constexpr Index BASE = 64;
@@ -49,7 +55,7 @@ class Dyadic {
           next = is_left ? l[a] : r[b];
           a++, b++;
         }
-        while (count > 1 && is_below(out[count - 2].point, out[count - 1].point, next.point)) count--;
+        count = kept(out, count, next);
         out[count++] = next;
       }
       std::copy(out, out + count, &vertices[left]);
@@ -69,6 +75,13 @@ class Dyadic {
 
   int side(Index t) const { return queries_[t].y < 0; }
   Point turned(Index t) const { return {queries_[t].x, std::fabs(queries_[t].y)}; }
+
+  auto in_order() const {
+    return [this](int32_t a, int32_t b) {
+      int one = side(a), other = side(b);
+      return one != other ? one < other : direction_[a] < direction_[b];
+    };
+  }
 
   void offer(Index t, Score s, Group g, const double* sum, const float* value = nullptr) {
     bool is_better = !found_[t].members || s > best_[t];
@@ -114,23 +127,18 @@ class Dyadic {
         if (count && out[count - 1].point.x == v.point.x) {
           if (out[count - 1].point.y != v.point.y) continue;
           Group& group = out[count - 1].group;
-          for (Index c = 0; c < (means_ ? width_ : 0); c++)
+          for (Index c = 0; c < width_; c++)
             own.sums[group.first * width_ + c] += own.sums[v.group.first * width_ + c];
           group.add(v.group);
           continue;
         }
-        while (count > 1 && is_below(out[count - 2].point, out[count - 1].point, v.point)) count--;
+        count = kept(out, count, v);
         out[count++] = v;
       }
       own.sizes[start / BASE] = count;
     }
     for (Index t = start; t < end; t++) order_[t] = int32_t(t);
-    std::sort(&order_[start], &order_[start] + (end - start), [this](int a, int b) { return before(a, b); });
-  }
-
-  bool before(Index a, Index b) const {
-    int one = side(a), other = side(b);
-    return one != other ? one < other : direction_[a] < direction_[b];
+    std::sort(order_.begin() + start, order_.begin() + end, in_order());
   }
 
   // The queries of [middle, end) meet the keys of the block that begins at `start`.
@@ -163,7 +171,7 @@ class Dyadic {
     auto add = [&](Group& group, Index row, bool anew, Index t) {
       if (anew) group = {};
       group.add({int32_t(t), int32_t(t), 1});
-      for (Index c = 0; c < (means_ ? width_ : 0); c++)
+      for (Index c = 0; c < width_; c++)
         sums[row * width_ + c] = (anew ? 0 : sums[row * width_ + c]) + values_[t * width_ + c];
     };
     for (Index t = 0; t < length_; t++) {
@@ -177,16 +185,16 @@ class Dyadic {
       if (queries_[t].y != 0) continue;
       Index row = queries_[t].x == 0 ? 0 : queries_[t].x < 0 ? 1 : 2;
       found_[t] = row == 0 ? all : row == 1 ? left : right;
-      for (Index c = 0; c < (means_ ? width_ : 0); c++) means_[t * width_ + c] = sums[row * width_ + c];
+      for (Index c = 0; c < width_; c++) means_[t * width_ + c] = sums[row * width_ + c];
     }
   }
 
  public:
   Dyadic(Index length, const Point* keys, const Point* queries, Group* found, Index width,
          const float* values, double* means)
-      : length_(length), width_(means ? width : 0), keys_(keys), queries_(queries), values_(means ? values : nullptr),
-        found_(found), means_(means), best_(length), order_(length), sorted_(length),
-        direction_(length) {
+      : length_(length), width_(means ? width : 0), keys_(keys), queries_(queries),
+        values_(means ? values : nullptr), found_(found), means_(means), best_(length),
+        order_(length), sorted_(length), direction_(length) {
     for (Side& s : sides_) {
       s.vertices.resize(length);
       s.merged.resize(length);
@@ -216,9 +224,9 @@ class Dyadic {
         }
         answer(start, middle, end, block);
         for (Side& s : sides_) s.merge(start, middle, block, width_);
-        std::merge(&order_[start], &order_[middle], &order_[middle], &order_[0] + end, &sorted_[start],
-                   [this](int a, int b) { return before(a, b); });
-        std::copy(&sorted_[start], &sorted_[0] + end, &order_[start]);
+        auto left = order_.begin() + start, right = order_.begin() + middle;
+        std::merge(left, right, right, order_.begin() + end, sorted_.begin() + start, in_order());
+        std::copy(sorted_.begin() + start, sorted_.begin() + end, left);
       }
     }
     answer_level_queries();
@@ -227,8 +235,8 @@ class Dyadic {
   }
 };
 
-inline void prefill(Index length, const Point* keys, const Point* queries, Group* found, Index width,
-                    const float* values, double* means) {
+inline void prefill(Index length, const Point* keys, const Point* queries, Group* found,
+                    Index width, const float* values, double* means) {
   Dyadic(length, keys, queries, found, width, values, means).run();
 }
 

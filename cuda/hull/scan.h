@@ -12,11 +12,16 @@ inline int32_t scan(const float* x, const float* y, Index count, Point q) {
   Floats most[VECTORS];
   Ints place[VECTORS], now[VECTORS];
   for (int v = 0; v < VECTORS; v++)
-    for (int i = 0; i < LANES; i++) most[v][i] = -HUGE_VALF, place[v][i] = 0, now[v][i] = v * LANES + i;
+    for (int i = 0; i < LANES; i++) {
+      most[v][i] = -HUGE_VALF;
+      place[v][i] = 0;
+      now[v][i] = v * LANES + i;
+    }
   Index j = 0;
   for (; j + VECTORS * LANES <= count; j += VECTORS * LANES)
     for (int v = 0; v < VECTORS; v++) {
-      Floats score = q.x * *(const Floats*)(x + j + v * LANES) + q.y * *(const Floats*)(y + j + v * LANES);
+      Index first = j + v * LANES;
+      Floats score = q.x * *(const Floats*)(x + first) + q.y * *(const Floats*)(y + first);
       Ints is_better = score > most[v];
       most[v] = is_better ? score : most[v];
       place[v] = is_better ? now[v] : place[v];

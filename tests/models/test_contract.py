@@ -15,7 +15,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.contract import Model, clone_state, detach_state, named_tensors
 from models.registry import build, model_class
-from tests.registered_models import NAMES, VARIANTS, VOCAB, shaken, some_tokens, spec_of
+from tests.registered_models import (
+    NAMES,
+    VARIANTS,
+    VOCAB,
+    shaken,
+    some_tokens,
+    spec_of,
+    steady,
+)
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
 
@@ -23,11 +31,6 @@ TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
 @pytest.fixture(params=VARIANTS)
 def model(request: pytest.FixtureRequest) -> Any:
     return shaken(request.param).eval()
-
-
-def steady(model: Any) -> Any:
-    """The model in fp64 if it chooses by scores: no rounding then decides between two of them."""
-    return model.double() if getattr(model, "chooses", False) else model
 
 
 def test_is_a_model(model: Any) -> None:

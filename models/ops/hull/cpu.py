@@ -119,7 +119,8 @@ class Hulls:
         """Add k `[..., T, 2]` after `past` tokens, and answer q causally: token t sees its own key.
 
         With `sums`, v `[..., T, P]` is added up too; the second result is the mean `[..., T, P]` of
-        the best, fp64. Raises `ValueError` for what is not finite.
+        the best, fp64. Raises `ValueError` for what is not finite, `RuntimeError` if there are
+        other than `past` keys.
         """
         return self._step("hull_step", past, _points(k), None if q is None else _points(q), v)
 
@@ -132,6 +133,10 @@ class Hulls:
     ) -> tuple[Found | None, Tensor | None]:
         heads = self.arena.shape[:-1]
         length = k.shape[len(heads)]
+        if bool((_tokens_in(self.arena) != past).any()):
+            raise RuntimeError(
+                f"hull: these caches do not hold {past:,} keys; to continue one twice, clone it first"
+            )
         self.reserve(past + length)
         found = None if q is None else _found((*heads, length))
         mean, width, rows = None, 0, 0
@@ -271,7 +276,7 @@ class Addresses:
         return _as_found(found)
 
 
-def tokens_in(arena: Tensor) -> Tensor:
+def _tokens_in(arena: Tensor) -> Tensor:
     """Keys that arenas `[..., bytes]` were given so far, int32 `[...]`: a field of the header."""
     return arena.view(torch.int32)[..., 19]
 

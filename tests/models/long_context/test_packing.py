@@ -11,7 +11,7 @@ from torch import Tensor
 from core.errors import UserError
 from models.contract import clone_state, named_tensors
 from models.long_context.segments import segmented_objective
-from tests.registered_models import VARIANTS, VOCAB, is_recurrent, shaken, some_tokens
+from tests.registered_models import VARIANTS, VOCAB, is_recurrent, shaken, some_tokens, steady
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 WIDTH = 90
@@ -42,6 +42,7 @@ def documents() -> list[tuple[int, slice]]:
 
 @torch.no_grad()
 def test_logits_are_those_of_each_document_alone(model: Any) -> None:
+    model = steady(model)
     tokens = some_tokens(3, WIDTH)
     packed, none = model(tokens, starts=starts_at(ROWS))
     assert none is None

@@ -82,7 +82,7 @@ def test_keeps_what_the_hull_needs() -> None:
     hulls = cpu.empty(())
     hulls.step(0, k)
     assert int(hulls.sizes().sum()) < 60, "few of them are extreme"
-    assert hulls.arena.numel() == cpu.LEAST_BYTES, "and nothing is kept for the others"
+    assert hulls.arena.numel() <= 4 * cpu.LEAST_BYTES, "and nothing is kept for the others"
     hulls = cpu.empty(())
     hulls.step(0, case("parabola", 4000)[1])
     assert hulls.sizes().tolist() == [4000, 2], "all of them are extreme above"

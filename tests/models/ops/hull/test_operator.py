@@ -82,7 +82,7 @@ def test_a_cache_that_was_continued_is_used_up() -> None:
     q, k, v = some()
     cache = init_cache((BATCH, HEADS), WIDTH, LENGTH, False, CPU)
     hard_attention(q, k, v, cache)
-    with pytest.raises(RuntimeError, match="clone one to continue it twice"):
+    with pytest.raises(RuntimeError, match="do not hold 0 keys; to continue one twice, clone it"):
         hard_attention(q, k, v, cache)
 
 

