@@ -135,7 +135,7 @@ class Hulls:
         length = k.shape[len(heads)]
         if bool((_tokens_in(self.arena) != past).any()):
             raise RuntimeError(
-                f"hull: these caches do not hold {past:,} keys; to continue one twice, clone it first"
+                f"hull: caches do not hold {past:,} keys; to continue one twice, clone it first"
             )
         self.reserve(past + length)
         found = None if q is None else _found((*heads, length))
