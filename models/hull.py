@@ -122,7 +122,7 @@ class HullAttention(Mixer):
         conv, cache = (None, None) if state is None else (state["conv"], state["cache"])
         mixed, conv = self.conv(self.qkv(x), conv)  # [B, T, 3 C]
         heads = mixed.unflatten(-1, (3, self.heads, HEAD)).permute(2, 0, 3, 1, 4)
-        q, k, v = heads.unbind(0)  # [B, H, T, 2] each
+        q, k, v = heads.contiguous().unbind(0)  # [B, H, T, 2] each; flash needs rows in one piece
         if cache is None and self.training and torch.is_grad_enabled():
             y = self._soft(q, k, v)
         else:
