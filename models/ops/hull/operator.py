@@ -19,7 +19,7 @@ from models.ops.custom_op import custom_op
 from models.ops.hull import circle, cpu, reference
 
 ALL = 0
-"""As many neighbours as share the largest score, in place of a number of them."""
+"""In place of a number of neighbours: all that share the largest score."""
 ROWS = 64
 """Queries that the search of all keys takes at a time."""
 Cache = dict[str, Any]
