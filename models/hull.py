@@ -111,7 +111,7 @@ class HullAttention(Mixer):
         self.conv = ShortConvolution(3 * width, config.n_conv)
         self.output = nn.Linear(width, width, bias=False)
         self.temperature = config.temperature
-        """What the next training step divides scores by; validation and decoding never ask for it."""
+        """What the next training step divides scores by; nothing else asks for it."""
         self.shortfall: Tensor | None = None
         """Mean by which gaps fell short of the margin in the last training step."""
 
