@@ -75,6 +75,8 @@ def cached(name: str, write: Callable[[Path], None]) -> Path:
 
     with alone(target.with_name(f"{name}.lock"), waiting):
         if not target.exists():
+            stem = name.rpartition("-")[0] or name
+            _log.info("compiling %s, once for this machine and version", stem)
             with replacing(target) as aside:
                 write(aside)
     return target

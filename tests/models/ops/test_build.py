@@ -26,14 +26,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_file_is_made_once(folder: Path) -> None:
+def test_a_file_is_made_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "crossover.wkv")
     made = []
 
     def write(path: Path) -> None:
         made.append(path)
         path.write_text("kernel")
 
-    first, second = build.cached("a.so", write), build.cached("a.so", write)
+    first, second = build.cached("a-1.so", write), build.cached("a-1.so", write)
+    assert caplog.messages == ["compiling a, once for this machine and version"]
     assert first == second and first.read_text() == "kernel" and len(made) == 1
 
 
