@@ -44,11 +44,18 @@ def run_script(capfd: pytest.CaptureFixture[str], name: str, *words: str) -> Don
     return Done(status, *capfd.readouterr())
 
 
+def _listen() -> None:
+    """Obey Ctrl-C, which what starts in the background of a shell ignores."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextmanager
 def server(*words: str) -> Iterator[str]:
     """The address of `python scripts/serve.py WORDS... port=0`, which Ctrl-C must end in order."""
     command = [sys.executable, str(ROOT / "scripts" / "serve.py"), *words, "port=0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, process_group=0, preexec_fn=_listen
+    )
     assert process.stdout is not None
     try:
         lines = []

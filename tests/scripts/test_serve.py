@@ -56,7 +56,7 @@ def test_mistakes_are_one_message(capfd: Capture, folder: Path, tmp_path: Path) 
             (weights, tokenizer, "host=nowhere.invalid"): "cannot listen there",
             (weights, tokenizer, "port=70000"): "port=70000",
             (weights, tokenizer, "chat=tokenizer"): "chat template",
-            (weights, tokenizer, f"key_file={tmp_path}/none"): "cannot be read",
+            (weights, tokenizer, f"key_file={tmp_path}/none"): "none: no such file",
             (f"run=[{folder}/rwkv4.safetensors,{folder}/rwkv4.safetensors]",): "twice",
         }
         for words, message in cases.items():

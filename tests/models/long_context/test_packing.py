@@ -67,6 +67,7 @@ def test_a_document_changes_no_bit_of_another(model: Any) -> None:
 
 
 def test_gradients_are_those_of_each_document_alone(model: Any) -> None:
+    model.train(getattr(model, "chooses", False))  # what chooses has gradients only in a training
     tokens, targets = some_tokens(3, WIDTH), some_tokens(3, WIDTH, seed=9)
     objective, _, _ = model.objective(tokens, targets, l2wrap=1e-2, starts=starts_at(ROWS))
     objective.backward()

@@ -84,6 +84,8 @@ def test_a_disk_that_fills_while_saving(tmp_path: Path, corpus: Path, at_step: A
     with largest_file(resource.RLIM_INFINITY):
 
         def fill() -> None:
+            while not saved(folder):  # which is written meanwhile
+                time.sleep(0.01)
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 
         at_step(6, fill)
