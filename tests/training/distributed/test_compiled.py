@@ -35,7 +35,9 @@ def place(folder: Path, corpus: Path, strategy: str, compiler: str, **changes: A
     return run_conf(folder, corpus, **changes, name=f"{strategy}-{compiler}")
 
 
-@pytest.mark.parametrize("strategy", ["auto", "fsdp", "deepspeed_3"])
+@pytest.mark.parametrize(
+    "strategy", ["auto", "fsdp", pytest.param("deepspeed_3", marks=pytest.mark.slow)]
+)
 def test_the_bits_of_one_process_stay(tmp_path: Path, corpus: Path, strategy: str) -> None:
     digests = []
     for compiler in ("none", "eager"):
