@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from core.errors import UserError
+from core.errors import UserError, shown
 from core.parsing import read_text
 from serving.answers import Answering, Piece, Refusal
 from serving.metrics import Metrics
@@ -117,7 +117,7 @@ class Server:
             if (model := self._models.get(name)) is None:
                 name = "none"
                 known = ", ".join(self._models)
-                raise Refusal(404, f"no model {asked.model!r}; there are: {known}", "model")
+                raise Refusal(404, f"no model '{shown(asked.model)}'; there are: {known}", "model")
             if sum(one.supervisor.waiting for one in self._models.values()) >= self._limits.waiting:
                 raise Refusal(503, "too many requests are waiting: try again later")
             answering = await model.answering(asked)
@@ -196,7 +196,7 @@ def _parsed(body: bytes, kind: type[Any]) -> Any:
         raise Refusal(400, "a request is JSON that is not nested so deep") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"][:3])[:80]
+        place = shown(".".join(str(part) for part in first["loc"][:3]), 80)
         text = first["msg"].removeprefix("Value error, ")
         raise Refusal(400, f"{place}: {text}" if place else text, place or None) from None
     except ValueError as error:
@@ -232,7 +232,9 @@ def _error(refusal: Refusal) -> Response:
 
 
 async def _not_found(request: Request, error: Any) -> Response:
-    return _error(Refusal(error.status_code, f"{request.method} {request.url.path}: no such route"))
+    return _error(
+        Refusal(error.status_code, f"{request.method} {shown(request.url.path)}: no such route")
+    )
 
 
 async def _crashed(request: Request, error: Exception) -> Response:

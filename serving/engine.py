@@ -24,7 +24,7 @@ from torch import Tensor
 from core.errors import UserError
 from core.out_of_memory import is_out_of_memory
 from models.contract import State, combine_states, map_state, state_bytes
-from models.decoding.generate import check_finite, check_length
+from models.decoding.generate import RESERVED, check_finite, check_length
 from models.decoding.program import MOST_ROWS
 from models.decoding.sampling import choose, generator_at
 from serving.prefix_cache import PrefixCache
@@ -213,7 +213,7 @@ class Engine:
                 sequence.read, sequence.state, sequence.logits = known
                 sequence.cached = sequence.read
             else:
-                capacity = len(request.prompt) + request.most
+                capacity = len(request.prompt) + min(request.most, RESERVED)
                 sequence.state = self._model.init_state(1, capacity=capacity)
 
     def _read(self, sequence: Sequence) -> list[Event]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MOST_STOPS = 4
+MOST_TOKENS = 1 << 30  # of an answer
 StateName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 """Letters, digits, `_` and `-`: the name of a file, and of nothing else."""
 
@@ -64,7 +65,7 @@ class Completion(Common):
     """`POST /v1/completions`."""
 
     prompt: str | list[str] | list[int] = ""
-    max_tokens: int = Field(16, ge=0)
+    max_tokens: int = Field(16, ge=0, le=MOST_TOKENS)
     logprobs: int = Field(0, ge=0, le=20)
     echo: bool = False
     best_of: Literal[1] = 1
@@ -108,8 +109,8 @@ class Chat(Common):
     """`POST /v1/chat/completions`."""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
     response_format: dict[Literal["type"], Literal["text"]] | None = None

@@ -14,6 +14,10 @@ from models.decoding.captured import Decoder
 from models.decoding.sampling import choose
 from models.decoding.settings import Sampling
 
+RESERVED = 4096
+"""New tokens for which caches have room from the start: they grow with those that really come, and
+somebody may ask for more than any memory holds."""
+
 
 @torch.no_grad()
 def generate(
@@ -30,7 +34,7 @@ def generate(
     Raises `UserError` if the model cannot read so many, or its numbers are not finite.
     """
     check_length(model, len(prompt), count)
-    state = model.init_state(1, capacity=len(prompt) + count)
+    state = model.init_state(1, capacity=len(prompt) + min(count, RESERVED))
     logits, state = model.next_logits(prompt[None], state)
     counts: Counter[int] = Counter()
     decoder: Decoder | None = None

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from models.decoding.generate import generate
 from models.decoding.settings import Sampling
 from serving.engine import Engine
 from serving.requests import Drawn, Failed, Finished, Read, Request
@@ -41,6 +42,22 @@ def run(engine: Engine, *requests: Request) -> dict[int, list[int]]:
 def asked(number: int, length: int = 5, most: int = 12, **other: Any) -> Request:
     tokens = torch.randint(0, 97, (length,), generator=torch.Generator().manual_seed(number))
     return Request(number, tuple(tokens.tolist()), most, **{"sampling": GREEDY, **other})
+
+
+@pytest.mark.parametrize("name", ["transformer", "hull"])
+def test_room_is_for_the_tokens_that_come_not_for_those_asked_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shaken(name).eval()
+    engine = Engine(model)
+    assert not engine.add(asked(1, most=1 << 30))
+    drawn = next(event for event in engine.step() + engine.step() if isinstance(event, Drawn))
+    assert drawn.state_bytes < 1 << 28
+    long = next(generate(model, torch.tensor([1, 2, 3]), 1 << 30, GREEDY))
+    assert long == next(generate(model, torch.tensor([1, 2, 3]), 1, GREEDY))
+    expected = run(Engine(model), asked(2, most=40))
+    monkeypatch.setattr("serving.engine.RESERVED", 1)
+    assert run(Engine(model), asked(2, most=40)) == expected
 
 
 @pytest.mark.parametrize("name", NAMES)
