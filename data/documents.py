@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.errors import UserError
+from core.units import counted
 from data.encoding import AFTER_NOT_LEARNED, NOT_LEARNED, SPECIAL, Marked
 
 SIDES = ("train", "val")
@@ -201,7 +202,7 @@ class Split:
         number = -1
         for number, document in enumerate(self.documents):
             if number >= len(self.sizes):
-                raise _changed(document.title)
+                raise self._other_count(f"more, {document.title} among them")
             wanted = []
             for first, here, size in self._spans(number):
                 skipped = min(size, left[here])
@@ -217,7 +218,8 @@ class Split:
                     end = first + size
                     after[here] = document.unlearned_bytes(end - 1, end)
         if number + 1 != len(self.sizes):
-            raise _changed("a document")
+            last = f", the last of which is {document.title}" if number >= 0 else ""
+            raise self._other_count(f"{number + 1:,}{last}")
 
     def texts(self, side: str) -> Iterator[tuple[str, bool]]:
         """The parts of one side as text, with whether each ends its document."""
@@ -262,6 +264,11 @@ class Split:
         if place != self.sizes[number] or found != self.digests[number].tobytes():
             raise _changed(document.title)
 
+    def _other_count(self, now: str) -> UserError:
+        return _changed(
+            "the corpus", "it", f": it had {counted(len(self.sizes), 'document')}, now {now}"
+        )
+
     def _spans(self, number: int) -> list[tuple[int, str, int]]:
         """First byte, side and size of what a document adds."""
         size = int(self.sizes[number])
@@ -272,8 +279,8 @@ class Split:
         return [(0, SIDES[self.sides[number]], size)]
 
 
-def _changed(name: str) -> UserError:
+def _changed(what: str, prepared: str = "the corpus", how: str = "") -> UserError:
     return UserError(
-        f"{name} changed while the corpus was being prepared: run the same command again once "
-        "nothing writes there any more"
+        f"{what} changed while {prepared} was being prepared{how}: run the same command again "
+        "once nothing writes there any more"
     )

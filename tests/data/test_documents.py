@@ -180,13 +180,23 @@ class Changing(list[Document]):
         return iter(before) if before is not None else super().__iter__()
 
 
+OF_TWO = "the corpus changed while it was being prepared: it had 2 documents, now "
+
+
 @pytest.mark.parametrize(
-    "after", [documents("a" * 9, "b" * 3), documents("a" * 9), documents("a" * 9, "bb", "ccc")]
+    ("after", "message"),
+    [
+        (documents("a" * 9, "b" * 3), "1.txt changed while the corpus was being prepared: "),
+        (documents("a" * 9), OF_TWO + "1, the last of which is 0.txt: "),
+        ([], OF_TWO + "0: "),
+        (documents("a" * 9, "bb", "ccc"), OF_TWO + "more, 2.txt among them: "),
+    ],
 )
-def test_documents_that_change_meanwhile_are_refused(after: list[Document]) -> None:
+def test_documents_that_change_meanwhile_are_refused(after: list[Document], message: str) -> None:
     parts = split(Changing(documents("a" * 9, "bb"), after), 0.1)
-    with pytest.raises(UserError, match="changed while the corpus was being prepared"):
+    with pytest.raises(UserError, match="run the same command again once") as caught:
         list(parts.parts())
+    assert str(caught.value).startswith(message)
 
 
 def test_too_little_text_is_refused() -> None:
