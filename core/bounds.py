@@ -90,4 +90,5 @@ def nearest(word: str, choices: Sequence[str], aliases: Mapping[str, str] | None
     close = get_close_matches(word, choices, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; choose one of {', '.join(choices)}" if choices else ""
+    shown = [choice or "'' (nothing)" for choice in choices]
+    return f"; choose one of {', '.join(shown)}" if choices else ""

@@ -23,6 +23,7 @@ from core.errors import UserError, shown
 from core.parsing import Missing, Unreadable, read_object, read_text
 from core.processes import command_of, die_with_parent
 from data.readers.shapes import BadRecord
+from data.tokenizer_files import LARGEST
 
 ANSWERS = "assistant"
 """The role whose turns are learned."""
@@ -149,8 +150,7 @@ class Jinja:
 
     def __init__(self, tokenizer: Path) -> None:
         """Raises `UserError` if there is none, or it is not valid."""
-        folder = tokenizer if tokenizer.is_dir() else tokenizer.parent
-        self._path, self._text, self._words, names = _read(folder)
+        self._path, self._text, self._words, names = _read(tokenizer)
         with self._told():
             _environment().parse(self._text)
         by_length = sorted(names, key=len, reverse=True)
@@ -270,52 +270,77 @@ def template_file(conf: DataConf) -> bytes:
     """What decides how a tokenizer's own template writes; empty for the others."""
     if conf.chat != "tokenizer":
         return b""
-    path = Path(conf.tokenizer)
     try:
-        return json.dumps(_read(path if path.is_dir() else path.parent)[1:]).encode()
+        return json.dumps(_read(Path(conf.tokenizer))[1:]).encode()
     except UserError:  # told where it is used
         return b""
 
 
-def _read(folder: Path) -> tuple[Path, str, dict[str, str], list[str]]:
+def _read(tokenizer: Path) -> tuple[Path, str, dict[str, str], list[str]]:
     """File and text of a template, the words that it may use, and names of special tokens.
 
-    Raises `UserError` if there is none.
+    A file of its own goes before the configuration, as in `transformers`. Raises `UserError` if
+    there is none.
     """
-    path, config = folder / CONFIG, dict[str, Any]()
+    folder = tokenizer if tokenizer.is_dir() else tokenizer.parent
+    beside = folder / CONFIG
     try:
-        config = read_object(path, most=_MOST)
-    except Missing:
-        pass
-    except Unreadable as error:
-        raise UserError(f"data.chat=tokenizer: {error}") from None
-    words = {key: _name(value) for key, value in config.items() if key.endswith("_token")}
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several, by name
-        template = next(
-            (
-                each.get("template")
-                for each in template
-                if isinstance(each, dict) and each.get("name") == "default"
-            ),
-            None,
-        )
-    if not isinstance(template, str):
-        path = folder / TEMPLATE
+        config = read_object(beside, _MOST) if beside.exists() else {}
+        words = {key: _name(value) for key, value in config.items() if key.endswith("_token")}
+        known = {word: name for word, name in words.items() if name}
+        file = folder / "tokenizer.json" if tokenizer.is_dir() else tokenizer
+        names = {*known.values(), *_special(config), *_special_tokens(file)}
+        path, template = folder / TEMPLATE, _default(config)
         try:
             template = read_text(path, _MOST)
         except Missing:
-            raise UserError(
-                f"data.chat=tokenizer: there is no chat template beside the tokenizer: neither "
-                f"chat_template in {folder / CONFIG} nor {path}; choose data.chat=rwkv or chatml"
-            ) from None
-        except Unreadable as error:
-            raise UserError(f"data.chat=tokenizer: {error}") from None
+            if template is None:
+                raise UserError(
+                    f"data.chat=tokenizer: there is no chat template beside the tokenizer: neither "
+                    f"chat_template in {beside} nor {path}; choose data.chat=rwkv or chatml"
+                ) from None
+            path = beside
+    except Unreadable as error:
+        raise UserError(f"data.chat=tokenizer: {error}") from None
+    return path, template, known, sorted(names)
+
+
+def _default(config: dict[str, Any]) -> str | None:
+    """The template in a configuration, which may have several by name."""
+    template = config.get("chat_template")
+    named = {"default": template}
+    if isinstance(template, list):
+        each = [one for one in template if isinstance(one, dict)]
+        named = {str(one.get("name")): one.get("template") for one in each}
+    template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _special(config: dict[str, Any]) -> Iterator[str]:
+    """Names of special tokens that a `tokenizer_config.json` lists, in the words of each time."""
     added = config.get("added_tokens_decoder")
     listed = [*added.values()] if isinstance(added, dict) else []
-    names = {_name(each) for each in listed if isinstance(each, dict) and each.get("special")}
-    known = {word: name for word, name in words.items() if name}
-    return path, template, known, sorted(filter(None, names | set(known.values())))
+    yield from _special_names(listed)
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        more = config.get(key)
+        more = [*more.values()] if isinstance(more, dict) else more
+        yield from filter(None, map(_name, more if isinstance(more, list) else []))
+
+
+def _special_tokens(file: Path) -> Iterator[str]:
+    """Names of the special tokens of a `tokenizer.json`, which no configuration has to repeat.
+
+    What else is in it, which would take seconds, is not read; a file of another kind has none.
+    """
+    with suppress(Unreadable, ValueError, RecursionError):
+        text = read_text(file, LARGEST) if file.suffix == ".json" else ""
+        for place in re.finditer(r'"added_tokens"\s*:\s*(?=\[)', text):
+            yield from _special_names(json.JSONDecoder().raw_decode(text, place.end())[0])
+
+
+def _special_names(tokens: list[Any]) -> Iterator[str]:
+    special = (each for each in tokens if isinstance(each, dict) and each.get("special"))
+    return filter(None, map(_name, special))
 
 
 def _name(token: Any) -> str:

@@ -73,10 +73,11 @@ def _of_one_corpus(data: DataConf) -> Iterator[str]:
         is_utf8(data.encoding)
         if data.template or data.chat or data.prompt or data.answer:
             shape_of(data)
-        if data.corpus in ("text", "stdlib") and (data.chat or data.prompt or data.answer):
+        whole = {"tokens": "token ids"} | dict.fromkeys(("text", "stdlib"), "whole files")
+        if data.corpus in whole and (data.chat or data.prompt or data.answer):
             yield (
                 f"data.chat, data.prompt and data.answer are for records, and data={data.corpus} "
-                "reads whole files; use data=jsonl, tables, hub or files"
+                f"reads {whole[data.corpus]}; use data=jsonl, tables, hub or files"
             )
     except UserError as error:
         yield str(error)

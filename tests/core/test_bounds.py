@@ -58,3 +58,4 @@ def test_what_is_near() -> None:
     assert nearest("stp", ("stop", "skip")) == "; did you mean 'stop'?"
     assert nearest("drop", ("stop", "skip"), {"drop": "skip"}) == "; did you mean 'skip'?"
     assert nearest("xyz", ("stop", "skip")) == "; choose one of stop, skip"
+    assert nearest("xyz", ("", "rwkv")) == "; choose one of '' (nothing), rwkv"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from conf.schema import DataConf
 from core.errors import UserError
@@ -83,6 +83,40 @@ def test_it_writes_and_learns_what_transformers_does(folder: Path) -> None:
         mask += [int(span.learned)] * len(part)
     assert ids == encoded["input_ids"]
     assert mask == encoded["assistant_masks"]
+
+
+@pytest.mark.parametrize("decoder", [True, False])
+def test_special_tokens_are_those_of_the_tokenizer(folder: Path, decoder: bool) -> None:
+    """Whether the configuration repeats them, as it did before transformers 5, or does not."""
+    whole = Jinja(folder).spans(TURNS)
+    assert {span.text for span in whole if span.special} == {*NAMES}
+    written = folder / "written"
+    official(folder).save_pretrained(written)
+    config = json.loads((written / "tokenizer_config.json").read_text())
+    assert "added_tokens_decoder" not in config
+    assert Jinja(written).spans(TURNS) == Jinja(written / "tokenizer.json").spans(TURNS) == whole
+    (written / "tokenizer.json").rename(written / "other.json")
+    assert {span.text for span in Jinja(written).spans(TURNS) if span.special} == {
+        "<s>",
+        "<|im_end|>",
+    }
+    assert Jinja(written / "other.json").spans(TURNS) == whole
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        more: Any = ["<|im_start|>"] if decoder else {"start": {"content": "<|im_start|>"}}
+        (written / "tokenizer_config.json").write_text(json.dumps(config | {key: more}))
+        assert Jinja(written).spans(TURNS) == whole
+
+
+def test_a_file_goes_before_the_configuration_as_in_transformers(folder: Path) -> None:
+    official(folder).save_pretrained(folder)
+    words = json.loads((folder / "tokenizer_config.json").read_text())
+    words["chat_template"] = "other"
+    (folder / "tokenizer_config.json").write_text(json.dumps(words))
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert theirs.chat_template == MARKED
+    messages = [{"role": turn.role, "content": turn.text} for turn in TURNS]
+    ours = "".join(span.text for span in Jinja(folder).spans(TURNS))
+    assert ours == theirs.apply_chat_template(messages, tokenize=False)
 
 
 def test_a_template_in_a_file_of_its_own_or_among_others(folder: Path) -> None:

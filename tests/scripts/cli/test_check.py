@@ -37,6 +37,14 @@ BAD = [
     ("train", ["data.lenght=3"], ["unknown key 'data.lenght'; did you mean 'data.length'?"]),
     ("train", ["max_steps=3"], ["unknown key 'max_steps'; did you mean 'trainer.max_steps'?"]),
     ("train", ["model=rwkw4"], ["model=rwkw4: no such model; did you mean 'rwkv4'?"]),
+    *(
+        ("train", [f"data={name}", *words, "data.chat=rwkv"], [f"data={name} reads {what}; use"])
+        for name, words, what in (
+            ("text", ["data.paths=[a.txt]"], "whole files"),
+            ("stdlib", [], "whole files"),
+            ("tokens", ["data.paths=[a.bin]", "data.tokenizer=bytes"], "token ids"),
+        )
+    ),
     ("train", ["data=wikipedia"], ["data=wikipedia: no such data; choose one of "]),
     ("train", ["trainer.max_steps=ten"], ["trainer.max_steps=ten: expected an integer"]),
     (
