@@ -21,6 +21,7 @@ from core.errors import UserError
 from core.files import replacing
 from core.parsing import parse_json
 from models.contract import State, named_tensors
+from models.formats.tensor_files import telling_the_system_error
 
 KIND = "crossover-state-1"
 _SAMPLE = 1 << 14  # elements of a tensor that its digest takes from either end
@@ -53,7 +54,7 @@ def write_state(
     leaves["logits"] = logits.detach().float().clone()
     about = {"kind": KIND, "model": digest, "tokens": str(tokens)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as aside:
+    with replacing(path) as aside, telling_the_system_error():
         save_file(leaves, aside, metadata={"crossover": json.dumps(about)})
     return path.stat().st_size
 

@@ -7,13 +7,13 @@ import re
 import stat
 import warnings
 import zipfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -140,9 +140,21 @@ def write_safetensors(
     an order of chance."""
     with path.open("wb") as file:  # the library gives its own files to the user alone
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-    save_file(_separate(tensors), path, {**metadata})
+    with telling_the_system_error():
+        save_file(_separate(tensors), path, {**metadata})
     with suppress(PermissionError):  # some systems know no modes
         path.chmod(mode)
+
+
+@contextmanager
+def telling_the_system_error() -> Iterator[None]:
+    """Raise the system's own `OSError`, as of a full disk, where safetensors hides it in a text."""
+    try:
+        yield
+    except SafetensorError as error:
+        if not (number := re.search(r"os error (\d+)", str(error))):
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

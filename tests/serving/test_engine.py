@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from models.decoding.generate import generate
@@ -224,6 +224,23 @@ def test_reading_without_an_answer_saves_a_state_of_constant_size(tmp_path: Path
         run(engine, asked(length, length=length, most=0, save=path))
         sizes.append(path.stat().st_size)
     assert abs(sizes[0] - sizes[1]) < 32  # the number of tokens has another number of digits
+
+
+def test_a_state_that_does_not_fit_on_the_disk_ends_its_request_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
+
+    engine, path = Engine(shaken("rwkv7").eval()), tmp_path / "a.safetensors"
+    assert not engine.add(asked(1, most=2, save=path))
+    with monkeypatch.context() as patch:
+        patch.setattr("serving.state_files.save_file", full)
+        events = [event for _ in range(4) for event in engine.step()]
+    (failed,) = [event for event in events if isinstance(event, Failed)]
+    assert failed.status == 500 and "No space left on device" in failed.message
+    assert not [*tmp_path.iterdir()]
+    run(engine, asked(2, most=2, save=path))
 
 
 def test_an_end_is_not_part_of_the_answer() -> None:

@@ -124,7 +124,9 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None. One that cannot be read, was changed or is of
-        another run's checkpoint causes a warning, and will be written again."""
+        another run's checkpoint causes a warning, and will be written again. Raises `UserError`
+        where something else than a file is in its place."""
+        self._must_be_file(self.summary_path)
         content, problem = self.read_summary()
         if problem:
             log.warning("%s: it will be written again", problem)

@@ -100,6 +100,24 @@ def test_a_disk_that_fills_while_saving(tmp_path: Path, corpus: Path, at_step: A
     finish(conf)
 
 
+def test_a_disk_too_full_for_the_weights_that_a_fine_tuning_keeps(
+    tmp_path: Path, corpus: Path
+) -> None:
+    source = run_conf(tmp_path / "runs", corpus, name="source")
+    run(source)
+    conf = run_conf(tmp_path / "runs", corpus, name="tuned", init_from="source")
+    conf.tune.mode = "lora"
+    frozen = RunFolder.of(conf.runs_dir, conf.group, str(conf.name)).frozen
+    with (
+        largest_file(50_000),
+        pytest.raises(UserError, match=r"frozen\.safetensors cannot be writ"),
+    ):
+        run(conf)
+    assert not frozen.exists()
+    run(conf)
+    assert frozen.is_file()
+
+
 def test_a_disk_that_fills_while_writing_metrics(
     tmp_path: Path, corpus: Path, at_step: Any
 ) -> None:

@@ -43,6 +43,9 @@ def test_what_is_no_file_is_named_and_left(folder: RunFolder, kind: str) -> None
         with pytest.raises(UserError, match=r"move it away, and the run goes on") as refused:
             folder.check()
         assert str(path) in str(refused.value) and os.path.lexists(path)
+        if name == "summary_path":  # and not that it will be written again
+            with pytest.raises(UserError, match=r"move it away, and the run goes on"):
+                folder.summary()
         path.rmdir() if path.is_dir() else path.unlink()
     PLACES[kind](folder.path / "wandb")
     if kind == "a folder":
