@@ -133,10 +133,11 @@ def prepare(conf: DataConf, title: str = "") -> Corpus:
             f"has {shortest:,}: give more text, or lower data.length"
         )
     if conf.length + 1 > shortest:
+        lower = f"lower data.length to {shortest - 1:,} or less, " if shortest > 1 else ""
         raise UserError(
             f"data.length={conf.length} needs {conf.length + 1:,} tokens in a row, but there are "
-            f"{meta.train_tokens:,} for training and {meta.val_tokens:,} for validation: lower "
-            f"data.length to {shortest - 1:,} or less, give more text or change "
+            f"{meta.train_tokens:,} for training and {meta.val_tokens:,} for validation: "
+            f"{lower}give more text or change "
             f"data.val_fraction={conf.val_fraction}"
         )
     return corpus

@@ -431,3 +431,12 @@ def test_real_source_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert 4 < meta.unigram_entropy < math.log(1024)
     assert 1 < meta.xz_bits_per_byte < meta.gzip_bits_per_byte < 4
     assert "import" in corpus.tokenizer.decode(corpus.val[:].tolist())
+
+
+def test_too_little_text_names_no_length_that_cannot_be(conf: DataConf, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    tokenizers.byte_tokenizer().save(path)
+    drops = {"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": drops}))
+    with pytest.raises(UserError, match=r"in a row, but there are .*: give more text or change"):
+        prepare(changed(conf, tokenizer=str(path), paths=[str(tmp_path / "texts" / "0.txt")]))

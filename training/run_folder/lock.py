@@ -41,7 +41,8 @@ def owned(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     finally:
-        os.unlink(folder.lock.name, dir_fd=place)
+        with suppress(FileNotFoundError):  # somebody has deleted the folder meanwhile
+            os.unlink(folder.lock.name, dir_fd=place)
         os.close(place)
         os.close(file)
         with suppress(OSError):  # not empty

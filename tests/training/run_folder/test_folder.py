@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,12 @@ def test_a_lock_is_not_written_through_a_link(folder: RunFolder, tmp_path: Path)
     with pytest.raises(UserError, match="lock is not a file"), owned(folder):
         pass
     assert (tmp_path / "thesis").read_text() == "chapter one"
+
+
+def test_a_folder_deleted_meanwhile_hides_no_message(folder: RunFolder) -> None:
+    with pytest.raises(UserError, match="what was wrong"), owned(folder):
+        shutil.rmtree(folder.path)
+        raise UserError("what was wrong")
 
 
 @pytest.mark.parametrize("text", ["", "7", "[" * 99_999, '{"since": 1e300, "pid": 1, "host": "a"}'])
