@@ -33,7 +33,7 @@ from training.checkpoints.frozen import is_tuned_alike
 from training.checkpoints.plain import Unfit
 from training.checkpoints.starting_point import check_optimizer
 from training.checkpoints.validation import check_whole, fresh_loops
-from training.checkpoints.weights_source import Source, check_tokenizer, find_source
+from training.checkpoints.weights_source import Source, find_source, recorded_tokenizer
 from training.run_folder.begun import Begun, Parent
 from training.run_folder.folder import RunFolder, find_place
 from training.run_folder.identity import differences
@@ -228,14 +228,7 @@ def initial_weights(
             f"from={source.weights} begins with a state that tune=state has trained, and tune="
             f"{conf.tune.mode} would lose it: use tune=state, or from= what that run began with"
         )
-    check_tokenizer(source, corpus.tokenizer)
-    if source.tokenizer is not None:
-        theirs = foreign.load(source.tokenizer)
-        if theirs.fingerprint != corpus.tokenizer.fingerprint:
-            raise UserError(
-                f"{source.weights} was trained with another tokenizer than the corpus is prepared "
-                f"with: use data.tokenizer={source.tokenizer}"
-            )
+    _check_tokenizer(source, corpus)
     _check_fits(source.weights, weights, spec, conf.resize_vocab)
     content = None
     if PATTERN.fullmatch(source.weights.name):
@@ -249,6 +242,24 @@ def initial_weights(
                     f"{source.weights}: {error}: its optimizer cannot be restored"
                 ) from None
     return Initial(weights, parent, content)
+
+
+def _check_tokenizer(source: Source, corpus: Data) -> None:
+    """Raise `UserError` if the corpus has another tokenizer than the weights, as far as is known.
+
+    What the checkpoint of a run recorded decides, and else what lies beside the weights.
+    """
+    ours, recorded = corpus.tokenizer.fingerprint, recorded_tokenizer(source)
+    if recorded == ours or (recorded is None and source.tokenizer is None):
+        return
+    beside = None if source.tokenizer is None else foreign.load(source.tokenizer).fingerprint
+    theirs = recorded or beside
+    if theirs != ours:
+        right = f"={source.tokenizer}" if beside == theirs else " with the one it was trained with"
+        raise UserError(
+            f"{source.weights} was trained with another tokenizer than the corpus is prepared "
+            f"with: use data.tokenizer{right}"
+        )
 
 
 def _check_fits(path: Path, weights: Weights, spec: ModelSpec, resize: bool) -> None:

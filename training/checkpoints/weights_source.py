@@ -49,19 +49,23 @@ def find_source(key: str, name: str, runs_dir: str) -> Source:
     return Source(path, None)
 
 
+def recorded_tokenizer(source: Source) -> str | None:
+    """The fingerprint of the tokenizer that a run's checkpoint knows; None if it knows none."""
+    if not PATTERN.fullmatch(source.weights.name):
+        return None
+    try:
+        return str(part(content_of(source.weights), KEY, "run", TOKENIZER))
+    except KeyError:  # another program's, or written before this was recorded
+        return None
+
+
 def check_tokenizer(source: Source, tokenizer: TextTokenizer, given: Path | None = None) -> None:
     """Raise `UserError` unless a tokenizer is the one that a run's checkpoint knows.
 
     `given` is where it was read, if that is not what lies beside the checkpoint.
     """
     path = given or source.tokenizer
-    if path is None or not PATTERN.fullmatch(source.weights.name):
-        return
-    try:
-        recorded = part(content_of(source.weights), KEY, "run", TOKENIZER)
-    except KeyError:  # another program's, or written before this was recorded
-        return
-    if recorded != tokenizer.fingerprint:
+    if path is not None and recorded_tokenizer(source) not in (None, tokenizer.fingerprint):
         way_out = "give the right one with tokenizer=PATH, or resume the run, which writes it again"
         if given is not None and source.tokenizer is not None:
             way_out = f"leave tokenizer= out, and {source.tokenizer} is used"

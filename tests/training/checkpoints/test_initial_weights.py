@@ -15,6 +15,7 @@ import torch
 import models
 from conf.schema import TrainConf
 from core.errors import UserError
+from data.tokenizers import char_tokenizer
 from models.formats.crossover import write
 from models.formats.load import read as read_weights
 from models.formats.weights import Weights
@@ -250,6 +251,29 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, corpus: Path, parent: RunF
     refused("is no run, so it has no steps", init_from=f"{file}@3")
     file.write_bytes(file.read_bytes()[:-100])
     refused("weights.safetensors", init_from=str(file))
+
+
+def test_another_tokenizer_than_the_weights_is_refused(
+    tmp_path: Path, corpus: Path, parent: RunFolder
+) -> None:
+    """What a checkpoint recorded decides, whatever lies beside it, and that is not blamed."""
+    copied = RunFolder(Path(shutil.copytree(parent.path, tmp_path / "copied")))
+    letters = tmp_path / "letters.json"
+    char_tokenizer(corpus.read_text()).save(letters)
+
+    def refused(way_out: str) -> None:
+        changes: dict[str, Any] = {"init_from": str(copied.checkpoints / "step-00000004.ckpt")}
+        changes |= {"take": "weights", "data__tokenizer": str(letters)}
+        told = "trained with another tokenizer than the corpus is prepared with: use data.tokenizer"
+        with pytest.raises(UserError, match=f"^{copied.checkpoints}.* was {told}{way_out}$"):
+            run(run_conf(tmp_path, corpus, **changes))
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    refused(f"={copied.tokenizer}")
+    char_tokenizer("abc").save(copied.tokenizer)
+    refused(" with the one it was trained with")
+    copied.tokenizer.unlink()
+    refused(" with the one it was trained with")
 
 
 @pytest.mark.parametrize("option", ["transformer qk_norm=true", "rwkv5 ungated=true"])
