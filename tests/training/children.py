@@ -19,6 +19,7 @@ from core.errors import UserError
 from scripts.cli.console import setup_logging
 from tests.scripts.commands import ROOT
 from tests.training.runs import run
+from training.checkpoints.async_io import BackgroundIO
 from training.loop.module import LanguageModel
 
 Stop = tuple[int, int]
@@ -104,6 +105,8 @@ def arrange(stops: tuple[Stop, ...], rank: int, record: Path | None) -> None:
     def training_step(module: LanguageModel, batch: Any, batch_idx: int) -> Any:
         trainer = module.trainer
         while due and trainer.global_rank == rank and trainer.global_step == due[0][0]:
+            if isinstance(files := trainer.strategy.checkpoint_io, BackgroundIO):
+                files.wait()  # the save before is whole, which a kill might prevent
             os.kill(os.getpid(), signal.Signals(due.pop(0)[1]))
         if record is not None:
             torch.save(batch, record / f"batch-{batch_idx:04d}-{trainer.global_rank}.pt")
