@@ -30,7 +30,7 @@ from core.errors import UserError
 from models.contract import State
 from models.layers.mixer_block import (
     MixerBlock,
-    MixerTrunk,
+    RecurrentMixerTrunk,
     ShortConvolution,
     log_decay,
     reset_decays,
@@ -143,7 +143,7 @@ class GatedDelta(Mixer):
         )
 
 
-class GatedDeltaNet(MixerTrunk):
+class GatedDeltaNet(RecurrentMixerTrunk):
     """Embedding, L blocks, RMSNorm, head."""
 
     Config = GatedDeltaNetConfig

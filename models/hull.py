@@ -36,11 +36,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UserError
-from models.contract import ParamGroup, State
-from models.layers.init import init_normal, split_decay
-from models.layers.mixer_block import MixerBlock, ShortConvolution
+from models.contract import State
+from models.layers.mixer_block import MixerBlock, MixerTrunk, ShortConvolution
 from models.layers.norms import RMSNorm
-from models.layers.trunk import Mixer, Trunk, linear_flops
+from models.layers.trunk import Mixer, linear_flops
 from models.ops.attention import attend, query_key_pairs
 from models.ops.hull.operator import (
     ALL,
@@ -204,7 +203,7 @@ class HullBlock(MixerBlock):
         self.mixer.anneal(share)
 
 
-class Hull(Trunk):
+class Hull(MixerTrunk):
     """Embedding, L blocks, RMSNorm, head."""
 
     Config = HullConfig
@@ -221,14 +220,6 @@ class Hull(Trunk):
 
     def build_norm(self) -> RMSNorm:
         return RMSNorm(self.config.n_embd, self.config.norm_eps)
-
-    def initialise(self) -> None:
-        init_normal(self, self.config.n_layer, ("mixer.output.weight", "ffn.down.weight"))
-        for block in self.blocks:
-            block.get_submodule("mixer").reset()  # type: ignore[operator]
-
-    def param_groups(self) -> list[ParamGroup]:
-        return split_decay(self)
 
     def mixer_backends(self) -> dict[str, str]:
         return {"hull": backend(self.head.weight.device)}

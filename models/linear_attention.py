@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from models.contract import State
-from models.layers.mixer_block import MixerBlock, MixerTrunk, ShortConvolution
+from models.layers.mixer_block import MixerBlock, RecurrentMixerTrunk, ShortConvolution
 from models.layers.norms import RMSNorm
 from models.layers.rwkv_block import check_config
 from models.layers.trunk import Mixer, linear_flops
@@ -115,7 +115,7 @@ class LinearAttention(Mixer):
         )
 
 
-class LinearTransformer(MixerTrunk):
+class LinearTransformer(RecurrentMixerTrunk):
     """Embedding, L blocks, RMSNorm, head."""
 
     Config = LinearAttentionConfig

@@ -27,7 +27,7 @@ from core.errors import UserError
 from models.contract import State
 from models.layers.mixer_block import (
     MixerBlock,
-    MixerTrunk,
+    RecurrentMixerTrunk,
     ShortConvolution,
     log_decay,
     reset_decays,
@@ -164,7 +164,7 @@ class StateSpace(Mixer):
         )
 
 
-class Mamba2(MixerTrunk):
+class Mamba2(RecurrentMixerTrunk):
     """Embedding, L blocks, RMSNorm, head."""
 
     Config = Mamba2Config

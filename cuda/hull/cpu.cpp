@@ -176,6 +176,28 @@ int useful(int threads, Index heads) { return int(std::clamp<Index>(heads, 1, th
 
 enum Status : Index { DONE = 0, FULL = 1, NOT_FINITE = 2 };
 
+// For each token that an arena does not hold yet, `one(cache, own, row)`; stops where one is full.
+template <class Kept, class One>
+Index for_new_tokens(
+    Index heads, Index length, Index past, Index bytes, char* arenas, Index width, Index rows,
+    double* sums, int threads, One one) {
+  Index status = DONE;
+  threads = useful(threads, heads);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(max : status)
+  for (Index head = 0; head < heads; head++) {
+    Kept cache(arenas + head * bytes);
+    Sums own{sums ? sums + head * (SUMS + rows) * width : nullptr, width};
+    for (Index t = cache.header().tokens - past; t < length; t++) {
+      if (!cache.has_room(bytes)) {
+        status = std::max<Index>(status, FULL);
+        break;
+      }
+      one(cache, own, head * length + t);
+    }
+  }
+  return status;
+}
+
 }  // namespace
 
 extern "C" {
@@ -188,26 +210,14 @@ int64_t hull_step(
     const float* values, double* means, int threads) {
   if (!is_finite(keys, heads * length * 2)) return NOT_FINITE;
   if (queries && !is_finite(queries, heads * length * 2)) return NOT_FINITE;
-  Index status = DONE;
-  threads = useful(threads, heads);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(max : status)
-  for (Index head = 0; head < heads; head++) {
-    Cache cache(arenas + head * bytes);
-    Sums own{sums ? sums + head * (SUMS + rows) * width : nullptr, width};
-    for (Index t = cache.header().tokens - past; t < length; t++) {
-      if (!cache.has_room(bytes)) {
-        status = std::max<Index>(status, FULL);
-        break;
-      }
-      Index row = head * length + t;
-      add(cache, ((const Point*)keys)[row], own, values ? values + row * width : nullptr);
-      if (!queries) continue;
-      Answer answer(means ? means + row * width : nullptr, own);
-      cache.query(((const Point*)queries)[row], answer);
-      found[row] = answer.finish();
-    }
-  }
-  return status;
+  auto one = [=](Cache& cache, Sums& own, Index row) {
+    add(cache, ((const Point*)keys)[row], own, values ? values + row * width : nullptr);
+    if (!queries) return;
+    Answer answer(means ? means + row * width : nullptr, own);
+    cache.query(((const Point*)queries)[row], answer);
+    found[row] = answer.finish();
+  };
+  return for_new_tokens<Cache>(heads, length, past, bytes, arenas, width, rows, sums, threads, one);
 }
 
 // Queries [heads, T, 2] of arenas that hold one key or more.
@@ -234,31 +244,20 @@ int64_t hull_circle_step(
     Index heads, Index length, Index past, Index bytes, char* arenas, const int32_t* keys,
     const int32_t* queries, Group* found, Index width, Index rows, double* sums,
     const float* values, double* means, Index most, const float* scales, int threads) {
-  Index status = DONE;
-  threads = useful(threads, heads);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(max : status)
-  for (Index head = 0; head < heads; head++) {
-    CircleCache cache(arenas + head * bytes);
-    Sums own{sums ? sums + head * (SUMS + rows) * width : nullptr, width};
-    for (Index t = cache.header().tokens - past; t < length; t++) {
-      if (!cache.has_room(bytes)) {
-        status = std::max<Index>(status, FULL);
-        break;
-      }
-      Index row = head * length + t;
-      int32_t token = cache.header().tokens, first = cache.add(keys[row]);
-      if (own.rows) {
-        if (first == token) own.clear(SUMS + token);
-        own.add(SUMS + first, values + row * width);
-      }
-      if (!queries) continue;
-      Circle circle = cache.circle();
-      double* mean = means ? means + row * width : nullptr;
-      found[row] = nearest(circle, queries[row], circle.find(queries[row]), most,
-                           scales ? scales + row : nullptr, own, mean);
+  auto one = [=](CircleCache& cache, Sums& own, Index row) {
+    int32_t token = cache.header().tokens, first = cache.add(keys[row]);
+    if (own.rows) {
+      if (first == token) own.clear(SUMS + token);
+      own.add(SUMS + first, values + row * width);
     }
-  }
-  return status;
+    if (!queries) return;
+    Circle circle = cache.circle();
+    double* mean = means ? means + row * width : nullptr;
+    found[row] = nearest(circle, queries[row], circle.find(queries[row]), most,
+                         scales ? scales + row : nullptr, own, mean);
+  };
+  return for_new_tokens<CircleCache>(
+      heads, length, past, bytes, arenas, width, rows, sums, threads, one);
 }
 
 int64_t hull_circle_query(

@@ -1,7 +1,7 @@
-"""The Transformer's block around a recurrent mixer.
+"""The Transformer's block around another mixer.
 
 What linear attention, Gated DeltaNet and Mamba-2 share: the block, the short convolution, the
-decays and the trunk.
+decays and the trunk; and with them hard-max attention, but for the decays.
 """
 
 from __future__ import annotations
@@ -90,11 +90,6 @@ class ShortConvolution(nn.Module):
 class MixerTrunk(Trunk):
     """A trunk of such blocks, whose mixers have `reset`: initial values of what is no matrix."""
 
-    recurrent = True
-    can_span = True
-    operator: ClassVar[str]
-    """Its recurrence, by the name in `models.ops.backends.BINDINGS`."""
-
     def initialise(self) -> None:
         init_normal(self, self.config.n_layer, ("mixer.output.weight", "ffn.down.weight"))
         for block in self.blocks:
@@ -102,6 +97,15 @@ class MixerTrunk(Trunk):
 
     def param_groups(self) -> list[ParamGroup]:
         return split_decay(self)
+
+
+class RecurrentMixerTrunk(MixerTrunk):
+    """One whose mixers are recurrences of the WKV operators."""
+
+    recurrent = True
+    can_span = True
+    operator: ClassVar[str]
+    """Its recurrence, by the name in `models.ops.backends.BINDINGS`."""
 
     def mixer_backends(self) -> dict[str, str]:
         return {"wkv": resolve(self.operator, self.config.wkv, self.head.weight.device)}
