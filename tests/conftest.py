@@ -1,5 +1,6 @@
 """What every test finds ready."""
 
+import gc
 import sys
 from multiprocessing import forkserver
 
@@ -30,6 +31,13 @@ LONGEST = "tests/test_readme.py"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first: at the end one process would wait for the other."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """Leave out what has been imported from every search for garbage: it took a second each time
+    that a run failed, which looks for what a traceback still holds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
