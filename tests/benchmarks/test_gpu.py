@@ -30,6 +30,7 @@ def test_every_model_and_every_check_has_its_limit() -> None:
     assert names[0] == "machine" and names[1].startswith("right") and names[-1] == "crossover"
 
 
+@pytest.mark.slow
 def test_checks_on_a_cpu(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, ["machine", "right4"])
     found = {row["what"]: row["measured"] for row in rows}

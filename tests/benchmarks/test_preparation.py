@@ -34,6 +34,7 @@ def test_a_fresh_process_prepares_within_a_limit(texts: Path, tmp_path: Path) ->
     assert seconds > 0 and peak > 10 << 20 and processor >= 0
 
 
+@pytest.mark.slow
 def test_several_processes_share_all_texts_and_encode_them(texts: Path, tmp_path: Path) -> None:
     tokenizers.byte_tokenizer().save(tmp_path / "bytes.json")
     conf = preparation.settings(texts, "bytes", tmp_path / "cache")

@@ -64,6 +64,7 @@ def test_overlap(first: tuple[float, float], second: tuple[float, float], expect
     assert overlap(second, first) is expected
 
 
+@pytest.mark.slow
 def test_two_sweeps_are_run_and_compared(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = [
         "-m", "model=rwkv4,transformer", "model.size=tiny", "vocab_size=512", "lengths=[8,16]",

@@ -6,6 +6,8 @@ import mmap
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks import shared_corpus
 
 
@@ -16,6 +18,7 @@ def conf_of(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_once_and_share_the_batches(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("".join(f"line number {i}\n" for i in range(9000)))
     found = shared_corpus.together(conf_of(tmp_path), 2)

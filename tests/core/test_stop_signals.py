@@ -97,7 +97,7 @@ def test_a_multirun_stops_as_a_whole(tmp_path: Path, corpus: Path) -> None:
     assert begun.startswith("rwkv4-tiny-") and begun.endswith("-s0")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_two_processes_stop_at_the_same_step(tmp_path: Path, corpus: Path, rank: int) -> None:
     conf = never_by_steps(tmp_path, corpus, trainer__devices=2, wandb__mode="offline")
     assert run_in_child(conf, "rwkv4", (2, SIGTERM), rank=rank).status == STOPPED

@@ -97,7 +97,11 @@ def test_a_text_that_is_none_is_refused_and_the_next_is_not(
         assert next(ids_of(file.encoder(), ["row"])) == 0
 
 
-@pytest.mark.parametrize("which", [0, 1, 2], ids=["the first", "one", "another"])
+@pytest.mark.parametrize(
+    "which",
+    [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2))],
+    ids=["the first", "one", "another"],
+)
 def test_one_of_them_that_dies_is_one_message(
     world: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch, which: int
 ) -> None:

@@ -114,7 +114,11 @@ store.prepare(conf)
 """
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["killed", "stopped"])
+@pytest.mark.parametrize(
+    "stop",
+    [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    ids=["killed", "stopped"],
+)
 def test_it_does_not_outlive_the_one_that_asked(tmp_path: Path, stop: signal.Signals) -> None:
     text = tmp_path / "large.txt"
     text.write_text(TEXT * 1500)

@@ -14,6 +14,7 @@ from tests.faults.report_groups import sound
 from tests.faults.reports import Page, misprinted
 
 
+@pytest.mark.slow
 def test_a_few_hostile_groups_and_places(tmp_path: Path) -> None:
     for trials, count in ((reports.trials, 1), (places.trials, 3)):
         folder = tmp_path / trials.__module__

@@ -22,6 +22,7 @@ from tests.training.runs import run_conf
 from training.run_folder.folder import RunFolder
 
 
+@pytest.mark.slow
 def test_nothing_is_lost() -> None:
     """In a process of its own, so that its children are forked from a server that has all of it."""
     command = [sys.executable, "-m", "tests.faults.torture", "runs=1", "seed=1"]

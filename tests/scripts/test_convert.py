@@ -118,6 +118,7 @@ def test_generating_in_bfloat16_and_float32(capfd: Capture, tmp_path: Path, runs
         assert done.status == 0 and len(done.out) > 12, done.err
 
 
+@pytest.mark.slow
 def test_what_a_fine_tuning_has_learned_in_every_format(
     capfd: Capture, tmp_path: Path, runs: Path
 ) -> None:

@@ -85,7 +85,7 @@ def test_what_the_time_does_not_allow_is_left_out(
     assert out.count("left out: it would take about 1:10") == 2
 
 
-@pytest.mark.parametrize(("seconds", "steps"), [(60, 160), (84, 120), (90, 80), (200, 40)])
+@pytest.mark.parametrize(("seconds", "steps"), [(60, 160), (90, 80), (200, 40)])
 def test_training_takes_the_steps_that_the_time_allows(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -51,6 +51,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 def test_torchrun_makes_one_run(tmp_path: Path) -> None:
     status, out, err = finish(
         torchrun(tmp_path, "name=a", "trainer.strategy=fsdp", "trainer.max_steps=4")

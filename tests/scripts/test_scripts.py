@@ -210,6 +210,7 @@ def check_curve(point: dict[str, Any], name: str, result: dict[str, Any]) -> Non
             assert point.get(f"{prefix}/mfu") == used["mfu"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_three_kinds_of_memory_in_one_group(capfd: Capture, tmp_path: Path) -> None:
     common = ["model.size=tiny", "vocab_size=512", "lengths=[16,32]", "sweeps=[batch_1]"]
@@ -290,6 +291,7 @@ def test_probe_that_does_not_fit_is_a_row(capfd: Capture, tmp_path: Path) -> Non
     assert {row["context_length"]: row["status"] for row in rows} == {16: "ok", 2048: "oom"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_every_probe_then_a_priced_report(capfd: Capture, tmp_path: Path) -> None:
     words = ["model.size=tiny", "vocab_size=256", "lengths=[16,32]", "sweeps=[batch_1]"]

@@ -29,6 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_files_of_weights_are_served_until_ctrl_c(folder: Path) -> None:
     runs = f"run=[{folder}/rwkv4.safetensors,{folder}/transformer.safetensors]"
     with server(runs, f"tokenizer={folder}/tokenizer.json", f"states_dir={folder}") as url:

@@ -36,6 +36,8 @@ PAIRS = [  # of values of any two factors, each in at least one row
     ("transformer", 4, 2, "bf16-mixed", False, 2, "muon"),
     ("rwkv4", 1, 0, "32-true", False, 1, "muon"),
 ]
+QUICK = (0, 1, 3, 4)
+"""Rows that are always tested: each value of each factor is in one of them, but `transformer`."""
 STOPS: tuple[Stop, ...] = ((3, SIGKILL), (5, SIGTERM))
 MEASURED = (  # and what the file of the checkpoint holds of them
     "train_seconds", "tokens_per_second", "peak_bytes", "checkpoint_sha256", "sha256",
@@ -54,7 +56,14 @@ def test_the_rows_cover_every_pair_of_values() -> None:
         assert pairs == set(itertools.product(values[first], values[other]))
 
 
-@pytest.mark.parametrize("number", range(len(PAIRS)), ids=lambda number: str(PAIRS[number]))
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, marks=() if number in QUICK else pytest.mark.slow)
+        for number in range(len(PAIRS))
+    ],
+    ids=lambda number: str(PAIRS[number]),
+)
 def test_interruptions_leave_no_trace(tmp_path: Path, corpus: Path, number: int) -> None:
     stops = STOPS if number == 0 else STOPS[number % 2 :][:1]
     check(tmp_path, corpus, PAIRS[number], stops)
@@ -125,6 +134,7 @@ def test_looking_changes_nothing(tmp_path: Path, corpus: Path) -> None:
     assert other["digest"] not in digests
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_sees_the_same_tokens(tmp_path: Path, corpus: Path) -> None:
     seen = []
     for devices in ((1, 1), (2, 2), (1, 2), (2, 1)):  # before and after an interruption

@@ -85,7 +85,7 @@ def test_it_writes_and_learns_what_transformers_does(folder: Path) -> None:
     assert mask == encoded["assistant_masks"]
 
 
-@pytest.mark.parametrize("decoder", [True, False])
+@pytest.mark.parametrize("decoder", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_special_tokens_are_those_of_the_tokenizer(folder: Path, decoder: bool) -> None:
     """Whether the configuration repeats them, as it did before transformers 5, or does not."""
     whole = Jinja(folder).spans(TURNS)
@@ -177,7 +177,9 @@ ENDLESS = (
 )
 
 
-@pytest.mark.parametrize("template", [ENDLESS, "{{ 'a' * 9999999999 }}"])
+@pytest.mark.parametrize(
+    "template", [pytest.param(ENDLESS, marks=pytest.mark.slow), "{{ 'a' * 9999999999 }}"]
+)
 def test_a_template_that_goes_wild_is_one_message(folder: Path, template: str) -> None:
     config(folder, template)
     with pytest.raises(UserError, match="its chat template takes more than 5 s, or 1 GiB"):

@@ -45,6 +45,7 @@ def test_every_model_can_be_split_in_two(pair: list[dict[str, Any]]) -> None:
     assert_spans([rank["spans"] for rank in pair])
 
 
+@pytest.mark.slow
 def test_every_model_can_be_split_in_three(tmp_path: Path) -> None:
     assert_spans(launch(span_ranks.spans_of_every_model, 3, tmp_path))
 

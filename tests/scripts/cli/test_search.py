@@ -114,6 +114,7 @@ def test_the_trials_are_runs_of_the_group_and_none_is_repeated(
     assert {path: path.read_bytes() for path in Path("runs/g").glob("*/summary.json")} == summaries
 
 
+@pytest.mark.slow
 def test_what_a_failed_trial_means_is_for_the_sweeper_to_say(
     plugin: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

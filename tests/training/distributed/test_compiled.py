@@ -36,7 +36,8 @@ def place(folder: Path, corpus: Path, strategy: str, compiler: str, **changes: A
 
 
 @pytest.mark.parametrize(
-    "strategy", ["auto", "fsdp", pytest.param("deepspeed_3", marks=pytest.mark.slow)]
+    "strategy",
+    ["fsdp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("auto", "deepspeed_3"))],
 )
 def test_the_bits_of_one_process_stay(tmp_path: Path, corpus: Path, strategy: str) -> None:
     digests = []

@@ -101,7 +101,7 @@ def check(conf: TrainConf, single: RunFolder, clipped: bool = True) -> None:
 
 @pytest.mark.parametrize(
     "strategies",
-    [("ddp", "fsdp", "deepspeed_3"), pytest.param(STRATEGIES, marks=pytest.mark.slow)],
+    [("fsdp", "deepspeed_3"), pytest.param(STRATEGIES, marks=pytest.mark.slow)],
     ids=len,
 )
 def test_two_processes_train_as_one_and_resume(
@@ -188,7 +188,9 @@ def test_one_process_and_bf16(tmp_path: Path, corpus: Path) -> None:
         torch.testing.assert_close(numbers(folder, "train/loss"), expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_2", "deepspeed_3"])
+@pytest.mark.parametrize(
+    "strategy", ["fsdp", "deepspeed_3", pytest.param("deepspeed_2", marks=pytest.mark.slow)]
+)
 def test_steps_with_an_infinite_gradient_stop_the_run_or_are_left_out(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:

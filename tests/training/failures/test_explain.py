@@ -159,7 +159,13 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize(
     ("kind", "workers"),
-    [*((kind, 0) for kind in CHANGES), ("disappeared", 1), ("changed, cut short", 1)],
+    [
+        *((kind, 0) for kind in CHANGES),
+        *(
+            pytest.param(kind, 1, marks=pytest.mark.slow)
+            for kind in ("disappeared", "changed, cut short")
+        ),
+    ],
 )
 def test_a_store_that_changes_stops_the_run(
     tmp_path: Path, corpus: Path, at_step: Any, kind: str, workers: int
