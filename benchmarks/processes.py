@@ -59,8 +59,9 @@ class Child:
 def spinning(count: int) -> Iterator[None]:
     """Run `count` processes that keep a core busy each, for the duration of the context."""
     command = [sys.executable, "-c", SPIN, str(os.getpid())]
-    # Ctrl-C is for this process, which ends them.
-    processes = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
+    # Ctrl-C is for this process, which ends them. They stay in its session: Linux shares cores
+    # between sessions first, whose priorities may differ.
+    processes = [subprocess.Popen(command, process_group=0) for _ in range(count)]
     try:
         yield
     finally:
