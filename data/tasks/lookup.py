@@ -26,6 +26,7 @@ class Lookup:
     """
 
     version: ClassVar[int] = 1
+    has_separator: ClassVar[bool] = False
     alphabet: int = key(26, "number of different letters", low=2, high=26)
     ngram: int = key(3, "letters of the key", low=1, high=TOKENS)
     answer: int = key(

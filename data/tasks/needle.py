@@ -42,6 +42,7 @@ class Needle:
     """See `data.tasks.task.Task`. Characters, of which the digits at the end are asked."""
 
     version: ClassVar[int] = 1
+    has_separator: ClassVar[bool] = False
     digits: int = key(4, "digits of a number", low=1, high=16)
     needles: int = key(
         1, "sentences that say a number, of which one is asked", low=1, high=len(NAMES)

@@ -24,6 +24,7 @@ class Recall:
     """
 
     version: ClassVar[int] = 1
+    has_separator: ClassVar[bool] = False
     pairs: int = key(4, "pairs of key and value", low=1, high=TOKENS)
     vocabulary: int = key(
         8192, "number of symbols, keys and values together", low=4, high=MOST_SYMBOLS
@@ -68,6 +69,7 @@ class Induction:
     followed it is asked (Mamba, Gu and Dao 2023, arXiv 2312.00752, table 11 and its settings)."""
 
     version: ClassVar[int] = 1
+    has_separator: ClassVar[bool] = False
     vocabulary: int = key(16, "number of symbols, the mark included", low=3, high=MOST_SYMBOLS)
 
     @property

@@ -23,6 +23,7 @@ class SelectiveCopying:
     """See `data.tasks.task.Task`. The first symbol is the noise, the last asks for a token."""
 
     version: ClassVar[int] = 1
+    has_separator: ClassVar[bool] = False
     tokens: int = key(16, "number of tokens to copy", low=1, high=TOKENS)
     vocabulary: int = key(
         16, "number of symbols, noise and question included", low=3, high=MOST_SYMBOLS

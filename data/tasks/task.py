@@ -22,6 +22,9 @@ class Task(Protocol):
 
     version: ClassVar[int]
     """Raise it when the same numbers would make other sequences."""
+    has_separator: ClassVar[bool]
+    """Whether a row is a source, a separator and a target, of which alone something is asked: the
+    separator is the last of the symbols, and no other token of the source."""
 
     @property
     def symbols(self) -> str:

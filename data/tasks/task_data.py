@@ -18,7 +18,7 @@ from core.bounds import type_problem
 from core.errors import UserError
 from data.growth import Growth
 from data.order import SPLITMIX_STEP, random_numbers, rows_of, scramble
-from data.tasks.copying import Copying
+from data.tasks.copying import Copying, Reversal
 from data.tasks.draw import Draw
 from data.tasks.lookup import Lookup
 from data.tasks.needle import Needle
@@ -31,6 +31,7 @@ from data.text import TextTokenizer
 TASKS: dict[str, type[Task]] = {
     "mqar": Recall,
     "copy": Copying,
+    "reversal": Reversal,
     "lookup": Lookup,
     "selective_copy": SelectiveCopying,
     "induction": Induction,

@@ -63,6 +63,7 @@ class WordProblem:
     """See `data.tasks.task.Task`. A symbol for each element of the group."""
 
     version: ClassVar[int] = 1
+    has_separator: ClassVar[bool] = False
     group: str = key("A5", "group whose elements are multiplied", choices=GROUPS)
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.meta import IGNORE
-from data.tasks.copying import Copying
+from data.tasks.copying import Copying, Reversal
 from data.tasks.lookup import Lookup
 from data.tasks.needle import Needle
 from data.tasks.recall import Induction, Recall
@@ -21,6 +21,11 @@ from data.tasks.word_problems import WordProblem, elements
 def solve_copying(task: Copying, row: list[int]) -> dict[int, int]:
     mark = row.index(len(task.symbols) - 1)
     return {mark + i: letter for i, letter in enumerate(row[:mark])}
+
+
+def solve_reversal(task: Reversal, row: list[int]) -> dict[int, int]:
+    mark = row.index(len(task.symbols) - 1)
+    return {mark + i: letter for i, letter in enumerate(reversed(row[:mark]))}
 
 
 def solve_lookup(task: Lookup, row: list[int]) -> dict[int, int]:
@@ -103,6 +108,8 @@ TRIALS = {
     "copy": Trial(Copying(), 12, solve_copying),
     "copy-shortest": Trial(Copying(alphabet=1), 2, solve_copying),
     "copy-drawn": Trial(Copying(alphabet=5, fewest=2), 23, solve_copying),
+    "reversal": Trial(Reversal(), 12, solve_reversal),
+    "reversal-drawn": Trial(Reversal(alphabet=5, fewest=2), 23, solve_reversal),
     "lookup": Trial(Lookup(), 40, solve_lookup),
     "lookup-drawn": Trial(Lookup(alphabet=3, ngram=2, fewest=4), 31, solve_lookup),
     "lookup-suffix": Trial(Lookup(alphabet=2, ngram=2, place="suffix"), 30, solve_lookup),

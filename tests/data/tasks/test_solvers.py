@@ -49,6 +49,18 @@ def test_sequences_have_the_length_and_the_symbols_that_they_say(name: str) -> N
     assert list(symbols) == sorted(set(symbols))
 
 
+@pytest.mark.parametrize("name", TRIALS)
+def test_a_separator_is_the_last_symbol_and_ends_the_source(name: str) -> None:
+    trial = TRIALS[name]
+    if not trial.task.has_separator:
+        return
+    inputs, targets = rows_of(trial)
+    is_mark = inputs == len(trial.task.symbols) - 1
+    assert (is_mark.sum(axis=1) == 1).all()
+    asked_from = (targets != IGNORE).argmax(axis=1)
+    assert np.array_equal(asked_from, is_mark.argmax(axis=1)), "nothing is asked of the source"
+
+
 def test_every_task_is_solved() -> None:
     assert {type(trial.task) for trial in TRIALS.values()} | {TASKS["parity"]} == {*TASKS.values()}
 
