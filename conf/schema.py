@@ -47,6 +47,7 @@ SEQUENCES = 2**20
 STEPS = 10**9
 VOCABULARY = 2**24
 LAYERS = 4096
+WIDTH = 2**24  # channels
 PROCESSES = 1024  # of one machine
 DEVICES = 2**20
 TIMES = 10**6
@@ -265,7 +266,7 @@ class OptimConf:
         0,
         "n_embd for which both rates are given; others use sqrt(lr_width / n_embd) times them",
         low=0,
-        high=2**24,
+        high=WIDTH,
     )
     warmup_steps: int = key(20, "optimizer steps of linear warm-up", low=0, high=STEPS)
     beta1: float = key(0.9, "decay of the gradient's mean", low=0, high=0.9999)

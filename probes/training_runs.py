@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from core.errors import UserError
 from core.parsing import LARGEST, Missing, Unreadable, read_object, read_yaml
 from core.parsing import read_lines as lines_of
 from probes.rows import label, said_by
@@ -22,6 +23,8 @@ from tracking.jsonl import problem_of
 
 SET_ASIDE = re.compile(r".+\.old-\d+")
 """Folders that `resume=never` has put aside: another training has their name now."""
+MOST_RUNS = 20_000
+"""Folders in a group's, which take a few seconds to be looked into."""
 
 
 @dataclass(frozen=True)
@@ -180,8 +183,16 @@ def read_run(folder: Path) -> TrainingRun | None:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Where the trainings of a run's folder or of a group's are, by name; not those set aside."""
+    """Where the trainings of a run's folder or of a group's are, by name; not those set aside.
+
+    Raises `UserError` where there are so many that somebody else's folder must be meant.
+    """
     inside = [path for path in sorted(folder.glob("*/")) if not SET_ASIDE.fullmatch(path.name)]
+    if len(inside) > MOST_RUNS:
+        raise UserError(
+            f"{folder}: {len(inside):,} folders, and a group has at most {MOST_RUNS:,} runs; runs= "
+            "takes run or group folders"
+        )
     return [folder, *inside]
 
 

@@ -51,6 +51,7 @@ from scripts.cli.overrides import (
 )
 from scripts.cli.probed_models import word_problems
 from scripts.cli.search import read_other_search, sweeper_of
+from scripts.cli.shared_checks import count_problem
 from scripts.cli.source_model import with_source_model
 from scripts.cli.values import misfit
 
@@ -292,14 +293,9 @@ def _field_problem(target: str, name: str, kind: str, text: str) -> str | None:
         return problem
     if kind == "int" and float in (hint, *typing.get_args(hint)):
         kind = "float"  # 0 is a share, and no number of something
-    most = schema.LAYERS if name == "n_layer" else schema.TOKENS
     if kind == "float" and not isfinite(float(text)):
         return f"model.{name}={text}: must be a finite number"
-    if kind == "int" and int(text) < 1:
-        return f"model.{name}={text}: must be at least 1"
-    if kind == "int" and int(text) > most:
-        return f"model.{name}={text}: must be at most {most}"
-    return None
+    return count_problem(name, int(text)) if kind == "int" else None
 
 
 def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from conf.schema import DataConf
-from core.bounds import nearest
+from conf.schema import LAYERS, TOKENS, WIDTH, DataConf
+from core.bounds import INTEGER, nearest
 from core.errors import UserError
-from data.corpora import CORPORA
+from data.corpora import CORPORA, unread
 from data.parts import is_task, part_confs, part_problems, validation_confs
 from data.readers.paths import unnamed
 from data.readers.records import shape_of
@@ -50,8 +50,10 @@ def corpus_problems(data: DataConf) -> Iterator[str]:
                 f"data.parts.{nothing[0]}.val_fraction=0: of a mixture each part holds a share "
                 "out, or none does (data.val_fraction=0)"
             )
-    for place, one in named.items():
-        yield from (place + problem for problem in _of_one_corpus(one))
+    wrong = [place + problem for place, one in named.items() for problem in _of_one_corpus(one)]
+    yield from wrong
+    if not problems and not wrong:
+        yield from unread(data)
 
 
 def _of_one_corpus(data: DataConf) -> Iterator[str]:
@@ -73,22 +75,37 @@ def _of_one_corpus(data: DataConf) -> Iterator[str]:
         is_utf8(data.encoding)
         if data.template or data.chat or data.prompt or data.answer:
             shape_of(data)
-        whole = {"tokens": "token ids"} | dict.fromkeys(("text", "stdlib"), "whole files")
-        if data.corpus in whole and (data.chat or data.prompt or data.answer):
-            yield (
-                f"data.chat, data.prompt and data.answer are for records, and data={data.corpus} "
-                f"reads {whole[data.corpus]}; use data=jsonl, tables, hub or files"
-            )
     except UserError as error:
         yield str(error)
 
 
 def size_problems(model: dict[str, Any]) -> Iterator[str]:
-    """Whether the model has the size that is asked for."""
+    """Whether the model has the size that is asked for, as far as that can be told without its
+    class, which imports PyTorch: what counts something is what counts something in a preset."""
     try:
-        model_spec(model, 0)
+        config = model_spec(model, 1).config
     except UserError as error:
         yield str(error)
+        return
+    presets: dict[str, dict[str, Any]] = model["sizes"]
+    kinds = {(name, type(value)) for preset in presets.values() for name, value in preset.items()}
+    for name, value in config.items():
+        if (name, int) not in kinds or (name, str) in kinds:
+            continue
+        if type(value) is int and (problem := count_problem(name, value)):
+            yield problem
+        elif isinstance(value, str):
+            yield f"model.{name}={value:.80}: {INTEGER}"
+
+
+def count_problem(name: str, value: int) -> str | None:
+    """What is wrong with a number of layers, channels or whatever else a model counts."""
+    most = {"n_layer": LAYERS, "n_embd": WIDTH}.get(name, TOKENS)
+    if value < 1:
+        return f"model.{name}={value}: must be at least 1"
+    if value > most:
+        return f"model.{name}={value}: must be at most {most}"
+    return None
 
 
 def build_problems(spec: ModelSpec, length: int, name: str, owner: str = "") -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from conf.schema import RunsConf
+from core.errors import UserError
 from core.files import write_manifest
 from scripts.runs import main
 from tests.scripts.commands import ROOT, run_script
@@ -134,6 +135,20 @@ def test_a_folder_that_is_none_is_one_message(
     assert done.status == 2 and "no such folder" in done.err
     none = run_script(capfd, "runs", f"runs_dir={tmp_path}").out
     assert "no runs yet" in " ".join(none.split())
+
+
+def test_a_large_folder_of_other_things_is_one_message(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [run.name for run in read_runs(runs)]
+    monkeypatch.setattr("training.run_folder.lineage.MOST_OTHERS", 3)  # runs, g and notes
+    assert [run.name for run in read_runs(runs)] == found
+    (runs / "notes" / "deep" / "deeper").mkdir(parents=True)  # of which the last is not looked at
+    monkeypatch.setattr("training.run_folder.lineage.MOST_OTHERS", 4)
+    assert [run.name for run in read_runs(runs)] == found
+    monkeypatch.setattr("training.run_folder.lineage.MOST_OTHERS", 3)
+    with pytest.raises(UserError, match=r"runs_dir=.*: more than 3 folders in it are no runs"):
+        read_runs(runs)
 
 
 def test_nothing_heavy_is_imported(tmp_path: Path) -> None:

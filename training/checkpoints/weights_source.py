@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from core.errors import UserError
-from core.files import inside
+from core.files import inside, own_digest
+from core.parsing import Unreadable, plain, read_object, read_yaml
 from data import foreign, tokenizer_files
 from data.rwkv_world_tokenizer import VOCABULARY
 from data.text import TextTokenizer
 from models.formats.crossover import KEY, content_of, part
 from models.formats.run_checkpoints import PATTERN, is_sharded
-from training.checkpoints.find import newest
+from tracking.configuration import flatten, today
+from training.checkpoints.find import newest, step_of
+from training.run_folder.begun import Begun, is_parent
 from training.run_folder.folder import RunFolder, find_place
-from training.run_folder.identity import TOKENIZER
+from training.run_folder.identity import TOKENIZER, another_model, another_run, deciding
 
 SAMPLE = "In 1984, the user's 3 tests (all of them) didn't pass.\n\n\tdef f(x): return x + 10"
 """A text that different vocabularies hardly encode alike, in characters that all of them have."""
@@ -31,13 +35,15 @@ class Source:
 def find_source(key: str, name: str, runs_dir: str) -> Source:
     """The run called `name` below `runs_dir`, or the run folder, file or directory of that path.
 
-    Raises `UserError`, naming the configuration's `key`, if there is none or it has no checkpoint.
+    Raises `UserError`, naming the configuration's `key`, if there is none, it has no checkpoint, or
+    that is of another run than the one that is named.
     """
     path = find_place(key, name, runs_dir)
     if (path / "checkpoints").is_dir():
         folder = RunFolder(path)
         if (checkpoint := newest(folder)) is None:
             raise UserError(f"{folder.path} has no checkpoint yet: train it first")
+        check_own(key, checkpoint)
         return Source(checkpoint, _if_file(folder.tokenizer))
     if path.is_dir() and not is_sharded(path):
         # RWKV's own vocabulary, which says more than what others make of it.
@@ -45,8 +51,57 @@ def find_source(key: str, name: str, runs_dir: str) -> Source:
         others = None if tokenizer_files.find(path) is None else path
         return Source(path, vocabulary or others)
     if path.suffix == ".ckpt":
+        if path != Path(name):  # RUN@STEP
+            check_own(key, path)
         return Source(path, _if_file(RunFolder(path.parent.parent).tokenizer))
     return Source(path, None)
+
+
+def check_own(key: str, path: Path) -> None:
+    """Raise `UserError` if a checkpoint is of another run than the one in whose folder it lies.
+
+    A resuming run asks the same (`check_continues`). Here the folder answers: its configuration,
+    with which checkpoint it began, and of which corpus its summary is. What it does not say is not
+    asked, and nothing is asked of a file that is named itself.
+    """
+    folder = RunFolder(path.parent.parent)
+    try:
+        described, begun = read_yaml(folder.config), Begun.read(folder)
+        content = content_of(path)
+        run, model, left = (
+            plain(part(content, KEY, *keys))
+            for keys in (("run",), ("identity", "model"), ("ledger", "parent"))
+        )
+        corpus = part(content, KEY, "identity", "data")
+    except (UserError, KeyError, ValueError):  # older, or told of where more is read of it
+        return
+    known = all(isinstance(each, dict) for each in (run, model, described.get("model")))
+    if not known or not (left is None or is_parent(left)):
+        return
+    ours = deciding(today(flatten(described))) | {TOKENIZER: run.get(TOKENIZER)}
+    theirs: dict[str, Any] = {
+        "crossover": {"run": run, "ledger": {"parent": left}},
+        "global_step": step_of(path),
+    }
+    parent = asdict(begun.parent) if begun and begun.parent else None
+    different = another_model(model, described["model"])
+    different = different or another_run(theirs, ours, parent)
+    if not different and _corpus_of(folder) not in (None, corpus):
+        different = "another corpus"
+    if different:
+        raise UserError(
+            f"{key}: checkpoint {path} is of another run than its folder ({different}): move it "
+            f"away, or name it itself, {key}={path}"
+        )
+
+
+def _corpus_of(folder: RunFolder) -> Any:
+    """The fingerprint of the corpus in a run's summary, if it has one that nobody has changed."""
+    try:
+        summary = read_object(folder.summary_path)
+    except Unreadable:
+        return None
+    return summary.get("data_fingerprint") if summary.get("sha256") == own_digest(summary) else None
 
 
 def recorded_tokenizer(source: Source) -> str | None:

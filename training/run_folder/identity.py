@@ -133,8 +133,7 @@ def check_checkpoint(
     Raises `UserError` if it belongs to another model or corpus.
     """
     recorded = content["crossover"]["identity"]
-    theirs, ours = flatten(recorded["model"], "model."), flatten(identity["model"], "model.")
-    parts = [differences(theirs, ours, {*theirs, *ours} - {"model.size"}, "there", "here")]
+    parts = [another_model(recorded["model"], identity["model"])]
     theirs_is_ours = content["crossover"].get("run", {}).get(TOKENIZER) == tokenizer
     if recorded["data"] != identity["data"] and (tokenizer is None or not theirs_is_ours):
         parts.append("another corpus or tokenizer")
@@ -162,21 +161,38 @@ def check_continues(
             path,
         )
         return
-    before = today(recorded["run"])
+    if different := another_run(content, ours, parent):
+        raise UserError(
+            f"checkpoint {path} is of another run ({different}): going on from it would end in "
+            f"other bits than this run. resume={path} begins a branch from it, which is recorded; "
+            f"or move {path.parent} away, and this run starts again"
+        )
+
+
+def another_run(
+    content: dict[str, Any], ours: dict[str, Any], parent: dict[str, Any] | None
+) -> str:
+    """In what the run that wrote a checkpoint differs from this one; empty if it is this one.
+
+    `ours` and `parent` are as for `check_continues`.
+    """
+    recorded = content["crossover"]
     keys = {*ours, *current_names(recorded["run"], RENAMED)}
-    different = differences(before, ours, keys, "there", "here")
+    different = differences(today(recorded["run"]), ours, keys, "there", "here")
     theirs = recorded["ledger"]["parent"]
     # One from before the branch is of the run that the branch has left.
     is_branch = parent is not None and parent.get("take", EVERYTHING) == EVERYTHING
     is_before = is_branch and content["global_step"] <= parent["step"]  # type: ignore[index]
     if not different and _left(theirs) != _left(parent) and not is_before:
         different = f"{_begun(theirs)} there, {_begun(parent)} here"
-    if different:
-        raise UserError(
-            f"checkpoint {path} is of another run ({different}): going on from it would end in "
-            f"other bits than this run. resume={path} begins a branch from it, which is recorded; "
-            f"or move {path.parent} away, and this run starts again"
-        )
+    return different
+
+
+def another_model(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """In what the models of two runs differ, as `ModelSpec` describes them; empty if in nothing but
+    the name of their size."""
+    there, here = flatten(theirs, "model."), flatten(ours, "model.")
+    return differences(there, here, {*there, *here} - {"model.size"}, "there", "here")
 
 
 def check_measured(path: Path, content: dict[str, Any], measured: str | None) -> None:

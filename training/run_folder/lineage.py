@@ -23,6 +23,7 @@ from training.run_folder.begun import Begun, Parent
 from training.run_folder.folder import RunFolder
 
 CONFIG, FOLDERS = "config.yaml", 2  # of a run; deepest level of a run below runs_dir
+MOST_OTHERS = 20_000  # folders that are no runs: looking at them takes a second or two
 
 
 @dataclass
@@ -56,7 +57,7 @@ def read_runs(runs_dir: Path) -> list[Run]:
     """Every run below `runs_dir`, by name, each with its `origin` and `children`.
 
     A run whose files cannot be read is listed as damaged. Raises `UserError` if there is no such
-    folder.
+    folder, or a large one of other things.
     """
     if not runs_dir.is_dir():
         raise UserError(f"runs_dir={runs_dir}: no such folder; there are no runs")
@@ -159,17 +160,27 @@ def is_there(run: Run) -> bool:
     return run.parent is None or os.path.exists(run.parent.path)  # noqa: PTH110
 
 
-def _folders(folder: Path, depth: int = 1) -> Iterator[Path]:
-    """Folders of runs, by name: each has a configuration or checkpoints."""
-    try:
-        below = sorted(path for path in folder.iterdir() if path.is_dir())
-    except OSError:
-        return
-    for path in below:
-        if os.path.lexists(path / CONFIG) or (path / run_checkpoints.FOLDER).is_dir():
+def _folders(folder: Path) -> Iterator[Path]:
+    """Folders of runs, by name: each has a configuration or checkpoints.
+
+    Raises `UserError` where so many others are there that somebody else's folder must be meant.
+    """
+    waiting, others = [(folder, 0)], 0
+    while waiting:
+        path, depth = waiting.pop()
+        if depth and (os.path.lexists(path / CONFIG) or (path / run_checkpoints.FOLDER).is_dir()):
             yield path
-        elif depth < FOLDERS:
-            yield from _folders(path, depth + 1)
+            continue
+        others += 1
+        if others > MOST_OTHERS:
+            raise UserError(
+                f"runs_dir={folder}: more than {MOST_OTHERS:,} folders in it are no runs; name the "
+                "folder that the runs and groups are in"
+            )
+        if depth < FOLDERS:
+            with suppress(OSError):
+                below = sorted((each for each in path.iterdir() if each.is_dir()), reverse=True)
+                waiting += [(each, depth + 1) for each in below]
 
 
 def _max_steps(folder: RunFolder) -> int | None:

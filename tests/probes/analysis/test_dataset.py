@@ -37,6 +37,16 @@ def test_trainings_that_were_set_aside_are_no_part_of_a_group(tmp_path: Path) ->
     assert [run["val_loss"] for run in collect([folder]).trainings] == [3.1]
 
 
+def test_a_large_folder_of_other_things_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("probes.training_runs.MOST_RUNS", 3)
+    with pytest.raises(UserError, match=": 4 folders, and a group has at most 3 runs; runs= takes"):
+        collect([tmp_path])
+
+
 def test_a_point_measured_again_replaces_its_first_row(tmp_path: Path) -> None:
     first = failed("gpt", "train", 256, "oom", commit="older")
     again = make_row("gpt", "train", 256)

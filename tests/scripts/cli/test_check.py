@@ -20,6 +20,15 @@ GOOD = [
     ("train", ["data.paths=[]", "wandb.tags=[a,b]", "optim.lr=1e-4", "optim.final_lr=0"]),
     ("train", ["model=transformer", "model.dropout=0", "model.rope_factor=8"]),
     ("train", ["experiment=demo"]),
+    ("train", ["data=jsonl", "data.paths=[a.jsonl]", "data.template={a}", "data.encoding=utf-16"]),
+    (
+        "train",
+        [  # what one of the corpora looks at
+            "data.mix={a: 1, b: 1}",
+            "data.parts={a: {corpus: jsonl, paths: [a.jsonl]}, b: {corpus: stdlib}}",
+            "data.chat=rwkv",
+        ],
+    ),
     ("train", ["-m", "experiment=scaling_law"]),
     ("train", ["-m", "experiment=scaling_law", "model=gpt", "seed=0,1"]),
     ("train", ["-m", "experiment=scaling_law_trunks"]),
@@ -32,18 +41,49 @@ GOOD = [
     ("generate", ["run=first", "prompt=def foo(x, y=None):", "temperature=0"]),
 ]
 
+RECORDS = "jsonl, tables, hub and files"
+TOKENS = ["data.paths=[a.bin]", "data.tokenizer=bytes"]
 BAD = [
     ("train", ["modle=gpt"], ["unknown key 'modle'; did you mean 'model'?"]),
     ("train", ["data.lenght=3"], ["unknown key 'data.lenght'; did you mean 'data.length'?"]),
     ("train", ["max_steps=3"], ["unknown key 'max_steps'; did you mean 'trainer.max_steps'?"]),
     ("train", ["model=rwkw4"], ["model=rwkw4: no such model; did you mean 'rwkv4'?"]),
     *(
-        ("train", [f"data={name}", *words, "data.chat=rwkv"], [f"data={name} reads {what}; use"])
-        for name, words, what in (
-            ("text", ["data.paths=[a.txt]"], "whole files"),
-            ("stdlib", [], "whole files"),
-            ("tokens", ["data.paths=[a.bin]", "data.tokenizer=bytes"], "token ids"),
+        (
+            "train",
+            [f"data={name}", *words, f"data.{key}={value}"],
+            [f"data.{key}={shown} changes nothing with data={name}: it is for data={readers}"],
         )
+        for name, words, key, value, shown, readers in (
+            ("text", ["data.paths=[a.txt]"], "chat", "rwkv", "'rwkv'", RECORDS),
+            ("text", ["data.paths=[a.txt]"], "template", "{a}", "'{a}'", RECORDS),
+            ("text", ["data.paths=[a.txt]"], "ids", "uint32", "'uint32'", "tokens"),
+            ("stdlib", [], "template", "{a}", "'{a}'", RECORDS),
+            ("stdlib", [], "field", "body", "'body'", RECORDS),
+            ("stdlib", [], "encoding", "latin-1", "'latin-1'", "text, jsonl and files"),
+            ("stdlib", [], "markup", "true", "True", "text and files"),
+            ("stdlib", [], "split", "test", "'test'", "hub"),
+            ("tokens", TOKENS, "on_bad", "skip", "'skip'", RECORDS),
+            ("tokens", TOKENS, "special_tokens", "whole", "'whole'", "stdlib, text, jsonl"),
+            ("tables", ["data.paths=[a.txt]"], "encoding", "utf-16", "'utf-16'", "text, jsonl"),
+            ("mqar", [], "vocab_size", "512", "512", "stdlib, text"),
+            ("mqar", [], "val_fraction", "0.1", "0.1", "stdlib, text"),
+            ("mqar", [], "chat", "rwkv", "'rwkv'", RECORDS),
+        )
+    ),
+    (
+        "train",
+        ["data=jsonl", "data.paths=[a.jsonl]", "data.field=body", "data.template={a}"],
+        ["data.field='body' changes nothing beside data.template, data.chat, data.prompt or "],
+    ),
+    (
+        "train",
+        [
+            "data.mix={a: 1, b: 1}",
+            "data.parts={a: {corpus: jsonl, paths: [a.jsonl], markup: true}, b: {corpus: stdlib}}",
+            "data.split=test",
+        ],
+        ["data.split='test' changes nothing", "data.parts.a: data.markup=True changes nothing"],
     ),
     ("train", ["data=wikipedia"], ["data=wikipedia: no such data; choose one of "]),
     ("train", ["trainer.max_steps=ten"], ["trainer.max_steps=ten: expected an integer"]),

@@ -10,7 +10,7 @@ import pytest
 from conf import schema
 from scripts.cli import limits
 from scripts.cli.arguments import keys
-from scripts.cli.check import examine, problems_of
+from scripts.cli.check import examine, problems_of, read
 from scripts.cli.hydra_flags import parse
 from scripts.cli.jobs import one_line
 from scripts.cli.limits import excess
@@ -47,7 +47,7 @@ BEYOND = [
     (["-m", "seed=range(1,10,0)"], "a range needs finite ends, and a step other than 0"),
     (["model.n_layer=20000"], "model.n_layer=20000: must be at most 4096"),
     (["model.sizes.tiny.n_layer=20000", "model.size=tiny"], "model.n_layer=20000: must be at most"),
-    (["model.n_embd=9223372036854775807"], "must be at most 1073741824"),
+    (["model.n_embd=9223372036854775807"], "must be at most 16777216"),
     (["model=transformer", "model.rope_base=1e400"], "model.rope_base=inf: must be a finite"),
 ]
 
@@ -56,6 +56,27 @@ BEYOND = [
 def test_what_is_beyond_any_use_is_refused(words: list[str], expected: str) -> None:
     (problem,) = problems_of("train", words)
     assert expected in problem
+
+
+@pytest.mark.parametrize("script", ["train", "probe", "plan"])
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["model.n_layer=20000"], "model.n_layer=20000: must be at most 4096"),
+        (["model.n_layer=0"], "model.n_layer=0: must be at least 1"),
+        (["model.n_layer=two"], "model.n_layer=two: expected an integer"),
+        (["model=hybrid", "model.layers='rwkv7*20000'"], "model.n_layer=20000: must be at most"),
+        (["model=transformer", "model.n_head=0"], "model.n_head=0: must be at least 1"),
+        (["model=rwkv7", "model.lora_gate=-1"], "model.lora_gate=-1: must be at least 1"),
+        (["model.n_embd=2000000000"], "model.n_embd=2000000000: must be at most 16777216"),
+    ],
+)
+def test_a_size_beyond_any_use_is_refused_before_its_model_is_imported(
+    script: str, words: list[str], expected: str
+) -> None:
+    """Examining imports no PyTorch (`test_lines`)."""
+    (problem,) = examine(script, read(script, words)).problems
+    assert problem.startswith(expected)
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,7 @@ def test_a_wrong_word_is_answered_without_pytorch() -> None:
     code = (
         "import sys; from scripts.cli.check import problems_of;"
         "assert problems_of('train', ['model=rwkv9']) and problems_of('probe', ['lengths=ten']);"
+        "assert problems_of('train', ['model.n_layer=20000']);"
         "assert not {'torch', 'lightning', 'tokenizers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])

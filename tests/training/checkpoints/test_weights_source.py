@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import models
 from core.errors import UserError
-from core.files import write_manifest
+from core.files import manifest_path, write_manifest
 from data.tokenizers import byte_tokenizer, char_tokenizer
+from tests.training.runs import run, run_conf
+from training.checkpoints.find import saved
 from training.checkpoints.weights_source import Source, check_alike, check_tokenizer, find_source
+from training.run_folder.folder import RunFolder
 
 
 def make_run(folder: Path, steps: int) -> Path:
@@ -99,3 +105,76 @@ def test_other_files_of_tokenizers_lie_beside_weights(tmp_path: Path) -> None:
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "tokenizer.model").touch()
     assert find_source("run", str(tmp_path / "hf"), "runs").tokenizer == tmp_path / "hf"
+
+
+def put(theirs: RunFolder, ours: Path) -> Path:
+    """The newest checkpoint of a run, copied into the folder of another."""
+    (newest,) = saved(theirs)[-1:]
+    for path in (newest, manifest_path(newest)):
+        shutil.copy(path, ours / "checkpoints")
+    return ours / "checkpoints" / newest.name
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"optim__lr": 2e-3}, r"optim\.lr=0\.002 there, 0\.001 here"),
+        ({"init_from": "{parent}", "take": "weights"}, r"init_from='.*' there, None here"),
+        ({"seed": 7}, "seed=7 there, 1 here"),
+        ({"data__paths": ["{other}"]}, "another corpus"),
+    ],
+)
+def test_a_run_is_no_checkpoint_of_another_run(
+    tmp_path: Path, corpus: Path, parent: RunFolder, changes: dict[str, Any], told: str
+) -> None:
+    (tmp_path / "other.txt").write_text("quite another text, long enough for a few windows\n" * 200)
+    places = {"parent": parent.path, "other": tmp_path / "other.txt"}
+    if "data__paths" in changes:
+        changes = {"data__paths": [changes["data__paths"][0].format(**places)]}
+    elif "init_from" in changes:
+        changes = changes | {"init_from": changes["init_from"].format(**places)}
+    _, theirs = run(run_conf(tmp_path / "theirs", corpus, **changes))
+    ours = shutil.copytree(parent.path, tmp_path / "ours")
+    assert find_source("run", str(ours), "x").weights.name == "step-00000004.ckpt"
+    path = put(theirs, ours)
+    for key, name in (("run", str(ours)), ("source", f"{ours}@8"), ("from", str(ours))):
+        with pytest.raises(UserError, match=f"^{key}: checkpoint .* is of another run .*{told}"):
+            find_source(key, name, "x")
+    assert find_source("run", f"{ours}@4", "x").weights.name == "step-00000004.ckpt"
+    assert find_source("run", str(path), "x").weights == path  # named itself
+    (ours / "config.yaml").unlink()  # what the folder does not say is not asked
+    assert find_source("run", str(ours), "x").weights == path
+
+
+def test_a_run_of_another_model_has_no_checkpoint_here(
+    tmp_path: Path, corpus: Path, parent: RunFolder
+) -> None:
+    ours = shutil.copytree(parent.path, tmp_path / "ours")
+    config = yaml.safe_load((ours / "config.yaml").read_text())
+    config["model"]["config"]["n_layer"] += 1
+    (ours / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"model\.config\.n_layer=\d there, \d here"):
+        find_source("run", str(ours), "x")
+
+
+def test_runs_that_began_elsewhere_or_went_on_are_their_own(
+    tmp_path: Path, corpus: Path, parent: RunFolder
+) -> None:
+    branch: dict[str, Any] = {"init_from": f"{parent.path}@2", "optim__lr": 1e-4}
+    for name, changes in {
+        "branch": branch,
+        "weights": branch | {"take": "weights"},
+        "longer": {"trainer__max_steps": 4},
+    }.items():
+        _, folder = run(run_conf(tmp_path / name, corpus, **changes))
+        if name == "longer":
+            run(run_conf(tmp_path / name, corpus))
+        moved = folder.path.rename(tmp_path / f"moved-{name}")
+        for place in (moved, f"{moved}@4"):
+            assert find_source("run", str(place), "x").weights.parent.parent == moved
+    # A branch of its own checkpoint, of which nothing is saved yet.
+    ours = shutil.copytree(parent.path, tmp_path / "run")
+    run(run_conf(tmp_path, corpus, resume=f"{ours}@2", trainer__max_steps=4))
+    for path in (each for each in saved(RunFolder(ours)) if each.name == "step-00000004.ckpt"):
+        path.unlink()
+    assert find_source("run", str(ours), "x").weights.name == "step-00000002.ckpt"
