@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from models.contract import State
 from models.decoding.program import Program
 from models.layers import rwkv_block
-from models.layers.init import InitSchedule, init_matrices, vector
+from models.layers.init import InitSchedule, init_matrices, parameter, vector
 from models.layers.rwkv_block import RWKVTrunk, check_config
 from models.layers.trunk import Mixer, linear_flops
 from models.ops.elementwise import gate, shifted, squared_relu, token_shift_mix
@@ -56,8 +56,8 @@ class TimeMix(Mixer):
         width = config.n_embd
         self.backend = config.wkv
         mix = schedule.channel**schedule.remaining
-        self.time_decay = nn.Parameter(-5 + 8 * schedule.decay())
-        self.time_first = nn.Parameter(math.log(0.3) + 0.5 * schedule.zigzag)
+        self.time_decay = parameter(-5 + 8 * schedule.decay())
+        self.time_first = parameter(math.log(0.3) + 0.5 * schedule.zigzag)
         self.time_mix_k = vector(mix)
         self.time_mix_v = vector(mix + 0.3 * schedule.depth)
         self.time_mix_r = vector(schedule.channel ** (0.5 * schedule.remaining))

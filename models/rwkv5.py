@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from models.contract import State
 from models.decoding.program import Program
-from models.layers.init import InitSchedule, head_norm, init_matrices, vector
+from models.layers.init import InitSchedule, head_norm, init_matrices, parameter, vector
 from models.layers.rwkv_block import MatrixTimeMix, RWKVTrunk, check_config
 from models.layers.trunk import linear_flops
 from models.ops.elementwise import kernels, shifted, token_shift_mix
@@ -83,8 +83,8 @@ class TimeMix(MatrixTimeMix):
         self.time_mix_v = vector(mix + 0.3 * schedule.depth)
         if not config.ungated:
             self.time_mix_g = vector(schedule.channel ** (0.5 * schedule.remaining))
-        self.time_decay = nn.Parameter((-6 + 5 * schedule.decay()).view(self.heads, -1))
-        self.time_faaaa = nn.Parameter(schedule.bonus().view(self.heads, -1))
+        self.time_decay = parameter((-6 + 5 * schedule.decay()).view(self.heads, -1))
+        self.time_faaaa = parameter(schedule.bonus().view(self.heads, -1))
         self.receptance = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from models.contract import State
 from models.decoding.program import Program
 from models.layers import rwkv_block
-from models.layers.init import InitSchedule, head_norm, init_matrices, vector
+from models.layers.init import InitSchedule, head_norm, init_matrices, parameter, vector
 from models.layers.rwkv_block import MatrixTimeMix, RWKVTrunk, check_config
 from models.layers.trunk import linear_flops
 from models.ops.elementwise import gate, kernels, shifted, squared_relu, token_shift_mix
@@ -97,7 +97,7 @@ class TimeMix(MatrixTimeMix):
         self.time_decay = vector(-6 + 5 * schedule.decay())
         self.time_decay_w1 = nn.Parameter(torch.zeros(width, rank_decay))
         self.time_decay_w2 = nn.Parameter(torch.empty(rank_decay, width).uniform_(-0.01, 0.01))
-        self.time_faaaa = nn.Parameter(schedule.bonus().view(self.heads, -1))
+        self.time_faaaa = parameter(schedule.bonus().view(self.heads, -1))
         self.receptance = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)

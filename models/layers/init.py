@@ -41,11 +41,11 @@ class InitSchedule:
     """The quantities official initial values of an RWKV are made of, for one layer.
 
     `depth` goes from 0 at the first layer to 1 at the last, `remaining` from 1 to 1/L; the others
-    are `[C]` over channels. `is_first` says whether no layer of its kind is below.
+    are `[C]` over channels, on a CPU. `is_first` says whether no layer of its kind is below.
     """
 
     def __init__(self, layer: int, n_layer: int, width: int, is_first: bool) -> None:
-        index = torch.arange(width)
+        index = torch.arange(width, device="cpu")
         self.layer, self.is_first = layer, is_first
         self.depth = layer / max(n_layer - 1, 1)
         self.remaining = 1 - layer / n_layer
@@ -101,9 +101,18 @@ def official_groups(model: nn.Module, lr_scales: dict[str, float]) -> list[Param
     return [ParamGroup(tuple(names), *key) for key, names in groups.items()]
 
 
+def parameter(values: Tensor) -> nn.Parameter:
+    """Initial values as a parameter, on the device on which the model is built.
+
+    They are computed on a CPU: arithmetic on the meta device would import the compiler, which takes
+    two seconds.
+    """
+    return nn.Parameter(torch.empty(values.shape, dtype=values.dtype).copy_(values))
+
+
 def vector(values: Tensor) -> nn.Parameter:
     """`[C]` as a parameter of the official shape `[1, 1, C]`."""
-    return nn.Parameter(values[None, None].clone())
+    return parameter(values[None, None])
 
 
 def low_rank(width: int, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
@@ -121,7 +130,7 @@ def head_norm(heads: int, width: int, schedule: InitSchedule) -> nn.GroupNorm:
 
 
 def head_zigzag(width: int, head_size: int) -> Tensor:
-    """`[C]`: within each head from -1 to 1, as s |s| of a linear ramp s."""
+    """`[C]`, on a CPU: within each head from -1 to 1, as s |s| of a linear ramp s."""
     middle = (head_size - 1) / 2
-    ramp = (torch.arange(width) % head_size - middle) / max(middle, 0.5)
+    ramp = (torch.arange(width, device="cpu") % head_size - middle) / max(middle, 0.5)
     return ramp * ramp.abs()

@@ -119,6 +119,8 @@ def log_decay(raw: Tensor, A_log: Tensor, dt_bias: Tensor) -> Tensor:
 
 def reset_decays(A_log: Tensor, dt_bias: Tensor, least: float) -> None:
     """e^A from U(`least`, 16), and b so that softplus(b) lies between `STEPS`, in place."""
+    if A_log.is_meta:  # nothing to fill, and arithmetic there would import the compiler
+        return
     with torch.no_grad():
         nn.init.uniform_(A_log, max(least, 1e-4), 16.0)
         A_log.log_()
