@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from core.errors import UserError
+from core.errors import UserError, shown
 from core.files import replacing
 from core.writable import foresee, reason
 from models.formats import crossover, gguf_file, hugging_face, official, tuned
@@ -75,6 +75,19 @@ def check_target(target: Path, format: str, overwrite: bool) -> None:
     if exists and target.is_dir() != (format == "hf"):
         kind = "directory" if target.is_dir() else "file"
         raise UserError(f"target={target} is a {kind}: format={format} would not be one")
+    if exists and target.is_dir() and (other := _no_model(target)):
+        raise UserError(
+            f"target={target} would be replaced as a whole, and it is no Hugging Face model "
+            f"({other}): choose another place, or empty it yourself"
+        )
+
+
+def _no_model(folder: Path) -> str:
+    """Why a folder with something in it is not one that was written as a Hugging Face model."""
+    entries = sorted(folder.iterdir())
+    if inside := [path.name for path in entries if path.is_dir()]:
+        return f"it holds the folder {shown(inside[0], 80)}"
+    return "it has no config.json" if entries and folder / "config.json" not in entries else ""
 
 
 def save(

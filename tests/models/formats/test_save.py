@@ -53,6 +53,22 @@ def test_an_existing_target_stays_unless_it_may_be_replaced(tmp_path: Path, form
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [("checkpoints/a", "it holds the folder checkpoints"), ("a.txt", "it has no config.json")],
+)
+def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path, entry: str, told: str) -> None:
+    """It may be a run's, with all of its checkpoints, or the user's work."""
+    kept = tmp_path / "run" / entry
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    with pytest.raises(UserError, match=rf"would be replaced as a whole.*\({told}\)"):
+        save(weights_of(), tmp_path / "run", "hf", overwrite=True)
+    assert kept.exists()
+    (tmp_path / "empty").mkdir()
+    save(weights_of(), tmp_path / "empty", "hf", overwrite=True)
+
+
 @pytest.mark.parametrize("format", TARGETS)
 def test_a_failure_leaves_the_old_target_and_nothing_else(tmp_path: Path, format: str) -> None:
     target = tmp_path / TARGETS[format]
