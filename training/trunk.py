@@ -50,7 +50,10 @@ def after_trunk(conf: TrainConf, spec: ModelSpec) -> TrainConf:
             training=replace(conf.training, patience=0, target_loss=0.0, prune="never"),
         )
         shared = RunFolder.of(conf.runs_dir, conf.group, str(conf.trunk))
-        summary = _once_free(lambda: train(trunk, spec, shared), shared)
+        try:
+            summary = _once_free(lambda: train(trunk, spec, shared), shared)
+        except UserError as error:
+            raise UserError(f"trunk={conf.trunk}: {error}; or give another trunk=") from None
         if start not in (steps := [step_of(path) for path in saved(shared)]):
             raise UserError(
                 f"trunk={conf.trunk}: {shared.path} has no checkpoint of step {start}, where the "

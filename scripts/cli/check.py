@@ -37,7 +37,7 @@ from scripts.cli.cross_checks import (
 from scripts.cli.hydra_flags import Line, parse
 from scripts.cli.hydra_keys import unmade
 from scripts.cli.limits import excess
-from scripts.cli.model_spec import model_spec
+from scripts.cli.model_spec import form_problems, model_spec
 from scripts.cli.overrides import (
     MOST_OF_BAD,
     group_problems,
@@ -198,9 +198,7 @@ def light_problems(config_name: str, config: DictConfig) -> list[str]:
     for name, value in model.items():
         if isinstance(value, float) and not isfinite(value):
             problems.append(f"model.{name}={value}: must be a finite number")
-    for name in ("name", "target"):
-        if not isinstance(model.get(name, ""), str):
-            problems.append(f"model.{name}={model[name]}: expected a name")
+    problems += form_problems(model) if "model" in config else ()
     return problems or combination_problems(config_name, typed)
 
 

@@ -57,6 +57,8 @@ def own_problems(
 
 def unmade(error: Exception) -> str:
     """Explain a line of which Hydra makes no configuration, whatever it raises."""
+    if isinstance(error, RecursionError):
+        return "the files that this line chooses name one another in a circle: mend their defaults"
     lines = str(error).strip().splitlines()
     reason = lines[0].strip() if lines else type(error).__name__
     return f"Hydra makes no configuration of this line ({reason}): leave out or mend that word"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from conf.schema import NOT_FIELDS
@@ -9,6 +10,18 @@ from core.bounds import nearest
 from core.errors import UserError
 from models import layer_pattern
 from models.registry import ModelSpec
+
+
+def form_problems(model: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the form of a composed group, which may come from a user's own file."""
+    for key in ("name", "target"):
+        if not isinstance(model.get(key), str):
+            yield f"model.{key}={model.get(key)}: expected a name"
+    if not isinstance(model.get("size"), str | int | float):
+        yield "model.size has no value: give it on the command line"
+    sizes = model.get("sizes")
+    if not isinstance(sizes, dict) or not all(isinstance(one, dict) for one in sizes.values()):
+        yield "model.sizes: expected each size with its fields, as {tiny: {n_layer: 2, n_embd: 64}}"
 
 
 def model_spec(model: dict[str, Any], vocab_size: int) -> ModelSpec:

@@ -177,7 +177,7 @@ def group_problems(
     for value in values:
         if value == "null" and f"{group}: null" in text:
             yield f"{group}=null: beside other values of {group}= there can be no null"
-        elif value not in members:
+        elif re.sub(r"\\(.)", r"\1", value) not in members:  # as Hydra escapes it
             yield f"{group}={value}: no such {group}{nearest(value, members)}"
 
 

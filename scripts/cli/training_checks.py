@@ -62,6 +62,8 @@ def training_problems(config: TrainConf) -> Iterator[str]:
     yield from _optim(config)
     yield from _keep(config)
     yield from _trunk(config)
+    if config.init_from == "":
+        yield "from= names nothing: leave it out, or give a run or a file of weights"
     if config.take != "auto" and not config.init_from:
         yield f"take={config.take} says how much of from= is taken over: give from= too"
     yield from tuning_problems(config)

@@ -272,6 +272,7 @@ BAD = [
     ("probe", ["data=text"], ["data= has no meaning for probe.py"]),
     ("probe", ["model.wkv=cpo"], ["model.wkv='cpo' is not one of auto, reference, cpu, cuda"]),
     ("probe", ["model=gpt"], ["model.n_positions=1024 is shorter than the longest of lengths"]),
+    ("train", ["from="], ["from= names nothing: leave it out, or give a run or a file"]),
     ("report", ["runs=[]"], ["runs=[]: give at least one run or group folder"]),
     ("torture", ["faults=[]"], ["faults=[]: give at least one of kill, terminate"]),
     ("report", [], ["runs has no value: give it on the command line"]),

@@ -142,3 +142,45 @@ def test_a_shell_completes_keys_and_choices(
 def test_sweeps_that_cannot_be_are_one_message(words: list[str], message: str) -> None:
     (problem,) = problems_of("train", words)
     assert message in problem
+
+
+FORM = "name: mine\ntarget: models.rwkv4.RWKV4\nsize: tiny\n"
+FIELDS = "n_layer: null\nn_embd: null\nn_ffn: null\nwkv: auto\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (FORM, "model.sizes: expected each size with its fields"),
+        (FORM + "sizes: {tiny: 3}", "model.sizes: expected each size with its fields"),
+        (FORM + "sizes: [tiny]", "model.sizes: expected each size with its fields"),
+        (FORM + "sizes: {tiny: {n_layer: two, n_embd: 64}}", "model.n_layer=two: expected an inte"),
+        (FORM + "sizes: {tiny: {n_layer: 9999, n_embd: 64}}", "model.n_layer=9999: must be at mos"),
+        (FORM.replace("size: tiny", "size: null") + "sizes: {}", "model.size has no value"),
+        (FORM.replace("target", "class") + "sizes: {}", "model.target=None: expected a name"),
+        (FORM.replace("name", "title") + "sizes: {tiny: {}}", "model.name=None: expected a name"),
+    ],
+)
+def test_a_model_of_the_users_without_its_form_is_told(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text(f"{text}\n{FIELDS}")
+    (problem,) = problems_of("train", ["--config-dir", str(tmp_path), "model=mine"])
+    assert problem.startswith(message)
+
+
+def test_files_that_name_one_another_in_a_circle_are_told(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    for name, other in (("mine", "other"), ("other", "mine")):
+        text = f"# @package _global_\ndefaults: [{other}]\n"
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(text)
+    (problem,) = problems_of("train", ["--config-dir", str(tmp_path), "experiment=mine"])
+    assert problem.endswith("name one another in a circle: mend their defaults")
+
+
+def test_a_choice_may_have_a_space_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "my file.yaml").write_text("# @package _global_\nseed: -1\n")
+    (problem,) = problems_of("train", ["--config-dir", str(tmp_path), "experiment=my file"])
+    assert problem == "seed=-1: must be at least 0"
