@@ -92,7 +92,7 @@ def unread(conf: DataConf) -> Iterator[str]:
         )
         for name, one in confs.items()
     ]
-    alone = [] if conf.mix else [("", conf, {})]
+    alone: list[tuple[str, DataConf, dict[str, Any]]] = [] if conf.mix else [("", conf, {})]
     for key in READ_BY:
         if getattr(conf, key) != usual[key] and (conf.mix or key != "paths"):
             heirs = [one for _, one, words in (*alone, *parts) if key not in words]

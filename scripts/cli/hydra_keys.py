@@ -57,7 +57,7 @@ def own_problems(
 
 def unmade(error: Exception) -> str:
     """Explain a line of which Hydra makes no configuration, whatever it raises."""
-    if isinstance(error, RecursionError):
+    if "recursion depth" in str(error):
         return "the files that this line chooses name one another in a circle: mend their defaults"
     lines = str(error).strip().splitlines()
     reason = lines[0].strip() if lines else type(error).__name__

@@ -75,6 +75,7 @@ def test_a_size_beyond_any_use_is_refused_before_its_model_is_imported(
     script: str, words: list[str], expected: str
 ) -> None:
     """Examining imports no PyTorch (`test_lines`)."""
+    schema.register(script)
     (problem,) = examine(script, read(script, words)).problems
     assert problem.startswith(expected)
 

@@ -119,8 +119,8 @@ def put(theirs: RunFolder, ours: Path) -> Path:
     ("changes", "told"),
     [
         ({"optim__lr": 2e-3}, r"optim\.lr=0\.002 there, 0\.001 here"),
-        ({"init_from": "{parent}", "take": "weights"}, r"init_from='.*' there, None here"),
-        ({"seed": 7}, "seed=7 there, 1 here"),
+        ({"init_from": "{parent}", "take": "weights"}, "init_from=.* there, None here"),
+        ({"seed": 7}, "seed=7 there, 0 here"),
         ({"data__paths": ["{other}"]}, "another corpus"),
     ],
 )
