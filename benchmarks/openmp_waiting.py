@@ -99,7 +99,8 @@ def measure(rounds: int, threads: int) -> dict[Case, Samples]:
 
 def steady(seconds_of_one: Callable[[], float]) -> float:
     """Mean seconds of one piece of work, over `STEADY` seconds of it after `START`."""
-    began, times = timer(), []
+    times: list[float] = []
+    began = timer()
     while timer() - began < START + STEADY or not times:
         late = timer() - began >= START
         seconds = seconds_of_one()
