@@ -6,23 +6,18 @@ What the assistant says is learned, with the end of its turn; everything else is
 from __future__ import annotations
 
 import json
-import os
 import re
-import resource
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from conf.schema import DataConf
 from core.errors import UserError, shown
 from core.parsing import Missing, Unreadable, read_object, read_text
-from core.processes import command_of, die_with_parent
 from data.readers.shapes import BadRecord
+from data.readers.template_sandbox import TemplateProcess, environment, try_on, written
 from data.tokenizer_files import LARGEST
 
 ANSWERS = "assistant"
@@ -31,12 +26,6 @@ CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 """Files beside a tokenizer that may hold its template."""
 _RWKV = {"system": "System", "user": "User", ANSWERS: "Assistant"}
 _MOST = 16 << 20  # bytes of a file that holds a template
-_SECONDS, _MEMORY = 5, 1 << 30  # of processor time, and bytes, that a few words may take
-_STARVED = 120.0  # seconds, where other processes have the processor
-_TRIALS = (
-    (("user", "Hello."), (ANSWERS, "Hi.")),
-    (("system", "Be brief."), *(("user", "More?"), (ANSWERS, "No.")) * 2),
-)
 
 
 class Turn(NamedTuple):
@@ -79,11 +68,14 @@ def template_of(conf: DataConf) -> Template:
     return named(conf.chat, Path(conf.tokenizer))
 
 
-def named(chat: str, tokenizer: Path) -> Template:
-    """The template `rwkv`, `chatml`, or `tokenizer`: what lies beside it, or `UserError`."""
+def named(chat: str, tokenizer: Path, guarded: bool = False) -> Template:
+    """The template `rwkv`, `chatml`, or `tokenizer`: what lies beside it, or `UserError`.
+
+    `guarded` has the last write each conversation in another process, with limits.
+    """
     if chat == "rwkv":
         return Rwkv()
-    return ChatML() if chat == "chatml" else Jinja(tokenizer)
+    return ChatML() if chat == "chatml" else Jinja(tokenizer, guarded)
 
 
 class Rwkv:
@@ -148,11 +140,12 @@ class Jinja:
     for one, is learned.
     """
 
-    def __init__(self, tokenizer: Path) -> None:
-        """Raises `UserError` if there is none, or it is not valid."""
+    def __init__(self, tokenizer: Path, guarded: bool = False) -> None:
+        """`guarded` as in `named`. Raises `UserError` if there is none, or it is not valid."""
         self._path, self._text, self._words, names = _read(tokenizer)
         with self._told():
-            _environment().parse(self._text)
+            environment().parse(self._text)
+        self._guard = TemplateProcess(self._path, self._text, self._words) if guarded else None
         by_length = sorted(names, key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, by_length)) if names else r"(?!)")
 
@@ -177,9 +170,9 @@ class Jinja:
     @cached_property
     def _template(self) -> Any:
         """The template, after a trial: to translate it computes what is constant in it."""
-        _try(self._path, self._text, self._words)
+        try_on(self._path, self._text, self._words)
         with self._told():
-            return _environment().from_string(self._text)
+            return environment().from_string(self._text)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -192,12 +185,9 @@ class Jinja:
 
     def _written(self, turns: Sequence[Turn], asks: bool) -> str:
         messages = [{"role": turn.role, "content": turn.text} for turn in turns]
-        template = self._template
-        try:
-            return template.render(messages=messages, add_generation_prompt=asks, **self._words)
-        except Exception as error:  # whatever a template may raise: it is somebody's program
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise BadRecord(f"the chat template of {self._path} fails: {reason}") from None
+        if self._guard is not None:
+            return self._guard.write(messages, asks)
+        return written(self._path, self._template, messages, asks, self._words)
 
     def _added(self, written: str, done: str) -> str:
         if not written.startswith(done):
@@ -216,54 +206,6 @@ class Jinja:
             place = match.end()
         rest = text[place:]
         yield Span(rest, learned and bool(rest.strip() or not place))
-
-
-def _try(path: Path, text: str, words: dict[str, str]) -> None:
-    """Run a template on a few words in a process of its own. Raises `UserError` if it goes wild.
-
-    It is somebody's program, and could take all time and memory there is.
-    """
-    try:
-        done = subprocess.run(
-            command_of("data.readers.chat_templates", "trial()"),
-            input=json.dumps([text, words]).encode(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=_STARVED,
-            start_new_session=True,  # Ctrl-C is for this process, which then ends the other
-            check=False,
-        )
-        ended = done.returncode == 0
-    except subprocess.TimeoutExpired:
-        ended = False
-    if not ended:
-        raise UserError(
-            f"{path}: its chat template takes more than {_SECONDS} s, or {_MEMORY >> 30} GiB, for "
-            "a few words: use data.chat=chatml or rwkv"
-        )
-
-
-def trial() -> None:
-    """What `_try` starts: render the template that standard input holds, within limits.
-
-    An error is none here: it is told with the record in which it occurs.
-    """
-    from data.guest import limit
-
-    die_with_parent()
-    text, words = json.load(sys.stdin)
-    limit(_MEMORY)
-    spent = int(time.process_time()) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (spent + _SECONDS, spent + _SECONDS))
-    for turns in _TRIALS:
-        messages = [{"role": role, "content": content} for role, content in turns]
-        for asks in (True, False):
-            with suppress(Exception):
-                try:
-                    template = _environment().from_string(text)
-                    template.render(messages=messages, add_generation_prompt=asks, **words)
-                except MemoryError:
-                    os.abort()
 
 
 def template_file(conf: DataConf) -> bytes:
@@ -347,31 +289,3 @@ def _name(token: Any) -> str:
     """The text of a token in `tokenizer_config.json`."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else ""
-
-
-def _environment() -> Any:
-    """Jinja as `transformers` sets it up, but without a clock: a text must not depend on it."""
-    from jinja2 import TemplateError, nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}`, which encloses what an assistant says: read as what it encloses."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def fail(message: str) -> NoReturn:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = lambda value, indent=None, **options: json.dumps(
-        value, ensure_ascii=False, indent=indent
-    )
-    environment.globals["raise_exception"] = fail
-    return environment
