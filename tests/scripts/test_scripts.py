@@ -59,6 +59,22 @@ def test_train_then_generate(capfd: Capture, tmp_path: Path, corpus: Path) -> No
     assert run_script(capfd, "generate", *ask).out == first.out
     assert run_script(capfd, "generate", *ask, "seed=5").out != first.out
 
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "alpha ("}\n{"prompt": "def", "id": 2}\n')
+    files = [f"prompts={tmp_path}/prompts.jsonl", f"out={tmp_path}/out.jsonl"]
+    ask.remove("prompt=alpha (")
+    done = run_script(capfd, "generate", *ask, *files)
+    assert done.status == 0 and done.out == f"written to {tmp_path}/out.jsonl\n", done
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["alpha (", "def"] and rows[1]["id"] == 2
+    assert all(row["answer"]["text"] for row in rows)
+    for words, message in (
+        (files, "is there already"), (files[:1], "go together"),
+        ([*files, "prompt=a"], "give one of them"),
+        ([f"prompts={tmp_path}/none", f"out={tmp_path}/x"], "none: no such file"),
+    ):  # fmt: skip
+        done = run_script(capfd, "generate", *ask, *words)
+        assert done.status == 2 and message in done.err, done
+
 
 def test_a_multirun_gives_every_run_its_own_name(
     capfd: Capture, tmp_path: Path, corpus: Path
