@@ -789,6 +789,10 @@ class GenerateConf(WeightsConf):
     """Continue a prompt with a trained run or with others' weights, token by token."""
 
     prompt: str = key("", "text to continue", verbatim=True)
+    prompts: str | None = key(
+        None, "file of JSON lines with a prompt each, all to be continued; needs out=", path=True
+    )
+    out: str | None = key(None, "file to write with prompts=: each line with its answer", path=True)
     tokens: int = key(200, "number of tokens to generate", low=1, high=TOKENS)
     temperature: float = key(
         0.8, "randomness of the sampling; 0: always the likeliest token", low=0, high=1e6
@@ -816,6 +820,34 @@ class ServeConf(OpeningConf):
     key_file: str | None = key(
         None, "file with the key that requests must carry; default: none", path=True
     )
+    keys_file: str | None = key(
+        None,
+        "file of JSON with several keys by name, each with its budget (docs/serving.md)",
+        path=True,
+    )
+    accounts_file: str = key(
+        "accounts.json", "file of what each key of keys_file has used", path=True
+    )
+    price_per_hour: float | None = key(
+        None,
+        "price of the machine; answers then have a cost",
+        low=0,
+        high=1e9,
+        hint="its unit goes into currency=, e.g. price_per_hour=2.50 currency=EUR",
+    )
+    currency: str | None = key(None, "currency of the price", choices=CURRENCIES)
+    routes: Any = key(
+        None,
+        "names for several models, of which the first that can answers, as in {best: [A, B]} "
+        "(docs/serving.md)",
+    )
+    first_token_seconds: float = key(
+        30.0, "seconds that a route waits for a model's first token", low=0.01, high=1e6
+    )
+    next_token_seconds: float = key(
+        10.0, "seconds that a route waits for each further token, before it sends any", low=0.01,
+        high=1e6,
+    )  # fmt: skip
     chat: str = key(
         "auto",
         "template of conversations; auto: the tokenizer's, or else that of RWKV World",
@@ -824,6 +856,15 @@ class ServeConf(OpeningConf):
     states_dir: str = key("states", "folder of saved states", path=True)
     most_waiting: int = key(
         256, "requests at a time, above which one is refused", low=1, high=10**6
+    )
+    most_waiting_each: int = key(
+        128,
+        "requests of one model at a time, above which a route asks the next, or one is refused",
+        low=1,
+        high=10**6,
+    )
+    drain_seconds: float = key(
+        2.0, "seconds from SIGTERM, and /ready saying no, to closing the address", low=0, high=3600
     )
     most_body_bytes: int = key(8 << 20, "bytes of a request", low=1 << 10, high=1 << 30)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from core.errors import UserError
 from data.text import TextTokenizer
 from serving.openai_schema import Chat, Completion
-from serving.requests import Drawn, Failed, Read, Request
+from serving.requests import Drawn, Failed, Interrupted, Late, Read, Request, Spent
 from serving.supervisor import Supervisor
 from serving.text import AnswerText
 
@@ -21,14 +21,19 @@ from serving.text import AnswerText
 class Refusal(Exception):
     """Why there is no answer, and the status of HTTP that says whose fault it is."""
 
-    def __init__(self, status: int, message: str, param: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None
+    ) -> None:
+        """`code` is the API's word for an error that programs tell apart."""
         super().__init__(message)
-        self.status, self.message, self.param = status, message, param
+        self.status, self.message, self.param, self.code = status, message, param, code
 
     def content(self) -> dict[str, Any]:
         """The body of the response."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
-        error = {"message": self.message, "type": kind, "param": self.param, "code": None}
+        if self.status == 429:
+            kind = self.code or kind
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
 
 
@@ -40,6 +45,36 @@ class Piece:
     drawn: Drawn | None = None
     read: Read | None = None
     reason: str | None = None
+    trouble: str | None = None
+    """`deadline` or `dead`: nothing came in time, or the worker ended and is being replaced."""
+
+
+@dataclass(frozen=True)
+class Routed:
+    """How a request came to the model that answers it."""
+
+    route: str
+    model: str
+    passed: tuple[tuple[str, str], ...] = ()
+    """Models before it that could not answer, and why: `dead`, `deadline`, `failed`,
+    `out_of_memory`, `overloaded` or `resting`."""
+
+    def content(self) -> dict[str, Any]:
+        """What answers say of it."""
+        passed = [{"model": model, "reason": reason} for model, reason in self.passed]
+        return {"name": self.route, "model": self.model, "passed": passed}
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a second of a worker costs."""
+
+    per_second: float
+    currency: str
+
+    def of(self, spent: Spent) -> float:
+        """The cost of what was spent, in the currency."""
+        return spent.seconds * self.per_second
 
 
 class Answering:
@@ -60,16 +95,30 @@ class Answering:
         self._is_chat = isinstance(asked, Chat)
         self._id = f"{'chatcmpl' if self._is_chat else 'cmpl'}-{uuid.uuid4().hex}"
         self._created = int(time.time())
-        self.prompt_tokens, self.cached, self.tokens = len(request.prompt), 0, 0
+        self.prompt_tokens, self.most = len(request.prompt), request.most
+        self.read = self.cached = self.tokens = 0
+        self.spent = Spent()
+        self.routed: Routed | None = None
+        self.price: Price | None = None
+        self._said_route = False
 
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """The answer; the last piece has a reason. Raises `Refusal`."""
-        async with aclosing(self._supervisor.ask(self._request)) as events:  # type: ignore[type-var]
+    async def pieces(self, until: Callable[[], float | None] | None = None) -> AsyncIterator[Piece]:
+        """The answer; the last piece has a reason. Raises `Refusal`.
+
+        `until` is that of `Supervisor.ask`.
+        """
+        events = self._supervisor.ask(self._request, until)
+        async with aclosing(events):  # type: ignore[type-var]
             async for event in events:
+                if isinstance(event, Late | Interrupted):
+                    yield Piece(trouble="deadline" if isinstance(event, Late) else "dead")
+                    continue
+                self.spent += event.spent
                 if isinstance(event, Failed):
-                    raise Refusal(event.status, event.message)
+                    code = event.cause if event.status >= 500 else None
+                    raise Refusal(event.status, event.message, code=code)
                 if isinstance(event, Read):
-                    self.cached = event.cached
+                    self.read, self.cached = max(self.read, event.tokens), event.cached
                     yield Piece(read=event)
                 elif isinstance(event, Drawn):
                     self.tokens += 1
@@ -95,10 +144,7 @@ class Answering:
             choice["text"] = (echo or "") + text
         choice["logprobs"] = self._logprobs(drawn)
         said = {**self._head(""), "choices": [choice], "usage": self._usage()}
-        return {
-            **said,
-            "crossover": _costs([piece for piece in pieces if piece.drawn or piece.read]),
-        }
+        return {**said, "crossover": {**_costs(pieces), **self._totals(), **self._route()}}
 
     def beginning(self) -> list[dict[str, Any]]:
         """What a stream says before the answer."""
@@ -111,7 +157,7 @@ class Answering:
         return []
 
     def part(self, piece: Piece) -> dict[str, Any]:
-        """One piece of a stream."""
+        """One piece of a stream. The last has the sums, and the first says which model answers."""
         what: dict[str, Any] = (
             {"delta": {"content": piece.text} if piece.text else {}}
             if self._is_chat
@@ -119,7 +165,13 @@ class Answering:
         )
         choice = _choice(piece.reason, **what)
         choice["logprobs"] = self._logprobs([piece.drawn] if piece.drawn else [])
-        return {**self._head(".chunk"), "choices": [choice], "crossover": _costs([piece])}
+        costs = _costs([piece])
+        if piece.reason is not None:
+            costs |= self._totals()
+        if not self._said_route:
+            costs |= self._route()
+            self._said_route = True
+        return {**self._head(".chunk"), "choices": [choice], "crossover": costs}
 
     def usage_part(self) -> dict[str, Any]:
         """The last piece of a stream that says what was used."""
@@ -128,6 +180,22 @@ class Answering:
     def _head(self, chunk: str) -> dict[str, Any]:
         kind = f"chat.completion{chunk}" if self._is_chat else "text_completion"
         return {"id": self._id, "object": kind, "created": self._created, "model": self._name}
+
+    def _totals(self) -> dict[str, Any]:
+        """What all of the answer has cost; joules and money only where they are known."""
+        spent = self.spent
+        totals = {
+            "worker_seconds": round(spent.seconds, 6),
+            "processor_seconds": round(spent.processor, 6),
+        }
+        if spent.joules is not None:
+            totals["joules"] = round(spent.joules, 6)
+        if self.price is None:
+            return totals
+        return {**totals, "cost": self.price.of(spent), "currency": self.price.currency}
+
+    def _route(self) -> dict[str, Any]:
+        return {} if self.routed is None else {"route": self.routed.content()}
 
     def _usage(self) -> dict[str, Any]:
         return {

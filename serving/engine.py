@@ -21,12 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.energy import find
 from core.errors import UserError
 from core.out_of_memory import is_out_of_memory
 from models.contract import State, combine_states, map_state, state_bytes
 from models.decoding.generate import RESERVED, check_finite, check_length
 from models.decoding.program import MOST_ROWS
 from models.decoding.sampling import choose, generator_at
+from serving.meter import Meter
 from serving.prefix_cache import PrefixCache
 from serving.requests import Drawn, Event, Failed, Finished, Read, Request
 from serving.state_files import digest_of, read_state, write_state
@@ -126,6 +128,7 @@ class Engine:
         self._batches: list[Batch] = []
         self._cache = PrefixCache(cache, chunk)
         self._device = next(model.parameters()).device
+        self._meter = Meter(find(self._device.type))
         self.digest = digest_of(model)
 
     @property
@@ -136,14 +139,11 @@ class Engine:
     def add(self, request: Request) -> list[Event]:
         """Begin to answer a request. Returns `Failed` at once where that cannot be done."""
         sequence = Sequence(request)
-        try:
-            self._begin(sequence)
-        except UserError as error:
-            return [Failed(request.id, str(error))]
-        except OSError as error:  # a folder of another user
-            return [Failed(request.id, str(error), 500)]
-        self._reading.append(sequence)
-        return []
+        events: list[Event] = []
+        self._try([sequence], partial(self._begin, sequence), events)
+        if not events:
+            self._reading.append(sequence)
+        return events
 
     def cancel(self, number: int) -> None:
         """Forget a request; nothing if it has been answered."""
@@ -160,15 +160,17 @@ class Engine:
         events: list[Event] = []
         if self._reading:
             sequence = self._reading.popleft()
-            self._try([sequence], partial(self._read, sequence), events)
+            with self._meter.working([sequence.request.id]):
+                self._try([sequence], partial(self._read, sequence), events)
         for batch in [*self._batches]:
             size = batch.state_bytes()
-            for sequence in [*batch.members]:
-                self._try([sequence], partial(self._draw, batch, sequence, size), events)
-            if batch.members:
-                self._try(batch.members, batch.advance, events)
+            with self._meter.working([member.request.id for member in batch.members]):
+                for sequence in [*batch.members]:
+                    self._try([sequence], partial(self._draw, batch, sequence, size), events)
+                if batch.members:
+                    self._try(batch.members, batch.advance, events)
         self._batches = [batch for batch in self._batches if batch.members]
-        return events
+        return self._meter.stated(events)
 
     def _try(
         self,
@@ -179,15 +181,16 @@ class Engine:
         """Do something for sequences, which fail together if it does."""
         try:
             events += work() or []
-        except (UserError, RuntimeError, OSError) as error:
+        except (UserError, RuntimeError, OSError, MemoryError) as error:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise
             full = is_out_of_memory(error)
             text = "the memory of this device is used up" if full else str(error)
             status = 503 if full else 400 if isinstance(error, UserError) else 500
+            cause = "out_of_memory" if full else "failed"
             for sequence in [*sequences]:
                 self.cancel(sequence.request.id)
-                events.append(Failed(sequence.request.id, text, status))
+                events.append(Failed(sequence.request.id, text, status, cause))
 
     # ---- reading ------------------------------------------------------------------------------
 

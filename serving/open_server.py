@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
 from core.errors import UserError
+from serving.accounts import Accounts
 from serving.app import Limits, Server
+from serving.keys import Keys
 from serving.requests import Opener
+from serving.routes import Route
 from serving.served_model import ServedModel
 from serving.supervisor import Supervisor
 
@@ -49,16 +55,57 @@ def listening(host: str, port: int) -> socket.socket:
     return found
 
 
+class HttpServer(uvicorn.Server):
+    """Answers until a signal, and then finishes what has been accepted.
+
+    SIGINT closes the address at once. After SIGTERM it stays open for some seconds in which
+    `/ready` says no, so that whoever distributes requests sends no more of them; those that come
+    are answered.
+    """
+
+    def __init__(self, config: uvicorn.Config, server: Server, drain: float) -> None:
+        """`drain` in seconds."""
+        super().__init__(config)
+        self._server, self._drain = server, drain
+        self._closing: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come."""
+        self._server.draining = True
+        if sig == signal.SIGTERM and self._drain and self._closing is None:
+            self._captured_signals.append(sig)
+            self._closing = time.monotonic() + self._drain
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Several times a second: whether the address is to be closed."""
+        if self._closing is not None and time.monotonic() >= self._closing:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the address, wait for the answers, and write what they cost."""
+        self._server.draining = True
+        await super().shutdown(sockets)
+        await self._server.accounts.written()
+
+
 def http_server(
-    models: Mapping[str, ServedModel], limits: Limits, key: str | None
-) -> uvicorn.Server:
-    """What answers until SIGINT or SIGTERM, and then finishes what has been accepted."""
+    models: Mapping[str, ServedModel],
+    limits: Limits,
+    keys: Keys | None = None,
+    routes: Sequence[Route] = (),
+    accounts: Accounts | None = None,
+    drain: float = 0.0,
+) -> HttpServer:
+    """What answers until SIGINT or SIGTERM; see `Server` and `HttpServer`."""
+    server = Server(models, limits, keys, routes, accounts)
     config = uvicorn.Config(
-        Server(models, limits, key).app(), log_level="warning", access_log=False,
-        timeout_keep_alive=IDLE, timeout_graceful_shutdown=int(limits.answer_seconds),
-        server_header=False, lifespan="off",
+        server.app(), log_level="warning", access_log=False, timeout_keep_alive=IDLE,
+        timeout_graceful_shutdown=int(limits.patience.answer), server_header=False, lifespan="off",
     )  # fmt: skip
-    return uvicorn.Server(config)
+    return HttpServer(config, server, drain)
 
 
 def threads_for(models: int) -> int:

@@ -35,6 +35,26 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What an event cost: the part of the worker's time that its request had."""
+
+    seconds: float = 0.0
+    """Seconds of the worker; sequences that advance together share them."""
+    processor: float = 0.0
+    """Seconds of processors, of all threads."""
+    joules: float | None = None
+    """What the device counted; None where it has no counter."""
+
+    def __add__(self, other: Spent) -> Spent:
+        known = [one.joules for one in (self, other) if one.joules is not None]
+        return Spent(
+            self.seconds + other.seconds,
+            self.processor + other.processor,
+            sum(known) if known else None,
+        )
+
+
+@dataclass(frozen=True)
 class Read:
     """How much of the prompt has been read."""
 
@@ -45,6 +65,7 @@ class Read:
     """Tokens of it that were not read again."""
     seconds: float
     """Spent on reading, by this request alone."""
+    spent: Spent = Spent()
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,7 @@ class Drawn:
     """Its log probability under the model, in nats."""
     likeliest: tuple[tuple[int, float], ...] = ()
     """The likeliest tokens there, with their log probabilities."""
+    spent: Spent = Spent()
 
 
 @dataclass(frozen=True)
@@ -75,6 +97,7 @@ class Finished:
     """Tokens that it began from, the prompt's and the state's."""
     saved_bytes: int = 0
     """Size of the file of its state."""
+    spent: Spent = Spent()
 
 
 @dataclass(frozen=True)
@@ -85,9 +108,29 @@ class Failed:
     message: str
     status: int = 400
     """HTTP status: 4xx if the request is to blame, 5xx if the server is."""
+    cause: str = "failed"
+    """`out_of_memory`, `dead` where no worker can hold the model, or else `failed`."""
+    spent: Spent = Spent()
+
+
+@dataclass(frozen=True)
+class Late:
+    """Nothing has come of the answer within the time that it had."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The worker has ended; the answer goes on once there is another one."""
+
+    id: int
 
 
 Event = Read | Drawn | Finished | Failed
+"""What a worker says."""
+Told = Event | Late | Interrupted
+"""What is heard of a request."""
 
 
 @dataclass(frozen=True)

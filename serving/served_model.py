@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from data.readers.chat_templates import Span, Template, Turn, named
 from data.readers.shapes import BadRecord
 from models.decoding.settings import Sampling
 from serving.answers import Answering, Refusal, encoded
+from serving.breaker import Breaker
 from serving.openai_schema import Chat, Completion
 from serving.requests import Request
 from serving.supervisor import Supervisor
@@ -33,6 +35,7 @@ class ServedModel:
         """
         assert supervisor.info is not None
         self.supervisor, self._info = supervisor, supervisor.info
+        self.breaker = Breaker()
         self._tokenizer = foreign.load(self._info.tokenizer, ())
         self._states = folder_of(states, supervisor.name)
         self._chat, self._template = self._find_template(chat)
@@ -94,7 +97,7 @@ class ServedModel:
                 Turn("system" if message.role == "developer" else message.role, message.text())
                 for message in asked.messages
             ]
-            spans = self._template.question(turns)
+            spans = await asyncio.to_thread(self._template.question, turns)
         except (BadRecord, UserError, ValueError) as error:
             raise Refusal(400, str(error), "messages") from None
         tokens: list[int] = []
@@ -115,9 +118,9 @@ class ServedModel:
 
     def _find_template(self, chat: str) -> tuple[str, Template]:
         if chat != "auto":
-            return chat, named(chat, self._info.tokenizer)
+            return chat, named(chat, self._info.tokenizer, guarded=True)
         try:
-            return "tokenizer", named("tokenizer", self._info.tokenizer)
+            return "tokenizer", named("tokenizer", self._info.tokenizer, guarded=True)
         except UserError:
             chat = "chatml" if "<|im_start|>" in self._tokenizer.special_tokens else "rwkv"
             return chat, named(chat, self._info.tokenizer)

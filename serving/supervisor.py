@@ -12,7 +12,8 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,11 +28,14 @@ from serving.requests import (
     Event,
     Failed,
     Finished,
+    Interrupted,
+    Late,
     ModelInfo,
     Opener,
     Read,
     Refused,
     Request,
+    Told,
 )  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -49,7 +53,7 @@ class Live:
     """A request that is not answered yet."""
 
     request: Request
-    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    events: asyncio.Queue[Told] = field(default_factory=asyncio.Queue)
     answered: list[int] = field(default_factory=list)
     read: int = 0
     """Tokens of its prompt, at most so far."""
@@ -60,7 +64,7 @@ class Supervisor:
     """One model, and the process that answers with it. For one event loop."""
 
     def __init__(self, name: str, opener: Opener, threads: int, stalled: float = STALLED) -> None:
-        """`stalled` is how long, in seconds, a worker with requests may be silent."""
+        """`stalled` is how long, in seconds, a worker may owe a word."""
         self.name = name
         self.info: ModelInfo | None = None
         self.restarts = 0
@@ -73,7 +77,9 @@ class Supervisor:
         self._outbox: queue.SimpleQueue[Request | Cancel | None] = queue.SimpleQueue()
         self._ready: asyncio.Future[ModelInfo] | None = None
         self._starts = 0  # that failed, in a row
-        self._stalled, self._heard = stalled, 0.0
+        self._stalled = stalled
+        self._began = 0.0  # the instant at which the worker was started
+        self._owed: float | None = None  # since when it has had something to say
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -99,10 +105,13 @@ class Supervisor:
         self._watch = asyncio.create_task(self._watch_worker())
         return self.info
 
-    async def ask(self, request: Request) -> AsyncIterator[Event]:
+    async def ask(
+        self, request: Request, until: Callable[[], float | None] | None = None
+    ) -> AsyncIterator[Told]:
         """The events of a request, the last of which is `Finished` or `Failed`.
 
-        Its `id` is replaced. Leaving the iterator early cancels the request.
+        Its `id` is replaced. Leaving the iterator early cancels the request. `until` says up to
+        which instant of the loop's clock to wait for the next event; `Late` comes in its place.
         """
         request = replace(request, id=next(self._numbers))
         live = self._live[request.id] = Live(request)
@@ -112,7 +121,10 @@ class Supervisor:
         self._send(request)
         try:
             while True:
-                event = await live.events.get()
+                event: Told = Late(request.id)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(until() if until else None):
+                        event = await live.events.get()
                 yield event
                 if isinstance(event, Finished | Failed):
                     return
@@ -142,7 +154,8 @@ class Supervisor:
         )
         self._process.start()
         theirs.close()
-        self._pipe, self._outbox, self._heard = ours, queue.SimpleQueue(), loop.time()
+        self._pipe, self._outbox = ours, queue.SimpleQueue()
+        self._began, self._owed = loop.time(), None
         threading.Thread(target=self._listen, args=(ours, loop), daemon=True).start()
         threading.Thread(target=_post, args=(ours, self._outbox), daemon=True).start()
 
@@ -162,24 +175,27 @@ class Supervisor:
         """Nothing is sent while no worker is ready; `_receive` sends all that is live then."""
         if self.is_ready:
             self._outbox.put(message)
+            if self._owed is None:
+                self._owed = asyncio.get_running_loop().time()
 
     async def _watch_worker(self) -> None:
-        """Kill a worker that says nothing though it has something to answer."""
+        """Kill a worker that says nothing though it has something to answer, or to open."""
         loop = asyncio.get_running_loop()
         while not self._closing:
             await asyncio.sleep(min(1.0, self._stalled / 4))
-            if not self._live:
-                self._heard = loop.time()
-            elif self.is_ready and loop.time() - self._heard > self._stalled:
+            since, most = self._owed, self._stalled
+            if self._ready is not None and not self._ready.done():
+                since, most = self._began, START_LIMIT
+            if since is not None and loop.time() - since > most:
                 logger.warning("the worker of %s says nothing: it is ended", self.name)
-                self._heard = loop.time()
+                self._owed, self._began = None, loop.time()
                 self._process.kill()
 
     def _receive(self, pipe: Connection, answer: Answer) -> None:
         assert self._ready is not None
         if pipe is not self._pipe:  # of a worker before this one
             return
-        self._heard = asyncio.get_running_loop().time()
+        self._owed = None
         if isinstance(answer, Refused):
             self._give_up(answer.message)
         elif isinstance(answer, ModelInfo):
@@ -190,6 +206,8 @@ class Supervisor:
         else:
             for event in answer:
                 self._deliver(event)
+        if self._live and self.is_ready:
+            self._owed = asyncio.get_running_loop().time()
 
     def _deliver(self, event: Event) -> None:
         live = self._live.get(event.id)
@@ -225,7 +243,9 @@ class Supervisor:
             live.deaths += was_ready
             if live.deaths >= MOST_DEATHS:
                 message = f"{MOST_DEATHS} workers ended while they answered this request"
-                self._deliver(Failed(number, message, 500))
+                self._deliver(Failed(number, message, 500, "dead"))
+            else:
+                live.events.put_nowait(Interrupted(number))
         self._begin()
 
     def _give_up(self, message: str) -> None:
@@ -236,7 +256,7 @@ class Supervisor:
             self._ready.set_exception(UserError(message))
             self._ready.exception()  # only `start` asks for it
         for number in [*self._live]:
-            self._deliver(Failed(number, message, 503))
+            self._deliver(Failed(number, message, 503, "dead"))
 
 
 def _work(pipe: Connection, opener: Opener, threads: int) -> None:

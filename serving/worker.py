@@ -1,19 +1,21 @@
 """A process that holds one model and answers what comes through a pipe.
 
 A worker may die at any time: the server (`serving.supervisor`) knows every request and every token
-it was sent, and gives both to the next one.
+it was sent, and gives both to the next one. It ends with the server, not with the signals that a
+terminal or a service manager sends to the whole group: what was accepted is answered first.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
 import traceback
 from multiprocessing.connection import Connection
 
 import torch
 
 from core.errors import UserError
-from core.processes import die_with_parent
+from core.processes import leave_with_parent
 from serving.engine import Engine
 from serving.requests import Cancel, Event, Message, ModelInfo, Opener, Refused
 
@@ -22,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 def work(pipe: Connection, opener: Opener, threads: int) -> None:
     """Open the model, say what it is, and answer until the pipe is closed."""
-    die_with_parent()
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    leave_with_parent(0)  # the fork server, which the kernel takes for its parent, may end before
     torch.set_num_threads(threads)
     try:
         loaded = opener()
@@ -44,7 +47,7 @@ def work(pipe: Connection, opener: Opener, threads: int) -> None:
         _answer(pipe, engine)
     except UserError as error:
         pipe.send(Refused(str(error)))
-    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+    except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
     except Exception:
         logger.error("a worker ends:\n%s", traceback.format_exc())
@@ -52,14 +55,17 @@ def work(pipe: Connection, opener: Opener, threads: int) -> None:
 
 
 def _answer(pipe: Connection, engine: Engine) -> None:
+    """Answer what comes, and every `Cancel` too, if only with nothing: who is silent is stalled."""
     while True:
         events: list[Event] = []
-        while pipe.poll(0 if engine.sequences or events else None):
+        heard = False
+        while pipe.poll(0 if engine.sequences or heard else None):
             message: Message = pipe.recv()
+            heard = True
             if isinstance(message, Cancel):
                 engine.cancel(message.id)
             else:
                 events += engine.add(message)
         events += engine.step()
-        if events:
+        if events or heard:
             pipe.send(events)

@@ -17,6 +17,7 @@ from conf.schema import (
     DataConf,
     DemoConf,
     EvaluateConf,
+    GenerateConf,
     OpeningConf,
     PlanConf,
     PrepareConf,
@@ -39,6 +40,7 @@ from scripts.cli.shared_checks import (
     size_problems,
 )
 from scripts.cli.training_checks import deep_training_problems, training_problems
+from serving.routes import model_names, route_problems
 from tracking.wandb_run import wandb_problems
 
 Checker = Callable[[Any], Iterator[str]]
@@ -136,13 +138,17 @@ def _plan_deep(config: PlanConf) -> Iterator[str]:
 def _report(config: ReportConf) -> Iterator[str]:
     if not config.runs:
         yield "runs=[]: give at least one run or group folder"
+    if config.slope_from >= config.slope_to:
+        yield f"slope_from={config.slope_from} must be below slope_to={config.slope_to}"
+
+
+@check("report", "serve")
+def _price(config: ReportConf | ServeConf) -> Iterator[str]:
     if config.price_per_hour is not None and config.currency is None:
         yield (
             f"price_per_hour={config.price_per_hour:g} has no unit: add currency=EUR, USD or "
             "another of its values"
         )
-    if config.slope_from >= config.slope_to:
-        yield f"slope_from={config.slope_from} must be below slope_to={config.slope_to}"
 
 
 @check("generate", "evaluate", "serve", deep=True)
@@ -161,6 +167,18 @@ def _serve(config: ServeConf) -> Iterator[str]:
         yield "run=[]: give at least one run"
     if len(set(config.run)) < len(config.run):
         yield f"run={config.run}: names one model twice"
+    else:
+        yield from route_problems(config.routes, model_names(config.run))
+    if config.key_file is not None and config.keys_file is not None:
+        yield "key_file= is of one key and keys_file= of several: give one of them"
+
+
+@check("generate")
+def _generate(config: GenerateConf) -> Iterator[str]:
+    if (config.prompts is None) != (config.out is None):
+        yield "prompts=FILE and out=FILE go together: the prompts, and the answers"
+    if config.prompts is not None and config.prompt:
+        yield "prompt= is one text and prompts= a file of several: give one of them"
 
 
 @check("generate", "evaluate", "serve")

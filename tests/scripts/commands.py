@@ -49,9 +49,16 @@ def _listen() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class Serving(NamedTuple):
+    """A `python scripts/serve.py` that listens."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+
 @contextmanager
-def server(*words: str) -> Iterator[str]:
-    """The address of `python scripts/serve.py WORDS... port=0`, which Ctrl-C must end in order."""
+def serving(*words: str) -> Iterator[Serving]:
+    """`python scripts/serve.py WORDS... port=0`, in a group of its own; killed if it is left."""
     command = [sys.executable, str(ROOT / "scripts" / "serve.py"), *words, "port=0"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, process_group=0, preexec_fn=_listen
@@ -65,9 +72,16 @@ def server(*words: str) -> Iterator[str]:
                 break
         else:
             pytest.fail(f"it ended: {lines}")
-        yield found[1]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(120) == 130
+        yield Serving(found[1], process)
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def server(*words: str) -> Iterator[str]:
+    """The address of `python scripts/serve.py WORDS... port=0`, which Ctrl-C must end in order."""
+    with serving(*words) as started:
+        yield started.url
+        started.process.send_signal(signal.SIGINT)
+        assert started.process.wait(120) == 130

@@ -17,9 +17,9 @@ import httpx
 import openai
 import pytest
 
-from core.errors import UserError
 from data.tokenizers import byte_tokenizer
-from serving.app import Limits, read_key
+from serving.app import Limits
+from serving.keys import ONLY, Keys
 from serving.open_server import http_server, listening, opened
 from serving.served_model import ServedModel, folder_of
 from tests.serving import opened as tiny
@@ -57,7 +57,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         async with opened(openers, 1, "auto", folder / "states") as models:
             found.update(models)
             limits = Limits(body_bytes=1 << 20, body_seconds=2, waiting=40)
-            servers.append(http_server(found, limits, KEY))
+            servers.append(http_server(found, limits, Keys({ONLY: KEY})))
             ready.set()
             await servers[0].serve(sockets=[place])
 
@@ -276,35 +276,6 @@ def test_the_page_is_there(served: Served) -> None:
     page = httpx.get(served.url)
     assert page.status_code == 200 and "text/html" in page.headers["content-type"]
     assert "http://" not in page.text.replace("http://www.w3.org", "")  # nothing from elsewhere
-
-
-KEYS: dict[str, Any] = {
-    "pipe": lambda path: os.mkfifo(path),
-    "device": lambda path: path.symlink_to("/dev/zero"),
-    "the kernel's log": lambda path: path.symlink_to("/proc/kmsg"),
-    "folder": lambda path: path.mkdir(),
-    "nothing": lambda path: None,
-    "holes": lambda path: path.touch() or os.truncate(path, 8 << 30),
-    "two lines": lambda path: path.write_text("a\nb\n"),
-    "a bell": lambda path: path.write_text("a\x07"),
-    "not ASCII": lambda path: path.write_text("schl\xfcssel"),
-    "not UTF-8": lambda path: path.write_bytes(b"\xff"),
-    "empty": lambda path: path.write_text(" \n"),
-}
-
-
-@pytest.mark.parametrize("kind", KEYS)
-def test_what_holds_no_key_is_refused(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "key"
-    KEYS[kind](path)
-    with pytest.raises(UserError, match=r"^key_file="):
-        read_key(path)
-
-
-def test_a_key_is_the_line_of_its_file(tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("of mine\n")
-    assert read_key(tmp_path / "key") == "of mine"
-    assert read_key(None) is None
 
 
 def test_states_lie_in_their_folder_whatever_the_model_is_called() -> None:

@@ -352,3 +352,18 @@ def test_the_digest_tells_weights_apart() -> None:
         model.head.weight[-1, -1] += 1e-3
     assert Engine(model).digest != before
     assert spec_of("rwkv4").name == "rwkv4"
+
+
+def test_a_request_without_memory_fails_alone() -> None:
+    model = shaken("rwkv4").eval()
+    engine, honest = Engine(model), model.init_state
+    expected = run(Engine(model), asked(1))
+    assert not engine.add(asked(1))
+    model.init_state = lambda *_, **__: torch.empty(1 << 60, dtype=torch.int8)
+    (failed,) = engine.add(asked(2))
+    model.init_state = honest
+    assert isinstance(failed, Failed)
+    assert (failed.id, failed.status, failed.cause) == (2, 503, "out_of_memory")
+    events = [event for _ in range(20) for event in engine.step()]
+    assert [event.token for event in events if isinstance(event, Drawn)] == expected[1]
+    assert sum(event.spent.seconds for event in events) > 0

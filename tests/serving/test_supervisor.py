@@ -14,7 +14,17 @@ import pytest
 
 from core.errors import UserError
 from models.decoding.settings import Sampling
-from serving.requests import Drawn, Event, Failed, Finished, Loaded, Request
+from serving.requests import (
+    Drawn,
+    Event,
+    Failed,
+    Finished,
+    Interrupted,
+    Late,
+    Loaded,
+    Request,
+    Told,
+)
 from serving.supervisor import Supervisor
 from tests.serving.opened import opened
 
@@ -80,6 +90,51 @@ def test_a_worker_that_says_nothing_is_replaced(tmp_path: Path) -> None:
         return supervisor.restarts
 
     assert using(partial(opened, "rwkv4", tmp_path), stalled, stalled=4.0) >= 1
+
+
+def test_who_leaves_a_silent_worker_has_it_replaced_too(tmp_path: Path) -> None:
+    """As a route does after its deadline: nobody waits for an answer, but a word is owed."""
+
+    async def stalled(supervisor: Supervisor) -> int:
+        os.kill(supervisor.pid, signal.SIGSTOP)
+        now = asyncio.get_running_loop().time
+        events = supervisor.ask(Request(0, (1, 2), 5), lambda: now() + 0.05)
+        assert [await anext(events), await anext(events)] == [Late(1), Late(1)]
+        await events.aclose()  # type: ignore[attr-defined]
+        while not supervisor.restarts:
+            await asyncio.sleep(0.05)
+        assert len(await answer(supervisor, Request(0, (1, 2), 5, Sampling(0)))) == 5
+        return supervisor.restarts
+
+    assert using(partial(opened, "rwkv4", tmp_path), stalled, stalled=2.0) >= 1
+
+
+def test_a_word_is_had_of_a_request_that_was_cancelled(tmp_path: Path) -> None:
+    async def left(supervisor: Supervisor) -> int:
+        for _ in range(3):
+            events = supervisor.ask(Request(0, (1, 2), 10_000))
+            await anext(events)
+            await events.aclose()  # type: ignore[attr-defined]
+            while supervisor._owed is not None:
+                await asyncio.sleep(0.01)
+        return supervisor.restarts
+
+    assert using(partial(opened, "rwkv4", tmp_path), left) == 0
+
+
+def test_who_waits_hears_that_a_worker_ended(tmp_path: Path) -> None:
+    async def killed(supervisor: Supervisor) -> list[Told]:
+        told = []
+        async for event in supervisor.ask(Request(0, (1, 2), 500)):
+            told.append(event)
+            if len(told) == 20:
+                os.kill(supervisor.pid, signal.SIGKILL)
+        return told
+
+    told = using(partial(opened, "rwkv4", tmp_path), killed)
+    assert [event for event in told if isinstance(event, Interrupted)] == [Interrupted(1)]
+    assert isinstance(told[-1], Finished)
+    assert len([event for event in told if isinstance(event, Drawn)]) == 500
 
 
 def dies(folder: Path) -> Loaded:
