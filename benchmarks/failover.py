@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -100,7 +100,7 @@ class Server:
 
     def recover(self) -> None:
         """Let the worker go on, and wait until it answers, which closes its breaker."""
-        if self.first.is_ready:
+        with suppress(ProcessLookupError):  # another is being started
             pid = self.first.pid
             hard = resource.prlimit(pid, resource.RLIMIT_DATA)[1]
             resource.prlimit(pid, resource.RLIMIT_DATA, (hard, hard))

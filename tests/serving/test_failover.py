@@ -51,7 +51,7 @@ class Scripted:
     """A model that says what it is told to, and then nothing more."""
 
     def __init__(self, name: str, events: list[Told], ready: bool = True, waiting: int = 0) -> None:
-        self._events, self.breaker, self.asked, self.left = events, Breaker(), 0, 0
+        self._events, self.breaker, self.asked, self.left = events, Breaker(rest=1e9), 0, 0
         self.until: list[bool] = []  # whether the next token has less time than the whole answer
         self.supervisor: Any = SimpleNamespace(
             name=name, is_ready=ready, waiting=waiting, ask=self.ask
@@ -157,7 +157,7 @@ def test_a_stream_that_has_begun_stays_with_its_model() -> None:
     events = told("from a")
     first = Scripted("a", [*events[:3], ENDED, LATE, *events[3:]])
     assert answered(first, Scripted("b", told("from b")), stream=True).text == "from a"
-    assert first.until == [True] * 3 + [False] * (len(events) - 1)
+    assert first.until == [True] * 2 + [False] * len(events)
     full = Scripted("a", [*events[:3], FULL])
     with pytest.raises(Refusal, match="memory of this device"):
         answered(full, Scripted("b", told("from b")), stream=True)

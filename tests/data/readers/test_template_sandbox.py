@@ -19,8 +19,8 @@ ENDLESS = (
 )
 CHOOSY = f"""{{% set said = messages[0].content %}}
 {{%- if said == 'loop' %}}{ENDLESS}{{% endif %}}
-{{%- if said == 'grow' %}}{{{{ 'a' * (2 ** 31) }}}}{{% endif %}}
-{{%- if said == 'much' %}}{{{{ 'a' * (2 ** 27) }}}}{{% endif %}}
+{{%- if said == 'grow' %}}{{{{ said[:1] * (2 ** 31) }}}}{{% endif %}}
+{{%- if said == 'much' %}}{{{{ said[:1] * (2 ** 27) }}}}{{% endif %}}
 {{%- if said == 'fail' %}}{{{{ raise_exception('not so') }}}}{{% endif %}}
 {{{{- said }}}}"""
 
@@ -44,7 +44,7 @@ def test_what_goes_wild_for_some_messages_is_one_message() -> None:
     for text, why in {
         "loop": r"the chat template of tokenizer_config.json takes more than 1 s, or 1 GiB, for",
         "grow": "the chat template of tokenizer_config.json (needs more memory|takes more than)",
-        "much": "the chat template of tokenizer_config.json (writes 134,217,728|needs more|takes)",
+        "much": "the chat template of tokenizer_config.json (writes 134,217,|needs more|takes)",
         "fail": "the chat template of tokenizer_config.json fails: not so",
     }.items():
         with pytest.raises(BadRecord, match=why):
