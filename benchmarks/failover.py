@@ -100,7 +100,9 @@ class Server:
 
     def recover(self) -> None:
         """Let the worker go on, and wait until it answers, which closes its breaker."""
-        with suppress(ProcessLookupError):  # another is being started
+        while not self.first.is_ready:  # another worker is being started
+            time.sleep(0.01)
+        with suppress(ProcessLookupError):  # its end has not been noticed yet
             pid = self.first.pid
             hard = resource.prlimit(pid, resource.RLIMIT_DATA)[1]
             resource.prlimit(pid, resource.RLIMIT_DATA, (hard, hard))

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before the imports that take long: a wrong word is
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,6 +48,7 @@ def _file(conf: GenerateConf, prompts: Path, out: Path) -> None:
     sampling = Sampling(conf.temperature, conf.top_k, conf.top_p, seed=conf.seed)
     job = Job(prompts, out, conf.tokens, sampling)
     opened = open_model(conf)
+    model: Any = opened.model
     is_shown = sys.stderr.isatty()
 
     def tell(done: int, total: int) -> None:
@@ -54,7 +56,7 @@ def _file(conf: GenerateConf, prompts: Path, out: Path) -> None:
             print(f"\r{done:,} of {total:,} prompts", end="", file=sys.stderr, flush=True)
 
     try:
-        failed = answer_file(job, Engine(opened.model.eval()), opened.tokenizer, tell)
+        failed = answer_file(job, Engine(model.eval()), opened.tokenizer, tell)
     finally:
         if is_shown:
             print(file=sys.stderr)

@@ -26,18 +26,19 @@ def faulty(folder: Path) -> Loaded:
     """A model that reads bytes, until there is a file `fault`."""
     loaded = opened("rwkv4", folder)
     model, read = loaded.model, loaded.model.next_logits
-    left = [0, ""]
+    left: tuple[int, str] = (0, "")
 
     def look(reading: bool) -> None:
+        nonlocal left
         file = folder / "fault"
         if file.exists():
             fault, after = file.read_text().split()
             file.unlink()
-            left[:] = [int(after), fault]
+            left = int(after), fault
         if left[1] and (not left[0] or not reading):
-            left[0] -= 1 if left[0] else 0
+            left = max(left[0] - 1, 0), left[1]
             if not left[0]:
-                fault, left[1] = str(left[1]), ""
+                fault, left = left[1], (0, "")
                 fail(fault)
 
     def reading(*arguments: Any) -> Any:

@@ -85,7 +85,7 @@ def answered(
     async def body() -> Outcome:
         accounts = Accounts()
         tried = Failover(
-            Route("best", tuple(model.supervisor.name for model in models)), models,  # type: ignore[arg-type]
+            Route("best", tuple(model.supervisor.name for model in models)), models,
             Completion(prompt="x", stream=stream), Patience(waiting=10),
             retries or RetryBudget(), accounts.bill("ann"),
         )  # fmt: skip
@@ -303,7 +303,8 @@ def test_a_first_model_that_fails_is_not_noticed(served: Served, fault: str, str
         raw = client.completions.with_raw_response.create(
             model="best", prompt=prompt, temperature=0, max_tokens=8, stream=stream
         )
-        parts = [*raw.parse()] if stream else [raw.parse()]
+        parsed: Any = raw.parse()
+        parts = [*parsed] if stream else [parsed]
         assert "".join(part.choices[0].text for part in parts) == expected
         passed = [{"model": "first", "reason": FAULTS[fault]}]
         routes = [part.model_extra["crossover"].get("route") for part in parts]

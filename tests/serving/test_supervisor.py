@@ -16,7 +16,6 @@ from core.errors import UserError
 from models.decoding.settings import Sampling
 from serving.requests import (
     Drawn,
-    Event,
     Failed,
     Finished,
     Interrupted,
@@ -150,7 +149,7 @@ def dies(folder: Path) -> Loaded:
 
 
 def test_a_request_that_ends_every_worker_is_given_up(tmp_path: Path) -> None:
-    async def body(supervisor: Supervisor) -> tuple[list[Event], list[int]]:
+    async def body(supervisor: Supervisor) -> tuple[list[Told], list[int]]:
         events = [event async for event in supervisor.ask(Request(0, (1, 13), 5))]
         return events, await answer(supervisor, Request(0, (1, 2), 5, Sampling(0)))
 
@@ -167,7 +166,7 @@ def refuses(folder: Path) -> Loaded:
 
 
 def test_a_model_that_cannot_be_opened_is_one_message(tmp_path: Path) -> None:
-    async def body(supervisor: Supervisor) -> list[list[Event]]:
+    async def body(supervisor: Supervisor) -> list[list[Told]]:
         (tmp_path / "gone").touch()
         os.kill(supervisor.pid, signal.SIGKILL)
         first = [event async for event in supervisor.ask(Request(0, (1, 2), 5))]
