@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 log = logging.getLogger("crossover")
 
@@ -39,6 +39,9 @@ class Signals:
     step. Otherwise it raises `Preempted` at once. A second SIGINT ends the process.
     """
 
+    late: ClassVar[Signals | None] = None
+    """The last context that was asked to stop when it had nothing left to do."""
+
     def __init__(self, quiet: bool = False) -> None:
         self.asked = False
         self.requeue = False
@@ -58,6 +61,8 @@ class Signals:
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.asked and error[0] is None:
+            Signals.late = self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
@@ -75,6 +80,17 @@ class Signals:
         if not self._quiet:  # not through a buffer, which this may have interrupted
             name = signal.Signals(number).name
             os.write(2, f"\n{name}: finishing the step; Ctrl-C (again) stops at once\n".encode())
+
+
+def stop_before_more() -> None:
+    """Raise `Preempted` if the work before was asked to stop too late to leave anything undone."""
+    late, Signals.late = Signals.late, None
+    if late is None:
+        return
+    log.warning("stopped (exit status %d); run the same command again to continue", STOPPED)
+    if late.requeue:
+        requeue()
+    raise Preempted
 
 
 def requeue() -> None:

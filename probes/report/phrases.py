@@ -108,7 +108,7 @@ def _verdict(comparison: Comparison) -> str:
     noun = comparison.measure.noun
     kind = comparison.kind
     if kind == "missing":
-        return f"No comparison of {noun}: {missing_reason(comparison)}."
+        return f"No comparison of {noun} of {mine} and {other}: {missing_reason(comparison)}."
     if kind == "equal":
         return (
             f"{mine} and {other} need the same {noun}{resolution(comparison)} at every length "

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import schema
 from core.errors import UserError, escaped
+from core.stop_signals import Signals, stop_before_more
 from core.writable import explain, reason
 from data.parts import NO_LOSS, validates
 from scripts.cli import study, terminal
@@ -89,6 +90,7 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
         return print_problems(problems)
     function = load_task(task)
     terminal.expect_interrupts()
+    Signals.late = None
     failures: dict[str, Exception] = {}
     unchecked = len(examined.configs) >= MOST_JOBS
     jobs: list[Any] = []
@@ -114,6 +116,7 @@ def run(config_name: str, task: str, together: bool, argv: list[str]) -> int:
         """Run the job, and give a sweeper its value."""
         value = None
         setup_logging()  # Hydra's launcher may have brought this to another process
+        stop_before_more()
         conf = expanded(OmegaConf.to_object(config))
         jobs.append(conf)
         if not together:
@@ -202,6 +205,7 @@ def run_search(task: str, line: Line) -> int:
 
     def hydra_job(config: DictConfig) -> float:
         setup_logging()  # Hydra's launcher may have brought this to another process
+        stop_before_more()
         try:
             if late := configuration_problems("train", config):
                 raise UserError("; ".join(map(one_line, late)))

@@ -31,7 +31,7 @@ from conf.schema import TrainConf
 from core.errors import UserError, shown
 from core.files import write_text
 from core.parsing import Missing, Unreadable, read_object
-from core.stop_signals import STOPPED, Preempted, Signals, requeue
+from core.stop_signals import STOPPED, Preempted, Signals, requeue, stop_before_more
 from scripts.cli.arguments import parsed
 from scripts.cli.hydra_flags import Line
 from scripts.cli.hydra_keys import SWEEPER
@@ -206,6 +206,7 @@ def run(
             trial = study.trials[number]
             if trial.state in ("complete", "pruned"):
                 continue
+            stop_before_more()
             trial.state, trial.value, trial.reason = "running", None, None
             study.write(path)
             begin_trial = functools.partial(conf_of, study.words(trial))

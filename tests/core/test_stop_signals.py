@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from core.stop_signals import INTERRUPTED, STOPPED
+from tests.scripts.commands import run_script
 from tests.training.children import end, run_in_child, start
 from tests.training.runs import run_conf, write_corpus
 from tracking.jsonl import read_rows
 from training.checkpoints.find import saved
+from training.loop.module import LanguageModel
 from training.run_folder.folder import RunFolder
 
 
@@ -95,6 +97,37 @@ def test_a_multirun_stops_as_a_whole(tmp_path: Path, corpus: Path) -> None:
     assert ended.status == STOPPED, ended.err
     (begun,) = (path.name for path in tmp_path.iterdir() if path.is_dir())
     assert begun.startswith("rwkv4-tiny-") and begun.endswith("-s0")
+
+
+def test_a_stop_behind_the_last_step_begins_no_other_run(
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The run is whole, and the next one of the multirun is not begun."""
+    honest = LanguageModel.on_validation_end
+
+    def on_validation_end(module: LanguageModel) -> None:
+        honest(module)
+        if module.trainer.global_step == 2 and not asked:
+            asked.append(True)
+            os.kill(os.getpid(), SIGTERM)
+
+    asked: list[bool] = []
+    monkeypatch.setattr(LanguageModel, "on_validation_end", on_validation_end)
+    words = [
+        "-m", "model=rwkv4", "model.size=tiny", "data=text", f"data.paths=[{corpus}]",
+        "data.tokenizer=bytes", "data.length=32", "data.batch_size=4", "data.val_fraction=0.1",
+        f"data.cache_dir={corpus.parent / 'cache'}", "seed=0,1", f"runs_dir={tmp_path}",
+        "trainer.max_steps=2", "wandb.mode=disabled", "trainer.accelerator=cpu",
+        "trainer.val_check_interval=2",
+    ]  # fmt: skip
+    done = run_script(capfd, "train", *words)
+    assert done.status == STOPPED
+    assert "stopped (exit status 75); run the same command again to continue" in done.err
+    (begun,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert (begun / "summary.json").is_file() and begun.name.endswith("-s0")
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])

@@ -241,6 +241,12 @@ def resume_target(resume: str, runs_dir: str) -> Path:
         ):
             shown = ", ".join(str(run) for run in runs[:8]) + (", ..." if len(runs) > 8 else "")
             raise UserError(f"resume={resume!r} is a group of runs: choose one of {shown}")
+    for path in candidates:
+        if RunFolder(path).config.is_file():
+            raise UserError(
+                f"resume={resume!r}: the run {path} has no checkpoint yet; its own command begins "
+                "it again"
+            )
     raise UserError(f"resume={resume!r}: not auto or never, and no such checkpoint or run")
 
 

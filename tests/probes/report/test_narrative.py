@@ -159,7 +159,7 @@ def test_missing_probes_are_not_talked_about(tmp_path: Path) -> None:
         "train", "prefill", "decode", "decode_p95", "memory", "memory_decode", "state",
     }  # fmt: skip
     assert phrases.verdict(by_key["train"]) == (
-        "No comparison of training time per sequence: not probed."
+        "No comparison of training time per sequence of RWKV-4 and GPT: not probed."
     )
     assert not any("training time" in text for text in paragraphs(dataset, found))
 

@@ -177,6 +177,11 @@ def test_a_run_can_be_named_and_a_group_is_refused_with_its_runs(
     assert resume_target(f"{parent.path.parent.name}/run", str(Path(home).parent)) == parent.path
     with pytest.raises(UserError, match=r"is a group of runs: choose one of .*run"):
         resume_target(home, "runs")
+    begun = RunFolder(tmp_path / "begun")
+    begun.path.mkdir()
+    begun.config.write_text("name: begun\n")
+    with pytest.raises(UserError, match=r"the run .*begun has no checkpoint yet; its own command"):
+        resume_target("begun", str(tmp_path))
     conf = run_conf(tmp_path, corpus, resume=str(parent.path), trainer__max_steps=5)
     assert run(conf)[0]["parent"]["step"] == 4
 
