@@ -107,7 +107,8 @@ def test_what_needs_a_validation_loss_is_refused(
     (tmp_path / "text.txt").write_text("alpha beta gamma delta " * 300)
     because = "looks at the validation loss, and there is none: data.val_fraction=0 holds nothing"
     part = "{corpus: text, paths: text.txt, val_fraction: 0.1}"
-    mixed = ["data.mix={a: 1, b: 1}", f"data.parts={{a: {{paths: text.txt}}, b: {part}}}"]
+    parts = f"data.parts={{a: {{paths: text.txt}}, b: {part}}}"
+    mixed = ["data.mix={a: 1, b: 1}", parts, "data.paths=[]"]
     for more, message in (
         (["training.patience=2"], f"training.patience=2 {because}"),
         (["training.target_loss=2.5"], f"training.target_loss=2.5 {because}"),
