@@ -7,6 +7,7 @@ import pytest
 from benchmarks.failover import FAULTS, SECOND, Tally, started, trial
 
 
+@pytest.mark.slow  # tests/serving/test_failover.py has the same faults
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_answered_by_the_other_model(fault: str) -> None:
     # Whose caches of a long prompt do not fit into what is left to a worker without memory.

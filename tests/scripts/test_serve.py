@@ -44,7 +44,9 @@ def test_files_of_weights_are_served_until_ctrl_c(folder: Path) -> None:
             assert said["usage"]["completion_tokens"] == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_for_the_whole_group_loses_no_answer(
     capfd: Capture, folder: Path, number: signal.Signals
 ) -> None:
