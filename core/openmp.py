@@ -3,7 +3,7 @@
 By default they spin for milliseconds at the end of every parallel loop. On a machine with one other
 busy process each loop then waits for a thread that has lost its core to a thread that does nothing:
 a training step took 10 to 25 times as long. Sleeping at once makes it fair, but waking costs more
-than a short loop takes: on an idle machine training took up to 1.3 times and decoding 2.7 times as
+than a short loop takes: on an idle machine training took up to 1.3 times and decoding 3 times as
 long. docs/benchmarks/2026-11-30-waiting.md has the figures.
 
 The libraries read their settings once, when they are loaded, so this runs before torch is imported:
