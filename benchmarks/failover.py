@@ -14,7 +14,6 @@ from scripts.cli.launch import script
 if __name__ == "__main__":
     script("benchmarks.failover:main")
 
-
 import asyncio
 import os
 import random
@@ -132,18 +131,18 @@ def main() -> None:
 
 def trial(server: Server, fault: str, tally: Tally, within: float) -> None:
     """Ask the route, let the fault happen meanwhile, and count what comes of it."""
-    length = LONG if fault == "out of memory" else PROMPT
+    is_before = fault == "out of memory"  # of memory that the request would take
+    length = LONG if is_before else PROMPT
     prompt = "".join(random.choices("etaoin shrdlu", k=length))  # that nobody has read before
-    delay = 0.0 if fault == "out of memory" else random.uniform(0, 0.3)
-    if fault == "out of memory":
+    if is_before:
         server.fail(fault)
     with ThreadPoolExecutor(1) as threads:
         began = time.perf_counter()
         asked = threads.submit(server.ask, "best", prompt)
         while not server.first.waiting and not asked.done():
             time.sleep(0.001)
-        time.sleep(delay)
-        if fault != "out of memory":
+        if not is_before:
+            time.sleep(random.uniform(0, 0.3))
             server.fail(fault)
         said = asked.result()
     seconds = time.perf_counter() - began
@@ -212,7 +211,3 @@ def _row(fault: str, tally: Tally) -> Row:
         fault,
         (*map(str, counts), f"{seconds.median:.2f}", f"{max(seconds.values):.2f}", reasons),
     )
-
-
-if __name__ == "__main__":
-    main()

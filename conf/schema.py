@@ -98,6 +98,20 @@ def key(
     return field(default=default, metadata=metadata)
 
 
+def price_key(
+    effect: str, currency: str = "currency=, e.g. price_per_hour=2.50 currency=EUR"
+) -> Any:
+    """A field for the price of the machine per hour; `effect` is what a price adds, and `currency`
+    the key of its unit."""
+    return key(
+        None,
+        f"price of the machine; {effect}",
+        low=0,
+        high=1e9,
+        hint=f"its unit goes into {currency}",
+    )
+
+
 @dataclass
 class DataConf:
     """Corpus, tokenizer and the batches cut from them."""
@@ -392,12 +406,8 @@ class TrainingConf:
         low=0,
         high=AMOUNT,
     )
-    price_per_hour: float | None = key(
-        None,
-        "price of the machine; each row then has the cost of the training steps so far",
-        low=0,
-        high=1e9,
-        hint="its unit goes into training.currency=",
+    price_per_hour: float | None = price_key(
+        "each row then has the cost of the training steps so far", "training.currency="
     )
     currency: str | None = key(None, "currency of the price", choices=CURRENCIES)
     profile: str = key(
@@ -731,13 +741,7 @@ class ReportConf:
     slope_from: int = key(1024, "shortest context length of the log-log slope", low=1, high=TOKENS)
     slope_to: int = key(8192, "longest context length of the slope, inclusive", low=1, high=TOKENS)
     allow_mixed: bool = key(False, "compare rows of different machines, precisions or versions")
-    price_per_hour: float | None = key(
-        None,
-        "price of the machine; a million tokens then have a price too",
-        low=0,
-        high=1e9,
-        hint="its unit goes into currency=, e.g. price_per_hour=2.50 currency=EUR",
-    )
+    price_per_hour: float | None = price_key("a million tokens then have a price too")
     currency: str | None = key(None, "currency of the price", choices=CURRENCIES)
     wandb: WandbConf = field(default_factory=WandbConf)
 
@@ -828,13 +832,7 @@ class ServeConf(OpeningConf):
     accounts_file: str = key(
         "accounts.json", "file of what each key of keys_file has used", path=True
     )
-    price_per_hour: float | None = key(
-        None,
-        "price of the machine; answers then have a cost",
-        low=0,
-        high=1e9,
-        hint="its unit goes into currency=, e.g. price_per_hour=2.50 currency=EUR",
-    )
+    price_per_hour: float | None = price_key("answers then have a cost")
     currency: str | None = key(None, "currency of the price", choices=CURRENCIES)
     routes: Any = key(
         None,

@@ -157,16 +157,18 @@ class Bill:
 
     def expect(self, tokens: int) -> None:
         """How many tokens the request may take at most. Raises `Refusal` if they are not left."""
-        self._accounts.release(self._name, self._held)
-        self._held = 0
+        self._release()
         self._accounts.hold(self._name, tokens)
         self._held = tokens
 
     def settle(self, prompt: int, completion: int, spent: Spent) -> None:
         """What it has taken: tokens of the prompt and of the answer, and the worker's time."""
+        self._release()
+        self._accounts.charge(self._name, prompt, completion, spent)
+
+    def _release(self) -> None:
         self._accounts.release(self._name, self._held)
         self._held = 0
-        self._accounts.charge(self._name, prompt, completion, spent)
 
 
 def _over(message: str) -> Refusal:
