@@ -808,6 +808,12 @@ class GenerateConf(WeightsConf):
         1.0, "sample among the fewest likeliest tokens that have this probability", low=1e-6, high=1
     )
     seed: int = key(0, "number that decides the sampled tokens", low=0, high=2**32 - 1)
+    beam: int = key(
+        0,
+        "instead of sampling, search the likeliest answer with so many beginnings at a time",
+        low=0,
+        high=1024,
+    )
 
 
 @dataclass

@@ -12,7 +12,7 @@ if __name__ == "__main__":  # before the imports that take long: a wrong word is
     launch("generate", "scripts.generate:main")
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from conf.schema import GenerateConf
 from core.units import counted
 from data.text import StreamDecoder
+from models.decoding.beam import beam_search
 from models.decoding.generate import generate
 from models.decoding.settings import Sampling
 from serving.batch_file import Job, answer_file
@@ -73,6 +74,12 @@ def continuation(conf: GenerateConf) -> Iterator[str]:
     decoder = StreamDecoder(tokenizer, after=prompt)
     tokens = torch.tensor(prompt, device=device)
     sampling = Sampling(conf.temperature, conf.top_k, conf.top_p)
-    for token in generate(model, tokens, conf.tokens, sampling, generator):
+    answer: Iterable[int]
+    if conf.beam:
+        end = tokenizer.end_of_text
+        answer = beam_search(model, tokens, conf.tokens, conf.beam, end)[0].tokens
+    else:
+        answer = generate(model, tokens, conf.tokens, sampling, generator)
+    for token in answer:
         yield decoder.push(token)
     yield decoder.flush()

@@ -179,6 +179,11 @@ def _generate(config: GenerateConf) -> Iterator[str]:
         yield "prompts=FILE and out=FILE go together: the prompts, and the answers"
     if config.prompts is not None and config.prompt:
         yield "prompt= is one text and prompts= a file of several: give one of them"
+    if config.beam and config.prompts is not None:
+        yield f"beam={config.beam} is for one prompt=: the prompts of a file are sampled"
+    for name in ("temperature", "top_k", "top_p", "seed"):
+        if config.beam and (value := getattr(config, name)) != getattr(GenerateConf, name):
+            yield f"{name}={value} changes nothing about beam={config.beam}: leave it out"
 
 
 @check("generate", "evaluate", "serve")

@@ -58,6 +58,10 @@ def test_train_then_generate(capfd: Capture, tmp_path: Path, corpus: Path) -> No
     assert first.status == 0 and first.out.startswith("alpha (") and len(first.out) > 9
     assert run_script(capfd, "generate", *ask).out == first.out
     assert run_script(capfd, "generate", *ask, "seed=5").out != first.out
+    one, greedy = (
+        run_script(capfd, "generate", *ask, word) for word in ("beam=1", "temperature=0")
+    )
+    assert one.status == 0 and one.out == greedy.out
 
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "alpha ("}\n{"prompt": "def", "id": 2}\n')
     files = [f"prompts={tmp_path}/prompts.jsonl", f"out={tmp_path}/out.jsonl"]

@@ -39,6 +39,7 @@ GOOD = [
     ("report", ["runs=[runs/a]", "price_per_hour=2.50", "currency=EUR"]),
     ("train", ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60"]),
     ("generate", ["run=first", "prompt=def foo(x, y=None):", "temperature=0"]),
+    ("generate", ["run=first", "beam=4"]),
 ]
 
 RECORDS = "jsonl, tables, hub and files"
@@ -106,6 +107,16 @@ BAD = [
         "report",
         ["runs=[a]", "price_per_hour=2", "currency=EURO"],
         ["currency='EURO': not one of its values; did you mean 'EUR'?"],
+    ),
+    (
+        "generate",
+        ["run=a", "beam=2", "temperature=0.1"],
+        ["temperature=0.1 changes nothing about beam=2: leave it out"],
+    ),
+    (
+        "generate",
+        ["run=a", "beam=2", "prompts=README.md", "out=b"],
+        ["beam=2 is for one prompt=: the prompts of a file are sampled"],
     ),
     ("report", ["runs=[a]", "price_per_hour=2"], ["price_per_hour=2 has no unit: add currency="]),
     ("probe", ["lengths=[]"], ["lengths=[]: give at least one context length"]),
