@@ -7,7 +7,7 @@ DRIVER := $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi)
 EXTRA := $(if $(strip $(DRIVER)),[cuda])
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo live evidence check types quick test test-slow coverage torture busy lint bench clean
+.PHONY: help install demo live evidence check quick suite test test-slow coverage torture busy lint bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,9 +40,13 @@ live: $(VENV)/installed ## two small models side by side in a page; the first ti
 evidence: $(VENV)/installed ## train every model on the tasks that tell them apart, write runs/evidence/; 90 minutes at most
 	$(BIN)/python scripts/evidence.py
 
-# A process keeps its neighbouring tests, which share what they prepare, until the other has none left.
-test: $(VENV)/installed-dev lint ## lint, types and the whole test-suite (without the slow ones)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal --durations=15
+test: $(VENV)/installed-dev ## lint, types and the whole test-suite (without the slow ones), side by side
+	@$(MAKE) --no-print-directory --jobs 2 lint suite
+
+# Three processes on two cores: a quarter of the time, a test waits for a server, a signal or a file.
+# A process keeps its neighbouring tests, which share what they prepare, until the others have none left.
+suite: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 3 --dist worksteal --durations=15
 
 # Tests that take milliseconds each; of these folders, some files train, fork or draw hundreds of samples.
 QUICK := tests/core tests/data tests/models/layers tests/probes/analysis tests/test_house.py tests/test_prose.py
@@ -52,17 +56,13 @@ NOT_QUICK := tests/core/test_stop_signals.py tests/data/test_store.py tests/data
 	tests/probes/analysis/test_scaling_study.py tests/probes/analysis/test_shape_fit.py
 
 check: $(VENV)/installed-dev ## lint, types and the quick tests, side by side; about a minute
-	@$(MAKE) --no-print-directory --jobs 2 types quick
-
-types: $(VENV)/installed-dev
-	$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
-	$(BIN)/mypy
+	@$(MAKE) --no-print-directory --jobs 2 lint quick
 
 quick: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not slow' $(QUICK) $(addprefix --ignore=,$(NOT_QUICK))
 
 coverage: $(VENV)/installed-dev ## the test-suite, and which lines of each file it runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 3 --dist worksteal --cov --cov-report=term:skip-covered
 
 test-slow: $(VENV)/installed-dev ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
@@ -74,8 +74,8 @@ busy: $(VENV)/installed-dev ## sweeps beside busy processes: do their verdicts h
 	$(BIN)/python benchmarks/busy.py -m model=rwkv4,transformer
 
 lint: $(VENV)/installed-dev ## ruff (format and lint) and mypy
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 
 bench: $(VENV)/installed-dev ## time kernels, the training loop and waiting threads on this machine
