@@ -4,6 +4,9 @@ The released 0.1b shapes (12 layers, width 768) of RWKV-4 and RWKV-7 with random
 the CPU, one token at a time. The package runs in a child process, because it chooses its version
 when it is imported; ours and theirs take turns, the other one waiting. Beside tokens per second
 stands the bandwidth they stand for: every weight but the embedding is read once per token.
+
+A second table has RWKV-7 in fp32, bf16 and int8, one and more sequences at a time. The package
+decodes one sequence alone.
 """
 
 from __future__ import annotations
@@ -14,8 +17,10 @@ if __name__ == "__main__":
     script("benchmarks.decode:main")
 
 
+import copy
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +39,7 @@ from benchmarks.harness import (
     version,
 )
 from benchmarks.processes import Child
+from models.decoding.int8 import round_to_int8
 from models.meta import build_meta
 from models.registry import ModelSpec
 
@@ -41,6 +47,9 @@ LAYERS, WIDTH = 12, 768
 VOCAB = {"rwkv4": 50277, "rwkv7": 65536}
 TARGETS = {"rwkv4": "models.rwkv4.RWKV4", "rwkv7": "models.rwkv7.RWKV7"}
 COLUMNS = ("decoding, B=1, fp32", "ours, tokens/s", "GB/s", "rwkv package", "ratio (min to max)")
+BATCHES = (1, 8, 32)
+PRECISIONS = ("fp32", "bf16", "int8")
+TOGETHER = ("rwkv7, tokens/s", *(f"B={batch}" for batch in BATCHES))
 
 CHILD = """
 import os, sys, time
@@ -70,7 +79,9 @@ def main() -> None:
         sys.exit("the rwkv package is not installed: pip install -e '.[dev]'")
     rows = (row(name, arguments.tokens, arguments.rounds) for name in TARGETS)
     title = "Decoding beside the package rwkv"
-    publish(title, table(COLUMNS, rows), packages=("rwkv",), arguments=arguments)
+    more = together(arguments.tokens, arguments.rounds)
+    tables = (table(COLUMNS, rows), table((*TOGETHER, "to B=1", "B=1 to fp32"), more))
+    publish(title, *tables, packages=("rwkv",), arguments=arguments)
 
 
 def row(name: str, tokens: int, rounds: int) -> Row:
@@ -100,6 +111,32 @@ def row(name: str, tokens: int, rounds: int) -> Row:
     )
 
 
+def together(tokens: int, rounds: int) -> Iterator[Row]:
+    """Tokens per second in each precision, in turns; with ratios of the largest batch to one
+    sequence, and of one sequence to one in fp32."""
+    model = random_model("rwkv7")
+    models = {"fp32": model, "bf16": copy.deepcopy(model).bfloat16(), "int8": copy.deepcopy(model)}
+    round_to_int8(models["int8"])
+    steps = {batch: max(2, tokens // batch) for batch in BATCHES}
+    pieces = {
+        (precision, batch): partial(decode, models[precision], steps[batch], batch)
+        for precision in PRECISIONS
+        for batch in BATCHES
+    }
+    seconds = interleave(pieces, rounds)
+    rates = {key: each.rates(steps[key[1]] * key[1]) for key, each in seconds.items()}
+    for precision in PRECISIONS:
+        ours = [rates[precision, batch] for batch in BATCHES]
+        yield Row(
+            precision,
+            (
+                *(f"{rate.median:.1f}" for rate in ours),
+                ours[-1].over(ours[0]).spread(),
+                ours[0].over(rates["fp32", 1]).spread(),
+            ),
+        )
+
+
 def random_model(name: str) -> Any:
     """Official shapes; what the values are does not matter to the time they take."""
     config = {"vocab_size": VOCAB[name], "n_layer": LAYERS, "n_embd": WIDTH}
@@ -111,10 +148,10 @@ def random_model(name: str) -> Any:
 
 
 @torch.no_grad()
-def decode(model: Any, tokens: int) -> float:
-    """Seconds for `tokens` single steps from an early position."""
-    _, state = model(torch.tensor([[1, 2, 3]]), model.init_state(1))
-    token = torch.tensor([[5]])
+def decode(model: Any, tokens: int, batch: int = 1) -> float:
+    """Seconds for `tokens` single steps of `batch` sequences from an early position."""
+    _, state = model(torch.tensor([[1, 2, 3]]).expand(batch, 3), model.init_state(batch))
+    token = torch.full((batch, 1), 5)
 
     def steps() -> None:
         nonlocal state

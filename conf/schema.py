@@ -22,6 +22,7 @@ FOLDER = Path(__file__).resolve().parent
 NOT_FIELDS = ("name", "target", "size", "sizes")
 """Keys of the `model` group that are not fields of the model's own configuration."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+INT8 = "int8"
 PRECISIONS = {
     **dict.fromkeys(("bf16", "bfloat16"), "bf16-mixed"),
     **dict.fromkeys(("16", "fp16", "float16", "half"), "16-mixed"),
@@ -773,8 +774,9 @@ class OpeningConf:
     accelerator: str = key("auto", "device to run on", choices=("auto", "cpu", "gpu"))
     dtype: str = key(
         "auto",
-        "precision of weights and arithmetic; auto: the file's",
-        choices=DTYPES,
+        "precision of weights and arithmetic; auto: the file's; int8: matrices in int8 and the "
+        "rest in float32, on a CPU",
+        choices=(*DTYPES, INT8),
         aliases=SHORT,
     )
 

@@ -136,9 +136,7 @@ class FeedForward(nn.Module):
 
     def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
         (y,) = p.norm(x, norm)
-        hidden = p.buffer("hidden", self.down.in_features)
-        n = [self.gate_up.in_features, self.down.in_features]
-        p.emit("swiglu", n, [y, self.gate_up.weight, hidden, self.gate_up.bias])
+        hidden = p.swiglu(y, self.gate_up, "hidden")
         p.linear(hidden, self.down, x, sink="add")
 
 

@@ -1,11 +1,14 @@
 // One token through a whole model in one call: the decoding path of the CPU. A program, made by
 // models/decoding/program.py, is a list of instructions over a table of addresses; every thread walks through
 // all of it and does its share of each instruction, so a token costs one call and one pass over the
-// weights. Weights, states and caches are of type E, everything between them is fp32.
+// weights. Weights, states and caches are of type E, matrices perhaps of int8 with a scale for each
+// row, everything between them is fp32.
 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+
+#include <type_traits>
 
 #include "cpu/rows.h"
 
@@ -155,20 +158,73 @@ struct Machine {
     }
   }
 
-  // sum_i W[row + k, i] x[i] for k < R rows.
-  template <int R>
-  static void dots(const E* W, Index width, const float* x, float* out) {
-    vec sums[R] = {};
+  // out[q][k] = sum_c W[k, c] x[q, c] for R rows of W and Q of x, each summed in the same order
+  // whatever R and Q are. Rows of x are `stride` apart.
+  template <int R, int Q = 1, class T>
+  static void dots(const T* W, Index width, const float* x, float (*out)[R], Index stride = 0) {
+    vec sums[Q][R] = {};
     Index c = 0;
     for (; c + LANES <= width; c += LANES) {
-      vec here = load(x + c);
-      for (int k = 0; k < R; k++) sums[k] += load(W + k * width + c) * here;
+      vec here[Q];
+      for (int q = 0; q < Q; q++) here[q] = load(x + q * stride + c);
+      for (int k = 0; k < R; k++) {
+        vec weight = load(W + k * width + c);
+        for (int q = 0; q < Q; q++) sums[q][k] += weight * here[q];
+      }
     }
     if (int rest = int(width - c)) {
-      vec here = load(x + c, rest);
-      for (int k = 0; k < R; k++) sums[k] += load(W + k * width + c, rest) * here;
+      vec here[Q];
+      for (int q = 0; q < Q; q++) here[q] = load(x + q * stride + c, rest);
+      for (int k = 0; k < R; k++) {
+        vec weight = load(W + k * width + c, rest);
+        for (int q = 0; q < Q; q++) sums[q][k] += weight * here[q];
+      }
     }
-    for (int k = 0; k < R; k++) out[k] = reduce(sums[k]);
+    for (int q = 0; q < Q; q++)
+      for (int k = 0; k < R; k++) out[q][k] = reduce(sums[q][k]);
+  }
+
+  template <int R>
+  static auto as_rows(float* out) {
+    return reinterpret_cast<float (*)[R]>(out);
+  }
+
+  // put(b, o, sum_c W[o, c] x[b, c]) for `outs` rows of W in turns of R, and every row of x.
+  template <class T, class Put>
+  void product(const T* W, Index outs, Index width, const float* x, Put put) const {
+    constexpr int R = 4, Q = LANES >= 16 ? 4 : 2;  // sums that the registers hold
+    Index o = 0;
+    auto rows = [&](auto count) {
+      constexpr int K = decltype(count)::value;
+      const T* here = W + o * width;
+      Index b = 0;
+      for (; b + Q <= B; b += Q) {
+        float y[Q][K];
+        dots<K, Q>(here, width, x + b * width, y, width);
+        for (int q = 0; q < Q; q++)
+          for (int k = 0; k < K; k++) put(b + q, o + k, y[q][k]);
+      }
+      for (; b < B; b++) {
+        float y[1][K];
+        dots<K>(here, width, x + b * width, y);
+        for (int k = 0; k < K; k++) put(b, o + k, y[0][k]);
+      }
+      o += K;
+    };
+    // A single row of x has room for more rows of W at once.
+    if (B < Q)
+      while (o + 2 * R <= outs) rows(std::integral_constant<int, 2 * R>{});
+    while (o + R <= outs) rows(std::integral_constant<int, R>{});
+    while (o < outs) rows(std::integral_constant<int, 1>{});
+  }
+
+  // body(W, scale of a row) with the matrix at `slot`, which has int8 elements where it has scales.
+  template <class Body>
+  void with_matrix(const Instruction& i, int slot, int scales, Body body) const {
+    if (const float* scale = at<float>(i, scales))
+      body(at<int8_t>(i, slot), [=](Index row) { return scale[row]; });
+    else
+      body(at(i, slot), [](Index) { return 1.f; });
   }
 
   static void put(const Instruction& i, float* out, const float* gate, Index o, float value) {
@@ -178,28 +234,19 @@ struct Machine {
       out[o] += i.n[3] == ADD ? value : value / (1 + std::exp(-gate[o]));
   }
 
-  // out = activation(W x + bias). n: in, out, activation, sink. p: x, W, bias, gate, out.
+  // out = activation(W x + bias). n: in, out, activation, sink. p: x, W, bias, gate, out, scales of W.
   void linear(const Instruction& i) const {
-    constexpr int R = 8;
     Index in = i.n[0], outs = i.n[1], from, to;
-    const E *W = at(i, 1), *bias = at(i, 2);
-    team.share(outs, R, from, to);
-    for (Index o = from; o < to; o += R) {
-      int count = int(std::min<Index>(R, to - o));
-      for (Index b = 0; b < B; b++) {
-        float y[R];
-        const float* x = work(i, 0) + b * in;
-        if (count == R)
-          dots<R>(W + o * in, in, x, y);
-        else
-          for (int k = 0; k < count; k++) dots<1>(W + (o + k) * in, in, x, y + k);
-        const float* gate = at<float>(i, 3) ? work(i, 3) + b * outs : nullptr;
-        for (int k = 0; k < count; k++) {
-          float value = y[k] + (bias ? to_float(bias[o + k]) : 0);
-          put(i, work(i, 4) + b * outs, gate, o + k, activate(i.n[2], value));
-        }
-      }
-    }
+    const E* bias = at(i, 2);
+    const float* gate = work(i, 3);
+    team.share(outs, 8, from, to);
+    with_matrix(i, 1, 5, [&](auto* W, auto scale) {
+      product(W + from * in, to - from, in, work(i, 0), [&](Index b, Index row, float y) {
+        Index o = from + row;
+        float value = y * scale(o) + (bias ? to_float(bias[o]) : 0);
+        put(i, work(i, 4) + b * outs, gate ? gate + b * outs : nullptr, o, activate(i.n[2], value));
+      });
+    });
   }
 
   // out = activation(x M), M [in, out]. n: in, out, activation. p: x, M, out.
@@ -218,33 +265,22 @@ struct Machine {
     }
   }
 
-  // out = silu(W_0 x + b_0) * (W_1 x + b_1), W = (W_0, W_1). n: in, out. p: x, W, out, b.
+  // out = silu(W_0 x + b_0) * (W_1 x + b_1), W = (W_0, W_1). n: in, out. p: x, W, out, b, scales.
   void swiglu(const Instruction& i) const {
     Index in = i.n[0], outs = i.n[1], from, to;
-    const E *W = at(i, 1), *bias = at(i, 3);
-    constexpr int R = 4;
-    team.share(outs, R, from, to);
-    for (Index o = from; o < to; o += R)
-      for (Index b = 0; b < B; b++) {
-        const float* x = work(i, 0) + b * in;
-        float gate[R], up[R];
-        int count = int(std::min<Index>(R, to - o));
-        if (count == R) {
-          dots<R>(W + o * in, in, x, gate);
-          dots<R>(W + (outs + o) * in, in, x, up);
-        } else
-          for (int k = 0; k < count; k++) {
-            dots<1>(W + (o + k) * in, in, x, gate + k);
-            dots<1>(W + (outs + o + k) * in, in, x, up + k);
-          }
-        for (int k = 0; k < count; k++) {
-          if (bias) {
-            gate[k] += to_float(bias[o + k]);
-            up[k] += to_float(bias[outs + o + k]);
-          }
-          work(i, 2)[b * outs + o + k] = gate[k] / (1 + std::exp(-gate[k])) * up[k];
-        }
-      }
+    const E* bias = at(i, 3);
+    float* out = work(i, 2);
+    team.share(outs, 8, from, to);
+    with_matrix(i, 1, 4, [&](auto* W, auto scale) {
+      auto half = [&](Index first, auto store) {
+        product(W + first * in, to - from, in, work(i, 0), [&](Index b, Index row, float y) {
+          float value = y * scale(first + row) + (bias ? to_float(bias[first + row]) : 0);
+          store(out[b * outs + from + row], value);
+        });
+      };
+      half(from, [](float& place, float gate) { place = gate / (1 + std::exp(-gate)); });
+      half(outs + from, [](float& place, float up) { place *= up; });
+    });
   }
 
   // RWKV-4: out = sigmoid(r) wkv. n: C. p: r, k, v, time_decay, time_first, state (aa, bb, pp), out.
@@ -432,8 +468,8 @@ struct Machine {
         turn(qkv + h * N, turned.data());
         float scale = 1 / std::sqrt(float(N)), top = -INFINITY, total = 0;
         Index t = 0;
-        for (; t + 8 <= seen; t += 8) dots<8>(keys + t * N, N, turned.data(), &scores[t]);
-        for (; t < seen; t++) dots<1>(keys + t * N, N, turned.data(), &scores[t]);
+        for (; t + 8 <= seen; t += 8) dots<8>(keys + t * N, N, turned.data(), as_rows<8>(&scores[t]));
+        for (; t < seen; t++) dots<1>(keys + t * N, N, turned.data(), as_rows<1>(&scores[t]));
         for (t = 0; t < seen; t++) top = std::max(top, scores[t] *= scale);
         vec sum{};
         each_vector(seen, [&](Index c, int lanes) {

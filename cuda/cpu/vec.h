@@ -137,6 +137,18 @@ inline void store(fp16* p, vec x) {
 #endif
 }
 
+typedef int8_t bvec __attribute__((vector_size(VEC_LANES)));
+
+inline vec load(const int8_t* p) {
+#if defined(__AVX512F__)
+  return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#else
+  bvec b;
+  std::memcpy(&b, p, sizeof b);
+  return __builtin_convertvector(__builtin_convertvector(b, ivec), vec);
+#endif
+}
+
 // The first `count` lanes only; the others read as 0.
 template <class E>
 inline vec load(const E* p, int count) {

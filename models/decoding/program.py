@@ -29,7 +29,7 @@ CODES = (
 )  # fmt: skip
 ACTIVATIONS = ("none", "tanh", "sigmoid", "squared_relu", "gelu", "gelu_tanh")
 SINKS = ("set", "add", "add_gated")
-MOST_ROWS = 16
+MOST_ROWS = 32
 """Sequences decoded together; above it torch's matrix products are the better choice."""
 BYTES_PER_THREAD = 1 << 18
 """Weights below which a second thread costs more than it saves."""
@@ -124,8 +124,17 @@ class Program:
             out = self.buffer(out, layer.out_features)
         n = [layer.in_features, layer.out_features]
         n += [ACTIVATIONS.index(activation), SINKS.index(sink)]
-        self.emit("linear", n, [x, layer.weight, layer.bias, gate, out], parallel=parallel)
+        matrix, scales = _matrix(layer)
+        self.emit("linear", n, [x, matrix, layer.bias, gate, out, scales], parallel=parallel)
         return out
+
+    def swiglu(self, x: Tensor, layer: nn.Linear, out: str) -> Tensor:
+        """out = silu(W_0 x + b_0) * (W_1 x + b_1); the layer has the rows of W_0, then of W_1."""
+        result = self.buffer(out, layer.out_features // 2)
+        matrix, scales = _matrix(layer)
+        n = [layer.in_features, layer.out_features // 2]
+        self.emit("swiglu", n, [x, matrix, result, layer.bias, scales])
+        return result
 
     def low_rank(
         self, x: Tensor, matrix: Tensor, out: str, activation: str = "none", parallel: bool = False
@@ -193,6 +202,12 @@ class Program:
         threads = min(torch.get_num_threads(), self._threads)
         function = getattr(library.load(), name)
         function(len(self._program), self._program.ctypes.data, self._table, self.batch, threads)
+
+
+def _matrix(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """A layer's matrix, and the scales of its rows if these are int8."""
+    rows = getattr(layer, "rows", None)
+    return (layer.weight, None) if rows is None else (rows, layer.get_buffer("scales"))
 
 
 def _padded(operands: Any, count: int) -> list[Any]:

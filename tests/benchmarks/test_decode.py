@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from benchmarks import decode
+from models.decoding.int8 import Int8Linear
 
 
 def test_rates_and_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +25,22 @@ def test_rates_and_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, bandwidth, theirs, ratio = row.figures
     assert (ours, theirs, ratio) == ("4.0", "2.0", "2.00 (2.00 to 2.00)")
     assert bandwidth == "0.0"
+
+
+def test_precisions_and_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of a batch takes as long as one of a sequence, and one in int8 half as long."""
+    monkeypatch.setattr(decode, "LAYERS", 1)
+    monkeypatch.setattr(decode, "WIDTH", 64)
+    monkeypatch.setattr(decode, "VOCAB", {"rwkv7": 128})
+
+    def seconds(model: Any, tokens: int, batch: int) -> float:
+        rounded = isinstance(model.head, Int8Linear)
+        return tokens * (0.5 if rounded else 1.0)
+
+    monkeypatch.setattr(decode, "decode", seconds)
+    rows = {row.what: row.figures for row in decode.together(4, 2)}
+    assert rows["fp32"] == ("1.0", "8.0", "32.0", "32.00 (32.00 to 32.00)", "1.00 (1.00 to 1.00)")
+    assert rows["int8"] == ("2.0", "16.0", "64.0", "32.00 (32.00 to 32.00)", "2.00 (2.00 to 2.00)")
 
 
 def test_a_model_decodes(monkeypatch: pytest.MonkeyPatch) -> None:

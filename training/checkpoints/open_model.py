@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from conf.schema import WeightsConf
+from conf.schema import INT8, WeightsConf
 from core.errors import UserError
 from core.parsing import Missing, Unreadable, read_yaml
 from data import foreign, tokenizers
 from data.text import TextTokenizer
 from models import load
 from models.contract import Model
+from models.decoding.int8 import round_to_int8
 from models.formats.run_checkpoints import PATTERN
 from models.formats.weights import DTYPES
 from training.checkpoints.weights_source import Source, check_alike, check_tokenizer, find_source
@@ -69,6 +70,10 @@ def open_model(conf: WeightsConf, texts: Sequence[str] = ()) -> Opened:
         check_alike(source, tokenizer, given)
     on_gpu = conf.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    model = load(source.weights, device, DTYPES.get(conf.dtype), conf.weights)
+    in_int8 = conf.dtype == INT8
+    dtype = torch.float32 if in_int8 else DTYPES.get(conf.dtype)
+    model = load(source.weights, device, dtype, conf.weights)
+    if in_int8:
+        round_to_int8(model)
     tokenizers.check_fits(tokenizer, model.config.vocab_size, str(source.weights))
     return Opened(model, tokenizer, path, source)
