@@ -63,6 +63,7 @@ class TransformerConfig:
     emb_std: float | None = None  # of its first values; default 0.02
     zero_output: bool | None = None  # what is added to the stream begins as zero; default false
     orthogonal_head: bool | None = None  # as in an RWKV; default false
+    n_conv: int | None = None  # [K], tokens that queries, keys and values are convolved over; none
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -75,6 +76,8 @@ class TransformerConfig:
             layer_pattern.windows(self.windows)
         if self.emb_std is not None and not self.emb_std > 0:
             raise UserError(f"model.emb_std={self.emb_std} must be positive")
+        if self.n_conv is not None and self.n_conv < 1:
+            raise UserError(f"model.n_conv={self.n_conv} must be 1 or more")
         turn = self.rotation
         if min(turn.factor, turn.length) <= 0 or not 0 < turn.low < turn.high:
             raise UserError(
@@ -147,7 +150,7 @@ class Transformer(AttentionTrunk):
     title = "the Transformer"
     options = (
         "attention", "window", "windows", "qk_norm", "dropout", "tie_embeddings",
-        "emb_norm", "emb_std", "zero_output", "orthogonal_head",
+        "emb_norm", "emb_std", "zero_output", "orthogonal_head", "n_conv",
     )  # fmt: skip
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -177,6 +180,7 @@ class Transformer(AttentionTrunk):
             c.head_size,
             bool(c.output_bias),
             (lambda size: RMSNorm(size, c.norm_eps)) if c.qk_norm else None,
+            c.n_conv or 1,
         )
         ffn = FeedForward(c.n_embd, c.n_ffn or 3 * c.n_embd, bool(c.ffn_bias))
         return AttentionBlock(att, ffn, self.build_norm, c.dropout)

@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before the imports that take long: a wrong word is
     launch("evidence", "scripts.evidence:main", together=True)
 
 import contextlib
+import csv
 import json
 import math
 import signal
@@ -55,7 +56,7 @@ LAST = 3000  # characters of a log that a message shows
 
 @dataclass
 class Job:
-    """One experiment, or the measurement of costs, that is to be run."""
+    """One recipe, or the measurement of costs, that is to be run."""
 
     name: str
     command: tuple[str, ...]
@@ -95,13 +96,12 @@ def main(confs: list[EvidenceConf]) -> None:
 def jobs_of(conf: EvidenceConf) -> list[Job]:
     """Everything that is to be run, the longest first."""
     jobs = []
-    for name in conf.experiments:
-        jobs.append(
-            Job(name, command_of(name, conf), planned_of(name, conf), BY_NAME[name].minutes)
-        )
+    recipes = [recipe for name in conf.experiments for recipe in BY_NAME[name].recipes]
+    for name, minutes in recipes:
+        jobs.append(Job(name, command_of(name, conf), planned_of(name, conf), minutes))
     if conf.costs:
         models = dict.fromkeys(
-            model for name in conf.experiments for model in sweep_of(name)["model"].split(",")
+            model for name, _ in recipes for model in values_of(sweep_of(name)["model"])
         )
         command = ("probe", "-m", f"model={','.join(models)}", f"group={COSTS}",
                    f"runs_dir={conf.runs_dir}", *COST_WORDS)  # fmt: skip
@@ -121,15 +121,19 @@ def sweep_of(name: str) -> dict[str, str]:
 
 
 def planned_of(name: str, conf: EvidenceConf) -> int:
-    """Number of trainings of an experiment."""
+    """Number of trainings of a recipe."""
     sweep = sweep_of(name)
     given = dict(word.split("=", 1) for word in conf.words if "=" in word)
-    values = [given.get(key, values) for key, values in sweep.items()]
-    return math.prod(len(each.split(",")) for each in values)
+    return math.prod(len(values_of(given.get(key, values))) for key, values in sweep.items())
+
+
+def values_of(text: str) -> list[str]:
+    """`a,'b,c'` as a and b,c."""
+    return next(csv.reader([text], quotechar="'"))
 
 
 def command_of(name: str, conf: EvidenceConf) -> tuple[str, ...]:
-    """The command of an experiment's trainings."""
+    """The command of a recipe's trainings."""
     place = () if conf.runs_dir == "runs" else (f"runs_dir={conf.runs_dir}",)
     return ("train", "-m", f"experiment={name}", *place, *conf.words)
 
@@ -215,9 +219,15 @@ class Display:
 
 def write(conf: EvidenceConf, out: Path) -> evidence_page.Page:
     """The page and its record, of whatever there is."""
-    runs = {name: runs_in(Path(conf.runs_dir, name)) for name in conf.experiments}
-    outcomes = {name: outcome_of(BY_NAME[name], runs[name], conf) for name in conf.experiments}
-    commands = {name: spelled(command_of(name, conf)) for name in conf.experiments}
+    shown = [BY_NAME[name] for name in conf.experiments]
+    runs = {
+        one.name: [run for group, _ in one.recipes for run in runs_in(Path(conf.runs_dir, group))]
+        for one in shown
+    }
+    outcomes = {one.name: outcome_of(one, runs[one.name], conf) for one in shown}
+    commands = {
+        one.name: [spelled(command_of(recipe, conf)) for recipe, _ in one.recipes] for one in shown
+    }
     costs, warnings = costs_of(Path(conf.runs_dir, COSTS))
     problems = [problem for group in runs.values() for run in group if (problem := left_out(run))]
     facts = facts_of(outcomes)
@@ -230,7 +240,8 @@ def write(conf: EvidenceConf, out: Path) -> evidence_page.Page:
 
 def outcome_of(experiment: Experiment, runs: Sequence[TrainingRun], conf: EvidenceConf) -> Outcome:
     """What the finished trainings of an experiment show."""
-    return outcome(runs, experiment.claims, experiment.main, planned_of(experiment.name, conf))
+    planned = sum(planned_of(recipe, conf) for recipe, _ in experiment.recipes)
+    return outcome(runs, experiment.claims, experiment.main, planned)
 
 
 def costs_of(folder: Path) -> tuple[Dataset | None, tuple[str, ...]]:

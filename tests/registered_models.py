@@ -20,6 +20,7 @@ VARIANTS = [
     *NAMES,
     "transformer window=24",
     "transformer windows=16,all",
+    "transformer n_conv=4",
     "rwkv7 rate_limit=2.0",
     "hybrid layers=rwkv4,mamba2,gru",
     "rwkv5 ungated=true",

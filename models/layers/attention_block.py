@@ -22,6 +22,7 @@ from models.decoding.captured import AHEAD, room_for
 from models.decoding.program import Program
 from models.layers.init import init_normal, split_decay
 from models.layers.matrices import matrices_rounded
+from models.layers.mixer_block import ShortConvolution
 from models.layers.norms import LayerNorm, RMSNorm
 from models.layers.trunk import Block, Mixer, Stream, Trunk, linear_flops
 from models.ops.attention import (
@@ -80,7 +81,9 @@ class Attention(Mixer):
     `rotation`, queries and keys are rotated by the table among the positions. Heads are C / H wide
     unless `head_size` says otherwise; `output_bias` is by default `bias`. With a `head_norm`, every
     query and key is normed before it is rotated, with weights `[N]` that the heads share (Henry et
-    al. 2020, arXiv 2010.04245, with the root mean square as Qwen3 and OLMo 2 have it).
+    al. 2020, arXiv 2010.04245, with the root mean square as Qwen3 and OLMo 2 have it). With
+    `n_conv` K, queries, keys and values are first convolved over the last K tokens, every channel on
+    its own (Primer's attention: So et al. 2021, arXiv 2109.08668).
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Attention(Mixer):
         head_size: int | None = None,
         output_bias: bool | None = None,
         head_norm: Callable[[int], nn.Module] | None = None,
+        n_conv: int = 1,
     ) -> None:
         super().__init__()
         self.n_head, self.n_kv_head = n_head, n_kv_head or n_head
@@ -102,6 +106,8 @@ class Attention(Mixer):
         self.kernel, self.window, self.rotation = kernel, window, rotation
         heads = n_head + 2 * self.n_kv_head
         self.qkv = nn.Linear(n_embd, heads * self.head_size, bias=bias)
+        convolution = ShortConvolution(heads * self.head_size, n_conv, silu=False)
+        self.conv = convolution if n_conv > 1 else None
         output_bias = bias if output_bias is None else output_bias
         self.output = nn.Linear(n_head * self.head_size, n_embd, bias=output_bias)
         self.normed = head_norm is not None
@@ -114,7 +120,11 @@ class Attention(Mixer):
         """x `[B, T, C]` to `[B, T, C]`; positions are the tokens before x, and its rotations."""
         past, rope = positions
         batch, length, _ = x.shape
-        heads = self.qkv(x).view(batch, length, -1, self.head_size)  # [B, T, H + 2 G, N]
+        mixed, before = self.qkv(x), State()  # [B, T, (H + 2 G) N]
+        if self.conv is not None:
+            mixed, last = self.conv(mixed, None if state is None else state["conv"])
+            mixed, before = mixed.contiguous(), {"conv": last}  # rows in one piece, for fast kernels
+        heads = mixed.view(batch, length, -1, self.head_size)  # [B, T, H + 2 G, N]
         qk, v = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
         if self.normed:
             q, k = qk.split((self.n_head, self.n_kv_head), dim=2)
@@ -131,7 +141,7 @@ class Attention(Mixer):
             y = attend_one(q, state["k"], state["v"], past)
             return self.output(y.transpose(1, 2).flatten(2)), state, positions
         if state is not None:
-            state = grow_cache(state, past, past + length, self.window)
+            state = {**grow_cache(state, past, past + length, self.window), **before}
             k = write_cache(state["k"], k, past, self.window)  # [B, G, S, N]
             v = write_cache(state["v"], v, past, self.window)
         y = attend(q, k, v, self.kernel, self.window)  # [B, H, T, N]
@@ -139,10 +149,12 @@ class Attention(Mixer):
         return y, state, positions
 
     def init_state(self, batch: int, capacity: int | None) -> State:
-        """Empty keys and values `[B, G, capacity, N]`, of W tokens at most."""
+        """Empty keys and values `[B, G, capacity, N]`, of W tokens at most, and the last tokens of
+        the convolution `[B, K-1, (H + 2 G) N]`, if there is one."""
         capacity = min(capacity or 0, self.window or capacity or 0)
-        shape = (batch, self.n_kv_head, capacity, self.head_size)
-        return {name: self.qkv.weight.new_empty(shape).detach() for name in ("k", "v")}
+        shape, like = (batch, self.n_kv_head, capacity, self.head_size), self.qkv.weight
+        state: State = {name: like.new_empty(shape).detach() for name in ("k", "v")}
+        return state if self.conv is None else {**state, "conv": self.conv.init_state(batch, like)}
 
     def flops(self, batch: int, length: int, past: int, dense: bool) -> int:
         """Projections, and two products of `N` per head and query-key pair."""
@@ -150,7 +162,8 @@ class Attention(Mixer):
         projections = linear_flops(self.qkv, batch * length) + linear_flops(
             self.output, batch * length
         )
-        return projections + 4 * batch * self.n_head * self.head_size * pairs
+        convolution = 0 if self.conv is None else self.conv.flops(batch, length)
+        return projections + convolution + 4 * batch * self.n_head * self.head_size * pairs
 
     def step(self, p: Program, x: Tensor, norm: nn.Module, layer: int) -> None:
         (y,) = p.norm(x, norm)
@@ -232,11 +245,19 @@ class AttentionTrunk(Trunk):
     def initialise(self) -> None:
         residual = ("att.output.weight", "ffn.down.weight")
         init_normal(self, self.config.n_layer, residual)
+        for block in self.layers:
+            if isinstance(block, AttentionBlock) and block.att.conv is not None:
+                block.att.conv.reset()
+
+    @property
+    def convolves(self) -> bool:
+        """Whether queries, keys and values are convolved, for which native steps have no room."""
+        return (getattr(self.config, "n_conv", None) or 1) > 1
 
     @property
     def can_step(self) -> bool:
         is_normed = bool(getattr(self.config, "qk_norm", None))  # which no instruction does
-        return self.config.attention in ("auto", "flash") and not is_normed
+        return self.config.attention in ("auto", "flash") and not is_normed and not self.convolves
 
     def reserve_cache(self, program: Program, state: State) -> State:
         if not self.attends:
@@ -256,7 +277,9 @@ class AttentionTrunk(Trunk):
         program.position[0] = past
         return state
 
-    can_fix = True
+    @property
+    def can_fix(self) -> bool:
+        return not self.convolves
 
     def fixed_state(self, state: State, past: int) -> tuple[State, int | None]:
         window = getattr(self.config, "window", None)

@@ -56,9 +56,11 @@ class MixerBlock(Block):
 class ShortConvolution(nn.Module):
     """See `models.ops.short_convolution`; one that sees 1 token hands on what it is given."""
 
-    def __init__(self, channels: int, width: int, bias: bool = False) -> None:
+    def __init__(
+        self, channels: int, width: int, bias: bool = False, silu: bool = True
+    ) -> None:
         super().__init__()
-        self.channels, self.width = channels, width
+        self.channels, self.width, self.silu = channels, width, silu
         self.weight = nn.Parameter(torch.empty(channels, width)) if width > 1 else None
         self.bias = nn.Parameter(torch.zeros(channels)) if bias and width > 1 else None
         self.reset()
@@ -75,7 +77,7 @@ class ShortConvolution(nn.Module):
         """x `[B, T, C]` to the same, and the tokens that a next call needs."""
         if self.weight is None:
             return x, state
-        return short_convolution(x, self.weight, self.bias, state)
+        return short_convolution(x, self.weight, self.bias, state, self.silu)
 
     def init_state(self, batch: int, like: Tensor) -> Tensor:
         """The tokens before the first, `[B, K-1, C]`: zeros, of the device and dtype of `like`."""

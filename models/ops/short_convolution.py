@@ -10,9 +10,9 @@ from models.ops.intercept import interceptable
 
 
 def short_convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool = True
 ) -> tuple[Tensor, Tensor | None]:
-    """silu of y_t = bias + sum over j < K of weight_j x_{t-K+1+j}, every channel on its own.
+    """y_t = bias + sum over j < K of weight_j x_{t-K+1+j}, every channel on its own; or its silu.
 
     x `[B, T, C]`, weight `[C, K]`, bias `[C]`; state `[B, K-1, C]` holds the tokens before x, zeros
     without one. Returns `[B, T, C]`, and the last K - 1 tokens, or None without a state.
@@ -20,7 +20,7 @@ def short_convolution(
     before, after = preceding(x, state, weight.shape[1] - 1)
     whole = torch.cat((before.to(x.dtype), x), dim=1).transpose(1, 2)  # [B, C, K-1+T]
     y = F.conv1d(whole, weight[:, None].to(x.dtype), bias, groups=x.shape[2])
-    return F.silu(y).transpose(1, 2), after
+    return (F.silu(y) if silu else y).transpose(1, 2), after
 
 
 def short_convolution_flops(batch: int, length: int, channels: int, width: int) -> int:

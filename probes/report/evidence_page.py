@@ -34,7 +34,7 @@ class Section:
     verdict: str
     details: tuple[str, ...]
     """What was tried, and what speaks against the comparison."""
-    command: str
+    commands: tuple[str, ...]
     best: Table
     tried: Table
 
@@ -58,7 +58,7 @@ class Page:
 
 def page(
     outcomes: Mapping[str, Outcome],
-    commands: Mapping[str, str],
+    commands: Mapping[str, Sequence[str]],
     costs: Dataset | None,
     facts: Sequence[str],
     warnings: Sequence[str] = (),
@@ -146,7 +146,7 @@ def shown_figure(value: float | None, key: str) -> str:
     return f"{value:.1%}" if is_share else f"{value:.4g}"
 
 
-def section(experiment: Experiment, outcome: Outcome, command: str) -> Section:
+def section(experiment: Experiment, outcome: Outcome, commands: Sequence[str]) -> Section:
     """What is said of one experiment."""
     columns = [(experiment.main, experiment.capability), *experiment.columns]
     rule = "; ".join(claim.words for claim in experiment.claims)
@@ -170,7 +170,7 @@ def section(experiment: Experiment, outcome: Outcome, command: str) -> Section:
         rule,
         outcome.verdict,
         tuple(details),
-        command,
+        tuple(commands),
         _best_table(outcome.contestants, columns),
         _tried_table(outcome.contestants, experiment),
     )

@@ -25,7 +25,7 @@ def content() -> evidence_page.Page:
         ),
         "language": outcome([], BY_NAME["language"].claims, BY_NAME["language"].main, 18),
     }
-    commands = {name: f"python scripts/train.py -m experiment={name}" for name in names}
+    commands = {name: [f"python scripts/train.py -m experiment={name}"] for name in names}
     return evidence_page.page(outcomes, commands, None, ["11 trainings"])
 
 
@@ -53,6 +53,6 @@ def test_each_experiment_shows_rule_source_verdict_and_all_that_was_tried() -> N
     assert language.best.caption == "No training of it has finished yet."
     html = evidence_page.html(page)
     for section in page.sections:
-        assert section.command in html and section.title in html
+        assert section.commands[0] in html and section.title in html
     assert ">None<" not in html and ">nan<" not in html
     assert json.loads(json.dumps(page.plain()))["sections"][0]["best"]["rows"]
