@@ -1,8 +1,9 @@
 """Train what the evidence page needs, and write the page: `python scripts/evidence.py`.
 
-Each experiment is a multirun of `scripts/train.py` and a group of its own, in wandb too. They run
-side by side, a thread each; the same command goes on where they were. What each prints goes to a
-file in `runs/evidence/logs/`, and one line says how many trainings are left.
+Each recipe is a multirun of `scripts/train.py` and a group of its own, in wandb too. They run side
+by side, a thread each, once costs have been measured alone; the same command goes on where they
+were. What each prints goes to a file in `runs/evidence/logs/`, and one line says how many trainings
+are left.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def main(confs: list[EvidenceConf]) -> None:
 
 
 def jobs_of(conf: EvidenceConf) -> list[Job]:
-    """Everything that is to be run, the longest first."""
+    """Everything that is to be run: costs, then the longest first."""
     jobs = []
     recipes = [recipe for name in conf.experiments for recipe in BY_NAME[name].recipes]
     for name, minutes in recipes:
@@ -106,7 +107,7 @@ def jobs_of(conf: EvidenceConf) -> list[Job]:
         command = ("probe", "-m", f"model={','.join(models)}", f"group={COSTS}",
                    f"runs_dir={conf.runs_dir}", *COST_WORDS)  # fmt: skip
         jobs.append(Job(COSTS, command, 1, 6.0))
-    return sorted(jobs, key=lambda job: -job.minutes)
+    return sorted(jobs, key=lambda job: (job.name != COSTS, -job.minutes))
 
 
 def sweep_of(name: str) -> dict[str, str]:
@@ -152,10 +153,11 @@ def run(jobs: Sequence[Job], conf: EvidenceConf, out: Path) -> list[str]:
                 stopping, waiting = True, []
                 for job in running:
                     job.process.terminate()  # type: ignore[union-attr]
-            while waiting and len(running) < workers:
+            while waiting and len(running) < workers and COSTS not in [job.name for job in running]:
                 job = waiting.pop(0)
                 job.log = appending(out / "logs" / f"{job.name}.txt")
-                job.process = start(job.command, threads=1, output=job.log)
+                threads = None if job.name == COSTS else 1  # it has the machine to itself
+                job.process = start(job.command, threads=threads, output=job.log)
                 running.append(job)
             for job in running:
                 job.status = job.process.poll()  # type: ignore[union-attr]

@@ -82,8 +82,8 @@ class Attention(Mixer):
     unless `head_size` says otherwise; `output_bias` is by default `bias`. With a `head_norm`, every
     query and key is normed before it is rotated, with weights `[N]` that the heads share (Henry et
     al. 2020, arXiv 2010.04245, with the root mean square as Qwen3 and OLMo 2 have it). With
-    `n_conv` K, queries, keys and values are first convolved over the last K tokens, every channel on
-    its own (Primer's attention: So et al. 2021, arXiv 2109.08668).
+    `n_conv` K, queries, keys and values are first convolved over the last K tokens, every channel
+    on its own (Primer's attention: So et al. 2021, arXiv 2109.08668).
     """
 
     def __init__(
@@ -123,7 +123,10 @@ class Attention(Mixer):
         mixed, before = self.qkv(x), State()  # [B, T, (H + 2 G) N]
         if self.conv is not None:
             mixed, last = self.conv(mixed, None if state is None else state["conv"])
-            mixed, before = mixed.contiguous(), {"conv": last}  # rows in one piece, for fast kernels
+            mixed, before = (
+                mixed.contiguous(),
+                {"conv": last},
+            )  # rows in one piece, for fast kernels
         heads = mixed.view(batch, length, -1, self.head_size)  # [B, T, H + 2 G, N]
         qk, v = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
         if self.normed:

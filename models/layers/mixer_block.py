@@ -56,9 +56,7 @@ class MixerBlock(Block):
 class ShortConvolution(nn.Module):
     """See `models.ops.short_convolution`; one that sees 1 token hands on what it is given."""
 
-    def __init__(
-        self, channels: int, width: int, bias: bool = False, silu: bool = True
-    ) -> None:
+    def __init__(self, channels: int, width: int, bias: bool = False, silu: bool = True) -> None:
         super().__init__()
         self.channels, self.width, self.silu = channels, width, silu
         self.weight = nn.Parameter(torch.empty(channels, width)) if width > 1 else None

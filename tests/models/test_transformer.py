@@ -105,6 +105,25 @@ def test_without_it_nothing_is_there() -> None:
 
 
 @torch.no_grad()
+def test_a_convolution_that_sees_one_token_is_none() -> None:
+    """The laws of `tests/models/test_contract.py` hold with one too: it is among their variants."""
+    plain, convolved = shaken("transformer"), shaken("transformer", n_conv=3)
+    missing = convolved.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing == [f"blocks.{layer}.att.conv.weight" for layer in range(2)]
+    for block in convolved.blocks:
+        block.att.conv.weight.copy_(torch.tensor([0.0, 0.0, 1.0]).expand_as(block.att.conv.weight))
+    tokens = some_tokens(2, 20)
+    torch.testing.assert_close(convolved(tokens)[0], plain(tokens)[0])
+    convolved.blocks[0].att.conv.weight[:, 1] = 0.5
+    assert (convolved(tokens)[0] - plain(tokens)[0]).abs().max() > 1e-3
+    assert plain.can_step and not convolved.can_step and not convolved.can_fix
+    with pytest.raises(UserError, match=r"no layout here has model\.n_conv"):
+        llama._kind(convolved.config)
+    with pytest.raises(UserError, match=r"model\.n_conv=0 must be 1 or more"):
+        shaken("transformer", n_conv=0)
+
+
+@torch.no_grad()
 def test_each_layer_has_its_own_window() -> None:
     model = shaken("transformer", n_layer=5, windows="4*2,all")
     assert [block.att.window for block in model.blocks] == [4, 4, None, 4, 4]

@@ -11,7 +11,7 @@ import pytest
 
 from conf.schema import EVIDENCE, FOLDER, EvidenceConf
 from core.errors import UserError
-from probes.analysis.experiments import BY_NAME
+from probes.analysis.experiments import BY_NAME, CONVOLVED, SIGNED
 from scripts import evidence
 from scripts.cli.check import problems_of
 
@@ -22,6 +22,10 @@ class Process:
     def __init__(self, name: str, folder: Path, status: int) -> None:
         self.name, self.folder, self.status = name, folder, status
         self.looks, self.stopped = 0, False
+
+    @property
+    def has_ended(self) -> bool:
+        return self.stopped or self.looks >= 3
 
     def poll(self) -> int | None:
         if self.stopped:
@@ -42,11 +46,18 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, 
     """The commands that were started, each of which ends at the third look; one name fails."""
     commands: list[tuple[str, ...]] = []
 
-    def start(command: tuple[str, ...], threads: int, output: Any) -> Process:
-        assert threads == 1 and output is not None
+    running: list[Process] = []
+
+    def start(command: tuple[str, ...], threads: int | None, output: Any) -> Process:
+        assert output is not None
+        measures = command[0] == "probe"
+        assert threads == (None if measures else 1)
+        others = [process for process in running if not process.has_ended]
+        assert not others if measures else all(other.name != "costs" for other in others)
         commands.append(command)
-        name = command[2].partition("=")[2] if command[0] == "train" else "costs"
-        return Process(name, tmp_path, 1 if name == "parity" else 0)
+        name = "costs" if measures else command[2].partition("=")[2]
+        running.append(Process(name, tmp_path, 1 if name == "parity" else 0))
+        return running[-1]
 
     monkeypatch.setattr(evidence, "start", start)
     monkeypatch.setattr(evidence.signal, "signal", lambda number, handler: None)
@@ -57,14 +68,16 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, 
 def test_experiments_recipes_and_settings_are_those_of_each_other() -> None:
     assert tuple(BY_NAME) == EVIDENCE
     for name in EVIDENCE:
-        sweep = evidence.sweep_of(name)
-        assert set(sweep) >= {"model", "optim.lr", "seed"}
-        text = (FOLDER / "experiment" / f"{name}.yaml").read_text()
-        assert f"group: {name}" in text and "Expected: " in text and "Source: " in text
+        for recipe, _ in BY_NAME[name].recipes:
+            assert set(evidence.sweep_of(recipe)) >= {"model", "optim.lr", "seed"}
+            text = (FOLDER / "experiment" / f"{recipe}.yaml").read_text()
+            assert f"group: {recipe}" in text and "Expected: " in text and "Source: " in text
         models = {model for claim in BY_NAME[name].claims for model in claim.models}
-        assert models <= set(sweep["model"].split(","))
+        swept = {*evidence.values_of(evidence.sweep_of(name)["model"]), CONVOLVED, SIGNED}
+        assert models <= swept
     assert evidence.sweep_of("lookup")["optim.lr"] == evidence.sweep_of("copying")["optim.lr"]
-    assert evidence.planned_of("parity", EvidenceConf()) == 6 * 2 * 3
+    assert evidence.planned_of("parity", EvidenceConf()) == 7 * 2 * 3
+    assert evidence.planned_of("recall_hybrids", EvidenceConf()) == 3 * 2
     assert evidence.planned_of("parity", EvidenceConf(words=["seed=0", "model=lstm"])) == 2
 
 
@@ -87,11 +100,11 @@ def test_they_run_side_by_side_and_what_fails_is_named(
     with pytest.raises(UserError, match=r"parity ended with an error: see .*logs"):
         evidence.main([conf])
     place = f"runs_dir={tmp_path}"
-    assert started[0] == ("train", "-m", "experiment=recall", place)
-    assert started[1] == ("train", "-m", "experiment=parity", place)
-    assert started[2][:2] == ("probe", "-m")
+    assert started[0][:2] == ("probe", "-m")  # alone, as `start` has seen
+    names = ("recall", "parity", "recall_hybrids", "recall_convolved", "parity_signed")
+    assert started[1:] == [("train", "-m", f"experiment={name}", place) for name in names]
     said = capsys.readouterr()
-    assert "of 49 done" in said.err
+    assert "of 69 done" in said.err
     assert "0 of 2 experiments came out as published, 2 have not run\nopen " in said.out
     page = json.loads((tmp_path / "evidence" / "evidence.json").read_text())
     assert [section["name"] for section in page["sections"]] == ["parity", "recall"]

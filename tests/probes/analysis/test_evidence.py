@@ -115,5 +115,7 @@ def test_every_experiment_says_what_it_expects() -> None:
         assert one.claims and "arXiv" in one.source and one.question.partition("?")[1]
         assert all(claim.words for claim in one.claims)
     words = [claim.words for claim in EXPERIMENTS[0].claims]
-    assert words[1] == "transformer > rwkv7 > rwkv6 > rwkv5, or behind by less than 0.5 %"
-    assert words[0] == "transformer and rwkv7 above 99 %"
+    assert words[1] == (
+        "transformer n_conv 4 > rwkv7 > rwkv6 > rwkv5, or behind by less than 0.5 %"
+    )
+    assert words[0] == "transformer n_conv 4 and rwkv7 above 99 %"
