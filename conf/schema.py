@@ -113,6 +113,15 @@ def price_key(
     )
 
 
+def chat_key() -> Any:
+    """A field for the template in which a conversation is written."""
+    return key(
+        "auto",
+        "template of conversations; auto: the tokenizer's, or else that of RWKV World",
+        choices=("auto", "rwkv", "chatml", "tokenizer"),
+    )
+
+
 @dataclass
 class DataConf:
     """Corpus, tokenizer and the batches cut from them."""
@@ -791,15 +800,9 @@ class WeightsConf(OpeningConf):
 
 
 @dataclass
-class GenerateConf(WeightsConf):
-    """Continue a prompt with a trained run or with others' weights, token by token."""
+class SamplingConf(WeightsConf):
+    """Weights that a script opens, and how it draws tokens from them."""
 
-    prompt: str = key("", "text to continue", verbatim=True)
-    prompts: str | None = key(
-        None, "file of JSON lines with a prompt each, all to be continued; needs out=", path=True
-    )
-    out: str | None = key(None, "file to write with prompts=: each line with its answer", path=True)
-    tokens: int = key(200, "number of tokens to generate", low=1, high=TOKENS)
     temperature: float = key(
         0.8, "randomness of the sampling; 0: always the likeliest token", low=0, high=1e6
     )
@@ -810,6 +813,27 @@ class GenerateConf(WeightsConf):
         1.0, "sample among the fewest likeliest tokens that have this probability", low=1e-6, high=1
     )
     seed: int = key(0, "number that decides the sampled tokens", low=0, high=2**32 - 1)
+
+
+@dataclass
+class ChatConf(SamplingConf):
+    """Talk to a model in the terminal, turn by turn."""
+
+    chat: str = chat_key()
+    system: str = key("", "what the model is told before the first turn", verbatim=True)
+    tokens: int = key(500, "most tokens of an answer", low=1, high=TOKENS)
+
+
+@dataclass
+class GenerateConf(SamplingConf):
+    """Continue a prompt with a trained run or with others' weights, token by token."""
+
+    prompt: str = key("", "text to continue", verbatim=True)
+    prompts: str | None = key(
+        None, "file of JSON lines with a prompt each, all to be continued; needs out=", path=True
+    )
+    out: str | None = key(None, "file to write with prompts=: each line with its answer", path=True)
+    tokens: int = key(200, "number of tokens to generate", low=1, high=TOKENS)
     beam: int = key(
         0,
         "instead of sampling, search the likeliest answer with so many beginnings at a time",
@@ -854,11 +878,7 @@ class ServeConf(OpeningConf):
         10.0, "seconds that a route waits for each further token, before it sends any", low=0.01,
         high=1e6,
     )  # fmt: skip
-    chat: str = key(
-        "auto",
-        "template of conversations; auto: the tokenizer's, or else that of RWKV World",
-        choices=("auto", "rwkv", "chatml", "tokenizer"),
-    )
+    chat: str = chat_key()
     states_dir: str = key("states", "folder of saved states", path=True)
     most_waiting: int = key(
         256, "requests at a time, above which one is refused", low=1, high=10**6
@@ -1027,6 +1047,7 @@ SCRIPTS: dict[str, type] = {
     "report": ReportConf,
     "runs": RunsConf,
     "generate": GenerateConf,
+    "chat": ChatConf,
     "serve": ServeConf,
     "evaluate": EvaluateConf,
     "convert": ConvertConf,

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Iterable
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
 from data import foreign
-from data.readers.chat_templates import Span, Template, Turn, named
+from data.readers.chat_templates import Turn
 from data.readers.shapes import BadRecord
 from models.decoding.settings import Sampling
 from serving.answers import Answering, Refusal, encoded
 from serving.breaker import Breaker
+from serving.chat_template import find_template
 from serving.openai_schema import Chat, Completion
 from serving.requests import Request
 from serving.supervisor import Supervisor
@@ -38,7 +37,7 @@ class ServedModel:
         self.breaker = Breaker()
         self._tokenizer = foreign.load(self._info.tokenizer, ())
         self._states = folder_of(states, supervisor.name)
-        self._chat, self._template = self._find_template(chat)
+        self._chat = find_template(chat, self._info.tokenizer, self._tokenizer, guarded=True)
 
     def described(self) -> dict[str, Any]:
         """What `/v1/models` says of it."""
@@ -48,7 +47,7 @@ class ServedModel:
             "recurrent": self._info.recurrent,
             "most_tokens": self._info.most_tokens,
             "backends": self._info.backends,
-            "chat": self._chat,
+            "chat": self._chat.name,
         }
 
     async def answering(self, asked: Completion | Chat) -> Answering:
@@ -63,11 +62,8 @@ class ServedModel:
             prompt = await self._read_messages(asked)
             most = asked.max_completion_tokens or asked.max_tokens or self._room(len(prompt))
             logprobs = max(asked.top_logprobs, 1) if asked.logprobs else 0
-            for end in self._template.ends:
-                if end in self._tokenizer.special_tokens:
-                    ends.add(self._tokenizer.special_tokens[end])
-                else:
-                    stops.append(end)
+            ends |= self._chat.end_tokens
+            stops += self._chat.stops
         sampling = Sampling(
             asked.temperature, asked.top_k, asked.top_p, asked.presence_penalty,
             asked.frequency_penalty, asked.seed,
@@ -97,17 +93,13 @@ class ServedModel:
                 Turn("system" if message.role == "developer" else message.role, message.text())
                 for message in asked.messages
             ]
-            spans = await asyncio.to_thread(self._template.question, turns)
+            spans = await asyncio.to_thread(self._chat.question, turns)
         except (BadRecord, UserError, ValueError) as error:
             raise Refusal(400, str(error), "messages") from None
-        tokens: list[int] = []
-        for special, parts in groupby(_joined(spans), key=lambda span: span.special):
-            for part in parts:
-                known = self._tokenizer.special_tokens.get(part.text) if special else None
-                tokens += (
-                    [known] if known is not None else await encoded(self._tokenizer, [part.text])
-                )
-        return tokens
+        try:
+            return await asyncio.to_thread(self._chat.tokens, spans)
+        except UserError as error:
+            raise Refusal(400, str(error)) from None
 
     def _room(self, prompt: int) -> int:
         most = self._info.most_tokens
@@ -115,15 +107,6 @@ class ServedModel:
 
     def _state_path(self, name: str | None) -> Path | None:
         return None if name is None else self._states / f"{name}.safetensors"
-
-    def _find_template(self, chat: str) -> tuple[str, Template]:
-        if chat != "auto":
-            return chat, named(chat, self._info.tokenizer, guarded=True)
-        try:
-            return "tokenizer", named("tokenizer", self._info.tokenizer, guarded=True)
-        except UserError:
-            chat = "chatml" if "<|im_start|>" in self._tokenizer.special_tokens else "rwkv"
-            return chat, named(chat, self._info.tokenizer)
 
 
 def folder_of(states: Path, model: str) -> Path:
@@ -135,12 +118,3 @@ def folder_of(states: Path, model: str) -> Path:
         return states / model
     digest = hashlib.sha256(model.encode(errors="surrogateescape")).hexdigest()[:8]
     return states / f"{Path(model).name[:50].lstrip('.')}-{digest}"
-
-
-def _joined(spans: Iterable[Span]) -> list[Span]:
-    """Neighbours of one kind as one: a text is tokenised as a whole."""
-    found = []
-    for key, group in groupby(spans, key=lambda span: (span.learned, span.special)):
-        texts = [span.text for span in group]
-        found += [Span(text, *key) for text in (texts if key[1] else ["".join(texts)])]
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 from pathlib import Path
@@ -27,6 +28,7 @@ SHORT = {
               "repeats=2", "decode_steps=2", "wandb.mode=disabled", *ONCE],
     "report": ["slope_from=16", "slope_to=64", "wandb.mode=disabled"],
     "generate": ["tokens=5"],
+    "chat": ["tokens=5"],
     "evaluate": ["data.val_fraction=0.01"],
     "convert": [],
     "prepare": ["data.vocab_size=320", "data.length=64", "data.val_fraction=0.01"],
@@ -64,6 +66,7 @@ def test_the_commands_run_in_order(
         files = str(write_library(tmp_path / "files"))
         paths = SimpleNamespace(get_path=lambda name: files)
         monkeypatch.setattr("data.readers.stdlib.sysconfig", paths)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
     cache = f"data.cache_dir={tmp_path / 'cache'}"
     for line in LINES:
         words = shlex.split(line)
@@ -82,7 +85,7 @@ def test_the_commands_run_in_order(
                 "runs/", ""
             )
             arguments = [word.replace(key, inside) for word in arguments]
-        if script in ("train", "probe", "generate", "evaluate", "convert", "runs"):
+        if script in ("train", "probe", "generate", "chat", "evaluate", "convert", "runs"):
             arguments.append(f"runs_dir={tmp_path}")
         arguments = [word.replace("out=runs/", f"out={tmp_path}/") for word in arguments]
         if script == "serve":

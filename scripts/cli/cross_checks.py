@@ -151,7 +151,7 @@ def _price(config: ReportConf | ServeConf) -> Iterator[str]:
         )
 
 
-@check("generate", "evaluate", "serve", deep=True)
+@check("generate", "chat", "evaluate", "serve", deep=True)
 def _weights_deep(config: OpeningConf) -> Iterator[str]:
     yield from device_problems(config.accelerator)
 
@@ -186,7 +186,7 @@ def _generate(config: GenerateConf) -> Iterator[str]:
             yield f"{name}={value} changes nothing about beam={config.beam}: leave it out"
 
 
-@check("generate", "evaluate", "serve")
+@check("generate", "chat", "evaluate", "serve")
 def _weights(config: OpeningConf) -> Iterator[str]:
     if config.tokenizer is not None and not Path(config.tokenizer).exists():
         yield f"tokenizer={config.tokenizer!r}: no such file or folder"
