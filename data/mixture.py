@@ -67,6 +67,8 @@ class Right(NamedTuple):
     """Share of the targets that are the likeliest token where they stand."""
     exact_match: float | None = None
     """Share of the sequences of which all targets are."""
+    bits_per_sequence: float | None = None
+    """What the targets of a sequence cost together, on average: the losses of all of them."""
 
     def named(self, group: str) -> dict[str, float]:
         """What there is, by the names of a row or a summary."""

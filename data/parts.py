@@ -34,6 +34,7 @@ _TAKEN = (
     "bits_per_byte",
     "accuracy",
     "exact_match",
+    "bits_per_sequence",
 )  # names of curves already: val/loss
 
 

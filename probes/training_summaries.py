@@ -46,6 +46,7 @@ KNOWN: dict[str, Any] = {
     "tokens_per_second": Rate | None,
     "val_accuracy": Ratio | None,
     "val_exact_match": Ratio | None,
+    "val_bits_per_sequence": Loss | None,
     "validation": dict[Name, dict[Name, Scalar]],
     "unigram_entropy": Loss | None,
     "gzip_bits_per_byte": Loss | None,

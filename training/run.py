@@ -520,8 +520,8 @@ class Run:
         text = measured_on(corpus, self.texts)
         per_byte = text.val_tokens_per_byte
         right = [
-            full_answers(model, each.corpus, conf.data.batch_size, module.sequence_mode)
-            for each in self.texts
+            full_answers(model, each.corpus, conf.data.batch_size, module.sequence_mode, each_loss)
+            for each, each_loss in zip(self.texts, losses, strict=True)
         ]
         averaged = None
         if average is not None and self.texts:

@@ -25,6 +25,7 @@ from data.tasks.needle import Needle
 from data.tasks.recall import Induction, Recall
 from data.tasks.selective import SelectiveCopying
 from data.tasks.task import Task, setting_problems
+from data.tasks.vectors import AssociativeRecall, RepeatCopying, VectorCopying
 from data.tasks.word_problems import Parity, WordProblem
 from data.text import TextTokenizer
 
@@ -38,6 +39,9 @@ TASKS: dict[str, type[Task]] = {
     "word_problem": WordProblem,
     "parity": Parity,
     "needle": Needle,
+    "ntm_copy": VectorCopying,
+    "repeat_copy": RepeatCopying,
+    "associative_recall": AssociativeRecall,
 }
 """By the name that `data.corpus` has for it. A further one needs a YAML in `conf/data/` too."""
 VALIDATED = 1 << 16

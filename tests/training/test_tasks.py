@@ -47,6 +47,9 @@ def test_a_task_is_trained_measured_and_resumed(tmp_path: Path) -> None:
     asked = targets >= 0
     assert summary["val_accuracy"] == pytest.approx(np.mean(right[asked]), abs=1e-12)
     assert summary["val_exact_match"] == np.mean((right | ~asked).all(axis=1))
+    bits = summary["val_loss"] * 6 / np.log(2)  # of the 6 letters of a sequence
+    assert summary["val_bits_per_sequence"] == pytest.approx(bits)
+    assert all("val/bits_per_sequence" in row for row in validated)
 
     folder.summary_path.unlink()
     for checkpoint in saved(folder)[1:]:

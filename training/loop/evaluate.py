@@ -52,8 +52,10 @@ def full_validation(
 
 
 @torch.no_grad()
-def full_answers(model: Model, corpus: Corpus | TaskData, batch: int, mode: SequenceMode) -> Right:
-    """What the model answers right of all held-out sequences of a task."""
+def full_answers(
+    model: Model, corpus: Corpus | TaskData, batch: int, mode: SequenceMode, loss: float
+) -> Right:
+    """What the model answers right of all held-out sequences of a task; `loss` is its mean."""
     if isinstance(corpus, Corpus):
         return Right()
     missed = exact = targets_seen = 0
@@ -63,7 +65,8 @@ def full_answers(model: Model, corpus: Corpus | TaskData, batch: int, mode: Sequ
         missed += int(of_row.sum())
         exact += int((of_row == 0).sum())
         targets_seen += int((targets >= 0).sum())
-    return Right(1 - missed / targets_seen, exact / corpus.heldout)
+    asked = targets_seen / corpus.heldout
+    return Right(1 - missed / targets_seen, exact / corpus.heldout, loss * asked / math.log(2))
 
 
 def final_validation(

@@ -162,9 +162,9 @@ class LanguageModel(lightning.LightningModule):
         if self.accuracy:
             sums = self.trainer.strategy.reduce(self._answers.to(self.device), reduce_op="sum")
             self.val_right = [
-                Right(1 - missed / count, exact / rows)
-                for (missed, exact, rows), count in zip(
-                    sums.tolist(), total[:, 1].tolist(), strict=True
+                Right(1 - missed / count, exact / rows, loss / rows / math.log(2))
+                for (missed, exact, rows), (loss, count) in zip(
+                    sums.tolist(), total.tolist(), strict=True
                 )
             ]
         # For callbacks that monitor it. The loggers' rows, in full precision, are the `Monitor`'s.

@@ -15,6 +15,7 @@ from data.tasks.needle import Needle
 from data.tasks.recall import Induction, Recall
 from data.tasks.selective import SelectiveCopying
 from data.tasks.task import Task
+from data.tasks.vectors import AssociativeRecall, RepeatCopying, VectorCopying
 from data.tasks.word_problems import WordProblem, elements
 
 
@@ -82,6 +83,28 @@ def solve_needle(task: Needle, row: list[int]) -> dict[int, int]:
     return {asked.end() - 1 + i: task.symbols.index(digit) for i, digit in enumerate(said[1])}
 
 
+def solve_vectors(task: VectorCopying, row: list[int]) -> dict[int, int]:
+    mark = row.index(2**task.bits + 1)
+    return dict(enumerate(row[:mark], mark))
+
+
+def solve_repeats(task: RepeatCopying, row: list[int]) -> dict[int, int]:
+    blank, mark = 2**task.bits, 2**task.bits + 1
+    count, times = row.index(mark), row.count(mark)
+    return dict(enumerate(row[:count] * times + [blank], count + times - 1))
+
+
+def solve_association(task: AssociativeRecall, row: list[int]) -> dict[int, int]:
+    text, size = "".join(task.symbols[i] for i in row), task.item
+    blank, before, around = task.symbols[-3:]
+    told, query, _ = text.split(around)
+    items = told.split(before)[1:]
+    assert {len(item) for item in items} == {size} and blank not in told + query
+    answer = items[items.index(query) + 1]
+    first = len(told) + size + 1
+    return {first + i: task.symbols.index(vector) for i, vector in enumerate(answer)}
+
+
 @dataclass(frozen=True)
 class Trial:
     """A task with settings and a length, and what solves it."""
@@ -123,6 +146,16 @@ TRIALS = {
     "selective-shortest": Trial(SelectiveCopying(tokens=3, vocabulary=3), 6, solve_selective),
     **{f"words-{group}": Trial(WordProblem(group), 14, solve_words)
        for group in ("S3", "A5", "A4xZ5", "Z60", "Z2")},
+    "ntm-copy": Trial(VectorCopying(), 41, solve_vectors),
+    "ntm-copy-shortest": Trial(VectorCopying(bits=1, fewest=0), 2, solve_vectors),
+    "repeat-copy": Trial(RepeatCopying(), 120, solve_repeats),
+    "repeat-copy-most": Trial(
+        RepeatCopying(bits=2, vectors=3, fewest=0, repeats=2, fewest_repeats=0), 14, solve_repeats
+    ),
+    "association": Trial(AssociativeRecall(), 31, solve_association),
+    "association-few": Trial(
+        AssociativeRecall(bits=1, item=1, items=5, fewest=0), 16, solve_association
+    ),
     "needle": Trial(Needle(), 200, solve_needle),
     "needle-shortest": Trial(Needle(digits=2), 41, solve_needle),
     "needles": Trial(Needle(needles=3), 300, solve_needle),

@@ -12,6 +12,7 @@ from data.tasks.recall import Induction, Recall
 from data.tasks.selective import SelectiveCopying
 from data.tasks.task import Task
 from data.tasks.task_data import TASKS, TaskData, TaskRows, training_rows
+from data.tasks.vectors import AssociativeRecall, RepeatCopying, VectorCopying
 from data.tasks.word_problems import elements, table
 from tests.data.tasks.solvers import TRIALS, Trial
 
@@ -78,6 +79,13 @@ def test_every_task_is_solved() -> None:
          "tokens: at least 17"),
         (Induction(), 2, "data.length=2: mark, token and mark need 3"),
         (SelectiveCopying(), 31, "data.length=31: 16 tokens and as many questions need 32"),
+        (VectorCopying(fewest=4), 7, "data.length=7: 4 vectors to copy need 8"),
+        (RepeatCopying(), 119, "data.length=119: 10 vectors 10 times need 120"),
+        (RepeatCopying(repeats=2, fewest_repeats=3), 120, "data.task.fewest_repeats=3 must not "
+         "exceed the most, 2"),
+        (AssociativeRecall(), 30, "data.length=30: 6 items of 3 vectors need 31"),
+        (AssociativeRecall(fewest=7), 31, "data.task.fewest=7 must be at least 2, for one item "
+         "follows another, and not exceed the most, 6"),
         (Needle(), 42, "data.length=42: 1 needles and the question need 45 characters"),
     ],
 )  # fmt: skip
