@@ -71,6 +71,7 @@ def key(
     low: float | None = None,
     high: float | None = None,
     verbatim: bool = False,
+    commas: bool = False,
     path: bool = False,
     typed: bool = False,
     aliases: dict[str, str] | None = None,
@@ -79,9 +80,10 @@ def key(
     """A dataclass field that knows its meaning and its bounds (inclusive).
 
     The value of a `verbatim` field is taken as typed, free of Hydra's grammar for values; that of a
-    `typed` one where the grammar would refuse it. A `path` is `typed`, and its `~` is the home
-    folder. `aliases` are other people's words for the choices, suggested only. `hint` is shown
-    beside an error in the type of a value.
+    `typed` one where the grammar would refuse it. One with `commas` is taken as typed too, unless
+    there are quotes in it: then it is the text, or the list of texts, that Hydra reads. A `path` is
+    `typed`, and its `~` is the home folder. `aliases` are other people's words for the choices,
+    suggested only. `hint` is shown beside an error in the type of a value.
     """
     metadata = {
         "doc": doc,
@@ -89,6 +91,7 @@ def key(
         "low": low,
         "high": high,
         "verbatim": verbatim,
+        "commas": commas,
         "path": path,
         "typed": typed or path,
         "aliases": aliases or {},
@@ -448,7 +451,7 @@ class CheckpointConf:
     keep: str = key(
         "last:2,best:1",
         "checkpoints that stay: any of last:N, best:N, every:STEPS, with commas between",
-        verbatim=True,
+        commas=True,
     )
     sharded: bool = key(
         False, "each process writes its share into a folder; needs trainer.strategy=fsdp"
@@ -510,7 +513,7 @@ class TrainConf:
         "what to take over (ema: the averages of optim.ema as weights); auto: everything of a run "
         "or its checkpoint, the weights of a file",
         choices=("auto", *TAKES),
-        verbatim=True,
+        commas=True,
     )
     trunk: str | None = key(
         None,

@@ -298,7 +298,8 @@ class Run:
             self._take_over()
         if start.path is not None and start.content is not None:
             tokenizer = self.corpus.tokenizer.fingerprint if conf.init_from else None
-            step = check_checkpoint(start.path, start.content, self.identity, tokenizer)
+            branch = start.parent is not None
+            step = check_checkpoint(start.path, start.content, self.identity, branch, tokenizer)
             if start.parent is None:
                 begun = Begun.read(folder)
                 parent = asdict(begun.parent) if begun and begun.parent else None

@@ -41,8 +41,9 @@ def keys(node: type, prefix: str = "") -> Iterator[tuple[str, type, Field[Any]]]
 def quoted(config_name: str, words: list[str], multirun: bool = False) -> list[str]:
     """The words as Hydra's grammar wants them.
 
-    Verbatim keys are taken as typed. Paths and names are, too, where the grammar would refuse them
-    or read a number. A list may be given as its only element.
+    Verbatim keys are taken as typed, and so are texts that may have commas, unless there are quotes
+    in them. Paths and names are, too, where the grammar would refuse them or read a number. A list
+    may be given as its only element.
     """
     by_name = {name: (kind, item) for name, kind, item in keys(schema.SCRIPTS[config_name])}
     written = []
@@ -55,6 +56,8 @@ def quoted(config_name: str, words: list[str], multirun: bool = False) -> list[s
         override = None if item.metadata["verbatim"] else parsed(word)
         if item.metadata["verbatim"]:
             in_quotes = True
+        elif item.metadata["commas"]:
+            in_quotes = not {"'", '"'} & {*text}
         elif kind is list:
             written.append(f"{name}={_list(text, override, item, multirun)}")
             continue

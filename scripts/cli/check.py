@@ -106,11 +106,11 @@ def read(config_name: str, argv: list[str]) -> Line:
     nulls = re.findall(
         r"^\s+- (\w+): null", (FOLDER / f"{config_name}.yaml").read_text(), re.MULTILINE
     )
-    given = [word.partition("=")[0] for word in line.words]
-    idle = {f"{group}=null" for group in nulls if given.count(group) == 1}
     # `+GROUP=NAME`, as Hydra's users write where a group has no default.
     added = {f"+{group}" for group in nulls}
     line.words = [word[1:] if word.partition("=")[0] in added else word for word in line.words]
+    given = [word.partition("=")[0] for word in line.words]
+    idle = {f"{group}=null" for group in nulls if given.count(group) == 1}
     line.words = [word for word in line.words if word not in idle]
     if config_name == "train" and any(word.startswith("init_from=") for word in line.words):
         line.words, problems = with_source_model(line.words)
@@ -138,7 +138,8 @@ def examine(config_name: str, line: Line) -> Examined:
         for override, values in zip(groups, choices, strict=True):
             problems += group_problems(config_name, override, values, line.config_dir)
         unknown = len(problems) > before
-        if problems:  # without its groups the rest of the line is judged on the default ones
+        partial = bool(problems)  # what the other words amount to is not known then
+        if unknown:  # without its groups the rest of the line is judged on the default ones
             choices, groups = [], []
         bases: dict[tuple[str, ...], tuple[DictConfig, list[Override]]] = {}
         for combination in itertools.product(*choices):
@@ -171,7 +172,7 @@ def examine(config_name: str, line: Line) -> Examined:
     for config in examined.configs:
         if len(problems) >= MOST_OF_BAD:  # nobody reads on
             break
-        problems += bound_problems(config) if unknown else light_problems(config_name, config)
+        problems += bound_problems(config) if partial else light_problems(config_name, config)
     if not problems:
         problems += collision_problems(config_name, overrides, examined.configs)
     examined.problems = list(dict.fromkeys(problems))
@@ -203,7 +204,7 @@ def light_problems(config_name: str, config: DictConfig) -> list[str]:
 
 
 def bound_problems(config: DictConfig) -> list[str]:
-    """Values out of their bounds, in a configuration of whose groups one is not the line's."""
+    """Values out of their bounds, in a configuration that lacks some of the line's words."""
     if OmegaConf.missing_keys(config):
         return []
     try:

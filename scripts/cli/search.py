@@ -21,7 +21,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 
 from conf import schema
 from core.errors import UserError
-from scripts.cli.arguments import UNREADABLE, parsed
+from scripts.cli.arguments import UNREADABLE, parsed, quoted
 from scripts.cli.collisions import PLACING, is_idle
 from scripts.cli.hydra_flags import Line, hydra_problem
 from scripts.cli.hydra_keys import SWEEPER, own_problems
@@ -50,6 +50,12 @@ class Search:
         Raises `UserError` for values that there cannot be.
         """
         values = {key: values_to_check(f"{key}={text}") for key, text in self.space.items()}
+        for key, several in values.items():
+            if len({*several}) == 1:
+                raise UserError(
+                    f"'{key}={self.space[key]}' has one value, so it cannot be searched: write "
+                    f"{key}={several[0]}, and search another key"
+                )
         first = {key: several[0] for key, several in values.items()}
         possible = [first] + [
             {**first, key: value} for key, several in values.items() for value in several[1:]
@@ -77,9 +83,9 @@ def read_search(line: Line) -> Search:
     if printed := line.asks("--cfg") or line.asks("--info"):
         raise UserError(f"{printed}: a study has no configuration to print; leave one of them out")
     search = Search({}, [], [], line.config_dir)
-    for word in line.words:
-        key, _, text = word.partition("=")
-        override = parsed(word)
+    for word, written in zip(line.words, quoted("train", line.words, multirun=True), strict=True):
+        key, _, text = written.partition("=")
+        override = parsed(written)
         if key == SWEEPER:
             continue
         if key.startswith("hydra"):
@@ -96,6 +102,9 @@ def read_search(line: Line) -> Search:
             search.space[key] = text
         else:
             search.fixed.append(word)
+    for key in search.space:
+        if sum(word.partition("=")[0] == key for word in line.words) > 1:
+            raise UserError(f"{key} is searched, and given once more: give it once")
     if not search.space:
         raise UserError("nothing to search: give a key several values, or interval(LOW,HIGH)")
     groups = [word.partition("=")[2] for word in search.fixed if word.startswith("group=")]

@@ -32,6 +32,7 @@ from core.errors import UserError, shown
 from core.files import write_text
 from core.parsing import Missing, Unreadable, read_object
 from core.stop_signals import STOPPED, Preempted, Signals, requeue, stop_before_more
+from core.units import counted
 from scripts.cli.arguments import parsed
 from scripts.cli.hydra_flags import Line
 from scripts.cli.hydra_keys import SWEEPER
@@ -292,7 +293,7 @@ def distribution(override: Override) -> Any:
     import optuna.distributions as of
 
     value: Any = override.value()
-    word = override.input_line
+    line = override.input_line
     try:
         if isinstance(value, IntervalSweep):
             log = "log" in value.tags
@@ -307,9 +308,11 @@ def distribution(override: Override) -> Any:
             if all(isinstance(each, int) for each in parts) and step > 0 and stop > start:
                 last = start + (stop - start - 1) // step * step  # Hydra leaves out the stop
                 return of.IntDistribution(start, last, step=step)
-        return of.CategoricalDistribution(listed(override.sweep_iterator()))
+        both = zip(override.sweep_iterator(), override.sweep_string_iterator(), strict=True)
+        words = (word if "QuotedString(" in str(given) else given for given, word in both)
+        return of.CategoricalDistribution(listed(words))
     except (ValueError, ArithmeticError, HydraException) as error:
-        raise UserError(f"{word!r} cannot be searched: {error}") from None
+        raise UserError(f"{line!r} cannot be searched: {error}") from None
 
 
 def table(study: Study, trials: int, path: Path) -> str:
@@ -317,7 +320,8 @@ def table(study: Study, trials: int, path: Path) -> str:
     ranked = sorted(
         study.trials[:trials], key=lambda trial: (ORDER[trial.state], trial.value or 0.0)
     )
-    lines = [f"{path}: {len(ranked)} trials, the best first"]
+    of = "" if len(ranked) == len(study.trials) else f"{len(ranked)} of "
+    lines = [f"{path}: {of}{counted(len(study.trials), 'trial')}, the best first"]
     for trial in ranked:
         value = "" if trial.value is None else f"{trial.value:.4f}"
         reason = f"  ({trial.reason})" if trial.reason else ""

@@ -30,7 +30,7 @@ class Keep:
         if len(found) != len(rules):
             raise UserError(
                 f"checkpoint.keep={shown(text, 80)}: write one or more of last:N, best:N and "
-                "every:STEPS, each once, with numbers from 1, as in "
+                "every:STEPS, each once, with numbers from 1 to 999999999, as in "
                 "checkpoint.keep=last:2,best:1,every:1000"
             )
         return cls(**found)

@@ -30,6 +30,7 @@ from training.loop import ema
 from training.loop.optim import LIKE_ADAMW, SETTINGS, AdamW, optimizer_groups
 from training.loop.quiet_lightning import quiet
 from training.run_folder.begun import is_parent
+from training.run_folder.identity import another_weights
 from training.run_folder.ledger import Ledger
 
 FORMAT = 1
@@ -57,7 +58,7 @@ def check_whole(content: dict[str, Any], spec: ModelSpec, precision: str | None)
         except ValueError as error:
             raise Unfit(f"{shown(key)} is wrong ({error})") from None
     _check_own(ours, step)
-    if {**content["crossover"]["identity"]["model"], "size": spec.size} != asdict(spec):
+    if another_weights(content["crossover"]["identity"]["model"], asdict(spec)):
         return  # `check_checkpoint` reports whose checkpoint it is
     version: Any = content.get("pytorch-lightning_version")
     minor = lightning.__version__.rpartition(".")[0]

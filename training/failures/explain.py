@@ -34,6 +34,11 @@ def explained(conf: TrainConf, spec: ModelSpec, folder: RunFolder) -> Iterator[N
     except UserError as error:
         if match := IN_WORKER.search(str(error)):  # torch wraps it in two tracebacks
             raise UserError(match[1].strip()) from None
+        if str(error).startswith("wkv"):  # an operator refuses what the weights have made
+            raise UserError(
+                f"{error}: the weights have left the range in which the model can be computed, "
+                f"which a lower optim.lr prevents. {to_continue(folder)}"
+            ) from None
         raise
     except Exception as error:
         for cause in causes(error):

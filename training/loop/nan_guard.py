@@ -83,11 +83,12 @@ class NanGuard(lightning.Callback):
         numbers = [step * accumulate + i for i in suspects]
         starts = [start for number in numbers for start in self._order.named(number)]
         shown = ", ".join(starts[:SHOWN]) + (", ..." if len(starts) > SHOWN else "")
+        last = self._last_good()
+        saved = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
         return (
             f"step {step + 1}: loss {losses.mean().item():g}, gradient norm {grad_norm.item():g}. "
             f"Micro-batches {', '.join(map(str, numbers))}: windows of {self._order.length + 1} "
-            f"training tokens from {shown} on. Nothing was changed by this step; the last good "
-            f"checkpoint is {self._last_good() or 'none yet'}. The same command "
-            "with training.on_nan=skip leaves such steps out and counts them; a lower optim.lr "
-            "makes them rarer"
+            f"training tokens from {shown} on. Nothing was changed by this step; {saved}. The "
+            "same command with training.on_nan=skip leaves such steps out and counts them; a lower "
+            "optim.lr makes them rarer"
         )

@@ -279,6 +279,9 @@ def find_place(key: str, name: str, runs_dir: str) -> Path:
     trained = [path.parent for depth in ("*", "*/*") for path in below.glob(f"{depth}/checkpoints")]
     near = get_close_matches(name, [str(path.relative_to(below)) for path in trained], 1)
     hint = f"; did you mean {key}={near[0]}?" if near else ""
+    if os.path.lexists(path):
+        kind = "a link that leads nowhere" if not path.exists() else "a pipe, a device or a socket"
+        raise UserError(f"{key}={name!r} is {kind}: name a run, or a file or folder of weights")
     raise UserError(f"{key}={name!r}: no such run in {runs_dir}/ and no such file or folder{hint}")
 
 

@@ -12,7 +12,8 @@ from conf.schema import COUNTED, EVERYTHING, READING, RENAMED, TrainConf
 from core.errors import UserError, shown
 from core.parsing import Missing, Unreadable, current_names, read_yaml
 from core.precision import AUTO
-from models.registry import ModelSpec
+from models.meta import build_meta
+from models.registry import ModelSpec, model_class
 from tracking.configuration import flatten, today
 from training.run_folder.folder import RunFolder
 
@@ -82,13 +83,21 @@ WITHOUT_EFFECT = (
 
 
 def effective(described: dict[str, Any], corpus: str) -> dict[str, Any]:
-    """What of a configuration has an effect on a training, by dotted key; of its data, the
-    `corpus`, which is a fingerprint."""
-    return {
+    """What of a configuration has an effect on a training, by dotted key; of its model that are the
+    options, and of its data the `corpus`, which is a fingerprint."""
+    effects = {
         key: value
         for key, value in flatten(described).items()
         if key not in NAMES and not key.startswith(WITHOUT_EFFECT)
-    } | {"corpus": corpus}
+    }
+    cls = model_class(described["model"]["target"])
+    config = cls.Config(**described["model"]["config"])  # with the defaults of what is not given
+    values = {option: getattr(config, option) for option in cls.options}
+    options = {
+        f"model.{option}": [*value] if isinstance(value, tuple) else value
+        for option, value in values.items()
+    }
+    return effects | options | {"corpus": corpus}
 
 
 def recorded_precision(folder: RunFolder, resume: str) -> str | None:
@@ -125,15 +134,21 @@ def check_same_run(folder: RunFolder, described: dict[str, Any]) -> None:
 
 
 def check_checkpoint(
-    path: Path, content: dict[str, Any], identity: dict[str, Any], tokenizer: str | None = None
+    path: Path,
+    content: dict[str, Any],
+    identity: dict[str, Any],
+    branch: bool,
+    tokenizer: str | None = None,
 ) -> int:
     """The optimizer step of a checkpoint that this run may continue from.
 
-    With `tokenizer`, a fingerprint, another corpus is allowed if it has that one in common.
-    Raises `UserError` if it belongs to another model or corpus.
+    With `tokenizer`, a fingerprint, another corpus is allowed if it has that one in common. A
+    `branch` may have other options of its model. Raises `UserError` if it belongs to another model
+    or corpus.
     """
     recorded = content["crossover"]["identity"]
-    parts = [another_model(recorded["model"], identity["model"])]
+    another = another_weights if branch else another_model
+    parts = [another(recorded["model"], identity["model"])]
     theirs_is_ours = content["crossover"].get("run", {}).get(TOKENIZER) == tokenizer
     if recorded["data"] != identity["data"] and (tokenizer is None or not theirs_is_ours):
         parts.append("another corpus or tokenizer")
@@ -193,6 +208,27 @@ def another_model(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     the name of their size."""
     there, here = flatten(theirs, "model."), flatten(ours, "model.")
     return differences(there, here, {*there, *here} - {"model.size"}, "there", "here")
+
+
+def another_weights(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """In what the models of two runs differ, as `another_model`; empty too if in nothing but
+    options that change how a model computes, and none of its weights."""
+    different = another_model(theirs, ours)
+    if not different:
+        return ""
+    options = {f"model.config.{option}" for option in model_class(ours["target"]).options}
+    there, here = flatten(theirs, "model."), flatten(ours, "model.")
+    keys = {*there, *here} - {"model.size", *options}
+    if differences(there, here, keys, "there", "here"):
+        return different
+    try:
+        then, now = (
+            [(name, weight.shape) for name, weight in build_meta(spec).named_parameters()]
+            for spec in (ModelSpec(**theirs), ModelSpec(**ours))
+        )
+    except Exception:  # a description of somebody else's may be anything
+        return different
+    return "" if then == now else different
 
 
 def check_measured(path: Path, content: dict[str, Any], measured: str | None) -> None:

@@ -20,6 +20,8 @@ GOOD = [
     ("train", ["data.paths=[]", "wandb.tags=[a,b]", "optim.lr=1e-4", "optim.final_lr=0"]),
     ("train", ["model=transformer", "model.dropout=0", "model.rope_factor=8"]),
     ("train", ["experiment=demo"]),
+    ("train", ["+experiment=null"]),
+    ("train", ["checkpoint.keep='last:1,best:2'"]),
     ("train", ["data=jsonl", "data.paths=[a.jsonl]", "data.template={a}", "data.encoding=utf-16"]),
     (
         "train",
@@ -48,6 +50,20 @@ BAD = [
     ("train", ["modle=gpt"], ["unknown key 'modle'; did you mean 'model'?"]),
     ("train", ["data.lenght=3"], ["unknown key 'data.lenght'; did you mean 'data.length'?"]),
     ("train", ["max_steps=3"], ["unknown key 'max_steps'; did you mean 'trainer.max_steps'?"]),
+    # What a word that is not read leaves open is no reason for a second complaint.
+    (
+        "train",
+        ["data=text", "data.paths=[a.txt]", "~experiment"],
+        ["'~experiment': keys cannot be added or removed; write key=value"],
+    ),
+    (
+        "train",
+        ["+data=text", "data.paths=[a.txt]", "optim.lr=-1"],
+        [
+            "'+data=text': keys cannot be added or removed; write key=value",
+            "optim.lr=-1.0: must be at least 0",
+        ],
+    ),
     ("train", ["model=rwkw4"], ["model=rwkw4: no such model; did you mean 'rwkv4'?"]),
     *(
         (

@@ -32,6 +32,9 @@ TRAIN = "train"
         (["group=null"], ["group=null"]),
         (["name=lr${optim.lr}"], ["name=lr${optim.lr}"]),
         (["optim.lr=1e-3"], ["optim.lr=1e-3"]),
+        (["take=weights,optimizer"], ["take='weights,optimizer'"]),
+        (["take='weights,optimizer',weights"], ["take='weights,optimizer',weights"]),
+        (["checkpoint.keep='last:1,best:2'"], ["checkpoint.keep='last:1,best:2'"]),
     ],
 )
 def test_paths_and_names_are_taken_as_typed(words: list[str], expected: list[str]) -> None:

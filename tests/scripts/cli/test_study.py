@@ -73,6 +73,14 @@ def test_words_and_space_are_told_apart() -> None:
     ]
 
 
+def test_a_text_with_commas_is_one_value_of_a_study() -> None:
+    keep, take = "checkpoint.keep=last:2,best:1", "take=weights,optimizer"
+    search, _, _ = begin("seed=0,1", "from=first", keep, take)
+    assert search.space == {"seed": "0,1"} and {keep, take} <= {*search.fixed}
+    search, _, _ = begin("from=first", "take='weights,optimizer',weights")
+    assert search.distributions()["take"].choices == ("'weights,optimizer'", "weights")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -263,6 +271,10 @@ def test_another_search_in_the_same_group_is_refused(tmp_path: Path) -> None:
         (["model=glob(rwkv4*)"], "cannot be searched"),
         (["seed=1,2", "hydra.sweeper.seed=" + "9" * 4400], "expected a whole number"),
         (["seed=1,2", "group=null"], "needs group="),
+        (["seed=choice(1)"], r"'seed=choice\(1\)' has one value, .*: write seed=1"),
+        (["seed=0,1", "optim.lr=1e-3,1e-3"], "'optim.lr=1e-3,1e-3' has one value"),
+        (["optim.lr=interval(1e-3,1e-3)"], "has one value"),
+        (["optim.lr=interval(1e-4,1e-3)", "optim.lr=1e-3"], "optim.lr is searched, and given once"),
     ],
 )
 def test_a_bad_line_is_refused(words: list[str], match: str) -> None:

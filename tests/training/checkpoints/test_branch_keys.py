@@ -7,17 +7,29 @@ of it is compared with a branch that changes nothing: what differs must be what 
 from __future__ import annotations
 
 import functools
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
-from conf.schema import COUNTED, READING, DataConf, OptimConf, TrainerConf, TrainingConf, TuneConf
+from conf.schema import (
+    COUNTED,
+    READING,
+    DataConf,
+    OptimConf,
+    TrainConf,
+    TrainerConf,
+    TrainingConf,
+    TuneConf,
+)
+from core.errors import UserError
+from tests.registered_models import spec_of
 from tests.training.runs import run, run_conf
 from tracking.jsonl import read_rows
 from training.checkpoints.find import read, saved
+from training.run import train
 from training.run_folder.digest import digest
 from training.run_folder.folder import RunFolder
 from training.run_folder.identity import WITHOUT_EFFECT
@@ -242,6 +254,37 @@ def test_a_branch_that_changes_nothing_is_the_parent(runs: Runs) -> None:
     _, summary = runs.branch()
     assert summary["digest"] == runs.parent["digest"]
     assert summary["changes"] == []
+
+
+def test_an_option_of_the_model_differs_in_a_branch_and_not_in_a_run_that_goes_on(
+    tmp_path: Path, corpus: Path
+) -> None:
+    """Where it changes no weights: a window does not, a norm of queries and keys does."""
+    conf = run_conf(tmp_path, corpus, trainer__max_steps=2, checkpoint__every_n_train_steps=1)
+    spec, folder = spec_of("transformer"), RunFolder(tmp_path / "run")
+    parent = train(conf, spec, folder)
+    later = replace(conf, trainer=replace(conf.trainer, max_steps=3))
+    branch = replace(conf, init_from=f"{folder.path}@1")
+
+    def begin(branch: TrainConf, name: str, **options: Any) -> dict[str, Any]:
+        other = replace(spec, config={**spec.config, **options})
+        return train(replace(branch, name=name), other, RunFolder(tmp_path / name))
+
+    windowed = begin(branch, "windowed", window=2)
+    usual = begin(branch, "usual")
+    assert usual["changes"] == []
+    assert windowed["changes"] == [{"step": 1, "changed": {"model.window": [None, 2]}}]
+    assert windowed["digest"] != usual["digest"]
+    with pytest.raises(UserError, match=r"model\.config\.qk_norm=None there, True here"):
+        begin(branch, "normed", qk_norm=True)
+    with pytest.raises(UserError, match=r"model\.config\.n_head=\d there, 64 here"):
+        begin(branch, "headed", n_head=64)
+    assert usual["digest"] == parent["digest"]
+    with pytest.raises(UserError, match=r"model\.config\.window=None then, 2 now"):
+        begin(later, "run", window=2)
+    folder.config.unlink()  # so that the checkpoint alone says whose it is
+    with pytest.raises(UserError, match=r"model\.config\.window=None there, 2 here"):
+        begin(later, "run", window=2)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.key for case in CASES])

@@ -160,6 +160,15 @@ def test_a_checkpoint_at_the_last_step_is_refused_in_one_message(
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_that_have_left_their_range_are_told_with_a_way_out(
+    tmp_path: Path, corpus: Path
+) -> None:
+    rate = {"optim__lr": 1e6, "optim__final_lr": 1e6, "optim__warmup_steps": 1}
+    conf = run_conf(tmp_path, corpus, trainer__max_steps=3, **rate)
+    with pytest.raises(UserError, match=r"wkv4: .* optim\.lr prevents\. There is no checkpoint"):
+        run(conf)
+
+
 def test_a_rate_of_zero_changes_nothing(tmp_path: Path, corpus: Path) -> None:
     changes = {"optim__lr": 0.0, "optim__final_lr": 0.0, "optim__warmup_steps": 1}
     conf = run_conf(

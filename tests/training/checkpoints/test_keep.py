@@ -37,7 +37,10 @@ def test_the_rules(text: str, kept: set[int]) -> None:
              "every:9999999999", "last:2,", "last:\u0662"],
 )  # fmt: skip
 def test_another_grammar_is_one_message(text: str) -> None:
-    with pytest.raises(UserError, match=r"write one or more of last:N, best:N and every:STEPS"):
+    with pytest.raises(
+        UserError,
+        match=r"last:N, best:N and every:STEPS, each once, with numbers from 1 to 999999999,",
+    ):
         Keep.parse(text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,11 @@ def test_a_group_lists_its_runs_and_a_bare_name_finds_its_group(tmp_path: Path) 
             find_source("from", name, str(tmp_path))
     with pytest.raises(UserError, match=r"no such file or folder$"):
         find_source("from", "nothing", str(tmp_path))
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "link.pth").symlink_to(tmp_path / "gone.pth")
+    for name, kind in (("pipe", "a pipe, a device or a socket"), ("link", "a link that leads now")):
+        with pytest.raises(UserError, match=rf"{name}\.pth' is {kind}"):
+            find_source("from", str(tmp_path / f"{name}.pth"), str(tmp_path))
 
 
 def test_a_checkpoint_that_is_a_tensor_is_none(
