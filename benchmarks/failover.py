@@ -14,39 +14,26 @@ from scripts.cli.launch import script
 if __name__ == "__main__":
     script("benchmarks.failover:main")
 
-import asyncio
 import os
 import random
 import resource
 import signal
-import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import openai
 import psutil
-import torch
-import yaml
 
 from benchmarks.harness import Row, Samples, parse, parser, publish, table
-from conf.schema import FOLDER
-from data.tokenizers import byte_tokenizer
-from models.registry import build
-from scripts.cli.model_spec import model_spec
+from benchmarks.local_server import local_server
 from serving.app import Limits
 from serving.failover import Patience
-from serving.open_server import http_server, listening, opened
-from serving.requests import Loaded
 from serving.routes import Route
-from serving.served_model import ServedModel
 from serving.supervisor import Supervisor
 
 FIRST, SECOND = "transformer", "rwkv7"
@@ -161,41 +148,14 @@ def trial(server: Server, fault: str, tally: Tally, within: float) -> None:
 
 @contextmanager
 def started(size: str, deadline: float) -> Iterator[Server]:
-    """A server in a thread of this process, its workers in processes of their own."""
-    place = listening("127.0.0.1", 0)
-    url = f"http://127.0.0.1:{place.getsockname()[1]}/v1"
-    ready, found, servers = threading.Event(), dict[str, ServedModel](), []
-    with tempfile.TemporaryDirectory() as folder:
-        byte_tokenizer().save(Path(folder) / "tokenizer.json")
-
-        async def body() -> None:
-            openers = {name: partial(_open, name, size, folder) for name in (FIRST, SECOND)}
-            async with opened(openers, 1, "auto", Path(folder)) as models:
-                found.update(models)
-                limits = Limits(patience=Patience(deadline, deadline))
-                routes = [Route("best", (FIRST, SECOND))]
-                servers.append(http_server(models, limits, routes=routes))
-                ready.set()
-                await servers[0].serve(sockets=[place])
-
-        thread = threading.Thread(target=lambda: asyncio.run(body()), daemon=True)
-        thread.start()
-        if not ready.wait(600):
-            raise SystemExit("the models could not be opened")
-        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)
+    """A server with both models."""
+    limits = Limits(patience=Patience(deadline, deadline))
+    with local_server((FIRST, SECOND), size, limits, [Route("best", (FIRST, SECOND))]) as local:
+        client = openai.OpenAI(base_url=local.url, api_key="none", max_retries=0, timeout=600)
         try:
-            yield Server(client, found[FIRST].supervisor)
+            yield Server(client, local.models[FIRST].supervisor)
         finally:
             client.close()
-            servers[0].should_exit = True
-            thread.join(60)
-
-
-def _open(name: str, size: str, folder: str) -> Loaded:
-    """Runs in a worker."""
-    group = yaml.safe_load((FOLDER / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
-    torch.manual_seed(0)
-    return Loaded(build(model_spec({**group, "size": size}, 257)), Path(folder) / "tokenizer.json")
 
 
 def _data(pid: int) -> int:
