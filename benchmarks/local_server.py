@@ -1,4 +1,4 @@
-"""A server in a thread of this process, with models of random weights, each in a worker."""
+"""Serve models of random weights from a thread of this process, each in a worker."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LocalServer:
     """One that listens."""
 
     url: str
-    """Of the API, with its version."""
+    """Where the API begins, with its version."""
     models: dict[str, ServedModel]
 
 

@@ -117,9 +117,9 @@ class GPT(AttentionTrunk):
     def check_length(self, end: int) -> None:
         self.check_positions(end)
 
-    def reserve_cache(self, program: Program, state: State) -> State:
+    def reserve_cache(self, program: Program, state: State, rows: slice) -> State:
         self.check_positions(self.past(state) + 1)
-        return super().reserve_cache(program, state)
+        return super().reserve_cache(program, state, rows)
 
     def embed_step(self, program: Program, x: Tensor) -> None:
         operands: list[Any] = [
@@ -127,6 +127,6 @@ class GPT(AttentionTrunk):
             self.emb.weight,
             self.pos_emb.weight,
             x,
-            program.position,
+            program.positions,
         ]
         program.emit("embed", [x.shape[1]], operands)

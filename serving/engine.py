@@ -109,9 +109,31 @@ class Batch:
         for member, row in zip(self.members, logits[:, -1], strict=True):
             member.logits = row
 
-    def state_bytes(self) -> int:
+    def bytes_of(self, sequence: Sequence) -> int:
         """Bytes of the state of one of its sequences."""
-        return state_bytes(self._state) // max(len(self.members), 1)
+        return state_bytes(self._state) // len(self.members)
+
+
+class BatchOfCaches(Batch):
+    """Sequences that advance together, each with a state of its own: caches of a length each."""
+
+    def join(self, sequence: Sequence) -> None:
+        self.members.append(sequence)
+
+    def leave(self, sequence: Sequence, keep: bool = False) -> None:
+        self.members.remove(sequence)
+        if not keep:
+            sequence.state = None
+
+    def advance(self) -> None:
+        last = torch.tensor([[member.answer[-1]] for member in self.members])
+        states = [member.state or {} for member in self.members]
+        logits, states = self._model.step_apart(last, states)
+        for member, row, state in zip(self.members, logits[:, -1], states, strict=True):
+            member.logits, member.state = row, state
+
+    def bytes_of(self, sequence: Sequence) -> int:
+        return state_bytes(sequence.state or {})
 
 
 class Engine:
@@ -122,8 +144,12 @@ class Engine:
     ) -> None:
         """`chunk` in tokens, `cache` in bytes; `most_rows` sequences share one pass at most."""
         self._model, self._chunk = model, chunk
-        # Attention's caches have a length each, and one pass needs one length.
-        self._most_rows = most_rows if model.recurrent else 1
+        self._most_rows = most_rows
+        self._kind = Batch
+        if not model.recurrent:
+            self._kind = BatchOfCaches
+            if not getattr(model, "can_step_apart", False):  # one pass needs caches of one length
+                self._kind, self._most_rows = Batch, 1
         self._reading: deque[Sequence] = deque()
         self._batches: list[Batch] = []
         self._cache = PrefixCache(cache, chunk)
@@ -163,10 +189,10 @@ class Engine:
             with self._meter.working([sequence.request.id]):
                 self._try([sequence], partial(self._read, sequence), events)
         for batch in [*self._batches]:
-            size = batch.state_bytes()
+            sizes = {member.request.id: batch.bytes_of(member) for member in batch.members}
             with self._meter.working([member.request.id for member in batch.members]):
                 for sequence in [*batch.members]:
-                    self._try([sequence], partial(self._draw, batch, sequence, size), events)
+                    self._try([sequence], partial(self._draw, batch, sequence, sizes), events)
                 if batch.members:
                     self._try(batch.members, batch.advance, events)
         self._batches = [batch for batch in self._batches if batch.members]
@@ -243,7 +269,7 @@ class Engine:
         else:
             batch = next((one for one in self._batches if one.has_room), None)
             if batch is None:
-                batch = Batch(self._model, self._most_rows)
+                batch = self._kind(self._model, self._most_rows)
                 self._batches.append(batch)
             batch.join(sequence)
         of = len(request.prompt)
@@ -256,9 +282,9 @@ class Engine:
 
     # ---- answering ----------------------------------------------------------------------------
 
-    def _draw(self, batch: Batch, sequence: Sequence, size: int) -> list[Event]:
-        """The next token of an answer; the sequence, of a state of `size` bytes, leaves where it
-        ends."""
+    def _draw(self, batch: Batch, sequence: Sequence, sizes: dict[int, int]) -> list[Event]:
+        """The next token of an answer; the sequence leaves where it ends. `sizes` are the bytes of
+        states, by request."""
         request, logits = sequence.request, sequence.logits
         assert logits is not None
         if len(sequence.answer) >= request.most:
@@ -270,7 +296,8 @@ class Engine:
             return self._finish(batch, sequence, "stop")
         now = time.perf_counter()
         drawn = Drawn(
-            request.id, token, sequence.position, now - sequence.since, size,
+            request.id, token, sequence.position, now - sequence.since,
+            sizes[request.id],
             *_probabilities(logits, token, request.logprobs),
         )  # fmt: skip
         sequence.since = now

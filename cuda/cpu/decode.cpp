@@ -98,7 +98,7 @@ struct Machine {
     for (Index c = from; c < to; c += LANES) body(c, int(std::min<Index>(LANES, to - c)));
   }
 
-  // x[b] = table[token[b]] (+ position). n: C, position. p: tokens, table, positions, x.
+  // x[b] = table[token[b]] (+ position). n: C. p: tokens, table, positions, x, past of each row.
   void embed(const Instruction& i) const {
     Index C = i.n[0];
     const E *rows = at(i, 1), *positions = at(i, 2);
@@ -106,7 +106,7 @@ struct Machine {
       Index token = at<Index>(i, 0)[b];
       my_channels(C, [&](Index c, int lanes) {
         vec x = read(rows + token * C + c, lanes);
-        if (positions) x += read(positions + at<Index>(i, 4)[0] * C + c, lanes);
+        if (positions) x += read(positions + at<Index>(i, 4)[b] * C + c, lanes);
         write(work(i, 3) + b * C + c, x, lanes);
       });
     }
@@ -435,17 +435,15 @@ struct Machine {
       });
   }
 
-  // Attention over a cache [B, G, capacity, N] after writing this token into it. Once full, the
+  // Attention of each row over its cache [G, capacity, N] after writing this token into it. Once full, a
   // cache is a ring that holds the last `capacity` tokens (models/layers/attention_block.py grows all others).
-  // n: H, G, N, rotary. f: base of the angles. p: qkv, keys, values, (past, capacity), out, and angles
-  // per token [N / 2] if they do not follow from the base.
+  // n: H, G, N, rotary. f: base of the angles. p: qkv, addresses of the rows' keys and values, (past,
+  // capacity) of each row, out, and angles per token [N / 2] if they do not follow from the base.
   void attend(const Instruction& i) const {
     Index H = i.n[0], G = i.n[1], N = i.n[2], width = (H + 2 * G) * N;
-    Index past = at<Index>(i, 3)[0], capacity = at<Index>(i, 3)[1];
-    Index slot = past % capacity, seen = std::min(past + 1, capacity);
     const float* given = work(i, 5);
-    std::vector<float> scores(seen), turned(N + LANES);
-    auto turn = [&](const float* x, float* out) {
+    std::vector<float> scores, turned(N + LANES);
+    auto turn = [&](Index past, const float* x, float* out) {
       if (!i.n[3]) return void(std::copy(x, x + N, out));
       for (Index j = 0; j < N / 2; j++) {
         float angle =
@@ -457,15 +455,18 @@ struct Machine {
     };
     my_heads(G, [&](Index b, Index g) {
       const float *qkv = work(i, 0) + b * width, *v = qkv + (H + G + g) * N;
-      E* keys = at(i, 1) + (b * G + g) * capacity * N;
-      E* values = at(i, 2) + (b * G + g) * capacity * N;
-      turn(qkv + (H + g) * N, turned.data());
+      Index past = at<Index>(i, 3)[2 * b], capacity = at<Index>(i, 3)[2 * b + 1];
+      Index slot = past % capacity, seen = std::min(past + 1, capacity);
+      scores.resize(std::max<Index>(seen, scores.size()));
+      E* keys = at<E*>(i, 1)[b] + g * capacity * N;
+      E* values = at<E*>(i, 2)[b] + g * capacity * N;
+      turn(past, qkv + (H + g) * N, turned.data());
       for (Index j = 0; j < N; j++) {
         from_float(turned[j], keys[slot * N + j]);
         from_float(v[j], values[slot * N + j]);
       }
       for (Index h = g * (H / G); h < (g + 1) * (H / G); h++) {
-        turn(qkv + h * N, turned.data());
+        turn(past, qkv + h * N, turned.data());
         float scale = 1 / std::sqrt(float(N)), top = -INFINITY, total = 0;
         Index t = 0;
         for (; t + 8 <= seen; t += 8) dots<8>(keys + t * N, N, turned.data(), as_rows<8>(&scores[t]));

@@ -10,6 +10,7 @@ no gradient, the CPU, one dtype throughout, and no tracer or counter that watche
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ctypes import c_int64, c_void_p
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -50,6 +51,10 @@ class Leaf:
         self.path = path
 
 
+class Cache(Leaf):
+    """A leaf of which each row has an address, so that rows may be caches of a length each."""
+
+
 class Program:
     """Instructions for one model and one batch size, and the buffers between them.
 
@@ -66,10 +71,11 @@ class Program:
         self._buffers: dict[tuple[str, int], Tensor] = {}
         self.tokens = Leaf("tokens")
         self.logits = Leaf("logits")
-        self.position = torch.zeros(1, dtype=torch.int64)
-        """Tokens seen before this one."""
+        self.positions = torch.zeros(batch, dtype=torch.int64)
+        """Tokens that each row has seen before this one."""
         self.places: dict[int | None, Tensor] = {}
-        """By window of the layers that have caches: tokens seen before this one, and room there."""
+        """By window of the layers that have caches: what each row has seen before this token, and
+        the room of its cache, `[B, 2]` in tokens."""
 
     def buffer(self, name: str, width: int) -> Tensor:
         """The buffer `name` of this width, made at its first use: blocks may differ in theirs."""
@@ -80,12 +86,16 @@ class Program:
     def place(self, window: int | None) -> Tensor:
         """Where the next token stands in the caches of layers with this window; see `places`."""
         if window not in self.places:
-            self.places[window] = torch.zeros(2, dtype=torch.int64)
+            self.places[window] = torch.zeros(self.batch, 2, dtype=torch.int64)
         return self.places[window]
 
     def leaf(self, *path: str) -> Leaf:
         """A leaf of the current block's state."""
         return Leaf(*self.prefix, *path)
+
+    def cache(self, *path: str) -> Cache:
+        """A cache of the current block's state, `[B, ...]`."""
+        return Cache(*self.prefix, *path)
 
     def norm(
         self,
@@ -176,13 +186,19 @@ class Program:
         self._fixed = [
             (place, x) for place, x in enumerate(self._operands) if isinstance(x, Tensor)
         ]
-        self._leaves = [
-            (place, x.path) for place, x in enumerate(self._operands) if isinstance(x, Leaf)
+        leaves = [(place, x) for place, x in enumerate(self._operands) if isinstance(x, Leaf)]
+        self._leaves = [(place, x.path) for place, x in leaves if not isinstance(x, Cache)]
+        self._caches = [
+            (place, x.path, np.zeros(self.batch, dtype=np.int64))
+            for place, x in leaves
+            if isinstance(x, Cache)
         ]
         self._table = (c_void_p * len(self._operands))()
         self._addresses = [x.data_ptr() for _, x in self._fixed]
         for place, x in self._fixed:
             self._table[place] = x.data_ptr()
+        for place, _, addresses in self._caches:
+            self._table[place] = addresses.ctypes.data
         weights = sum(x.numel() * x.element_size() for _, x in self._fixed)
         self._threads = max(1, weights // BYTES_PER_THREAD)
 
@@ -190,18 +206,38 @@ class Program:
         """Whether the weights still are where they were."""
         return [x.data_ptr() for _, x in self._fixed] == self._addresses
 
-    def run(self, tokens: Tensor, state: State, logits: Tensor) -> None:
-        """Tokens `[B]` to fp32 logits `[B, V]`; updates the leaves of `state` in place."""
-        given = {"tokens": tokens, "logits": logits, **state}
+    @property
+    def has_caches_alone(self) -> bool:
+        """Whether every leaf of the state is a cache, so that each row may have a state of its
+        own."""
+        return all(path in (("tokens",), ("logits",)) for _, path in self._leaves)
+
+    def run(self, tokens: Tensor, states: Sequence[State], logits: Tensor) -> None:
+        """Tokens `[B]` to fp32 logits `[B, V]`; updates the leaves of the states in place.
+
+        There is one state of all rows, or, where it is all caches, one of each row.
+        """
+        given = {"tokens": tokens, "logits": logits, **states[0]}
         for place, path in self._leaves:
-            leaf: Any = given
-            for name in path:
-                leaf = leaf[name]
-            self._table[place] = leaf.data_ptr()
+            self._table[place] = _leaf(given, path).data_ptr()
+        for _, path, addresses in self._caches:
+            if len(states) == 1:
+                leaf = _leaf(states[0], path)
+                row = leaf.stride(0) * leaf.element_size()
+                addresses[:] = leaf.data_ptr() + row * np.arange(self.batch)
+            else:
+                addresses[:] = [_leaf(state, path).data_ptr() for state in states]
         name = f"step_{str(self.dtype).removeprefix('torch.')}"
         threads = min(torch.get_num_threads(), self._threads)
         function = getattr(library.load(), name)
         function(len(self._program), self._program.ctypes.data, self._table, self.batch, threads)
+
+
+def _leaf(state: State, path: tuple[str, ...]) -> Tensor:
+    leaf: Any = state
+    for name in path:
+        leaf = leaf[name]
+    return leaf
 
 
 def _matrix(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:

@@ -174,7 +174,7 @@ class Attention(Mixer):
         out = p.buffer("heads", self.n_head * self.head_size)
         turn = self.rotation
         n = [self.n_head, self.n_kv_head, self.head_size, turn is not None]
-        caches = p.leaf("k"), p.leaf("v")
+        caches = p.cache("k"), p.cache("v")
         scaled = turn.frequencies(self.head_size, "cpu") if turn and turn.factor != 1 else None
         operands = [qkv, *caches, p.place(self.window), out, scaled]
         p.emit("attend", n, operands, turn.base if turn else 0.0)
@@ -262,7 +262,7 @@ class AttentionTrunk(Trunk):
         is_normed = bool(getattr(self.config, "qk_norm", None))  # which no instruction does
         return self.config.attention in ("auto", "flash") and not is_normed and not self.convolves
 
-    def reserve_cache(self, program: Program, state: State) -> State:
+    def reserve_cache(self, program: Program, state: State, rows: slice) -> State:
         if not self.attends:
             return state
         past = self.past(state)
@@ -276,8 +276,8 @@ class AttentionTrunk(Trunk):
                 rooms[window] = grown["k"].shape[2]
         for window, room in rooms.items():
             place = program.place(window)
-            place[0], place[1] = past, room
-        program.position[0] = past
+            place[rows, 0], place[rows, 1] = past, room
+        program.positions[rows] = past
         return state
 
     @property

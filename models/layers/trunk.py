@@ -11,7 +11,7 @@ The plug-in unit is the block and not the mixer, because RWKV's channel mix carr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -262,13 +262,30 @@ class Trunk(nn.Module, ABC):
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """`forward` of one token `[B, 1]`, as one native call (models/decoding/program.py)."""
         program = program_for(self, len(tokens))
-        state = self.reserve_cache(program, state)
-        logits = torch.empty(len(tokens), 1, self.config.vocab_size, dtype=torch.float32)
-        program.run(tokens.contiguous(), state, logits)
-        return logits.to(self.emb.weight.dtype), state
+        state = self.reserve_cache(program, state, slice(None))
+        return self._run(program, tokens, [state]), state
 
-    def reserve_cache(self, program: Program, state: State) -> State:
-        """The state with its leaves ready to be advanced by one token in place."""
+    def step_apart(self, tokens: Tensor, states: Sequence[State]) -> tuple[Tensor, list[State]]:
+        """One native call for tokens `[B, 1]` of B sequences, whose states are of different lengths
+        and stay where they are. Only where `can_step_apart`, and as for `step`."""
+        program = program_for(self, len(tokens))
+        rows = [slice(row, row + 1) for row in range(len(tokens))]
+        ready = [self.reserve_cache(program, *each) for each in zip(states, rows, strict=True)]
+        return self._run(program, tokens, ready), ready
+
+    @property
+    def can_step_apart(self) -> bool:
+        """Whether `step_apart` can be called on the model as it is now."""
+        return self.can_step and is_possible(self) and program_for(self, 1).has_caches_alone
+
+    def _run(self, program: Program, tokens: Tensor, states: Sequence[State]) -> Tensor:
+        """Logits `[B, 1, V]`."""
+        logits = torch.empty(len(tokens), 1, self.config.vocab_size, dtype=torch.float32)
+        program.run(tokens.contiguous(), states, logits)
+        return logits.to(self.emb.weight.dtype)
+
+    def reserve_cache(self, program: Program, state: State, rows: slice) -> State:
+        """The state of these rows with its leaves ready to be advanced by one token in place."""
         return state
 
     def write_step(self, program: Program) -> Program:

@@ -368,3 +368,20 @@ def test_a_request_without_memory_fails_alone() -> None:
     events = [event for _ in range(20) for event in engine.step()]
     assert [event.token for event in events if isinstance(event, Drawn)] == expected[1]
     assert sum(event.spent.seconds for event in events) > 0
+
+
+def test_attention_advances_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five answers, whose caches have a length each, in one pass for each token."""
+    model = shaken("transformer").eval()
+    requests = [asked(number, length=3 * number, most=6) for number in range(1, 6)]
+    expected = {number: run(Engine(model), each)[number] for number, each in enumerate(requests, 1)}
+    rows: list[int] = []
+    original = type(model).step_apart
+
+    def counted(self: Any, tokens: Any, states: Any) -> Any:
+        rows.append(len(tokens))
+        return original(self, tokens, states)
+
+    monkeypatch.setattr(type(model), "step_apart", counted)
+    assert run(Engine(model), *requests) == expected
+    assert max(rows) >= 4 and sum(rows) == 5 * 5  # the first token of each is drawn from its prompt

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.contract import clone_state, named_tensors
 from models.decoding.program import MOST_ROWS, is_possible, program_for
+from models.layers.attention_block import AttentionBlock
 from tests.registered_models import NAMES, VARIANTS, shaken, some_tokens, spec_of
 
 if not is_possible(shaken("rwkv4")):
@@ -114,6 +115,31 @@ def test_follows_the_weights(model: Any) -> None:
     got, _ = twin(token, twin.init_state(1))
     want, _ = torch_path(twin, token, twin.init_state(1))
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_with_a_state_each_have_the_bits_they_have_alone(model: Any, watch: Watch) -> None:
+    """Sequences of other lengths; one has no token yet, and one's cache is full and grows."""
+    attends_alone = all(isinstance(block, AttentionBlock) for block in model.layers)
+    assert model.can_step_apart == attends_alone
+    if not attends_alone:
+        return
+    states = []
+    for row, length in enumerate((7, 0, 20, 3)):
+        state = model.init_state(1, capacity=None if row == 2 else 40)
+        if length:
+            _, state = model(some_tokens(1, length, seed=row), state)
+        states.append(state)
+    alone = [clone_state(state) for state in states]
+    for position in range(4):
+        tokens = some_tokens(4, 1, seed=position)
+        got, states = model.step_apart(tokens, states)
+        for row in range(4):
+            want, alone[row] = model(tokens[row : row + 1], alone[row])
+            assert torch.equal(got[row], want[0])
+    assert watch.steps == 1 + 4 * 5  # the first one asks whether it can
+    for ours, theirs in zip(states, alone, strict=True):
+        assert model.tokens_before(ours) == model.tokens_before(theirs)
 
 
 @torch.no_grad()
