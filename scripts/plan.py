@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from scripts.cli.launch import launch
+from scripts.cli.path_checks import group_place
 
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
     launch("plan", "scripts.plan:main")
@@ -35,7 +36,7 @@ def main(conf: PlanConf) -> None:
     tables.print_plan(planner, plan, console)
     if conf.out:
         curve = [planner.plan(length) for length in sorted(conf.lengths)]
-        measured = page.measured_points(planner, [Path(run) for run in conf.runs])
+        measured = page.measured_points(planner, [group_place(run) for run in conf.runs])
         with writing(folder, "out"), filling(folder, last="index.html") as aside:
             text = json.dumps(tables.as_json(planner, [plan, *curve]), indent=1)
             (aside / "plan.json").write_text(text, encoding="utf-8")

@@ -55,6 +55,7 @@ from scripts.cli.shared_checks import count_problem
 from scripts.cli.source_model import with_source_model
 from scripts.cli.values import misfit
 
+NO_VALUE = "{} has no value: give it on the command line"
 MOST_JOBS = 200  # of a multirun that are checked as a whole before any starts
 
 
@@ -169,10 +170,13 @@ def examine(config_name: str, line: Line) -> Examined:
                 break
     del examined.configs[MOST_JOBS:]
     examined.line_problems = list(dict.fromkeys(problems))
+    valueless = {NO_VALUE.format(override.key_or_group) for override in overrides}
     for config in examined.configs:
         if len(problems) >= MOST_OF_BAD:  # nobody reads on
             break
-        problems += bound_problems(config) if partial else light_problems(config_name, config)
+        found = bound_problems(config) if partial else light_problems(config_name, config)
+        # A key whose only value is refused has been given one.
+        problems += [each for each in found if each not in valueless]
     if not problems:
         problems += collision_problems(config_name, overrides, examined.configs)
     examined.problems = list(dict.fromkeys(problems))
@@ -189,7 +193,7 @@ def light_problems(config_name: str, config: DictConfig) -> list[str]:
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
-            return [f"{name} has no value: give it on the command line" for name in missing]
+            return [NO_VALUE.format(name) for name in missing]
         typed = expanded(OmegaConf.to_object(config))
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         return [f"{error.full_key}: {str(error.msg).splitlines()[0]}"]

@@ -7,6 +7,7 @@ reach code or the environment.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 from collections.abc import Iterator
@@ -54,7 +55,18 @@ def folder_problems(folder: Path) -> list[str]:
             return [f"{said}: more than {MOST:,} YAML files in it"]
     if not paths:
         return [f"{said}: no YAML in it, as experiment/mine.yaml"]
-    return [f"{path}: {problem}" for path in sorted(paths) for problem in _problems(path)]
+    hidden = [
+        f"{path}: not read, because conf/{name} goes before it: give it another name"
+        for path in sorted(paths)
+        if is_hidden(name := path.relative_to(folder), path)
+    ]
+    return hidden or [f"{path}: {problem}" for path in sorted(paths) for problem in _problems(path)]
+
+
+def is_hidden(name: Path, path: Path) -> bool:
+    """Whether `conf/` has another file of that name, which Hydra would take."""
+    ours = FOLDER / name
+    return ours.is_file() and not filecmp.cmp(ours, path, shallow=False)
 
 
 def composing_problem(text: str, folder: Path | None) -> str | None:

@@ -61,7 +61,10 @@ def unmade(error: Exception) -> str:
         return "the files that this line chooses name one another in a circle: mend their defaults"
     lines = str(error).strip().splitlines()
     reason = lines[0].strip() if lines else type(error).__name__
-    return f"Hydra makes no configuration of this line ({reason}): leave out or mend that word"
+    return (
+        f"Hydra makes no configuration of this line ({reason}): leave out or mend that word, or "
+        "the file that it chooses"
+    )
 
 
 def _problems(base: DictConfig, override: Override) -> Iterator[str]:

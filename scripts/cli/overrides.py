@@ -178,7 +178,10 @@ def group_problems(
         if value == "null" and f"{group}: null" in text:
             yield f"{group}=null: beside other values of {group}= there can be no null"
         elif re.sub(r"\\(.)", r"\1", value) not in members:  # as Hydra escapes it
-            yield f"{group}={value}: no such {group}{nearest(value, members)}"
+            other = [folder / group / f"{value}.yml" for folder in folders(config_dir)]
+            found = [path for path in other if path.is_file()]
+            near = f"; {found[0]} must end in .yaml" if found else nearest(value, members)
+            yield f"{group}={value}: no such {group}{near}"
 
 
 def key_problems(base: DictConfig, override: Override) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from conf.schema import (
     ConvertConf,
+    PlanConf,
     ProbeConf,
     ReportConf,
     TrainConf,
@@ -44,7 +45,7 @@ def place_problems(confs: Iterable[Any]) -> list[str]:
                 find_place("run", conf.run, conf.runs_dir)
             elif isinstance(conf, ConvertConf):
                 find_place("source", conf.source, conf.runs_dir)
-            elif isinstance(conf, ReportConf):
+            elif isinstance(conf, ReportConf | PlanConf):
                 problems += [
                     f"{run}: no such folder; runs= takes run or group folders"
                     for run in conf.runs
@@ -56,6 +57,6 @@ def place_problems(confs: Iterable[Any]) -> list[str]:
 
 
 def group_place(word: str) -> Path:
-    """What `runs=` of a report names: the folder of that path, or else that below `runs/`."""
+    """What `runs=` of a report or a plan names: the folder of that path, or else below `runs/`."""
     path, named = Path(word), Path(TrainConf().runs_dir, word)
     return named if not path.exists() and named.is_dir() else path

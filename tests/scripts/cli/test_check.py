@@ -303,6 +303,7 @@ BAD = [
     ("report", ["runs=[]"], ["runs=[]: give at least one run or group folder"]),
     ("torture", ["faults=[]"], ["faults=[]: give at least one of kill, terminate"]),
     ("report", [], ["runs has no value: give it on the command line"]),
+    ("evaluate", ["run=[first]"], ["run=[first]: Cannot convert 'list' to string: '['first']'"]),
     ("report", ["runs=[a]", "slope_from=9000"], ["slope_from=9000 must be below slope_to=8192"]),
     (
         "train",

@@ -101,6 +101,21 @@ def test_a_file_that_cannot_be_merged_is_named(tmp_path: Path, text: str, messag
     assert problem.startswith(f"{path}: ") and message in problem
 
 
+def test_a_file_that_would_not_be_read_is_told(folder: Path) -> None:
+    words = ["-cd", str(folder)]
+    (folder / "experiment/yours.yml").write_text(MINE)
+    (problem,) = problems_of("train", [*words, "experiment=yours"])
+    assert problem.endswith(f"no such experiment; {folder}/experiment/yours.yml must end in .yaml")
+    copied = folder / "model" / "rwkv4.yaml"
+    copied.write_bytes((ROOT / "conf" / "model" / "rwkv4.yaml").read_bytes())
+    assert problems_of("train", [*words, "model=rwkv4"]) == []
+    copied.write_text("name: other\n")
+    (problem,) = problems_of("train", [*words, "model=rwkv4"])
+    assert problem == (
+        f"{copied}: not read, because conf/model/rwkv4.yaml goes before it: give it another name"
+    )
+
+
 def test_a_file_that_says_nothing_is_taken(folder: Path) -> None:
     (folder / "experiment" / "empty.yaml").write_text("# nothing yet\n---\n")
     assert folder_problems(folder) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.schema import DataConf, GenerateConf, ProbeConf, ReportConf, TrainConf
+from conf.schema import DataConf, GenerateConf, PlanConf, ProbeConf, ReportConf, TrainConf
 from core.errors import UserError
 from scripts.cli.path_checks import group_place, place_problems
 from tests.scripts.commands import run_script
@@ -33,6 +33,9 @@ def test_texts_are_looked_at(tmp_path: Path) -> None:
 def test_folders_are_looked_for(tmp_path: Path) -> None:
     gone, probe = str(tmp_path / "gone"), ProbeConf(runs_dir="/dev/null", model={})
     assert place_problems([ReportConf(runs=[str(tmp_path), gone])]) == [
+        f"{gone}: no such folder; runs= takes run or group folders"
+    ]
+    assert place_problems([PlanConf(model={}, runs=[gone])]) == [
         f"{gone}: no such folder; runs= takes run or group folders"
     ]
     nosuch = GenerateConf(run="nosuch", runs_dir=str(tmp_path))
