@@ -760,6 +760,20 @@ class ReportConf:
 
 
 @dataclass
+class VerifyConf:
+    """Measure random points of somebody's report again, and say whether they agree."""
+
+    reports: list[str] = key(MISSING, "crossover.json files, or the folders they lie in", path=True)
+    points: int = key(3, "number of points to repeat", low=1, high=TIMES)
+    seed: int = key(0, "number that decides which points", low=0, high=2**32 - 1)
+    processes: int = key(
+        0, "fresh processes per point; 0: as many as the report had", low=0, high=TIMES
+    )
+    accelerator: str = key("auto", "device to measure on", choices=("auto", "cpu", "gpu"))
+    out: str = key("runs/verify", "folder to write", path=True)
+
+
+@dataclass
 class RunsConf:
     """List all runs and which began from which; what became of each."""
 
@@ -1048,6 +1062,7 @@ SCRIPTS: dict[str, type] = {
     "busy": BusyConf,
     "plan": PlanConf,
     "report": ReportConf,
+    "verify": VerifyConf,
     "runs": RunsConf,
     "generate": GenerateConf,
     "chat": ChatConf,

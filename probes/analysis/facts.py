@@ -29,6 +29,8 @@ def model_facts(dataset: Dataset, series: Series) -> dict[str, Any]:
         "size": series.size,
         "parameters": series.parameters,
         "backends": series.backends(),
+        "config": series.rows[0].config if series.rows else {},
+        "weights": series.rows[0].weights if series.rows else {},
     }
     if runs := dataset.trainings_of(series):
         # A training of very few steps has no speed.
@@ -92,6 +94,14 @@ def machine(dataset: Dataset) -> dict[str, Any]:
         "processes": 1 + max(row.process for row in rows),
         "processes_of_a_point": _processes(dataset),
         "repeats_of_a_process": _ends([len(row.seconds) for row in rows if row.status == OK]),
+        "fixed_tokens": max(
+            (row.batch * row.context_length for row in rows if row.sweep == "fixed_tokens"),
+            default=None,
+        ),
+        "decode_steps": max(
+            (len(row.token_seconds) // len(row.seconds) for row in rows if row.seconds), default=0
+        )
+        or None,
         "seed": units.unique(row.seed for row in rows),
         "versions": {key: units.unique(row.versions.get(key) for row in rows) for key in versions},
         "commit": units.unique(row.commit for row in rows),

@@ -32,16 +32,22 @@
 * `scaling`: where the trainings differ in compute, what `probes.report.scaling_json.plain`
   describes.
 * `models`, `baselines`, `machine`, `failures`: what was compared, on what, and which points
-  did not finish. `machine.quiet` counts measurements, a point in one process each: those that
-  `finished`, those `measured_again` as other processes had disturbed them or their group, how
-  often that was (`repetitions`), those still `disturbed` and those that `failed`; null where rows
-  do not know. `machine.processes_of_a_point` and `repeats_of_a_process`: the least and the most.
+  did not finish. A model has its `config` and the `weights` it was measured with, so that
+  `scripts/verify.py` can measure it again. `machine.quiet` counts measurements, a point in one
+  process each: those that `finished`, those `measured_again` as other processes had disturbed them
+  or their group, how often that was (`repetitions`), those still `disturbed` and those that
+  `failed`; null where rows do not know. `machine.processes_of_a_point` and `repeats_of_a_process`:
+  the least and the most; `fixed_tokens` and `decode_steps`: the probe's, null where not probed.
   `mixed`: what differs between rows that were compared all the same, with `allow_mixed` or, of
   sizes, `unmatched`. `damaged`: lines and files that could not be read.
+* `digest`: SHA-256 of everything else, by which others see that nothing was changed or cut off.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from core.interval import Interval
@@ -100,6 +106,13 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
         "machine": analysis.machine,
         "failures": analysis.failures,
     }
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """64 hex digits over all of a summary but its `digest`, however it is spaced and ordered."""
+    plain = json.loads(json.dumps({key: content[key] for key in content if key != "digest"}))
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _named(name: str, interval: Interval) -> dict[str, float | None]:

@@ -34,7 +34,7 @@ from probes.report import (
 )  # fmt: skip
 from probes.report.contents import Contents, contents
 from probes.report.rows_csv import COLUMNS, csv_text, flat
-from probes.report.summary_json import summarise
+from probes.report.summary_json import digest_of, summarise
 
 FILES = (
     "index.html",
@@ -140,6 +140,7 @@ def compose(analysis: Analysis, out: Path) -> Report:
     said = contents(analysis) if dataset.rows else None
     if said:
         summary["page"] = said.plain()
+    summary["digest"] = digest_of(summary)
     is_alone = not dataset.rows and not scaling
     return Report(analysis, said, summary, out, grid(dataset.runs) if is_alone else None)
 

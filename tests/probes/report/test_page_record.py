@@ -196,7 +196,7 @@ def changed(value: Any) -> Any:
     return f"{value} 7" if value else None
 
 
-HIDDEN = {"quadratic", "bend", "local", "trained_tokens", "trainings"}
+HIDDEN = {"quadratic", "bend", "local", "trained_tokens", "trainings", "config", "weights"}
 """Parts of the record that the page does not show as a number of its own."""
 SHOWN = ("crossovers", "curves", "slopes", "models", "baselines", "costs", "latencies", "use",
          "failures", "page")  # fmt: skip
