@@ -66,8 +66,11 @@ def page(
     """Put outcomes, by the names of their experiments, into words."""
     shown = [BY_NAME[name] for name in outcomes]
     reached = sum(outcomes[one.name].verdict == "reached" for one in shown)
+    so_far = sum(outcomes[one.name].verdict.startswith("reached so far") for one in shown)
     begun = sum(outcomes[one.name].finished > 0 for one in shown)
     headline = f"{reached} of {len(shown)} experiments came out as published"
+    if so_far:
+        headline += f", {so_far} more as far as {'it has' if so_far == 1 else 'they have'} run"
     if begun < len(shown):
         headline += f", {len(shown) - begun} {'has' if len(shown) - begun == 1 else 'have'} not run"
     return Page(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from probes.analysis.evidence import ACCURACY, outcome
+from probes.analysis.evidence import ACCURACY, Claim, outcome
 from probes.analysis.experiments import BY_NAME
 from probes.report import evidence_page
 from tests.probes.analysis.test_evidence import RUNS, run
@@ -42,6 +42,11 @@ def test_the_matrix_has_a_line_for_each_model() -> None:
 def test_each_experiment_shows_rule_source_verdict_and_all_that_was_tried() -> None:
     page = content()
     assert page.headline == "1 of 3 experiments came out as published, 1 has not run"
+    partly = outcome(RUNS, [Claim("order", ("lstm", "rwkv4"))], ACCURACY, 12)
+    begun = evidence_page.page({"parity": partly}, {"parity": []}, None, [])
+    assert begun.headline == (
+        "0 of 1 experiments came out as published, 1 more as far as it has run"
+    )
     copying, tracking, language = page.sections
     assert tracking.verdict == "reached" and tracking.rule.startswith("lstm above 95 %")
     assert "the models' parameters differ by 20.0%: they are not matched" in tracking.details
