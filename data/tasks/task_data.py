@@ -20,6 +20,7 @@ from data.growth import Growth
 from data.order import SPLITMIX_STEP, random_numbers, rows_of, scramble
 from data.tasks.copying import Copying, Reversal
 from data.tasks.draw import Draw
+from data.tasks.few_shot import FewShot
 from data.tasks.lookup import Lookup
 from data.tasks.needle import Needle
 from data.tasks.recall import Induction, Recall
@@ -42,6 +43,7 @@ TASKS: dict[str, type[Task]] = {
     "ntm_copy": VectorCopying,
     "repeat_copy": RepeatCopying,
     "associative_recall": AssociativeRecall,
+    "few_shot": FewShot,
 }
 """By the name that `data.corpus` has for it. A further one needs a YAML in `conf/data/` too."""
 VALIDATED = 1 << 16

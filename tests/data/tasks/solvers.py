@@ -10,6 +10,7 @@ import numpy as np
 
 from data.meta import IGNORE
 from data.tasks.copying import Copying, Reversal
+from data.tasks.few_shot import FewShot
 from data.tasks.lookup import Lookup
 from data.tasks.needle import Needle
 from data.tasks.recall import Induction, Recall
@@ -96,13 +97,27 @@ def solve_repeats(task: RepeatCopying, row: list[int]) -> dict[int, int]:
 
 def solve_association(task: AssociativeRecall, row: list[int]) -> dict[int, int]:
     text, size = "".join(task.symbols[i] for i in row), task.item
-    blank, before, around = task.symbols[-3:]
+    blank, before, around = list(task.symbols[-3:])
     told, query, _ = text.split(around)
     items = told.split(before)[1:]
     assert {len(item) for item in items} == {size} and blank not in told + query
     answer = items[items.index(query) + 1]
     first = len(told) + size + 1
     return {first + i: task.symbols.index(vector) for i, vector in enumerate(answer)}
+
+
+def solve_few_shot(task: FewShot, row: list[int]) -> dict[int, int]:
+    size = task.dims + 1
+    points: dict[int, list[list[int]]] = {}
+    answers: dict[int, int] = {}
+    for end in range(size - 1, len(row), size):
+        point, label = row[end + 1 - size : end], row[end]
+        if label != len(task.symbols) - 1:
+            points.setdefault(label, []).append(point)
+        elif max(point) < task.levels:
+            means = {one: np.mean(of_it, axis=0) for one, of_it in points.items()}
+            answers[end] = min(means, key=lambda one: float(((means[one] - point) ** 2).sum()))
+    return answers
 
 
 @dataclass(frozen=True)
@@ -155,6 +170,11 @@ TRIALS = {
     "association": Trial(AssociativeRecall(), 31, solve_association),
     "association-few": Trial(
         AssociativeRecall(bits=1, item=1, items=5, fewest=0), 16, solve_association
+    ),
+    "few-shot": Trial(FewShot(), 19, solve_few_shot),
+    "few-shot-shots": Trial(FewShot(way=3, shot=4, queries=3, dims=3), 60, solve_few_shot),
+    "few-shot-ties": Trial(
+        FewShot(way=4, shot=2, queries=5, dims=1, levels=8), 26, solve_few_shot
     ),
     "needle": Trial(Needle(), 200, solve_needle),
     "needle-shortest": Trial(Needle(digits=2), 41, solve_needle),

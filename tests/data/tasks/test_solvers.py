@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data.meta import IGNORE
+from data.tasks.few_shot import FewShot
 from data.tasks.lookup import Lookup
 from data.tasks.needle import Needle
 from data.tasks.recall import Induction, Recall
@@ -86,6 +87,8 @@ def test_every_task_is_solved() -> None:
         (AssociativeRecall(), 30, "data.length=30: 6 items of 3 vectors need 31"),
         (AssociativeRecall(fewest=7), 31, "data.task.fewest=7 must be at least 2, for one item "
          "follows another, and not exceed the most, 6"),
+        (FewShot(shot=2), 32, "data.length=32: 11 points of 2 coordinates and their labels "
+         "need 33"),
         (Needle(), 42, "data.length=42: 1 needles and the question need 45 characters"),
     ],
 )  # fmt: skip

@@ -153,5 +153,5 @@ def test_what_cannot_be_captured_is_decoded_call_by_call(
 
 
 def test_every_trunk_has_fixed_buffers() -> None:
-    """All but stacks of several kinds and one whose caches are trees, which change their shape."""
-    assert all(shaken(name).can_fix for name in NAMES if name not in ("hybrid", "hull"))
+    """All but stacks of several kinds, and models whose states are of several kinds or trees."""
+    assert all(shaken(name).can_fix for name in NAMES if name not in ("hybrid", "hull", "snail"))
