@@ -144,7 +144,8 @@ def run(jobs: Sequence[Job], conf: EvidenceConf, out: Path) -> list[str]:
     cores = psutil.cpu_count(logical=False) or 1
     workers = conf.workers or (1 if torch.cuda.is_available() else cores)
     (out / "logs").mkdir(parents=True, exist_ok=True)
-    waiting = [job for job in jobs if job.finished(conf.runs_dir) < job.planned]
+    # Finished ones too: what lies there may be of other settings, and each tells in seconds.
+    waiting = list(jobs)
     display, began, stopping = Display(jobs, conf), time.monotonic(), False
     try:
         while waiting or any(job.status is None and job.process for job in jobs):

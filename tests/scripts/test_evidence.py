@@ -121,6 +121,17 @@ def test_what_the_time_does_not_allow_is_stopped_and_goes_on_later(
     assert "stopped after 0 minutes; the same command goes on" in capsys.readouterr().out
 
 
+def test_trainings_of_other_settings_do_not_stand_for_those_of_a_recipe(
+    started: list[tuple[str, ...]], tmp_path: Path
+) -> None:
+    for number in range(60):  # as an earlier recipe has left them
+        (tmp_path / "lookup" / f"old-{number}").mkdir(parents=True)
+        (tmp_path / "lookup" / f"old-{number}" / "summary.json").touch()
+    conf = EvidenceConf(experiments=["lookup"], runs_dir=str(tmp_path), costs=False)
+    evidence.main([conf])
+    assert [command[2] for command in started] == ["experiment=lookup"]
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 def test_a_log_that_is_no_file_is_an_error_and_not_a_wait(
     started: list[tuple[str, ...]], tmp_path: Path, kind: str
