@@ -110,7 +110,7 @@ def test_records_are_whole(path: Path) -> None:
         assert best not in (record.values[0], record.values[-1]), "a better one may lie beyond"
 
 
-def test_the_demo_trains_with_what_its_search_found() -> None:
+def test_demo_and_scaling_study_train_with_what_their_searches_found() -> None:
     record = search_record("demo")
     assert record is not None
     for model in MODELS:
@@ -118,4 +118,9 @@ def test_the_demo_trains_with_what_its_search_found() -> None:
         assert words["optim"]["lr"] == record.best(model)
     shared = yaml.safe_load((FOLDER / "experiment" / "demo.yaml").read_text())
     assert (shared["searched"], shared["trainer"]["max_steps"]) == ("demo", record.steps)
+    study = search_record("scaling_law")
+    assert study is not None
+    together = [sum(losses) for losses in zip(*study.losses.values(), strict=True)]
+    words = yaml.safe_load((FOLDER / "experiment" / "scaling_law.yaml").read_text())
+    assert words["optim"]["lr"] == study.values[together.index(min(together))]
     assert search_record("nothing") is None and search_record("../secret") is None
