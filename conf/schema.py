@@ -761,10 +761,15 @@ class ReportConf:
 
 @dataclass
 class VerifyConf:
-    """Measure random points of somebody's report again, and say whether they agree."""
+    """Compare reports of several machines, and measure random points of them again."""
 
     reports: list[str] = key(MISSING, "crossover.json files, or the folders they lie in", path=True)
-    points: int = key(3, "number of points to repeat", low=1, high=TIMES)
+    points: int = key(
+        3,
+        "number of points to repeat; 0: put the reports' crossovers side by side",
+        low=0,
+        high=TIMES,
+    )
     seed: int = key(0, "number that decides which points", low=0, high=2**32 - 1)
     processes: int = key(
         0, "fresh processes per point; 0: as many as the report had", low=0, high=TIMES

@@ -1,6 +1,7 @@
 """Measure points of somebody's report again: `python scripts/verify.py reports=[crossover.json]`.
 
-Points are drawn at random, by `seed`. Of each, both models are measured anew at that context
+What the reports say of crossovers is put side by side, machine by machine. Then points are drawn at
+random, by `seed`. Of each, both models are measured anew at that context
 length, next to each other, and the ratio of their costs is compared with the report's interval.
 """
 
@@ -35,6 +36,8 @@ from probes.report.verification import Repeat, Target
 from scripts.api import configure
 from scripts.cli.model_spec import model_spec
 
+NONE = {"always": "at every length", "never": "at no length", "equal": "nowhere: equal"}
+"""Where the recurrent model is cheaper, by the kind of a comparison without a crossover."""
 WINDOW = (1024, 8192)  # of slopes, which nobody asks for here
 
 
@@ -48,8 +51,11 @@ def main(conf: VerifyConf) -> None:
         print(problem, file=sys.stderr, flush=True)
     if not reports:
         raise UserError(f"reports={shown(conf.reports, 200)}: none is left to verify")
+    console = Console(markup=False, emoji=False)
+    crossings = list(verification.crossings(reports))
+    show_crossings(crossings, console)
     chosen = verification.drawn(reports, conf.points, conf.seed)
-    if not chosen:
+    if conf.points and not chosen:
         raise UserError(f"{', '.join(str(one.path) for one in reports)}: no ratio of two models")
     out = Path(conf.out)
     check_writable(out, "out")
@@ -59,14 +65,16 @@ def main(conf: VerifyConf) -> None:
         repeats.append(repeat(target, conf, out))
     said = verification.sentence(repeats)
     content = {
-        "verdict": said,
+        "verdict": said if repeats else None,
         "left_out": problems,
+        "crossovers": crossings,
         "machine": next((one.machine for one in repeats if one.machine), None),
         "points": [one.plain() for one in repeats],
     }
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "verify.json", json.dumps(content, indent=2) + "\n")
-    show(repeats, said)
+    if repeats:
+        show(repeats, said, console)
     print(f"wrote {out / 'verify.json'}")
 
 
@@ -141,9 +149,21 @@ def _word(name: str, value: Any) -> str:
     return text
 
 
-def show(repeats: list[Repeat], said: str) -> None:
+def show_crossings(crossings: list[dict[str, Any]], console: Console) -> None:
+    """One line for each measure of each report, those of one measure together."""
+    if not crossings:
+        return
+    table = Table("measure", "models", "device", "threads", "cheaper from, tokens")
+    for one in sorted(crossings, key=lambda one: (one["measure"], one["models"])):
+        found = Interval(one["length"], one["low"], one["high"])
+        text = NONE.get(one["kind"], "no change") if found.value is None else _number(found)
+        pair = " / ".join(one["models"])
+        table.add_row(one["measure"], pair, one["device"], one["threads"], text)
+    console.print(table)
+
+
+def show(repeats: list[Repeat], said: str, console: Console) -> None:
     """One line for each point, and what is different about this machine."""
-    console = Console(markup=False, emoji=False)
     table = Table("point", "there", "here", "verdict")
     for one in repeats:
         ours = _number(one.ours) if one.ours else one.reason

@@ -174,6 +174,34 @@ def drawn(reports: Sequence[Foreign], count: int, seed: int) -> list[Target]:
     return random.Random(seed).sample(every, min(count, len(every)))
 
 
+def crossings(reports: Iterable[Foreign]) -> Iterator[dict[str, Any]]:
+    """From which length on the recurrent model is the cheaper one, machine by machine: an entry for
+    each measure of each report that decides it, with the interval, tokens, or that there is none.
+    """
+    for report in reports:
+        machine = report.machine
+        for key, said in _dict(report.content.get("crossovers")).items():
+            entry = _dict(said)
+            length, models = _number(entry.get("length")), _labels(entry.get("models"))
+            none = entry.get("none_in_range") is True
+            if models is None or (length is None and not none):
+                continue
+            yield {
+                "measure": shown(str(key).partition(":")[0], 40),
+                "models": [shown(label, 60) for label in models],
+                "device": shown(machine.get("device"), 60),
+                "threads": shown(machine.get("threads"), 20),
+                "commit": shown(machine.get("commit"), 12),
+                "length": length,
+                "low": _number(entry.get("low")),
+                "high": _number(entry.get("high")),
+                "none_in_range": none,
+                "kind": shown(entry.get("kind"), 20),
+                "report": str(report.path),
+                "digest": report.digest,
+            }
+
+
 def sentence(repeats: Sequence[Repeat]) -> str:
     """How many lie where."""
     counts = {

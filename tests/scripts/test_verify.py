@@ -118,6 +118,26 @@ def test_what_was_changed_is_named_and_left_out(
     assert len(measured) == 1
 
 
+def test_crossovers_stand_side_by_side(
+    report: Path, measured: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((report / NAME).read_text())
+    content["machine"]["device"] = "Other CPU\x1b[31m"
+    content["crossovers"]["train"] |= {"length": 512.4, "low": 490.0, "high": 530.0}
+    content["digest"] = digest_of(content)
+    (tmp_path / NAME).write_text(json.dumps(content))
+    conf = conf_of(report, tmp_path, points=0)
+    conf.reports.append(str(tmp_path))
+    verify.main(conf)
+    said = capsys.readouterr().out
+    assert "512.4 (490 to 530)" in said and "Test CPU" in said and "\x1b" not in said
+    found = json.loads((tmp_path / "out" / "verify.json").read_text())
+    trained = [one for one in found["crossovers"] if one["measure"] == "train"]
+    assert [one["length"] for one in trained][-1] == 512.4
+    assert {one["digest"] for one in found["crossovers"]} >= {content["digest"]}
+    assert found["points"] == [] and not measured
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
