@@ -20,7 +20,7 @@ PyTorch: small models take half a millisecond a step, whatever the batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,7 +49,8 @@ class NTMConfig:
     n_slots: int = 32  # slots of a memory
     slot_size: int = 20  # numbers of a slot
     n_heads: int = 1  # heads that read, and as many that write
-    shift_range: int = 1  # slots that a head may move at a step; 0: none, it finds by content alone
+    # Slots that a head may move at a step; 0: none, it finds by content alone.
+    shift_range: int = field(default=1, metadata={"low": 0})
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:

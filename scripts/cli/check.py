@@ -285,7 +285,8 @@ _MODELS: dict[str, list[str]] = {}
 def _field_problem(target: str, name: str, kind: str, text: str) -> str | None:
     """What is wrong with one field of a model, whose value has the type `kind`."""
     config_class = model_class(target).Config
-    if name not in {item.name for item in fields(config_class)}:
+    known = {item.name: item for item in fields(config_class)}
+    if name not in known:
         return f"model.{name} is not a field of {target}"
     hint = typing.get_type_hints(config_class)[name]
     if kind == "str" and str in (hint, *typing.get_args(hint)):
@@ -298,7 +299,8 @@ def _field_problem(target: str, name: str, kind: str, text: str) -> str | None:
         kind = "float"  # 0 is a share, and no number of something
     if kind == "float" and not isfinite(float(text)):
         return f"model.{name}={text}: must be a finite number"
-    return count_problem(name, int(text)) if kind == "int" else None
+    low = known[name].metadata.get("low", 1)  # of a count that may be 0
+    return count_problem(name, int(text), low) if kind == "int" else None
 
 
 def _bound_problems(config: Any, prefix: str = "") -> Iterator[str]:

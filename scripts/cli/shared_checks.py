@@ -98,11 +98,11 @@ def size_problems(model: dict[str, Any]) -> Iterator[str]:
             yield f"model.{name}={value:.80}: {INTEGER}"
 
 
-def count_problem(name: str, value: int) -> str | None:
+def count_problem(name: str, value: int, low: int = 1) -> str | None:
     """What is wrong with a number of layers, channels or whatever else a model counts."""
     most = {"n_layer": LAYERS, "n_embd": WIDTH}.get(name, TOKENS)
-    if value < 1:
-        return f"model.{name}={value}: must be at least 1"
+    if value < low:
+        return f"model.{name}={value}: must be at least {low}"
     if value > most:
         return f"model.{name}={value}: must be at most {most}"
     return None

@@ -49,6 +49,7 @@ BEYOND = [
     (["model.sizes.tiny.n_layer=20000", "model.size=tiny"], "model.n_layer=20000: must be at most"),
     (["model.n_embd=9223372036854775807"], "must be at most 16777216"),
     (["model=transformer", "model.rope_base=1e400"], "model.rope_base=inf: must be a finite"),
+    (["model=ntm", "model.shift_range=-1"], "model.shift_range=-1: must be at least 0"),
 ]
 
 
@@ -56,6 +57,10 @@ BEYOND = [
 def test_what_is_beyond_any_use_is_refused(words: list[str], expected: str) -> None:
     (problem,) = problems_of("train", words)
     assert expected in problem
+
+
+def test_a_count_that_may_be_zero_says_so() -> None:
+    assert problems_of("train", ["model=ntm", "model.shift_range=0"]) == []
 
 
 @pytest.mark.parametrize("script", ["train", "probe", "plan"])
