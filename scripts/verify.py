@@ -38,6 +38,7 @@ from scripts.cli.model_spec import model_spec
 
 NONE = {"always": "at every length", "never": "at no length", "equal": "nowhere: equal"}
 """Where the recurrent model is cheaper, by the kind of a comparison without a crossover."""
+PROCESSES = 10  # of a point, whatever a report says; processes= may ask for more
 WINDOW = (1024, 8192)  # of slopes, which nobody asks for here
 
 
@@ -123,6 +124,7 @@ def words_of(target: Target, label: str, conf: VerifyConf) -> list[str]:
     fields = {f"model.{name}": value for name, value in config.items()}
     processes = machine.get("processes_of_a_point")
     most = processes[-1] if isinstance(processes, list) and processes else 1
+    most = min(most, PROCESSES) if type(most) is int else 1
     settings: dict[str, Any] = {
         "model": model.name, "model.size": model.size, **fields, "vocab_size": vocabulary,
         "lengths": [target.length], "probes": [target.measure.probe],

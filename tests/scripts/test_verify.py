@@ -13,7 +13,7 @@ from conf.schema import ProbeConf, VerifyConf
 from core.errors import UserError
 from models.registry import ModelSpec
 from probes.report.summary_json import digest_of
-from probes.report.verification import NAME
+from probes.report.verification import NAME, Foreign, targets
 from probes.report.write import write_report
 from probes.rows import Row, append_rows
 from scripts import verify
@@ -116,6 +116,19 @@ def test_what_was_changed_is_named_and_left_out(
     conf.points = 1
     verify.main(conf)
     assert len(measured) == 1
+
+
+@pytest.mark.parametrize(("said", "made"), [([1, 10**9], 10), ("many", 1), ([2, 4], 4)])
+def test_a_report_does_not_decide_how_long_it_takes(
+    report: Path, tmp_path: Path, said: Any, made: int
+) -> None:
+    content = json.loads((report / NAME).read_text())
+    content["machine"]["processes_of_a_point"] = said
+    (target, *_) = targets(Foreign(report, content))
+    conf = conf_of(report, tmp_path)
+    assert f"processes=[{made}]" in verify.words_of(target, "rwkv4", conf)
+    conf.processes = 70
+    assert "processes=[70]" in verify.words_of(target, "rwkv4", conf)
 
 
 def test_crossovers_stand_side_by_side(
