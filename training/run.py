@@ -110,6 +110,7 @@ from training.run_folder.identity import (
     deciding,
     describe,
     effective,
+    options_of,
     recorded_precision,
 )
 from training.run_folder.ledger import Ledger
@@ -430,11 +431,13 @@ class Run:
             before = initial.spent()
             del initial
         ledger.leave(asdict(parent) if parent else None)
-        ledger.continue_with(
-            effective(describe(self.conf, self.spec), self.corpus.fingerprint),
-            start.content["global_step"] if start.content else 0,
-            today(start.content["crossover"].get("run", {})) if start.content else None,
-        )
+        settings = effective(describe(self.conf, self.spec), self.corpus.fingerprint)
+        if start.content is None:
+            ledger.continue_with(settings, 0)
+        else:
+            theirs = start.content["crossover"]
+            recorded = today(theirs.get("run", {})) | options_of(theirs["identity"]["model"])
+            ledger.continue_with(settings, start.content["global_step"], recorded)
         saver = Checkpointer(
             folder, conf, self.identity, self.decided_by, signals, self.rank, content, self.measured
         )

@@ -90,14 +90,19 @@ def effective(described: dict[str, Any], corpus: str) -> dict[str, Any]:
         for key, value in flatten(described).items()
         if key not in NAMES and not key.startswith(WITHOUT_EFFECT)
     }
-    cls = model_class(described["model"]["target"])
-    config = cls.Config(**described["model"]["config"])  # with the defaults of what is not given
+    return effects | options_of(described["model"]) | {"corpus": corpus}
+
+
+def options_of(model: dict[str, Any]) -> dict[str, Any]:
+    """The options of a described model, by the keys of a command line, with the defaults of those
+    that are not given."""
+    cls = model_class(model["target"])
+    config = cls.Config(**model["config"])
     values = {option: getattr(config, option) for option in cls.options}
-    options = {
+    return {
         f"model.{option}": [*value] if isinstance(value, tuple) else value
         for option, value in values.items()
     }
-    return effects | options | {"corpus": corpus}
 
 
 def recorded_precision(folder: RunFolder, resume: str) -> str | None:
@@ -154,6 +159,8 @@ def check_checkpoint(
         parts.append("another corpus or tokenizer")
     if different := "; ".join(filter(None, parts)):
         hint = ""
+        if branch and parts[0]:
+            hint = ". A branch goes on with these weights: leave out what differs"
         if recorded["data"] != identity["data"]:
             hint = f". Give the data words of its run, as in {path.parent.parent / 'config.yaml'}"
         raise UserError(f"checkpoint {path} belongs to another run: {different}{hint}")

@@ -81,9 +81,9 @@ class Ledger:
     def continue_with(
         self, settings: dict[str, Any], step: int, recorded: dict[str, Any] | None = None
     ) -> None:
-        """A start goes on after `step` with `settings`; the ones before are in the ledger or, of an
-        older version, `recorded`."""
-        before = self.settings or recorded or {}
+        """A start goes on after `step` with `settings`; the ones before are in the ledger or, as
+        far as a version that wrote it did not know them yet, `recorded`."""
+        before = {**(recorded or {}), **self.settings}
         changed = {
             key: [before[key], value]
             for key, value in settings.items()
