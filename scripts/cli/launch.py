@@ -50,6 +50,12 @@ def launch(config_name: str, task: str, together: bool = False) -> NoReturn:
         except UserError as error:
             print_error(error)
         except OSError as error:  # a path that may not even be looked at
+            if "No usable temporary directory" in str(error):  # which importing PyTorch asks for
+                print_error(
+                    "no folder for temporary files can be written: make room on the disk, or name "
+                    "another folder in TMPDIR"
+                )
+                return REFUSED
             file = error.filename
             # The loss of a file of this program is no mistake of the user's.
             if not isinstance(file, str) or Path(file).absolute().is_relative_to(CONF):

@@ -14,7 +14,7 @@ from conf.schema import ReportConf, TrainConf
 from core.writable import explain
 from scripts.cli import console, terminal
 from scripts.cli.jobs import places
-from tests.scripts.commands import ROOT
+from tests.scripts.commands import ROOT, run_script
 
 
 def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,6 +52,21 @@ def test_a_full_disk_is_told_without_a_traceback() -> None:
         message = explain(OSError(number, "no room", "x/page.png"), [])
         assert message == "x/page.png cannot be written (no room): make room and start again"
     assert explain(OSError(errno.ENOENT, "no such file", "x"), []) is None
+
+
+def test_a_disk_without_room_for_temporary_files_is_told(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("scripts.cli.jobs.run", full)
+    done = run_script(capfd, "train", "name=first")
+    assert done.status == 2
+    assert done.err == (
+        "error: no folder for temporary files can be written: make room on the disk, or name "
+        "another folder in TMPDIR\n"
+    )
 
 
 def test_what_happens_at_a_path_of_the_configuration_is_told_with_its_key() -> None:
