@@ -151,7 +151,13 @@ class SNAIL(AttentionTrunk):
     can_fix = False
 
     def initialise(self) -> None:
-        init_normal(self, self.config.n_layer, residual=("output.weight",))
+        """As GPT-2's, but for the blocks' matrices, which keep the size of what they are given: no
+        norm stands between one convolution and the next, or before attention."""
+        init_normal(self, self.config.n_layer, residual=())
+        for block in self.blocks:
+            for layer in block.modules():
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
     def embed(self, tokens: Tensor, state: State | None) -> Stream:
         return Stream(self.emb(tokens), (self.past(state), None))
