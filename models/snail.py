@@ -151,8 +151,8 @@ class SNAIL(AttentionTrunk):
     can_fix = False
 
     def initialise(self) -> None:
-        """As GPT-2's, but for the blocks' matrices, which keep the size of what they are given: no
-        norm stands between one convolution and the next, or before attention."""
+        """Initial values are those of GPT-2, but for the matrices of blocks, which keep the size of
+        what they are given: no norm stands between one convolution and the next."""
         init_normal(self, self.config.n_layer, residual=())
         for block in self.blocks:
             for layer in block.modules():
