@@ -100,8 +100,8 @@ class TuringMachine(Mixer):
     def _step(self, gates: Tensor, state: State) -> State:
         """One token: `gates` `[B, 4 C]` is what the controller's gates have of it."""
         wide, dtype = gates.dtype, self.input.weight.dtype
-        told = torch.cat((state["h"], state["reads"]), dim=1)
-        gates = gates + self.recurrent(told.to(dtype)).to(wide)
+        before = torch.cat((state["h"], state["reads"]), dim=1)
+        gates = gates + self.recurrent(before.to(dtype)).to(wide)
         width = state["h"].shape[1]
         enter, forget, leave = gates[:, : 3 * width].sigmoid().chunk(3, dim=1)
         c = forget * state["c"] + enter * gates[:, 3 * width :].tanh()

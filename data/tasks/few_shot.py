@@ -55,25 +55,25 @@ class FewShot:
             )
 
     def sequences(self, draw: Draw, length: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, told, size = draw.rows, self.way * self.shot, self.dims + 1
-        of_told = draw.some(told, told) % self.way  # the cluster of each, in random order
+        rows, labelled, size = draw.rows, self.way * self.shot, self.dims + 1
+        of_labelled = draw.some(labelled, labelled) % self.way  # clusters, in random order
         of_asked = draw.below(self.way, self.queries)
-        clusters = np.concatenate((of_told, of_asked), axis=1)  # [N, P]
+        clusters = np.concatenate((of_labelled, of_asked), axis=1)  # [N, P]
         means = draw.uniform(self.way * self.dims).reshape(rows, self.way, self.dims) * self.levels
         shape = (rows, self.points, self.dims)
         noise = _normal(draw, self.points * self.dims).reshape(shape)
         drawn = np.take_along_axis(means, clusters[..., None], axis=1) + self.spread * noise
         points = np.clip(np.floor(drawn), 0, self.levels - 1).astype(np.int64)
         names = draw.some(self.way, self.way)  # the label of each cluster
-        nearest = self._nearest(points[:, :told], of_told, points[:, told:])
+        nearest = self._nearest(points[:, :labelled], of_labelled, points[:, labelled:])
 
         inputs = np.full((rows, length), self.levels + self.way)
         targets = np.full(inputs.shape, IGNORE)
         grid = np.full((rows, self.points, size), self.levels + self.way)
         grid[..., :-1] = points
-        grid[:, :told, -1] = self.levels + np.take_along_axis(names, of_told, axis=1)
+        grid[:, :labelled, -1] = self.levels + np.take_along_axis(names, of_labelled, axis=1)
         inputs[:, : self.points * size] = grid.reshape(rows, -1)
-        places = np.arange(told + 1, self.points + 1) * size - 1
+        places = np.arange(labelled + 1, self.points + 1) * size - 1
         targets[:, places] = self.levels + np.take_along_axis(names, nearest, axis=1)
         return inputs, targets
 

@@ -158,8 +158,8 @@ class AssociativeRecall:
         query = items[every, asked]  # [N, size]
         found = (items == query[:, None]).all(axis=2).argmax(axis=1)  # the first of them
         marks = np.full((draw.rows, self.items, 1), blank + 1)
-        told = np.concatenate((marks, items), axis=2).reshape(draw.rows, -1)
-        put(inputs, zeros, told, counts * (size + 1))
+        listed = np.concatenate((marks, items), axis=2).reshape(draw.rows, -1)
+        put(inputs, zeros, listed, counts * (size + 1))
         ends = counts * (size + 1)
         inputs[every, ends] = inputs[every, ends + size + 1] = blank + 2
         whole = np.full_like(counts, size)

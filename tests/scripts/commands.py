@@ -15,6 +15,10 @@ from typing import NamedTuple
 import pytest
 
 from conf.schema import script_path
+from data.tokenizers import byte_tokenizer
+from models.formats.save import save
+from models.formats.weights import Weights
+from tests.registered_models import shaken, spec_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +46,15 @@ def run_script(capfd: pytest.CaptureFixture[str], name: str, *words: str) -> Don
     finally:
         sys.argv = before
     return Done(status, *capfd.readouterr())
+
+
+def write_weights(folder: Path, *names: str) -> Path:
+    """Files of random weights, `NAME.safetensors`, and a tokenizer of bytes, in `folder`."""
+    byte_tokenizer().save(folder / "tokenizer.json")
+    for name in names:
+        weights = Weights(spec_of(name, vocab=257), shaken(name, vocab=257).state_dict())
+        save(weights, folder / f"{name}.safetensors", "safetensors")
+    return folder
 
 
 def _listen() -> None:

@@ -7,24 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from data.tokenizers import byte_tokenizer
-from models.formats.save import save
-from models.formats.weights import Weights
-from tests.registered_models import shaken, spec_of
-from tests.scripts.commands import Done, run_script
+from tests.scripts.commands import Done, run_script, write_weights
 
 Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    byte_tokenizer().save(folder / "tokenizer.json")
-    for name in ("rwkv4", "gpt"):
-        tensors = shaken(name, vocab=257).state_dict()
-        save(Weights(spec_of(name, vocab=257), tensors), folder / f"{name}.safetensors",
-             "safetensors")  # fmt: skip
-    return folder
+    return write_weights(tmp_path_factory.mktemp("weights"), "rwkv4", "gpt")
 
 
 def chat(

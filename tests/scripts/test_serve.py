@@ -11,11 +11,7 @@ import httpx
 import openai
 import pytest
 
-from data.tokenizers import byte_tokenizer
-from models.formats.save import save
-from models.formats.weights import Weights
-from tests.registered_models import shaken, spec_of
-from tests.scripts.commands import run_script, server, serving
+from tests.scripts.commands import run_script, server, serving, write_weights
 
 Capture = pytest.CaptureFixture[str]
 
@@ -23,13 +19,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of two models, and a tokenizer of bytes."""
-    folder = tmp_path_factory.mktemp("weights")
-    byte_tokenizer().save(folder / "tokenizer.json")
-    for name in ("rwkv4", "transformer"):
-        model = shaken(name, vocab=257)
-        save(Weights(spec_of(name, vocab=257), model.state_dict()),
-             folder / f"{name}.safetensors", "safetensors")  # fmt: skip
-    return folder
+    return write_weights(tmp_path_factory.mktemp("weights"), "rwkv4", "transformer")
 
 
 @pytest.mark.slow

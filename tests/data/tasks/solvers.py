@@ -98,11 +98,11 @@ def solve_repeats(task: RepeatCopying, row: list[int]) -> dict[int, int]:
 def solve_association(task: AssociativeRecall, row: list[int]) -> dict[int, int]:
     text, size = "".join(task.symbols[i] for i in row), task.item
     blank, before, around = list(task.symbols[-3:])
-    told, query, _ = text.split(around)
-    items = told.split(before)[1:]
-    assert {len(item) for item in items} == {size} and blank not in told + query
+    listed, query, _ = text.split(around)
+    items = listed.split(before)[1:]
+    assert {len(item) for item in items} == {size} and blank not in listed + query
     answer = items[items.index(query) + 1]
-    first = len(told) + size + 1
+    first = len(listed) + size + 1
     return {first + i: task.symbols.index(vector) for i, vector in enumerate(answer)}
 
 
