@@ -109,9 +109,10 @@ class Batch:
         for member, row in zip(self.members, logits[:, -1], strict=True):
             member.logits = row
 
-    def bytes_of(self, sequence: Sequence) -> int:
-        """Bytes of the state of one of its sequences."""
-        return state_bytes(self._state) // len(self.members)
+    def sizes(self) -> dict[int, int]:
+        """Bytes of the state of each of its sequences, by request."""
+        size = state_bytes(self._state) // max(len(self.members), 1)
+        return {member.request.id: size for member in self.members}
 
 
 class BatchOfCaches(Batch):
@@ -132,8 +133,8 @@ class BatchOfCaches(Batch):
         for member, row, state in zip(self.members, logits[:, -1], states, strict=True):
             member.logits, member.state = row, state
 
-    def bytes_of(self, sequence: Sequence) -> int:
-        return state_bytes(sequence.state or {})
+    def sizes(self) -> dict[int, int]:
+        return {member.request.id: state_bytes(member.state or {}) for member in self.members}
 
 
 class Engine:
@@ -144,12 +145,9 @@ class Engine:
     ) -> None:
         """`chunk` in tokens, `cache` in bytes; `most_rows` sequences share one pass at most."""
         self._model, self._chunk = model, chunk
-        self._most_rows = most_rows
-        self._kind = Batch
-        if not model.recurrent:
-            self._kind = BatchOfCaches
-            if not getattr(model, "can_step_apart", False):  # one pass needs caches of one length
-                self._kind, self._most_rows = Batch, 1
+        apart = getattr(model, "can_step_apart", False)  # else a pass needs caches of one length
+        self._kind = BatchOfCaches if apart and not model.recurrent else Batch
+        self._most_rows = most_rows if apart or model.recurrent else 1
         self._reading: deque[Sequence] = deque()
         self._batches: list[Batch] = []
         self._cache = PrefixCache(cache, chunk)
@@ -189,7 +187,7 @@ class Engine:
             with self._meter.working([sequence.request.id]):
                 self._try([sequence], partial(self._read, sequence), events)
         for batch in [*self._batches]:
-            sizes = {member.request.id: batch.bytes_of(member) for member in batch.members}
+            sizes = batch.sizes()
             with self._meter.working([member.request.id for member in batch.members]):
                 for sequence in [*batch.members]:
                     self._try([sequence], partial(self._draw, batch, sequence, sizes), events)
@@ -296,8 +294,7 @@ class Engine:
             return self._finish(batch, sequence, "stop")
         now = time.perf_counter()
         drawn = Drawn(
-            request.id, token, sequence.position, now - sequence.since,
-            sizes[request.id],
+            request.id, token, sequence.position, now - sequence.since, sizes[request.id],
             *_probabilities(logits, token, request.logprobs),
         )  # fmt: skip
         sequence.since = now
