@@ -221,12 +221,13 @@ class Program:
         for place, path in self._leaves:
             self._table[place] = _leaf(given, path).data_ptr()
         for _, path, addresses in self._caches:
-            if len(states) == 1:
-                leaf = _leaf(states[0], path)
-                row = leaf.stride(0) * leaf.element_size()
-                addresses[:] = leaf.data_ptr() + row * np.arange(self.batch)
+            if len(states) == self.batch:  # a single row too, for which this is the faster way
+                for row, state in enumerate(states):
+                    addresses[row] = _leaf(state, path).data_ptr()
             else:
-                addresses[:] = [_leaf(state, path).data_ptr() for state in states]
+                leaf = _leaf(states[0], path)
+                size = leaf.stride(0) * leaf.element_size()
+                addresses[:] = leaf.data_ptr() + size * np.arange(self.batch)
         name = f"step_{str(self.dtype).removeprefix('torch.')}"
         threads = min(torch.get_num_threads(), self._threads)
         function = getattr(library.load(), name)

@@ -126,7 +126,7 @@ class Attention(Mixer):
             mixed, before = (
                 mixed.contiguous(),
                 {"conv": last},
-            )  # rows in one piece, for fast kernels
+            )  # fast kernels want rows in one piece
         heads = mixed.view(batch, length, -1, self.head_size)  # [B, T, H + 2 G, N]
         qk, v = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
         if self.normed:
