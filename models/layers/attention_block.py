@@ -120,13 +120,11 @@ class Attention(Mixer):
         """x `[B, T, C]` to `[B, T, C]`; positions are the tokens before x, and its rotations."""
         past, rope = positions
         batch, length, _ = x.shape
-        mixed, before = self.qkv(x), State()  # [B, T, (H + 2 G) N]
+        mixed = self.qkv(x)  # [B, T, (H + 2 G) N]
+        before: State = {}
         if self.conv is not None:
-            mixed, last = self.conv(mixed, None if state is None else state["conv"])
-            mixed, before = (
-                mixed.contiguous(),
-                {"conv": last},
-            )  # fast kernels want rows in one piece
+            mixed, before["conv"] = self.conv(mixed, None if state is None else state["conv"])
+            mixed = mixed.contiguous()  # fast kernels want rows in one piece
         heads = mixed.view(batch, length, -1, self.head_size)  # [B, T, H + 2 G, N]
         qk, v = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
         if self.normed:
