@@ -2,6 +2,8 @@
 
 Each round reads one chunk of one prompt and advances every answer by one token. A sequence joins
 when its prompt has been read and leaves when its answer ends; the others do not wait for it.
+Prompts take turns, a chunk each. Those of answers begun on a worker that ended come first, one
+after the other: were they all read at once, none would go on if this worker ended early too.
 
 An answer does not depend on its company. Prompts are read in chunks that begin at fixed places, a
 row of a batch is computed as it would be alone, and the random numbers of a token depend on the
@@ -160,13 +162,23 @@ class Engine:
         """Requests that are not answered yet."""
         return len(self._reading) + sum(len(batch.members) for batch in self._batches)
 
+    @property
+    def at_work(self) -> frozenset[int]:
+        """The requests that the next round computes for."""
+        return frozenset(
+            sequence.request.id
+            for sequences in ([*self._reading][:1], *(batch.members for batch in self._batches))
+            for sequence in sequences
+        )
+
     def add(self, request: Request) -> list[Event]:
         """Begin to answer a request. Returns `Failed` at once where that cannot be done."""
         sequence = Sequence(request)
         events: list[Event] = []
         self._try([sequence], partial(self._begin, sequence), events)
         if not events:
-            self._reading.append(sequence)
+            first = sum(bool(other.request.answered) for other in self._reading)
+            self._reading.insert(first if request.answered else len(self._reading), sequence)
         return events
 
     def cancel(self, number: int) -> None:
@@ -263,7 +275,8 @@ class Engine:
         sequence.reading += now - start
         sequence.since = now
         if sequence.read < len(request.prompt) or len(sequence.answer) < len(request.answered):
-            self._reading.append(sequence)
+            wait = self._reading.appendleft if request.answered else self._reading.append
+            wait(sequence)
         else:
             batch = next((one for one in self._batches if one.has_room), None)
             if batch is None:

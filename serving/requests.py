@@ -168,6 +168,12 @@ class Loaded(NamedTuple):
     """Path of its file."""
 
 
+class AtWork(NamedTuple):
+    """The requests that a worker computes for from now on: all others wait for their turn."""
+
+    ids: frozenset[int]
+
+
 Opener = Callable[[], Loaded]
 Message = Request | Cancel
-Answer = ModelInfo | Refused | list[Event]
+Answer = ModelInfo | Refused | AtWork | list[Event]

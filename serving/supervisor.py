@@ -23,6 +23,7 @@ from core.processes import process_context
 from core.units import counted
 from serving.requests import (
     Answer,
+    AtWork,
     Cancel,
     Drawn,
     Event,
@@ -40,7 +41,7 @@ from serving.requests import (
 
 logger = logging.getLogger(__name__)
 MOST_DEATHS = 5
-"""Workers in a row that a request may see die without one more token, read or drawn."""
+"""Workers in a row that may die computing for a request without one more token, read or drawn."""
 MOST_STARTS = 3
 """Attempts to open a model again, after which its requests are refused until the next one asks."""
 START_LIMIT = 600.0  # seconds until a model must be open
@@ -75,6 +76,7 @@ class Supervisor:
         self._process: Any = None
         self._pipe: Connection | None = None
         self._outbox: queue.SimpleQueue[Request | Cancel | None] = queue.SimpleQueue()
+        self._at_work: frozenset[int] = frozenset()  # requests that the worker computes for
         self._ready: asyncio.Future[ModelInfo] | None = None
         self._starts = 0  # that failed, in a row
         self._stalled = stalled
@@ -155,7 +157,7 @@ class Supervisor:
         self._process.start()
         theirs.close()
         self._pipe, self._outbox = ours, queue.SimpleQueue()
-        self._began, self._owed = loop.time(), None
+        self._began, self._owed, self._at_work = loop.time(), None, frozenset()
         threading.Thread(target=self._listen, args=(ours, loop), daemon=True).start()
         threading.Thread(target=_post, args=(ours, self._outbox), daemon=True).start()
 
@@ -203,6 +205,8 @@ class Supervisor:
             self._starts = 0
             for live in [*self._live.values()]:
                 self._send(replace(live.request, answered=tuple(live.answered)))
+        elif isinstance(answer, AtWork):
+            self._at_work = answer.ids
         else:
             for event in answer:
                 self._deliver(event)
@@ -239,8 +243,9 @@ class Supervisor:
             "the worker of %s ended (exit status %s); another one takes over %s",
             self.name, status, counted(len(self._live), "request"),
         )  # fmt: skip
+        blamed = self._at_work.intersection(self._live) or self._live.keys()
         for number, live in [*self._live.items()]:
-            live.deaths += was_ready
+            live.deaths += was_ready and number in blamed
             if live.deaths >= MOST_DEATHS:
                 message = f"{MOST_DEATHS} workers ended while they answered this request"
                 self._deliver(Failed(number, message, 500, "dead"))

@@ -17,7 +17,7 @@ import torch
 from core.errors import UserError
 from core.processes import leave_with_parent
 from serving.engine import Engine
-from serving.requests import Cancel, Event, Message, ModelInfo, Opener, Refused
+from serving.requests import AtWork, Cancel, Event, Message, ModelInfo, Opener, Refused
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,18 @@ def work(pipe: Connection, opener: Opener, threads: int) -> None:
 
 
 def _answer(pipe: Connection, engine: Engine) -> None:
-    """Answer what comes, and every `Cancel` too, if only with nothing: who is silent is stalled."""
+    """Answer what comes, and every `Cancel` too, if only with nothing: who is silent is stalled.
+
+    Which requests are computed for is said beforehand, so that no other is blamed for a death.
+    """
+    said: frozenset[int] = frozenset()
+
+    def say(at_work: frozenset[int]) -> None:
+        nonlocal said
+        if at_work - said:
+            pipe.send(AtWork(at_work))
+            said = at_work
+
     while True:
         events: list[Event] = []
         heard = False
@@ -65,7 +76,9 @@ def _answer(pipe: Connection, engine: Engine) -> None:
             if isinstance(message, Cancel):
                 engine.cancel(message.id)
             else:
+                say(engine.at_work | {message.id})  # a state may be read from a file
                 events += engine.add(message)
+        say(engine.at_work)
         events += engine.step()
         if events or heard:
             pipe.send(events)

@@ -107,6 +107,24 @@ def test_another_worker_finishes_an_answer_with_the_same_tokens(
         assert whole[:done] + rest == whole
 
 
+def test_answers_begun_elsewhere_go_on_one_after_the_other() -> None:
+    """One that is read again goes on before the next is, and before a new prompt."""
+    engine = Engine(shaken("rwkv7").eval(), chunk=8)
+    for number, begun in ((1, ()), (2, (3,) * 20), (3, (4,) * 20)):
+        engine.add(replace(asked(number, length=20, most=30), answered=begun))
+    assert engine.at_work == {2}
+    drawn: list[int] = []
+    read: list[int] = []
+    while engine.sequences:
+        at_work = engine.at_work
+        events = engine.step()
+        assert {event.id for event in events} <= at_work
+        drawn += [event.id for event in events if isinstance(event, Drawn)]
+        read += [event.id for event in events if isinstance(event, Read)]
+    assert [*dict.fromkeys(read)] == [*dict.fromkeys(drawn)] == [2, 3, 1]
+    assert read == sorted(read, key=[2, 3, 1].index)
+
+
 def test_a_prompt_with_a_known_beginning_is_not_read_again() -> None:
     model = shaken("rwkv7").eval()
     engine = Engine(model, chunk=8)

@@ -159,6 +159,22 @@ def test_a_request_that_ends_every_worker_is_given_up(tmp_path: Path) -> None:
     assert len(tokens) == 5
 
 
+def test_those_that_wait_are_not_blamed_for_it(tmp_path: Path) -> None:
+    """Prompts of 2 tokens behind the one that ends its worker are not given up with it."""
+
+    async def last(supervisor: Supervisor, request: Request) -> Told:
+        return [event async for event in supervisor.ask(request)][-1]
+
+    async def body(supervisor: Supervisor) -> list[Told]:
+        prompts = [(1, 13), (1, 2), (3, 4), (5, 6)]
+        asked = [last(supervisor, Request(0, prompt, 5)) for prompt in prompts]
+        return await asyncio.gather(*asked)
+
+    poisoned, *others = using(partial(dies, tmp_path), body)
+    assert isinstance(poisoned, Failed)
+    assert [type(event) for event in others] == [Finished] * 3
+
+
 def refuses(folder: Path) -> Loaded:
     if (folder / "gone").exists():
         raise UserError("the weights are gone")
