@@ -919,7 +919,7 @@ class ServeConf(OpeningConf):
 
 @dataclass
 class EvaluateConf(WeightsConf):
-    """Measure the loss of weights on texts, and their answers to the harness's tasks."""
+    """Measure the loss of weights on texts, their answers to the harness's tasks, their memory."""
 
     data: DataConf | None = key(
         None, "corpus whose texts are read, in the words of a training: data=text data.paths=..."
@@ -946,6 +946,12 @@ class EvaluateConf(WeightsConf):
         None, "solved examples before each question; default: the task's", low=0, high=1000
     )
     limit: int = key(0, "most examples per task; 0: all", low=0, high=TIMES)
+    memory: int = key(
+        0,
+        "tokens of the windows in which it is asked how far back moves the logits; 0: not asked",
+        low=0,
+        high=1 << 14,
+    )
     out: str | None = key(None, "folder for evaluation.json; default: that of the run", path=True)
 
 

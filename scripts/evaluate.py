@@ -11,12 +11,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+
 from conf.schema import DataConf, EvaluateConf
+from core.errors import UserError
 from core.files import write_text
+from core.parsing import Missing, Unreadable, read_yaml
 from core.writable import check_writable, writing
 from data import corpora
+from data.batches import validation_windows
 from data.encoding import Marked
+from data.parts import is_task
+from data.tasks.task_data import open_task
 from evaluation import tables
+from evaluation.memory import WINDOWS, check_window, microscope, windows_of
 from evaluation.text_loss import text_loss
 from models.formats.crossover import AVERAGE
 from tracking.progress import Windows
@@ -30,6 +40,8 @@ def main(conf: EvaluateConf) -> None:
     """Print the figures, and write them as evaluation.json beside the run or into `out`."""
     if conf.out:
         check_writable(Path(conf.out), "out")
+    if conf.memory:
+        check_window(conf.memory)
     tasks: Any = None
     if conf.tasks:
         from evaluation.tasks import Tasks  # imports the harness
@@ -56,6 +68,9 @@ def main(conf: EvaluateConf) -> None:
         )
         result["tasks"] = answers
         print(tables.of_tasks(answers))
+    if conf.memory:
+        result["memory"] = memory_of(opened, conf.memory, documents if conf.data else None)
+        print(tables.of_memory(result["memory"]))
     beside = opened.folder.path if opened.folder is not None else None
     folder = Path(conf.out) if conf.out else beside
     if folder is None:
@@ -80,6 +95,47 @@ def read_documents(conf: DataConf, part: str) -> list[Marked]:
             documents.append([])
         documents[-1].append((piece.content.decode(), piece.ends, piece.mark))
     return [*documents]
+
+
+def memory_of(opened: Opened, length: int, documents: list[Marked] | None = None) -> dict[str, Any]:
+    """How far back a model remembers, in windows of at most `length` tokens; it is in fp32 after.
+
+    Raises `UserError` as `memory_windows` does.
+    """
+    windows = memory_windows(opened, length, documents)
+    return microscope(opened.model.float(), windows)  # type: ignore[attr-defined]
+
+
+def memory_windows(opened: Opened, length: int, documents: list[Marked] | None) -> Tensor:
+    """Windows `[W, T]` of these documents, or of what the run validates with.
+
+    Sequences of a task are of their own length, at most `length`. Raises `UserError` where there is
+    neither, or nothing that can be read.
+    """
+    if documents is None:
+        conf = own_data(opened)
+        if is_task(conf):
+            ((inputs, _),) = validation_windows(open_task(conf), conf.length, WINDOWS, WINDOWS)
+            return inputs[:, :length]
+        documents = read_documents(conf, "val")
+    return windows_of(documents, opened.tokenizer, length)
+
+
+def own_data(opened: Opened) -> DataConf:
+    """What a run was trained with, by its configuration. Raises `UserError` where it says none."""
+    if opened.folder is None:
+        raise UserError("memory= of a file of weights needs texts to read: give data= too")
+    path = opened.folder.config
+    try:
+        found = read_yaml(path)["data"]
+        conf: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConf), found))
+    except (Missing, Unreadable, KeyError, TypeError, OmegaConfBaseException) as error:
+        raise UserError(
+            f"{path} does not say what the run was trained on: give data= too"
+        ) from error
+    if conf.mix:
+        raise UserError(f"{path}: the run reads a mixture, of which memory= reads none: give data=")
+    return conf
 
 
 def context_of(opened: Opened, asked: int) -> int | None:

@@ -32,7 +32,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from conf.schema import FOLDER, EvidenceConf
+from conf.schema import FOLDER, EvidenceConf, WeightsConf
 from core.errors import UserError
 from core.files import appending, write_text
 from core.units import clock
@@ -43,6 +43,8 @@ from probes.analysis.experiments import BY_NAME, Experiment
 from probes.report import evidence_page
 from probes.training_runs import TrainingRun, runs_in
 from scripts.cli.stages import STOPPED, spelled, start, terminate
+from scripts.evaluate import memory_of
+from training.checkpoints.open_model import open_model
 
 COSTS = "evidence_costs"
 """Group of the probe's rows."""
@@ -53,6 +55,7 @@ COST_WORDS = (
 EVERY = 2.0  # seconds between two looks at what has finished
 TOLD = 60.0  # seconds between two lines where there is no terminal
 LAST = 3000  # characters of a log that a message shows
+WINDOW = 256  # most tokens of a sequence in which it is asked how far back a model remembers
 
 
 @dataclass
@@ -234,7 +237,10 @@ def write(conf: EvidenceConf, out: Path) -> evidence_page.Page:
     costs, warnings = costs_of(Path(conf.runs_dir, COSTS))
     problems = [problem for group in runs.values() for run in group if (problem := left_out(run))]
     facts = facts_of(outcomes)
-    page = evidence_page.page(outcomes, commands, costs, facts, (*warnings, *problems))
+    memories, unread = memories_of(outcomes)
+    page = evidence_page.page(
+        outcomes, commands, costs, facts, (*warnings, *problems, *unread), memories
+    )
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "evidence.json", json.dumps(page.plain(), indent=2) + "\n")
     write_text(out / "index.html", evidence_page.html(page))
@@ -245,6 +251,24 @@ def outcome_of(experiment: Experiment, runs: Sequence[TrainingRun], conf: Eviden
     """What the finished trainings of an experiment show."""
     planned = sum(planned_of(recipe, conf) for recipe, _ in experiment.recipes)
     return outcome(runs, experiment.claims, experiment.main, planned)
+
+
+def memories_of(
+    outcomes: dict[str, Outcome],
+) -> tuple[dict[str, dict[str, dict[str, Any]]], list[str]]:
+    """By experiment and model, how far back the first run of its best rate remembers; and, a
+    message each, those whose weights cannot be read."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    problems = []
+    for name in evidence_page.REMEMBERING:
+        for one in outcomes[name].contestants if name in outcomes else ():
+            place = str(one.best.runs[0].path)
+            try:
+                opened = open_model(WeightsConf(run=place, accelerator="cpu"))
+                found.setdefault(name, {})[one.label] = memory_of(opened, WINDOW)
+            except UserError as error:
+                problems.append(f"{place}: left out of what is remembered: {error}")
+    return found, problems
 
 
 def costs_of(folder: Path) -> tuple[Dataset | None, tuple[str, ...]]:

@@ -20,6 +20,8 @@ COSTS = (
     ("memory", "#training memory"),
 )  # fmt: skip
 """Measures of the matrix, by their key, and the heading of each."""
+REMEMBERING = ("recall", "state_tracking")
+"""Experiments of which it is shown how far back their models remember."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Section:
     commands: tuple[str, ...]
     best: Table
     tried: Table
+    memory: Table
+    """How far back each model remembers; empty where that was not looked at."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,12 @@ def page(
     costs: Dataset | None,
     facts: Sequence[str],
     warnings: Sequence[str] = (),
+    memories: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Page:
-    """Put outcomes, by the names of their experiments, into words."""
+    """Put outcomes, by the names of their experiments, into words.
+
+    `memories` has, by experiment and model, what `evaluation.json` has as `memory`.
+    """
     shown = [BY_NAME[name] for name in outcomes]
     reached = sum(outcomes[one.name].verdict == "reached" for one in shown)
     so_far = sum(outcomes[one.name].verdict.startswith("reached so far") for one in shown)
@@ -79,7 +87,10 @@ def page(
         tuple(facts),
         tuple(warnings),
         matrix(outcomes, costs),
-        tuple(section(one, outcomes[one.name], commands[one.name]) for one in shown),
+        tuple(
+            section(one, outcomes[one.name], commands[one.name], (memories or {}).get(one.name, {}))
+            for one in shown
+        ),
     )
 
 
@@ -149,7 +160,12 @@ def shown_figure(value: float | None, key: str) -> str:
     return f"{value:.1%}" if is_share else f"{value:.4g}"
 
 
-def section(experiment: Experiment, outcome: Outcome, commands: Sequence[str]) -> Section:
+def section(
+    experiment: Experiment,
+    outcome: Outcome,
+    commands: Sequence[str],
+    memories: Mapping[str, Any],
+) -> Section:
     """What is said of one experiment."""
     columns = [(experiment.main, experiment.capability), *experiment.columns]
     rule = "; ".join(claim.words for claim in experiment.claims)
@@ -176,7 +192,58 @@ def section(experiment: Experiment, outcome: Outcome, commands: Sequence[str]) -
         tuple(commands),
         _best_table(outcome.contestants, columns),
         _tried_table(outcome.contestants, experiment),
+        memory_table(outcome.contestants, experiment, memories),
     )
+
+
+def memory_table(
+    contestants: Sequence[Contestant], experiment: Experiment, memories: Mapping[str, Any]
+) -> Table:
+    """A line for each layer of each model: what is remembered, beside what was reached."""
+    lines = []
+    for one in contestants:
+        if one.label not in memories:
+            continue
+        found = memories[one.label]
+        for layer in found["layers"]:
+            first = layer["layer"] == 0
+            whole = (
+                shown_figure(one.value(experiment.main), experiment.main),
+                _reach(found["gradient"], "half"),
+                _reach(found["gradient"], "tokens"),
+                _reach(found["perturbation"], "tokens"),
+            )
+            cells = [*(whole if first else ("", "", "", "")), str(layer["layer"])]
+            cells.append(_reach(layer["gradient"], "tokens"))
+            cells += [_tokens(value) for value in (layer.get("half_life") or [])[2::2]] or ["", ""]
+            values = layer.get("eigenvalues")
+            cells += [f"{values['least']:.2f}", f"{values['negative']:.0%}"] if values else ["", ""]
+            lines.append(Line(one.label if first else "", tuple(cells), len(cells)))
+    if not lines:
+        return Table("")
+    headings = (
+        "model", f"#{experiment.capability}", "#half of it within, tokens", "#above 1 %, gradient",
+        "#above 1 %, replaced", "#layer", "#layer alone", "#half-life, median channel",
+        "#half-life, slowest", "#least eigenvalue", "#with one below 0",
+    )  # fmt: skip
+    caption = (
+        "How many tokens back still move the logits, in sequences of the task: half of all "
+        "influence lies within so many, and so many are the farthest with more than 1 % of the "
+        "largest, by the gradient and by replacing a token; + where that is as far as was looked. "
+        "Half-lives are those of the state's decays, eigenvalues those of what a token does to "
+        "the state."
+    )
+    return Table(caption, headings, tuple(lines))
+
+
+def _reach(found: Mapping[str, float], key: str) -> str:
+    """Tokens; a plus where a reach is as long as what was looked at."""
+    more = "+" if key == "tokens" and found[key] >= found["followed"] else ""
+    return f"{found[key]:,.0f}{more}"
+
+
+def _tokens(half_life: float | None) -> str:
+    return "never" if half_life is None else units.significant(half_life)
 
 
 def _best_table(contestants: Sequence[Contestant], columns: Sequence[tuple[str, str]]) -> Table:

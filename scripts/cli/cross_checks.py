@@ -12,6 +12,7 @@ from typing import Any
 
 from conf.schema import (
     FAULTS,
+    INT8,
     BusyConf,
     ConvertConf,
     DataConf,
@@ -203,10 +204,18 @@ def _prepare(config: PrepareConf) -> Iterator[str]:
 
 @check("evaluate")
 def _evaluate(config: EvaluateConf) -> Iterator[str]:
-    if config.data is None and not config.tasks:
-        yield "nothing to evaluate on: give data=text data.paths='[book.txt]', tasks=NAME, or both"
+    if config.data is None and not config.tasks and not config.memory:
+        yield (
+            "nothing to evaluate on: give data=text data.paths='[book.txt]', tasks=NAME, or "
+            "memory=256 for how far back a run remembers"
+        )
+    if config.memory and config.dtype == INT8:
+        yield f"memory= needs gradients, which dtype={INT8} has not: leave dtype out"
     if config.data is not None and config.data.corpus in TASKS:
-        yield f"data={config.data.corpus} makes its sequences while it is trained on: give texts"
+        yield (
+            f"data={config.data.corpus} makes its sequences while it is trained on: give texts; "
+            "memory= reads what the run itself validates with where data= is left out"
+        )
     elif config.data is not None:
         yield from corpus_problems(config.data)
         if config.data.val_fraction == 0 and config.part == "val":

@@ -53,10 +53,33 @@ def test_a_run_and_its_weights_as_a_file(capfd: Capture, tmp_path: Path) -> None
     assert not list(tmp_path.rglob("evaluation.json"))[1:]
 
 
+def test_how_far_back_a_run_remembers(capfd: Capture, tmp_path: Path) -> None:
+    here = (f"runs_dir={tmp_path}", "accelerator=cpu")
+    words = (
+        "model=rwkv7", "model.size=mini", "name=tracks", "data=parity", "data.length=16",
+        "data.batch_size=2", "trainer.max_steps=1", "wandb.mode=disabled",
+        "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", f"runs_dir={tmp_path}",
+    )  # fmt: skip
+    assert run_script(capfd, "train", *words).status == 0
+    done = run_script(capfd, "evaluate", "run=tracks", "memory=64", *here)
+    assert done.status == 0, done.err
+    found = json.loads((tmp_path / "tracks" / "evaluation.json").read_text())["memory"]
+    assert found["window"] == 16 and found["layers"][0]["eigenvalues"]["negative"] >= 0
+    assert "half-life of decays" in done.out
+    assert run_script(capfd, "evaluate", "run=tracks", "memory=7", *here).status == 2
+    target = f"{tmp_path}/tracks.safetensors"
+    convert = ("source=tracks", f"target={target}", "format=safetensors", f"runs_dir={tmp_path}")
+    assert run_script(capfd, "convert", *convert).status == 0
+    file = (f"run={target}", f"tokenizer={tmp_path}/tracks/tokenizer.json", *here)
+    alone = run_script(capfd, "evaluate", *file, "memory=16")
+    assert alone.status == 2 and "needs texts to read: give data= too" in alone.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ((), "nothing to evaluate on"),
+        (("memory=64", "dtype=int8"), "memory= needs gradients"),
         (("data=text",), "data=text needs data.paths"),
         (("part=val", "tasks=x"), "part=val is about the documents"),
         (("limit=3", "data=stdlib"), "limit=3 is about tasks"),

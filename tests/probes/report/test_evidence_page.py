@@ -61,3 +61,30 @@ def test_each_experiment_shows_rule_source_verdict_and_all_that_was_tried() -> N
         assert section.commands[0] in html and section.title in html
     assert ">None<" not in html and ">nan<" not in html
     assert json.loads(json.dumps(page.plain()))["sections"][0]["best"]["rows"]
+
+
+def test_what_is_remembered_stands_beside_what_is_reached() -> None:
+    reach = {"half": 1.0, "tokens": 12.0, "followed": 12}
+    short = {**reach, "tokens": 3.0}
+    layers = [
+        {"layer": 0, "gradient": reach},
+        {
+            "layer": 1,
+            "gradient": short,
+            "half_life": [0.1, 1.0, 4.56, 9.0, None],
+            "eigenvalues": {"least": -1.376, "negative": 0.566},
+        },
+    ]
+    seen = {"gradient": reach, "perturbation": short, "layers": layers}
+    tracked = outcome([run("lstm", 1e-3, val_accuracy=1.0)], [], ACCURACY, 1)
+    memories = {"state_tracking": {"lstm": seen}}
+    page = evidence_page.page(
+        {"state_tracking": tracked}, {"state_tracking": []}, None, [], (), memories
+    )
+    first, second = page.sections[0].memory.lines
+    assert (first.head, *first.cells) == (
+        "lstm", "100.0%", "1", "12+", "3", "0", "12+", "", "", "", "",
+    )  # fmt: skip
+    assert second.cells == ("", "", "", "", "1", "3", "4.56", "never", "-1.38", "57%")
+    assert "How far back each model remembers" in evidence_page.html(page)
+    assert "How far back each model remembers" not in evidence_page.html(content())
