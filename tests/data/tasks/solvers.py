@@ -16,6 +16,7 @@ from data.tasks.needle import Needle
 from data.tasks.recall import Induction, Recall
 from data.tasks.selective import SelectiveCopying
 from data.tasks.task import Task
+from data.tasks.two_blobs import TwoBlobs
 from data.tasks.vectors import AssociativeRecall, RepeatCopying, VectorCopying
 from data.tasks.word_problems import WordProblem, elements
 
@@ -120,6 +121,12 @@ def solve_few_shot(task: FewShot, row: list[int]) -> dict[int, int]:
     return answers
 
 
+def solve_two_blobs(task: TwoBlobs, row: list[int]) -> dict[int, int]:
+    mask = len(task.symbols) - 1
+    (colour,) = {pixel for pixel in row if 0 < pixel < mask}
+    return {place: colour for place, pixel in enumerate(row) if pixel == mask}
+
+
 @dataclass(frozen=True)
 class Trial:
     """A task with settings and a length, and what solves it."""
@@ -176,6 +183,8 @@ TRIALS = {
     "few-shot-ties": Trial(
         FewShot(way=4, shot=2, queries=5, dims=1, levels=8), 26, solve_few_shot
     ),
+    "two-blobs": Trial(TwoBlobs(), 81, solve_two_blobs),
+    "two-blobs-placed": Trial(TwoBlobs(colours=2, size=3, places=2), 100, solve_two_blobs),
     "needle": Trial(Needle(), 200, solve_needle),
     "needle-shortest": Trial(Needle(digits=2), 41, solve_needle),
     "needles": Trial(Needle(needles=3), 300, solve_needle),

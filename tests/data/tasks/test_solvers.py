@@ -13,6 +13,7 @@ from data.tasks.recall import Induction, Recall
 from data.tasks.selective import SelectiveCopying
 from data.tasks.task import Task
 from data.tasks.task_data import TASKS, TaskData, TaskRows, training_rows
+from data.tasks.two_blobs import TwoBlobs
 from data.tasks.vectors import AssociativeRecall, RepeatCopying, VectorCopying
 from data.tasks.word_problems import elements, table
 from tests.data.tasks.solvers import TRIALS, Trial
@@ -89,6 +90,9 @@ def test_every_task_is_solved() -> None:
          "follows another, and not exceed the most, 6"),
         (FewShot(shot=2), 32, "data.length=32: 11 points of 2 coordinates and their labels "
          "need 33"),
+        (TwoBlobs(), 60, "data.length=60: an image is square; 49 and 64 are"),
+        (TwoBlobs(), 64, "data.length=64: two blobs of 2 pixels and 3 places, and a row "
+         "between them, need 81"),
         (Needle(), 42, "data.length=42: 1 needles and the question need 45 characters"),
     ],
 )  # fmt: skip
