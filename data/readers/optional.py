@@ -16,4 +16,4 @@ def needed(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0]
-        raise UserError(f"reading this needs the package {package}: {EXTRA}") from None
+        raise UserError(f"this data needs the package {package}: {EXTRA}") from None

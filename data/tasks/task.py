@@ -20,8 +20,11 @@ from data.tasks.draw import Draw
 class Task(Protocol):
     """A rule without state. Its sequences follow from random numbers alone."""
 
-    version: ClassVar[int]
-    """Raise it when the same numbers would make other sequences."""
+    @property
+    def version(self) -> int | str:
+        """Another one wherever the same numbers would make other sequences."""
+        ...
+
     has_separator: ClassVar[bool]
     """Whether a row is a source, a separator and a target, of which alone something is asked: the
     separator is the last of the symbols, and no other token of the source."""

@@ -26,6 +26,7 @@ from data.tasks.needle import Needle
 from data.tasks.recall import Induction, Recall
 from data.tasks.selective import SelectiveCopying
 from data.tasks.task import Task, setting_problems
+from data.tasks.translations import Dates, NumberWords
 from data.tasks.two_blobs import TwoBlobs
 from data.tasks.vectors import AssociativeRecall, RepeatCopying, VectorCopying
 from data.tasks.word_problems import Parity, WordProblem
@@ -46,6 +47,8 @@ TASKS: dict[str, type[Task]] = {
     "associative_recall": AssociativeRecall,
     "few_shot": FewShot,
     "two_blobs": TwoBlobs,
+    "dates": Dates,
+    "number_words": NumberWords,
 }
 """By the name that `data.corpus` has for it. A further one needs a YAML in `conf/data/` too."""
 VALIDATED = 1 << 16

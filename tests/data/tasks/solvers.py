@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import cache
+from itertools import product
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from data.tasks.needle import Needle
 from data.tasks.recall import Induction, Recall
 from data.tasks.selective import SelectiveCopying
 from data.tasks.task import Task
+from data.tasks.translations import SEPARATOR, WIDTHS, Dates, NumberWords, words, written
 from data.tasks.two_blobs import TwoBlobs
 from data.tasks.vectors import AssociativeRecall, RepeatCopying, VectorCopying
 from data.tasks.word_problems import WordProblem, elements
@@ -149,6 +153,35 @@ class Trial:
         return self.solve(self.task, row)
 
 
+def solve_dates(task: Dates, row: list[int]) -> dict[int, int]:
+    """Every day of the years in every way of writing it."""
+    source, _, _ = "".join(task.symbols[i] for i in row).partition(SEPARATOR)
+    (only,) = _days(task)[source]
+    return _translated(task, source, only.isoformat())
+
+
+@cache
+def _days(task: Dates) -> dict[str, set[date]]:
+    found: dict[str, set[date]] = {}
+    day = date(task.first_year, 1, 1)
+    while day.year <= task.last_year:
+        for locale, width in product(task.locales.split(), WIDTHS):
+            found.setdefault(written(day, locale, width), set()).add(day)
+        day += timedelta(days=1)
+    return found
+
+
+def solve_number_words(task: NumberWords, row: list[int]) -> dict[int, int]:
+    """Every number."""
+    source, _, _ = "".join(task.symbols[i] for i in row).partition(SEPARATOR)
+    (only,) = (n for n in range(task.most + 1) if words(n, task.source) == source)
+    return _translated(task, source, words(only, task.target))
+
+
+def _translated(task: Dates | NumberWords, source: str, target: str) -> dict[int, int]:
+    return {len(source) + i: task.symbols.index(c) for i, c in enumerate(target + "\n")}
+
+
 TRIALS = {
     "copy": Trial(Copying(), 12, solve_copying),
     "copy-shortest": Trial(Copying(alphabet=1), 2, solve_copying),
@@ -185,6 +218,10 @@ TRIALS = {
     ),
     "two-blobs": Trial(TwoBlobs(), 81, solve_two_blobs),
     "two-blobs-placed": Trial(TwoBlobs(colours=2, size=3, places=2), 100, solve_two_blobs),
+    "dates": Trial(Dates(first_year=2024, last_year=2024), 46, solve_dates),
+    "dates-of-one": Trial(Dates("ru", first_year=1999, last_year=1999), 46, solve_dates),
+    "number-words": Trial(NumberWords(most=299), 78, solve_number_words),
+    "number-words-few": Trial(NumberWords("fr", "pl", most=21), 40, solve_number_words),
     "needle": Trial(Needle(), 200, solve_needle),
     "needle-shortest": Trial(Needle(digits=2), 41, solve_needle),
     "needles": Trial(Needle(needles=3), 300, solve_needle),

@@ -13,6 +13,7 @@ from data.tasks.recall import Induction, Recall
 from data.tasks.selective import SelectiveCopying
 from data.tasks.task import Task
 from data.tasks.task_data import TASKS, TaskData, TaskRows, training_rows
+from data.tasks.translations import Dates, NumberWords
 from data.tasks.two_blobs import TwoBlobs
 from data.tasks.vectors import AssociativeRecall, RepeatCopying, VectorCopying
 from data.tasks.word_problems import elements, table
@@ -93,6 +94,15 @@ def test_every_task_is_solved() -> None:
         (TwoBlobs(), 60, "data.length=60: an image is square; 49 and 64 are"),
         (TwoBlobs(), 64, "data.length=64: two blobs of 2 pixels and 3 places, and a row "
          "between them, need 81"),
+        (Dates(), 45, "data.length=45: the longest source and its translation need 46"),
+        (Dates("en xx"), 46, "data.task.locales='en xx': some of de, en, es, fr, it, nl, pl, pt, "
+         "ru, sv"),
+        (Dates(""), 46, "data.task.locales='': some of de, en, es, fr, it, nl, pl, pt, ru, sv"),
+        (Dates(first_year=2000, last_year=1999), 46, "data.task.last_year=1999 is before "
+         "data.task.first_year=2000"),
+        (NumberWords(), 107, "data.length=107: the longest source and its translation need 108"),
+        (NumberWords("en", "en"), 108, "data.task.target='en': the source has this language "
+         "already"),
         (Needle(), 42, "data.length=42: 1 needles and the question need 45 characters"),
     ],
 )  # fmt: skip
