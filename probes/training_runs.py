@@ -138,6 +138,18 @@ class TrainingRun:
         return self._metrics[1]
 
     @cached_property
+    def sample(self) -> dict[str, Any] | None:
+        """The last text in `samples.jsonl`, if there is one: its `step`, `prompt` and `text`."""
+        found = None
+        try:
+            for line in lines_of(self.path / "samples.jsonl"):
+                if _is_sample(line.value):
+                    found = line.value
+        except Unreadable:
+            return None
+        return found
+
+    @cached_property
     def study(self) -> dict[str, Any] | None:
         """What `hydra/sweeper=optuna` searched, if this is a trial of such a study."""
         try:
@@ -148,6 +160,12 @@ class TrainingRun:
         is_study = isinstance(space, dict) and isinstance(trials, list)
         is_trial = re.fullmatch(r"trial-\d+", self.path.name)
         return content if is_study and is_trial and _is_json(content) else None
+
+
+def _is_sample(row: dict[str, Any] | None) -> bool:
+    if row is None or type(row.get("step")) is not int:
+        return False
+    return all(isinstance(row.get(name), str) for name in ("prompt", "text"))
 
 
 def as_figure(value: Any) -> float | None:

@@ -9,6 +9,7 @@ from probes.analysis import facts
 from probes.analysis.costs import Price
 from probes.analysis.crossovers import Comparison, Curve, Slope, comparisons, curves, slope
 from probes.analysis.dataset import Dataset
+from probes.analysis.document import Document, document
 from probes.analysis.metrics import MEASURES
 from probes.analysis.scaling_study import Study, study
 
@@ -35,6 +36,8 @@ class Analysis:
     latencies: dict[str, Any]
     use: dict[str, Any]
     batches: dict[str, Any]
+    document: Document | None
+    """What a person feels of each model; None where nothing was measured that it is made of."""
 
 
 def analyse(dataset: Dataset, window: tuple[int, int], price: Price | None = None) -> Analysis:
@@ -63,4 +66,5 @@ def analyse(dataset: Dataset, window: tuple[int, int], price: Price | None = Non
         latencies=facts.figures(all_series, facts.DECODED, facts.latency_of),
         use=facts.figures(all_series, facts.USED, facts.use_of),
         batches=facts.figures(all_series, facts.FILLED, facts.batch_of),
+        document=document(all_series, drawn),
     )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from core import units
 from probes.analysis.crossovers import Comparison
 from probes.analysis.dataset import Dataset
+from probes.analysis.metrics import Measure
 from probes.analysis.ratios import ABOVE, BELOW, EQUAL
 from probes.report import phrases
 
@@ -140,6 +141,12 @@ def interval(comparisons: Sequence[Comparison]) -> str:
         return ""
     crossing = same[0].crossings[0]
     return phrases.interval(crossing) + (" tokens" if crossing.ends else "")
+
+
+def answered(comparisons: Sequence[Comparison]) -> Measure | None:
+    """What the headline is about; None where nothing is compared."""
+    same = _answering(comparisons)
+    return same[0].measure if same else None
 
 
 def alone(comparisons: Sequence[Comparison]) -> Comparison | None:

@@ -10,10 +10,21 @@ from core import units
 from probes.analysis.analysis import Analysis
 from probes.analysis.crossovers import Comparison, Curve, Point
 from probes.analysis.metrics import MEASURES, Measure
-from probes.report import answer, cost_tables, narrative, phrases, tables, winning_ranges
+from probes.report import (
+    answer,
+    cost_tables,
+    first_screen,
+    narrative,
+    phrases,
+    tables,
+    winning_ranges,
+    written,
+)
+from probes.report.first_screen import Feeling
 from probes.report.markup import Table, plain
 from probes.report.tables import Method
 from probes.report.winning_ranges import Stretch
+from probes.report.written import Sample
 
 CURVES = (
     "Every point is the lower quartile of its repeats, over several processes that of theirs; what "
@@ -67,7 +78,6 @@ class Chart:
     undecided: tuple[dict[str, Any], ...]
     ratios: tuple[dict[str, Any], ...]
     """By pair, the ratio at each length as the tooltip has it."""
-    table: Table
 
 
 @dataclass(frozen=True)
@@ -79,9 +89,16 @@ class Contents:
     facts: tuple[str, ...]
     quiet: str
     warnings: tuple[str, ...]
+    first: str | None
+    """Key of the chart on the first screen: that of the answer."""
+    feeling: Feeling | None
+    compared: tuple[str, ...]
+    pages: str
     story: tuple[tuple[str, tuple[str, ...]], ...]
     """Headings, some empty, and the paragraphs below each."""
     ranges: Ranges | None
+    written: str
+    samples: tuple[Sample, ...]
     curves: str
     charts: tuple[Chart, ...]
     tables: dict[str, Table]
@@ -109,8 +126,6 @@ def contents(analysis: Analysis) -> Contents:
     blocks = [
         (head, tuple(texts)) for head, texts in narrative.story(dataset, analysis.comparisons)
     ]
-    if pages := cost_tables.pages_an_hour(analysis):
-        blocks.append(("", (pages,)))
     made = {
         "losses": cost_tables.losses(analysis),
         "models": tables.models(analysis),
@@ -121,7 +136,9 @@ def contents(analysis: Analysis) -> Contents:
         "batches": cost_tables.batches(analysis),
         "use": cost_tables.efficiency(analysis),
         "failed": tables.failed(analysis),
+        "points": tables.points(analysis),
     }
+    texts = written.samples(dataset)
     count = len(dataset.rows)
     rows = f"All {count:,} rows" if count > 1 else "The row"
     return Contents(
@@ -130,8 +147,14 @@ def contents(analysis: Analysis) -> Contents:
         facts=tuple(fact for fact in facts if fact),
         quiet=phrases.quiet(machine["quiet"]),
         warnings=tuple(phrases.warnings(dataset)),
+        first=_first(analysis),
+        feeling=first_screen.feeling(analysis),
+        compared=first_screen.compared(analysis),
+        pages=cost_tables.pages_an_hour(analysis),
         story=tuple(blocks),
         ranges=_ranges(analysis),
+        written=written.note(texts),
+        samples=texts,
         curves=CURVES,
         charts=tuple(
             _chart(analysis, measure)
@@ -143,6 +166,14 @@ def contents(analysis: Analysis) -> Contents:
         raw=f"{rows} behind this page, every repeat included, {'are' if count > 1 else 'is'} "
         "inside this file and in rows.csv beside it.",
     )  # fmt: skip
+
+
+def _first(analysis: Analysis) -> str | None:
+    """The measure that the answer is about, or the first that has a curve."""
+    measure = answer.answered(analysis.comparisons)
+    if measure is not None and measure.key in analysis.curves:
+        return measure.key
+    return next(iter(analysis.curves), None)
 
 
 # ---- who is cheaper where ------------------------------------------------------------------------
@@ -229,7 +260,6 @@ def _chart(analysis: Analysis, measure: Measure) -> Chart:
             for comparison in comparisons
             if comparison.intervals
         ),
-        table=tables.points(analysis, measure),
     )  # fmt: skip
 
 

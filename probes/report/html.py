@@ -22,7 +22,6 @@ from probes.report.template import render
 
 ACCOUNTS = {
     "money": "In pages of text and money",
-    "latency": "Single tokens",
     "batches": "The largest batch in a fixed memory",
     "use": "Use of the device and energy",
 }
@@ -61,7 +60,11 @@ def page(analysis: Analysis, contents: Contents) -> str:
         facts=contents.facts,
         quiet=contents.quiet,
         page=contents,
-        accounts=ACCOUNTS,
+        first=next(
+            (place for place, chart in enumerate(contents.charts) if chart.key == contents.first),
+            None,
+        ),
+        costs={key: title for key, title in ACCOUNTS.items() if key in contents.tables},
         colours=colours,
         data=data,
         **_ranges(analysis, contents, colours),

@@ -27,6 +27,11 @@
 * `latencies`, `use`, `batches`: the figures of the page's tables, by model, probe and context
   length, of batch 1: `p50` and `p95` of single tokens in seconds; `mfu`, `mfu_dense` and
   `joules_per_token`; the largest batch of each process, batches tried, and tokens per second.
+* `document`: after a text of so many tokens (`length`, about 50 pages), by model the seconds of
+  `reading`, the seconds per token of `writing` and the bytes of `keeping` it: `value`, `how` it was
+  had (`measured`, `predicted` with `low` and `high`, `calculated`, `failed` with a `status`, or
+  `unknown`), the `longest` length measured, and the value `reached` there. Null where nothing was
+  measured that it is made of.
 * `page`: everything the page says, word by word (`probes.report.contents`): headline, paragraphs,
   the words of every chart and its points, every table. Where nothing was probed, `scaling.page`.
 * `scaling`: where the trainings differ in compute, what `probes.report.scaling_json.plain`
@@ -101,6 +106,7 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
         "latencies": analysis.latencies,
         "use": analysis.use,
         "batches": analysis.batches,
+        "document": analysis.document.plain() if analysis.document else None,
         "mixed": list(dataset.mixed),
         "damaged": list(dataset.damaged),
         "machine": analysis.machine,

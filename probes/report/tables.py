@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 from core import units
 from probes.analysis.analysis import Analysis
 from probes.analysis.crossovers import BEND, LOCAL
-from probes.analysis.metrics import MEASURES, Measure
+from probes.analysis.metrics import BY_KEY, MEASURES
 from probes.report import phrases
 from probes.report.markup import Line, Table, of_series
 
@@ -198,17 +197,20 @@ def failed(analysis: Analysis) -> Table:
     return Table("" if lines else "None: every point finished.", headings, tuple(lines))
 
 
-def points(analysis: Analysis, measure: Measure) -> Table:
-    """The values behind one chart."""
-    drawn = analysis.curves[measure.key]
-    by_length: dict[int, dict[str, str]] = defaultdict(dict)
-    for curve in drawn:
-        for point in curve.points:
-            text = phrases.point_text(point, measure.unit)
-            by_length[point.length][curve.series.label] = text
-    lines = [
-        Line(f"{length:,}", tuple(texts.get(curve.series.label, "") for curve in drawn), len(drawn))
-        for length, texts in sorted(by_length.items())
-    ]
-    headings = ("context, tokens", *(f"#{phrases.name(curve.series)}" for curve in drawn))
+def points(analysis: Analysis) -> Table:
+    """The values behind all charts, one line each."""
+    lines = []
+    for key, curves in analysis.curves.items():
+        measure = BY_KEY[key]
+        for curve in curves:
+            for point in curve.points:
+                half, count = "", ""
+                if point.values:
+                    half = " to ".join(units.quantity(end, measure.unit) for end in point.quartiles)
+                    count = f"{len(point.values):,} in {len(point.processes):,}"
+                value = phrases.point_text(point, measure.unit)
+                cells = (f"{point.length:,}", value, half, count, phrases.name(curve.series))
+                lines.append(Line(measure.title, cells, 4))
+    headings = ("measure", "#context, tokens", "#value", "#middle half of the repeats",
+                "#repeats in processes", "model")  # fmt: skip
     return Table("", headings, tuple(lines))

@@ -222,7 +222,7 @@ function hatched(left, right, top, bottom) {
 
 function draw(figure, unplaced) {
   const plot = figure.querySelector(".plot"), chart = placed(unplaced);
-  const at = layout(chart, plot.clientWidth || 640);
+  const at = layout(chart, plot.clientWidth || Math.min(640, document.body.clientWidth || 640));
   const body = at.empty ? `<text x="20" y="60">No finished point to draw for the models shown.</text>`
     : axes(chart, at) + undecided(chart, at) + crossings(chart, at) + at.series.map((one) => drawSeries(one, at)).join("") + names(at);
   plot.querySelector(".canvas").innerHTML =
@@ -321,6 +321,22 @@ document.getElementById("copy").addEventListener("click", async () => {
   }
 });
 
+// The table of all points: one list of choices over each of three columns.
+const filters = document.getElementById("filters"), lines = [...document.querySelectorAll("#points tbody tr")];
+if (filters && lines.length) {
+  const said = (line, column) => line.cells[column].textContent.trim();
+  const chosen = [...filters.querySelectorAll("select")];
+  for (const choice of chosen)
+    for (const text of new Set(lines.map((line) => said(line, choice.dataset.column)))) choice.add(new Option(text, text));
+  const keep = () => {
+    for (const line of lines) line.hidden = chosen.some((choice) => choice.value && choice.value !== said(line, choice.dataset.column));
+    document.getElementById("kept").textContent = `${lines.filter((line) => !line.hidden).length} of ${lines.length} points`;
+  };
+  filters.addEventListener("change", keep);
+  filters.hidden = false;
+  keep();
+}
+
 let drawnAt = document.body.clientWidth;
 drawAll();
 function redraw() {
@@ -328,7 +344,10 @@ function redraw() {
 }
 // In the next frame: drawing changes sizes, and a browser calls that a loop if an observer does it.
 new ResizeObserver(() => requestAnimationFrame(redraw)).observe(document.body);
+// What was folded away has no width until it is opened.
+for (const chapter of document.querySelectorAll("details.chapter"))
+  chapter.addEventListener("toggle", () => { if (chapter.open && chapter.querySelector("figure[data-chart]")) drawAll(); });
 let opened = [];
-window.addEventListener("beforeprint", () => { opened = [...document.querySelectorAll("details:not([open])")]; opened.forEach((one) => { one.open = true; }); });
+window.addEventListener("beforeprint", () => { opened = [...document.querySelectorAll("details:not([open])")]; opened.forEach((one) => { one.open = true; }); drawAll(); });
 window.addEventListener("afterprint", () => opened.forEach((one) => { one.open = false; }));
 document.body.setAttribute("data-charts", String(figures.length));

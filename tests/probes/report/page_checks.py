@@ -15,6 +15,7 @@ from math import log2
 import pytest
 
 from probes.analysis.metrics import BY_KEY
+from tests.probes.report.page_first import check_feeling, check_points, numbers_of
 from tests.probes.report.page_reading import (
     LABELS,
     Csv,
@@ -49,7 +50,7 @@ def check_texts(shown: Shown, record: Record) -> Iterator[str]:
             yield f"spoken, not in crossover.json: {text!r}"
     everything = set(shown.texts) | set(shown.spoken) | strings(shown.data)
     for path, text in leaves(told):
-        internal = path[-1] in ("key", "side") or "arms" in path
+        internal = path[-1] in ("key", "side", "first", "label") or "arms" in path
         if isinstance(text, str) and text and not internal and text not in everything:
             for line in text.split("\n"):
                 if line not in everything:
@@ -89,7 +90,6 @@ def check_charts(shown: Shown, record: Record, rows: Csv) -> Iterator[str]:
                         yield f"{where}: a value of what failed"
                     continue
                 yield from _check_value(where, mine, point, said, value, repeats)
-        yield from _check_cells(chart, curve)
 
 
 def _check_value(
@@ -109,18 +109,6 @@ def _check_value(
         pairs = [*zip(half, ends, strict=True), *zip(every, repeats, strict=True)]
         if not all(is_quantity(one, known) for one, known in pairs):
             yield f"{where}: {said['half']}, {said['repeats']}"
-
-
-def _check_cells(chart: Record, curve: Record) -> Iterator[str]:
-    """The table below a chart."""
-    by_length: dict[str, list[str]] = defaultdict(lambda: [""] * len(curve["points"]))
-    for place, (label, points) in enumerate(curve["points"].items()):
-        for point, said in zip(points, chart["points"][label], strict=True):
-            by_length[f"{point['length']:,}"][place] = said["text"]
-    if chart["table"]["rows"] != [[length, *cells] for length, cells in by_length.items()]:
-        ordered = sorted(by_length, key=lambda one: int(one.replace(",", "")))
-        if chart["table"]["rows"] != [[length, *by_length[length]] for length in ordered]:
-            yield f"{chart['key']}: table {chart['table']['rows']}"
 
 
 def check_ratios(record: Record) -> Iterator[str]:
@@ -312,7 +300,10 @@ def check_sentences(record: Record, rows: Csv) -> Iterator[str]:
     quiet = record["machine"]["quiet"] or {}
     pool.others += list(quiet.values())
     weights = re.compile(r"\((\d+) %\)")
+    pool.others += numbers_of(record)
+    pool.tokens += numbers_of(record)
     texts = [told["headline"], told["quiet"], *(t for b in told["story"] for t in b["paragraphs"])]
+    texts += [told["pages"], *told["compared"], *(told["feeling"] or {"how": []})["how"]]
     texts += [one[end] for one in (told["ranges"] or {"tracks": []})["tracks"]
               for end in ("what", "verdict")]  # fmt: skip
     texts += [told["tables"]["losses"]["caption"], told["facts"][0]]
@@ -377,6 +368,8 @@ def problems(shown: Shown, record: Record, rows: Csv) -> Iterator[str]:
         lambda: check_tables(record, rows),
         lambda: check_sentences(record, rows),
         lambda: check_machine(record, rows),
+        lambda: check_points(record),
+        lambda: check_feeling(record),
     ):
         try:
             yield from check()

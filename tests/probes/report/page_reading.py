@@ -70,12 +70,23 @@ class Shown(HTMLParser):
 
 
 LABELS = {
-    "Crossover report", "Log axes", "Linear axes", "The same as a table", "Copy rows as CSV",
-    "Command",
-    "Where the recurrent model loses", "Who is cheaper, at which context length", "The curves",
-    "The models", "Crossover lengths", "How costs grow", "How it was measured", "Raw data",
-    "Points that did not finish", "Loss against training compute", "All trainings",
-    "The charts need JavaScript. The table under each holds the same numbers.",
+    "Crossover report", "Log axes", "Linear axes", "Copy rows as CSV", "Command",
+    "What was compared, and what that does not say",
+    "The charts need JavaScript. The table of all numbers holds what they show.",
+    "What you would notice", "Waiting, writing and memory, and how much text an hour makes",
+    "Single tokens",
+    "Where the recurrent model loses",
+    "First the losses, then the wins, in words and by context length",
+    "Who is cheaper, at which context length",
+    "Curves", "Every cost against context length, where the order changes, and how costs grow",
+    "Crossover lengths", "How costs grow",
+    "Quality", "How well each predicts text", "How well each predicts text, and what each wrote",
+    "What each wrote", "Loss against training compute", "All trainings",
+    "Cost", "What the work takes of time, device and energy, and how much fits into memory",
+    "How it was measured", "Machine, versions, commands, and what did not finish",
+    "Points that did not finish",
+    "All numbers", "One table of every point, and the rows behind it",
+    "Measure", "Context", "Model", "all",
     *html.ACCOUNTS.values(),
 }  # fmt: skip
 """Headings, buttons, and the one sentence for readers without scripts."""

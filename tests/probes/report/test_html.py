@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,6 +21,7 @@ from probes.report.rows_csv import COLUMNS
 from probes.report.template import TEMPLATES
 from probes.report.write import compose
 from probes.rows import Row
+from tests.browser import audit, browse, needs_browser, scripted
 from tests.probes.synthetic import (
     COSTS,
     LENGTHS,
@@ -103,13 +102,15 @@ def test_order_and_content_of_the_page(usual: Path) -> None:
     text = usual.read_text().replace("\u00a0", " ")
     body = re.sub(r"<span class=\"nowrap\">(.*?)</span>", r"\1", text)
     landmarks = [
-        "<h1>", "First, where RWKV-4 loses", "(this is called attention)",
-        "In pages of text an hour", 'id="losses"', "of 10 comparisons the", 'id="ranges"',
-        "<h3>Training time per sequence", "<h3>Time to read a prompt", "<h3>Time per generated",
-        "<h3>Peak memory", "<h3>Memory of the context", "The models", "gzip -9", "xz -9",
-        "Crossover lengths", "How costs grow", "In pages of text and money", "Single tokens",
-        "Use of the device and energy", "How it was measured", "Points that did not finish",
-        "oom at 16384", "Raw data",
+        "<h1>", "<h2>Training time per sequence", "With a document of 50 pages",
+        "Wait before the first word", "Words a second", "Memory that the document takes",
+        "Compared here:", "This says little about", 'id="notice"', "In pages of text an hour",
+        "Single tokens", 'id="losses"', "First, where RWKV-4 loses", "(this is called attention)",
+        "of 10 comparisons the", 'id="ranges"', 'id="curves"', "<h3>Time to read a prompt",
+        "<h3>Time per generated", "<h3>Peak memory", "<h3>Memory of the context",
+        "Crossover lengths", "How costs grow", 'id="quality"', "gzip -9", "xz -9", 'id="cost"',
+        "In pages of text and money", "Use of the device and energy", 'id="method"',
+        "Points that did not finish", "oom at 16384", 'id="numbers"', 'id="points"', 'id="copy"',
     ]  # fmt: skip
     places = [body.find(one) for one in landmarks]
     assert -1 not in places, landmarks[places.index(-1)]
@@ -132,7 +133,7 @@ def test_without_trainings_failures_or_pairs(tmp_path: Path) -> None:
 
 def test_what_is_not_decided_is_no_solid_bar(tmp_path: Path) -> None:
     text = write_page(tmp_path, undecided_rows()).read_text()
-    track = next(one for one in text.split('<div class="range">') if "Time to read" in one)
+    track = next(one for one in text.split('<div class="range">')[1:] if "Time to read" in one)
     assert "not decided between 256 and 2,048" in track
     assert 'class="part undecided"' in track and 'class="part"' not in track
     data = re.search(r'id="data">(.*?)</script>', text, re.S)
@@ -154,31 +155,6 @@ def test_disturbed_points_are_marked(tmp_path: Path) -> None:
 
 
 # ---- in a browser --------------------------------------------------------------------------------
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_browser = pytest.mark.skipif(
-    BROWSER is None, reason="no chromium on this machine, the page is not drawn"
-)
-
-
-def browse(folder: Path, path: Path, *arguments: str) -> str:
-    """The DOM after the scripts ran, less the scripts; or what the arguments ask for."""
-    assert BROWSER is not None
-    command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        "--hide-scrollbars", f"--user-data-dir={folder / 'profile'}",
-        *(arguments or ("--dump-dom",)), path.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return re.sub(r"<script.*?</script>", "", done.stdout, flags=re.S)
-
-
-def scripted(folder: Path, path: Path, script: str) -> Path:
-    """A copy of the page that does something once it is drawn."""
-    copy = folder / "scripted.html"
-    copy.write_text(path.read_text().replace("</body>", f"<script>{script}</script></body>"))
-    return copy
 
 
 @needs_browser
@@ -205,7 +181,11 @@ def test_every_chart_is_drawn(tmp_path: Path, usual: Path) -> None:
 
 @needs_browser
 def test_charts_follow_the_width_of_the_window(tmp_path: Path, usual: Path) -> None:
-    narrow = scripted(tmp_path, usual, "document.body.style.width = '390px'")
+    actions = """
+      document.body.style.width = '390px';
+      document.querySelectorAll('details').forEach((one) => { one.open = true; });
+    """
+    narrow = scripted(tmp_path, usual, actions)
     dom = browse(tmp_path, narrow, "--virtual-time-budget=3000", "--dump-dom")
     assert "data-error" not in dom and dom.count("<svg ") == 10
     widths = [float(width) for width in re.findall(r'viewBox="0 0 ([\d.]+)', dom)]
@@ -223,7 +203,7 @@ def test_every_probe_has_its_chart(tmp_path: Path) -> None:
     assert f'data-charts="{len(MEASURES)}"' in dom
     assert dom.count('class="curve"') == 2 * len(MEASURES)
     for measure in MEASURES:
-        assert f"<h3>{measure.title}</h3>" in dom
+        assert f">{measure.title}</h" in dom
     assert dom.count('class="cross predicted"') == 2
     assert ">predicted timeout</text>" in dom
     assert "The largest batch in a fixed memory" in dom
@@ -273,3 +253,35 @@ def test_tooltip_toggles_and_axes(tmp_path: Path, usual: Path) -> None:
 def test_a_script_error_is_shown(tmp_path: Path, usual: Path) -> None:
     dom = browse(tmp_path, scripted(tmp_path, usual, "throw new Error('broken on purpose');"))
     assert 'data-error="Uncaught Error: broken on purpose"' in dom
+
+
+@needs_browser
+def test_what_is_folded_is_out_of_the_way_and_everything_can_be_reached(
+    tmp_path: Path, usual: Path
+) -> None:
+    desk, phone = audit(tmp_path, usual.read_text())
+    assert (desk["problems"], phone["problems"]) == ([], [])
+    assert (desk["width"], phone["width"]) == (1280, 390)
+    assert desk["height"] <= 4 * 800 and phone["height"] <= 12 * 844
+
+
+@needs_browser
+@pytest.mark.slow
+def test_in_the_dark_too(tmp_path: Path, usual: Path) -> None:
+    for one in audit(tmp_path, usual.read_text(), dark=True):
+        assert one["dark"] and one["problems"] == []
+
+
+@needs_browser
+def test_the_table_of_all_numbers_is_filtered(tmp_path: Path, usual: Path) -> None:
+    actions = """
+      document.querySelectorAll('details').forEach((one) => { one.open = true; });
+      const [measure, context, model] = document.querySelectorAll('#filters select');
+      measure.value = 'Training time per sequence'; model.value = 'GPT';
+      measure.dispatchEvent(new Event('change', {bubbles: true}));
+    """
+    dom = browse(tmp_path, scripted(tmp_path, usual, actions))
+    table = dom[dom.index('id="points"') :]
+    kept = [one for one in re.findall(r"<tr[^>]*>", table) if "hidden" not in one][1:]
+    assert len(kept) == len(LENGTHS) + 1
+    assert f">{len(kept)} of " in dom

@@ -199,7 +199,7 @@ def changed(value: Any) -> Any:
 HIDDEN = {"quadratic", "bend", "local", "trained_tokens", "trainings", "config", "weights"}
 """Parts of the record that the page does not show as a number of its own."""
 SHOWN = ("crossovers", "curves", "slopes", "models", "baselines", "costs", "latencies", "use",
-         "failures", "page")  # fmt: skip
+         "failures", "document", "page")  # fmt: skip
 
 
 def shape_of(path: tuple[Any, ...], names: set[str]) -> tuple[str, ...]:
