@@ -3,6 +3,8 @@
 The training loop and the probes see a model only through this contract, and one test module
 (`tests/models/test_contract.py`) checks every law below for every model in `conf/model/`.
 
+A model may read rows of source, separator and target alone, and then says so (`separator_of`).
+
 Laws
 ----
 * causal: changing token t leaves the logits before t unchanged; batch rows are independent;
@@ -144,6 +146,13 @@ class Model(Protocol):
         """Kernels in use by operator, `{"wkv": "cpu", "step": "cpu"}` or `{"attention": "flash",
         "step": "torch"}`; `step` decodes single tokens."""
         ...
+
+
+def separator_of(model: Model) -> int | None:
+    """The token that must end the source of each row before the model writes a target; None: it
+    reads any row. See `models.layers.trunk.Trunk.separator`, which a model may lack."""
+    ask = getattr(type(model), "separator", None)
+    return None if ask is None else ask(vars(model.config))
 
 
 def named_tensors(state: State, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -9,34 +9,15 @@ through a matrix, so time cannot be parallel: it is the control for what that co
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import register_flop_formula
 
 from models.contract import ParamGroup
 from models.layers.init import init_normal, split_decay
 from models.layers.network_block import How, NetworkBlock
 from models.layers.trunk import Trunk
 from models.ops.lstm import lstm
-
-
-def _products(x: Any, weights: Any) -> int:
-    """Products of four gates, each of which reads x `[T, B, C]` and h."""
-    length, batch, width = x
-    return 2 * length * batch * weights[0] * 2 * width
-
-
-# A whole layer is one operation of oneDNN, which torch's counter of operations does not know.
-@register_flop_formula(torch.ops.aten.mkldnn_rnn_layer)
-def _forward_flops(x: Any, weights: Any, *_: Any, **__: Any) -> int:
-    return _products(x, weights)
-
-
-@register_flop_formula(torch.ops.aten.mkldnn_rnn_layer_backward)
-def _backward_flops(x: Any, weights: Any, *_: Any, **__: Any) -> int:
-    return 2 * _products(x, weights)
 
 
 @dataclass(frozen=True)

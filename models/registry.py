@@ -66,6 +66,14 @@ def is_recurrent(target: str, config: dict[str, Any]) -> bool:
     return bool(cls.recurrent if ask is None else ask(config))
 
 
+def separator(target: str, config: dict[str, Any]) -> int | None:
+    """The token between source and target that the class at `target` needs, with these config
+    fields; None for a model that reads any row. Raises `UserError` if there is no such class here.
+    """
+    ask = getattr(model_class(target), "separator", None)
+    return None if ask is None else ask(config)
+
+
 def nature(target: str, config: dict[str, Any]) -> Nature:
     """What the class at `target`, with these config fields, says about itself.
 

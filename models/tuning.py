@@ -106,12 +106,16 @@ def linear_layers(block: nn.Module) -> dict[str, nn.Linear]:
 
 def adapted_names(model: Any, targets: tuple[str, ...]) -> list[str]:
     """Names within a block that `targets` mean: `att.key`, `att` (all in it) or `key` (every one of
-    that name). Raises `UserError` for a target that no layer has."""
+    that name). Raises `UserError` for a target that no layer has, and if there are no layers."""
     every = list(dict.fromkeys(name for block in model.blocks for name in linear_layers(block)))
 
     def is_meant(name: str, target: str) -> bool:
         return name == target or name.startswith(f"{target}.") or name.endswith(f".{target}")
 
+    if not every:
+        raise UserError(
+            f"tune=lora: {model.title} has no linear layer in its blocks that could be adapted"
+        )
     for target in targets:
         if not any(is_meant(name, target) for name in every):
             raise UserError(

@@ -28,6 +28,7 @@ from data.tasks.task_data import open_task
 from evaluation import tables
 from evaluation.memory import WINDOWS, check_window, microscope, windows_of
 from evaluation.text_loss import text_loss
+from models.contract import separator_of
 from models.formats.crossover import AVERAGE
 from tracking.progress import Windows
 from training.checkpoints.open_model import Opened, open_model
@@ -50,6 +51,11 @@ def main(conf: EvaluateConf) -> None:
     documents = read_documents(conf.data, conf.part) if conf.data else []
     opened = open_model(conf, ["".join(part for part, *_ in each) for each in documents[:8]])
     context, model = context_of(opened, conf.context), opened.model
+    if separator_of(model) is not None:
+        raise UserError(
+            f"{model.title} reads a source, a separator and a target, which texts and tasks of the "
+            "harness do not have: its figures are those of its training's validation"
+        )
     result: dict[str, Any] = {
         "weights": str(opened.source.weights),
         "averaged": conf.weights == AVERAGE,

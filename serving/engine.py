@@ -27,7 +27,7 @@ from core.energy import find
 from core.errors import UserError
 from core.out_of_memory import is_out_of_memory
 from models.contract import State, combine_states, map_state, state_bytes
-from models.decoding.generate import RESERVED, check_finite, check_length
+from models.decoding.generate import RESERVED, check_finite, check_length, check_separator
 from models.decoding.program import MOST_ROWS
 from models.decoding.sampling import choose, generator_at
 from serving.meter import Meter
@@ -247,6 +247,7 @@ class Engine:
             raise UserError("the prompt has no token: give a text, or a state to continue")
         check_length(self._model, sequence.before + len(request.prompt), max(request.most, 1))
         if request.begin is None:
+            check_separator(self._model, request.prompt)
             sequence.keys = self._cache.keys(request.prompt)
             if (known := self._cache.find(sequence.keys)) is not None:
                 sequence.read, sequence.state, sequence.logits = known

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from models import registry
+from models.contract import separator_of
 from models.registry import ModelSpec, build
 from scripts.cli.model_spec import model_spec
 from tests.fixtures import foreign_models
@@ -43,6 +44,8 @@ def spec_of(name: str, size: str = "tiny", vocab: int = VOCAB, **by_hand: Any) -
     by_hand |= {key: yaml.safe_load(value) for key, value in (one.split("=") for one in options)}
     path = FOLDER / f"{name}.yaml"  # before a fixture of the same name
     group = FOREIGN[name] if name not in NAMES else yaml.safe_load(path.read_text())
+    if "separator" in group and vocab > SEPARATOR:  # else most rows would have none
+        by_hand = {"separator": SEPARATOR, **by_hand}
     return model_spec({**group, "size": size, **by_hand}, vocab)
 
 
@@ -65,6 +68,21 @@ def steady(model: Any) -> Any:
 def some_tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, VOCAB, (batch, length), generator=generator)
+
+
+SEPARATOR = int(some_tokens(1, 6)[0, 5])
+"""The sixth token of the first row of `some_tokens`, whatever its shape."""
+
+
+def separated(model: Any, tokens: torch.Tensor, place: int | None = None) -> torch.Tensor:
+    """Tokens `[B, T]` with the model's separator, if it needs one, at this place of each row, by
+    default in the middle."""
+    mark = separator_of(model)
+    if mark is None or not tokens.shape[1]:
+        return tokens
+    tokens = torch.where(tokens == mark, (tokens + 1) % VOCAB, tokens)
+    tokens[:, tokens.shape[1] // 2 if place is None else place] = mark
+    return tokens
 
 
 def is_recurrent(name: str) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.contract import Model, State, map_state
-from models.decoding.generate import check_finite, check_length
+from models.decoding.generate import check_finite, check_length, check_separator
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ def beam_search(
     read so many, or its numbers are not finite.
     """
     check_length(model, len(prompt), count)
+    check_separator(model, prompt.tolist())
     state = model.init_state(1, capacity=len(prompt) + count)
     logits, state = model.next_logits(prompt[None], state)
     kept = [Answer((), 0.0)]

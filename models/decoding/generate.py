@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from core.errors import UserError
-from models.contract import Model
+from models.contract import Model, separator_of
 from models.decoding.captured import Decoder
 from models.decoding.sampling import choose
 from models.decoding.settings import Sampling
@@ -34,6 +34,7 @@ def generate(
     Raises `UserError` if the model cannot read so many, or its numbers are not finite.
     """
     check_length(model, len(prompt), count)
+    check_separator(model, prompt.tolist())
     state = model.init_state(1, capacity=len(prompt) + min(count, RESERVED))
     logits, state = model.next_logits(prompt[None], state)
     counts: Counter[int] = Counter()
@@ -59,6 +60,16 @@ def check_length(model: Model, prompt: int, count: int) -> None:
         f"the model reads at most {most:,} tokens ({field}), and {count:,} new ones after a prompt "
         f"of {prompt:,} are more: {new}"
     )
+
+
+def check_separator(model: Model, prompt: Sequence[int]) -> None:
+    """Raise `UserError` if the model writes after a separator, and the prompt has none."""
+    mark = separator_of(model)
+    if mark is not None and mark not in prompt:
+        raise UserError(
+            f"{model.title} writes after the separator that ends its source, token {mark}, and the "
+            "prompt has none: put it at the end"
+        )
 
 
 def check_finite(logits: Tensor) -> None:

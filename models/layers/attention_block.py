@@ -181,24 +181,29 @@ class Attention(Mixer):
     def kernel_in_use(self) -> str:
         """The kernel of a training step, by name: the one that was found fastest on a GPU, or the
         one that PyTorch dispatches to."""
-        if self.kernel != "auto":
-            return self.kernel
-        like = self.qkv.weight
-        dtype = like.dtype
-        if torch.is_autocast_enabled(like.device.type):
-            dtype = torch.get_autocast_dtype(like.device.type)
-        if found := in_use(like.device, dtype, self.n_head, self.head_size):
-            return found
-        q = torch.empty(1, self.n_head, 16, self.head_size, dtype=dtype, device=like.device)
-        # Windows are masked, which not every kernel can do.
-        keys = 32 if self.window else 16
-        k = torch.empty(1, self.n_kv_head, keys, self.head_size, dtype=dtype, device=like.device)
-        mask = torch.ones(16, keys, dtype=torch.bool, device=like.device) if self.window else None
-        grouped = self.n_head != self.n_kv_head
-        chosen = torch._fused_sdp_choice(
-            q, k, k, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
-        )
-        return {backend.value: name for name, backend in KERNELS.items()}[chosen]
+        heads = (self.n_head, self.n_kv_head, self.head_size)
+        return kernel_in_use(self.kernel, self.qkv.weight, *heads, self.window is not None)
+
+
+def kernel_in_use(
+    kernel: str, like: Tensor, n_head: int, n_kv_head: int, head_size: int, masked: bool
+) -> str:
+    """See `Attention.kernel_in_use`; with weights like this one, and masks or none."""
+    if kernel != "auto":
+        return kernel
+    dtype = like.dtype
+    if torch.is_autocast_enabled(like.device.type):
+        dtype = torch.get_autocast_dtype(like.device.type)
+    if found := in_use(like.device, dtype, n_head, head_size):
+        return found
+    q = torch.empty(1, n_head, 16, head_size, dtype=dtype, device=like.device)
+    keys = 32 if masked else 16  # masks are for windows, and not every kernel can have one
+    k = torch.empty(1, n_kv_head, keys, head_size, dtype=dtype, device=like.device)
+    mask = torch.ones(16, keys, dtype=torch.bool, device=like.device) if masked else None
+    chosen = torch._fused_sdp_choice(
+        q, k, k, attn_mask=mask, is_causal=mask is None, enable_gqa=n_head != n_kv_head
+    )
+    return {backend.value: name for name, backend in KERNELS.items()}[chosen]
 
 
 class AttentionBlock(Block):

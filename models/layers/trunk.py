@@ -160,6 +160,12 @@ class Trunk(nn.Module, ABC):
         """`recurrent` of a model with these config fields."""
         return cls.recurrent
 
+    @classmethod
+    def separator(cls, config: Mapping[str, Any]) -> int | None:
+        """The token between the source and the target of a row, for a model with these config
+        fields that has no meaning without one (`models.layers.encoder_decoder`)."""
+        return None
+
     def tie(self, *_: Any) -> None:
         """Let the head read the embedding's weight `[V, C]`: one parameter under both names."""
         self.head.weight = self.emb.weight

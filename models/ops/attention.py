@@ -43,6 +43,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str, window: int | None = No
     return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
 
 
+def attend_where(q: Tensor, k: Tensor, v: Tensor, kernel: str, seen: Tensor) -> Tensor:
+    """`attend` where a query sees the keys that `seen`, bool and broadcast to `[B, H, T, S]`, says:
+    one at least."""
+    return _call(q, k.to(q.dtype), v.to(q.dtype), kernel, seen, causal=False)
+
+
 def attend_one(q: Tensor, k: Tensor, v: Tensor, past: Tensor) -> Tensor:
     """`attend` for one query over a cache of which only the device knows how full it is.
 

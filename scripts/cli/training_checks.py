@@ -9,10 +9,11 @@ from pathlib import Path
 from conf.schema import TrainConf, TrainingConf, decay_steps
 from core.errors import UserError, shown
 from core.launcher import detect_launcher, processes_of
+from core.units import listing
 from data.growth import Growth
 from data.parts import NO_LOSS, is_task, part_problems, validates, validation_confs
-from data.tasks.task_data import TASKS
-from models.registry import is_recurrent
+from data.tasks.task_data import TASKS, task_problems
+from models.registry import is_recurrent, separator
 from scripts.cli.model_spec import model_spec
 from scripts.cli.shared_checks import (
     build_problems,
@@ -233,6 +234,8 @@ def deep_training_problems(config: TrainConf) -> Iterator[str]:
     yield from wrong or deep_tuning_problems(config, spec)
     if config.training.sample_every:  # the prompt, whose tokens are not known yet, comes on top
         yield from build_problems(spec, config.training.sample_tokens, "training.sample_tokens")
+    if (mark := separator(spec.target, spec.config)) is not None:
+        yield from _separator(config, mark)
     if config.training.segment and not is_recurrent(spec.target, spec.config):
         yield (
             f"training.segment={config.training.segment}: {config.model['name']} has no state that "
@@ -255,6 +258,32 @@ def deep_training_problems(config: TrainConf) -> Iterator[str]:
         yield f"{here} processes need a GPU each, and PyTorch sees {gpus} on this machine"
     if trainer.strategy == "fsdp" and trainer.offload and not on_gpu():
         yield NO_OFFLOAD
+
+
+def _separator(config: TrainConf, mark: int) -> Iterator[str]:
+    """Whether the rows have the separator that a model needs, which must be their last symbol."""
+    data, name, known = config.data, config.model["name"], TASKS.get(config.data.corpus)
+    if known is None or not known.has_separator or not is_task(data):
+        fit = [f"data={each}" for each, kind in TASKS.items() if kind.has_separator]
+        yield (
+            f"model={name} reads a source, a separator and a target, and data={data.corpus} has no "
+            f"separator: use {listing(fit, 'or')}"
+        )
+        return
+    if task_problems(data):
+        return
+    symbols = known(**(data.task or {})).symbols
+    given = config.model.get("separator")
+    if given is not None and mark != len(symbols) - 1:
+        yield (
+            f"model.separator={given}: that of data={data.corpus} is token {len(symbols) - 1}, the "
+            "default"
+        )
+    if config.training.sample_every and symbols[-1] not in config.training.sample_prompt:
+        yield (
+            f"training.sample_prompt={shown(repr(config.training.sample_prompt), 80)} has no "
+            f"{symbols[-1]!r}, after which model={name} writes"
+        )
 
 
 def _processes(config: TrainConf) -> Iterator[str]:

@@ -28,6 +28,8 @@ from models.tuning import (
 )
 from tests.registered_models import NAMES, is_recurrent, spec_of, steady
 
+NO_LINEAR = ["seq2seq"]
+"""Models without a linear layer in their blocks."""
 RECURRENT = [name for name in NAMES if is_recurrent(name)]
 ADAPTERS = Tuning.of(LORA, 4, 8.0, ())
 STATES = Tuning.of(STATE, 0, 0.0, ())
@@ -59,7 +61,7 @@ def tokens_of(model: Any, rows: int = 2, length: int = 50) -> tuple[torch.Tensor
     return both[0], both[1]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NO_LINEAR])
 def test_adapters_begin_as_nothing_alone_are_trained_and_can_be_merged(name: str) -> None:
     plain, adapted = made(name), made(name, ADAPTERS)
     tokens, targets = tokens_of(plain)
@@ -84,6 +86,12 @@ def test_adapters_begin_as_nothing_alone_are_trained_and_can_be_merged(name: str
         own = {n: each for n, each in adapted.state_dict().items() if n in trained}
         plain.load_state_dict(merged(plain.state_dict(), own, ADAPTERS))
         torch.testing.assert_close(plain(tokens)[0], expected, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", NO_LINEAR)
+def test_a_model_without_linear_layers_says_that_it_cannot_be_adapted(name: str) -> None:
+    with pytest.raises(UserError, match=r"tune=lora: the .* has no linear layer in its blocks"):
+        made(name, ADAPTERS)
 
 
 def counted(model: Any, rows: int, length: int) -> int:

@@ -75,6 +75,32 @@ def test_how_far_back_a_run_remembers(capfd: Capture, tmp_path: Path) -> None:
     assert alone.status == 2 and "needs texts to read: give data= too" in alone.err
 
 
+def test_an_encoder_decoder_is_asked_and_not_read_texts(capfd: Capture, tmp_path: Path) -> None:
+    here = f"runs_dir={tmp_path}"
+    words = (
+        "model=seq2seq", "model.size=tiny", "name=first", "data=reversal", "data.length=12",
+        "data.task.fewest=2", "data.batch_size=2", "trainer.max_steps=2", "wandb.mode=disabled",
+        "training.val_windows=1", "trainer.enable_progress_bar=false",
+    )  # fmt: skip
+    done = run_script(capfd, "train", *words, here)
+    assert done.status == 0, done.err
+    asked = run_script(capfd, "generate", "run=first", "prompt=abc|", "tokens=3", "beam=4", here)
+    assert asked.status == 0, asked.err
+    assert asked.out.startswith("abc|") and len(asked.out) == len("abc|") + 3 + 1
+    one, greedy = (
+        run_script(capfd, "generate", "run=first", "prompt=abc|", "tokens=3", word, here).out
+        for word in ("beam=1", "temperature=0")
+    )
+    assert one == greedy
+    refused = run_script(capfd, "generate", "run=first", "prompt=abc", here)
+    assert refused.status == 2 and "token 27, and the prompt has none" in refused.err
+    (tmp_path / "a.txt").write_text("abc|cba")
+    text = ("data=text", f"data.paths=[{tmp_path}/a.txt]")
+    refused = run_script(capfd, "evaluate", "run=first", *text, here)
+    assert refused.status == 2 and "reads a source, a separator and a target" in refused.err
+    assert not list(tmp_path.rglob("evaluation.json"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

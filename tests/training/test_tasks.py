@@ -27,8 +27,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def task_conf(folder: Path, **changes: Any) -> TrainConf:
-    words = {"data__corpus": "copy", "data__paths": [], "data__tokenizer": "chars"}
-    return run_conf(folder, folder / "none", **words, data__length=12, **changes)
+    words: dict[str, Any] = {"corpus": "copy", "paths": [], "tokenizer": "chars", "length": 12}
+    words = {f"data__{name}": value for name, value in words.items()}
+    return run_conf(folder, folder / "none", **{**words, **changes})
 
 
 def test_a_task_is_trained_measured_and_resumed(tmp_path: Path) -> None:
@@ -63,6 +64,21 @@ def test_a_task_is_trained_measured_and_resumed(tmp_path: Path) -> None:
         "order_hash",
         "trained_tokens",
     ):
+        assert again[key] == summary[key], key
+
+
+@pytest.mark.parametrize(
+    "model", ["seq2seq separator=27 selection=hard", "encdec separator=27"], ids=["hard", "encdec"]
+)
+def test_an_encoder_decoder_trains_and_resumes_exactly(tmp_path: Path, model: str) -> None:
+    """Choices that are drawn in a training step included: random numbers are resumed too."""
+    conf = task_conf(tmp_path, data__corpus="reversal", data__task={"fewest": 2})
+    summary, folder = run(conf, model)
+    folder.summary_path.unlink()
+    for checkpoint in saved(folder)[1:]:
+        checkpoint.unlink()
+    again, _ = run(conf, model)
+    for key in ("digest", "val_loss", "val_accuracy", "order_hash", "trained_tokens"):
         assert again[key] == summary[key], key
 
 

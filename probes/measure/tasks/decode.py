@@ -36,7 +36,7 @@ def decode(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
     count in `state_bytes` where a cache grows. What is captured or compiled first is not timed.
     """
     for_inference(model, task)
-    text = tokens(task, task.length + task.decode_steps)
+    text = tokens(task, task.length + task.decode_steps, place=task.length - 1)
     context, new = text[:, : task.length], text[:, task.length :]
     each: list[float] = []
 

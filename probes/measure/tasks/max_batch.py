@@ -22,7 +22,7 @@ def decode(model: Any, task: Task, counter: energy.Counter) -> dict[str, Any]:
     peak holds weights, states and the work of a step; one step warms up, `seconds` are the others.
     """
     for_inference(model, task)
-    context = tokens(task, task.length, batch=1)
+    context = tokens(task, task.length, batch=1, place=task.length - 1)
     room = task.length + task.warmup + task.repeats + (task.compile != NONE)
     with torch.no_grad():
         single = model.init_state(1, room)

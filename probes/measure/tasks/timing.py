@@ -16,7 +16,7 @@ from torch import Tensor
 from core import energy
 from models.contract import State, named_tensors
 from models.layers.compiled import NONE
-from models.registry import ModelSpec
+from models.registry import ModelSpec, separator
 from probes.measure.counters import disturbance, peak_memory
 from probes.measure.counters.disturbance import CounterReading
 from probes.rows import enough
@@ -171,11 +171,20 @@ def peaks(task: Task) -> dict[str, Any]:
     return {"peak_bytes": beyond, "memory": peak_memory.peaks(task.device)}
 
 
-def tokens(task: Task, length: int, batch: int | None = None) -> Tensor:
-    """Random `[batch, length]`, the same on every device."""
+def tokens(task: Task, length: int, batch: int | None = None, place: int | None = None) -> Tensor:
+    """Random `[batch, length]`, the same on every device.
+
+    A model that needs a separator between source and target finds one in each row, at `place`, by
+    default in the middle.
+    """
     generator = torch.Generator().manual_seed(task.seed)
     size = (task.batch if batch is None else batch, length)
-    return torch.randint(task.vocab_size, size, generator=generator).to(task.device)
+    made = torch.randint(task.vocab_size, size, generator=generator)
+    mark = separator(task.spec.target, task.spec.config)
+    if mark is not None:
+        made[made == mark] = (mark + 1) % task.vocab_size
+        made[:, length // 2 if place is None else place] = mark
+    return made.to(task.device)
 
 
 def autocast(task: Task) -> AbstractContextManager[Any]:

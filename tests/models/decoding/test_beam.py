@@ -19,12 +19,15 @@ MODELS = [
     "transformer",
     "rwkv7",
     "lstm",
+    "seq2seq separator=4",
+    "seq2seq separator=4 attention=additive selection=hard",
+    "encdec separator=4",
 ]
-V = 5
+V, MARK = 5, 4
 
 
 def small(name: str) -> Any:
-    """A model with a vocabulary of five."""
+    """A model with a vocabulary of five, the last of which separates."""
     torch.manual_seed(0)
     model: Any = build(spec_of(name, vocab=V))
     with torch.no_grad():
@@ -33,7 +36,7 @@ def small(name: str) -> Any:
     return model.eval()
 
 
-PROMPT = torch.tensor([1, 0, 3, 4])
+PROMPT = torch.tensor([1, 0, 3, MARK])
 
 
 @torch.no_grad()
@@ -87,6 +90,8 @@ def test_what_cannot_be_read_is_refused() -> None:
     short: Any = shaken("gpt", n_positions=8)
     with pytest.raises(UserError, match="reads at most 8 tokens"):
         beam_search(short, torch.arange(6), 9, 2)
+    with pytest.raises(UserError, match="token 4, and the prompt has none"):
+        beam_search(small("encdec separator=4"), torch.tensor([1, 2]), 3, 2)
 
 
 def test_the_state_of_a_row_may_be_continued_several_times() -> None:

@@ -42,6 +42,12 @@ GOOD = [
     ("train", ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60"]),
     ("generate", ["run=first", "prompt=def foo(x, y=None):", "temperature=0"]),
     ("generate", ["run=first", "beam=4"]),
+    ("train", ["model=seq2seq", "data=reversal", "model.attention=additive"]),
+    (
+        "train",
+        ["model=encdec", "data=copy", "training.sample_every=9", "training.sample_prompt=ab|"],
+    ),
+    ("probe", ["model=seq2seq", "lengths=[64]"]),
 ]
 
 RECORDS = "jsonl, tables, hub and files"
@@ -133,6 +139,26 @@ BAD = [
         "generate",
         ["run=a", "beam=2", "prompts=README.md", "out=b"],
         ["beam=2 is for one prompt=: the prompts of a file are sampled"],
+    ),
+    (
+        "train",
+        ["model=seq2seq"],
+        ["and data=stdlib has no separator: use data=copy or data=reversal"],
+    ),
+    (
+        "train",
+        ["model=encdec", "data=mqar"],
+        ["model=encdec reads a source, a separator and a target, and data=mqar has no separator"],
+    ),
+    (
+        "train",
+        ["model=seq2seq", "data=copy", "model.separator=3"],
+        ["model.separator=3: that of data=copy is token 27, the default"],
+    ),
+    (
+        "train",
+        ["model=seq2seq", "data=copy", "training.sample_every=9", "training.sample_prompt=ab"],
+        ["training.sample_prompt='ab' has no '|', after which model=seq2seq writes"],
     ),
     ("report", ["runs=[a]", "price_per_hour=2"], ["price_per_hour=2 has no unit: add currency="]),
     ("probe", ["lengths=[]"], ["lengths=[]: give at least one context length"]),

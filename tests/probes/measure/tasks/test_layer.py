@@ -14,7 +14,7 @@ from probes.measure.tasks import layer, timing
 from probes.rows import ERROR, OK
 from tests.probes.measure.child_tasks import TASK, built, run
 from tests.probes.specs import VOCAB
-from tests.registered_models import NAMES, spec_of
+from tests.registered_models import NAMES, separated, spec_of
 
 
 def has_operator(name: str) -> bool:
@@ -25,7 +25,8 @@ def has_operator(name: str) -> bool:
         return function(*arguments)
 
     with intercept.intercept(record):
-        built(spec_of(name)).hidden(torch.zeros(1, 2, dtype=torch.long))
+        model = built(spec_of(name))
+        model.hidden(separated(model, torch.zeros(1, 4, dtype=torch.long)))
     return any(function in intercept.MIXERS for function in calls)
 
 
