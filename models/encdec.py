@@ -84,7 +84,7 @@ class Attention(nn.Module):
         return self.output(y.masked_fill(nothing, 0.0))
 
     def flops(self, queries: int, keys: int, pairs: int) -> int:
-        """Of so many queries, keys that are made anew, and pairs of one of each."""
+        """Operations of so many queries, keys that are made anew, and pairs of one of each."""
         width = self.q.in_features
         made = linear_flops(self.kv, keys)
         return (
@@ -107,7 +107,7 @@ class FeedForward(nn.Module):
         return self.down(F.relu(self.up(x)))
 
     def flops(self, rows: int) -> int:
-        """Of so many tokens."""
+        """Operations of so many tokens."""
         return linear_flops(self.up, rows) + linear_flops(self.down, rows)
 
 
@@ -172,7 +172,7 @@ class DecoderLayer(nn.Module):
         return y + self.ffn(self.ln3(y)), cache
 
     def flops(self, target: int, pairs: int, source_pairs: int) -> int:
-        """Of so many tokens of the target, their pairs, and those with the source."""
+        """Operations of so many tokens of the target, their pairs, and those with the source."""
         return (
             self.att.flops(target, target, pairs)
             + self.cross.flops(target, 0, source_pairs)

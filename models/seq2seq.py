@@ -218,12 +218,12 @@ class Decoder(nn.Module):
         return y, after, torch.stack(choices, 1) if choices else None
 
     def begin_flops(self, source: int) -> int:
-        """Of the first state and the keys of a source."""
+        """Operations of the first state and the keys of a source."""
         keys = 0 if self.alignment is None else self.alignment.score.key_flops(source)
         return linear_flops(self.bridge, 1) + keys
 
     def flops(self, steps: int, pairs: int) -> int:
-        """Of so many steps, and pairs of one and a token of the source."""
+        """Operations of so many steps, and pairs of one and a token of the source."""
         layers = [*self.cells, self.combine, self.up, self.down]
         total = sum(linear_flops(each, steps) for each in layers)
         if self.alignment is not None:

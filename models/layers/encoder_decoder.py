@@ -47,8 +47,8 @@ class Targets(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Of a row in a call: how many tokens of the source it has, how many of the target came before,
-    and how long the source is so far."""
+    """What a row has in a call: how many tokens of the source, how many of the target before it,
+    and how many of the source with these."""
 
     first: int
     written: int
@@ -122,7 +122,7 @@ class EncoderDecoder(Trunk):
         return x, {**state, "written": state["written"] + length - first[:, 0]}, beside
 
     def _counts(self, tokens: Tensor, state: State) -> list[Counts]:
-        """Of each row; on the host, since shapes follow from them."""
+        """One for each row; on the host, since shapes follow from them."""
         length = tokens.shape[1]
         if isinstance(tokens, FakeTensor):  # without values: as `flops` has it
             return [Counts(length // 2, 0, length // 2)] * len(tokens)
@@ -178,8 +178,8 @@ class EncoderDecoder(Trunk):
         return {"source": none.new_zeros(batch, 0), "length": none, "written": none.clone()}
 
     def flops(self, batch: int, length: int, past: int = 0, dense: bool = False) -> int:
-        """Of whole rows whose separator stands in the middle; with a `past`, of so many target
-        tokens after a past that ends with the separator."""
+        """Operations of whole rows with the separator in the middle; with a `past`, those of so
+        many target tokens after a past that ends with the separator."""
         source = past - 1 if past else length // 2
         target = length if past else length - source
         row = self.row_flops(source, target, min(past, 1), dense)

@@ -306,6 +306,19 @@ def test_states_that_no_file_can_be_trusted_with_are_refused(name: str, tmp_path
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_model_of_source_and_target_is_asked_with_a_separator() -> None:
+    """In the middle of the prompt too: what follows is the beginning of the target."""
+    model = shaken("seq2seq", separator=96).eval()
+    engine = Engine(model, chunk=4)
+    prompts = [(5, 3, 9, 1, 7, 96), (2, 96, 4, 4)]
+    answers = run(engine, *(Request(n, p, 6, sampling=GREEDY) for n, p in enumerate(prompts)))
+    for number, prompt in enumerate(prompts):
+        assert answers[number] == [*generate(model, torch.tensor(prompt), 6, GREEDY)]
+    (failed,) = engine.add(Request(2, (1, 2, 3), 6, sampling=GREEDY))
+    assert isinstance(failed, Failed) and failed.status == 400
+    assert "separator that ends its source, token 96, and the prompt has none" in failed.message
+
+
 def test_numbers_that_are_not_finite_end_one_request_and_not_the_others() -> None:
     model = shaken("rwkv4").eval()
     bad = 13

@@ -21,7 +21,6 @@ def test_state_bytes_counts_what_is_kept_alive() -> None:
 def test_a_model_that_needs_a_separator_finds_one_in_each_row() -> None:
     plain = timing.tokens(TASK, 300, batch=3)
     task = replace(TASK, spec=spec_of("encdec", vocab=VOCAB, separator=5))
-    assert (plain == 5).sum() > 3
     for place, expected in ((None, 150), (299, 299), (0, 0)):
         made = timing.tokens(task, 300, batch=3, place=place)
         assert (made == 5).nonzero().tolist() == [[row, expected] for row in range(3)]
