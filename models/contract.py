@@ -148,6 +148,11 @@ class Model(Protocol):
         ...
 
 
+def most_tokens(model: Model) -> int | None:
+    """The longest context that the model can read, as its `length_field` says; None: any."""
+    return getattr(model.config, model.length_field) if model.length_field else None
+
+
 def separator_of(model: Model) -> int | None:
     """The token that must end the source of each row before the model writes a target; None: it
     reads any row. See `models.layers.trunk.Trunk.separator`, which a model may lack."""

@@ -18,6 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from models import layer_pattern
+from models.contract import most_tokens
 from models.registry import ModelSpec, build
 
 EXACT = 64  # layers up to which every one is counted: it takes about a second
@@ -92,9 +93,8 @@ def sketch(spec: ModelSpec) -> Sketch:
     key = json.dumps([spec.target, spec.config], sort_keys=True)
     if key not in _SKETCHES:
         stack = Stack(spec, build_meta)
-        field = stack.first.length_field
-        positions = getattr(stack.first.config, field) if field else None
-        _SKETCHES[key] = Sketch(stack.whole(parameters), field, positions)
+        first = stack.first
+        _SKETCHES[key] = Sketch(stack.whole(parameters), first.length_field, most_tokens(first))
     return _SKETCHES[key]
 
 

@@ -28,7 +28,7 @@ from data.tasks.task_data import open_task
 from evaluation import tables
 from evaluation.memory import WINDOWS, check_window, microscope, windows_of
 from evaluation.text_loss import text_loss
-from models.contract import separator_of
+from models.contract import most_tokens, separator_of
 from models.formats.crossover import AVERAGE
 from tracking.progress import Windows
 from training.checkpoints.open_model import Opened, open_model
@@ -147,7 +147,7 @@ def own_data(opened: Opened) -> DataConf:
 def context_of(opened: Opened, asked: int) -> int | None:
     """Most tokens of context of a prediction; None: as many as there are."""
     model = opened.model
-    most = getattr(model.config, model.length_field) if model.length_field else None
+    most = most_tokens(model)
     if not asked and model.recurrent:
         return None
     usual = asked or opened.trained_length or UNKNOWN_LENGTH

@@ -14,7 +14,7 @@ from torch import Tensor
 from core.errors import UserError
 from data.readers.chat_templates import ANSWERS, Span, Turn
 from data.readers.shapes import BadRecord
-from models.contract import State, state_bytes
+from models.contract import State, separator_of, state_bytes
 from models.decoding.captured import Decoder
 from models.decoding.generate import RESERVED, check_finite, check_length
 from models.decoding.sampling import choose
@@ -53,7 +53,15 @@ class Conversation:
         system: str = "",
     ) -> None:
         """`most` tokens to an answer; `system` comes before the first turn. `sampling.seed` decides
-        the random numbers of the whole conversation."""
+        the random numbers of the whole conversation.
+
+        Raises `UserError` for a model that writes one target to one source.
+        """
+        if separator_of(model) is not None:
+            raise UserError(
+                f"{model.title} writes one target to one source, and a conversation has many "
+                "turns: use scripts/generate.py"
+            )
         self._model, self._template = model, template
         self._sampling, self._most = sampling, most
         self._system = system

@@ -16,6 +16,7 @@ import torch
 
 from core.errors import UserError
 from core.processes import leave_with_parent
+from models.contract import most_tokens
 from serving.engine import Engine
 from serving.requests import AtWork, Cancel, Event, Message, ModelInfo, Opener, Refused
 
@@ -32,13 +33,12 @@ def work(pipe: Connection, opener: Opener, threads: int) -> None:
         loaded.model.eval()
         engine = Engine(loaded.model)
         model = loaded.model
-        most = getattr(model.config, model.length_field) if model.length_field else None
         pipe.send(
             ModelInfo(
                 title=model.title,
                 parameters=sum(parameter.numel() for parameter in model.parameters()),
                 recurrent=model.recurrent,
-                most_tokens=most,
+                most_tokens=most_tokens(model),
                 tokenizer=loaded.tokenizer,
                 backends=model.backends(),
                 digest=engine.digest,

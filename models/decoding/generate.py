@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
-from models.contract import Model, separator_of
+from models.contract import Model, most_tokens, separator_of
 from models.decoding.captured import Decoder
 from models.decoding.sampling import choose
 from models.decoding.settings import Sampling
@@ -51,14 +51,13 @@ def generate(
 
 def check_length(model: Model, prompt: int, count: int) -> None:
     """Raise `UserError` if the model cannot read a prompt of so many tokens and what follows it."""
-    field = model.length_field
-    most = getattr(model.config, field) if field else None
+    most = most_tokens(model)
     if most is None or prompt + count - 1 <= most:  # the last token is not read
         return
     new = f"ask for at most {most - prompt + 1:,} new tokens" if prompt <= most else "shorten it"
     raise UserError(
-        f"the model reads at most {most:,} tokens ({field}), and {count:,} new ones after a prompt "
-        f"of {prompt:,} are more: {new}"
+        f"the model reads at most {most:,} tokens ({model.length_field}), and {count:,} new ones "
+        f"after a prompt of {prompt:,} are more: {new}"
     )
 
 

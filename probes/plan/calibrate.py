@@ -20,9 +20,11 @@ import psutil
 import torch
 
 from core import environment
+from models.contract import most_tokens
 from models.registry import ModelSpec, build
 from models.step_trace import PRECISIONS, Op, run
 from probes.measure.counters import peak_memory
+from probes.measure.tasks.timing import random_rows
 from probes.plan.device_rates import Measured, fit_curves
 
 TOKENS = (256, 1024, 4096)
@@ -63,7 +65,7 @@ def calibrate(spec: ModelSpec, precision: str, threads: int) -> Calibration:
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     ops: list[Op] = []
     rest: list[tuple[float, float, float]] = []
-    most = getattr(model.config, model.length_field) if model.length_field else max(TOKENS)
+    most = most_tokens(model) or max(TOKENS)
     lengths = list(dict.fromkeys(min(length, most) for length in TOKENS))
     begin, token_seconds = time.perf_counter(), 0.0
     for place, length in enumerate(lengths):
@@ -71,7 +73,7 @@ def calibrate(spec: ModelSpec, precision: str, threads: int) -> Calibration:
         if place and time.perf_counter() - begin + expected > WHOLE_SECONDS:
             del lengths[place:]
             break
-        tokens = torch.randint(model.config.vocab_size, (1, length), generator=generator)
+        tokens = random_rows(small, model.config.vocab_size, (1, length), generator)
         traced, whole, token_seconds = _fastest(model, tokens, precision, clock)
         ops += traced
         beyond = max(whole - sum(op.seconds for op in traced), 0.0)
@@ -112,6 +114,8 @@ def smaller(spec: ModelSpec) -> ModelSpec:
         if config.get(key):
             config[key] = max(1, config[key] // factor)
     config |= {"n_layer": 2, "vocab_size": min(config["vocab_size"], MOST_VOCABULARY)}
+    if (config.get("separator") or 0) >= config["vocab_size"]:
+        config["separator"] = None  # the last of the vocabulary
     return replace(spec, config=config)
 
 

@@ -140,3 +140,8 @@ def test_the_template_of_a_tokenizer_without_one(tmp_path: Path) -> None:
     assert found.name == "rwkv" and found.stops == ["\n\nUser:"]
     with pytest.raises(UserError, match="template"):
         find_template("tokenizer", tmp_path / "tokenizer.json", TOKENIZER, guarded=True)
+
+
+def test_a_model_of_source_and_target_has_no_conversation() -> None:
+    with pytest.raises(UserError, match=r"one target to one source.*use scripts/generate.py"):
+        Conversation(shaken("encdec", vocab=257), TEMPLATE, GREEDY, MOST)

@@ -172,19 +172,30 @@ def peaks(task: Task) -> dict[str, Any]:
 
 
 def tokens(task: Task, length: int, batch: int | None = None, place: int | None = None) -> Tensor:
-    """Random `[batch, length]`, the same on every device.
+    """Random `[batch, length]`, the same on every device; for `place` see `random_rows`."""
+    generator = torch.Generator().manual_seed(task.seed)
+    size = (task.batch if batch is None else batch, length)
+    return random_rows(task.spec, task.vocab_size, size, generator, place).to(task.device)
+
+
+def random_rows(
+    spec: ModelSpec,
+    vocab_size: int,
+    size: tuple[int, int],
+    generator: torch.Generator,
+    place: int | None = None,
+) -> Tensor:
+    """Random tokens of a `size`, `[B, T]`.
 
     A model that needs a separator between source and target finds one in each row, at `place`, by
     default in the middle.
     """
-    generator = torch.Generator().manual_seed(task.seed)
-    size = (task.batch if batch is None else batch, length)
-    made = torch.randint(task.vocab_size, size, generator=generator)
-    mark = separator(task.spec.target, task.spec.config)
+    made = torch.randint(vocab_size, size, generator=generator)
+    mark = separator(spec.target, spec.config)
     if mark is not None:
-        made[made == mark] = (mark + 1) % task.vocab_size
-        made[:, length // 2 if place is None else place] = mark
-    return made.to(task.device)
+        made[made == mark] = (mark + 1) % vocab_size
+        made[:, size[1] // 2 if place is None else place] = mark
+    return made
 
 
 def autocast(task: Task) -> AbstractContextManager[Any]:
