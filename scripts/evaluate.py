@@ -53,8 +53,8 @@ def main(conf: EvaluateConf) -> None:
     context, model = context_of(opened, conf.context), opened.model
     if separator_of(model) is not None:
         raise UserError(
-            f"{model.title} reads a source, a separator and a target, which texts and tasks of the "
-            "harness do not have: its figures are those of its training's validation"
+            f"{model.title} reads a source, a separator and a target, and is not measured by texts,"
+            " tasks of the harness or memory=: its figures are those of its training's validation"
         )
     result: dict[str, Any] = {
         "weights": str(opened.source.weights),
