@@ -29,7 +29,7 @@ from data.encoding import READ_ONLY, Marked, encoded
 from data.text import TextTokenizer
 from evaluation.shared_prefixes import LOGITS
 from evaluation.spectrum import spectra
-from models.contract import Model
+from models.contract import Model, separator_of
 
 WINDOWS = 16
 """How many are read."""
@@ -81,10 +81,15 @@ class Reach:
 def microscope(model: Model, windows: Tensor, seed: int = 0) -> dict[str, Any]:
     """What `evaluation.json` has as `memory`, for windows `[W, T]` of token ids.
 
-    The model is in fp32 and in eval mode. Raises `UserError` for windows that are too short.
+    The model is in fp32 and in eval mode. Raises `UserError` for windows that are too short, and
+    for a model that reads a source as a whole, of which no part lies further back than another.
     """
     count, length = windows.shape
     check_window(length)
+    if separator_of(model) is not None:
+        raise UserError(
+            f"memory={length}: {model.title} reads a source as a whole, at any distance"
+        )
     before = length // 4
     gradient, perturbation, by_layer = [], [], []
     generator = torch.Generator().manual_seed(seed)

@@ -14,6 +14,7 @@ from data.encoding import plain
 from data.tokenizers import byte_tokenizer
 from evaluation import memory, tables
 from evaluation.memory import gradients, microscope, perturbations, reach, windows_of
+from models.contract import separator_of
 from tests.registered_models import NAMES, shaken, some_tokens, steady
 
 
@@ -116,6 +117,10 @@ def test_a_reach_in_numbers() -> None:
 def test_every_model_can_be_looked_at(name: str) -> None:
     model = steady(shaken(name)).eval()
     tokens = some_tokens(2, 16)
+    if separator_of(model) is not None:
+        with pytest.raises(UserError, match=r"memory=16: .* reads a source as a whole"):
+            microscope(model, tokens)
+        return
     seen = microscope(model, tokens)
     assert len(seen["layers"]) == len(model.blocks)
     assert seen["rows"][0]["gradient"] > 0 and seen["rows"][0]["perturbation"] > 0
