@@ -143,7 +143,7 @@ BAD = [
     (
         "train",
         ["model=seq2seq"],
-        ["and data=stdlib has no separator: use data=copy or data=reversal"],
+        ["and data=stdlib has no separator: use data=copy, data=reversal, "],
     ),
     (
         "train",
