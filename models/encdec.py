@@ -114,7 +114,7 @@ class FeedForward(nn.Module):
 class EncoderLayer(Block):
     """One layer of the encoder."""
 
-    can_compile = False  # sources have another length in every batch
+    compile_problem = "its sources have another length in every batch"
 
     def __init__(self, config: EncDecConfig) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from models.contract import ParamGroup
 from models.layers.init import init_normal, split_decay
 from models.layers.network_block import How, NetworkBlock
 from models.layers.trunk import Trunk
+from models.ops.gru import gru
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,6 @@ class GRUBlock(NetworkBlock):
 
     leaves = ("h",)
     gates = 3
-    can_compile = False  # into its T steps, one after the other
 
     def __init__(self, config: GRUConfig) -> None:
         super().__init__(config.n_embd, config.n_ffn or 7 * config.n_embd // 2)
@@ -48,6 +48,9 @@ class GRUBlock(NetworkBlock):
     def run(
         self, x: Tensor, before: list[Tensor], weights: list[Tensor], how: How
     ) -> tuple[Tensor, ...]:
+        if torch.compiler.is_compiling():
+            y, h = gru(x, before[0][0], weights, torch.is_grad_enabled())
+            return y, h[None]
         return torch.gru(x, before[0], weights, *how)
 
 

@@ -111,6 +111,7 @@ class HullAttention(Mixer):
         self.output = nn.Linear(width, width, bias=False)
         self.temperature = config.temperature
         """What the next training step divides scores by; nothing else asks for it."""
+        self.sharpness = _sharpness(config.temperature)
         self.shortfall: Tensor | None = None
         """Mean by which gaps fell short of the margin in the last training step."""
 
@@ -122,19 +123,23 @@ class HullAttention(Mixer):
         mixed, conv = self.conv(self.qkv(x), conv)  # [B, T, 3 C]
         heads = mixed.unflatten(-1, (3, self.heads, HEAD)).permute(2, 0, 3, 1, 4)
         q, k, v = heads.contiguous().unbind(0)  # [B, H, T, 2] each; flash needs rows in one piece
-        if cache is None and self.training and torch.is_grad_enabled():
+        if self.is_soft(state):
             y = self._soft(q, k, v)
         else:
             y, cache = self._hard(q, k, v, cache)
         after = None if state is None else {"conv": conv, "cache": cache}
         return self.output(y.transpose(1, 2).flatten(2)), after, beside
 
+    def is_soft(self, state: State | None) -> bool:
+        """Whether a call with this state is one of a training step, which has gradients."""
+        return state is None and self.training and torch.is_grad_enabled()
+
     def _soft(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Softmax attention at the temperature of the moment, with gradients."""
         keys = k if self.config.plane else F.normalize(k, dim=-1)
         if self.config.margin:
             self.shortfall = shortfall(q, keys, self.config.margin)
-        sharp = q * (math.sqrt(HEAD) / self.temperature)  # `attend` divides by sqrt(2)
+        sharp = q * self.sharpness
         y = attend(sharp, keys, v, "auto")
         if self.config.selection == "straight_through":
             y = y + (self._hard(q, k, v, None)[0] - y).detach()
@@ -152,6 +157,7 @@ class HullAttention(Mixer):
         """Set the temperature for a training of which this share is done, from 0 to 1."""
         first, last = self.config.temperature, self.config.final_temperature
         self.temperature = first * (last / first) ** min(max(share, 0.0), 1.0)
+        self.sharpness = _sharpness(self.temperature)
 
     def reset(self) -> None:
         """Initial values of the convolution."""
@@ -178,6 +184,12 @@ class HullAttention(Mixer):
         )
 
 
+def _sharpness(temperature: float) -> Tensor:
+    """What queries are multiplied by, a scalar on the CPU: `attend` divides by sqrt(2). A tensor,
+    since to a compiler another number is another graph."""
+    return torch.tensor(math.sqrt(HEAD) / temperature, dtype=torch.float64, device="cpu")
+
+
 def shortfall(q: Tensor, k: Tensor, margin: float) -> Tensor:
     """The mean of max(0, margin - gap), the gap that of the two best scores q . k / |q|, causal.
 
@@ -196,8 +208,17 @@ def shortfall(q: Tensor, k: Tensor, margin: float) -> Tensor:
 class HullBlock(MixerBlock):
     """The Transformer's block around `HullAttention`."""
 
-    can_compile = False  # its temperature is another number in every step
     mixer: HullAttention
+
+    @property
+    def compile_problem(self) -> str:
+        if self.mixer.config.selection == "soft":
+            return ""
+        return "selection=straight_through searches in every step, which is no graph"
+
+    def is_graph(self, state: State | None) -> bool:
+        """Only in a training step: a hard selection is a search."""
+        return self.mixer.is_soft(state)
 
     def anneal(self, share: float) -> None:
         self.mixer.anneal(share)

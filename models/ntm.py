@@ -181,7 +181,7 @@ def _shifted(weightings: Tensor, moves: Tensor) -> Tensor:
 class NTMBlock(MixerBlock):
     """The Transformer's block around a Turing machine."""
 
-    can_compile = False  # into its T steps, one after the other
+    compile_problem = "a compiler would unroll its recurrence, one step for every token"
 
 
 class NTM(MixerTrunk):

@@ -82,7 +82,7 @@ class Seq2SeqConfig:
 class EncoderLayer(Block):
     """One layer of the encoder: x + LSTM both ways, or in the first the LSTM alone."""
 
-    can_compile = False  # torch's LSTM would be unrolled
+    compile_problem = "a compiler would unroll its recurrences, one step for every token"
 
     def __init__(self, width: int, is_first: bool) -> None:
         super().__init__()

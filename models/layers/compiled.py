@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from core.errors import UserError
+from models.layers.trunk import Block
 
 NONE, AUTO = "none", "auto"
 RECOMPILE_LIMIT = 64
@@ -46,8 +47,8 @@ def chosen(asked: str, on_gpu: bool) -> str:
 def compile_blocks(model: Any, backend: str) -> None:
     """Let every block of `model` run what `backend` makes of it.
 
-    With "none", for a model that is no trunk and for blocks that cannot be one graph, nothing is
-    done. A copy of the model has compiled blocks of its own.
+    With "none" and for a model that is no trunk nothing is done. Blocks that cannot be one graph
+    stay as they are, which is said. A copy of the model has compiled blocks of its own.
     """
     if backend == NONE or not hasattr(model, "layers"):
         return
@@ -56,20 +57,25 @@ def compile_blocks(model: Any, backend: str) -> None:
     config = importlib.import_module("torch._dynamo").config
     config.allow_rnn = config.capture_dynamic_output_shape_ops = True
     for block in model.layers:
-        if block.can_compile:
+        if problem := block.compile_problem:
+            _left(type(block).__name__, problem)
+        else:
             block.forward = MethodType(_compiled(type(block), backend), block)
 
 
 def in_use(model: Any) -> dict[str, str]:
-    """The back end of the compiler, as an entry of back ends; and how often it has left a graph to
-    run something else in between, which blocks of ours never make it do."""
-    functions = {
-        getattr(vars(block).get("forward"), "__func__", None)
-        for block in getattr(model, "layers", [])
-    }
-    names = [name for (_, name), made in _made.items() if made in functions]
-    breaks = sum(_counters("graph_break").values()) if names else 0
-    return {"compile": (names[0] if names else NONE) + (f", {breaks} breaks" if breaks else "")}
+    """The back end of the compiler, as an entry of back ends; with how many of the blocks it has
+    where not all, and how often it has left a graph to run something else in between, which blocks
+    of ours never make it do."""
+    blocks = getattr(model, "layers", [])
+    functions = [getattr(vars(block).get("forward"), "__func__", None) for block in blocks]
+    made = {function: name for (_, name), function in _made.items()}
+    names = [made[function] for function in functions if function in made]
+    if not names:
+        return {"compile": NONE}
+    breaks = sum(_counters("graph_break").values())
+    share = f", {len(names)} of {len(blocks)} blocks" if len(names) < len(blocks) else ""
+    return {"compile": names[0] + share + (f", {breaks} breaks" if breaks else "")}
 
 
 def graphs() -> int:
@@ -83,15 +89,21 @@ def _counters(kind: str) -> Any:
     return {} if utils is None else utils.counters[kind]
 
 
-_made: dict[tuple[type, str], Any] = {}
+_made: dict[tuple[type[Block], str], Any] = {}
 
 
-def _compiled(kind: type, backend: str) -> Any:
+def _compiled(kind: type[Block], backend: str) -> Any:
     """The forward function of a kind of block, compiled when it is first called."""
     if (kind, backend) not in _made:
-        function: Any = kind.forward  # type: ignore[attr-defined]
+        function: Any = kind.forward
         make: Any = torch.compile  # its overloads do not know the limit
-        _made[kind, backend] = make(function, backend=backend, recompile_limit=RECOMPILE_LIMIT)
+        compiled = make(function, backend=backend, recompile_limit=RECOMPILE_LIMIT)
+
+        def forward(block: Any, stream: Any, state: Any) -> Any:
+            return (compiled if block.is_graph(state) else function)(block, stream, state)
+
+        # What decides stays outside of the graph, and is not asked where it is always the same.
+        _made[kind, backend] = compiled if kind.is_graph is Block.is_graph else forward
     return _made[kind, backend]
 
 
@@ -103,6 +115,12 @@ def _problem(on_gpu: bool) -> str | None:
     if on_gpu and not importlib.import_module("torch.utils._triton").has_triton():
         return "Triton does not work with this GPU"
     return None
+
+
+@functools.cache
+def _left(kind: str, problem: str) -> None:
+    """Say once which blocks are not compiled."""
+    _log.warning("compile: a %s is not compiled: %s", kind, problem)
 
 
 @functools.cache

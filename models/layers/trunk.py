@@ -41,8 +41,15 @@ class Stream(NamedTuple):
 class Block(nn.Module, ABC):
     """One layer: `(stream, state) -> (stream, state)`."""
 
-    can_compile: ClassVar[bool] = True
-    """Whether torch's compiler makes one graph of it that does not grow with the sequence."""
+    @property
+    def compile_problem(self) -> str:
+        """Why torch's compiler makes no graph of it that does not grow with the sequence, or ""."""
+        return ""
+
+    def is_graph(self, state: State | None) -> bool:
+        """Whether what it does when it is called now can be such a graph; other calls are run as
+        they are."""
+        return True
 
     @abstractmethod
     def forward(self, stream: Stream, state: State | None) -> tuple[Stream, State | None]:

@@ -1,4 +1,4 @@
-"""Every block is one graph without a break, whatever it is called with, and computes the same."""
+"""Every distinct block is one graph without a break, whatever surrounds it, and computes alike."""
 
 from __future__ import annotations
 
@@ -13,15 +13,41 @@ from torch import Tensor
 from core.errors import UserError
 from models.layers import compiled
 from models.layers.compiled import NONE, chosen, compile_blocks, graphs, in_use
-from tests.registered_models import NAMES, VARIANTS, shaken, some_tokens
+from tests.registered_models import VARIANTS, shaken, some_tokens
 
-LEFT = ("gru", "ntm", "seq2seq", "encdec")
-COMPILED = [name for name in VARIANTS if name not in LEFT and "hull" not in name]
+LEFT = ("ntm", "seq2seq", "encdec", "mine")
+"""Those whose blocks say why they are not compiled."""
+COMPILED = [name for name in VARIANTS if name not in LEFT]
+PLAIN = (bool, int, float, str, type(None))
 
 
-def kinds_of(name: str) -> int:
-    """Blocks that differ in their graph: RWKV's first one norms the embedding too."""
-    return 2 if name in NAMES and name.startswith("rwkv") else 1
+def closeness(name: str) -> float:
+    """How far gradients may be off: a compiled GRU's are summed in another order."""
+    return 1e-5 if "gru" in name else 0.0
+
+
+def make_up(block: Any) -> tuple[Any, ...]:
+    """What a graph of a block depends on: its modules, their shapes and whatever else they know."""
+    return tuple(
+        (
+            name,
+            type(module),
+            tuple((key, value) for key, value in vars(module).items() if isinstance(value, PLAIN)),
+            tuple((key, None if p is None else p.shape) for key, p in module._parameters.items()),
+        )
+        for name, module in block.named_modules()
+    )
+
+
+def kinds_of(model: Any) -> int:
+    """Distinct blocks: RWKV's first one norms the embedding too, some layers have a window."""
+    return len({make_up(block) for block in model.layers if not block.compile_problem})
+
+
+@torch.no_grad()
+def read_kinds_of(model: Any) -> int:
+    """Those of which reading with a state is a graph too: a hard selection is a search."""
+    return len({make_up(block) for block in model.layers if block.is_graph({})})
 
 
 @pytest.fixture(autouse=True)
@@ -89,30 +115,40 @@ def read(model: Any) -> list[Tensor]:
     return rows
 
 
-def check(plain: Any, other: Any, run: Callable[[Any], list[Tensor]], most: int) -> None:
-    """The same bits, at most so many new graphs, and no break."""
+def check(
+    plain: Any, other: Any, run: Callable[[Any], list[Tensor]], most: int, close: float = 0.0
+) -> None:
+    """The same bits unless something else is `close`, at most so many new graphs, and no break."""
     before = graphs()
     got, want = run(other), run(plain)
     assert graphs() - before <= most
     assert not torch._dynamo.utils.counters["graph_break"]
     for ours, theirs in zip(got, want, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+        torch.testing.assert_close(ours, theirs, rtol=close, atol=close)
 
 
 def check_all(name: str, backend: str) -> None:
     plain, other = pair(name, backend)
-    kinds = kinds_of(name)
+    kinds, close = kinds_of(plain), closeness(name)
     assert in_use(plain) == {"compile": NONE} and in_use(other) == {"compile": backend}
-    check(plain, other, step, kinds)
+    check(plain, other, step, kinds, close)
     assert graphs() == kinds, "one graph for each kind of block"
-    check(plain, other, step, 0)
-    check(plain, other, checkpointed, 0)
+    check(plain, other, step, 0, close)
+    plain.anneal(0.5)
+    other.anneal(0.5)
+    check(plain, other, step, 0, close)
+    check(plain, other, checkpointed, 0, close)
     # Documents have as many shapes as there are batches: one more graph serves them all.
-    check(plain, other, packed((0, 5), (1, 9), (1, 20)), kinds)
-    check(plain, other, packed((0, 7), (1, 4), (1, 18), (1, 21)), 0)
+    check(plain, other, packed((0, 5), (1, 9), (1, 20)), kinds, close)
+    # A window has more: within it, across it, and a single token across it, which is no dimension.
+    parts = [getattr(block, "att", None) for block in plain.layers]
+    windows = sum(getattr(part, "window", None) == 16 for part in parts)
+    check(plain, other, packed((0, 7), (1, 4), (1, 18), (1, 21)), windows, close)
+    check(plain, other, packed((0, 3), (1, 2), (1, 19)), windows, close)
+    check(plain, other, packed((0, 2), (1, 22)), 0, close)
     if plain.recurrent:
-        check(plain, other, carried, 2 * kinds)
-    check(plain, other, read, 4 * kinds)
+        check(plain, other, carried, 2 * kinds, close)
+    check(plain, other, read, 4 * read_kinds_of(plain))
     assert in_use(other) == {"compile": backend}
 
 
@@ -133,10 +169,11 @@ def test_one_graph_per_block_differentiated_by_the_compiler(name: str) -> None:
     check_all(name, "aot_eager")
 
 
-def test_gradients_through_an_lstm_kept_whole() -> None:
-    """Torch's own recurrence would be unrolled into its steps."""
-    plain, other = pair("lstm", "aot_eager")
-    check(plain, other, step, 1)
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_gradients_through_a_recurrence_kept_whole(name: str) -> None:
+    """Torch's own would be unrolled into its steps."""
+    plain, other = pair(name, "aot_eager")
+    check(plain, other, step, 1, closeness(name))
 
 
 @pytest.mark.slow
@@ -163,11 +200,23 @@ def test_half_precision_and_copies() -> None:
     assert not hidden.any(), "a copy ran the weights of what it was copied from"
 
 
-def test_what_would_be_unrolled_is_left_as_it_is() -> None:
-    _, other = pair("gru", "eager")
-    assert in_use(other) == {"compile": NONE}
+def test_what_would_be_unrolled_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    compiled._left.cache_clear()
+    _, other = pair("ntm", "eager")
+    _, straight = pair("hull selection=straight_through", "eager")
+    assert in_use(other) == in_use(straight) == {"compile": NONE}
+    assert "a NTMBlock is not compiled: a compiler would unroll its recurrence" in caplog.text
+    assert "a HullBlock is not compiled: selection=straight_through searches" in caplog.text
     step(other)
+    step(straight)
     assert graphs() == 0
+
+
+def test_of_a_stack_of_several_kinds_it_is_said_how_many_are_compiled() -> None:
+    model = shaken("hybrid layers=rwkv4,mamba2")
+    model.layers[1].__class__ = type("Odd", (type(model.layers[1]),), {"compile_problem": "odd"})
+    compile_blocks(model, "eager")
+    assert in_use(model) == {"compile": "eager, 1 of 2 blocks"}
 
 
 def test_breaks_are_named() -> None:
