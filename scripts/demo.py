@@ -28,8 +28,10 @@ from core.parsing import read_yaml
 from core.units import clock
 from core.writable import check_writable
 from models.ops.backends import build_for
+from probes.analysis.costs import PAGE
 from probes.analysis.crossovers import comparisons
 from probes.analysis.dataset import collect
+from probes.analysis.document import PAGES
 from probes.report import answer
 from scripts.cli.stages import finish, start, terminate
 from training.run_folder.folder import check_name
@@ -46,9 +48,11 @@ STEPS = (160, 120, 80, 40)  # of training; as many as the time allows, the first
 TRAINING = (0.6, 0.9)  # its fixed part, and that of STEPS[0] steps
 AFTERWARDS = 1.2  # everything in one process, and the report
 SHARED = 1.2  # times as much of both where others compute
+DOCUMENT = PAGES * PAGE  # tokens that are read once, and written after
+READ = 1.6  # of that document: time over that of everything in one process
 LONG_STEPS = 0.6  # steps beyond EARLY in two processes: their time over that of everything in one
 # Many processes with few repeats: what differs between processes is most of the noise.
-SWEEP = ("sweeps=[batch_1]", "decode_steps=16", "repeats=2", "repeat_seconds=0.3")
+SWEEP = ("sweeps=[batch_1]", "decode_steps=16", "repeat_seconds=0.3")
 AGAIN, AGAIN_BUSY = 0.25, 0.1  # share of a sweep's time for measuring disturbed points again
 SAMPLE = 0.5  # seconds over which the work of others is counted
 
@@ -138,10 +142,22 @@ class Demo:
                 title = f"measure training steps beyond {EARLY:,} tokens in {passes} processes"
                 work = partial(self._probe, lengths, [passes] * len(lengths), "probes=[train]")
                 yield title, work, LONG_STEPS
+            if number == 1:
+                yield f"read {PAGES} pages and write on", self._read, READ
 
-    def _probe(self, lengths: Sequence[int], processes: Sequence[int], *more: str) -> None:
+    def _read(self) -> None:
+        """Once, without a warm-up: attention takes a while."""
+        self._probe([DOCUMENT], [1], "probes=[prefill,decode]", "warmup=0", repeats=1)
+
+    def _probe(
+        self, lengths: Sequence[int], processes: Sequence[int], *more: str, repeats: int = 2
+    ) -> None:
         models = f"model={','.join(MODELS)}"
-        numbers = (f"lengths=[{listed(lengths)}]", f"processes=[{listed(processes)}]")
+        numbers = (
+            f"lengths=[{listed(lengths)}]",
+            f"processes=[{listed(processes)}]",
+            f"repeats={repeats}",
+        )
         again = f"remeasure={AGAIN_BUSY if self.is_busy else AGAIN}"
         finish([start(("probe", "-m", models, *self.where, *SWEEP, again, *numbers, *more))])
 
