@@ -74,6 +74,13 @@ def separator(target: str, config: dict[str, Any]) -> int | None:
     return None if ask is None else ask(config)
 
 
+def pointing(target: str, config: dict[str, Any]) -> tuple[int, int] | None:
+    """The places of a source that the class at `target` can write, with these config fields, and
+    the tokens of each item of one; None: it writes no places. Raises as `separator` does."""
+    ask = getattr(model_class(target), "pointing", None)
+    return None if ask is None else ask(config)
+
+
 def nature(target: str, config: dict[str, Any]) -> Nature:
     """What the class at `target`, with these config fields, says about itself.
 

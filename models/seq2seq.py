@@ -21,7 +21,7 @@ from it, and the entropy of the alignment is rewarded. Elsewhere j is the likeli
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -238,7 +238,7 @@ class Seq2Seq(EncoderDecoder):
     Config = Seq2SeqConfig
     title = "the LSTM encoder-decoder"
     length_field = "n_positions"
-    options = ("attention", "selection", "reach", "local_window")
+    options: ClassVar[tuple[str, ...]] = ("attention", "selection", "reach", "local_window")
     decoder: Decoder
 
     def __init__(self, config: Seq2SeqConfig) -> None:

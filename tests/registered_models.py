@@ -70,8 +70,9 @@ def some_tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:
     return torch.randint(0, VOCAB, (batch, length), generator=generator)
 
 
-SEPARATOR = int(some_tokens(1, 6)[0, 5])
-"""The sixth token of the first row of `some_tokens`, whatever its shape."""
+SEPARATOR = int(some_tokens(1, 7)[0, 6])
+"""The seventh token of the first row of `some_tokens`, whatever its shape; 46 symbols lie before
+it, more than a pointer network has places."""
 
 
 def separated(model: Any, tokens: torch.Tensor, place: int | None = None) -> torch.Tensor:

@@ -23,6 +23,7 @@ from data.tasks.draw import Draw
 from data.tasks.few_shot import FewShot
 from data.tasks.lookup import Lookup
 from data.tasks.needle import Needle
+from data.tasks.ordering import ConvexHull, Sorting
 from data.tasks.recall import Induction, Recall
 from data.tasks.selective import SelectiveCopying
 from data.tasks.task import Task, setting_problems
@@ -49,6 +50,8 @@ TASKS: dict[str, type[Task]] = {
     "two_blobs": TwoBlobs,
     "dates": Dates,
     "number_words": NumberWords,
+    "sorting": Sorting,
+    "convex_hull": ConvexHull,
 }
 """By the name that `data.corpus` has for it. A further one needs a YAML in `conf/data/` too."""
 VALIDATED = 1 << 16

@@ -12,8 +12,9 @@ from core.launcher import detect_launcher, processes_of
 from core.units import listing
 from data.growth import Growth
 from data.parts import NO_LOSS, is_task, part_problems, validates, validation_confs
+from data.tasks.ordering import Places
 from data.tasks.task_data import TASKS, task_problems
-from models.registry import is_recurrent, separator
+from models.registry import ModelSpec, is_recurrent, pointing, separator
 from scripts.cli.model_spec import model_spec
 from scripts.cli.shared_checks import (
     build_problems,
@@ -235,7 +236,7 @@ def deep_training_problems(config: TrainConf) -> Iterator[str]:
     if config.training.sample_every:  # the prompt, whose tokens are not known yet, comes on top
         yield from build_problems(spec, config.training.sample_tokens, "training.sample_tokens")
     if (mark := separator(spec.target, spec.config)) is not None:
-        yield from _separator(config, mark)
+        yield from _separator(config, spec, mark)
     if config.training.segment and not is_recurrent(spec.target, spec.config):
         yield (
             f"training.segment={config.training.segment}: {config.model['name']} has no state that "
@@ -260,8 +261,9 @@ def deep_training_problems(config: TrainConf) -> Iterator[str]:
         yield NO_OFFLOAD
 
 
-def _separator(config: TrainConf, mark: int) -> Iterator[str]:
-    """Whether the rows have the separator that a model needs, which must be their last symbol."""
+def _separator(config: TrainConf, spec: ModelSpec, mark: int) -> Iterator[str]:
+    """Whether the rows have the separator that a model needs, which must be their last symbol, and
+    the places that it writes, if it does."""
     data, name, known = config.data, config.model["name"], TASKS.get(config.data.corpus)
     if known is None or not known.has_separator or not is_task(data):
         fit = [f"data={each}" for each, kind in TASKS.items() if kind.has_separator]
@@ -270,8 +272,22 @@ def _separator(config: TrainConf, mark: int) -> Iterator[str]:
             f"separator: use {listing(fit, 'or')}"
         )
         return
+    pointed = pointing(spec.target, spec.config)
+    if pointed is not None and not issubclass(known, Places):
+        fit = [f"data={each}" for each, kind in TASKS.items() if issubclass(kind, Places)]
+        yield (
+            f"model={name} writes places of its source, and what data={data.corpus} asks for is "
+            f"none: use {listing(fit, 'or')}"
+        )
+        return
     if task_problems(data):
         return
+    if pointed is not None and issubclass(known, Places):
+        for key, given, right in zip(
+            ("places", "item"), pointed, (known.places, known.item), strict=True
+        ):
+            if given != right:
+                yield f"model.{key}={given}: data={data.corpus} needs model.{key}={right}"
     symbols = known(**(data.task or {})).symbols
     given = config.model.get("separator")
     if given is not None and mark != len(symbols) - 1:

@@ -39,8 +39,8 @@ def test_every_choice_composes(group: str) -> None:
         of_a_file = path.stem in ("nanogpt_cpu", "tiny_shakespeare")
         if (group == "data" and path.stem not in made) or of_a_file:
             words.append("data.paths=[book.txt]")
-        if group == "model" and "separator" in yaml.safe_load(path.read_text()):
-            words.append("data=copy")
+        if group == "model" and "separator" in (keys := yaml.safe_load(path.read_text())):
+            words.append("data=sorting" if "places" in keys else "data=copy")
         if path.stem in ("lora", "state"):
             words.append("init_from=first")
         config = typed("train", *words)

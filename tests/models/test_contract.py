@@ -189,6 +189,7 @@ def test_flops_grow_as_the_architecture_says(model: Any) -> None:
     assert len(second) == 1
     recurrent = model.recurrent
     linear = recurrent or getattr(model.config, "window", None)
+    linear = linear or getattr(model.config, "attention", None) == "none"  # of so many places
     assert second == {0} if linear else second.pop() > 0
     if separator_of(model) is None:  # a source is read as a whole
         assert recurrent == (model.flops(1, 512) == model.flops(1, 512, dense=True))
@@ -214,7 +215,7 @@ def test_param_groups_name_every_parameter_once(model: Any) -> None:
     named = [name for group in model.param_groups() for name in group.names]
     assert sorted(named) == sorted(name for name, _ in model.named_parameters())
     decayed = {name for group in model.param_groups() if group.decay for name in group.names}
-    assert "emb.weight" in decayed and "head.weight" in decayed
+    assert "emb.weight" in decayed and any(name.startswith("head.") for name in decayed)
     assert not any("ln" in name for name in decayed)
 
 

@@ -26,9 +26,9 @@ from models.tuning import (
     tune,
     tuned_groups,
 )
-from tests.registered_models import NAMES, is_recurrent, spec_of, steady
+from tests.registered_models import NAMES, is_recurrent, separated, spec_of, steady
 
-NO_LINEAR = ["seq2seq"]
+NO_LINEAR = ["seq2seq", "pointer"]
 """Models without a linear layer in their blocks."""
 RECURRENT = [name for name in NAMES if is_recurrent(name)]
 ADAPTERS = Tuning.of(LORA, 4, 8.0, ())
@@ -58,7 +58,7 @@ def shake(model: Any) -> None:
 
 def tokens_of(model: Any, rows: int = 2, length: int = 50) -> tuple[torch.Tensor, torch.Tensor]:
     both = torch.randint(model.config.vocab_size, (2, rows, length))
-    return both[0], both[1]
+    return separated(model, both[0]), both[1]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NO_LINEAR])

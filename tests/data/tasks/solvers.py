@@ -16,6 +16,7 @@ from data.tasks.copying import Copying, Reversal
 from data.tasks.few_shot import FewShot
 from data.tasks.lookup import Lookup
 from data.tasks.needle import Needle
+from data.tasks.ordering import ConvexHull, Sorting
 from data.tasks.recall import Induction, Recall
 from data.tasks.selective import SelectiveCopying
 from data.tasks.task import Task
@@ -131,6 +132,33 @@ def solve_two_blobs(task: TwoBlobs, row: list[int]) -> dict[int, int]:
     return {place: colour for place, pixel in enumerate(row) if pixel == mask}
 
 
+def solve_sorting(task: Sorting, row: list[int]) -> dict[int, int]:
+    mark = row.index(len(task.symbols) - 1)
+    ordered = sorted(row[:mark])
+    return {mark + i: 1 + task.values + row.index(number) for i, number in enumerate(ordered)}
+
+
+def solve_hull(task: ConvexHull, row: list[int]) -> dict[int, int]:
+    """Lower and upper chain from left to right and back (Andrew 1979)."""
+    mark = row.index(len(task.symbols) - 1)
+    points = list(zip(row[:mark:2], row[1:mark:2], strict=True))
+
+    def chain(ordered: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        kept: list[tuple[int, int]] = []
+        for x, y in ordered:
+            while len(kept) > 1:
+                (ax, ay), (bx, by) = kept[-2:]
+                if (bx - ax) * (y - ay) > (by - ay) * (x - ax):
+                    break
+                kept.pop()
+            kept.append((x, y))
+        return kept[:-1]
+
+    onward = sorted(points)
+    corners = [*chain(onward), *chain(onward[::-1]), onward[0]]
+    return {mark + i: 1 + task.values + points.index(point) for i, point in enumerate(corners)}
+
+
 @dataclass(frozen=True)
 class Trial:
     """A task with settings and a length, and what solves it."""
@@ -222,6 +250,10 @@ TRIALS = {
     "dates-of-one": Trial(Dates("ru", first_year=1999, last_year=1999), 46, solve_dates),
     "number-words": Trial(NumberWords(most=299), 78, solve_number_words),
     "number-words-few": Trial(NumberWords("fr", "pl", most=21), 40, solve_number_words),
+    "sorting": Trial(Sorting(), 20, solve_sorting),
+    "sorting-drawn": Trial(Sorting(values=8, fewest=1), 24, solve_sorting),
+    "convex-hull": Trial(ConvexHull(), 31, solve_hull),
+    "convex-hull-in-lines": Trial(ConvexHull(values=3, fewest=2), 28, solve_hull),
     "needle": Trial(Needle(), 200, solve_needle),
     "needle-shortest": Trial(Needle(digits=2), 41, solve_needle),
     "needles": Trial(Needle(needles=3), 300, solve_needle),

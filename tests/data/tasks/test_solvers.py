@@ -9,6 +9,7 @@ from data.meta import IGNORE
 from data.tasks.few_shot import FewShot
 from data.tasks.lookup import Lookup
 from data.tasks.needle import Needle
+from data.tasks.ordering import ConvexHull, Sorting
 from data.tasks.recall import Induction, Recall
 from data.tasks.selective import SelectiveCopying
 from data.tasks.task import Task
@@ -103,6 +104,12 @@ def test_every_task_is_solved() -> None:
         (NumberWords(), 107, "data.length=107: the longest source and its translation need 108"),
         (NumberWords("en", "en"), 108, "data.task.target='en': the source has this language "
          "already"),
+        (Sorting(fewest=4), 7, "data.length=7: 4 numbers to sort need 8"),
+        (Sorting(values=9, fewest=10), 20, "data.task.fewest=10: at most 9 numbers, which have a "
+         "place each"),
+        (ConvexHull(fewest=3), 9, "data.length=9: 3 points and their hull need 10"),
+        (ConvexHull(values=2, fewest=5), 40, "data.task.fewest=5: at most 4 points, which have a "
+         "place each"),
         (Needle(), 42, "data.length=42: 1 needles and the question need 45 characters"),
     ],
 )  # fmt: skip

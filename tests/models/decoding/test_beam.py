@@ -22,6 +22,7 @@ MODELS = [
     "seq2seq separator=4",
     "seq2seq separator=4 attention=additive selection=hard",
     "encdec separator=4",
+    "pointer separator=4 places=2",
 ]
 V, MARK = 5, 4
 

@@ -157,6 +157,22 @@ BAD = [
     ),
     (
         "train",
+        ["model=pointer", "data=copy"],
+        [
+            "model=pointer writes places of its source, and what data=copy asks for is none: use "
+            "data=sorting or data=convex_hull"
+        ],
+    ),
+    (
+        "train",
+        ["model=pointer", "data=convex_hull", "model.places=9"],
+        [
+            "model.places=9: data=convex_hull needs model.places=26",
+            "model.item=1: data=convex_hull needs model.item=2",
+        ],
+    ),
+    (
+        "train",
         ["model=seq2seq", "data=copy", "training.sample_every=9", "training.sample_prompt=ab"],
         ["training.sample_prompt='ab' has no '|', after which model=seq2seq writes"],
     ),
