@@ -166,7 +166,8 @@ class Answering:
         choice = _choice(piece.reason, **what)
         choice["logprobs"] = self._logprobs([piece.drawn] if piece.drawn else [])
         costs = _costs([piece])
-        if piece.reason is not None:
+        options = self._asked.stream_options
+        if piece.reason is not None or (options is not None and options.include_costs):
             costs |= self._totals()
         if not self._said_route:
             costs |= self._route()

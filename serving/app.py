@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,13 +29,14 @@ from serving.answers import Answering, Piece, Refusal
 from serving.failover import Failover, Patience
 from serving.keys import Keys
 from serving.metrics import Metrics
-from serving.openai_schema import Chat, Completion
+from serving.openai_schema import Chat, Completion, Tokens
 from serving.retry_budget import RetryBudget
 from serving.routes import Route
 from serving.served_model import ServedModel
 
 logger = logging.getLogger(__name__)
-PAGE = Path(__file__).parent / "assets" / "live.html"
+ASSETS = Path(__file__).parent / "assets"
+PAGE, PREDICTED = ASSETS / "live.html", ASSETS / "predicted.json"
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,13 @@ class Server:
 
         routes = [
             Address("/", self._page),
+            Address("/predicted.json", self._predicted),
             Address("/health", self._health),
             Address("/ready", self._ready),
             Address("/metrics", self._metrics),
             Address("/v1/models", self._list, methods=["GET"]),
             Address("/v1/usage", self._usage, methods=["GET"]),
+            Address("/v1/tokens", self._tokens, methods=["POST"]),
             Address("/v1/completions", self._completions, methods=["POST"]),
             Address("/v1/chat/completions", self._chat, methods=["POST"]),
         ]
@@ -91,6 +94,9 @@ class Server:
 
     async def _page(self, request: Request) -> Response:
         return FileResponse(PAGE, media_type="text/html")
+
+    async def _predicted(self, request: Request) -> Response:
+        return FileResponse(PREDICTED, media_type="application/json")
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -133,6 +139,20 @@ class Server:
             return JSONResponse(self.accounts.described(self._name_of(request)))
         except Refusal as stranger:
             return _error(stranger)
+
+    async def _tokens(self, request: Request) -> Response:
+        try:
+            self._name_of(request)
+            asked = _parsed(await self._body(request), Tokens)
+            name = asked.model or next(iter(self._models))
+            if name not in self._models:
+                raise _no_model(name, self._models)
+            found = await self._models[name].tokens(asked.text, asked.most)
+        except Refusal as refusal:
+            return _error(refusal)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        return JSONResponse({"object": "list", "model": name, "data": found})
 
     # ---- answers ------------------------------------------------------------------------------
 
@@ -185,8 +205,7 @@ class Server:
         if name in self._models:
             return Route(name, (name,))
         if (route := self._routes.get(name)) is None:
-            known = ", ".join([*self._models, *self._routes])
-            raise Refusal(404, f"no model '{shown(name)}'; there are: {known}", "model")
+            raise _no_model(name, [*self._models, *self._routes])
         for key in ("state", "save_state"):
             if getattr(asked, key, None) is not None:
                 raise Refusal(400, f"{key}: a state is of one model; name it, not a route", key)
@@ -231,6 +250,10 @@ class Server:
         except TimeoutError:
             raise Refusal(408, "the request did not arrive in time") from None
         return bytes(body)
+
+
+def _no_model(name: str, known: Iterable[str]) -> Refusal:
+    return Refusal(404, f"no model '{shown(name)}'; there are: {', '.join(known)}", "model")
 
 
 def _parsed(body: bytes, kind: type[Any]) -> Any:

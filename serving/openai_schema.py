@@ -20,6 +20,8 @@ class StreamOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     include_usage: bool = False
+    include_costs: bool = False
+    """Every piece says what the answer has cost so far, not the last one alone."""
 
 
 class Common(BaseModel):
@@ -83,6 +85,16 @@ class Completion(Common):
                 raise ValueError("one prompt at a time: send a request for each")
             self.prompt = str(self.prompt[0])
         return self
+
+
+class Tokens(BaseModel):
+    """`POST /v1/tokens`: a text as the token ids of a model, of which a prompt can consist."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str | None = None
+    text: str
+    most: int = Field(MOST_TOKENS, ge=0, le=MOST_TOKENS)
+    """How many of them are wanted: the first ones."""
 
 
 class ChatMessage(BaseModel):

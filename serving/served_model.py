@@ -76,6 +76,10 @@ class ServedModel:
         name = self.supervisor.name
         return Answering(asked, name, self.supervisor, self._tokenizer, request, stops)
 
+    async def tokens(self, text: str, most: int) -> list[int]:
+        """The first `most` tokens of a text. Raises `Refusal`."""
+        return (await encoded(self._tokenizer, [text]))[:most]
+
     async def _read_prompt(self, asked: Completion) -> list[int]:
         if isinstance(asked.prompt, list):
             tokens = [int(token) for token in asked.prompt]

@@ -112,6 +112,28 @@ def test_the_tokens_are_counted_and_timed(served: Served) -> None:
     assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == 512
 
 
+def test_a_text_becomes_tokens_that_a_prompt_can_have(served: Served) -> None:
+    said = served.post("tokens", {"model": "gpt", "text": "alpha", "most": 3}).json()
+    assert said["data"] == TOKENIZER.encode("alpha")[:3] and said["model"] == "gpt"
+    whole = served.post("tokens", {"text": "alpha"}).json()["data"]
+    by_ids = complete(served, prompt=whole).choices[0].text
+    assert by_ids == complete(served).choices[0].text
+    for body, status in (({"text": 1}, 400), ({"text": "x", "model": "none"}, 404), (b"{", 400)):
+        assert served.post("tokens", body).status_code == status
+    assert served.post("tokens", {"text": "x"}, Authorization="Bearer no").status_code == 401
+
+
+def test_every_piece_says_what_it_has_cost_so_far_where_that_is_asked(served: Served) -> None:
+    def seconds(**options: bool) -> list[float]:
+        parts = complete(served, stream=True, stream_options=options, max_tokens=4)
+        costs = [part.model_extra["crossover"] for part in parts if part.choices]
+        return [one["worker_seconds"] for one in costs if "worker_seconds" in one]
+
+    so_far = seconds(include_costs=True)
+    assert len(so_far) >= 5 and so_far == sorted(so_far)
+    assert len(seconds(include_usage=True)) == 1
+
+
 def test_stop_strings_echo_and_likelihoods(served: Served) -> None:
     text = complete(served, max_tokens=30).choices[0].text
     stop = text[4:7]
