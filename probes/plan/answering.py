@@ -46,7 +46,7 @@ class Work:
     state_bytes: int
     token_flops: int
     read_flops: int
-    """Of all the tokens before, at once."""
+    """What reading all the tokens before takes, at once."""
     mixing_flops: int
     """The part of these that mixes tokens, beyond the products with weights."""
 
