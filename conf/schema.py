@@ -751,6 +751,11 @@ class ReportConf:
     out: str | None = key(
         None, "folder to write; default: report/ inside the first of them", path=True
     )
+    others: list[str] = key(
+        [],
+        "crossover.json files of others, or their folders: a map of crossovers by machine",
+        path=True,
+    )
     slope_from: int = key(1024, "shortest context length of the log-log slope", low=1, high=TOKENS)
     slope_to: int = key(8192, "longest context length of the slope, inclusive", low=1, high=TOKENS)
     allow_mixed: bool = key(False, "compare rows of different machines, precisions or versions")

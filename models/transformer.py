@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import UserError, shown
 from models import layer_pattern
 from models.contract import State
 from models.decoding.program import Program
@@ -31,6 +31,10 @@ from models.layers.norms import RMSNorm
 from models.layers.trunk import Stream, linear_flops
 from models.ops.elementwise import kernels
 from models.ops.elementwise.fused import fused
+
+POSITIONS = ("rope", "nope")
+"""Without positions the causal mask alone tells places apart (Kazemnejad et al. 2023, arXiv
+2305.19466)."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class TransformerConfig:
     zero_output: bool | None = None  # what is added to the stream begins as zero; default false
     orthogonal_head: bool | None = None  # as in an RWKV; default false
     n_conv: int | None = None  # [K], tokens that queries, keys and values are convolved over; none
+    position: str | None = None  # how attention knows places: rope | nope; default rope
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -76,6 +81,11 @@ class TransformerConfig:
             layer_pattern.windows(self.windows)
         if self.emb_std is not None and not self.emb_std > 0:
             raise UserError(f"model.emb_std={self.emb_std} must be positive")
+        if self.position not in (None, *POSITIONS):
+            raise UserError(
+                f"model.position={shown(repr(self.position), 60)} is not one of "
+                f"{', '.join(POSITIONS)}"
+            )
         if self.n_conv is not None and self.n_conv < 1:
             raise UserError(f"model.n_conv={self.n_conv} must be 1 or more")
         turn = self.rotation
@@ -104,8 +114,13 @@ class TransformerConfig:
         return period[layer % len(period)]
 
     @property
+    def rotates(self) -> bool:
+        """Whether queries and keys are rotated."""
+        return self.position != "nope"
+
+    @property
     def rotation(self) -> Rotation:
-        """How positions enter."""
+        """How positions enter, where they are rotations."""
         return Rotation(
             self.rope_base,
             1.0 if self.rope_factor is None else self.rope_factor,
@@ -144,13 +159,14 @@ class FeedForward(nn.Module):
 
 
 class Transformer(AttentionTrunk):
-    """Embedding, L blocks, RMSNorm, head; positions enter as rotations of queries and keys."""
+    """Embedding, L blocks, RMSNorm, head; positions enter as rotations of queries and keys, if they
+    do."""
 
     Config = TransformerConfig
     title = "the Transformer"
     options = (
         "attention", "window", "windows", "qk_norm", "dropout", "tie_embeddings",
-        "emb_norm", "emb_std", "zero_output", "orthogonal_head", "n_conv",
+        "emb_norm", "emb_std", "zero_output", "orthogonal_head", "n_conv", "position",
     )  # fmt: skip
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -176,7 +192,7 @@ class Transformer(AttentionTrunk):
             c.attention,
             bool(c.qkv_bias),
             c.window_of(layer),
-            c.rotation,
+            c.rotation if c.rotates else None,
             c.head_size,
             bool(c.output_bias),
             (lambda size: RMSNorm(size, c.norm_eps)) if c.qk_norm else None,
@@ -193,6 +209,8 @@ class Transformer(AttentionTrunk):
         past = self.first_position(state, length)
         x = self.emb(tokens)  # [B, T, C]
         x = dropout(x if self.ln_emb is None else self.ln_emb(x), config.dropout, self)
+        if not config.rotates:
+            return Stream(x, (past, None))
         rope = rope_table(past, length, config.width_of_head, config.rotation, x)
         return Stream(x, (past, rope))
 

@@ -22,6 +22,7 @@ VARIANTS = [
     "transformer window=24",
     "transformer windows=16,all",
     "transformer n_conv=4",
+    "transformer position=nope",
     "rwkv7 rate_limit=2.0",
     "hybrid layers=rwkv4,mamba2,gru",
     "rwkv5 ungated=true",

@@ -130,7 +130,7 @@ class Attention(Mixer):
         if self.normed:
             q, k = qk.split((self.n_head, self.n_kv_head), dim=2)
             qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2)
-        if rope is not None:
+        if rope is not None and self.rotation is not None:
             qk = rotate(qk, *rope)  # queries and keys at once: fewer passes over memory
         q, k = qk.split((self.n_head, self.n_kv_head), dim=2)  # [B, T, H, N], [B, T, G, N]
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # [B, H, T, N], [B, G, T, N] twice

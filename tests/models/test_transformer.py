@@ -156,3 +156,21 @@ def test_known_recipes_are_values() -> None:
     torch.testing.assert_close(stepped, model(some_tokens(1, 1))[0])
     with pytest.raises(UserError, match=r"model.emb_std=0.0 must be positive"):
         shaken("transformer", emb_std=0.0)
+
+
+@torch.no_grad()
+def test_without_positions_one_layer_knows_no_order_of_what_came_before() -> None:
+    """The laws of the contract hold too: `position=nope` is among their variants."""
+    tokens = some_tokens(1, 12)
+    turned = torch.cat((tokens[:, :-1].flip(1), tokens[:, -1:]), dim=1)
+    unordered = {"position": "nope", "n_layer": 1}
+    stack = {"layers": "attention(position=nope)", "n_layer": 1}
+    for model in (shaken("transformer", **unordered), shaken("hybrid", **stack)):
+        same, other = model(tokens)[0][:, -1], model(turned)[0][:, -1]
+        torch.testing.assert_close(same, other, atol=1e-5, rtol=1e-5)
+    rotated = shaken("transformer", n_layer=1)
+    assert (rotated(tokens)[0][:, -1] - rotated(turned)[0][:, -1]).abs().max() > 1e-3
+    with pytest.raises(UserError, match=r"no layout here has model\.position"):
+        llama._kind(shaken("transformer", position="nope").config)
+    with pytest.raises(UserError, match=r"model\.position='alibi' is not one of rope, nope"):
+        shaken("transformer", position="alibi")

@@ -165,6 +165,8 @@ def _kind(config: Any) -> str:
     """Which of the kinds has these biases and this window. Raises `UserError` if none does."""
     if config.qk_norm:
         raise UserError("format=hf: no layout here has model.qk_norm: use format=safetensors")
+    if not config.rotates:
+        raise UserError("format=hf: no layout here has model.position=nope: use format=safetensors")
     if (config.n_conv or 1) > 1:
         raise UserError("format=hf: no layout here has model.n_conv: use format=safetensors")
     biases = tuple(map(bool, (config.qkv_bias, config.output_bias, config.ffn_bias)))
