@@ -7,6 +7,7 @@ from scripts.cli.launch import launch
 if __name__ == "__main__":  # before the imports that take long: a wrong word is answered at once
     launch("report", "scripts.report:main")
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from rich.console import Console
 from conf.schema import ReportConf, WandbConf
 from probes.analysis.costs import Price
 from probes.report import trainings_files
+from probes.report.foreign_reports import read_reports
+from probes.report.machines import Others, show_crossings
 from probes.report.rows_csv import COLUMNS, flat
 from probes.report.write import FILES, Report, print_table, write_report
 from scripts.cli.path_checks import group_place
@@ -41,8 +44,19 @@ def main(conf: ReportConf) -> None:
     price = None
     if conf.price_per_hour is not None:
         price = Price(conf.price_per_hour, str(conf.currency))
-    report = write_report(runs, out, conf.slope_from, conf.slope_to, conf.allow_mixed, price)
-    print_table(report, Console(markup=False, emoji=False))
+    others = None
+    if conf.others:
+        reports, problems = read_reports(conf.others)
+        for problem in problems:
+            print(problem, file=sys.stderr, flush=True)
+        others = Others(tuple(reports), tuple(problems))
+    report = write_report(
+        runs, out, conf.slope_from, conf.slope_to, conf.allow_mixed, price, others
+    )
+    console = Console(markup=False, emoji=False)
+    print_table(report, console)
+    if others is not None:
+        show_crossings(report.summary["others"]["crossovers"], console)
     print(f"open {out / 'index.html'}")
     track(conf.wandb, runs[0], report)
 

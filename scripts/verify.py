@@ -30,14 +30,13 @@ from core.writable import check_writable
 from probes.analysis.analysis import analyse
 from probes.analysis.dataset import collect
 from probes.measure.sweep import run_sweep
-from probes.report import verification
+from probes.report import foreign_reports, verification
+from probes.report.machines import show_crossings
 from probes.report.summary_json import summarise
 from probes.report.verification import Repeat, Target
 from scripts.api import configure
 from scripts.cli.model_spec import model_spec
 
-NONE = {"always": "at every length", "never": "at no length", "equal": "nowhere: equal"}
-"""Where the recurrent model is cheaper, by the kind of a comparison without a crossover."""
 PROCESSES = 10  # of a point, whatever a report says; processes= may ask for more
 WINDOW = (1024, 8192)  # of slopes, which nobody asks for here
 
@@ -47,13 +46,13 @@ def main(conf: VerifyConf) -> None:
 
     Raises `UserError` if no report is left to verify, or none has a point with a ratio.
     """
-    reports, problems = verification.read_reports(conf.reports)
+    reports, problems = foreign_reports.read_reports(conf.reports)
     for problem in problems:
         print(problem, file=sys.stderr, flush=True)
     if not reports:
         raise UserError(f"reports={shown(conf.reports, 200)}: none is left to verify")
     console = Console(markup=False, emoji=False)
-    crossings = list(verification.crossings(reports))
+    crossings = list(foreign_reports.crossings(reports))
     show_crossings(crossings, console)
     chosen = verification.drawn(reports, conf.points, conf.seed)
     if conf.points and not chosen:
@@ -149,19 +148,6 @@ def _word(name: str, value: Any) -> str:
     if "${" in text or not all(part.isidentifier() for part in name.split(".")):
         raise UserError(f"{shown(name, 60)}={shown(text, 60)} of the report is no plain value")
     return text
-
-
-def show_crossings(crossings: list[dict[str, Any]], console: Console) -> None:
-    """One line for each measure of each report, those of one measure together."""
-    if not crossings:
-        return
-    table = Table("measure", "models", "device", "threads", "cheaper from, tokens")
-    for one in sorted(crossings, key=lambda one: (one["measure"], one["models"])):
-        found = Interval(one["length"], one["low"], one["high"])
-        text = NONE.get(one["kind"], "no change") if found.value is None else _number(found)
-        pair = " / ".join(one["models"])
-        table.add_row(one["measure"], pair, one["device"], one["threads"], text)
-    console.print(table)
 
 
 def show(repeats: list[Repeat], said: str, console: Console) -> None:

@@ -14,6 +14,7 @@ from probes.report import (
     answer,
     cost_tables,
     first_screen,
+    machines,
     narrative,
     phrases,
     tables,
@@ -21,9 +22,10 @@ from probes.report import (
     written,
 )
 from probes.report.first_screen import Feeling
+from probes.report.machines import Others
 from probes.report.markup import Table, plain
 from probes.report.tables import Method
-from probes.report.winning_ranges import Stretch
+from probes.report.winning_ranges import Ranges, Track
 from probes.report.written import Sample
 
 CURVES = (
@@ -40,27 +42,6 @@ RANGES = (
     "Batch of one sequence. The bar marks a crossover, the light hatching across it its 95 % "
     "interval; a hatched stretch in a dashed frame is not decided. Context length in tokens."
 )
-
-
-@dataclass(frozen=True)
-class Track:
-    """Which model needs less at which length, in one measure and for one pair."""
-
-    title: str
-    """Title of the measure; empty where the track before has the same."""
-    what: str
-    verdict: str
-    stretches: tuple[Stretch, ...]
-    crossings: tuple[dict[str, Any], ...]
-
-
-@dataclass(frozen=True)
-class Ranges:
-    """All tracks, over lengths from the shortest to the longest."""
-
-    note: str
-    ticks: tuple[int, ...]
-    tracks: tuple[Track, ...]
 
 
 @dataclass(frozen=True)
@@ -99,6 +80,8 @@ class Contents:
     ranges: Ranges | None
     written: str
     samples: tuple[Sample, ...]
+    machines: Ranges | None
+    """The crossovers of several reports, machine by machine."""
     curves: str
     charts: tuple[Chart, ...]
     tables: dict[str, Table]
@@ -112,8 +95,13 @@ class Contents:
         return page | {"story": blocks}
 
 
-def contents(analysis: Analysis) -> Contents:
-    """The texts of an analysis with probe rows."""
+def contents(
+    analysis: Analysis, found: Sequence[dict[str, Any]] = (), others: Others | None = None
+) -> Contents:
+    """The texts of an analysis with probe rows.
+
+    `found` are the crossovers of `others` and of this report (`machines.entries`).
+    """
     dataset, machine = analysis.dataset, analysis.machine
     facts = (
         answer.interval(analysis.comparisons),
@@ -139,6 +127,8 @@ def contents(analysis: Analysis) -> Contents:
         "points": tables.points(analysis),
     }
     texts = written.samples(dataset)
+    if others is not None:
+        made["machines"] = machines.table(found, others)
     count = len(dataset.rows)
     rows = f"All {count:,} rows" if count > 1 else "The row"
     return Contents(
@@ -146,13 +136,14 @@ def contents(analysis: Analysis) -> Contents:
         headline=answer.headline(dataset, analysis.comparisons),
         facts=tuple(fact for fact in facts if fact),
         quiet=phrases.quiet(machine["quiet"]),
-        warnings=tuple(phrases.warnings(dataset)),
+        warnings=(*phrases.warnings(dataset), *(others.left_out if others else ())),
         first=_first(analysis),
         feeling=first_screen.feeling(analysis),
         compared=first_screen.compared(analysis),
         pages=cost_tables.pages_an_hour(analysis),
         story=tuple(blocks),
         ranges=_ranges(analysis),
+        machines=machines.ranges(found),
         written=written.note(texts),
         samples=texts,
         curves=CURVES,

@@ -15,10 +15,11 @@ from probes.analysis.analysis import Analysis
 from probes.analysis.metrics import BY_KEY
 from probes.analysis.ratios import ABOVE, BELOW, UNDECIDED
 from probes.report import phrases, scaling_html
-from probes.report.contents import Chart, Contents, Track, values
+from probes.report.contents import Chart, Contents, values
 from probes.report.markup import colour
 from probes.report.rows_csv import COLUMNS, flat
 from probes.report.template import render
+from probes.report.winning_ranges import Track
 
 ACCOUNTS = {
     "money": "In pages of text and money",
@@ -68,6 +69,7 @@ def page(analysis: Analysis, contents: Contents) -> str:
         colours=colours,
         data=data,
         **_ranges(analysis, contents, colours),
+        **_machines(contents),
         **study,
     )
 
@@ -100,11 +102,25 @@ def _ranges(
     }
 
 
+def _machines(contents: Contents) -> dict[str, list[Any]]:
+    """Ticks and tracks of the crossovers of several reports; these tracks have no stretches."""
+    if contents.machines is None:
+        return {"machine_ticks": [], "machine_tracks": []}
+    ticks = contents.machines.ticks
+    low, high = ticks[0], ticks[-1]
+    return {
+        "machine_ticks": [(_percent(at, low, high), f"{at:,}") for at in ticks],
+        "machine_tracks": [
+            (track, _spans(track, {}, low, high)) for track in contents.machines.tracks
+        ],
+    }
+
+
 def _percent(length: float, low: float, high: float) -> str:
     return f"{100 * log2(length / low) / log2(high / low):.2f}%"
 
 
-def _spans(track: Track, colours: dict[str, str], low: int, high: int) -> list[Span]:
+def _spans(track: Track, colours: Mapping[str, str], low: int, high: int) -> list[Span]:
     def span(css: str, start: float, end: float, style: str = "", text: str = "") -> Span:
         width = 100 * log2(end / start) / log2(high / low)
         return css, f"left:{_percent(start, low, high)};width:{width:.2f}%;{style}", text

@@ -36,6 +36,8 @@
   the words of every chart and its points, every table. Where nothing was probed, `scaling.page`.
 * `scaling`: where the trainings differ in compute, what `probes.report.scaling_json.plain`
   describes.
+* `others`: with `others=`, the crossovers of this report and of those of others, machine by
+  machine, as `scripts/verify.py` has them, told apart by their digest; how many were left out.
 * `models`, `baselines`, `machine`, `failures`: what was compared, on what, and which points
   did not finish. A model has its `config` and the `weights` it was measured with, so that
   `scripts/verify.py` can measure it again. `machine.quiet` counts measurements, a point in one
@@ -50,9 +52,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from typing import Any
 
 from core.interval import Interval
@@ -112,13 +111,6 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
         "machine": analysis.machine,
         "failures": analysis.failures,
     }
-
-
-def digest_of(content: Mapping[str, Any]) -> str:
-    """64 hex digits over all of a summary but its `digest`, however it is spaced and ordered."""
-    plain = json.loads(json.dumps({key: content[key] for key in content if key != "digest"}))
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _named(name: str, interval: Interval) -> dict[str, float | None]:

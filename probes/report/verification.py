@@ -9,38 +9,18 @@ calls this, who checks them as it would a command line.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from math import isclose, isfinite
-from pathlib import Path
+from math import isclose
 from typing import Any
 
 from core.errors import UserError, shown
 from core.interval import Interval
-from core.parsing import read_object
 from probes.analysis.metrics import BY_KEY, Measure
-from probes.report.summary_json import digest_of
+from probes.report.foreign_reports import Foreign, fields_of, labels, number
 
-NAME = "crossover.json"
 CLOSE = 1e-6  # relative difference within which numbers without an interval are equal
 WITHIN, OVERLAPS, OUTSIDE, NOT_MEASURED = "within", "overlaps", "outside", "not measured"
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """A report that was read, and whose digest is right."""
-
-    path: Path
-    content: dict[str, Any]
-
-    @property
-    def machine(self) -> dict[str, Any]:
-        """On what it was measured, as it says."""
-        return _dict(self.content.get("machine"))
-
-    @property
-    def digest(self) -> str:
-        return str(self.content["digest"])
 
 
 @dataclass(frozen=True)
@@ -72,8 +52,8 @@ class Target:
 
     def model(self, label: str) -> Model:
         """Raises `UserError` if the report does not say how to build it."""
-        said = _dict(_dict(self.report.content.get("models")).get(label))
-        config = _dict(said.get("config"))
+        said = fields_of(fields_of(self.report.content.get("models")).get(label))
+        config = fields_of(said.get("config"))
         name, size = said.get("model"), said.get("size")
         if not isinstance(name, str) or not isinstance(size, str) or not config:
             raise UserError(f"{self.report.path}: does not say how {shown(label, 60)} is built")
@@ -134,36 +114,15 @@ class Repeat:
         }
 
 
-def read_reports(places: Iterable[str]) -> tuple[list[Foreign], list[str]]:
-    """The reports at these paths, of `crossover.json` or of the folder it lies in; and, a message
-    each, those that are left out: unreadable ones, and those whose digest is wrong."""
-    found, problems = [], []
-    for place in places:
-        path = Path(place)
-        path = path / NAME if path.is_dir() else path
-        try:
-            content = read_object(path)
-        except UserError as error:
-            problems.append(f"{error}; left out")
-            continue
-        if not isinstance(content.get("digest"), str):
-            problems.append(f"{path}: has no digest, so nothing says that it is whole; left out")
-        elif content["digest"] != digest_of(content):
-            problems.append(f"{path}: its digest is not that of its content; left out")
-        else:
-            found.append(Foreign(path, content))
-    return found, problems
-
-
 def targets(report: Foreign) -> Iterator[Target]:
     """Every point of a report with a ratio, in the order of the report."""
-    for key, said in _dict(report.content.get("crossovers")).items():
-        entry, measure = _dict(said), BY_KEY.get(str(key).partition(":")[0])
-        models = _labels(entry.get("models"))
+    for key, said in fields_of(report.content.get("crossovers")).items():
+        entry, measure = fields_of(said), BY_KEY.get(str(key).partition(":")[0])
+        models = labels(entry.get("models"))
         if measure is None or models is None:
             continue
-        for length, ratio in _dict(entry.get("ratios")).items():
-            theirs = Interval(*(_number(_dict(ratio).get(name)) for name in asdict(Interval())))
+        for length, ratio in fields_of(entry.get("ratios")).items():
+            theirs = Interval(*(number(fields_of(ratio).get(name)) for name in asdict(Interval())))
             if str(length).isascii() and str(length).isdigit() and theirs.value is not None:
                 yield Target(report, measure, models, int(length), theirs)
 
@@ -172,34 +131,6 @@ def drawn(reports: Sequence[Foreign], count: int, seed: int) -> list[Target]:
     """`count` of all their points, or all if there are fewer; the same ones for the same seed."""
     every = [target for report in reports for target in targets(report)]
     return random.Random(seed).sample(every, min(count, len(every)))
-
-
-def crossings(reports: Iterable[Foreign]) -> Iterator[dict[str, Any]]:
-    """From which length on the recurrent model is the cheaper one, machine by machine: an entry for
-    each measure of each report that decides it, with the interval, tokens, or that there is none.
-    """
-    for report in reports:
-        machine = report.machine
-        for key, said in _dict(report.content.get("crossovers")).items():
-            entry = _dict(said)
-            length, models = _number(entry.get("length")), _labels(entry.get("models"))
-            none = entry.get("none_in_range") is True
-            if models is None or (length is None and not none):
-                continue
-            yield {
-                "measure": shown(str(key).partition(":")[0], 40),
-                "models": [shown(label, 60) for label in models],
-                "device": shown(machine.get("device"), 60),
-                "threads": shown(machine.get("threads"), 20),
-                "commit": shown(machine.get("commit"), 12),
-                "length": length,
-                "low": _number(entry.get("low")),
-                "high": _number(entry.get("high")),
-                "none_in_range": none,
-                "kind": shown(entry.get("kind"), 20),
-                "report": str(report.path),
-                "digest": report.digest,
-            }
 
 
 def sentence(repeats: Sequence[Repeat]) -> str:
@@ -216,17 +147,3 @@ def sentence(repeats: Sequence[Repeat]) -> str:
     if counts[NOT_MEASURED]:
         said.append(f"{counts[NOT_MEASURED]} not measured")
     return ", ".join(said)
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if type(value) in (int, float) and isfinite(value) else None
-
-
-def _labels(value: Any) -> tuple[str, str] | None:
-    if isinstance(value, list) and len(value) == 2 and all(type(one) is str for one in value):
-        return value[0], value[1]
-    return None

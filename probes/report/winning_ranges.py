@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from probes.analysis.crossovers import Comparison
 from probes.analysis.ratios import ABOVE, BELOW, EQUAL, UNDECIDED
@@ -18,6 +19,27 @@ class Stretch:
     end: float
     side: str
     text: str
+
+
+@dataclass(frozen=True)
+class Track:
+    """Which model needs less at which length, in one measure and for one pair."""
+
+    title: str
+    """Title of the measure; empty where the track before has the same."""
+    what: str
+    verdict: str
+    stretches: tuple[Stretch, ...]
+    crossings: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """All tracks, over lengths from the shortest to the longest."""
+
+    note: str
+    ticks: tuple[int, ...]
+    tracks: tuple[Track, ...]
 
 
 def stretches(comparison: Comparison) -> list[Stretch]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from core.errors import UserError
 from core.files import filling
 from core.parsing import Unreadable, regular
 from core.writable import check_writable, writing
@@ -20,6 +21,7 @@ from probes.analysis.training_grid import Grid, grid
 from probes.report import (
     figures,
     html,
+    machines,
     phrases,
     scaling_contents,
     scaling_figure,
@@ -33,8 +35,10 @@ from probes.report import (
     trainings_text,
 )  # fmt: skip
 from probes.report.contents import Contents, contents
+from probes.report.foreign_reports import digest_of
+from probes.report.machines import Others
 from probes.report.rows_csv import COLUMNS, csv_text, flat
-from probes.report.summary_json import digest_of, summarise
+from probes.report.summary_json import summarise
 
 FILES = (
     "index.html",
@@ -76,16 +80,25 @@ def write_report(
     slope_to: int,
     allow_mixed: bool,
     price: Price | None = None,
+    others: Others | None = None,
 ) -> Report:
     """Read the folders in `runs`, write the report to `out`, and return it.
 
+    Crossovers of `others` stand beside this report's, machine by machine.
+
     Files are finished in a temporary folder beside `out` and then renamed one by one. What an
     earlier report in `out` consisted of and this one does not is deleted then; other files are left
-    alone. Raises `UserError` as `collect` does, and if `out` cannot be written.
+    alone. Raises `UserError` as `collect` does, if `out` cannot be written, and if there are
+    others and nothing was probed.
     """
     dataset = collect(runs, allow_mixed)
+    if others is not None and not dataset.rows:
+        raise UserError(
+            f"others= puts crossovers of other machines beside those of runs=, where nothing was "
+            f"probed: {', '.join(map(str, runs)):.200}"
+        )
     check_writable(out, "out")
-    report = compose(analyse(dataset, (slope_from, slope_to), price), out)
+    report = compose(analyse(dataset, (slope_from, slope_to), price), out, others)
     if report.trainings:
         _write_trainings(report.trainings, dataset, out, price)
         return report
@@ -130,14 +143,18 @@ def _former(out: Path) -> Sequence[str]:
         return ()
 
 
-def compose(analysis: Analysis, out: Path) -> Report:
+def compose(analysis: Analysis, out: Path, others: Others | None = None) -> Report:
     """The texts of an analysis; nothing is written."""
     dataset, scaling = analysis.dataset, analysis.scaling
     summary = summarise(analysis)
     if scaling:
         study_page = scaling_contents.contents(scaling, dataset.trainings, dataset.runs)
         summary["scaling"] = scaling_json.plain(scaling) | {"page": study_page.plain()}
-    said = contents(analysis) if dataset.rows else None
+    found: list[dict[str, Any]] = []
+    if others is not None:
+        found = machines.entries(summary, others)
+        summary["others"] = {"crossovers": found, "left_out": len(others.left_out)}
+    said = contents(analysis, found, others) if dataset.rows else None
     if said:
         summary["page"] = said.plain()
     summary["digest"] = digest_of(summary)

@@ -12,8 +12,8 @@ import pytest
 from conf.schema import ProbeConf, VerifyConf
 from core.errors import UserError
 from models.registry import ModelSpec
-from probes.report.summary_json import digest_of
-from probes.report.verification import NAME, Foreign, targets
+from probes.report.foreign_reports import NAME, Foreign, digest_of
+from probes.report.verification import targets
 from probes.report.write import write_report
 from probes.rows import Row, append_rows
 from scripts import verify
@@ -143,7 +143,7 @@ def test_crossovers_stand_side_by_side(
     conf.reports.append(str(tmp_path))
     verify.main(conf)
     said = capsys.readouterr().out
-    assert "512.4 (490 to 530)" in said and "Test CPU" in said and "\x1b" not in said
+    assert "512 (490 to 530)" in said and "Test CPU" in said and "\x1b" not in said
     found = json.loads((tmp_path / "out" / "verify.json").read_text())
     trained = [one for one in found["crossovers"] if one["measure"] == "train"]
     assert [one["length"] for one in trained][-1] == 512.4
