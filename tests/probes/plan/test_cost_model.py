@@ -91,7 +91,8 @@ def test_a_gpu_runs_the_fused_formulas_and_sums_over_rows_in_two_launches() -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "size", "goal"), [("rwkv7", "0.4b", 0.4), ("transformer", "0.4b", 0.45)]
+    ("name", "size", "goal"),
+    [("rwkv7", "0.4b", 0.4), ("rwkv7", "1.5b", 0.45), ("transformer", "0.4b", 0.45)],
 )
 def test_a_gpu_is_used_as_planned(name: str, size: str, goal: float) -> None:
     """MFU of an H200 at 8 x 4,096 tokens, as `plan.py` has it; nothing is measured."""
