@@ -1,4 +1,8 @@
-"""The CUDA kernels of `cuda/wkv7/gpu.cu`, and how a sequence is cut into segments for them."""
+"""The CUDA kernels of WKV-7, and how a sequence is cut into segments for them.
+
+Those of `cuda/wkv7/gpu.cu` work on tiles, with tensor cores; what they cannot do is done token by
+token (`models.ops.wkv7.steps`).
+"""
 
 from __future__ import annotations
 
@@ -13,16 +17,16 @@ from torch.nn import functional as F
 from core.errors import UserError
 from models.ops.cpu_library import allocate_like
 from models.ops.nvrtc import CudaLibrary
-from models.ops.wkv7 import reference
+from models.ops.wkv7 import steps
 from models.ops.wkv7.reference import CHUNK
 
 _log = logging.getLogger("crossover.wkv")
 
-SIZES = (16, 32, 48, 64)
-"""Head sizes. The kernels are for the last; smaller heads are filled up with zeros."""
+SIZES = tuple(range(16, steps.WIDTHS[-1] + 1, 16))
+"""Head sizes. Others than `steps.WIDTHS` are filled up with zeros to the next of them."""
 
 _DTYPES = ("float32", "bfloat16", "float16")
-library = CudaLibrary(
+tiles = CudaLibrary(
     "wkv7/gpu.cu",
     (
         "wkv7/launch_map.h",
@@ -43,6 +47,18 @@ library = CudaLibrary(
     ),
     oldest=(8, 0),  # for bf16 on tensor cores
 )
+
+
+class _Library:
+    """What of the kernels a GPU can run."""
+
+    def load(self) -> None:
+        """Make sure that some can on the current device. Raises `BuildError`."""
+        is_old = torch.cuda.is_available() and torch.cuda.get_device_capability() < tiles.oldest
+        (steps.libraries[steps.WIDTHS[0]] if is_old else tiles).load()
+
+
+library = _Library()
 
 
 class _TooLittle(Exception):
@@ -78,9 +94,13 @@ def wkv7_forward(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute `reference.wkv7_forward`; the checkpoints are empty unless `save`."""
-    size, grid = r.shape[-1], _Grid.of(r, _FORWARD)
+    size = r.shape[-1]
     tensors = [_ready(x) for x in (r, w, k, v, a, b)]
     state = _ready(state, rows=True)
+    if steps.is_needed(r.device, size, tiles.oldest):
+        y, out, checkpoints = steps.forward(tensors, state, save)
+        return _cut(y, size), _cut(out, size, rows=True), _cut(checkpoints, size, rows=True)
+    grid = _Grid.of(r, _FORWARD)
     batch, length, heads, width = tensors[0].shape
     chunks = -(-length // CHUNK) if save else 0
     checkpoints = state.new_empty(batch, chunks, heads, width, width)
@@ -107,18 +127,22 @@ def wkv7_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute `reference.wkv7_backward` from the checkpoints of `wkv7_forward`.
 
-    It is that function, after a notice, where a GPU has too little shared memory: in fp32 and
+    Where a GPU has too little shared memory it goes token by token, after a notice: in fp32 and
     fp16, consumer models.
     """
-    try:
-        grid = _Grid.of(r, _BACKWARD)
-    except _TooLittle as error:
-        _notice(r.dtype, str(error))
-        return reference.wkv7_backward(r, w, k, v, a, b, checkpoints, grad_state, grad_y)
-    size = r.shape[-1]
+    size, grid = r.shape[-1], None
     tensors = [_ready(x) for x in (r, w, k, v, a, b)]
     checkpoints, grad_state = (_ready(x, rows=True) for x in (checkpoints, grad_state))
     grad_y = _ready(grad_y.to(r.dtype))
+    if not steps.is_needed(r.device, size, tiles.oldest):
+        try:
+            grid = _Grid.of(r, _BACKWARD)
+        except _TooLittle as error:
+            _notice(r.dtype, str(error))
+    if grid is None:
+        *of_tensors, before = steps.backward(tensors, checkpoints, grad_state, grad_y)
+        gr, gw, gk, gv, ga, gb = (_cut(x, size) for x in of_tensors)
+        return gr, gw, gk, gv, ga, gb, _cut(before, size, rows=True)
     gr, gw, gk, gv, ga, gb = (allocate_like(x) for x in tensors)
     before = allocate_like(grad_state)
     ends = grad_state
@@ -204,7 +228,7 @@ class _Grid(NamedTuple):
     ) -> None:
         """Launch; with `segments=-1` to summarise all but one of them."""
         dtype = str(self.like.dtype).removeprefix("torch.")
-        library.launch(
+        tiles.launch(
             f"{name}_{dtype}",
             self.like.device,
             (self.columns, self.segments + segments, 2 if segments else 1),
@@ -220,7 +244,7 @@ class _Grid(NamedTuple):
         """What every segment starts from, `[B * H, segments, N, N]`."""
         starts = allocate_like(summaries[0])
         size = given.shape[-1]
-        library.launch(
+        tiles.launch(
             "wkv7_join",
             given.device,
             (self.columns, size // _JOIN_ROWS),
@@ -238,17 +262,22 @@ class _Grid(NamedTuple):
 @functools.cache
 def _notice(dtype: torch.dtype, reason: str) -> None:
     """Say once that the slow path is taken."""
-    _log.warning("wkv7: the backward pass in %s runs in PyTorch (shared memory: %s)", dtype, reason)
+    _log.warning(
+        "wkv7: the backward pass in %s goes token by token, which is slower (shared memory: %s)",
+        dtype,
+        reason,
+    )
 
 
 def _ready(x: Tensor, rows: bool = False) -> Tensor:
     """Contiguous, aligned, and filled up to the kernels' head size, its rows too if asked."""
-    missing = SIZES[-1] - x.shape[-1]
-    if missing < 0:
+    size = x.shape[-1]
+    if size > SIZES[-1]:
         raise UserError(
-            f"wkv7: the CUDA kernels are for head sizes up to {SIZES[-1]}, not {x.shape[-1]}: "
+            f"wkv7: the CUDA kernels are for head sizes up to {SIZES[-1]}, not {size}: "
             "use backend='reference'"
         )
+    missing = next(width for width in steps.WIDTHS if width >= size) - size
     if missing:
         x = F.pad(x, (0, missing, 0, missing if rows else 0))
     x = x.contiguous()

@@ -19,6 +19,7 @@ from models.ops.nvrtc import CudaLibrary
 from models.ops.wkv4 import cuda as cuda4
 from models.ops.wkv6 import cuda as cuda6
 from models.ops.wkv7 import cuda as cuda7
+from models.ops.wkv7 import steps
 
 GPUS = {
     "sm_75": "T4, RTX 20",
@@ -34,7 +35,8 @@ LIBRARIES: dict[str, CudaLibrary] = {
     for one in (
         cuda4.library,
         *cuda6.libraries.values(),
-        cuda7.library,
+        cuda7.tiles,
+        *steps.libraries.values(),
         elementwise.library,
         *elementwise.libraries.values(),
     )

@@ -196,6 +196,39 @@ WKV7 = (
         "for (int i = 0; i < 3; i++) rest += sh.with_state[i][c];",
     ),
 )
+WKV7_STEPS = (
+    Mutant(
+        "the shares of the last token are overwritten",
+        "wkv7/steps.cu",
+        "        __syncthreads();  // the last token's shares have been added up\n",
+        "",
+        sanitized=True,
+    ),
+    Mutant(
+        "shares are added up before all warps have told theirs",
+        "wkv7/steps.cu",
+        "        __syncthreads();\n        add_up(",
+        "        add_up(",
+    ),
+    Mutant(
+        "a piece starts from the state before the first",
+        "wkv7/steps.cu",
+        "state = edges[piece];",
+        "state = edges[0];",
+    ),
+    Mutant(
+        "every block leaves its sums in the same place",
+        "wkv7/steps.cu",
+        "(q * blocks + blockIdx.y) * every",
+        "q * blocks * every",
+    ),
+    Mutant(
+        "the gradient of what is removed is that of the token before",
+        "wkv7/steps.cu",
+        "adjoint.x[i][e] * removed[t][i]",
+        "adjoint.x[i][e] * removed[0][i]",
+    ),
+)
 ELEMENTWISE = (
     Mutant(
         "a sum is read before all warps have told theirs",
@@ -295,6 +328,12 @@ def check_wkv7(gpu: Gpu) -> None:
         assert_close(got, want, 1.5e-2)
 
 
+def check_wkv7_steps(gpu: Gpu) -> None:
+    case = cases7.random_case(1, 43, 1, 128)
+    want = cases7.run(wkv7_sequential, case, torch.float64)
+    assert_close(cases7.run(functools.partial(wkv7, backend="cuda"), case), want, 1e-6)
+
+
 def check_elementwise(gpu: Gpu) -> None:
     shapes = {
         "rms_norm": (1, 9, 1, 600),
@@ -310,6 +349,7 @@ CHECKS: dict[Callable[[Gpu], None], tuple[Mutant, ...]] = {
     check_wkv4: WKV4,
     check_wkv6: WKV6,
     check_wkv7: WKV7,
+    check_wkv7_steps: WKV7_STEPS,
     check_elementwise: ELEMENTWISE,
 }
 ALL = [

@@ -8,7 +8,7 @@ import torch
 from core.errors import UserError
 from models.ops import build
 from models.ops.wkv import wkv7
-from models.ops.wkv7 import cuda
+from models.ops.wkv7 import cuda, steps
 from tests.models.ops.closeness import assert_close
 from tests.models.ops.wkv7.cases import Case, random_case, run
 
@@ -23,7 +23,7 @@ def test_geometry_agrees_with_the_headers() -> None:
             for assignment in line.split(","):
                 symbol, formula = assignment.split("=")
                 numbers[symbol.strip()] = eval(formula.replace("/", "//"), {}, dict(numbers))
-    assert numbers["N"] == cuda.SIZES[-1]
+    assert numbers["N"] == steps.WIDTHS[0]
     assert numbers["CHUNK"] == cuda.CHUNK
     assert numbers["FORWARD_WARPS"] * numbers["LANES"] == cuda._FORWARD[2].threads
     assert numbers["BACKWARD_WARPS"] * numbers["LANES"] == cuda._BACKWARD[2].threads
@@ -42,7 +42,9 @@ def device_case(*shape: int, dtype: torch.dtype = torch.float32) -> Case:
 
 
 @needs_gpu
-@pytest.mark.parametrize("shape", [(1, 1, 1, 64), (2, 300, 3, 64), (1, 20_000, 1, 32)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 64), (2, 300, 3, 64), (1, 20_000, 1, 32), (1, 100, 2, 128)]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_agrees_with_float64(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     case = device_case(*shape, dtype=dtype)
@@ -77,4 +79,4 @@ def test_safe_under_cuda_graphs() -> None:
 @needs_gpu
 def test_a_head_too_large_is_refused() -> None:
     with pytest.raises(UserError, match="head sizes"):
-        wkv7(*device_case(1, 2, 1, 128).inputs, backend="cuda")
+        wkv7(*device_case(1, 2, 1, 272).inputs, backend="cuda")
