@@ -66,9 +66,11 @@ class Right(NamedTuple):
     accuracy: float | None = None
     """Share of the targets that are the likeliest token where they stand."""
     exact_match: float | None = None
-    """Share of the sequences of which all targets are."""
+    """Share of the sequences of which all targets are; of those that a model made, of the right."""
     bits_per_sequence: float | None = None
     """What the targets of a sequence cost together, on average: the losses of all of them."""
+    formed: float | None = None
+    """Share of the sequences that a model made which have all parts, whatever these are."""
 
     def named(self, group: str) -> dict[str, float]:
         """What there is, by the names of a row or a summary."""

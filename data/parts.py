@@ -35,6 +35,7 @@ _TAKEN = (
     "accuracy",
     "exact_match",
     "bits_per_sequence",
+    "formed",
 )  # names of curves already: val/loss
 
 

@@ -4,6 +4,8 @@ The training loop and the probes see a model only through this contract, and one
 (`tests/models/test_contract.py`) checks every law below for every model in `conf/model/`.
 
 A model may read rows of source, separator and target alone, and then says so (`separator_of`).
+A model may make whole rows at once and read none, and then says so (`makes_rows`): it has `make`
+and of what is below `config`, `objective`, `loss`, `flops`, `param_groups` and `backends`.
 
 Laws
 ----
@@ -158,6 +160,12 @@ def separator_of(model: Model) -> int | None:
     reads any row. See `models.layers.trunk.Trunk.separator`, which a model may lack."""
     ask = getattr(type(model), "separator", None)
     return None if ask is None else ask(vars(model.config))
+
+
+def makes_rows(model: Model | type) -> bool:
+    """Whether it makes whole rows, `model.make(count, length, generator)`, instead of reading them
+    token by token: it then has no logits, no state and nothing to say about a text."""
+    return bool(getattr(model, "makes_rows", False))
 
 
 def named_tensors(state: State, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -81,6 +81,14 @@ def pointing(target: str, config: dict[str, Any]) -> tuple[int, int] | None:
     return None if ask is None else ask(config)
 
 
+def makes_rows(target: str) -> bool:
+    """Whether the class at `target` makes whole rows and reads none (`models.contract.makes_rows`).
+
+    Raises `UserError` if there is no such class here.
+    """
+    return bool(getattr(model_class(target), "makes_rows", False))
+
+
 def nature(target: str, config: dict[str, Any]) -> Nature:
     """What the class at `target`, with these config fields, says about itself.
 

@@ -47,6 +47,7 @@ KNOWN: dict[str, Any] = {
     "val_accuracy": Ratio | None,
     "val_exact_match": Ratio | None,
     "val_bits_per_sequence": Loss | None,
+    "val_formed": Ratio | None,
     "validation": dict[Name, dict[Name, Scalar]],
     "unigram_entropy": Loss | None,
     "gzip_bits_per_byte": Loss | None,

@@ -45,6 +45,9 @@ def main(conf: TrainConf) -> float | None:
 
 def _how_good(summary: dict[str, Any]) -> str:
     """The loss, if there is one, of a text with bits per byte, of a task with what is right."""
+    if "val_formed" in summary:
+        formed, right = summary["val_formed"], summary["val_exact_match"]
+        return f"of the images that it makes {formed:.2%} have all parts, and {right:.2%} are right"
     if summary["val_loss"] is None:
         return "no validation loss: nothing was held out"
     loss = f"validation loss {summary['val_loss']:.4f} nats/token"

@@ -29,6 +29,7 @@ from data.mixture import (
     Data,
     Heldout,
     Mixture,
+    Right,
     by_name,
     heldout,
     mean_loss,
@@ -41,6 +42,7 @@ from data.mixture import (
 from data.order import Order
 from data.parts import NO_LOSS
 from data.tasks.task_data import TaskData
+from models.contract import Model, makes_rows
 from models.layers.compiled import compile_blocks, in_use
 from models.long_context.sequence_parallel import sequence_parallel
 from models.meta import build_meta
@@ -87,7 +89,7 @@ from training.failures.explain import explained, let_go
 from training.loop.datamodule import Tokens
 from training.loop.early_end import EarlyEnd
 from training.loop.ema import WeightAverage
-from training.loop.evaluate import final_validation, full_answers
+from training.loop.evaluate import final_validation, full_answers, judged
 from training.loop.module import LanguageModel
 from training.loop.monitor import Monitor, peak_memory
 from training.loop.nan_guard import NanGuard
@@ -458,7 +460,8 @@ class Run:
             ledger,
             shares,
             tuned,
-            isinstance(self.corpus, TaskData),
+            isinstance(self.corpus, TaskData) and not makes_rows(model),
+            self._judge(model) if makes_rows(model) else None,
         )
         split = conf.trainer.sequence_parallel
         datamodule = Tokens(
@@ -504,6 +507,16 @@ class Run:
                 saver.close()
         return Fitted(trainer, module, monitor, guard, saver, early, average)
 
+    def _judge(self, model: Model) -> Callable[[], list[Right]]:
+        """What `LanguageModel` asks about rows that the model makes, for each text."""
+        count, batch = self.conf.training.val_windows, self.conf.data.batch_size
+
+        def judge() -> list[Right]:
+            tasks = [text.corpus for text in self.texts if isinstance(text.corpus, TaskData)]
+            return [judged(model, each, min(count, each.heldout), batch) for each in tasks]
+
+        return judge
+
     def summarise(self, fitted: Fitted) -> dict[str, Any]:
         """Validate on every validation token, and write what is worth remembering of the run."""
         conf, corpus, spec = self.conf, self.corpus, self.spec
@@ -519,8 +532,11 @@ class Run:
             model = build(spec)
             model.load_state_dict(weights)
             model = module.model = model.to(module.device)
+        model.eval()
         losses = final_validation(conf, self.texts, model, module.sequence_mode)
         loss = mean_loss(losses, module.shares) if self.texts else None
+        if makes_rows(model):  # that of a game is no measure of what it makes
+            loss = None
         text = measured_on(corpus, self.texts)
         per_byte = text.val_tokens_per_byte
         right = [

@@ -179,6 +179,12 @@ def task_validation_problems(conf: DataConf) -> Iterator[str]:
                 yield f"{place}: its symbols are not those of the training"
 
 
+def judges(corpus: str) -> bool:
+    """Whether the corpus is a task that can say of a whole row that somebody made whether it is
+    right, by its `judge`: `data.tasks.two_blobs`."""
+    return hasattr(TASKS.get(corpus), "judge")
+
+
 class TaskRows:
     """The rows of a task, by their numbers from 0 on."""
 

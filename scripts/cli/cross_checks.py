@@ -30,6 +30,8 @@ from conf.schema import (
 )
 from core.errors import UserError
 from data.tasks.task_data import TASKS
+from models.registry import makes_rows
+from scripts.cli.image_checks import image_probe_problems
 from scripts.cli.model_spec import model_spec
 from scripts.cli.probed_models import probed_model
 from scripts.cli.shared_checks import (
@@ -109,6 +111,9 @@ def _probe_deep(config: ProbeConf) -> Iterator[str]:
     except UserError as error:
         yield str(error)
         return
+    if images := list(image_probe_problems(config, spec)):
+        yield from images
+        return
     owner = "" if config.run is None else f"run={config.run}"
     yield from build_problems(spec, reach, "the longest of lengths (+ decode_steps)", owner)
 
@@ -132,6 +137,9 @@ def _plan_deep(config: PlanConf) -> Iterator[str]:
     length = max([config.data.length, *config.lengths])
     name = "data.length" if length == config.data.length else "the longest of lengths"
     spec = model_spec(config.model, config.data.vocab_size)
+    if makes_rows(spec.target):
+        yield f"model={spec.name} makes images: no step of it is planned, measure it with probe.py"
+        return
     yield from build_problems(spec, length, name)
 
 

@@ -15,6 +15,7 @@ from data.parts import NO_LOSS, is_task, part_problems, validates, validation_co
 from data.tasks.ordering import Places
 from data.tasks.task_data import TASKS, task_problems
 from models.registry import ModelSpec, is_recurrent, pointing, separator
+from scripts.cli.image_checks import image_training_problems
 from scripts.cli.model_spec import model_spec
 from scripts.cli.shared_checks import (
     build_problems,
@@ -232,7 +233,8 @@ def deep_training_problems(config: TrainConf) -> Iterator[str]:
         for name, one in validation_confs(data).items():
             wrong += build_problems(spec, one.length, f"data.validation.{name}.length")
         wrong = list(dict.fromkeys(wrong))
-    yield from wrong or deep_tuning_problems(config, spec)
+    images = list(image_training_problems(config, spec))
+    yield from wrong or images or deep_tuning_problems(config, spec)
     if config.training.sample_every:  # the prompt, whose tokens are not known yet, comes on top
         yield from build_problems(spec, config.training.sample_tokens, "training.sample_tokens")
     if (mark := separator(spec.target, spec.config)) is not None:

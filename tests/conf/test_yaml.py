@@ -18,7 +18,7 @@ from models import meta
 from models.registry import model_class
 from scripts.cli.check import configuration_problems
 from scripts.cli.help import help_text
-from tests.registered_models import FOLDER, NAMES, spec_of
+from tests.registered_models import EVERY, FOLDER, spec_of
 from tracking.configuration import flatten
 
 CONF = Path(schema.__file__).parent
@@ -99,7 +99,7 @@ def test_sweeps_measure_in_several_processes(script: str) -> None:
     assert min(typed(script).processes) > 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_size_of_every_model_is_built(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     group = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     names = {item.name for item in fields(model_class(group["target"]).Config)}

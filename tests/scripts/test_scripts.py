@@ -15,7 +15,7 @@ import torch
 from conf.schema import PROBES
 from probes.rows import append_rows, read_rows
 from tests.probes.synthetic import failed, make_rows, write_run
-from tests.registered_models import NAMES
+from tests.registered_models import EVERY
 from tests.scripts.commands import ONCE, ROOT, run_script
 from tests.training.records import recorded
 from tests.training.runs import write_corpus
@@ -408,7 +408,7 @@ def test_the_process_itself_refuses_with_status_2(tmp_path: Path) -> None:
 def test_help_is_a_table_of_contents(capfd: Capture) -> None:
     done = run_script(capfd, "train", "--help")
     assert done.status == 0
-    for expected in (f"model={', '.join(NAMES)}", "trainer.max_steps", "data.length"):
+    for expected in (f"model={', '.join(EVERY)}", "trainer.max_steps", "data.length"):
         assert expected in " ".join(done.out.split())  # long lists are wrapped
 
 

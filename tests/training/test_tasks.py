@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from conf.schema import TrainConf
+from conf.schema import TrainConf, WeightsConf
+from core.errors import UserError
 from data.tasks import task_data
 from data.tasks.copying import Copying
 from data.tasks.task_data import TaskData, heldout_rows
@@ -17,6 +19,7 @@ from models import load
 from tests.training.runs import run, run_conf
 from tracking.jsonl import read_rows
 from training.checkpoints.find import saved
+from training.checkpoints.open_model import open_model
 
 SUMS = 1e-5  # of fp32 rounding between two ways to sum the same gradients
 
@@ -79,6 +82,28 @@ def test_an_encoder_decoder_trains_and_resumes_exactly(tmp_path: Path, model: st
         checkpoint.unlink()
     again, _ = run(conf, model)
     for key in ("digest", "val_loss", "val_accuracy", "order_hash", "trained_tokens"):
+        assert again[key] == summary[key], key
+
+
+def test_images_are_made_judged_shown_and_resumed_exactly(tmp_path: Path) -> None:
+    """Two networks and a game, in the loop of all models: the noise and the norms are resumed."""
+    words = {"data__corpus": "two_blobs", "data__length": 49, "data__task": {"places": 1}}
+    conf = task_conf(tmp_path, **words, training__sample_every=4)
+    summary, folder = run(conf, "sagan n_embd=8")
+    validated = [row for row in read_rows(folder.metrics) if "val/loss" in row]
+    assert validated and all(0 <= row["val/exact_match"] <= row["val/formed"] for row in validated)
+    assert summary["val_loss"] is None and 0 <= summary["val_exact_match"] <= 1
+    lines = (folder.path / "samples.jsonl").read_text().splitlines()
+    shown = [json.loads(line)["text"].split("\n") for line in lines]
+    assert len(shown) == 2 and all(len(image) == 7 == len(image[0]) for image in shown)
+    with pytest.raises(UserError, match="makes whole images and reads no text"):
+        open_model(WeightsConf(run=str(folder.path), accelerator="cpu"))
+
+    folder.summary_path.unlink()
+    for checkpoint in saved(folder)[1:]:
+        checkpoint.unlink()
+    again, _ = run(conf, "sagan n_embd=8")
+    for key in ("digest", "val_exact_match", "val_formed", "order_hash"):
         assert again[key] == summary[key], key
 
 

@@ -15,7 +15,7 @@ from core.parsing import Missing, Unreadable, read_yaml
 from data import foreign, tokenizers
 from data.text import TextTokenizer
 from models import load
-from models.contract import Model
+from models.contract import Model, makes_rows
 from models.decoding.int8 import round_to_int8
 from models.formats.run_checkpoints import PATTERN
 from models.formats.weights import DTYPES
@@ -73,6 +73,11 @@ def open_model(conf: WeightsConf, texts: Sequence[str] = ()) -> Opened:
     in_int8 = conf.dtype == INT8
     dtype = torch.float32 if in_int8 else DTYPES.get(conf.dtype)
     model = load(source.weights, device, dtype, conf.weights)
+    if makes_rows(model):
+        raise UserError(
+            f"run={conf.run!r} is {model.title}, which makes whole images and reads no text; those "
+            "of a training are in its samples.jsonl (training.sample_every)"
+        )
     if in_int8:
         round_to_int8(model)
     tokenizers.check_fits(tokenizer, model.config.vocab_size, str(source.weights))

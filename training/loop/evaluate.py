@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -13,9 +14,12 @@ from data.batches import all_validation
 from data.mixture import Heldout, Right
 from data.store import Corpus
 from data.tasks.task_data import TaskData
-from models.contract import Model
+from models.contract import Model, makes_rows
 from tracking.progress import Windows
 from training.loop.objective import WHOLE, SequenceMode
+
+JUDGED = 1
+"""Seed of the noise of rows that are made to be judged."""
 
 
 def number_of_windows(corpus: Corpus | TaskData, length: int) -> int:
@@ -58,6 +62,8 @@ def full_answers(
     """What the model answers right of all held-out sequences of a task; `loss` is its mean."""
     if isinstance(corpus, Corpus):
         return Right()
+    if makes_rows(model):
+        return judged(model, corpus, corpus.heldout, batch)
     missed = exact = targets_seen = 0
     device = next(model.parameters()).device  # type: ignore[attr-defined]
     for tokens, targets in all_validation(corpus, corpus.length, batch):
@@ -67,6 +73,20 @@ def full_answers(
         targets_seen += int((targets >= 0).sum())
     asked = targets_seen / corpus.heldout
     return Right(1 - missed / targets_seen, exact / corpus.heldout, loss * asked / math.log(2))
+
+
+@torch.no_grad()
+def judged(model: Any, task: TaskData, count: int, batch: int) -> Right:
+    """What the task's rule says of `count` rows that the model makes, the same noise each time."""
+    generator, was_training = torch.Generator().manual_seed(JUDGED), model.training
+    model.eval()
+    formed = right = 0
+    for first in range(0, count, batch):
+        rows = model.make(min(batch, count - first), task.length, generator)
+        verdict = task.task.judge(rows.cpu().numpy())  # type: ignore[attr-defined]
+        formed, right = formed + int(verdict.formed.sum()), right + int(verdict.agrees.sum())
+    model.train(was_training)
+    return Right(exact_match=right / count, formed=formed / count)
 
 
 def final_validation(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning
@@ -41,10 +41,12 @@ class LanguageModel(lightning.LightningModule):
         shares: Sequence[float] = (1.0,),
         tuned: dict[str, Any] | None = None,
         accuracy: bool = False,
+        judge: Callable[[], list[Right]] | None = None,
     ) -> None:
         """`shares` are the weights of the texts that validate in the validation loss; `tuned` is
         what checkpoints say of weights that stay as they are (`training.checkpoints.frozen`);
-        `accuracy` counts the right answers to a task, of which all that validates are sequences."""
+        `accuracy` counts the right answers to a task, of which all that validates are sequences;
+        `judge` says instead how much is right of what the model makes, for each of these."""
         super().__init__()
         self.model = model
         self.ledger = ledger or Ledger()
@@ -68,7 +70,7 @@ class LanguageModel(lightning.LightningModule):
         self.val_losses: list[float] = []
         """That of each text that validates, of which `val_loss` is the mean in `shares`."""
         self.shares = shares
-        self.accuracy = accuracy
+        self.accuracy, self.judge = accuracy, judge
         self.val_right: list[Right] = []
         """What was right in the last validation, for each text, where that is counted."""
         self._answers = torch.zeros(len(shares), 3)
@@ -167,6 +169,8 @@ class LanguageModel(lightning.LightningModule):
                     sums.tolist(), total.tolist(), strict=True
                 )
             ]
+        if self.judge is not None:
+            self.val_right = self.judge()
         # For callbacks that monitor it. The loggers' rows, in full precision, are the `Monitor`'s.
         self.log("val/loss", self.val_loss, logger=False, batch_size=1)
 

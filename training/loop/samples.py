@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from core.errors import UserError
 from core.files import appending, write_text
 from core.parsing import Missing, read_lines
 from data.text import StreamDecoder, TextTokenizer
-from models.contract import Model
+from models.contract import Model, makes_rows
 from models.decoding.generate import check_length, generate
 from models.decoding.settings import Sampling
 
@@ -46,8 +47,10 @@ class Sampler(lightning.Callback):
         tokenizer cannot represent, or that the `model` cannot read with what follows it."""
         self._conf, self._seed = conf.training, conf.seed
         self._tokenizer, self._path, self._pause = tokenizer, path, pause
+        self._length = conf.data.length
         self._prompt = tokenizer.encode(conf.training.sample_prompt) or [tokenizer.end_of_text or 0]
-        check_length(model, len(self._prompt), self._conf.sample_tokens)
+        if not makes_rows(model):
+            check_length(model, len(self._prompt), self._conf.sample_tokens)
         self._last_step = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
@@ -87,6 +90,8 @@ class Sampler(lightning.Callback):
                 logger.log_text("samples", columns=["step", "text"], data=[[step, whole]])
 
     def _text(self, model: Any, step: int) -> str:
+        if makes_rows(model):
+            return self._image(model, step)
         device = next(model.parameters()).device
         generator = torch.Generator(device).manual_seed((self._seed << 32) + step)
         decoder = StreamDecoder(self._tokenizer, after=self._prompt)
@@ -98,3 +103,15 @@ class Sampler(lightning.Callback):
             return "".join(map(decoder.push, tokens)) + decoder.flush()
         finally:
             model.train()
+
+    def _image(self, model: Any, step: int) -> str:
+        """One image of the model's, a line for each row of pixels."""
+        generator = torch.Generator().manual_seed((self._seed << 32) + step)
+        model.eval()
+        try:
+            tokens = model.make(1, self._length, generator)[0].tolist()
+        finally:
+            model.train()
+        side = math.isqrt(len(tokens))
+        pixels = self._tokenizer.decode(tokens)
+        return "\n".join(pixels[first : first + side] for first in range(0, len(pixels), side))

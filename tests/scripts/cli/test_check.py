@@ -176,6 +176,23 @@ BAD = [
         ["model=seq2seq", "data=copy", "training.sample_every=9", "training.sample_prompt=ab"],
         ["training.sample_prompt='ab' has no '|', after which model=seq2seq writes"],
     ),
+    (
+        "train",
+        ["model=sagan"],
+        ["model=sagan makes whole images, and of data=stdlib nothing tells which are right: use"],
+    ),
+    (
+        "train",
+        ["model=sagan", "data=two_blobs", "optim.z_loss=1e-4", "objective=val/accuracy"],
+        ["has val/exact_match", "no logits, blocks or falling loss: without optim.z_loss=0.0001"],
+    ),
+    ("train", ["model=sagan", "data=two_blobs", "data.length=80"], ["an image is square"]),
+    (
+        "probe",
+        ["model=sagan", "lengths=[64,100,200]"],
+        ["model=sagan makes images and reads nothing: probes=[train]", "lengths=200: model=sagan"],
+    ),
+    ("plan", ["model=sagan"], ["model=sagan makes images: no step of it is planned"]),
     ("report", ["runs=[a]", "price_per_hour=2"], ["price_per_hour=2 has no unit: add currency="]),
     ("probe", ["lengths=[]"], ["lengths=[]: give at least one context length"]),
     (
