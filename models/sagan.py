@@ -1,4 +1,4 @@
-"""SAGAN: images by a generator and a discriminator with self-attention (arXiv 1805.08318).
+"""Images by a generator and a discriminator with self-attention: SAGAN (arXiv 1805.08318).
 
 For the feature maps x `[B, C, S, S]` of an image, all positions at once, each reading all:
 
@@ -16,9 +16,10 @@ taught passes through a discriminator that stands still. So both are updated at 
 optimizer, and a run is resumed like any other. z is drawn in each step.
 
 Networks here know a pixel by its coordinates and have no stride, so one model has images of any
-size; z steers the channels of each convolution. An image is a row of tokens, one of V colours each:
-the generator answers with the likeliest colours, and learns through their softmax as if that were
-the image (straight through), or all that the discriminator saw were that colours are mixed.
+size; z steers the channels of each convolution, everywhere alike. An image is a row of tokens, one
+of V colours each: the generator answers with the likeliest colours, and learns through their
+softmax as if that were the image (straight through), or all that the discriminator saw were that
+colours are mixed.
 
 It is no language model: it makes whole rows (`models.contract.makes_rows`) and reads none.
 """
@@ -92,7 +93,7 @@ class ImageAttention(nn.Module):
         return x + self.gamma * self.v(read)
 
     def flops(self, positions: int) -> int:
-        """Of one image."""
+        """Operations for one image."""
         size, middle = self.width // 8, self.width // 2
         maps = 4 * positions * self.width * (size + middle)
         return maps + (2 * positions**2 * (size + middle) if self.reach == "all" else 0)
@@ -110,13 +111,13 @@ class Network(nn.Module):
         self.attention = ImageAttention(width, config.attention)
 
     def flops(self, positions: int) -> int:
-        """Of one image, without what stands before and behind them."""
+        """Operations for one image, without what stands before and behind them."""
         convolutions = 2 * 9 * self.width**2 * positions * len(self.convolutions)
         return convolutions + self.attention.flops(positions)
 
 
 class Generator(Network):
-    """Noise z `[B, Z]` to scores of V colours for each of S x S pixels."""
+    """Noise z `[B, n_noise]` to scores of V colours for each of S x S pixels."""
 
     def __init__(self, config: SAGANConfig) -> None:
         super().__init__(config)
@@ -239,15 +240,15 @@ class SAGAN(nn.Module):
         return self.generator(z, side).argmax(dim=1).flatten(1)
 
     def _noise(self, count: int, device: torch.device) -> Tensor:
-        """`[count, Z]`; the same in each validation."""
-        shape, weight = (count, self.config.n_noise), self.generator.colours.weight
+        """`[count, n_noise]`; the same in each validation."""
+        weight, shape = self.generator.colours.weight, (count, self.config.n_noise)
         if self.training:
             return torch.randn(shape, device=device, dtype=weight.dtype)
         generator = torch.Generator().manual_seed(VALIDATING)
         return torch.randn(shape, generator=generator).to(weight)
 
     def flops(self, batch: int, length: int, past: int = 0, dense: bool = False) -> int:
-        """Of a training step's forward passes: one of the generator, and three of the
+        """Operations of a training step's forward passes: one of the generator, and three of the
         discriminator, over images of the data, over made ones, and over these again."""
         return batch * (self.generator.flops(length) + 3 * self.discriminator.flops(length))
 

@@ -1,8 +1,9 @@
 """Two blobs far apart in one image that agree in colour: what a model of its neighbourhood misses.
 
 An image of S x S pixels is read row by row, one token a pixel. One blob stands at the top and one
-at the bottom, squares of one colour before a background. In the row of a sequence the lower blob's
-pixels are masked, and asked: they have the colour of the blob above, many rows before. A model that
+at the bottom, squares of one colour before a background. With a `turn` the lower one's is not the
+same but so many colours further on: an image that is all of one mood is then no answer. In the row of a sequence the lower blob's
+pixels are masked, and asked: it follows from that of the blob above, many rows before. A model that
 makes whole images is shown them with the answers in their place (`whole`), and what it makes is
 judged by an exact rule (`judge`), so that no distance between distributions has to be estimated.
 """
@@ -28,7 +29,7 @@ class Verdict(NamedTuple):
     formed: np.ndarray
     """Two blobs where there may be some, each of one colour, and background everywhere else."""
     agrees: np.ndarray
-    """And both have the same colour."""
+    """And their colours belong together."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class TwoBlobs:
     has_separator: ClassVar[bool] = False
     colours: int = key(4, "colours of a blob", low=2, high=1000)
     size: int = key(2, "pixels of a blob's side", low=1, high=TOKENS)
+    turn: int = key(0, "colours from the upper blob's to the lower one's", low=0, high=999)
     places: int = key(3, "places of a blob in each direction", low=1, high=TOKENS)
 
     @property
@@ -60,7 +62,7 @@ class TwoBlobs:
         colours = 1 + draw.below(self.colours, 1)  # [N, 1]
         upper, lower = (self._blob(draw, side, first) for first in self._bands(side))
         inputs = np.where(upper, colours, np.where(lower, self.colours + 1, 0))
-        return inputs, np.where(lower, colours, IGNORE)
+        return inputs, np.where(lower, self._partner(colours), IGNORE)
 
     @staticmethod
     def whole(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -86,7 +88,11 @@ class TwoBlobs:
             formed &= ((band == 0) | (band == colour[:, None])).all(axis=1)
             found.append(colour)
         formed &= ((grid == 0) | covered).all(axis=(1, 2))
-        return Verdict(formed, formed & (found[0] == found[1]))
+        return Verdict(formed, formed & (self._partner(found[0]) == found[1]))
+
+    def _partner(self, colours: np.ndarray) -> np.ndarray:
+        """The colours of lower blobs, by those of the upper ones."""
+        return (colours - 1 + self.turn) % self.colours + 1
 
     def _bands(self, side: int) -> tuple[int, int]:
         """The first row in which the upper blob, and the lower one, may stand."""

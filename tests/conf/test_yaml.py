@@ -18,7 +18,7 @@ from models import meta
 from models.registry import model_class
 from scripts.cli.check import configuration_problems
 from scripts.cli.help import help_text
-from tests.registered_models import EVERY, FOLDER, spec_of
+from tests.registered_models import EVERY, FOLDER, IMAGES, spec_of
 from tracking.configuration import flatten
 
 CONF = Path(schema.__file__).parent
@@ -41,6 +41,8 @@ def test_every_choice_composes(group: str) -> None:
             words.append("data.paths=[book.txt]")
         if group == "model" and "separator" in (keys := yaml.safe_load(path.read_text())):
             words.append("data=sorting" if "places" in keys else "data=copy")
+        if group == "model" and path.stem in IMAGES:
+            words.append("data=two_blobs")
         if path.stem in ("lora", "state"):
             words.append("init_from=first")
         config = typed("train", *words)

@@ -129,6 +129,7 @@ def solve_few_shot(task: FewShot, row: list[int]) -> dict[int, int]:
 def solve_two_blobs(task: TwoBlobs, row: list[int]) -> dict[int, int]:
     mask = len(task.symbols) - 1
     (colour,) = {pixel for pixel in row if 0 < pixel < mask}
+    colour = (colour - 1 + task.turn) % task.colours + 1
     return {place: colour for place, pixel in enumerate(row) if pixel == mask}
 
 
@@ -245,7 +246,7 @@ TRIALS = {
         FewShot(way=4, shot=2, queries=5, dims=1, levels=8), 26, solve_few_shot
     ),
     "two-blobs": Trial(TwoBlobs(), 81, solve_two_blobs),
-    "two-blobs-placed": Trial(TwoBlobs(colours=2, size=3, places=2), 100, solve_two_blobs),
+    "two-blobs-placed": Trial(TwoBlobs(colours=3, turn=2, size=3, places=2), 100, solve_two_blobs),
     "dates": Trial(Dates(first_year=2024, last_year=2024), 46, solve_dates),
     "dates-of-one": Trial(Dates("ru", first_year=1999, last_year=1999), 46, solve_dates),
     "number-words": Trial(NumberWords(most=299), 78, solve_number_words),
