@@ -2,10 +2,12 @@
 
 An image of S x S pixels is read row by row, one token a pixel. One blob stands at the top and one
 at the bottom, squares of one colour before a background. With a `turn` the lower one's is not the
-same but so many colours further on: an image that is all of one mood is then no answer. In the row of a sequence the lower blob's
-pixels are masked, and asked: it follows from that of the blob above, many rows before. A model that
-makes whole images is shown them with the answers in their place (`whole`), and what it makes is
-judged by an exact rule (`judge`), so that no distance between distributions has to be estimated.
+same but so many colours further on: an image that is all of one mood is then no answer.
+
+In the row of a sequence the lower blob's pixels are masked, and asked: their colour follows from
+that of the blob above, many rows before. A model that makes whole images is shown them with the
+answers in their place (`whole`), and what it makes is judged by an exact rule (`judge`), so that no
+distance between distributions has to be estimated.
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ def images(task: TwoBlobs, length: int, count: int = 40) -> np.ndarray:
     return task.whole(*training_rows(TaskData("two_blobs", task, length), 0).rows(np.arange(count)))
 
 
-@pytest.mark.parametrize("task", [TwoBlobs(), TwoBlobs(colours=3, turn=1, size=1, places=3)], ids=str)
+@pytest.mark.parametrize(
+    "task", [TwoBlobs(), TwoBlobs(colours=3, turn=1, size=1, places=3)], ids=str
+)
 def test_every_image_of_the_task_is_right(task: TwoBlobs) -> None:
     made = images(task, 81)
     assert len(np.unique(made, axis=0)) >= task.colours
