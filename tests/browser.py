@@ -71,5 +71,25 @@ def audit(folder: Path, page: str, dark: bool = False) -> list[dict[str, Any]]:
     return answers
 
 
+def violations(folder: Path, page: str) -> list[str]:
+    """What axe-core finds wrong with a page whose folded parts are open."""
+    axe = pytest.importorskip("axe_core_python")
+    rules = Path(axe.__file__).with_name("axe.min.js").read_text()
+    ask = """
+      document.querySelectorAll('details').forEach((one) => { one.open = true; });
+      axe.run().then((found) => {
+        const said = found.violations.map((one) => `${one.id}: ${one.nodes[0].html.slice(0, 80)}`);
+        document.body.dataset.violations = said.join('|') || 'none of ' + found.passes.length;
+      });
+    """
+    script = f"<script>{rules}</script><script>addEventListener('load', () => {{{ask}}});</script>"
+    path = folder / "axe.html"
+    path.write_text(page.replace("</main>", f"</main>{script}"))
+    dom = run(folder, path.as_uri(), "--virtual-time-budget=60000", "--dump-dom")
+    found = re.search(r'data-violations="([^"]*)"', dom)
+    assert found, dom[-500:]
+    return [] if re.fullmatch(r"none of [1-9]\d*", found[1]) else found[1].split("|")
+
+
 CHECKS = Path(__file__).with_name("page_audit.js").read_text()
 """Defines `audit()`: contrast, labels, order of headings, landmarks, overflow, errors."""

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.browser import audit, needs_browser
+import pytest
+
+from tests.browser import audit, needs_browser, violations
 
 FAULTY = """<!doctype html><html lang="en"><head><meta name="viewport" content="width=device-width">
 <title>Faulty</title></head><body><main><h1>One</h1><h3>Three</h3><input id="bare">
 <p style="color:#aaa;background:#fff">pale</p><div aria-label="of nothing">text</div>
 <div id="twice" style="width:2000px">wide</div><p id="twice">again</p><button></button>
 <script>throw new Error("broken")</script></main></body></html>"""
+
+
+@needs_browser
+@pytest.mark.slow
+def test_axe_finds_what_is_wrong(tmp_path: Path) -> None:
+    found = violations(tmp_path, FAULTY.replace('<script>throw new Error("broken")</script>', ""))
+    assert {one.partition(":")[0] for one in found} >= {"button-name", "label", "color-contrast"}
 
 
 @needs_browser

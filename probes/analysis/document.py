@@ -11,7 +11,7 @@ window, or where the fits of the bootstrap disagree.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,10 @@ REACH = 16
 """Times the longest measured length that a fit is carried on."""
 AGREED = 3.0
 """Times its lower end that the upper end of a prediction may be."""
+DEARER = 2.0
+"""Times the upper end of the fits that a prediction allows. What is carried on cannot show a cache
+that overflows: measured at 35,000 tokens, costs were 1.0 to 1.8 times what fits to 4,096 tokens had
+predicted (docs/benchmarks/2026-12-01-page.md)."""
 STRAIGHT = 1e-3
 """Share by which a memory may depart from a straight line that is carried on."""
 
@@ -169,8 +173,9 @@ def _straight(points: Mapping[int, Point], length: int) -> float | None:
 def _predicted(points: Mapping[int, Point], length: int, degree: int) -> Interval | None:
     """The cost at `length` by a polynomial with coefficients >= 0, fitted to relative errors.
 
-    The interval is that of the bootstrap, what the points scatter about the curve included. None
-    with fewer than two points more than coefficients less one, or where its ends lie too far apart.
+    The interval is that of the bootstrap, what the points scatter about the curve included, with
+    `DEARER` times its upper end. None with no more points than coefficients, or where its ends lie
+    too far apart.
     """
     samples = {at: point.processes for at, point in points.items()}
     lengths, groups = grouped(samples)
@@ -188,4 +193,6 @@ def _predicted(points: Mapping[int, Point], length: int, degree: int) -> Interva
     noise = noise + scatter((targets - fitted @ design.T)[0], freedom, noise, rng)
     found = interval_of(float(fitted @ at), nonnegative(design, np.exp(noise)) @ at)
     low, high = found.ends or (0.0, 0.0)
-    return found if low > 0 and high <= AGREED * low else None
+    if low <= 0 or high > AGREED * low:
+        return None
+    return replace(found, high=DEARER * high)

@@ -13,6 +13,7 @@ from probes.analysis.costs import PAGE
 from probes.analysis.dataset import Dataset, Series
 from probes.analysis.document import (
     CALCULATED,
+    DEARER,
     FAILED,
     KEEPING,
     MEASURED,
@@ -164,8 +165,10 @@ def _how(document: Document) -> list[str]:
             f"What is called predicted was measured up to {units.listing(reached, 'or')} tokens "
             f"only, and carried on to {length}: with a state of fixed size, reading takes a + bT "
             "and a token always the same; with a memory that grows, reading takes a + bT + cT² and "
-            "a token a + bT. The range beside it holds 95 % of the fits that the scatter of the "
-            "measurements allows; that the curve goes on in this way is assumed."
+            "a token a + bT. That it goes on in this way is assumed. The range beside it holds "
+            "95 % of the fits that the scatter of the measurements allows, and up to "
+            f"{DEARER:g} times their dearest: a short text cannot show caches that a long one "
+            "overflows."
         )
     if CALCULATED in used:
         texts.append(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serving.app import PAGE, PREDICTED
-from tests.browser import SCREENS, audit, browse, needs_browser
+from tests.browser import SCREENS, audit, browse, needs_browser, violations
 
 
 def _model(name: str, recurrent: bool) -> dict[str, Any]:
@@ -67,6 +67,12 @@ def test_everybody_can_use_it(tmp_path: Path) -> None:
 def test_in_the_dark_too(tmp_path: Path) -> None:
     for one in audit(tmp_path, page(), dark=True):
         assert one["dark"] and one["problems"] == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_axe_finds_nothing(tmp_path: Path) -> None:
+    assert violations(tmp_path, page()) == []
 
 
 @needs_browser

@@ -21,7 +21,7 @@ from probes.report.rows_csv import COLUMNS
 from probes.report.template import TEMPLATES
 from probes.report.write import compose
 from probes.rows import Row
-from tests.browser import audit, browse, needs_browser, scripted
+from tests.browser import audit, browse, needs_browser, scripted, violations
 from tests.probes.synthetic import (
     COSTS,
     LENGTHS,
@@ -270,6 +270,12 @@ def test_what_is_folded_is_out_of_the_way_and_everything_can_be_reached(
 def test_in_the_dark_too(tmp_path: Path, usual: Path) -> None:
     for one in audit(tmp_path, usual.read_text(), dark=True):
         assert one["dark"] and one["problems"] == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_axe_finds_nothing(tmp_path: Path, usual: Path) -> None:
+    assert violations(tmp_path, usual.read_text()) == []
 
 
 @needs_browser
