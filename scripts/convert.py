@@ -19,6 +19,8 @@ from models.formats.gguf_file import Vocabulary
 from models.formats.load import read
 from models.formats.save import PARTS, TOKENIZED, Beside, save
 from models.formats.weights import DTYPES, Weights, common_dtype
+from models.meta import count_parameters
+from models.registry import makes_rows
 from training.checkpoints.weights_source import Source, check_alike, check_tokenizer, find_source
 
 
@@ -44,6 +46,8 @@ def main(conf: ConvertConf) -> None:
     learned = weights.tuned if conf.format in PARTS else None
     written = weights.tensors if learned is None else learned.tensors
     count = sum(tensor.numel() for tensor in written.values())
+    if makes_rows(weights.spec.target):  # vectors of spectral norms are written too
+        count = count_parameters(weights.spec)
     dtype = str(common_dtype(written)).removeprefix("torch.")
     print(f"{target}: {weights.spec.name}, {count:,} parameters, {dtype}, format {conf.format}")
 
