@@ -266,6 +266,21 @@ def test_what_is_folded_is_out_of_the_way_and_everything_can_be_reached(
 
 
 @needs_browser
+def test_long_names_and_every_colour_can_be_read(tmp_path: Path) -> None:
+    """Four models of each kind, light and dark, and the longest title of a measure."""
+    rows = [
+        make_row(name, probe, length)
+        for name in ("rwkv4", "rwkv5", "rwkv6", "rwkv7", "gpt", "transformer", "other", "another")
+        for probe in ("train", "max_batch_train")
+        for length in LENGTHS[:2]
+    ]
+    text = write_page(tmp_path, rows).read_text()
+    for dark in (False, True):
+        for one in audit(tmp_path, text, dark):
+            assert one["problems"] == []
+
+
+@needs_browser
 @pytest.mark.slow
 def test_in_the_dark_too(tmp_path: Path, usual: Path) -> None:
     for one in audit(tmp_path, usual.read_text(), dark=True):
