@@ -10,6 +10,7 @@ from probes.analysis.costs import Price
 from probes.analysis.crossovers import Comparison, Curve, Slope, comparisons, curves, slope
 from probes.analysis.dataset import Dataset
 from probes.analysis.document import Document, document
+from probes.analysis.equal_quality import Level, levels
 from probes.analysis.metrics import MEASURES
 from probes.analysis.scaling_study import Study, study
 
@@ -26,6 +27,8 @@ class Analysis:
     """By series label and measure key; absent with fewer than three lengths in the window."""
     scaling: Study | None
     """What the trainings say, if they differ in compute."""
+    equal_quality: tuple[Level, ...]
+    """Costs of what reaches the same loss, where the scaling study's sizes were measured too."""
     price: Price | None
     """What an hour of the machine costs, if the user said."""
     machine: dict[str, Any]
@@ -46,6 +49,7 @@ def analyse(dataset: Dataset, window: tuple[int, int], price: Price | None = Non
         measure.key: all_curves for measure in MEASURES if (all_curves := curves(dataset, measure))
     }
     all_series = dataset.all_series
+    scaling = study(dataset.trainings)
     return Analysis(
         dataset=dataset,
         curves=drawn,
@@ -56,7 +60,8 @@ def analyse(dataset: Dataset, window: tuple[int, int], price: Price | None = Non
             for curve in drawn.get(measure.key, [])
             if (fitted := slope(curve, measure, window))
         },
-        scaling=study(dataset.trainings),
+        scaling=scaling,
+        equal_quality=tuple(levels(scaling, drawn)) if scaling else (),
         price=price,
         machine=facts.machine(dataset),
         baselines=facts.baselines(dataset),

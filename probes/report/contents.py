@@ -17,6 +17,7 @@ from probes.report import (
     machines,
     narrative,
     phrases,
+    quality_text,
     tables,
     winning_ranges,
     written,
@@ -125,6 +126,7 @@ def contents(
         "use": cost_tables.efficiency(analysis),
         "failed": tables.failed(analysis),
         "points": tables.points(analysis),
+        "equal_quality": quality_text.table(quality_text.compared(analysis), analysis.price),
     }
     texts = written.samples(dataset)
     if others is not None:

@@ -36,6 +36,8 @@
   the words of every chart and its points, every table. Where nothing was probed, `scaling.page`.
 * `scaling`: where the trainings differ in compute, what `probes.report.scaling_json.plain`
   describes.
+* `equal_quality`: where a scaling study's trainings stand beside probes of several sizes, what
+  `probes.report.quality_text.plain` describes.
 * `others`: with `others=`, the crossovers of this report and of those of others, machine by
   machine, as `scripts/verify.py` has them, told apart by their digest; how many were left out.
 * `models`, `baselines`, `machine`, `failures`: what was compared, on what, and which points

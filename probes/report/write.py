@@ -23,6 +23,7 @@ from probes.report import (
     html,
     machines,
     phrases,
+    quality_text,
     scaling_contents,
     scaling_figure,
     scaling_html,
@@ -150,6 +151,10 @@ def compose(analysis: Analysis, out: Path, others: Others | None = None) -> Repo
     if scaling:
         study_page = scaling_contents.contents(scaling, dataset.trainings, dataset.runs)
         summary["scaling"] = scaling_json.plain(scaling) | {"page": study_page.plain()}
+    if analysis.equal_quality and dataset.rows:
+        summary["equal_quality"] = quality_text.plain(
+            quality_text.compared(analysis), analysis.price
+        )
     found: list[dict[str, Any]] = []
     if others is not None:
         found = machines.entries(summary, others)
