@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from core.errors import UserError
-from models.ops.attention_choice import KERNELS, fastest
+from models.ops.attention_choice import KERNELS, another_way, fastest
 from models.ops.intercept import interceptable, mixer
 
 
@@ -21,11 +21,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, kernel: str, window: int | None = No
     q `[B, H, T, N]`, k and v `[B, G, S, N]` with S >= T; returns `[B, H, T, N]`. With a `window` W
     a query sees its own key and the W - 1 before it (Mistral 7B, arXiv 2310.06825, section 2), at a
     cost of O(T W) in time and in memory, whatever the kernel. `kernel` is a name of `KERNELS` or
-    `auto`, the fastest on a GPU, PyTorch's choice elsewhere. Raises `UserError` for a kernel that
-    cannot do it.
+    `auto`, the fastest on a GPU of those and of `models.ops.attention_ways`, PyTorch's choice
+    elsewhere. Raises `UserError` for a kernel that cannot do it.
     """
     k, v = k.to(q.dtype), v.to(q.dtype)
-    if window is None or k.shape[2] <= window:
+    reach = None if window is None or k.shape[2] <= window else window
+    if kernel == "auto" and q.is_cuda:
+
+        def usual(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return _by_pytorch(q, k, v, kernel, reach)
+
+        if way := another_way(q, k, v, reach, usual):
+            return way(q, k, v, reach)
+    return _by_pytorch(q, k, v, kernel, reach)
+
+
+def _by_pytorch(q: Tensor, k: Tensor, v: Tensor, kernel: str, window: int | None) -> Tensor:
+    """By `scaled_dot_product_attention`; a window is shorter than the keys."""
+    if window is None:
         return _within_reach(q, k, v, kernel)
     # The first queries reach back to the first key; all others see W keys, whole blocks of W
     # queries at once, and what is left over.

@@ -5,14 +5,19 @@ PyTorch asks only which kernels are possible, and takes the first of a fixed ord
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from models.ops import attention_ways
+from models.ops.attention_ways import Way
 
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -28,6 +33,11 @@ TIMES = 3
 
 Key = tuple[str, torch.dtype, torch.Size, torch.Size, bool, bool, bool]
 _chosen: dict[Key, str | None] = {}
+MOST_WAYS = 8
+"""Shapes for which other ways are tried; each costs FlexAttention a compilation."""
+AGREEMENT = 0.03
+"""How far a result of another way may be off, of the largest value: both have rounded to bf16."""
+_ways: dict[tuple[str, torch.dtype, torch.Size, torch.Size, int | None, bool], str | None] = {}
 
 
 def fastest(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> str | None:
@@ -48,9 +58,76 @@ def fastest(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) 
     return _chosen[key]
 
 
+def another_way(
+    q: Tensor, k: Tensor, v: Tensor, window: int | None, usual: Callable[..., Tensor]
+) -> Way | None:
+    """What is faster here than `usual(q, k, v)`, which is PyTorch's function; None: nothing is.
+
+    q, k and v as for `fastest`, causal, with a window or without. The first call with a shape tries
+    all ways there are. One that fails or disagrees with the usual result is not taken.
+    """
+    if not _can_try(q) or q.shape[2] < SHORTEST:
+        return None
+    ways = attention_ways.available(window is not None)
+    if not ways:
+        return None
+    with_gradient = torch.is_grad_enabled() and q.requires_grad
+    key = (str(q.device), q.dtype, q.shape, k.shape, window, with_gradient)
+    if key not in _ways and len(_ways) >= MOST_WAYS:
+        return None
+    if key not in _ways:
+        _ways[key] = None
+        want, best = None, 0.0
+        calls: dict[str, Callable[..., Tensor]] = {"": usual}
+        calls |= {name: functools.partial(_within, way, window) for name, way in ways.items()}
+        for name, call in calls.items():
+            try:
+                got, taken = _tried(call, q, k, v, with_gradient)
+            except Exception:  # a wheel's own kinds; running out of memory
+                if want is None:
+                    break
+                continue
+            if want is None:
+                want, best = got, taken
+            elif taken < best and all(map(_agrees, got, want)):
+                _ways[key], best = name, taken
+    chosen = _ways[key]
+    return None if chosen is None else ways[chosen]
+
+
+def _within(way: Way, window: int | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return way(q, k, v, window)
+
+
+def _tried(
+    call: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, with_gradient: bool
+) -> tuple[list[Tensor], float]:
+    """The result and its gradients for some gradient of it, and the shortest time of a few."""
+    given = [x.detach().requires_grad_(with_gradient) for x in (q, k, v)]
+    taken = []
+    for _ in range(1 + TIMES):
+        start = time.perf_counter()
+        y = call(*given)
+        grads = torch.autograd.grad(y, given, y.detach()) if with_gradient else ()
+        if y.is_cuda:
+            torch.cuda.synchronize(y.device)
+        taken.append(time.perf_counter() - start)
+    return [y.detach(), *grads], min(taken[1:])
+
+
+def _agrees(got: Tensor, want: Tensor) -> bool:
+    return bool((got - want).abs().max() <= AGREEMENT * want.abs().max())
+
+
 def in_use(device: torch.device, dtype: torch.dtype, heads: int, size: int) -> str | None:
     """What was chosen for the longest sequences of these heads so far, if anything."""
-    found = [
+    others = [
+        (shape[2], name)
+        for (where, kind, shape, *_), name in _ways.items()
+        if name and torch.device(where) == device and kind == dtype
+        if (shape[1], shape[3]) == (heads, size)
+    ]
+    found = others or [
         (shape[2], name)
         for (where, kind, shape, *_), name in _chosen.items()
         if name and torch.device(where) == device and kind == dtype
