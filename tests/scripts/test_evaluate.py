@@ -96,8 +96,8 @@ def test_an_encoder_decoder_is_asked_and_not_read_texts(capfd: Capture, tmp_path
     assert refused.status == 2 and "token 27, and the prompt has none" in refused.err
     (tmp_path / "a.txt").write_text("abc|cba")
     text = ("data=text", f"data.paths=[{tmp_path}/a.txt]")
-    for words in (text, ("memory=16",)):
-        refused = run_script(capfd, "evaluate", "run=first", *words, here)
+    for question in (text, ("memory=16",)):
+        refused = run_script(capfd, "evaluate", "run=first", *question, here)
         assert refused.status == 2 and "reads a source, a separator and a target" in refused.err
     assert not list(tmp_path.rglob("evaluation.json"))
 
