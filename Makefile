@@ -31,7 +31,7 @@ install: $(VENV)/installed ## make .venv with everything a run needs
 demo: $(VENV)/installed ## train two models, measure them, write runs/demo/report/; about 5 minutes
 	$(BIN)/python scripts/demo.py
 
-LIVE := model.size=1m trainer.max_steps=60 optim.warmup_steps=10 data.val_fraction=0.01
+LIVE := model.size=1m data.length=256 data.batch_size=2 data.val_fraction=0.01 trainer.max_steps=120 optim.warmup_steps=10
 live: $(VENV)/installed ## two small models side by side in a page; the first time, they are trained
 	$(BIN)/python scripts/train.py name=live-rwkv7 model=rwkv7 $(LIVE)
 	$(BIN)/python scripts/train.py name=live-transformer model=transformer $(LIVE)
