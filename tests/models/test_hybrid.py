@@ -18,6 +18,8 @@ ENDS = {
     "rwkv7": ("rwkv7", {"n_ffn": 280}),
     "transformer": ("attention", {}),
     "lstm": ("lstm", {}),
+    "gru": ("gru", {}),
+    "linear_attention": ("linear_attention", {"head_size": 32}),
     "gated_deltanet": ("gated_deltanet", {"head_size": 32, "n_ffn": 252}),
     "mamba2": ("mamba2", {"n_state": 128, "n_ffn": 116}),
 }
