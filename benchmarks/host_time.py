@@ -23,6 +23,8 @@ from models.ops import backends, nvrtc
 from models.ops.wkv import wkv4, wkv6, wkv7
 
 PROPERTIES = SimpleNamespace(
+    major=9,
+    minor=0,
     multi_processor_count=132,
     shared_memory_per_multiprocessor=228 << 10,
     shared_memory_per_block_optin=227 << 10,

@@ -81,6 +81,12 @@ class CudaLibrary:
         number = int(arch.removeprefix("sm_"))
         return divmod(number, 10) >= self.oldest
 
+    def runs_on(self, device: torch.device) -> bool:
+        """Whether a GPU is new enough; asked of it until the kernels are loaded."""
+        if device.index in self._loaded:
+            return True
+        return torch.cuda.get_device_capability(device) >= self.oldest
+
     def compile_for(self, arch: str) -> bytes:
         """The kernels as a cubin for `arch`, e.g. "sm_90". Raises `BuildError`."""
         core = _core()

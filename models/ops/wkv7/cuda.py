@@ -97,7 +97,7 @@ def wkv7_forward(
     size = r.shape[-1]
     tensors = [_ready(x) for x in (r, w, k, v, a, b)]
     state = _ready(state, rows=True)
-    if steps.is_needed(r.device, size, tiles.oldest):
+    if steps.are_needed(r.device, size, tiles):
         y, out, checkpoints = steps.forward(tensors, state, save)
         return _cut(y, size), _cut(out, size, rows=True), _cut(checkpoints, size, rows=True)
     grid = _Grid.of(r, _FORWARD)
@@ -134,7 +134,7 @@ def wkv7_backward(
     tensors = [_ready(x) for x in (r, w, k, v, a, b)]
     checkpoints, grad_state = (_ready(x, rows=True) for x in (checkpoints, grad_state))
     grad_y = _ready(grad_y.to(r.dtype))
-    if not steps.is_needed(r.device, size, tiles.oldest):
+    if not steps.are_needed(r.device, size, tiles):
         try:
             grid = _Grid.of(r, _BACKWARD)
         except _TooLittle as error:

@@ -79,6 +79,6 @@ def _launch(
     )
 
 
-def is_needed(device: torch.device, size: int, oldest: tuple[int, int]) -> bool:
+def are_needed(device: torch.device, size: int, tiles: CudaLibrary) -> bool:
     """Whether heads are too wide for tiles, or the GPU older than what tiles need."""
-    return size > WIDTHS[0] or torch.cuda.get_device_capability(device) < oldest
+    return size > WIDTHS[0] or not tiles.runs_on(device)
