@@ -40,7 +40,6 @@ class Experiment:
 
 
 CONVOLVED = "transformer n_conv 4"
-NOPE = "transformer n_conv 4 nope"
 SIGNED = "rwkv7 rate_limit 2"
 """Models with an option, as pages call them."""
 
@@ -66,7 +65,7 @@ EXPERIMENTS = (
         "Transformers need a hundredth of the examples, and state-space models fail just past "
         "the trained length; of the Transformers those copy beyond it that have no positions but "
         "in a few heads, and not those with RoPE (arXiv 2402.01032)",
-        (Claim("order", (NOPE, "rwkv7", "lstm"), "x2/accuracy"),),
+        (Claim("order", ("transformer", "rwkv7", "lstm"), "x2/accuracy"),),
         columns=(
             ("x1/accuracy", "24 letters"), ("x1_5/accuracy", "36 letters"),
             ("x2/accuracy", "48 letters"), ("val_exact_match", "whole strings"),

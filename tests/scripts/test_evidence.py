@@ -11,7 +11,7 @@ import pytest
 
 from conf.schema import EVIDENCE, FOLDER, EvidenceConf
 from core.errors import UserError
-from probes.analysis.experiments import BY_NAME, CONVOLVED, NOPE, SIGNED
+from probes.analysis.experiments import BY_NAME, CONVOLVED, SIGNED
 from scripts import evidence
 from scripts.cli.check import problems_of
 
@@ -73,7 +73,7 @@ def test_experiments_recipes_and_settings_are_those_of_each_other() -> None:
             text = (FOLDER / "experiment" / f"{recipe}.yaml").read_text()
             assert f"group: {recipe}" in text and "Expected: " in text and "Source: " in text
         models = {model for claim in BY_NAME[name].claims for model in claim.models}
-        swept = {*evidence.values_of(evidence.sweep_of(name)["model"]), CONVOLVED, NOPE, SIGNED}
+        swept = {*evidence.values_of(evidence.sweep_of(name)["model"]), CONVOLVED, SIGNED}
         assert models <= swept
     assert evidence.sweep_of("lookup")["optim.lr"] == evidence.sweep_of("copying")["optim.lr"]
     assert evidence.planned_of("parity", EvidenceConf()) == 7 * 2 * 3
