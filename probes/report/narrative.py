@@ -155,7 +155,7 @@ def _loss(comparison: Comparison) -> str:
 
 
 def _quality(dataset: Dataset, pair: tuple[Series, Series]) -> tuple[str, bool]:
-    """How well the two predict text, and whether the recurrent one is the worse."""
+    """How well the two predict, and whether the recurrent one is the worse."""
     mine, other = (dataset.trainings_of(series) for series in pair)
     if not mine or not other:
         lacking = [
@@ -164,8 +164,8 @@ def _quality(dataset: Dataset, pair: tuple[Series, Series]) -> tuple[str, bool]:
             if not runs
         ]
         return (
-            "How well the two predict text is not known: "
-            f"no finished training of {units.listing(lacking, 'or')} was given.",
+            "How well the two predict is not known: no finished training of "
+            f"{units.listing(lacking, 'or')} with a validation loss was given.",
             False,
         )
     notes = "".join(
@@ -175,6 +175,7 @@ def _quality(dataset: Dataset, pair: tuple[Series, Series]) -> tuple[str, bool]:
         for cut in cut_every(runs)
     )
     loss = [fmean(run["val_loss"] for run in runs) for runs in (mine, other)]
+    what = phrases.predicted(run.get("val_accuracy") for run in (*mine, *other))
     of_texts = all(run["val_bits_per_byte"] is not None for run in (*mine, *other))
     shown = [f"{value:.3f}" for value in loss]
     mean = "" if len(mine) == len(other) == 1 else "mean "
@@ -198,10 +199,10 @@ def _quality(dataset: Dataset, pair: tuple[Series, Series]) -> tuple[str, bool]:
         text = f"{start} {first} and {second} are not compared in how well they predict: {numbers}."
         return text + notes, False
     if shown[0] == shown[1]:
-        text = f"{start} both predict new text equally well: {numbers}."
+        text = f"{start} both predict {what} equally well: {numbers}."
         return text + notes, False
     word = "less well" if loss[0] > loss[1] else "better"
-    text = f"{start} {first} predicts new text {word} than {second}: {numbers}."
+    text = f"{start} {first} predicts {what} {word} than {second}: {numbers}."
     return text + notes, loss[0] > loss[1]
 
 

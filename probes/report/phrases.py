@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from core import units
 from core.interval import Interval
@@ -33,6 +33,11 @@ DOING = {
 
 SIDES = {BELOW: "cheaper", ABOVE: "dearer", EQUAL: "equal", UNDECIDED: "not decided"}
 INTERVAL = "95 % interval "
+
+
+def predicted(accuracies: Iterable[float | None]) -> str:
+    """What trainings predict, by their `val_accuracy`, which those of a task alone have."""
+    return "new text" if all(each is None for each in accuracies) else "new sequences"
 
 
 def name(series: Series) -> str:

@@ -39,7 +39,10 @@ def models(analysis: Analysis) -> Table:
     ]
     headings = ("model", "#parameters", "#validation loss, nats/token", "#bits per byte",
                 "#training tokens/s", "kernels")  # fmt: skip
-    note = "No finished training was given, so how well they predict text is not known."
+    note = (
+        "No finished training with a validation loss was given, so how well they predict is not "
+        "known."
+    )
     if analysis.dataset.trainings:
         note = "Lower loss and fewer bits per byte are better."
     if scale:

@@ -60,6 +60,12 @@ def band(setting: Setting) -> str:
     )
 
 
+def predicted(pair: Pair) -> str:
+    """What both were trained to predict."""
+    runs = (*pair.lower.runs, *pair.higher.runs)
+    return phrases.predicted(run.figure("val_accuracy") for run in runs)
+
+
 def headline(grid: Grid) -> str:
     """The answer in one sentence; the first paragraph says what it rests on."""
     if grid.pairs:
@@ -71,8 +77,10 @@ def headline(grid: Grid) -> str:
             )
             return f"{capital(first)} and {second} are not compared: {reasons}."
         if not pair.verdict.decided:
-            return f"It is not decided whether {first} or {second} predicts new text better."
-        return f"{capital(first)} predicts new text better than {second}."
+            return (
+                f"It is not decided whether {first} or {second} predicts {predicted(pair)} better."
+            )
+        return f"{capital(first)} predicts {predicted(pair)} better than {second}."
     best = [arm for arm in grid.arms if arm.best is not None]
     if not best and any(run.is_complete for run in grid.runs):
         none = "This training has no" if len(grid.runs) == 1 else "None of these trainings has a"
@@ -128,9 +136,9 @@ def pair_verdict(pair: Pair, unit: str) -> str:
     if pair.obstacles:
         said = f"{capital(first)} and {second} are not compared"
     elif pair.verdict.decided:
-        said = f"{capital(first)} predicts new text better than {second}"
+        said = f"{capital(first)} predicts {predicted(pair)} better than {second}"
     else:
-        said = f"It is not decided whether {first} or {second} predicts new text better"
+        said = f"It is not decided whether {first} or {second} predicts {predicted(pair)} better"
     return f"{said}. {grounds(pair, unit)}"
 
 

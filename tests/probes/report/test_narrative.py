@@ -122,6 +122,10 @@ def test_better_and_equal_quality(tmp_path: Path) -> None:
     )
     equal = (make_summary("rwkv4", 3.2), make_summary("gpt", 3.2))
     assert "equally well" in paragraphs(*told(tmp_path / "b", make_rows(), *equal))[0]
+    task = {"val_bits_per_byte": None, "val_accuracy": 0.5, "val_exact_match": 0.1}
+    answers = (make_summary("rwkv4", 3.1, **task), make_summary("gpt", 3.2, **task))
+    said = paragraphs(*told(tmp_path / "c", make_rows(), *answers))[0]
+    assert "RWKV-4 predicts new sequences better" in said and "new text" not in said
 
 
 def test_truncated_gradients_are_told(tmp_path: Path) -> None:
@@ -146,9 +150,9 @@ def test_growth_is_told_where_there_are_points_enough(tmp_path: Path) -> None:
 
 def test_unknown_quality_is_said_to_be_unknown(tmp_path: Path) -> None:
     first = paragraphs(*told(tmp_path / "a", make_rows()))[0]
-    assert "no finished training of RWKV-4 or GPT was given" in first
+    assert "no finished training of RWKV-4 or GPT with a validation loss was given" in first
     first = paragraphs(*told(tmp_path / "b", make_rows(), make_summary("gpt", 3.2)))[0]
-    assert "no finished training of RWKV-4 was given" in first
+    assert "no finished training of RWKV-4 with a validation loss was given" in first
 
 
 def test_missing_probes_are_not_talked_about(tmp_path: Path) -> None:

@@ -481,3 +481,13 @@ def test_copied_rows_are_those_of_the_csv_file(tmp_path: Path) -> None:
     copied = [*csv.reader(StringIO(json.loads(unescape(text)), newline=""))]
     assert [row[0] for row in copied] == [row[0] for row in rows]
     assert copied[1][0] == "'" + names["name"]
+
+
+def test_a_task_is_not_called_a_text(tmp_path: Path) -> None:
+    for model, loss in (("rwkv4", 0.2), ("transformer", 0.4)):
+        fields = {"val_bits_per_byte": None, "val_accuracy": 0.9, "val_exact_match": 0.5}
+        write_training(tmp_path / "runs", model, loss, summary=fields)
+    report = write(tmp_path / "out", tmp_path / "runs")
+    said = says(report)
+    assert "whether RWKV-4 or the Transformer predicts new sequences better" in said
+    assert "new text" not in said
