@@ -280,6 +280,32 @@ class Seq2Seq(EncoderDecoder):
     def decode(self, targets: Targets, state: State) -> tuple[Tensor, State, Tensor | None]:
         return self.decoder(targets, state)
 
+    @torch.no_grad()
+    def aligned(self, tokens: Tensor) -> Tensor:
+        """The weights `[B, I, S]` with which the decoder reads rows `[B, T]`: of each token of the
+        target, the separator first, over the tokens of the source. Zeros where a row has no more.
+
+        With hard selection the likeliest place has all. Raises `UserError` without attention.
+        """
+        alignment = self.decoder.alignment
+        if alignment is None:
+            raise UserError("model.attention=none has no alignment to look at")
+        steps: list[Tensor] = []
+
+        def keep(_: nn.Module, given: tuple[Tensor, ...], logs: Tensor) -> None:
+            steps.append(self.decoder.select(logs, given[0])[0])
+
+        handle = alignment.register_forward_hook(keep)
+        try:
+            _, state, _ = self.read(tokens, None)
+        finally:
+            handle.remove()
+        if not steps:
+            return self.emb.weight.new_zeros(len(tokens), 0, 0)
+        weights = torch.stack(steps, dim=1)
+        is_there = torch.arange(len(steps), device=tokens.device) < state["written"][:, None]
+        return weights * is_there[..., None]
+
     def output(self, x: Tensor, beside: Tensor | None) -> Tensor:
         self._choices = beside
         return super().output(x, beside)

@@ -97,8 +97,8 @@ def weights_of(model: Any, s: Tensor, h: list[Tensor], step: int, w: dict[str, T
 
 
 @torch.no_grad()
-def expected(model: Any, tokens: list[int]) -> Tensor:
-    """The logits of one row, `[T, V]`, token by token."""
+def expected(model: Any, tokens: list[int], aligned: list[Tensor] | None = None) -> Tensor:
+    """The logits of one row, `[T, V]`, token by token; weights of steps are added to `aligned`."""
     w = dict(model.named_parameters())
     layers = model.config.n_layer
     x = [w["emb.weight"][token] for token in tokens]
@@ -129,8 +129,11 @@ def expected(model: Any, tokens: list[int]) -> Tensor:
         else:
             context = torch.zeros(width).double()
             if h:
-                for weight, value in zip(weights_of(model, z, h, step, w), h, strict=True):
+                weights = weights_of(model, z, h, step, w)
+                for weight, value in zip(weights, h, strict=True):
                     context = context + weight * value
+                if aligned is not None:
+                    aligned.append(weights)
             fed = (w["decoder.combine.weight"] @ torch.cat((context, z))).tanh()
         inner = w["decoder.up.weight"] @ norm(fed, w, "decoder.ln")
         inner = inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))
@@ -156,6 +159,33 @@ def test_logits_are_those_of_the_equations(options: dict[str, Any]) -> None:
     assert none is None
     for row, wanted in enumerate(tokens.tolist()):
         torch.testing.assert_close(logits[row], expected(model, wanted), rtol=1e-8, atol=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [CASES[1], {"selection": "hard"}], ids=str)
+def test_the_alignment_is_that_of_the_equations(options: dict[str, Any]) -> None:
+    model, tokens = made(**options), rows()
+    found = model.aligned(tokens)
+    assert found.shape == (5, 19, 12), "of a row without a source, and of one of twelve"
+    for row, place in enumerate(PLACES):
+        wanted: list[Tensor] = []
+        expected(model, tokens[row].tolist(), wanted)
+        steps, source = (19 - place, place) if wanted else (0, 0)
+        assert not found[row, steps:].any()
+        assert not found[row, :, source:].any()
+        if wanted:
+            ones = torch.ones(steps).double()
+            torch.testing.assert_close(found[row].sum(-1)[:steps], ones)
+            mine = found[row, :steps, :source]
+            torch.testing.assert_close(mine, torch.stack(wanted), rtol=1e-8, atol=1e-9)
+    assert not model.decoder.alignment._forward_hooks
+
+
+@torch.no_grad()
+def test_an_alignment_needs_attention_and_a_target() -> None:
+    assert made().aligned(torch.tensor([[1, 2, 3]])).shape == (1, 0, 0)
+    with pytest.raises(UserError, match="model.attention=none has no alignment to look at"):
+        made(attention="none").aligned(rows())
 
 
 @torch.no_grad()
