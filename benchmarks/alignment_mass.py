@@ -75,7 +75,7 @@ def parts(text: str, language: str) -> dict[tuple[bool, bool, int], range]:
 
 
 def measure(model: Any, tokenizer: TextTokenizer, numbers: Sequence[int]) -> Mass:
-    """Of a model whose vocabulary is that of `data=number_words`, on these numbers."""
+    """The mass of a model whose vocabulary is that of `data=number_words`, on these numbers."""
     inside, near, chance, best = [], [], [], []
     for number in numbers:
         source, target = words(number, "de"), words(number, "en")
