@@ -184,7 +184,7 @@ def test_the_alignment_is_that_of_the_equations(options: dict[str, Any]) -> None
 @torch.no_grad()
 def test_an_alignment_needs_attention_and_a_target() -> None:
     assert made().aligned(torch.tensor([[1, 2, 3]])).shape == (1, 0, 0)
-    with pytest.raises(UserError, match="model.attention=none has no alignment to look at"):
+    with pytest.raises(UserError, match="=none has no alignment to look at"):
         made(attention="none").aligned(rows())
 
 
