@@ -21,6 +21,7 @@ from data.text import StreamDecoder, TextTokenizer
 from models.contract import Model, makes_rows
 from models.decoding.generate import check_length, generate
 from models.decoding.settings import Sampling
+from training.loop.alignment_figure import figure_of
 
 log = logging.getLogger("crossover")
 
@@ -30,7 +31,8 @@ TEMPERATURE, TOP_K = 0.8, 50  # those of scripts/generate.py
 class Sampler(lightning.Callback):
     """Every `training.sample_every` optimizer steps, rank 0 continues `training.sample_prompt`.
 
-    Each text is a line of samples.jsonl, and goes to loggers that take texts. Its random numbers
+    Each text is a line of samples.jsonl, and goes to loggers that take texts; where a target reads
+    a source, alignment.svg shows how it does in the last one. Its random numbers
     are those of a generator of its own, from the run's seed and the step: training goes on with the
     same bits as without, and a run that resumes writes the same texts.
     """
@@ -99,7 +101,11 @@ class Sampler(lightning.Callback):
         model.eval()
         try:
             sampling = Sampling(TEMPERATURE, TOP_K)
-            tokens = generate(model, prompt, self._conf.sample_tokens, sampling, generator)
+            tokens = [*generate(model, prompt, self._conf.sample_tokens, sampling, generator)]
+            row, title = [*self._prompt, *tokens], f"Alignment at step {step}"
+            figure = figure_of(model, self._tokenizer, row, title)
+            if figure is not None:
+                write_text(self._path.with_name("alignment.svg"), figure)
             return "".join(map(decoder.push, tokens)) + decoder.flush()
         finally:
             model.train()

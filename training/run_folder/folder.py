@@ -6,6 +6,7 @@ runs/[GROUP/]NAME/
                      kept; best.json
     metrics.jsonl    every number that was logged
     samples.jsonl    texts that the model wrote, with training.sample_every
+    alignment.svg    where the last of them reads its source, of models that align
     summary.json     written when the run has finished
     start.json       how it was begun, if by resume=never or from another checkpoint
     frozen.safetensors  the weights that stay as they are, with tune=lora or tune=state
