@@ -63,7 +63,7 @@ def _answer(pipe: Connection, engine: Engine) -> None:
 
     def say(at_work: frozenset[int]) -> None:
         nonlocal said
-        if at_work - said:
+        if at_work != said:
             pipe.send(AtWork(at_work))
             said = at_work
 

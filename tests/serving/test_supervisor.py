@@ -14,7 +14,10 @@ import pytest
 
 from core.errors import UserError
 from models.decoding.settings import Sampling
+from serving import worker
+from serving.engine import Engine
 from serving.requests import (
+    AtWork,
     Drawn,
     Failed,
     Finished,
@@ -25,6 +28,7 @@ from serving.requests import (
     Told,
 )
 from serving.supervisor import Supervisor
+from tests.registered_models import shaken
 from tests.serving.opened import opened
 
 REQUESTS = [
@@ -173,6 +177,40 @@ def test_those_that_wait_are_not_blamed_for_it(tmp_path: Path) -> None:
     poisoned, *others = using(partial(dies, tmp_path), body)
     assert isinstance(poisoned, Failed)
     assert [type(event) for event in others] == [Finished] * 3
+
+
+class Pipe:
+    """What a worker is asked at once, and what it says until nothing is left to answer."""
+
+    def __init__(self, asked: list[Request]) -> None:
+        self.asked, self.said = asked, list[Any]()
+
+    def poll(self, timeout: float | None) -> bool:
+        if timeout is None and not self.asked:
+            raise EOFError
+        return bool(self.asked)
+
+    def recv(self) -> Request:
+        return self.asked.pop(0)
+
+    def send(self, said: Any) -> None:
+        self.said.append(said)
+
+
+def test_a_worker_says_for_whom_it_computes_before_it_does() -> None:
+    """Also where several requests come before the first round, which is for one of them."""
+    pipe = Pipe([Request(number, (1, 2), 3) for number in (1, 2, 3)])
+    with pytest.raises(EOFError):
+        worker._answer(pipe, Engine(shaken("rwkv4").eval()))
+    at_work: frozenset[int] = frozenset()
+    rounds = []
+    for said in pipe.said:
+        if isinstance(said, AtWork):
+            at_work = said.ids
+        elif said:
+            assert {event.id for event in said} <= at_work
+            rounds.append(set(at_work))
+    assert rounds[:3] == [{1}, {1, 2}, {1, 2, 3}]
 
 
 def refuses(folder: Path) -> Loaded:
