@@ -92,8 +92,10 @@ def check(model: Any, tuning: Tuning) -> None:
     Its numbers are not looked at: it may be on the device `meta`, and have fewer layers.
     """
     if tuning.mode == STATE and not model.recurrent:
+        able = any(linear_layers(block) for block in model.blocks)
         raise UserError(
-            f"tune=state: {model.title} has no recurrent state that could be learned: use tune=lora"
+            f"tune=state: {model.title} has no recurrent state that could be learned"
+            + (": use tune=lora" if able else "")
         )
     if tuning.mode == LORA:
         adapted_names(model, tuning.targets)
