@@ -127,7 +127,7 @@ def test_without_trainings_failures_or_pairs(tmp_path: Path) -> None:
     text = write_page(tmp_path, make_rows(("gpt",), ("decode",), fixed=False)).read_text()
     assert "Only GPT was measured" in text
     assert "None: every point finished." in text
-    assert "No finished training was given" in text
+    assert "No finished training with a validation loss was given" in text
     assert 'id="ranges"' not in text
 
 
