@@ -45,8 +45,7 @@ class Copying:
 
     def sequences(self, draw: Draw, length: int) -> tuple[np.ndarray, np.ndarray]:
         most = length // 2
-        fewest = self.fewest or most
-        counts = fewest + draw.below(most - fewest + 1, 1)[:, 0]
+        counts = draw.between(self.fewest or most, most)
         letters = 1 + draw.below(self.alphabet, most)  # 0 is the dot after the end
         rows = np.zeros((draw.rows, length + 1), dtype=np.int64)
         asked = np.zeros(rows.shape, dtype=bool)

@@ -33,6 +33,10 @@ class Draw:
         limits = np.asarray(limit, dtype=np.uint64).reshape(-1, 1)
         return (self.numbers(count) % limits).astype(np.int64)
 
+    def between(self, fewest: int, most: int) -> np.ndarray:
+        """One integer from `fewest` to `most` for each row: `[N]`."""
+        return fewest + self.below(most - fewest + 1, 1)[:, 0]
+
     def uniform(self, count: int) -> np.ndarray:
         """Numbers in the open interval from 0 to 1: float64 `[N, count]`."""
         return ((self.numbers(count) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

@@ -72,8 +72,7 @@ class Lookup:
 
     def sequences(self, draw: Draw, length: int) -> tuple[np.ndarray, np.ndarray]:
         most, count, n = self._most(length), draw.rows, self.ngram
-        fewest = self.fewest or most
-        sizes = fewest + draw.below(most - fewest + 1, 1)[:, 0]
+        sizes = draw.between(self.fewest or most, most)
         letters = 1 + draw.below(self.alphabet, most)  # 0 is the dot after the end
         begins = draw.below(sizes - self._shortest + 1, 1)[:, 0]
         keys = np.take_along_axis(letters, begins[:, None] + np.arange(n), axis=1)

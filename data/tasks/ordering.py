@@ -60,11 +60,6 @@ class Places:
         if self.fewest > most:
             yield f"data.task.fewest={self.fewest}: at most {most} {kind}, which have a place each"
 
-    def counted(self, draw: Draw, most: int) -> np.ndarray:
-        """How many items each row has, int64 `[N]`: from `fewest` to `most`."""
-        fewest = self.fewest or most
-        return fewest + draw.below(most - fewest + 1, 1)[:, 0]
-
 
 @dataclass(frozen=True)
 class Sorting(Places):
@@ -88,7 +83,8 @@ class Sorting(Places):
 
     def sequences(self, draw: Draw, length: int) -> tuple[np.ndarray, np.ndarray]:
         most = min(length // 2, self.places, self.values)
-        counts, numbers = self.counted(draw, most), draw.some(self.values, most)
+        counts = draw.between(self.fewest or most, most)
+        numbers = draw.some(self.values, most)
         is_there = np.arange(most) < counts[:, None]
         order = np.argsort(np.where(is_there, numbers, self.values), axis=1, kind="stable")
         return self.written(length, numbers[..., None], counts, order, counts)
@@ -117,7 +113,8 @@ class ConvexHull(Places):
 
     def sequences(self, draw: Draw, length: int) -> tuple[np.ndarray, np.ndarray]:
         most = min((length - 1) // 3, self.places, self.values**2)
-        counts, cells = self.counted(draw, most), draw.some(self.values**2, most)
+        counts = draw.between(self.fewest or most, most)
+        cells = draw.some(self.values**2, most)
         points = np.stack((cells // self.values, cells % self.values), axis=-1)
         corners, answered = hulls(points, counts)
         return self.written(length, points, counts, corners, answered)

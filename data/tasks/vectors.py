@@ -29,11 +29,6 @@ def _empty(draw: Draw, length: int, blank: int) -> tuple[np.ndarray, np.ndarray]
     return np.full(shape, blank), np.full(shape, IGNORE)
 
 
-def _between(draw: Draw, fewest: int, most: int) -> np.ndarray:
-    """A number from `fewest` to `most` for each row, `[N]`."""
-    return fewest + draw.below(most - fewest + 1, 1)[:, 0]
-
-
 @dataclass(frozen=True)
 class VectorCopying:
     """See `data.tasks.task.Task`. Vectors, a mark, and blanks, from the mark on the vectors are
@@ -61,7 +56,7 @@ class VectorCopying:
     def sequences(self, draw: Draw, length: int) -> tuple[np.ndarray, np.ndarray]:
         blank, most = 2**self.bits, length // 2
         inputs, targets = _empty(draw, length, blank)
-        counts = _between(draw, self.fewest or most, most)
+        counts = draw.between(self.fewest or most, most)
         vectors = draw.below(blank, most)
         put(inputs, np.zeros_like(counts), vectors, counts)
         inputs[np.arange(draw.rows), counts] = blank + 1
@@ -106,8 +101,8 @@ class RepeatCopying:
     def sequences(self, draw: Draw, length: int) -> tuple[np.ndarray, np.ndarray]:
         blank = 2**self.bits
         inputs, targets = _empty(draw, length, blank)
-        counts = _between(draw, self.fewest or self.vectors, self.vectors)
-        repeats = _between(draw, self.fewest_repeats or self.repeats, self.repeats)
+        counts = draw.between(self.fewest or self.vectors, self.vectors)
+        repeats = draw.between(self.fewest_repeats or self.repeats, self.repeats)
         vectors = draw.below(blank, self.vectors)
         marks = np.full((draw.rows, self.repeats), blank + 1)
         put(inputs, np.zeros_like(counts), vectors, counts)
@@ -151,7 +146,7 @@ class AssociativeRecall:
     def sequences(self, draw: Draw, length: int) -> tuple[np.ndarray, np.ndarray]:
         blank, size = 2**self.bits, self.item
         inputs, targets = _empty(draw, length, blank)
-        counts = _between(draw, self.fewest or self.items, self.items)
+        counts = draw.between(self.fewest or self.items, self.items)
         items = draw.below(blank, self.items * size).reshape(draw.rows, self.items, size)
         asked = draw.below(counts - 1, 1)[:, 0]
         every, zeros = np.arange(draw.rows), np.zeros_like(counts)
